@@ -1,0 +1,8 @@
+"""One PruneFuse run: `python jobs/run.py --help`. The same command again resumes it."""
+
+import sys
+
+from prunefuse_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["run", *sys.argv[1:]]))

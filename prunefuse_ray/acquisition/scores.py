@@ -1,0 +1,75 @@
+"""Scores of single samples: uncertainty of a network's prediction, or chance.
+
+Settles, B., "Active Learning Literature Survey", 2009, section 3.1, for the uncertainty measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Floats = npt.NDArray[np.floating]
+
+
+def softmax(logits_NC: Floats) -> npt.NDArray[np.float64]:
+    """Class probabilities (N, C) of logits (N, C), in float64."""
+    z_NC = logits_NC.astype(np.float64)
+    z_NC = z_NC - z_NC.max(axis=1, keepdims=True)
+    e_NC = np.exp(z_NC)
+    return e_NC / e_NC.sum(axis=1, keepdims=True)
+
+
+def least_confidence(logits_NC: Floats) -> npt.NDArray[np.float32]:
+    """1 - probability of the likeliest class, in [0, 1 - 1/C]."""
+    return (1.0 - softmax(logits_NC).max(axis=1)).astype(np.float32)
+
+
+def margin(logits_NC: Floats) -> npt.NDArray[np.float32]:
+    """1 - (largest probability - second largest), in [0, 1]."""
+    top2_N2 = np.partition(softmax(logits_NC), -2, axis=1)[:, -2:]
+    return (1.0 - (top2_N2[:, 1] - top2_N2[:, 0])).astype(np.float32)
+
+
+def entropy(logits_NC: Floats) -> npt.NDArray[np.float32]:
+    """Entropy of the class probabilities in nats, in [0, log C]."""
+    p_NC = softmax(logits_NC)
+    return -np.sum(p_NC * np.log(np.maximum(p_NC, np.finfo(np.float64).tiny)), axis=1).astype(np.float32)
+
+
+def hash_ids(ids_N: npt.NDArray) -> npt.NDArray[np.uint64]:
+    """64-bit hashes of ids (strings or integers), the same in every process and on every machine."""
+    return pd.util.hash_array(ids_N, categorize=False)
+
+
+def random_scores(ids_N: npt.NDArray, seed: int, round_: int) -> npt.NDArray[np.float32]:
+    """Uniform scores in [0, 1) that depend on (id, seed, round) alone, so neither order nor sharding matters."""
+    x_N = hash_ids(ids_N) ^ np.uint64((seed * 0x9E3779B97F4A7C15 + round_ * 0xD1B54A32D192ED03) % 2**64)
+    # The finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit of the input reaches every bit of the output.
+    with np.errstate(over="ignore"):
+        x_N = (x_N ^ (x_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x_N = (x_N ^ (x_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x_N = x_N ^ (x_N >> np.uint64(31))
+    return (x_N >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """An acquisition strategy. `score` maps logits (N, C) to scores (N,); None where no network is asked."""
+
+    name: str
+    score: Callable[[Floats], npt.NDArray[np.float32]] | None
+
+
+STRATEGIES: dict[str, Strategy] = {
+    s.name: s
+    for s in (
+        Strategy("least_confidence", least_confidence),
+        Strategy("margin", margin),
+        Strategy("entropy", entropy),
+        Strategy("random", None),
+    )
+}

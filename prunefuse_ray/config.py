@@ -1,0 +1,393 @@
+"""What a run is: one typed, validated tree, read from YAML and command-line overrides.
+
+Every field has a default, so that the empty configuration is the embedded example (scikit-learn's digits).
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.errors import ConfigError
+
+PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Augmentation = Literal["crop", "flip", "cutout"]
+
+
+def _no_credentials(value: str) -> str:
+    """Paths are written to config.yaml, logs and reports; a secret in one would travel with them."""
+    if "@" in value.partition("://")[2].partition("/")[0]:
+        raise ValueError("holds credentials; give them by the environment or the machine's role, not in the path")
+    return value
+
+
+def _as_int(value: Any) -> Any:
+    """The command line gives strings, and a literal of integers takes none."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+PathOrUri = Annotated[str, AfterValidator(_no_credentials)]
+
+
+class Section(BaseModel):
+    """A part of the tree: unknown keys are errors, and the docstrings under the fields are the command's help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    """Where the run lives and what makes it repeatable."""
+
+    name: str = Field("digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; its directory is DIRECTORY/NAME."""
+    directory: PathOrUri = "runs"
+    """Parent of run directories: a local path, or a URI (s3://, gs://) that every node can reach."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of initialisation, initial set, shuffling and augmentation: the same seed gives the same selected ids."""
+
+
+class Pool(Section):
+    """The unlabeled samples, the held-out test set, and how pictures become tensors."""
+
+    source: Literal["digits", "parquet", "images"] = "digits"
+    """digits (embedded example), parquet (a column of PNG/JPEG bytes or uint8 tensors), images (a folder per class)."""
+    path: PathOrUri | None = None
+    """Pool: a Parquet file or directory, or an image folder; a local path or a URI."""
+    test_path: PathOrUri | None = None
+    """Held-out test set of the same form as the pool; never selected from."""
+    id_column: str = "id"
+    """Column of unique ids (string or integer). Parquet only; an image's id is its path below the folder."""
+    image_column: str = "image"
+    """Column of encoded pictures (binary) or uint8 tensors (height x width x channels). Parquet only."""
+    label_column: str = "label"
+    """Column of integer labels 0 .. classes-1, asked only for selected samples. Parquet only."""
+    classes: Annotated[int, Field(ge=2)] | list[str] | None = None
+    """Number of classes, or their names in the order of the labels. Image folders: found from the sub-folders."""
+    channels: Annotated[Literal[1, 3], BeforeValidator(_as_int)] = 3
+    """Channels of the network's input: 3 (RGB) or 1 (grey). Pictures of another mode are converted."""
+    image_size: tuple[Positive, Positive] | None = None
+    """Height and width of the network's input in pixels. Default: those of the pool's first readable picture."""
+    other_sizes: Literal["resize", "reject"] = "resize"
+    """A picture of another size: scale its shorter side and crop the centre, or record it as rejected."""
+    max_pixels: Positive = 50_000_000
+    """A picture with more pixels than this is rejected unread (decompression bombs)."""
+    max_rejected: Share = 0.01
+    """Share of the pool that may be unreadable before the run stops."""
+    mean: list[float] = [0.5]
+    """Per-channel mean that is subtracted from pixels scaled to 0..1; one value serves all channels."""
+    std: list[Annotated[float, Field(gt=0)]] = [0.25]
+    """Per-channel standard deviation that pixels are divided by; one value serves all channels."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Pool:
+        if self.source != "digits":
+            for field in ("path", "test_path"):
+                if getattr(self, field) is None:
+                    raise ValueError(f"{field} is missing: source '{self.source}' needs it; set pool.{field}")
+        if self.source == "parquet" and self.classes is None:
+            raise ValueError("classes is missing: set pool.classes to their number or their names")
+        for field in ("mean", "std"):
+            if len(getattr(self, field)) not in (1, self.channels):
+                raise ValueError(
+                    f"{field} has {len(getattr(self, field))} values: give 1 or {self.channels} (channels)"
+                )
+        if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
+            raise ValueError("classes needs at least two different names")
+        return self
+
+
+class Network(Section):
+    """The dense network: the one the user wants trained."""
+
+    architecture: str = "resnet20"
+    """resnet20/32/44/56/110/164, another built-in name, torchvision:NAME, or package.module:function for one's own."""
+
+
+class Pruning(Section):
+    """How the proxy is cut out of the dense network at initialisation."""
+
+    ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Pruning ratio: share of the channels of every layer that is removed."""
+    importance: str = "magnitude"
+    """Importance by which channels stay: magnitude (L2), magnitude_l1, random, lamp."""
+    steps: Positive = 1
+    """Number of pruning steps on the way to the ratio."""
+    round_to: Positive | None = None
+    """Round kept channel counts down to a multiple of this (hardware); refused where a layer would stay unpruned."""
+
+
+class Selection(Section):
+    """Which samples get labeled, and how many."""
+
+    strategy: str = "least_confidence"
+    """Acquisition strategy."""
+    selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
+    """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
+    budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
+    """Label budgets, one per round, rising; the first is the random initial set, the last the whole budget."""
+
+    @field_validator("strategy")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in STRATEGIES:
+            raise ValueError(f"unknown strategy '{value}'{_near(value, STRATEGIES)}; known: {', '.join(STRATEGIES)}")
+        return value
+
+    @field_validator("budgets")
+    @classmethod
+    def _rising(cls, value: list[int]) -> list[int]:
+        if any(b <= a for a, b in itertools.pairwise(value)):
+            raise ValueError(
+                f"{value} does not rise: each budget counts all labels so far, so give e.g. [50, 100, 150]"
+            )
+        return value
+
+
+class Recipe(Section):
+    """How one network is trained."""
+
+    epochs: Positive = 30
+    """Passes over the labeled set."""
+    batch_size: Positive = 32
+    """Samples per optimiser step, over all workers together."""
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    """Peak learning rate of SGD at this batch size."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = True
+    """Nesterov's form of momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty on weights (not on biases and normalisation parameters)."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """cosine: warm-up, then cosine to zero. step: the learning rate times `step_factor` at each of `milestones`."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 3.0
+    """Epochs of linear warm-up from zero to `lr`."""
+    milestones: list[Positive] = []
+    """Epochs at which the step schedule multiplies the learning rate by `step_factor`."""
+    step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Factor of the step schedule."""
+    label_smoothing: Share = 0.0
+    """Share of the target probability that is spread over all classes."""
+    augment: list[Augmentation] = ["crop"]
+    """Augmentations, on the device: crop (pad by an eighth and crop), flip (left-right), cutout (a quarter square)."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    """Epochs between evaluations on the test set; 0: only after the last."""
+
+    @model_validator(mode="after")
+    def _schedule(self) -> Recipe:
+        if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs: lower it below epochs"
+            )
+        if self.schedule == "step" and any(m >= self.epochs for m in self.milestones):
+            raise ValueError(f"milestones {self.milestones} reach beyond the last of {self.epochs} epochs")
+        return self
+
+
+class Workers(Section):
+    """Where training runs."""
+
+    count: tuple[Positive, Positive] = (1, 1)
+    """Smallest and largest number of training workers; they differ in elastic training. [1, 1] on one machine
+    trains inside the driver, without the start-up of a worker group."""
+    cpus: Positive = 1
+    """CPUs of one training worker."""
+    gpu: bool = False
+    """One GPU per training worker."""
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    """Worker failures that training survives, each going on from the last epoch's checkpoint; -1: any number."""
+
+    @field_validator("count")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        return _min_max(value)
+
+
+class Fusion(Section):
+    """How the trained proxy goes back into the dense network."""
+
+    rule: Literal["keep", "function_preserving", "scaled", "positional"] = "keep"
+    """keep: other weights stay as initialised. function_preserving: the fused network starts as the proxy.
+    scaled: in between. positional: the authors' public rule, for ablations only."""
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Factor of the rule `scaled` on the weights that function_preserving sets to zero."""
+    target: Literal["fused", "scratch"] = "fused"
+    """Start of the target network: fused with the proxy, or the dense initialisation alone (comparisons)."""
+    evaluate: Literal["last", "every"] = "last"
+    """Train the target after the last round only, or after every round (an accuracy per label budget)."""
+
+
+class Distillation(Section):
+    """Knowledge distillation from the trained proxy while the fused network is fine-tuned."""
+
+    weight: Share = 0.5
+    """Weight w of the distillation term: loss = (1-w) CE + w T^2 KL(proxy || fused); 0 switches it off."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Temperature T of both softmaxes."""
+    decay: Literal["none", "linear"] = "linear"
+    """Keep the weight, or let it fall linearly to zero over the fine-tuning."""
+
+
+class Scoring(Section):
+    """How the pool is scored."""
+
+    actors: tuple[Positive, Positive] | None = None
+    """Smallest and largest number of scoring actors. Default: from one to what the cluster's CPUs (GPUs) can hold."""
+    cpus: Positive = 1
+    """CPUs, and threads, of one scoring actor. It fixes the arithmetic: change it and last bits of scores change."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of one scoring actor; with a GPU, pictures are decoded by separate CPU tasks."""
+    batch_size: Positive = 64
+    """Samples per forward pass; the last one is padded, so every pass has the same shape."""
+    features: bool = False
+    """Also write each sample's penultimate features (float32)."""
+
+    @field_validator("actors")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        return None if value is None else _min_max(value)
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: Run = Run()
+    pool: Pool = Pool()
+    network: Network = Network()
+    pruning: Pruning = Pruning()
+    selection: Selection = Selection()
+    training: Recipe = Recipe()
+    """The proxy's training, in every round from its initial weights."""
+    finetuning: Recipe = Recipe()
+    """The target network's training after fusion."""
+    workers: Workers = Workers()
+    fusion: Fusion = Fusion()
+    distillation: Distillation = Distillation()
+    scoring: Scoring = Scoring()
+
+    @model_validator(mode="after")
+    def _fusable(self) -> Config:
+        if self.selection.selector != "proxy" and self.fusion.target == "fused":
+            raise ValueError(
+                f"fusion.target 'fused' needs a pruned proxy, but selection.selector is '{self.selection.selector}': "
+                "set fusion.target to scratch"
+            )
+        if self.pool.channels == 1 and "flip" in self.training.augment and self.pool.source == "digits":
+            raise ValueError(
+                "training.augment 'flip' turns digits into other signs: leave it out for pool.source digits"
+            )
+        return self
+
+
+def _min_max(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] > value[1]:
+        raise ValueError(f"{list(value)} has its minimum above its maximum: give [smallest, largest]")
+    return value
+
+
+def _near(value: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(value, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a YAML file (or the defaults), lay nested `overrides` over it and validate the whole.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type or impossible value; all of them in one message.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"--config {path}: cannot be read ({error}); give a readable YAML file") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give sections such as 'run:' and 'pool:'")
+    return config_from_tree(merge(tree, overrides or {}))
+
+
+def preset_path(name: str) -> Path:
+    """The YAML file of a preset that ships with the project; ConfigError lists the known ones."""
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ConfigError(f"--preset {name}: no such preset{_near(name, known)}; known: {', '.join(known)}")
+    return path
+
+
+def config_from_tree(tree: Mapping[str, Any]) -> Config:
+    """Validate a nested mapping; raises ConfigError with one line per fault."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from error
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, section by section; neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain values, every default spelled out; the form of `config.yaml`."""
+    return config.model_dump(mode="json")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as {'section.field': value}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line 'field: old -> new' for every field in which two configuration trees differ."""
+    a, b = flatten(old), flatten(new)
+    missing = object()
+    return [
+        f"{key}: {a.get(key, '(not set)')!r} -> {b.get(key, '(not set)')!r}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, missing) != b.get(key, missing)
+    ]
+
+
+def _explain(error: Any) -> str:
+    """One fault of pydantic's as 'field: what is wrong; remedy'."""
+    loc = [str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "list[", "function-"))]
+    field, value = ".".join(loc), error.get("input")
+    match error["type"]:
+        case "extra_forbidden":
+            known = _fields_of(loc[:-1])
+            return f"{field}: unknown key{_near(loc[-1], known)}; known here: {', '.join(known)}"
+        case "value_error":
+            return ": ".join(p for p in (field, str(error["ctx"]["error"])) if p)
+        case _:
+            shown = repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
+            return f"{field}: {shown[:200]} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _fields_of(path: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

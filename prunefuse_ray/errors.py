@@ -1,0 +1,29 @@
+"""What a user can put right: every such error names the field, the value and the remedy, and ends with exit code 2."""
+
+from __future__ import annotations
+
+
+class PruneFuseError(Exception):
+    """A condition that the user can put right; the message is meant to be read as it stands."""
+
+    exit_code = 2
+
+
+class ConfigError(PruneFuseError):
+    """A configuration that cannot describe a run."""
+
+
+class PoolError(PruneFuseError):
+    """A pool or test set that is not what the configuration says it is."""
+
+
+class PlanError(PruneFuseError):
+    """A plan that cannot run on the resources at hand."""
+
+
+class LedgerError(PruneFuseError):
+    """A run directory that cannot be used: another configuration, another pool, a damaged file, a second driver."""
+
+
+class ScoreError(PruneFuseError):
+    """Scores that cannot be selected from (non-finite, or too many rejected samples)."""

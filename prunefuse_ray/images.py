@@ -1,0 +1,169 @@
+"""Pictures to tensors: what can be read, in which mode and size; no Ray.
+
+Anything that cannot be read is a reason, not an exception: bad samples must not stop a pool of millions.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageForm:
+    """What every picture is brought to: uint8 (height, width, channels)."""
+
+    height: int
+    width: int
+    channels: int
+    resize: bool = True
+    max_pixels: int = 50_000_000
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.channels
+
+    @property
+    def network_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width): the input shape of the network."""
+        return self.channels, self.height, self.width
+
+
+class Rejected(ValueError):
+    """Why a sample cannot be used."""
+
+
+def decode(value: object, form: ImageForm) -> Pixels:
+    """One sample as uint8 (H, W, C): PNG/JPEG bytes, or an array that already has that shape.
+
+    Grey, palette, 16-bit and alpha pictures are converted to the form's mode (alpha is dropped). A picture of another
+    size has its shorter side scaled to the form and its centre cropped, if `form.resize`.
+
+    Raises:
+        Rejected: with the reason.
+    """
+    if value is None:
+        raise Rejected("no image (null)")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _decode_picture(bytes(value), form)
+    pixels = np.asarray(value)
+    if pixels.dtype != np.uint8:
+        raise Rejected(f"tensor of {pixels.dtype}, expected uint8")
+    if pixels.ndim == 2 and form.channels == 1:
+        pixels = pixels[:, :, None]
+    if pixels.shape != form.shape:
+        raise Rejected(f"tensor of shape {pixels.shape}, expected {form.shape} (height, width, channels)")
+    return pixels
+
+
+def _decode_picture(data: bytes, form: ImageForm) -> Pixels:
+    try:
+        with warnings.catch_warnings():
+            # The size limit below is ours; Pillow's own warning at a third of its limit would only add noise.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as picture:
+                if picture.width * picture.height > form.max_pixels:
+                    raise Rejected(f"{picture.width} x {picture.height} pixels, more than pool.max_pixels")
+                size = (picture.width, picture.height)
+                if size != (form.width, form.height) and not form.resize:
+                    raise Rejected(f"{size[0]} x {size[1]} pixels, expected {form.width} x {form.height}")
+                # Lets a JPEG decode at a half, quarter or eighth of its size when that is still large enough.
+                picture.draft("RGB" if form.channels == 3 else "L", (form.width, form.height))
+                converted = _to_mode(picture, form.channels)
+                if converted.size != (form.width, form.height):
+                    converted = _resize(converted, form.width, form.height)
+    except Rejected:
+        raise
+    except Image.DecompressionBombError as error:
+        raise Rejected(f"decompression bomb: {error}") from error
+    except UnidentifiedImageError as error:
+        raise Rejected("not a picture in a known format") from error
+    # Pillow's decoders raise whatever their parser meets in damaged data; each means the same here.
+    except Exception as error:
+        raise Rejected(f"cannot be decoded: {type(error).__name__}: {error}") from error
+    pixels = np.asarray(converted)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _to_mode(picture: Image.Image, channels: int) -> Image.Image:
+    mode = "RGB" if channels == 3 else "L"
+    if picture.mode.startswith("I"):  # 16-bit grey: Pillow's convert() would clip instead of scale
+        scaled = np.asarray(picture, dtype=np.float64) / 257.0
+        picture = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+    return picture.convert(mode)
+
+
+def _resize(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """Scale so that the target fits inside, then crop the centre."""
+    scale = max(width / picture.width, height / picture.height)
+    w, h = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    left, top = (w - width) // 2, (h - height) // 2
+    return picture.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+
+
+def picture_size(value: object, channels: int) -> tuple[int, int]:
+    """(height, width) of a sample; Rejected where it cannot be read."""
+    if isinstance(value, bytes):
+        try:
+            with Image.open(io.BytesIO(value)) as picture:
+                return picture.height, picture.width
+        except Exception as error:
+            raise Rejected(f"cannot be decoded: {error}") from error
+    if value is None:
+        raise Rejected("no image (null)")
+    pixels = np.asarray(value)
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != channels):
+        raise Rejected(f"tensor of shape {pixels.shape}, expected (height, width, {channels})")
+    return pixels.shape[0], pixels.shape[1]
+
+
+def decode_column(column: pa.ChunkedArray, form: ImageForm) -> tuple[Pixels, list[str | None]]:
+    """A column of samples as uint8 (N, H, W, C) and, per sample, the reason for its rejection (its pixels are zero)."""
+    pixels_NHWC = np.zeros((len(column), *form.shape), dtype=np.uint8)
+    reasons: list[str | None] = [None] * len(column)
+    for i, value in enumerate(sample_values(column)):
+        try:
+            pixels_NHWC[i] = decode(value, form)
+        except Rejected as rejected:
+            reasons[i] = str(rejected)
+    return pixels_NHWC, reasons
+
+
+def sample_values(column: pa.ChunkedArray) -> list[object]:
+    """The column's values as bytes, arrays or None. Tensors may be Arrow's tensor types or nested lists."""
+    kind = column.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return column.to_pylist()
+    if isinstance(kind, pa.BaseExtensionType):
+        return [a for chunk in column.chunks for a in _extension_values(chunk)]
+    return [None if v is None else _nested(v) for v in column.to_pylist()]
+
+
+def _extension_values(chunk: pa.ExtensionArray) -> list[object]:
+    to_tensor = getattr(chunk, "to_numpy_ndarray", None)  # pyarrow's fixed-shape tensors
+    return list(to_tensor() if to_tensor else chunk.to_numpy(zero_copy_only=False))
+
+
+def _nested(value: object) -> object:
+    try:
+        pixels = np.asarray(value)
+    except ValueError:  # ragged
+        return np.zeros((0,), dtype=np.uint8)
+    fits = pixels.dtype.kind in "iu" and pixels.size and pixels.min() >= 0 and pixels.max() <= 255
+    return pixels.astype(np.uint8) if fits else pixels
+
+
+def encode_png(pixels_HWC: Pixels) -> bytes:
+    """uint8 (H, W, C) or (H, W) as PNG bytes."""
+    buffer = io.BytesIO()
+    picture = pixels_HWC[:, :, 0] if pixels_HWC.ndim == 3 and pixels_HWC.shape[2] == 1 else pixels_HWC
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()

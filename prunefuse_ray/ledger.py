@@ -1,0 +1,278 @@
+"""The durable state of a run: the only writer of the run directory.
+
+A phase hands over what it produced; the ledger writes it and then, last, one small commit file that lists every file
+with its size and digest. A phase without its commit does not exist: its leftovers are removed (or, where a phase can
+go on from them, continued) when it runs again, and nothing reads a file that no commit names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import yaml
+
+from prunefuse_ray.config import differences
+from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.storage import Place
+
+EXECUTION_FIELDS = ("run.directory", "run.name", "workers.", "scoring.actors")
+"""What may differ when a run is resumed: it says where and how fast, not what."""
+
+Output = bytes | pa.Table | Mapping[str, Any]
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    """One phase of one round, or of the run as a whole (round -1)."""
+
+    round: int
+    phase: str
+
+    @property
+    def directory(self) -> str:
+        return f"rounds/{self.round:03d}" if self.round >= 0 else ""
+
+    def __str__(self) -> str:
+        return f"round {self.round}, {self.phase}" if self.round >= 0 else self.phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """The record that a phase is done."""
+
+    step: Step
+    files: dict[str, dict[str, Any]]
+    """Path below the run directory -> {"size": bytes[, "sha256": hex]}"""
+    metrics: dict[str, Any]
+    finished: str
+
+
+def selected_schema(id_type: str) -> pa.Schema:
+    return pa.schema([("id", arrow_type(id_type)), ("score", pa.float32()), ("rank", pa.int64())])
+
+
+def labels_schema(id_type: str) -> pa.Schema:
+    return pa.schema([("id", arrow_type(id_type)), ("label", pa.int64()), ("source", pa.string())])
+
+
+REJECTED = pa.schema([("id", pa.string()), ("reason", pa.string())])
+
+
+def arrow_type(id_type: str) -> pa.DataType:
+    return {"int64": pa.int64(), "string": pa.string()}[id_type]
+
+
+class Ledger:
+    """A run directory, open for one driver."""
+
+    def __init__(self, root: Place) -> None:
+        self.root = root
+        self._commits: dict[Step, Commit | None] = {}
+        self._lock: IO[str] | None = None
+
+    # --- opening ---
+
+    @property
+    def exists(self) -> bool:
+        return (self.root / "config.yaml").exists()
+
+    def create(self, config: Mapping[str, Any], pool: Mapping[str, Any]) -> None:
+        """Start a run directory; `config.yaml` is its last file, so a half-made directory is no run."""
+        (self.root / "pool.json").write_json(pool)
+        (self.root / "config.yaml").write_bytes(yaml.safe_dump(dict(config), sort_keys=False).encode())
+
+    def read_config(self) -> dict[str, Any]:
+        try:
+            tree = yaml.safe_load((self.root / "config.yaml").read_bytes())
+        except (OSError, yaml.YAMLError) as error:
+            raise LedgerError(
+                f"{self.root.path}: config.yaml cannot be read ({error}); is this a run directory?"
+            ) from error
+        if not isinstance(tree, dict):
+            raise LedgerError(f"{self.root.path}: config.yaml is damaged; restore it or start under another --run.name")
+        return tree
+
+    def read_pool(self) -> dict[str, Any]:
+        return (self.root / "pool.json").read_json()
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Refuse to go on under another configuration, with the difference."""
+        changed = [d for d in differences(self.read_config(), config) if not d.startswith(EXECUTION_FIELDS)]
+        if changed:
+            lines = "\n  ".join(changed)
+            raise LedgerError(
+                f"{self.root.path} was started with another configuration:\n  {lines}\n"
+                "Give the same fields to resume it, or another --run.name to start afresh"
+            )
+
+    def lock(self) -> None:
+        """Make this process the only driver of a local run directory; a kill releases the lock."""
+        if not self.root.local:
+            return
+        self.root.fs.create_dir(self.root.path, recursive=True)
+        self._lock = open(os.path.join(self.root.path, ".lock"), "w")  # noqa: SIM115 (held while the run lasts)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LedgerError(
+                f"{self.root.path}: another process is driving this run; wait for it, or end it"
+            ) from error
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # --- steps ---
+
+    def _commit_place(self, step: Step) -> Place:
+        return self.root / step.directory / "commits" / f"{step.phase}.json"
+
+    def committed(self, step: Step) -> Commit | None:
+        """The step's commit, or None where it has not been done."""
+        if self._commits.get(step) is None:
+            place = self._commit_place(step)
+            if not place.exists():
+                return None
+            tree = place.read_json()
+            try:
+                self._commits[step] = Commit(
+                    step=step, files=tree["files"], metrics=tree["metrics"], finished=tree["finished"]
+                )
+            except (KeyError, TypeError) as error:
+                raise LedgerError(
+                    f"{place.path}: is not a commit ({error} is missing); restore it or start under another --run.name"
+                ) from error
+        return self._commits[step]
+
+    def place(self, step: Step, name: str) -> Place:
+        """Where a phase may let others write (scores, samples, checkpoints)."""
+        return self.root / step.directory / name
+
+    def commit(
+        self,
+        step: Step,
+        outputs: Mapping[str, Output],
+        metrics: Mapping[str, Any],
+        written: Iterable[pafs.FileInfo] = (),
+    ) -> Commit:
+        """Write a phase's outputs, then its commit.
+
+        Args:
+            outputs: name below the step's directory -> bytes, table or JSON tree.
+            written: files that others have written below `place` already.
+        """
+        files: dict[str, dict[str, Any]] = {}
+        for name, output in outputs.items():
+            place = self.place(step, name)
+            match output:
+                case bytes():
+                    place.write_bytes(output)
+                case pa.Table():
+                    place.write_table(output)
+                case _:
+                    place.write_json(output)
+            data = output if isinstance(output, bytes) else place.read_bytes()
+            files[self._below(place.path)] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        files |= {self._below(f.path): {"size": f.size} for f in written}
+        commit = Commit(
+            step=step, files=files, metrics=dict(metrics), finished=datetime.now(UTC).isoformat("T", "seconds")
+        )
+        self._commit_place(step).write_json({"files": files, "metrics": commit.metrics, "finished": commit.finished})
+        self._commits[step] = commit
+        return commit
+
+    def _below(self, path: str) -> str:
+        return path.removeprefix(self.root.path + "/")
+
+    # --- reading what was committed ---
+
+    def _require(self, step: Step) -> Commit:
+        commit = self.committed(step)
+        if commit is None:
+            raise LedgerError(f"{self.root.path}: {step} has not been committed")
+        return commit
+
+    def read_bytes(self, step: Step, name: str) -> bytes:
+        """A committed file, checked against its digest."""
+        path = self._below(self.place(step, name).path)
+        recorded = self._require(step).files.get(path)
+        if recorded is None:
+            raise LedgerError(f"{self.root.path}: {step} recorded no file '{path}'")
+        try:
+            data = (self.root / path).read_bytes()
+        except OSError as error:
+            raise LedgerError(
+                f"{self.root.path}: '{path}' of {step} is gone ({error}); restore it from a copy"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != recorded["sha256"]:
+            raise LedgerError(
+                f"{self.root.path}: '{path}' is not what {step} recorded (its digest differs); restore it "
+                "from a copy, or start under another --run.name"
+            )
+        return data
+
+    def read_table(self, step: Step, name: str, schema: pa.Schema) -> pa.Table:
+        table = pq.read_table(pa.BufferReader(self.read_bytes(step, name)))
+        if not table.schema.equals(schema):
+            raise LedgerError(f"{self.root.path}: '{name}' of {step} has schema {table.schema}, expected {schema}")
+        return table
+
+    def read_network(self, step: Step, name: str) -> dict[str, bytes]:
+        """The files of a network (weights.safetensors, network.json) committed below `name`."""
+        prefix = self._below(self.place(step, name).path) + "/"
+        names = [p.removeprefix(prefix) for p in self._require(step).files if p.startswith(prefix)]
+        return {n: self.read_bytes(step, f"{name}/{n}") for n in names}
+
+    def files(self, step: Step, name: str) -> tuple[list[str], list[int]]:
+        """Paths and sizes of the files that `step` committed below `name`."""
+        prefix = self._below(self.place(step, name).path) + "/"
+        found = {p: f["size"] for p, f in self._require(step).files.items() if p.startswith(prefix)}
+        return [(self.root / p).path for p in found], list(found.values())
+
+    def labels(self, steps: Sequence[Step], id_type: str) -> pa.Table:
+        """All labels recorded so far: (id, label, source)."""
+        schema = labels_schema(id_type)
+        tables = [self.read_table(s, "labels.parquet", schema) for s in steps if self.committed(s)]
+        return pa.concat_tables([schema.empty_table(), *tables])
+
+    # --- rejected samples ---
+
+    def rejected(self) -> pa.Table:
+        """Samples found unusable so far: (id, reason)."""
+        place = self.root / "rejected.parquet"
+        return place.read_table(REJECTED) if place.exists() else REJECTED.empty_table()
+
+    def record_rejected(self, found: pa.Table) -> int:
+        """Add rejected samples (known ids stay as they are); returns how many there are now."""
+        known = self.rejected()
+        new = found.filter(pc.invert(pc.is_in(found["id"], value_set=known["id"].combine_chunks())))
+        if new.num_rows:
+            known = pa.concat_tables([known, new.cast(REJECTED)]).sort_by("id")
+            (self.root / "rejected.parquet").write_table(known)
+        return known.num_rows
+
+    # --- plain files of the run ---
+
+    def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
+        (self.root / name).write_json(tree)
+
+    def write_text(self, name: str, text: str) -> Place:
+        place = self.root / name
+        place.write_bytes(text.encode())
+        return place
+
+    def clear(self, step: Step, *names: str) -> None:
+        """Remove leftovers of a phase that has no commit, or that its commit no longer needs."""
+        for name in names:
+            self.place(step, name).delete()

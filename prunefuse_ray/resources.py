@@ -1,0 +1,118 @@
+"""What the cluster has, and the decisions that depend on it: how many actors score, where training runs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import ray
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.errors import PlanError
+
+STREAM_CPUS = 2
+"""CPUs left to reading, filtering finished rows and writing beside the scoring actors. Actors that hold every CPU
+would leave none for the tasks that feed them, and the stream would stand still without an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """The cluster as it is now."""
+
+    nodes: int
+    cpus: float
+    gpus: float
+    in_process: bool
+    """One node, which is this one: training may run inside the driver."""
+
+    def to_json(self) -> dict[str, float]:
+        return {"nodes": self.nodes, "cpus": self.cpus, "gpus": self.gpus}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringPlan:
+    """How many actors score, and what each holds."""
+
+    min_actors: int
+    max_actors: int
+    cpus: int
+    gpus: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Where one network is trained. `workers` (0, 0): inside the driver."""
+
+    workers: tuple[int, int]
+    cpus: int
+    gpu: bool
+    max_failures: int
+
+    @property
+    def in_process(self) -> bool:
+        return self.workers == (0, 0)
+
+
+def start_ray() -> None:
+    """Join the cluster that RAY_ADDRESS names (submitted jobs have it set), or start Ray on this machine.
+
+    A local Ray gets STREAM_CPUS logical CPUs more than the machine has cores, so that every core can hold a scoring
+    actor while the short reading and writing tasks still find a slot.
+    """
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level="WARNING")
+        return
+    ray.init(
+        address="local",
+        num_cpus=cores() + STREAM_CPUS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="WARNING",
+    )
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def observe() -> Resources:
+    """The resources of the cluster that this process is connected to."""
+    nodes = [n for n in ray.nodes() if n["Alive"]]
+    total = ray.cluster_resources()
+    here = ray.get_runtime_context().get_node_id()
+    return Resources(
+        nodes=len(nodes),
+        cpus=total.get("CPU", 0.0),
+        gpus=total.get("GPU", 0.0),
+        in_process=len(nodes) == 1 and nodes[0]["NodeID"] == here,
+    )
+
+
+def plan_scoring(scoring: cfg.Scoring, has: Resources) -> ScoringPlan:
+    """The actor pool for a cluster; PlanError, with the numbers, where not even the smallest one fits."""
+    by_cpu = int((has.cpus - STREAM_CPUS) // scoring.cpus)
+    fits = min(by_cpu, int(has.gpus // scoring.gpus)) if scoring.gpus else by_cpu
+    smallest, largest = scoring.actors or (1, max(1, fits))
+    if smallest > fits:
+        raise PlanError(
+            f"scoring.actors: {smallest} actors of {scoring.cpus} CPUs and {scoring.gpus:g} GPUs, with {STREAM_CPUS} CPUs "
+            f"for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs: lower scoring.actors or "
+            "scoring.cpus, or start Ray with more (--num-cpus)"
+        )
+    return ScoringPlan(min_actors=smallest, max_actors=min(largest, fits), cpus=scoring.cpus, gpus=scoring.gpus)
+
+
+def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
+    """Inside the driver for one worker on one machine, else a worker group; PlanError where it does not fit."""
+    smallest = workers.count[0]
+    if workers.count == (1, 1) and has.in_process and (not workers.gpu or has.gpus >= 1):
+        return TrainingPlan(workers=(0, 0), cpus=workers.cpus, gpu=workers.gpu, max_failures=workers.max_failures)
+    if smallest * workers.cpus > has.cpus or (workers.gpu and smallest > has.gpus):
+        raise PlanError(
+            f"workers.count: {smallest} workers of {workers.cpus} CPUs{' and 1 GPU' if workers.gpu else ''} do not fit "
+            f"{has.cpus:g} CPUs and {has.gpus:g} GPUs: lower workers.count or workers.cpus, or add machines"
+        )
+    return TrainingPlan(workers=workers.count, cpus=workers.cpus, gpu=workers.gpu, max_failures=workers.max_failures)

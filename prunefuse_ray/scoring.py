@@ -1,0 +1,266 @@
+"""Pool + proxy -> scores: Ray Data streams the pool through an actor pool that writes Parquet.
+
+Ray Data's row checkpoints make it resumable: after a kill, the same call scores the rows that are missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import torch
+from ray.data import ActorPoolStrategy, SaveMode
+from ray.data.checkpoint import CheckpointConfig
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray import networks
+from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.images import ImageForm, Pixels, decode_column
+from prunefuse_ray.pool import Source, stream
+from prunefuse_ray.resources import ScoringPlan
+from prunefuse_ray.storage import Place
+
+HISTOGRAM_BINS = 64
+FILES_PER_POOL = 500  # score files are bundled so that even 10^9 rows make about this many
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """Pixels to network input: (pixel / 255 - mean) / std per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, pool: cfg.Pool) -> Normalisation:
+        return cls(mean=tuple(pool.mean), std=tuple(pool.std))
+
+    def __call__(self, pixels_NHWC: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, H, W, C) to float32 (N, C, H, W), channels last in memory."""
+        device = pixels_NHWC.device
+        scale_C = 1.0 / (255.0 * torch.tensor(self.std, device=device))
+        shift_C = torch.tensor(self.mean, device=device) / torch.tensor(self.std, device=device)
+        return (pixels_NHWC.to(torch.float32) * scale_C - shift_C).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringJob:
+    """What every actor needs to know."""
+
+    strategy: str
+    form: ImageForm
+    normalise: Normalisation
+    batch_size: int
+    features: bool
+    threads: int
+    gpu: bool
+
+
+class Scorer:
+    """A scoring actor: pictures (or decoded pixels) in, (id, score, rejected[, feature]) out.
+
+    Every forward pass has the shape (batch_size, C, H, W): a sample's score must not depend on how many samples
+    happened to share its batch, and so not on the number of actors or on a resume.
+    """
+
+    def __init__(self, files: ray.ObjectRef, job: ScoringJob) -> None:
+        torch.set_num_threads(job.threads)
+        self.job = job
+        self.device = torch.device("cuda" if job.gpu else "cpu")
+        network = networks.from_files(ray.get(files)).network
+        # The feature hook needs the plain network; folding is for speed where only logits are asked.
+        self.network = (network.eval() if job.features else networks.inference_form(network)).to(self.device)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        if "pixels" in rows.column_names:
+            pixels_NHWC, reasons = _unpack(rows, self.job.form)
+        else:
+            pixels_NHWC, reasons = decode_column(rows["image"], self.job.form)
+        logits_NC, features_ND = self.forward(pixels_NHWC)
+        score = STRATEGIES[self.job.strategy].score
+        assert score is not None
+        rejected = np.array([r is not None for r in reasons], dtype=bool)
+        columns = {
+            "id": rows["id"],
+            # from_pandas=False keeps a NaN apart from a null: null says rejected, NaN says the network is broken.
+            "score": pa.array(score(logits_NC), pa.float32(), mask=rejected, from_pandas=False),
+            "rejected": pa.array(reasons, pa.string()),
+        }
+        if features_ND is not None:
+            flat = pa.array(features_ND.reshape(-1), pa.float32())
+            columns["feature"] = pa.FixedSizeListArray.from_arrays(flat, features_ND.shape[1])
+        return pa.table(columns)
+
+    @torch.inference_mode()
+    def forward(self, pixels_NHWC: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits (N, C) and, if asked, features (N, D) of uint8 pixels (N, H, W, C)."""
+        size, logits, features = self.job.batch_size, [], []
+        for start in range(0, len(pixels_NHWC), size):
+            batch = pixels_NHWC[start : start + size]
+            n = len(batch)
+            if n < size:
+                batch = np.concatenate([batch, np.zeros((size - n, *batch.shape[1:]), np.uint8)])
+            x = self.job.normalise(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+            if self.job.features:
+                f, y = networks.features_and_logits(self.network, x)
+                features.append(f[:n].float().cpu().numpy())
+            else:
+                y = self.network(x)
+            logits.append(y[:n].float().cpu().numpy())
+        return np.concatenate(logits), np.concatenate(features) if features else None
+
+
+class Decoder:
+    """A decoding task for GPU actors: pictures in, pixels out."""
+
+    def __init__(self, form: ImageForm) -> None:
+        self.form = form
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        pixels_NHWC, reasons = decode_column(rows["image"], self.form)
+        flat = pa.array(pixels_NHWC.reshape(-1), pa.uint8())
+        size = math.prod(self.form.shape)
+        return pa.table(
+            {
+                "id": rows["id"],
+                "pixels": pa.FixedSizeListArray.from_arrays(flat, size),
+                "rejected": pa.array(reasons, pa.string()),
+            }
+        )
+
+
+def _unpack(rows: pa.Table, form: ImageForm) -> tuple[Pixels, list[str | None]]:
+    column = rows["pixels"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(rows), *form.shape), rows["rejected"].to_pylist()
+
+
+def score_pool(
+    source: Source,
+    files: dict[str, bytes],
+    job: ScoringJob,
+    plan: ScoringPlan,
+    *,
+    exclude: pa.Array,
+    rows: int,
+    out: Place,
+    checkpoint: Place,
+) -> None:
+    """Score every sample of `source` but those of `exclude` into Parquet files below `out`.
+
+    Args:
+        files: the network, as `networks.to_files` made it.
+        rows: number of rows of the pool, from which the size of the output files follows.
+        checkpoint: where the ids of finished rows are kept; one place per round, or old scores would be taken for new.
+    """
+    context = ray.data.DataContext.get_current()
+    context.checkpoint_config = CheckpointConfig(
+        id_column="id",
+        checkpoint_path=_as_path(checkpoint),
+        delete_checkpoint_on_success=False,
+        override_filesystem=checkpoint.fs,
+    )
+    try:
+        dataset = stream(source, exclude=exclude)
+        if job.gpu:
+            dataset = dataset.map_batches(Decoder(job.form), batch_size=256, batch_format="pyarrow", num_cpus=1)
+        dataset = dataset.map_batches(
+            Scorer,
+            fn_constructor_args=(ray.put(files), job),
+            compute=ActorPoolStrategy(min_size=plan.min_actors, max_size=plan.max_actors),
+            batch_size=job.batch_size * 4,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=plan.cpus,
+            num_gpus=plan.gpus or None,
+        )
+        dataset.write_parquet(
+            _as_path(out),
+            filesystem=out.fs,
+            mode=SaveMode.APPEND,
+            min_rows_per_file=max(1, rows // FILES_PER_POOL),
+            ray_remote_args={"num_cpus": 0.25},
+        )
+    finally:
+        context.checkpoint_config = None
+
+
+def _as_path(place: Place) -> str:
+    return place.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSummary:
+    """What one pass over score files tells."""
+
+    rows: int
+    scored: int
+    rejected: pa.Table
+    """(id, reason)"""
+    histogram: dict[str, list[float]]
+    """edges and counts of the scores"""
+
+
+def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
+    """Count, check and histogram the scores in `files`, one task per group of files.
+
+    Args:
+        top: the largest score that the strategy can give; the histogram spans [0, top].
+
+    Raises:
+        ScoreError: scores that are not finite, with the ids.
+    """
+    task = ray.remote(num_cpus=0.5)(_summarise)
+    step = -(-len(files) // 64) or 1
+    parts = ray.get([task.remote(files[i : i + step], out, top) for i in range(0, len(files), step)])
+    bad = [i for p in parts for i in p["bad"]]
+    if bad:
+        raise ScoreError(
+            f"scores are not finite for {sum(p['bad_count'] for p in parts)} samples, e.g. ids "
+            f"{', '.join(map(repr, bad[:5]))}: the network diverged; lower training.lr or look at these samples"
+        )
+    counts = np.sum([p["counts"] for p in parts], axis=0) if parts else np.zeros(HISTOGRAM_BINS)
+    rejected = pa.concat_tables([p["rejected"] for p in parts]) if parts else _rejections([], [])
+    return ScoreSummary(
+        rows=sum(p["rows"] for p in parts),
+        scored=sum(p["rows"] for p in parts) - rejected.num_rows,
+        rejected=rejected,
+        histogram={"edges": np.linspace(0, top, HISTOGRAM_BINS + 1).tolist(), "counts": counts.tolist()},
+    )
+
+
+def _summarise(files: list[str], out: Place, top: float) -> dict:
+    rows, bad_count, bad, counts = 0, 0, [], np.zeros(HISTOGRAM_BINS, np.int64)
+    ids, reasons = [], []
+    for file in files:
+        with out.fs.open_input_file(file) as stream_:
+            for batch in pq.ParquetFile(stream_).iter_batches(columns=["id", "score", "rejected"]):
+                table = pa.Table.from_batches([batch])
+                rows += table.num_rows
+                refused = table.filter(pc.is_valid(table["rejected"]))
+                ids += refused["id"].to_pylist()
+                reasons += refused["rejected"].to_pylist()
+                kept = table.filter(pc.is_null(table["rejected"]))
+                scores = kept["score"].to_numpy()
+                finite = np.isfinite(scores)
+                if not finite.all():
+                    bad_count += int((~finite).sum())
+                    bad += kept["id"].filter(pa.array(~finite)).to_pylist()[:5]
+                counts += np.histogram(np.clip(scores[finite], 0, top), HISTOGRAM_BINS, (0, top))[0]
+    return {"rows": rows, "bad_count": bad_count, "bad": bad, "counts": counts, "rejected": _rejections(ids, reasons)}
+
+
+def _rejections(ids: list, reasons: list) -> pa.Table:
+    return pa.table({"id": pa.array([str(i) for i in ids], pa.string()), "reason": pa.array(reasons, pa.string())})
+
+
+def largest_score(strategy: str, classes: int) -> float:
+    """The largest value a strategy's score can take: log C nats for entropy, 1 for the others."""
+    tops: dict[str, Callable[[int], float]] = {"entropy": math.log}
+    return tops.get(strategy, lambda _: 1.0)(classes)

@@ -1,0 +1,99 @@
+"""The exact global choice over score files: top-k by a radix select, in bounded memory and without a global sort.
+
+Scores are mapped to 32-bit keys that order like the scores. One pass counts the upper 16 bits, a second the lower 16
+bits inside the bucket where the k-th best lies; then the threshold is known exactly, and a last pass gathers the rows
+above it and, among equals, those of smallest id. Every pass is one task per group of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.pool import best
+from prunefuse_ray.storage import Place
+
+GROUPS = 64
+BATCH_ROWS = 1 << 20
+Keys = npt.NDArray[np.uint32]
+
+
+def sort_keys(scores: npt.NDArray[np.float32]) -> Keys:
+    """Unsigned keys in the order of the scores (higher score, higher key); -0.0 equals 0.0. No NaN."""
+    bits = (scores + np.float32(0.0)).view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
+
+
+def threshold_bucket(counts: npt.NDArray[np.int64], k: int) -> tuple[int, int]:
+    """The bucket that holds the k-th largest key, and how many keys lie in higher buckets."""
+    from_top = np.cumsum(counts[::-1])
+    place = int(np.searchsorted(from_top, k))
+    return len(counts) - 1 - place, int(from_top[place] - counts[len(counts) - 1 - place])
+
+
+def top_k(files: list[str], where: Place, k: int) -> pa.Table:
+    """The k best rows of score files: (id, score, rank), by falling score, ties by rising id. Null scores never.
+
+    The driver holds O(k) rows.
+
+    Raises:
+        ScoreError: fewer than k scores.
+    """
+    high = _over_files(_count, files, where, None)
+    counts = np.sum(high, axis=0)
+    if counts.sum() < k:
+        raise ScoreError(
+            f"selection.budgets: {k} samples are wanted, but only {counts.sum()} of the pool have a score; "
+            "lower the last budget"
+        )
+    bucket, above = threshold_bucket(counts, k)
+    low, above_low = threshold_bucket(np.sum(_over_files(_count, files, where, bucket), axis=0), k - above)
+    threshold = (bucket << 16) | low
+    ties = k - above - above_low
+    parts = _over_files(_gather, files, where, threshold, ties)
+    rows = best(pa.concat_tables(parts), k)
+    return rows.append_column("rank", pa.array(np.arange(k, dtype=np.int64)))
+
+
+def _over_files(function: Callable[..., Any], files: list[str], where: Place, *args: Any) -> list[Any]:
+    step = -(-len(files) // GROUPS) or 1
+    task = ray.remote(num_cpus=0.5)(function)
+    return ray.get([task.remote(files[i : i + step], where, *args) for i in range(0, len(files), step)])
+
+
+def _batches(files: list[str], where: Place, columns: list[str]) -> Iterator[tuple[pa.Table, Keys]]:
+    for file in files:
+        with where.fs.open_input_file(file) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS, columns=columns):
+                table = pa.Table.from_batches([batch])
+                if table["score"].null_count:
+                    table = table.filter(pc.is_valid(table["score"]))
+                yield table, sort_keys(table["score"].to_numpy())
+
+
+def _count(files: list[str], where: Place, bucket: int | None) -> npt.NDArray[np.int64]:
+    """Histogram of the upper half of the keys, or of the lower half of the keys in one upper bucket."""
+    counts = np.zeros(1 << 16, np.int64)
+    for _, keys in _batches(files, where, ["score"]):
+        upper = keys >> np.uint32(16)
+        half = upper if bucket is None else keys[upper == bucket] & np.uint32(0xFFFF)
+        counts += np.bincount(half, minlength=1 << 16)
+    return counts
+
+
+def _gather(files: list[str], where: Place, threshold: int, ties: int) -> pa.Table:
+    """Rows above the threshold, and of those on it the `ties` with the smallest ids."""
+    above, equal = [], None
+    for table, keys in _batches(files, where, ["id", "score"]):
+        above.append(table.filter(pa.array(keys > threshold)))
+        on_it = table.filter(pa.array(keys == threshold))
+        equal = best(on_it if equal is None else pa.concat_tables([equal, on_it]), ties)
+    return pa.concat_tables([*above, *([equal] if equal is not None else [])])

@@ -1,0 +1,443 @@
+"""Training on Ray Train: proxies, dense and fused networks; distillation; checkpoints that resume exactly.
+
+One training function serves both forms: inside the driver (Ray Train's local mode, without the start-up of a worker
+group) and data-parallel over a worker group. Every random draw depends on (seed, epoch) alone, so a resumed training
+ends with the same weights as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray.train
+import safetensors
+import safetensors.torch
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray import networks
+from prunefuse_ray.augmentation import augment, draw
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.images import ImageForm, decode_column
+from prunefuse_ray.pool import Source, load_images
+from prunefuse_ray.resources import TrainingPlan
+from prunefuse_ray.scoring import Normalisation
+from prunefuse_ray.storage import Place
+
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """One network to train on labeled samples."""
+
+    network: dict[str, bytes]
+    """The network with its initial weights, as `networks.to_files` made it."""
+    recipe: cfg.Recipe
+    samples: Source
+    """The labeled samples: Parquet files with (id, image)."""
+    labels: pa.Table
+    """Their labels: (id, label)."""
+    test: Source
+    """The test set, with its labels in a column of its own."""
+    form: ImageForm
+    normalise: Normalisation
+    seed: int
+    teacher: dict[str, bytes] | None = None
+    """The proxy to distil from."""
+    distillation: cfg.Distillation | None = None
+    recalibrate: bool = False
+    """Recompute batch-norm statistics before the first step: a fused network's are wrong (METHOD: fusion)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """The trained network and how it went."""
+
+    network: dict[str, bytes]
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Samples in memory: uint8 pixels (N, H, W, C) and labels (N,), in the order of their ids."""
+
+    pixels_NHWC: Tensor
+    labels_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+
+_loaded: dict[tuple, Samples] = {}
+
+
+def load_samples(source: Source, form: ImageForm, labels: pa.Table | None = None) -> Samples:
+    """Read and decode the samples of `source` that have a label, in `labels` or else in the source's own column.
+
+    Raises:
+        PoolError: a sample that cannot be read, or a label without its sample.
+    """
+    ids, pixels, found = [], [], []
+    for file in source.files:
+        table = pq.read_table(file, filesystem=source.fs)
+        kept = [
+            source.id_column,
+            source.image_column if source.image_root is None else None,
+            source.label_column if labels is None else None,
+        ]
+        names = {source.id_column: "id", source.image_column: "image", source.label_column: "label"}
+        table = table.select([c for c in kept if c is not None]).rename_columns(
+            [names[c] for c in kept if c is not None]
+        )
+        if labels is not None:
+            # Looked up, not joined: Arrow's join takes no nested columns, and samples may be tensors.
+            place = pc.index_in(table["id"], value_set=labels["id"].combine_chunks())
+            table = table.filter(pc.is_valid(place))
+            table = table.append_column("label", labels["label"].take(place.drop_null()))
+        if source.image_root is not None:
+            table = load_images(table, source.image_root)
+        array, reasons = decode_column(table["image"], form)
+        for i, reason in enumerate(reasons):
+            if reason is not None:
+                raise PoolError(
+                    f"{file}: sample {table['id'][i].as_py()!r} cannot be read ({reason}); remove or mend it"
+                )
+        ids += table["id"].chunks
+        pixels.append(array)
+        found.append(table["label"].to_numpy().astype(np.int64))
+    order = pc.sort_indices(pa.chunked_array(ids)).to_numpy()
+    if labels is not None and len(order) != labels.num_rows:
+        raise PoolError(f"{labels.num_rows} labels, but {len(order)} of their samples; the run directory is damaged")
+    return Samples(
+        pixels_NHWC=torch.from_numpy(np.concatenate(pixels)[order]),
+        labels_N=torch.from_numpy(np.concatenate(found)[order]),
+    )
+
+
+_test_sets: dict[tuple, Samples] = {}
+
+
+def load_test(source: Source, form: ImageForm) -> Samples:
+    """The test set; the last one is kept, since in-process training evaluates on the same one after every round."""
+    key = (source.files, source.sizes, form)
+    if key not in _test_sets:
+        _test_sets.clear()
+        _test_sets[key] = load_samples(source, form)
+    return _test_sets[key]
+
+
+# --- decisions ------------------------------------------------------------------------------------------------------
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Full batches only; a set smaller than a batch is one batch."""
+    return max(1, samples // batch_size)
+
+
+def learning_rate(recipe: cfg.Recipe, step: int, steps_an_epoch: int) -> float:
+    """The learning rate of optimiser step `step` (0-based)."""
+    epoch = step / steps_an_epoch
+    if recipe.schedule == "step":
+        return recipe.lr * recipe.step_factor ** sum(epoch >= m for m in recipe.milestones)
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * (step + 1) / (recipe.warmup_epochs * steps_an_epoch)
+    done = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def distillation_weight(distillation: cfg.Distillation, progress: float) -> float:
+    """The weight of the distillation term after a share `progress` of the steps."""
+    return distillation.weight * (1.0 - progress if distillation.decay == "linear" else 1.0)
+
+
+def loss_sum(
+    logits_NC: Tensor, labels_N: Tensor, smoothing: float, teacher_NC: Tensor | None, weight: float, temperature: float
+) -> Tensor:
+    """(1 - w) CE + w T^2 KL(softmax(teacher/T) || softmax(logits/T)), summed over the samples (Hinton et al. 2015)."""
+    hard = F.cross_entropy(logits_NC, labels_N, label_smoothing=smoothing, reduction="sum")
+    if teacher_NC is None or weight == 0.0:
+        return hard
+    soft = F.kl_div(
+        F.log_softmax(logits_NC / temperature, 1),
+        F.log_softmax(teacher_NC / temperature, 1),
+        log_target=True,
+        reduction="sum",
+    )
+    return (1.0 - weight) * hard + weight * temperature**2 * soft
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights with decay; biases and normalisation parameters (fewer than two dimensions) without."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class State:
+    """Where a training stands after `epoch` epochs."""
+
+    epoch: int
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def save_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD, state: State) -> None:
+    """Weights, momentum and progress as safetensors and JSON."""
+    tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer.detach().cpu().contiguous()
+    safetensors.torch.save_file(tensors, directory / "state.safetensors", metadata={"state": json.dumps(vars(state))})
+
+
+def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) -> State:
+    """Put a saved state back into `network` and `optimizer`."""
+    with safetensors.safe_open(directory / "state.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state = State(**json.loads(file.metadata()["state"]))
+    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+    for name, parameter in network.named_parameters():
+        if f"momentum.{name}" in tensors:
+            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
+    return state
+
+
+def _persist(local: Path, where: Place, epoch: int) -> None:
+    """In-process twin of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
+    (where / f"epoch-{epoch:04d}" / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
+    for old in where.files(recursive=True):
+        if old.path.endswith("state.safetensors") and f"epoch-{epoch:04d}" not in old.path:
+            Place(where.fs, old.path).delete()
+
+
+def _persisted(where: Place) -> Place | None:
+    found = [f.path for f in where.files(recursive=True) if f.path.endswith("state.safetensors")]
+    return Place(where.fs, found[-1]) if found else None
+
+
+# --- the training function ------------------------------------------------------------------------------------------
+
+
+def _train(config: dict[str, Any]) -> None:
+    """The function that every worker runs (or the driver, in local mode)."""
+    job: TrainingJob = config["job"]
+    storage: Place | None = config["storage"]  # set in local mode only, where Ray Train stores nothing
+    context = ray.train.get_context()
+    world, rank = context.get_world_size(), context.get_world_rank()
+    device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
+    recipe = job.recipe
+
+    network = networks.from_files(job.network).network.to(device, memory_format=torch.channels_last)
+    teacher = networks.from_files(job.teacher).network.to(device).eval() if job.teacher else None
+    samples = load_samples(job.samples, job.form, job.labels)
+    optimizer = torch.optim.SGD(
+        parameter_groups(network, recipe.weight_decay),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+    )
+    state = _restore(network, optimizer, storage)
+    if state is None:
+        state = State(epoch=0, history=[], seconds=0.0)
+        if job.recalibrate:
+            networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
+            if recipe.evaluate_every and rank == 0:
+                state.history.append({"epoch": 0, **_evaluate(network, job, device)})
+    parallel = ray.train.torch.prepare_model(network) if world > 1 else network
+
+    while True:
+        done = state.epoch == recipe.epochs
+        metrics = _metrics(state, samples, job, config["macs"])
+        if done and rank == 0:
+            metrics.update({f"test_{k}": v for k, v in _evaluate(network, job, device).items()})
+        with tempfile.TemporaryDirectory() as directory:
+            if state.epoch and rank == 0:
+                save_state(Path(directory), network, optimizer, state)
+            _report(metrics, Path(directory) if state.epoch and rank == 0 else None, state.epoch, storage)
+        if done:
+            return
+        started = time.perf_counter()
+        loss = _epoch(parallel, optimizer, teacher, samples, job, state.epoch, device, world, rank)
+        state.epoch += 1
+        state.seconds += time.perf_counter() - started
+        entry = {"epoch": state.epoch, "train_loss": loss}
+        if recipe.evaluate_every and state.epoch % recipe.evaluate_every == 0 and rank == 0:
+            entry |= _evaluate(network, job, device)
+        state.history.append(entry)
+
+
+def _epoch(
+    network: nn.Module,
+    optimizer: torch.optim.SGD,
+    teacher: nn.Module | None,
+    samples: Samples,
+    job: TrainingJob,
+    epoch: int,
+    device: torch.device,
+    world: int,
+    rank: int,
+) -> float:
+    """One pass over the labeled set; returns the mean training loss of this worker's share."""
+    recipe, distillation = job.recipe, job.distillation
+    generator = torch.Generator().manual_seed(job.seed * 1_000_003 + epoch)
+    order = torch.randperm(len(samples), generator=generator)
+    steps = steps_per_epoch(len(samples), recipe.batch_size)
+    network.train()
+    total, count = torch.zeros((), device=device), 0
+    for i in range(steps):
+        batch = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+        mine = slice(rank, None, world)
+        draws = draw(len(batch), generator)[mine]
+        rows = batch[mine]
+        pixels = augment(samples.pixels_NHWC[rows].to(device), draws, recipe.augment)
+        x, y = job.normalise(pixels), samples.labels_N[rows].to(device)
+        step = epoch * steps + i
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step, steps)
+        weight = distillation_weight(distillation, step / (recipe.epochs * steps)) if distillation else 0.0
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits = network(x)
+            with torch.no_grad():
+                taught = teacher(x) if teacher is not None and weight > 0 else None
+        loss = loss_sum(
+            logits.float(),
+            y,
+            recipe.label_smoothing,
+            None if taught is None else taught.float(),
+            weight,
+            distillation.temperature if distillation else 1.0,
+        )
+        # DDP averages gradients over workers; scaled like this the average is the mean over the global batch.
+        (loss * (world / len(batch))).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        total += loss.detach()
+        count += len(rows)
+    return float(total) / max(1, count)
+
+
+@torch.inference_mode()
+def _evaluate(network: nn.Module, job: TrainingJob, device: torch.device) -> dict[str, float]:
+    """Accuracy (share) and mean cross-entropy (nats) on the test set."""
+    test = load_test(job.test, job.form)
+    network.eval()
+    correct, loss = 0, 0.0
+    for start in range(0, len(test), EVALUATION_BATCH):
+        rows = slice(start, start + EVALUATION_BATCH)
+        y = test.labels_N[rows].to(device)
+        logits = network(job.normalise(test.pixels_NHWC[rows].to(device))).float()
+        correct += int((logits.argmax(1) == y).sum())
+        loss += float(F.cross_entropy(logits, y, reduction="sum"))
+    return {"accuracy": correct / len(test), "loss": loss / len(test)}
+
+
+def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[Tensor]:
+    """The labeled samples in batches, not augmented, for batch-norm statistics."""
+    for start in range(0, min(len(samples), 10 * EVALUATION_BATCH), EVALUATION_BATCH):
+        yield job.normalise(samples.pixels_NHWC[start : start + EVALUATION_BATCH].to(device))
+
+
+def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:
+    recipe = job.recipe
+    seen = state.epoch * min(len(samples), steps_per_epoch(len(samples), recipe.batch_size) * recipe.batch_size)
+    return {
+        "epochs": state.epoch,
+        "train_loss": [h["train_loss"] for h in state.history if "train_loss" in h],
+        "evaluations": [h for h in state.history if "accuracy" in h],
+        "macs": 3 * macs * seen,  # forward, gradient of the inputs, gradient of the weights
+        "samples_per_second": seen / state.seconds if state.seconds else 0.0,
+    }
+
+
+def _restore(network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None) -> State | None:
+    if storage is None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as directory:
+            return load_state(Path(directory), network, optimizer)
+    found = _persisted(storage)
+    if found is None:
+        return None
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "state.safetensors").write_bytes(found.read_bytes())
+        return load_state(Path(directory), network, optimizer)
+
+
+def _report(metrics: dict[str, Any], directory: Path | None, epoch: int, storage: Place | None) -> None:
+    if storage is not None:
+        if directory is not None:
+            _persist(directory, storage, epoch)
+        ray.train.report(metrics)
+    else:
+        checkpoint = ray.train.Checkpoint.from_directory(directory) if directory is not None else None
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{epoch:04d}")
+
+
+# --- running it -----------------------------------------------------------------------------------------------------
+
+
+def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
+    """Train one network; called again with the same `where` after a kill, it goes on from the last epoch.
+
+    Args:
+        where: a directory of its own for this training's checkpoints, on storage that all workers reach.
+    """
+    loaded = networks.from_files(job.network)
+    macs = networks.macs(loaded.network, job.form.network_shape)
+    if plan.in_process:
+        torch.set_num_threads(max(plan.cpus, torch.get_num_threads()))
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config={"job": job, "storage": where if plan.in_process else None, "gpu": plan.gpu, "macs": macs},
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,
+            use_gpu=plan.gpu,
+            resources_per_worker=None if plan.in_process else {"CPU": plan.cpus} | ({"GPU": 1} if plan.gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=where.name,
+            storage_path=where.path.rpartition("/")[0],
+            storage_filesystem=where.fs,
+            failure_config=FailureConfig(max_failures=plan.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    result = trainer.fit()
+    if plan.in_process:
+        final = _persisted(where)
+        assert final is not None
+        data = final.read_bytes()
+    else:
+        assert result.checkpoint is not None
+        with result.checkpoint.as_directory() as directory:
+            data = (Path(directory) / "state.safetensors").read_bytes()
+    tensors = {
+        k.removeprefix("network."): v for k, v in safetensors.torch.load(data).items() if k.startswith("network.")
+    }
+    loaded.network.load_state_dict(tensors)
+    assert result.metrics is not None
+    return TrainingResult(network=networks.to_files(loaded), metrics=result.metrics)

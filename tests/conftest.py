@@ -1,0 +1,59 @@
+"""One small local Ray for the tests that need one."""
+
+import os
+import secrets
+
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunefuse_ray.images import encode_png
+
+
+@pytest.fixture(scope="session")
+def local_ray(tmp_path_factory):
+    """Ray with four logical CPUs: two scoring actors and their stream, on any machine."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=5,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=300 * 2**20,
+        _temp_dir=str(tmp_path_factory.mktemp("ray")),
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+def pictures(n: int, *, size: int = 8, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """n random pictures (n, size, size, channels), whose brightness tells their class (i mod 2)."""
+    rng = np.random.default_rng(seed)
+    base = np.where(np.arange(n) % 2, 170, 60)[:, None, None, None]
+    return np.clip(base + rng.normal(0, 25, (n, size, size, channels)), 0, 255).astype(np.uint8)
+
+
+def write_pool(directory, pixels, *, files: int = 1, first_id: int = 0, label=None, **columns) -> list[str]:
+    """A Parquet pool of PNGs with ids s0000, s0001, ... and labels i mod 2; returns the ids."""
+    directory.mkdir(parents=True, exist_ok=True)
+    n = len(pixels)
+    ids = [f"s{first_id + i:04d}" for i in range(n)]
+    table = pa.table(
+        {
+            "id": columns.get("id", ids),
+            "image": columns.get("image", pa.array([encode_png(p) for p in pixels], pa.binary())),
+            "label": pa.array([i % 2 for i in range(n)] if label is None else label, pa.int64()),
+        }
+    )
+    step = -(-n // files)
+    for f in range(files):
+        pq.write_table(table.slice(f * step, step), directory / f"part-{f}.parquet")
+    return ids

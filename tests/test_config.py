@@ -1,0 +1,124 @@
+"""The configuration: defaults, overrides, and one clear error for whatever is wrong."""
+
+import pytest
+import yaml
+
+from prunefuse_ray.cli import parse_run
+from prunefuse_ray.config import (
+    PRESETS,
+    Config,
+    config_from_tree,
+    differences,
+    flatten,
+    load_config,
+    merge,
+    preset_path,
+    to_tree,
+)
+from prunefuse_ray.errors import ConfigError
+
+
+def test_the_empty_configuration_is_the_digits_example():
+    config = config_from_tree({})
+    assert config.pool.source == "digits"
+    assert config.network.architecture == "resnet20"
+    assert config.pruning.ratio == 0.5
+    assert config.selection.strategy == "least_confidence"
+    assert (config.selection.budgets[0], config.selection.budgets[-1]) == (50, 250)
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"pool": {"sorce": "digits"}}, ["pool.sorce", "unknown key", "'source'"]),
+        ({"pol": {}}, ["pol", "unknown key", "'pool'"]),
+        ({"run": {"seed": "a"}}, ["run.seed", "'a'", "integer"]),
+        ({"run": {"name": "../x"}}, ["run.name", "'../x'"]),
+        ({"run": 3}, ["run", "3"]),
+        ({"selection": {"budgets": [50, 50]}}, ["selection.budgets", "[50, 50]", "does not rise"]),
+        ({"selection": {"budgets": []}}, ["selection.budgets", "at least 1"]),
+        ({"selection": {"budgets": [0, 5]}}, ["selection.budgets.0", "greater than or equal to 1"]),
+        ({"selection": {"strategy": "margn"}}, ["selection.strategy", "'margn'", "did you mean 'margin'"]),
+        ({"pool": {"source": "parquet", "classes": 2}}, ["pool", "path is missing", "set pool.path"]),
+        ({"pool": {"source": "parquet", "path": "a", "test_path": "b"}}, ["classes is missing", "set pool.classes"]),
+        ({"pool": {"mean": [1, 2]}}, ["mean has 2 values", "give 1 or 3"]),
+        ({"pruning": {"ratio": 1.0}}, ["pruning.ratio", "1.0", "less than 1"]),
+        ({"pruning": {"ratio": float("nan")}}, ["pruning.ratio", "nan", "finite"]),
+        ({"training": {"epochs": 3, "warmup_epochs": 3}}, ["training", "warmup_epochs 3", "lower it below epochs"]),
+        ({"training": {"schedule": "step", "epochs": 5, "milestones": [7]}}, ["training", "milestones [7]"]),
+        ({"scoring": {"actors": [3, 1]}}, ["scoring.actors", "[3, 1]"]),
+        ({"selection": {"selector": "dense"}}, ["fusion.target", "set fusion.target to scratch"]),
+        ({"run": {"directory": "s3://key:secret@bucket/x"}}, ["run.directory", "credentials"]),
+    ],
+)
+def test_each_fault_is_said_with_field_value_and_remedy(tree, said):
+    with pytest.raises(ConfigError) as caught:
+        config_from_tree(tree)
+    for part in said:
+        assert part in str(caught.value)
+
+
+def test_all_faults_are_said_at_once():
+    with pytest.raises(ConfigError) as caught:
+        config_from_tree({"run": {"seed": -1}, "pruning": {"ratio": 2}})
+    assert str(caught.value).count("\n") == 1
+
+
+def test_the_command_line_lies_over_the_file(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("run: {name: a, seed: 3}\nselection: {budgets: [10, 20]}\n")
+    config = parse_run(
+        ["--config", str(file), "--run.name", "b", "--scoring.actors", "1,2", "--training.augment", "[]"]
+        + ["--pool.channels", "1", "--pool.image_size", "null", "--pruning.ratio", ".8"]
+    )
+    assert (config.run.name, config.run.seed, config.selection.budgets) == ("b", 3, [10, 20])
+    assert (config.scoring.actors, config.training.augment, config.pool.channels) == ((1, 2), [], 1)
+    assert config.pruning.ratio == 0.8
+
+
+def test_unreadable_files_and_presets_are_said(tmp_path):
+    with pytest.raises(ConfigError, match=r"no\.yaml"):
+        load_config(tmp_path / "no.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("run: [")
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(bad)
+    bad.write_text("3")
+    with pytest.raises(ConfigError, match="sections"):
+        load_config(bad)
+    with pytest.raises(ConfigError, match=r"did you mean 'cifar10'"):
+        preset_path("cifar1")
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_presets_are_valid(preset):
+    assert isinstance(load_config(preset), Config)
+
+
+def test_help_lists_every_field_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_run(["--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, value in flatten(to_tree(config_from_tree({}))).items():
+        assert f"--{name} " in text
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            assert f"(default: {value})" in text
+
+
+def test_help_describes_every_field():
+    for section in Config.model_fields.values():
+        for name, field in section.annotation.model_fields.items():
+            assert field.description, name
+
+
+def test_a_configuration_survives_yaml():
+    config = config_from_tree({"pool": {"image_size": [4, 5]}, "scoring": {"actors": [1, 3]}})
+    assert config_from_tree(yaml.safe_load(yaml.safe_dump(to_tree(config)))) == config
+
+
+def test_merge_and_differences():
+    base = {"a": {"x": 1, "y": 2}, "b": 3}
+    assert merge(base, {"a": {"y": 5}, "c": 6}) == {"a": {"x": 1, "y": 5}, "b": 3, "c": 6}
+    assert base == {"a": {"x": 1, "y": 2}, "b": 3}
+    assert differences(base, {"a": {"x": 1, "y": 5}}) == ["a.y: 2 -> 5", "b: 3 -> '(not set)'"]
