@@ -1,0 +1,202 @@
+"""Networks by name: built afresh from a seed, or as weightless templates to be filled from a file."""
+
+import copy
+import difflib
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor, nn
+
+from prunefuse_ray.networks.plain import VGG16, TextCNN
+from prunefuse_ray.networks.resnets import PreActivationResNet
+from prunefuse_ray.networks.specs import NetworkError, NetworkSpec
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    **{f"resnet{depth}": partial(PreActivationResNet, blocks=(depth - 2) // 6) for depth in (20, 32, 44, 56, 110)},
+    "resnet164": partial(PreActivationResNet, blocks=(164 - 2) // 9, bottleneck=True),
+    **{
+        f"wrn{d}_{width}": partial(PreActivationResNet, blocks=(d - 4) // 6, width=width)
+        for d, width in ((16, 8), (28, 10))
+    },
+    "vgg16_bn": VGG16,
+    "textcnn": TextCNN,
+}
+
+_SMALLEST_SIDE = {"vgg16_bn": 32, "textcnn": 8}
+_SMALLEST_RESNET_SIDE = 4
+
+
+def build(spec: NetworkSpec, *, seed: int) -> nn.Module:
+    """A freshly initialised network on the CPU, in training mode.
+
+    The same seed gives the same weights; torch's global random state stays as it was. Raises NetworkError for an
+    unknown architecture, or an input shape that it cannot take.
+    """
+    check(spec)
+    with isolated_seed(seed), torch.device("cpu"):
+        return _construct(spec)
+
+
+def template(spec: NetworkSpec) -> nn.Module:
+    """A network of the right shape whose weights are still to be filled in; on the meta device where possible."""
+    return copy.deepcopy(_template(spec))
+
+
+def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tensor:
+    """Random samples of the shape that `spec` names: (N, C, H, W) floats, or (N, L) int64 bytes."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (samples, *spec.input_shape)
+    if len(spec.input_shape) == 1:
+        return torch.randint(256, shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+@contextmanager
+def isolated_seed(seed: int) -> Iterator[None]:
+    """Seeds torch's CPU generator, and puts its state back afterwards. Other devices' generators are not touched."""
+    generator = torch.random.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+@lru_cache(maxsize=16)
+def check(spec: NetworkSpec) -> None:
+    """Raises NetworkError unless the architecture takes inputs of that shape and returns (N, classes) logits."""
+    network = _template(spec).eval()
+    inputs = example_input(spec)
+    if any(tensor.is_meta for tensor in network.state_dict().values()):
+        inputs = inputs.to("meta")
+    try:
+        with torch.no_grad():
+            outputs = network(inputs)
+    except NotImplementedError:  # an operator without shape inference: nothing can be said before the first real batch
+        return
+    except Exception as error:
+        raise NetworkError(
+            f"input_shape: {spec.architecture} cannot take {spec.input_shape}: {_first_line(error)}"
+        ) from error
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if shape != (1, spec.classes):
+        raise NetworkError(
+            f"architecture: {spec.architecture} returns {shape} for one sample instead of logits "
+            f"(1, {spec.classes}); only classifiers can be used"
+        )
+
+
+@lru_cache(maxsize=16)
+def _template(spec: NetworkSpec) -> nn.Module:
+    with isolated_seed(0):
+        try:
+            with torch.device("meta"):
+                network = _construct(spec)
+        except NetworkError:
+            raise
+        except Exception:
+            # Constructors that read values (`.item()`) cannot run without memory.
+            with torch.device("cpu"):
+                return _construct(spec)
+    if set(dict(network.named_buffers())) - set(network.state_dict()):
+        # Buffers that no file holds (positions, masks) need real values.
+        with isolated_seed(0), torch.device("cpu"):
+            return _construct(spec)
+    return network
+
+
+def _construct(spec: NetworkSpec) -> nn.Module:
+    library, _, name = spec.architecture.rpartition(":")
+    if not library:
+        return _construct_own(spec)
+    if library == "torchvision":
+        return _construct_torchvision(name, spec)
+    if library == "timm":
+        return _construct_timm(name, spec)
+    return _construct_custom(library, name, spec)
+
+
+def _construct_own(spec: NetworkSpec) -> nn.Module:
+    name = spec.architecture
+    if name not in ARCHITECTURES:
+        raise NetworkError(
+            f"architecture: unknown {name!r}{_near(name, ARCHITECTURES)}; use one of {', '.join(ARCHITECTURES)}, "
+            "torchvision:NAME, timm:NAME or package.module:function"
+        )
+    dimensions = 1 if name == "textcnn" else 3
+    if len(spec.input_shape) != dimensions:
+        wanted = "(length,)" if dimensions == 1 else "(channels, height, width)"
+        raise NetworkError(f"input_shape: {name} takes {wanted}, not {spec.input_shape}")
+    smallest = _SMALLEST_SIDE.get(name, _SMALLEST_RESNET_SIDE)
+    if min(spec.input_shape[-2:] if dimensions == 3 else spec.input_shape) < smallest:
+        raise NetworkError(
+            f"input_shape: {spec.input_shape} is too small for {name}; its sides need at least {smallest}"
+        )
+    return ARCHITECTURES[name](classes=spec.classes, input_shape=spec.input_shape)
+
+
+def _construct_torchvision(name: str, spec: NetworkSpec) -> nn.Module:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        raise NetworkError(f"architecture: torchvision has no classifier {name!r}{_near(name, names)}")
+    if len(spec.input_shape) != 3 or spec.input_shape[0] != 3:
+        raise NetworkError(
+            f"input_shape: torchvision:{name} takes (3, height, width), not {spec.input_shape}; "
+            "convert the images to three channels"
+        )
+    options: dict[str, object] = {}
+    if name.startswith("vit_"):
+        if spec.input_shape[1] != spec.input_shape[2]:
+            raise NetworkError(f"input_shape: torchvision:{name} takes square images, not {spec.input_shape}")
+        options["image_size"] = spec.input_shape[1]
+    if name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
+    try:
+        return models.get_model(name, weights=None, num_classes=spec.classes, **options)
+    except (ValueError, TypeError) as error:
+        raise NetworkError(f"architecture: torchvision cannot build {name!r}: {_first_line(error)}") from error
+
+
+def _construct_timm(name: str, spec: NetworkSpec) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise NetworkError(
+            f"architecture: timm:{name} needs the timm extra; pip install 'prunefuse-ray[timm]'"
+        ) from error
+    if not timm.is_model(name):
+        raise NetworkError(f"architecture: timm has no network {name!r}{_near(name, timm.list_models())}")
+    if len(spec.input_shape) != 3:
+        raise NetworkError(f"input_shape: timm:{name} takes (channels, height, width), not {spec.input_shape}")
+    options = {"num_classes": spec.classes, "in_chans": spec.input_shape[0]}
+    try:
+        # Transformers fix their input size at construction; convolutional networks do not know the argument.
+        return timm.create_model(name, pretrained=False, img_size=tuple(spec.input_shape[1:]), **options)
+    except TypeError:
+        return timm.create_model(name, pretrained=False, **options)
+
+
+def _construct_custom(module_name: str, function_name: str, spec: NetworkSpec) -> nn.Module:
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise NetworkError(f"architecture: cannot import {spec.architecture!r}: {error}") from error
+    network = function(num_classes=spec.classes, input_shape=spec.input_shape)
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"architecture: {spec.architecture} returned {type(network).__name__}, not an nn.Module")
+    return network
+
+
+def _near(name: str, names: object) -> str:
+    matches = difflib.get_close_matches(name, list(names), n=3)  # type: ignore[call-overload]
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

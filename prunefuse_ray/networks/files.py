@@ -1,0 +1,147 @@
+"""Networks as bytes: safetensors for the weights, JSON for the structure. The caller does the I/O.
+
+Nothing is pickled. What is read is checked against the architecture that it names before any of it is used.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from prunefuse_ray.networks.build import template
+from prunefuse_ray.networks.indices import KeptIndices, Proxy, kept_shape
+from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
+from prunefuse_ray.networks.structure import refill
+
+WEIGHTS_FILE = "weights.safetensors"
+NETWORK_FILE = "network.json"
+FORMAT = 1
+
+
+@dataclass
+class Dense:
+    """A dense or fused network, and the name by which it is rebuilt."""
+
+    network: nn.Module
+    spec: NetworkSpec
+
+
+def to_files(saved: Proxy | Dense) -> dict[str, bytes]:
+    """The contents of WEIGHTS_FILE and NETWORK_FILE."""
+    description: dict[str, Any] = {"format": FORMAT, "network": saved.spec.to_json()}
+    if isinstance(saved, Proxy):
+        description |= {"pruning": saved.pruning.to_json(), **_kept_to_json(saved.kept)}
+    # Clones, because safetensors refuses tensors that are views of shared memory.
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in saved.network.state_dict().items()}
+    return {
+        WEIGHTS_FILE: safetensors.torch.save(state),
+        NETWORK_FILE: json.dumps(description, sort_keys=True).encode(),
+    }
+
+
+def from_files(files: dict[str, bytes]) -> Proxy | Dense:
+    """The network that `to_files` wrote, on the CPU in training mode; bit-equal weights.
+
+    The structure comes from the saved shapes, never from importances. Raises NetworkError for anything missing,
+    unknown, or inconsistent with the architecture.
+    """
+    for name in (WEIGHTS_FILE, NETWORK_FILE):
+        if name not in files:
+            raise NetworkError(f"{name}: missing; found {sorted(files)}")
+    description = _parse(files[NETWORK_FILE])
+    spec = NetworkSpec.from_json(description["network"])
+    state = _weights(files[WEIGHTS_FILE])
+    network = template(spec)
+    dense = network.state_dict()
+    if dense.keys() != state.keys():
+        missing, unknown = sorted(dense.keys() - state.keys()), sorted(state.keys() - dense.keys())
+        raise NetworkError(
+            f"{WEIGHTS_FILE}: tensors {missing[:3]} are missing and {unknown[:3]} unknown for {spec.architecture}"
+        )
+    kept = _kept_from_json(description, dense) if "pruning" in description else None
+    for name, tensor in dense.items():
+        shape = tuple(tensor.shape) if kept is None else kept_shape(tensor.shape, kept[name])
+        if tuple(state[name].shape) != shape or state[name].dtype != tensor.dtype:
+            raise NetworkError(
+                f"{WEIGHTS_FILE}: {name} is {state[name].dtype} {tuple(state[name].shape)} "
+                f"instead of {tensor.dtype} {shape}"
+            )
+    refill(network, state)
+    network.train()
+    if kept is None:
+        return Dense(network, spec)
+    return Proxy(network, kept, spec, PruningSpec.from_json(description["pruning"]))
+
+
+def _kept_to_json(kept: KeptIndices) -> dict[str, Any]:
+    """Each distinct index list once: coupled layers share theirs."""
+    lists: list[list[int]] = []
+    numbers: dict[tuple[int, ...], int] = {}
+
+    def number(index: Tensor | None) -> int | None:
+        if index is None:
+            return None
+        positions = tuple(index.tolist())
+        if positions not in numbers:
+            numbers[positions] = len(lists)
+            lists.append(list(positions))
+        return numbers[positions]
+
+    tensors = {name: [number(index) for index in dims] for name, dims in kept.items()}
+    return {"indices": lists, "kept": tensors}
+
+
+def _kept_from_json(description: dict[str, Any], dense: dict[str, Tensor]) -> KeptIndices:
+    lists, tensors = description["indices"], description["kept"]
+    if not isinstance(lists, list) or not isinstance(tensors, dict) or tensors.keys() != dense.keys():
+        raise NetworkError(f"{NETWORK_FILE}: kept indices are not those of the network's tensors")
+    positions = [_positions(number, values) for number, values in enumerate(lists)]
+    kept: KeptIndices = {}
+    for name, tensor in dense.items():
+        dims = tensors[name]
+        if not isinstance(dims, list) or len(dims) != tensor.ndim:
+            raise NetworkError(f"{NETWORK_FILE}: kept indices of {name} are not for {tensor.ndim} dimensions")
+        for size, number in zip(tensor.shape, dims, strict=True):
+            if number is None:
+                continue
+            if type(number) is not int or not 0 <= number < len(positions):
+                raise NetworkError(f"{NETWORK_FILE}: {name} refers to index list {number!r}, which does not exist")
+            if positions[number][-1] >= size:
+                raise NetworkError(
+                    f"{NETWORK_FILE}: kept index {positions[number][-1]} of {name} exceeds its size {size}"
+                )
+        kept[name] = tuple(None if number is None else positions[number] for number in dims)
+    return kept
+
+
+def _positions(number: int, values: object) -> Tensor:
+    if not isinstance(values, list) or not values or not all(type(v) is int and 0 <= v < 2**62 for v in values):
+        raise NetworkError(f"{NETWORK_FILE}: index list {number} is not a list of positions")
+    index = torch.tensor(values, dtype=torch.int64)
+    if not bool((index[1:] > index[:-1]).all()):
+        raise NetworkError(f"{NETWORK_FILE}: index list {number} is not strictly increasing")
+    return index
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        description = json.loads(content)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise NetworkError(f"{NETWORK_FILE}: not JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise NetworkError(f"{NETWORK_FILE}: not a description of format {FORMAT}")
+    keys = {"format", "network"}
+    if description.keys() not in (keys, keys | {"pruning", "indices", "kept"}):
+        raise NetworkError(f"{NETWORK_FILE}: unexpected keys {sorted(description)}")
+    return description
+
+
+def _weights(content: bytes) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise NetworkError(f"{WEIGHTS_FILE}: not a safetensors file: {error}") from error

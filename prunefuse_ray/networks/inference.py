@@ -1,0 +1,116 @@
+"""Running a trained network: statistics after fusion, features for selection, and the form for fast scoring."""
+
+import copy
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from prunefuse_ray.networks.specs import NetworkError
+
+
+def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replaces the running statistics of every batch norm, in place, by their averages over `batches`.
+
+    batches: inputs (N, ...), moved to the network's device; each batch counts the same, whatever its size. Only the
+    batch norms run in training mode. Raises NetworkError if there is no batch; a network without batch norms is left
+    alone and no batch is read.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
+    device = next(network.parameters()).device
+    modes = {module: module.training for module in network.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    count = 0
+    try:
+        network.eval()
+        for norm in norms:
+            norm.train()
+            norm.momentum = None  # torch's spelling of a cumulative average
+        with torch.no_grad():
+            for count, batch in enumerate(batches, start=1):
+                if count == 1:
+                    for norm in norms:
+                        norm.reset_running_stats()
+                network(batch.to(device))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+    if count == 0:
+        raise NetworkError("batches: none given; batch-norm statistics need at least one")
+
+
+def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One forward pass that also returns what the final linear classifier reads.
+
+    x: (N, ...). Returns features (N, D) and logits (N, C). Raises NetworkError unless the network ends in an nn.Linear
+    over flat features.
+    """
+    captured: list[tuple[Tensor, Tensor]] = []
+    classifier = next((m for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)), None)
+    if classifier is None:
+        raise NetworkError("architecture: features need a network that ends in an nn.Linear; this one has none")
+    handle = classifier.register_forward_hook(lambda _, inputs, output: captured.append((inputs[0], output)))
+    try:
+        logits = network(x)
+    finally:
+        handle.remove()
+    if len(captured) != 1 or captured[0][1] is not logits or captured[0][0].ndim != 2:
+        raise NetworkError(
+            "architecture: features need a network whose last operation is an nn.Linear over (N, features); "
+            "use a strategy that works on scores alone"
+        )
+    return captured[0]
+
+
+def inference_form(network: nn.Module) -> nn.Module:
+    """An eval-mode copy for scoring: batch norms folded into the convolution right before them, channels last.
+
+    Outputs equal the original's in eval mode up to rounding. Batch norms that read anything but one convolution (all
+    but the inner ones of a pre-activation network) stay; so does everything where the network cannot be traced.
+    """
+    result = copy.deepcopy(network).eval().requires_grad_(False)
+    for conv_name, norm_name in _foldable(result):
+        conv, norm = result.get_submodule(conv_name), result.get_submodule(norm_name)
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight,
+            conv.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,  # type: ignore[arg-type]
+        )
+        conv.weight, conv.bias = weight.requires_grad_(False), bias.requires_grad_(False)
+        parent, _, child = norm_name.rpartition(".")
+        setattr(result.get_submodule(parent), child, nn.Identity())
+    if any(isinstance(module, nn.Conv2d) for module in result.modules()):
+        result = result.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return result
+
+
+def _foldable(network: nn.Module) -> list[tuple[str, str]]:
+    """Pairs (convolution, batch norm) by name, where the norm is the only reader of the convolution's only output."""
+    try:
+        graph = fx.Tracer().trace(network)
+    except Exception:  # data-dependent control flow; tracing runs the network's own code, so anything may come
+        return []
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    uses = Counter(node.target for node in calls)
+    pairs = []
+    for node in calls:
+        norm = network.get_submodule(node.target)
+        source = node.args[0] if node.args else None
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None or not isinstance(source, fx.Node):
+            continue
+        if source.op != "call_module" or len(source.users) != 1 or uses[node.target] != 1 or uses[source.target] != 1:
+            continue
+        if isinstance(network.get_submodule(source.target), (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            pairs.append((source.target, node.target))
+    return pairs

@@ -1,0 +1,77 @@
+"""What a network costs, and what pruning saves."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from prunefuse_ray.networks.build import build, example_input
+from prunefuse_ray.networks.pruning import prune
+from prunefuse_ray.networks.specs import NetworkSpec, PruningSpec
+
+
+def parameters(network: nn.Module) -> int:
+    """Number of trainable and frozen parameters; buffers do not count."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Multiply-accumulates per sample of convolutions, linear layers and attention; nothing else counts.
+
+    input_shape: without the batch dimension; (L,) stands for byte sequences. Nothing is computed: shapes run through
+    a copy without memory.
+    """
+    spec = NetworkSpec(architecture="any", classes=2, input_shape=input_shape)
+    shadow = copy.deepcopy(network).to("meta").eval()
+    # Outside no_grad, so that attention takes its plain path: fused kernels are not counted.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        shadow(example_input(spec).to("meta"))
+    return counter.get_total_flops() // 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the pruning table."""
+
+    architecture: str
+    ratio: float
+    parameters: int
+    """Of the proxy."""
+    macs: int
+    """Of the proxy, per sample."""
+    parameter_ratio: float
+    """Proxy / dense."""
+    mac_ratio: float
+    """Proxy / dense."""
+    kept: str
+    """Kept channels of each distinct width, `16→8 32→16 64→32`."""
+
+
+def pruning_table(spec: NetworkSpec, ratios: Sequence[float] = (0.5, 0.6, 0.7, 0.8)) -> list[Row]:
+    """What each pruning ratio leaves of a network. Raises NetworkError as build and prune do."""
+    dense = build(spec, seed=0)
+    dense_parameters, dense_macs = parameters(dense), macs(dense, spec.input_shape)
+    rows = []
+    for ratio in ratios:
+        proxy = prune(dense, spec, PruningSpec(ratio=ratio))
+        count, cost = parameters(proxy.network), macs(proxy.network, spec.input_shape)
+        widths = {
+            (len(tensor), len(proxy.kept[name][0]))  # type: ignore[arg-type]
+            for name, tensor in dense.state_dict().items()
+            if tensor.ndim > 1 and proxy.kept[name][0] is not None
+        }
+        rows.append(
+            Row(
+                architecture=spec.architecture,
+                ratio=ratio,
+                parameters=count,
+                macs=cost,
+                parameter_ratio=count / dense_parameters,
+                mac_ratio=cost / dense_macs,
+                kept=" ".join(f"{before}→{after}" for before, after in sorted(widths)),
+            )
+        )
+    return rows

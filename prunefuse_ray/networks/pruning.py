@@ -1,0 +1,207 @@
+"""Structural pruning by channel groups, with exact kept indices.
+
+Groups of coupled channels come from torch-pruning's dependency graph (Fang et al., "DepGraph", arXiv 2301.12900).
+Which channels of a group go is decided here, so that counts are exact and nothing is skipped silently. To learn which
+position every surviving weight came from, without code per operator: once all scores are known, each tensor of a copy
+is overwritten by its own flat positions (float64, exact to 2^53), the copy is pruned, and the positions are read back.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from prunefuse_ray.networks.build import example_input, isolated_seed
+from prunefuse_ray.networks.fusion import check_alignment
+from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, product_indices, whole
+from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
+from prunefuse_ray.networks.structure import attention_heads, refill
+
+_IMPORTANCES: dict[str, Callable[[], Callable]] = {
+    "magnitude": lambda: torch_pruning.importance.MagnitudeImportance(p=2),
+    "magnitude_l1": lambda: torch_pruning.importance.MagnitudeImportance(p=1),
+    "random": torch_pruning.importance.RandomImportance,
+    "lamp": torch_pruning.importance.LAMPImportance,
+    "fpgm": torch_pruning.importance.FPGMImportance,
+    "bn_scale": torch_pruning.importance.BNScaleImportance,
+}
+# An embedding is no root for torch-pruning by default; left out, the first layer of a text network would stay wide.
+_ROOTS = (_ConvNd, nn.Linear, nn.Embedding)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Coupled channels: removing channel i of the root removes positions of other layers with it."""
+
+    root: str
+    module: nn.Module
+    prune: Callable
+    channels: int
+    blocks: int
+    """The channels are this many equal blocks (heads, groups of a convolution), which must stay equally wide."""
+    scores: Tensor
+    """(channels / blocks,) importances, averaged over the blocks."""
+
+
+def prune(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec) -> Proxy:
+    """A copy of `dense` without the least important channels; `dense` is not changed.
+
+    Works for a network at initialisation and for a trained one. The proxy is on the same device, in training mode.
+    Raises NetworkError, naming the module, where no channels would be left or the structure cannot be followed.
+    """
+    _refuse_untraceable(dense)
+    device = next(iter(dense.state_dict().values())).device
+    network = copy.deepcopy(dense).cpu().float()
+    kept = whole(network.state_dict())
+    channels: dict[str, int] = {}
+    steps = range(1, pruning.steps + 1) if pruning.ratio > 0 else ()
+    for step in steps:
+        indices = _prune_once(network, spec, pruning, step, channels)
+        refill(network, gather(network.state_dict(), indices))
+        kept = compose(kept, indices)
+    proxy = copy.deepcopy(dense)
+    refill(proxy, {name: tensor.to(device) for name, tensor in gather(dense.state_dict(), kept).items()})
+    check_alignment(dense, kept, spec)
+    return Proxy(proxy.train(), kept, spec, pruning)
+
+
+def _prune_once(
+    network: nn.Module, spec: NetworkSpec, pruning: PruningSpec, step: int, channels: dict[str, int]
+) -> KeptIndices:
+    """The kept indices of one step. `channels` remembers the dense width of every group, by the name of its root."""
+    tagged = copy.deepcopy(network).eval().requires_grad_(True)
+    graph = _trace(tagged, spec)
+    with isolated_seed(pruning.seed + step), torch.no_grad():
+        importance = _IMPORTANCES[pruning.importance]()
+        groups = list(_groups(graph, importance))
+        if not groups:
+            raise NetworkError(f"architecture: {spec.architecture} has no channels that could be pruned")
+        choices = []
+        for group in groups:
+            blocks = group.blocks
+            dense_width = channels.setdefault(group.root, group.channels // blocks)
+            choices.append(_surplus(group, _kept_width(group.root, dense_width, pruning, step)))
+        # All choices are made: from here on the copy's values are positions, not weights.
+        shapes = {name: tuple(tensor.shape) for name, tensor in tagged.state_dict().items()}
+        _tag(tagged)
+        for group, surplus in zip(groups, choices, strict=True):
+            if surplus:
+                graph.get_pruning_group(group.module, group.prune, surplus).prune()
+    return {
+        name: product_indices(name, tensor.long(), shapes[name]) if tensor.ndim else ()
+        for name, tensor in tagged.state_dict().items()
+    }
+
+
+def _kept_width(root: str, dense_width: int, pruning: PruningSpec, step: int) -> int:
+    kept = pruning.kept(dense_width, step)
+    if kept == 0:
+        rounding = f" rounded down to a multiple of {pruning.round_to}" if pruning.round_to else ""
+        raise NetworkError(
+            f"ratio: {pruning.ratio} of the {dense_width} channels of {root}{rounding} would leave none; "
+            f"use a smaller ratio{' or round_to' if pruning.round_to else ''}"
+        )
+    return kept
+
+
+def _surplus(group: _Group, kept: int) -> list[int]:
+    """The channels to remove so that every block keeps its `kept` most important ones; ties go by position."""
+    width = group.channels // group.blocks
+    order = torch.sort(group.scores, stable=True).indices[: width - kept]
+    return sorted(int(index) + block * width for block in range(group.blocks) for index in order)
+
+
+def _trace(network: nn.Module, spec: NetworkSpec) -> torch_pruning.DependencyGraph:
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch-pruning announces parameters outside layers; they are handled
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            network, example_inputs=example_input(spec), verbose=False
+        )
+    inside = {
+        child
+        for module in network.modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for child in module.children()
+    }
+    for name, module in network.named_modules():
+        if isinstance(module, _ROOTS) and module not in graph.module2node and module not in inside:
+            raise NetworkError(
+                f"module {name}: it is not called as a module when the network runs on one sample, so its channels "
+                "cannot be followed; this architecture cannot be pruned"
+            )
+    return graph
+
+
+def _groups(graph: torch_pruning.DependencyGraph, importance: Callable) -> Iterator[_Group]:
+    """Every group of coupled channels except the one that leads to the network's output."""
+    output = next(iter(graph.module2node))  # the graph is walked backwards from the logits
+    attentions = [module for module in graph.model.modules() if attention_heads(module) is not None]
+    projections = {module.qkv: module for module in attentions}
+    for group in graph.get_all_groups(root_module_types=_ROOTS):
+        changed = {dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)}
+        if output in changed:
+            continue
+        blocks = [_blocks(graph, dep) for dep, _ in group]
+        inner = [projections[module] for module in changed if isinstance(module, nn.Linear) and module in projections]
+        if inner:
+            # Head channels are addressed from the layer behind the attention: in front of it they come three times.
+            module = inner[0].proj
+            group = graph.get_pruning_group(
+                module, torch_pruning.prune_linear_in_channels, list(range(module.in_features))
+            )
+            blocks.append(attention_heads(inner[0]) or 1)
+        yield _scored(graph, group, max(blocks), importance)
+
+
+def _scored(graph: torch_pruning.DependencyGraph, group, blocks: int, importance: Callable) -> _Group:
+    module, handler = group[0].dep.target.module, group[0].dep.handler
+    root = graph._module2name[module]
+    channels = len(group[0].idxs)
+    scores = importance(group)
+    if scores is None or len(scores) != channels or channels % blocks:
+        raise NetworkError(
+            f"module {root}: the importance of its {channels} channels cannot be computed; use another one"
+        )
+    return _Group(root, module, handler, channels, blocks, scores.view(blocks, -1).float().mean(0))
+
+
+def _blocks(graph: torch_pruning.DependencyGraph, dependency) -> int:
+    """In how many equal blocks this member of a group needs its channels."""
+    module = dependency.target.module
+    if isinstance(module, nn.MultiheadAttention):
+        return module.num_heads
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups
+    if isinstance(module, _ConvNd) and not (module.groups == module.out_channels == module.in_channels):
+        return module.groups
+    return 1
+
+
+def _tag(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.data = _positions(parameter)
+    for module in network.modules():
+        for name in module._buffers.keys() - module._non_persistent_buffers_set:
+            if (buffer := module._buffers[name]) is not None:
+                module._buffers[name] = _positions(buffer)
+
+
+def _positions(tensor: Tensor) -> Tensor:
+    return torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
+
+
+def _refuse_untraceable(network: nn.Module) -> None:
+    owners: dict[int, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        first = owners.setdefault(id(parameter), name)
+        if first != name:
+            raise NetworkError(f"{name}: shares its weights with {first}; networks with tied weights cannot be pruned")
+    for name, module in network.named_modules():
+        if isinstance(module, _RECURRENT):
+            raise NetworkError(f"module {name}: recurrent layers cannot be pruned")

@@ -1,0 +1,109 @@
+"""What a network is and how it is pruned: two small validated values that survive a JSON file."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from typing import Any, Self
+
+
+class NetworkError(ValueError):
+    """A network cannot be built, pruned, fused or read; the message names the field, the value and the remedy."""
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _fields_from_json(kind: type, data: object) -> dict[str, Any]:
+    """The keyword arguments of the dataclass `kind` in `data`; unknown and missing keys raise NetworkError."""
+    if not isinstance(data, dict):
+        raise NetworkError(f"{kind.__name__}: expected a JSON object, found {type(data).__name__}")
+    known = {field.name for field in fields(kind)}
+    if set(data) != known:
+        raise NetworkError(
+            f"{kind.__name__}: unknown keys {sorted(set(data) - known)}, missing keys {sorted(known - set(data))}"
+        )
+    return dict(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """A network by name, for a number of classes and one shape of input."""
+
+    architecture: str
+    """`resnet56`, `wrn28_10`, `vgg16_bn`, `textcnn`, ...; `torchvision:NAME`, `timm:NAME`, or `package.module:function`,
+    called as `function(num_classes=..., input_shape=...)`."""
+    classes: int
+    """Number of classes, at least 2."""
+    input_shape: tuple[int, ...]
+    """(C, H, W) of an image, or (L,) of a sequence of bytes; without the batch dimension."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.architecture, str) or not self.architecture:
+            raise NetworkError(f"architecture: {self.architecture!r} is not a name")
+        if not _is_int(self.classes) or self.classes < 2:
+            raise NetworkError(f"classes: {self.classes!r} is not an integer of at least 2")
+        shape = self.input_shape
+        if not isinstance(shape, tuple) or len(shape) not in (1, 3) or not all(_is_int(n) and n > 0 for n in shape):
+            raise NetworkError(
+                f"input_shape: {shape!r} is neither (channels, height, width) nor (length,) of positive integers"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"input_shape": list(self.input_shape)}
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        values = _fields_from_json(cls, data)
+        if isinstance(values["input_shape"], list):
+            values["input_shape"] = tuple(values["input_shape"])
+        return cls(**values)
+
+
+IMPORTANCES = ("magnitude", "magnitude_l1", "random", "lamp", "fpgm", "bn_scale")
+"""Channel importances that need the weights only, no data and no gradients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningSpec:
+    """How a dense network is pruned: every prunable group of channels loses the same share."""
+
+    ratio: float
+    """Share of the channels removed, 0 <= ratio < 1. About (1 - ratio)^2 of the parameters and MACs remain."""
+    importance: str = "magnitude"
+    """One of IMPORTANCES; the least important channels go. `magnitude` is the L2 norm."""
+    steps: int = 1
+    """Prune in this many equal steps; later steps see importances of the already smaller network."""
+    round_to: int | None = None
+    """Keep a multiple of this many channels, rounding down; a layer left without channels is refused."""
+    seed: int = 0
+    """Seeds the `random` importance."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ratio, (int, float)) or isinstance(self.ratio, bool) or not 0 <= self.ratio < 1:
+            raise NetworkError(f"ratio: {self.ratio!r} is not a share of channels; use 0 <= ratio < 1")
+        if self.importance not in IMPORTANCES:
+            raise NetworkError(f"importance: unknown {self.importance!r}; use one of {', '.join(IMPORTANCES)}")
+        if not _is_int(self.steps) or self.steps < 1:
+            raise NetworkError(f"steps: {self.steps!r} is not an integer of at least 1")
+        if self.round_to is not None and (not _is_int(self.round_to) or self.round_to < 1):
+            raise NetworkError(f"round_to: {self.round_to!r} is neither null nor an integer of at least 1")
+        if not _is_int(self.seed) or not 0 <= self.seed < 2**63:
+            raise NetworkError(f"seed: {self.seed!r} is not an integer in [0, 2^63)")
+
+    def kept(self, channels: int, step: int | None = None) -> int:
+        """How many of `channels` remain after `step` (default: the last one); 0 means that nothing would be left.
+
+        Exact: floor(channels * (1 - ratio)) in rational arithmetic on the decimal that the user wrote, because in
+        floating point 160 * (1 - .8) is 31.99...
+        """
+        share = Fraction(repr(self.ratio)) * Fraction(step or self.steps, self.steps)
+        kept = math.floor(channels * (1 - share))
+        return kept - kept % self.round_to if self.round_to and self.ratio > 0 else kept
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        return cls(**_fields_from_json(cls, data))

@@ -1,0 +1,134 @@
+"""What depends on the kind of a module: its width, its heads, which of its weights read which channels.
+
+Pruning and loading both end here, so a proxy that was read from a file is made exactly as one that was just pruned.
+"""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from prunefuse_ray.networks.indices import added, grid
+from prunefuse_ray.networks.specs import NetworkError
+
+
+def attention_heads(module: nn.Module) -> int | None:
+    """Number of heads where the module is an attention whose query, key and value weights are one linear layer `qkv`.
+
+    That is timm's form, and the form to follow for one's own; its output layer is named `proj`.
+    """
+    heads = getattr(module, "num_heads", None)
+    linear = isinstance(getattr(module, "qkv", None), nn.Linear) and isinstance(
+        getattr(module, "proj", None), nn.Linear
+    )
+    return heads if linear and isinstance(heads, int) else None
+
+
+def refill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Replaces, in place, all parameters and persistent buffers by `state`'s tensors, and adapts the modules to them.
+
+    Raises NetworkError where names differ, a tensor changes its number of dimensions, or a module cannot take
+    its new shape. `requires_grad` stays as it was.
+    """
+    present = network.state_dict()
+    if present.keys() != state.keys():
+        missing, unknown = sorted(present.keys() - state.keys()), sorted(state.keys() - present.keys())
+        raise NetworkError(f"weights: tensors {missing[:3]} are missing and {unknown[:3]} unknown; wrong architecture?")
+    for name, tensor in state.items():
+        if tensor.ndim != present[name].ndim:
+            raise NetworkError(f"{name}: {tensor.ndim} dimensions instead of {present[name].ndim}")
+    for prefix, module in network.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                tensor = state[f"{prefix}.{name}" if prefix else name]
+                module._parameters[name] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+        for name in module._buffers.keys() - module._non_persistent_buffers_set:
+            if module._buffers[name] is not None:
+                module._buffers[name] = state[f"{prefix}.{name}" if prefix else name]
+    for prefix, module in network.named_modules():  # an attention looks at its children's new shapes
+        _adapt(prefix, module)
+
+
+def damp_cross(
+    modules: Mapping[str, nn.Module], name: str, tensor: Tensor, dims: tuple[Tensor | None, ...], factor: float
+) -> None:
+    """Multiplies, in place, the weights from added inputs into kept outputs by `factor`.
+
+    Only matrices and kernels (outputs, inputs, ...) have such weights: an embedding's rows are no channels, and free
+    parameters are added, not multiplied.
+    """
+    owner = modules[name.rpartition(".")[0]]
+    reads = isinstance(owner, (nn.Linear, _ConvNd, nn.MultiheadAttention))
+    if not reads or tensor.ndim < 2 or dims[1] is None:
+        return
+    outputs, inputs = dims[0], added(tensor.shape[1], dims[1])
+    if getattr(owner, "transposed", False):
+        if dims[0] is None:
+            return
+        outputs, inputs = added(tensor.shape[0], dims[0]), dims[1]
+    block = grid(tensor.shape[:2], (outputs, inputs), device=tensor.device)
+    tensor[block] *= factor
+
+
+def _adapt(name: str, module: nn.Module) -> None:
+    """Sets the attributes that repeat a shape."""
+    if isinstance(module, _ConvNd):
+        _adapt_conv(name, module)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, _NormBase):
+        reference = module.weight if module.weight is not None else module.running_mean
+        if reference is not None:
+            module.num_features = len(reference)
+    elif isinstance(module, nn.LayerNorm):
+        if module.elementwise_affine:
+            module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.GroupNorm):
+        if module.affine:
+            module.num_channels = len(module.weight)
+            _divisible(name, "channels", module.num_channels, "num_groups", module.num_groups)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.MultiheadAttention):
+        _adapt_multihead(name, module)
+    elif (heads := attention_heads(module)) is not None:
+        _adapt_attention(name, module, heads)
+    elif type(module).__name__ == "VisionTransformer" and hasattr(module, "class_token"):
+        module.hidden_dim = module.class_token.shape[-1]  # torchvision's forward checks its input against this
+
+
+def _adapt_conv(name: str, module: _ConvNd) -> None:
+    rows, columns = module.weight.shape[:2]
+    if 1 < module.groups == module.in_channels == module.out_channels:  # depthwise: as many groups as channels
+        module.groups = module.in_channels = module.out_channels = rows
+    elif module.transposed:
+        module.in_channels, module.out_channels = rows, columns * module.groups
+    else:
+        module.in_channels, module.out_channels = columns * module.groups, rows
+    _divisible(name, "out_channels", module.out_channels, "groups", module.groups)
+    _divisible(name, "in_channels", module.in_channels, "groups", module.groups)
+
+
+def _adapt_multihead(name: str, module: nn.MultiheadAttention) -> None:
+    width = module.out_proj.weight.shape[0]
+    _divisible(name, "embed_dim", width, "num_heads", module.num_heads)
+    module.embed_dim = module.kdim = module.vdim = width
+    module.head_dim = width // module.num_heads
+
+
+def _adapt_attention(name: str, module: nn.Module, heads: int) -> None:
+    width = module.proj.weight.shape[1]  # type: ignore[union-attr, index]
+    _divisible(name, "attention width", width, "num_heads", heads)
+    # Written also where the class lacks one of them: its forward then never looks.
+    module.head_dim = width // heads  # type: ignore[assignment]
+    module.attn_dim = width  # type: ignore[assignment]
+    module.scale = 1 / math.sqrt(width // heads)  # type: ignore[assignment]
+
+
+def _divisible(name: str, what: str, size: int, by: str, groups: int) -> None:
+    if size % groups:
+        raise NetworkError(f"{name}: {what} {size} is not a multiple of {by} {groups}")
