@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prunefuse_ray.config import Config, load_config, preset_path
-from prunefuse_ray.errors import ConfigError, PruneFuseError
+from prunefuse_ray.errors import PruneFuseError
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -111,7 +111,7 @@ def _secure() -> None:
 def _quiet() -> None:
     """Ray's libraries log to the console of a person who asked for a line per round; warnings stay."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-    for name in ("ray.data", "ray.train", "ray"):
+    for name in ("ray", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -212,6 +212,11 @@ def report_command(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="prunefuse report", description=report_command.__doc__)
     parser.add_argument("directory", help="a run directory (a path or URI)")
     arguments = parser.parse_args(list(argv))
+    from prunefuse_ray.ledger import Ledger
+    from prunefuse_ray.report import render
     from prunefuse_ray.storage import Place
+    from prunefuse_ray.views import view_run
 
-    raise ConfigError(f"no report of {Place.at(arguments.directory).path}")
+    ledger = Ledger(Place.at(arguments.directory))
+    console.print(ledger.write_text("report.html", render(view_run(ledger))).path)
+    return 0

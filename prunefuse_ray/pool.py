@@ -28,7 +28,6 @@ from prunefuse_ray.storage import Place
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 INDEX_ROWS = 2_000  # rows of one index file: small enough that a few thousand pictures already feed several readers
 HASHES_PER_BUCKET = 20_000_000  # ids whose hashes one task compares for duplicates (160 MB)
-BLOCK_BYTES = 4 * 2**20  # Ray Data splits large files only by this; its default leaves all rows to one actor
 LOADER_THREADS = 8
 
 
@@ -214,7 +213,7 @@ def inspect_parquet(source: Source, classes: int, field: str) -> tuple[int, str,
         raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
     buckets = -(-rows // HASHES_PER_BUCKET)
     task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
-    answers = [task.remote(group, classes, buckets) for group in groups(source)]
+    answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
     scans = cast(list[_Scan], ray.get([a[0] for a in answers]))
     for scan in scans:
         if scan.bad_labels:
@@ -344,8 +343,6 @@ def stream(
         *([] if source.image_root else [source.image_column]),
         *([source.label_column] if label else []),
     ]
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = BLOCK_BYTES
     dataset = ray.data.read_parquet(list(source.files), filesystem=source.fs, columns=columns, num_cpus=0.5)
     return dataset.map_batches(
         _Rows(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import ray
+import ray.data
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.errors import PlanError
 
+BLOCK_BYTES = 4 * 2**20
 STREAM_CPUS = 2
 """CPUs left to reading, filtering finished rows and writing beside the scoring actors. Actors that hold every CPU
 would leave none for the tasks that feed them, and the stream would stand still without an error."""
@@ -59,18 +63,24 @@ def start_ray() -> None:
     A local Ray gets STREAM_CPUS logical CPUs more than the machine has cores, so that every core can hold a scoring
     actor while the short reading and writing tasks still find a slot.
     """
-    if ray.is_initialized():
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="WARNING")
-        return
-    ray.init(
-        address="local",
-        num_cpus=cores() + STREAM_CPUS,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="WARNING",
-    )
+    if not ray.is_initialized():
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            ray.init(address="local", num_cpus=cores() + STREAM_CPUS, include_dashboard=False, **quiet)
+    configure_data()
+
+
+def configure_data() -> None:
+    """Settings of Ray Data that every stream of this process shares."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # The default reader of Ray 2.60 adds a stage that lists files: 10 s for every stream here, against 0.5 s without.
+    context.use_datasource_v2 = False
+    # Ray Data cuts large files only by this size; its default of 128 MiB leaves a whole pool to one actor.
+    context.target_max_block_size = BLOCK_BYTES
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def cores() -> int:
@@ -98,8 +108,8 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources) -> ScoringPlan:
     smallest, largest = scoring.actors or (1, max(1, fits))
     if smallest > fits:
         raise PlanError(
-            f"scoring.actors: {smallest} actors of {scoring.cpus} CPUs and {scoring.gpus:g} GPUs, with {STREAM_CPUS} CPUs "
-            f"for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs: lower scoring.actors or "
+            f"scoring.actors: {smallest} actors of {scoring.cpus} CPUs and {scoring.gpus:g} GPUs, with {STREAM_CPUS} "
+            f"CPUs for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs: lower scoring.actors or "
             "scoring.cpus, or start Ray with more (--num-cpus)"
         )
     return ScoringPlan(min_actors=smallest, max_actors=min(largest, fits), cpus=scoring.cpus, gpus=scoring.gpus)

@@ -6,12 +6,14 @@ is doing the first step that has no commit, until none is left. So resuming is r
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
@@ -21,6 +23,7 @@ from prunefuse_ray.errors import ConfigError, PoolError, ScoreError
 from prunefuse_ray.images import Rejected, decode, sample_values
 from prunefuse_ray.ledger import REJECTED, Commit, Ledger, Output, Step, arrow_type, labels_schema, selected_schema
 from prunefuse_ray.pool import PoolInfo, Source, image_form, random_choice, stream
+from prunefuse_ray.report import render
 from prunefuse_ray.resources import (
     Resources,
     ScoringPlan,
@@ -35,6 +38,7 @@ from prunefuse_ray.selection import top_k
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
 from prunefuse_ray.training import TrainingJob, train
+from prunefuse_ray.views import view_run
 
 INIT, REPORT = "init", "report"
 Listener = Callable[[str, Step, Commit | None], None]
@@ -138,49 +142,36 @@ def network_spec(config: Config, info: PoolInfo) -> networks.NetworkSpec:
 def _init(work: Work, step: Step) -> Done:
     """Initialise the dense network, and the network that selects: pruned from it, itself, or another architecture."""
     config, spec = work.config, work.spec
-    dense = networks.build(spec, seed=config.run.seed)
-    selector = make_selector(config, spec, dense)
+    dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+    selector = make_selector(config, dense)
     shape = work.form.network_shape
-    outputs = {f"dense/{k}": v for k, v in networks.to_files(dense, spec).items()}
-    outputs |= {
-        f"proxies/0/{k}": v
-        for k, v in networks.to_files(
-            selector, None if isinstance(selector, networks.Proxy) else selector_spec(config, spec)
-        ).items()
-    }
-    small = selector.network if isinstance(selector, networks.Proxy) else selector
+    outputs = {f"dense/{k}": v for k, v in networks.to_files(dense).items()}
+    outputs |= {f"proxies/0/{k}": v for k, v in networks.to_files(selector).items()}
     return Done(
         outputs=outputs,
         metrics={
-            "parameters": {"dense": networks.parameters(dense), "proxy": networks.parameters(small)},
-            "macs_per_sample": {"dense": networks.macs(dense, shape), "proxy": networks.macs(small, shape)},
+            "parameters": {
+                "dense": networks.parameters(dense.network),
+                "proxy": networks.parameters(selector.network),
+            },
+            "macs_per_sample": {
+                "dense": networks.macs(dense.network, shape),
+                "proxy": networks.macs(selector.network, shape),
+            },
         },
     )
 
 
-def selector_spec(config: Config, spec: networks.NetworkSpec) -> networks.NetworkSpec:
+def make_selector(config: Config, dense: networks.Dense) -> networks.Proxy | networks.Dense:
+    """The network that selects, with its initial weights: pruned from `dense`, itself, or another architecture."""
     kind, _, architecture = config.selection.selector.partition(":")
-    return (
-        spec
-        if kind != "svp"
-        else networks.NetworkSpec(architecture=architecture, classes=spec.classes, input_shape=spec.input_shape)
-    )
-
-
-def make_selector(config: Config, spec: networks.NetworkSpec, dense: Any) -> Any:
-    """The selecting network with its initial weights: a Proxy, or a whole network (dense, svp)."""
-    if config.selection.selector == "dense":
+    if kind == "dense":
         return dense
-    if config.selection.selector.startswith("svp:"):
-        return networks.build(selector_spec(config, spec), seed=config.run.seed)
-    p = config.pruning
-    return networks.prune(
-        dense,
-        spec,
-        networks.PruningSpec(
-            ratio=p.ratio, importance=p.importance, steps=p.steps, round_to=p.round_to, seed=config.run.seed
-        ),
-    )
+    if kind == "svp":
+        spec = dataclasses.replace(dense.spec, architecture=architecture)
+        return networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+    pruning = networks.PruningSpec(**config.pruning.model_dump(), seed=config.run.seed)
+    return networks.prune(dense.network, dense.spec, pruning)
 
 
 def _select(work: Work, step: Step) -> Done:
@@ -227,7 +218,7 @@ def _undecodable(work: Work, ids: pa.Array) -> pa.Table:
         return pa.table(bad, schema=REJECTED)
 
     checked = stream(work.pool, only=ids).map_batches(check, batch_format="pyarrow", batch_size=256, num_cpus=0.5)
-    tables = list(checked.iter_batches(batch_format="pyarrow", batch_size=None))
+    tables: list[Any] = list(checked.iter_batches(batch_format="pyarrow", batch_size=None))
     return pa.concat_tables([REJECTED.empty_table(), *(t.cast(REJECTED) for t in tables if t.num_rows)])
 
 
@@ -255,7 +246,7 @@ def _label(work: Work, step: Step) -> Done:
         out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
     )
     written = out.files()
-    tables = [pa.parquet.read_table(f.path, filesystem=out.fs, columns=["id", "label"]) for f in written]
+    tables = [pq.read_table(f.path, filesystem=out.fs, columns=["id", "label"]) for f in written]
     found = pa.concat_tables(tables).sort_by("id")
     if found.num_rows != len(ids):
         raise PoolError(
@@ -363,13 +354,14 @@ def _macs(work: Work) -> dict[str, int]:
 def _fuse(work: Work, step: Step) -> Done:
     """Write the trained proxy's weights into the dense network's initial ones."""
     config = work.config
-    dense = networks.from_files(work.ledger.read_network(Step(-1, INIT), "dense")).network
-    if config.fusion.target == "scratch":
-        target = dense
-    else:
+    dense = networks.from_files(work.ledger.read_network(Step(-1, INIT), "dense"))
+    target = dense.network
+    if config.fusion.target == "fused":
         proxy = networks.from_files(work.ledger.read_network(Step(step.round, "train"), "proxies/0"))
-        target = networks.fuse(dense, proxy, config.fusion.rule, epsilon=config.fusion.epsilon)
-    return Done(outputs={f"fused-initial/{k}": v for k, v in networks.to_files(target, work.spec).items()})
+        assert isinstance(proxy, networks.Proxy)  # config: only a pruned proxy can be fused
+        target = networks.fuse(dense.network, proxy, config.fusion.rule, epsilon=config.fusion.epsilon)
+    fused = networks.to_files(networks.Dense(network=target, spec=dense.spec))
+    return Done(outputs={f"fused-initial/{k}": v for k, v in fused.items()})
 
 
 def _finetune(work: Work, step: Step) -> Done:
@@ -397,7 +389,9 @@ def _report(work: Work, step: Step) -> Done:
     result = summary(work.config, work.ledger)
     finetune = Step(work.last, "finetune")
     fused = {f"fused/{k}": v for k, v in work.ledger.read_network(finetune, "fused").items()}
-    return Done(outputs={**fused, "result.json": result})
+    work.ledger.write_json("result.json", result)
+    page = render(view_run(work.ledger))
+    return Done(outputs={**fused, "result.json": result, "report.html": page.encode()})
 
 
 PHASES: dict[str, Callable[[Work, Step], Done]] = {
@@ -503,11 +497,11 @@ def _open(config: Config, ledger: Ledger) -> Work:
 
 def _check_network(config: Config, info: PoolInfo) -> None:
     """Build and prune once, so that what cannot be built or pruned is refused before anything is written."""
+    spec = network_spec(config, info)
     try:
-        spec = network_spec(config, info)
-        make_selector(config, spec, networks.build(spec, seed=config.run.seed))
+        make_selector(config, networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec))
     except networks.NetworkError as error:
-        raise ConfigError(f"network.architecture: {error}") from error
+        raise ConfigError(f"network, pruning: {error}") from error
 
 
 def _carry_out(work: Work, step: Step, listen: Listener) -> None:

@@ -120,7 +120,7 @@ def _digest(listing: Listing) -> str:
 
 
 def _id_digest(ids: Iterable) -> str:
-    return f"{sum(int(h) for h in hash_ids(ids_to_numpy(ids))) % 2**64:016x}"  # type: ignore[arg-type]
+    return f"{sum(int(h) for h in hash_ids(ids_to_numpy(ids))) % 2**64:016x}"
 
 
 def _survey_digits() -> Survey:

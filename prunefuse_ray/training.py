@@ -250,7 +250,7 @@ def _train(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
     recipe = job.recipe
 
-    network = networks.from_files(job.network).network.to(device, memory_format=torch.channels_last)
+    network = networks.from_files(job.network).network.to(device).to(memory_format=torch.channels_last)
     teacher = networks.from_files(job.teacher).network.to(device).eval() if job.teacher else None
     samples = load_samples(job.samples, job.form, job.labels)
     optimizer = torch.optim.SGD(

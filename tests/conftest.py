@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray.images import encode_png
+from prunefuse_ray.resources import configure_data
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def local_ray(tmp_path_factory):
         object_store_memory=300 * 2**20,
         _temp_dir=str(tmp_path_factory.mktemp("ray")),
     )
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    configure_data()
     yield
     ray.shutdown()
 
