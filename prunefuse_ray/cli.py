@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -56,6 +57,7 @@ def run_command(argv: Sequence[str]) -> int:
         console.print("this run is complete; --run.name OTHER starts another")
     result = summary(config, ledger)
     console.print(closing_table(result))
+    console.print(phase_line(result))
     if result["rejected"]:
         console.print(f"{result['rejected']} samples could not be used: {ledger.root.path}/rejected.parquet")
     console.print(f"finished in {time.perf_counter() - started:.0f} s; report: {ledger.root.path}/report.html")
@@ -161,31 +163,34 @@ def round_line(round_: int, labels: int, figures: dict[str, Any]) -> str:
 
 
 def closing_table(result: dict[str, Any]) -> Table:
-    """The run's table: a row per round."""
-    phases = list(dict.fromkeys(p for r in result["rounds"] for p in r["seconds"]))
-    table = Table(title=None, show_footer=True)
-    columns = ["labels", "proxy", "fused", "selection MACs", "of dense", *(f"{p} s" for p in phases)]
-    share = _share(result["selection_macs"], result["dense_selection_macs"])
-    footer = [
-        "",
-        "",
-        "",
-        si(result["selection_macs"]),
-        share,
-        *(f"{sum(r['seconds'].get(p, 0) for r in result['rounds']):.1f}" for p in phases),
-    ]
-    for name, foot in zip(columns, footer, strict=True):
+    """The run's table: a row per round, and the sums."""
+    rounds = result["rounds"]
+    table = Table(show_footer=True, box=box.SIMPLE)
+    columns = {
+        "labels": ([str(r["labels"]) for r in rounds], ""),
+        "proxy": ([_percent(r["proxy_accuracy"]) for r in rounds], ""),
+        "fused": ([_percent(r["fused_accuracy"]) for r in rounds], ""),
+        "selection MACs": ([si(r["selection_macs"]) for r in rounds], si(result["selection_macs"])),
+        "of dense": (
+            [_share(r["selection_macs"], r["dense_selection_macs"]) for r in rounds],
+            _share(result["selection_macs"], result["dense_selection_macs"]),
+        ),
+        "seconds": ([f"{sum(r['seconds'].values()):.1f}" for r in rounds], f"{result['seconds']:.1f}"),
+    }
+    for name, (_, foot) in columns.items():
         table.add_column(name, foot, justify="right")
-    for r in result["rounds"]:
-        table.add_row(
-            str(r["labels"]),
-            _percent(r["proxy_accuracy"]),
-            _percent(r["fused_accuracy"]),
-            si(r["selection_macs"]),
-            _share(r["selection_macs"], r["dense_selection_macs"]),
-            *(f"{r['seconds'][p]:.1f}" if p in r["seconds"] else "" for p in phases),
-        )
+    for row in zip(*(cells for cells, _ in columns.values()), strict=True):
+        table.add_row(*row)
     return table
+
+
+def phase_line(result: dict[str, Any]) -> str:
+    """Seconds per phase, over all rounds."""
+    sums: dict[str, float] = {}
+    for r in result["rounds"]:
+        for phase, seconds in r["seconds"].items():
+            sums[phase] = sums.get(phase, 0.0) + seconds
+    return "seconds per phase: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in sums.items())
 
 
 def _percent(share: float | None) -> str:

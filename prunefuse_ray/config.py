@@ -72,7 +72,7 @@ class Pool(Section):
     source: Literal["digits", "parquet", "images"] = "digits"
     """digits (embedded example), parquet (a column of PNG/JPEG bytes or uint8 tensors), images (a folder per class)."""
     path: PathOrUri | None = None
-    """Pool: a Parquet file or directory, or an image folder; a local path or a URI."""
+    """Pool: a Parquet file, directory or pattern (train-*.parquet), or an image folder; a local path or a URI."""
     test_path: PathOrUri | None = None
     """Held-out test set of the same form as the pool; never selected from."""
     id_column: str = "id"
@@ -97,6 +97,14 @@ class Pool(Section):
     """Per-channel mean that is subtracted from pixels scaled to 0..1; one value serves all channels."""
     std: list[Annotated[float, Field(gt=0)]] = [0.25]
     """Per-channel standard deviation that pixels are divided by; one value serves all channels."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grey_digits(cls, tree: Any) -> Any:
+        """The embedded pictures are grey; nothing else about them has to be said."""
+        if isinstance(tree, dict) and tree.get("source", "digits") == "digits":
+            return {"channels": 1, **tree}
+        return tree
 
     @model_validator(mode="after")
     def _complete(self) -> Pool:
@@ -272,7 +280,7 @@ class Config(Section):
     """A whole run."""
 
     run: Run = Run()
-    pool: Pool = Pool()
+    pool: Pool = Field(default_factory=lambda: Pool.model_validate({}))
     network: Network = Network()
     pruning: Pruning = Pruning()
     selection: Selection = Selection()

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,7 +28,7 @@ from prunefuse_ray.storage import Place
 EXECUTION_FIELDS = ("run.directory", "run.name", "workers.", "scoring.actors")
 """What may differ when a run is resumed: it says where and how fast, not what."""
 
-Output = bytes | pa.Table | Mapping[str, Any]
+Output: TypeAlias = bytes | pa.Table | Mapping[str, Any]
 
 
 @dataclass(frozen=True, order=True)

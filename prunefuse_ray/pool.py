@@ -6,6 +6,7 @@ the pictures. From then on both sources are the same thing: Parquet files with a
 
 from __future__ import annotations
 
+import fnmatch
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,14 +85,18 @@ def image_form(pool: cfg.Pool, info: PoolInfo) -> ImageForm:
 
 
 def locate_parquet(place: Place, pool: cfg.Pool, field: str) -> Source:
-    """The Parquet files at `place` (a file or a directory). PoolError where there are none."""
-    info = place.fs.get_file_info(place.path)
-    found = [info] if info.type == pafs.FileType.File else place.files(recursive=True)
+    """The Parquet files at `place`: a file, a directory, or a pattern with * ? []. PoolError where there are none."""
+    parts = place.path.split("/")
+    pattern = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
+    if pattern is not None:
+        above = Place(place.fs, "/".join(parts[:pattern]))
+        found = [f for f in above.files(recursive=True) if fnmatch.fnmatchcase(f.path, place.path)]
+    else:
+        info = place.fs.get_file_info(place.path)
+        found = [info] if info.type == pafs.FileType.File else place.files(recursive=True)
     found = [f for f in found if f.path.endswith((".parquet", ".pq"))]
     if not found:
-        raise PoolError(
-            f"{field}: '{place.path}' holds no Parquet files (*.parquet); give a file or a directory of them"
-        )
+        raise PoolError(f"{field}: '{place.path}' holds no Parquet files; give a file, a directory or a pattern of them")
     return Source(
         fs=place.fs,
         files=tuple(f.path for f in found),

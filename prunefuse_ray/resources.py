@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ BLOCK_BYTES = 4 * 2**20
 STREAM_CPUS = 2
 """CPUs left to reading, filtering finished rows and writing beside the scoring actors. Actors that hold every CPU
 would leave none for the tasks that feed them, and the stream would stand still without an error."""
+
+MACS_WORTH_AN_ACTOR = 50e9
+"""An actor takes seconds of CPU to start; below this much work (a few seconds of one core) another is a loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +105,15 @@ def observe() -> Resources:
     )
 
 
-def plan_scoring(scoring: cfg.Scoring, has: Resources) -> ScoringPlan:
-    """The actor pool for a cluster; PlanError, with the numbers, where not even the smallest one fits."""
+def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float) -> ScoringPlan:
+    """The actor pool for a cluster; PlanError, with the numbers, where not even the smallest one fits.
+
+    Args:
+        macs: multiply-accumulates of scoring the whole pool once, by which the default number of actors is bounded.
+    """
     by_cpu = int((has.cpus - STREAM_CPUS) // scoring.cpus)
     fits = min(by_cpu, int(has.gpus // scoring.gpus)) if scoring.gpus else by_cpu
-    smallest, largest = scoring.actors or (1, max(1, fits))
+    smallest, largest = scoring.actors or (1, max(1, min(fits, math.ceil(macs / MACS_WORTH_AN_ACTOR))))
     if smallest > fits:
         raise PlanError(
             f"scoring.actors: {smallest} actors of {scoring.cpus} CPUs and {scoring.gpus:g} GPUs, with {STREAM_CPUS} "
@@ -122,7 +130,7 @@ def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
         return TrainingPlan(workers=(0, 0), cpus=workers.cpus, gpu=workers.gpu, max_failures=workers.max_failures)
     if smallest * workers.cpus > has.cpus or (workers.gpu and smallest > has.gpus):
         raise PlanError(
-            f"workers.count: {smallest} workers of {workers.cpus} CPUs{' and 1 GPU' if workers.gpu else ''} do not fit "
+            f"workers.count: {smallest} workers of {workers.cpus} CPUs{' and a GPU' if workers.gpu else ''} do not fit "
             f"{has.cpus:g} CPUs and {has.gpus:g} GPUs: lower workers.count or workers.cpus, or add machines"
         )
     return TrainingPlan(workers=workers.count, cpus=workers.cpus, gpu=workers.gpu, max_failures=workers.max_failures)

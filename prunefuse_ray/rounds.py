@@ -476,16 +476,17 @@ def run(config: Config, listen: Listener = lambda *_: None) -> Ledger:
 def _open(config: Config, ledger: Ledger) -> Work:
     """Check everything that can be checked before the first phase, then make or reopen the run directory."""
     has = observe()
-    scoring, training = plan_scoring(config.scoring, has), plan_training(config.workers, has)
+    training = plan_training(config.workers, has)
     if ledger.exists:
         ledger.lock()
         info = PoolInfo.from_json(ledger.read_pool())
         check_unchanged(config.pool, info)
+        scoring = plan_scoring(config.scoring, has, info.rows * _selector_macs(config, info))
     else:
         found = survey(config.pool)
         info = found.info
         check_budget(config, info.rows)
-        _check_network(config, info)
+        scoring = plan_scoring(config.scoring, has, info.rows * _selector_macs(config, info))
         ledger.lock()
         materialise(found, ledger.root)
         ledger.create(to_tree(config), info.to_json())
@@ -495,11 +496,13 @@ def _open(config: Config, ledger: Ledger) -> Work:
     )
 
 
-def _check_network(config: Config, info: PoolInfo) -> None:
-    """Build and prune once, so that what cannot be built or pruned is refused before anything is written."""
+def _selector_macs(config: Config, info: PoolInfo) -> int:
+    """MACs of the selecting network per sample. Building and pruning it here once refuses, before anything is
+    written, what cannot be built or pruned."""
     spec = network_spec(config, info)
     try:
-        make_selector(config, networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec))
+        dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+        return networks.macs(make_selector(config, dense).network, spec.input_shape)
     except networks.NetworkError as error:
         raise ConfigError(f"network, pruning: {error}") from error
 

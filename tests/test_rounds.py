@@ -1,0 +1,364 @@
+"""The loop: what it decides, what it records, and that a kill at any moment changes nothing of the outcome."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from prunefuse_ray import networks, rounds
+from prunefuse_ray.config import config_from_tree, merge, to_tree
+from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError, ScoreError
+from prunefuse_ray.images import encode_png
+from prunefuse_ray.ledger import Ledger, Step
+from prunefuse_ray.storage import Place
+
+from .conftest import pictures, write_pool
+
+RECIPE = {"epochs": 3, "batch_size": 8, "warmup_epochs": 1, "augment": ["crop"]}
+TINY = {
+    "pool": {"source": "parquet", "classes": 2, "channels": 1},
+    "network": {"architecture": "tests.nets:tiny"},
+    "selection": {"budgets": [10, 18, 30]},
+    "training": RECIPE,
+    "finetuning": RECIPE,
+    "scoring": {"batch_size": 8, "actors": [1, 2]},
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_pool(tmp_path_factory):
+    where = tmp_path_factory.mktemp("tiny")
+    write_pool(where / "pool", pictures(120), files=6)
+    write_pool(where / "test", pictures(40, seed=1), first_id=900)
+    return where
+
+
+def tiny(where: Path, directory: Path, **more):
+    tree = merge(TINY, {"pool": {"path": str(where / "pool"), "test_path": str(where / "test")}})
+    return config_from_tree(merge(merge(tree, {"run": {"directory": str(directory), "name": "tiny"}}), more))
+
+
+def scores_of(root: Path, round_: int) -> list[tuple]:
+    files = (root / f"rounds/{round_:03d}/scores").glob("*.parquet")
+    return sorted((r["id"], r["score"]) for f in files for r in pq.read_table(f).to_pylist())
+
+
+def outcome(root: Path) -> dict:
+    """What must not depend on kills or on the number of actors: selected ids, scores, labels, weights."""
+    found: dict = {}
+    rounds_ = sorted((root / "rounds").iterdir())
+    for r, directory in enumerate(rounds_):
+        found[r, "scores"] = scores_of(root, r)
+        for name in ("selected", "labels"):
+            found[r, name] = pq.read_table(directory / f"{name}.parquet").to_pylist()
+        found[r, "proxy"] = (directory / "proxies/0/weights.safetensors").read_bytes()
+    found["fused"] = (rounds_[-1] / "fused/weights.safetensors").read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray, tiny_pool, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("undisturbed")
+    rounds.run(tiny(tiny_pool, directory))
+    return directory / "tiny"
+
+
+# --- decisions ---
+
+
+def names(config):
+    return [f"{s.round}:{s.phase}" for s in rounds.steps(config)]
+
+
+def test_the_steps_are_the_method():
+    config = config_from_tree({"selection": {"budgets": [10, 20]}})
+    assert names(config) == [
+        "-1:init", "0:select", "0:label", "0:train", "0:score",
+        "1:select", "1:label", "1:train", "1:fuse", "1:finetune", "-1:report",
+    ]  # fmt: skip
+
+
+def test_random_selection_scores_nothing():
+    config = config_from_tree({"selection": {"budgets": [10, 20, 30], "strategy": "random"}})
+    assert not any(n.endswith("score") for n in names(config))
+
+
+def test_the_target_is_made_after_every_round_on_request():
+    config = config_from_tree({"selection": {"budgets": [10, 20, 30]}, "fusion": {"evaluate": "every"}})
+    assert [n for n in names(config) if n.endswith("finetune")] == ["0:finetune", "1:finetune", "2:finetune"]
+
+
+def test_budgets_count_the_initial_set():
+    config = config_from_tree({"selection": {"budgets": [10, 18, 30]}})
+    assert [rounds.to_choose(config, r) for r in range(3)] == [10, 8, 12]
+
+
+def test_seeds_differ_between_trainings_and_runs():
+    seeds = {
+        rounds.round_seed(config_from_tree({"run": {"seed": s}}), r, p)
+        for s in range(3) for r in range(9) for p in ("train", "finetune")
+    }  # fmt: skip
+    assert len(seeds) == 3 * 9 * 2
+
+
+# --- an undisturbed run ---
+
+
+def test_a_run_labels_exactly_the_budget_without_repeats(undisturbed):
+    ids = []
+    for r, chosen in enumerate([10, 8, 12]):
+        selected = pq.read_table(undisturbed / f"rounds/{r:03d}/selected.parquet")
+        labels = pq.read_table(undisturbed / f"rounds/{r:03d}/labels.parquet")
+        assert selected.num_rows == chosen
+        assert sorted(labels["id"].to_pylist()) == sorted(selected["id"].to_pylist())
+        assert labels["label"].to_pylist() == [int(i[1:]) % 2 for i in labels["id"].to_pylist()]
+        ids += selected["id"].to_pylist()
+    assert len(set(ids)) == 30
+
+
+def test_selection_is_the_top_of_the_scores_of_the_round_before(undisturbed):
+    for r in (1, 2):
+        scores = scores_of(undisturbed, r - 1)
+        best = sorted(scores, key=lambda s: (-s[1], s[0]))
+        selected = pq.read_table(undisturbed / f"rounds/{r:03d}/selected.parquet")
+        assert selected["id"].to_pylist() == [i for i, _ in best[: selected.num_rows]]
+
+
+def test_labeled_samples_are_not_scored(undisturbed):
+    labeled = set()
+    for r, rows in ((0, 110), (1, 102)):
+        labeled |= set(pq.read_table(undisturbed / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist())
+        scored = {i for i, _ in scores_of(undisturbed, r)}
+        assert len(scored) == rows
+        assert not scored & labeled
+
+
+def test_scores_are_those_of_the_saved_proxy(undisturbed):
+    """Recomputed here from the files with plain torch, one sample at a time."""
+    import torch
+
+    directory = undisturbed / "rounds/000/proxies/0"
+    proxy = networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}).network.eval()
+    pixels = pictures(120)
+    for id_, score in scores_of(undisturbed, 0)[::10]:
+        x = (torch.tensor(pixels[int(id_[1:])]).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
+        expected = 1 - torch.softmax(proxy(x), 1).max().item()
+        assert score == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_run_directory_is_the_documented_one(undisturbed):
+    for name in (
+        "config.yaml",
+        "pool.json",
+        "result.json",
+        "report.html",
+        "fused/weights.safetensors",
+        "fused/network.json",
+    ):
+        assert (undisturbed / name).is_file(), name
+    for name in ("selected.parquet", "labels.parquet", "metrics.json", "proxies/0/weights.safetensors"):
+        assert (undisturbed / "rounds/001" / name).is_file(), name
+    assert not list(undisturbed.rglob("*.pkl")) + list(undisturbed.rglob("*.pt"))
+    assert not (undisturbed / "rounds/000/training").exists() or not list(
+        (undisturbed / "rounds/000/training").rglob("*.*")
+    )
+
+
+def test_a_complete_run_does_nothing_again(undisturbed, tiny_pool):
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
+    seen = []
+    rounds.run(tiny(tiny_pool, undisturbed.parent), lambda *e: seen.append(e))
+    assert not seen
+    assert {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()} == before
+
+
+def test_another_configuration_is_refused_with_the_difference(undisturbed, tiny_pool):
+    other = tiny(tiny_pool, undisturbed.parent, run={"seed": 5}, training={"epochs": 4})
+    with pytest.raises(LedgerError) as caught:
+        rounds.run(other)
+    assert "run.seed: 0 -> 5" in str(caught.value)
+    assert "training.epochs: 3 -> 4" in str(caught.value)
+    assert "--run.name" in str(caught.value)
+
+
+# --- the same outcome whatever happens ---
+
+
+@pytest.mark.parametrize("actors", [(1, 1), (3, 3)])
+def test_the_number_of_actors_changes_nothing(undisturbed, tiny_pool, tmp_path, actors):
+    rounds.run(tiny(tiny_pool, tmp_path, scoring={"actors": actors}))
+    assert outcome(tmp_path / "tiny") == outcome(undisturbed)
+
+
+def drive(config, tmp_path, *kill) -> tuple[int, list[str]]:
+    """Run the driver against the test's Ray; returns its exit code and the steps that it finished."""
+    import ray
+
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(to_tree(config)))
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.driver", str(file), *map(str, kill)],
+        env=environment, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    if done.returncode not in (0, -signal.SIGKILL):
+        pytest.fail(done.stdout + done.stderr)
+    return done.returncode, [line.removeprefix("DONE ") for line in done.stdout.splitlines() if line.startswith("DONE")]
+
+
+def kill_at_each(moments, config, tmp_path):
+    """Kill one run at each moment in turn, then let it finish; returns all finished steps in order."""
+    steps = []
+    for moment in moments:
+        code, done = drive(config, tmp_path, *moment)
+        assert code == -signal.SIGKILL, f"{moment} was never reached"
+        steps += done
+    code, done = drive(config, tmp_path)
+    assert code == 0
+    return steps + done
+
+
+def expected_steps(config):
+    return [f"{s.round} {s.phase}" for s in rounds.steps(config)]
+
+
+INSIDE = [
+    ("commit", 0, "select"),
+    ("commit", 0, "label"),
+    ("inside", 0, "train"),
+    ("inside", 0, "score"),
+    ("commit", 1, "select"),
+    ("inside", 2, "finetune"),
+]
+
+
+def test_a_driver_killed_inside_every_phase_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path)
+    steps = kill_at_each(INSIDE, config, tmp_path)
+    assert steps == expected_steps(config), "a step was done twice or left out"
+    assert outcome(tmp_path / "tiny") == outcome(undisturbed)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("moment", ["start", "commit", "done"])
+def test_a_driver_killed_around_every_phase_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path, moment):
+    config = tiny(tiny_pool, tmp_path)
+    steps = kill_at_each([(moment, s.round, s.phase) for s in rounds.steps(config)], config, tmp_path)
+    # A kill in the listener, right after a commit, comes before the step is printed as done or after it: never twice.
+    assert sorted(set(steps)) == sorted(steps)
+    assert outcome(tmp_path / "tiny") == outcome(undisturbed)
+
+
+def test_scoring_goes_on_with_the_rows_that_are_missing(undisturbed, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path)
+    drive(config, tmp_path, "inside", 0, "score")
+    scores = tmp_path / "tiny/rounds/000/scores"
+    kept = {f: f.stat().st_mtime_ns for f in scores.glob("*.parquet")}
+    drive(config, tmp_path, "done", 0, "score")
+    survived = [f for f, t in kept.items() if f.exists() and f.stat().st_mtime_ns == t]
+    assert survived, "rows that were finished before the kill were scored again"
+    assert scores_of(tmp_path / "tiny", 0) == scores_of(undisturbed, 0)
+
+
+def test_a_second_driver_is_refused(undisturbed, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path)
+    held = Ledger(rounds.run_place(config))
+    held.lock()
+    with pytest.raises(LedgerError, match="another process is driving this run"):
+        rounds.run(config)
+    held.unlock()
+
+
+# --- bad input: nothing written ---
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"selection": {"budgets": [10, 500]}}, ConfigError, "500 labels, but the pool has 120 samples"),
+        ({"network": {"architecture": "resnet21"}}, ConfigError, "resnet2"),
+        ({"pool": {"image_column": "img"}}, PoolError, "pool.image_column"),
+        ({"scoring": {"actors": [50, 50]}}, PlanError, "scoring.actors: 50 actors"),
+        ({"workers": {"count": [9, 9]}}, PlanError, "workers.count: 9 workers"),
+    ],
+)
+def test_what_cannot_run_is_refused_and_nothing_is_written(local_ray, tiny_pool, tmp_path, change, error, said):
+    with pytest.raises(error) as caught:
+        rounds.run(tiny(tiny_pool, tmp_path, **change))
+    assert said in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+# --- bad samples ---
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory):
+    """A pool of RGB pictures in which six samples are odd and three of those cannot be used."""
+    where = tmp_path_factory.mktemp("spoiled")
+    pixels = pictures(60, channels=3)
+    images = [encode_png(p) for p in pixels]
+    images[0] = b"not a picture"
+    images[1] = images[1][: len(images[1]) // 2]
+    images[2] = None
+    images[3] = encode_png(pixels[3][:, :, 0])
+    images[4] = encode_png(np.dstack([pixels[4], pixels[4][:, :, :1]]))
+    images[5] = encode_png(pictures(1, size=20, channels=3)[0])
+    write_pool(where / "pool", pixels, files=2, image=pa.array(images, pa.binary()))
+    write_pool(where / "test", pictures(20, channels=3, seed=1), first_id=900)
+    return where
+
+
+def spoiled_config(spoiled, tmp_path, **more):
+    change = {
+        "pool": {"channels": 3, "image_size": [8, 8], "max_rejected": 0.1},
+        "selection": {"budgets": [40, 57]},
+    }
+    return tiny(spoiled, tmp_path, **merge(change, more))
+
+
+def test_bad_samples_are_recorded_and_never_selected(local_ray, spoiled, tmp_path):
+    """The budget takes every usable sample of the pool, so each bad one would have been chosen at some time."""
+    rounds.run(spoiled_config(spoiled, tmp_path))
+    root = tmp_path / "tiny"
+    rejected = {r["id"]: r["reason"] for r in pq.read_table(root / "rejected.parquet").to_pylist()}
+    assert sorted(rejected) == ["s0000", "s0001", "s0002"]
+    assert "known format" in rejected["s0000"]
+    assert "null" in rejected["s0002"]
+    chosen = [i for r in (0, 1) for i in pq.read_table(root / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist()]
+    assert sorted(chosen) == [f"s{i:04d}" for i in range(3, 60)]
+    assert "3 " in (root / "report.html").read_text()
+
+
+def test_pictures_of_another_size_are_rejected_on_request(local_ray, spoiled, tmp_path):
+    change = {"pool": {"other_sizes": "reject"}, "selection": {"budgets": [40, 56]}}
+    rounds.run(spoiled_config(spoiled, tmp_path, **change))
+    rejected = {r["id"]: r["reason"] for r in pq.read_table(tmp_path / "tiny/rejected.parquet").to_pylist()}
+    assert rejected["s0005"] == "20 x 20 pixels, expected 8 x 8"
+
+
+def test_too_many_bad_samples_stop_the_run(local_ray, spoiled, tmp_path):
+    with pytest.raises(ScoreError, match=r"pool\.max_rejected: [123] of 60 samples"):
+        rounds.run(spoiled_config(spoiled, tmp_path, pool={"max_rejected": 0.01}))
+
+
+def test_a_budget_that_only_bad_samples_could_fill_is_refused(local_ray, spoiled, tmp_path):
+    with pytest.raises(ScoreError, match="only 17 of the pool have a score; lower the last budget"):
+        rounds.run(spoiled_config(spoiled, tmp_path, selection={"budgets": [40, 58]}))
+
+
+def test_scores_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path, training={"lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(ScoreError, match=r"scores are not finite for 110 samples, e\.g\. ids 's"):
+        rounds.run(config)
+    ledger = Ledger(Place.at(str(tmp_path / "tiny")))
+    assert ledger.committed(Step(0, "train")) is not None
+    assert ledger.committed(Step(0, "score")) is None
