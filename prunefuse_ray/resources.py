@@ -85,6 +85,7 @@ def configure_data() -> None:
     # Ray Data cuts large files only by this size; its default of 128 MiB leaves a whole pool to one actor.
     context.target_max_block_size = BLOCK_BYTES
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off
 
 
 def cores() -> int:

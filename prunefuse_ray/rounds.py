@@ -306,7 +306,7 @@ def _score(work: Work, step: Step) -> Done:
     )
     score_pool(
         work.pool,
-        work.ledger.read_network(Step(step.round, "train"), "proxies/0"),
+        work.ledger.place(step, "proxies/0"),
         job,
         work.scoring,
         exclude=labeled,

@@ -70,13 +70,14 @@ class Scorer:
     happened to share its batch, and so not on the number of actors or on a resume.
     """
 
-    def __init__(self, files: ray.ObjectRef, job: ScoringJob) -> None:
+    def __init__(self, network: Place, job: ScoringJob) -> None:
         torch.set_num_threads(job.threads)
         self.job = job
         self.device = torch.device("cuda" if job.gpu else "cpu")
-        network = networks.from_files(ray.get(files)).network
+        names = (networks.WEIGHTS_FILE, networks.NETWORK_FILE)
+        plain = networks.from_files({name: (network / name).read_bytes() for name in names}).network
         # The feature hook needs the plain network; folding is for speed where only logits are asked.
-        self.network = (network.eval() if job.features else networks.inference_form(network)).to(self.device)
+        self.network = (plain.eval() if job.features else networks.inference_form(plain)).to(self.device)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         if "pixels" in rows.column_names:
@@ -143,7 +144,7 @@ def _unpack(rows: pa.Table, form: ImageForm) -> tuple[Pixels, list[str | None]]:
 
 def score_pool(
     source: Source,
-    files: dict[str, bytes],
+    network: Place,
     job: ScoringJob,
     plan: ScoringPlan,
     *,
@@ -155,7 +156,8 @@ def score_pool(
     """Score every sample of `source` but those of `exclude` into Parquet files below `out`.
 
     Args:
-        files: the network, as `networks.to_files` made it.
+        network: directory of the saved network. Actors read it themselves, so that one which is restarted after the
+            loss of a node needs nothing of the driver.
         rows: number of rows of the pool, from which the size of the output files follows.
         checkpoint: where the ids of finished rows are kept; one place per round, or old scores would be taken for new.
     """
@@ -172,7 +174,7 @@ def score_pool(
             dataset = dataset.map_batches(Decoder(job.form), batch_size=256, batch_format="pyarrow", num_cpus=1)
         dataset = dataset.map_batches(
             Scorer,
-            fn_constructor_args=(ray.put(files), job),
+            fn_constructor_args=(network, job),
             compute=ActorPoolStrategy(min_size=plan.min_actors, max_size=plan.max_actors),
             batch_size=job.batch_size * 4,
             batch_format="pyarrow",

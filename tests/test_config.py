@@ -68,8 +68,10 @@ def test_the_command_line_lies_over_the_file(tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("run: {name: a, seed: 3}\nselection: {budgets: [10, 20]}\n")
     config = parse_run(
-        ["--config", str(file), "--run.name", "b", "--scoring.actors", "1,2", "--training.augment", "[]"]
-        + ["--pool.channels", "1", "--pool.image_size", "null", "--pruning.ratio", ".8"]
+        (
+            f"--config {file} --run.name b --scoring.actors 1,2 --training.augment [] --pool.channels 1 "
+            "--pool.image_size null --pruning.ratio .8"
+        ).split()
     )
     assert (config.run.name, config.run.seed, config.selection.budgets) == ("b", 3, [10, 20])
     assert (config.scoring.actors, config.training.augment, config.pool.channels) == ((1, 2), [], 1)
@@ -86,8 +88,8 @@ def test_unreadable_files_and_presets_are_said(tmp_path):
     bad.write_text("3")
     with pytest.raises(ConfigError, match="sections"):
         load_config(bad)
-    with pytest.raises(ConfigError, match=r"did you mean 'cifar10'"):
-        preset_path("cifar1")
+    with pytest.raises(ConfigError, match=r"did you mean 'cifar10_small'"):
+        preset_path("cifar10_smal")
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda p: p.stem)

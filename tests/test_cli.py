@@ -1,0 +1,100 @@
+"""The commands as a person meets them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunefuse_ray.cli import closing_table, main, phase_line, round_line, si
+
+ROOT = Path(__file__).parent.parent
+RESULT = {
+    "rounds": [
+        {"labels": 50, "proxy_accuracy": 0.5, "fused_accuracy": None, "selection_macs": 25e9, "dense_selection_macs": 1e11,
+         "seconds": {"select": 1.0, "train": 2.5}},
+        {"labels": 100, "proxy_accuracy": 0.75, "fused_accuracy": 0.8, "selection_macs": 0, "dense_selection_macs": 0,
+         "seconds": {"train": 4.5}},
+    ],
+    "selection_macs": 25e9, "dense_selection_macs": 1e11, "seconds": 8.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0, ""), (7, "7"), (1234, "1.23 k"), (2.5e9, "2.5 G"), (3e15, "3 P")])
+def test_si(value, shown):
+    assert si(value) == shown
+
+
+def test_a_round_in_a_line():
+    figures = {"train": {"test_accuracy": 0.912}, "score": {"samples": 1387}, "seconds": 12.34}
+    assert round_line(0, 50, figures) == "round 0: 50 labels, proxy 91.2%, 1,387 scored, 12.3 s"
+
+
+def test_the_closing_table():
+    table = closing_table(RESULT)
+    cells = {c.header: (list(c.cells), c.footer) for c in table.columns}
+    assert cells["labels"][0] == ["50", "100"]
+    assert cells["fused"][0] == ["", "80.0%"]
+    assert cells["of dense"] == (["25.0%", ""], "25.0%")
+    assert cells["seconds"] == (["3.5", "4.5"], "8.0")
+    assert phase_line(RESULT) == "seconds per phase: select 1.0, train 7.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--pool.source", "parquet"], "path is missing"),
+        (["run", "--run.seed", "x"], "run.seed"),
+        (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["report", "/nowhere"], "is this a run directory?"),
+    ],
+)
+def test_errors_are_one_message_and_exit_code_2(arguments, said, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_unknown_flags_end_with_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", "--bogus", "1"])
+    assert stopped.value.code == 2
+    assert "--bogus" in capsys.readouterr().err
+
+
+def test_the_job_runs_resumes_and_reports(tmp_path):
+    """`jobs/run.py` on a cut of the digits, in a process and a Ray of its own, as a person would start it."""
+    command = [
+        sys.executable, "jobs/run.py", "--run.directory", str(tmp_path), "--run.name", "cut",
+        "--selection.budgets", "20,40", "--training.epochs", "4", "--finetuning.epochs", "4",
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+
+    def go(*more):
+        return subprocess.run(
+            [*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+        )  # fmt: skip
+
+    first = go()
+    assert first.returncode == 0, first.stdout + first.stderr
+    lines = first.stdout.splitlines()
+    assert [line.split(",")[0] for line in lines if line.startswith("round")] == [
+        "round 0: 20 labels",
+        "round 1: 40 labels",
+    ]
+    assert str(tmp_path / "cut" / "report.html") in lines[-1]
+    assert "Traceback" not in first.stderr
+    again = go()
+    assert again.returncode == 0
+    assert "this run is complete" in again.stdout
+    other = go("--training.lr", "0.05")
+    assert other.returncode == 2
+    assert "training.lr: 0.1 -> 0.05" in other.stderr
+    assert not list((tmp_path / "home").rglob("auth_token")), "a token was left in the home directory"
+    page = (tmp_path / "cut" / "report.html").read_bytes()
+    assert main(["report", str(tmp_path / "cut")]) == 0
+    assert (tmp_path / "cut" / "report.html").read_bytes() == page

@@ -1,0 +1,205 @@
+"""Training: the schedule, the loss, exact resume, and what a worker group does with the same job."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch.nn import functional as F
+
+from prunefuse_ray import networks, training
+from prunefuse_ray.config import Distillation, Recipe
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.images import ImageForm
+from prunefuse_ray.pool import Source
+from prunefuse_ray.resources import TrainingPlan
+from prunefuse_ray.scoring import Normalisation
+from prunefuse_ray.storage import Place
+from prunefuse_ray.training import TrainingJob, distillation_weight, learning_rate, loss_sum, parameter_groups, train
+
+from .conftest import pictures, write_pool
+
+FORM = ImageForm(height=8, width=8, channels=1)
+SPEC = networks.NetworkSpec(architecture="tests.nets:tiny", classes=2, input_shape=(1, 8, 8))
+IN_PROCESS = TrainingPlan(workers=(0, 0), cpus=1, gpu=False, max_failures=0)
+
+
+# --- schedules and losses, by hand ---
+
+
+def test_cosine_warms_up_and_ends_near_zero():
+    recipe = Recipe(epochs=10, lr=0.4, warmup_epochs=2)
+    rates = [learning_rate(recipe, s, 5) for s in range(50)]
+    np.testing.assert_allclose(rates[:10], 0.4 * np.arange(1, 11) / 10)
+    assert rates[10] == pytest.approx(0.4)
+    assert rates[30] == pytest.approx(0.2)  # half way through the cosine
+    assert 0 < rates[-1] < 0.4 * 0.01
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_the_step_schedule_of_the_paper():
+    """1 + 90 + 45 + 45 epochs at .01, .1, .01, .001, the first as a warm-up of its own."""
+    recipe = Recipe(epochs=180, lr=0.1, schedule="step", milestones=[90, 135])
+    assert [learning_rate(recipe, e * 7, 7) for e in (0, 89, 90, 134, 135, 179)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    )
+
+
+def test_the_distillation_weight_decays_on_request():
+    assert [distillation_weight(Distillation(weight=0.6, decay="linear"), p) for p in (0, 0.5, 1)] == [0.6, 0.3, 0.0]
+    assert distillation_weight(Distillation(weight=0.6, decay="none"), 0.9) == 0.6
+
+
+def test_the_loss_is_that_of_the_paper():
+    torch.manual_seed(0)
+    z, t, y = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    p, q = torch.softmax(t / 4, 1), torch.softmax(z / 4, 1)
+    expected = 0.7 * F.cross_entropy(z, y, reduction="sum") + 0.3 * 16 * (p * (p / q).log()).sum()
+    torch.testing.assert_close(loss_sum(z, y, 0.0, t, 0.3, 4.0), expected)
+    torch.testing.assert_close(loss_sum(z, y, 0.0, None, 0.3, 4.0), F.cross_entropy(z, y, reduction="sum"))
+
+
+def test_only_weights_decay():
+    groups = parameter_groups(networks.build(SPEC, seed=0), 0.01)
+    assert [p.ndim >= 2 for p in groups[0]["params"]] == [True] * 3
+    assert all(p.ndim == 1 for p in groups[1]["params"])
+    assert (groups[0]["weight_decay"], groups[1]["weight_decay"]) == (0.01, 0.0)
+
+
+# --- training ---
+
+
+def source(directory) -> Source:
+    files = sorted(directory.glob("*.parquet"))
+    place = Place.at(str(directory))
+    return Source(fs=place.fs, files=tuple(map(str, files)), sizes=tuple(f.stat().st_size for f in files))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    where = tmp_path_factory.mktemp("data")
+    ids = write_pool(where / "samples", pictures(50), files=2)
+    write_pool(where / "test", pictures(40, seed=1), first_id=900)
+    labels = pa.table({"id": ids, "label": [i % 2 for i in range(50)]})
+    return source(where / "samples"), labels, source(where / "test")
+
+
+def job(data, network=None, **more):
+    network = network or networks.Dense(network=networks.build(SPEC, seed=0), spec=SPEC)
+    samples, labels, test = data
+    recipe = {"epochs": 4, "batch_size": 16, "warmup_epochs": 1, "augment": ["crop"], **more.pop("recipe", {})}
+    return TrainingJob(
+        network=networks.to_files(network), recipe=Recipe(**recipe), samples=samples, labels=labels, test=test,
+        form=FORM, normalise=Normalisation(mean=(0.5,), std=(0.25,)), seed=0, **more,
+    )  # fmt: skip
+
+
+def weights(result):
+    return networks.from_files(result.network).network.state_dict()
+
+
+def test_training_learns_and_reports(data, tmp_path):
+    result = train(job(data, recipe={"epochs": 10, "evaluate_every": 5}), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["test_accuracy"] > 0.9
+    assert result.metrics["epochs"] == len(result.metrics["train_loss"]) == 10
+    assert [e["epoch"] for e in result.metrics["evaluations"]] == [5, 10]
+    assert result.metrics["evaluations"][-1]["accuracy"] == result.metrics["test_accuracy"]
+    # 10 epochs of 3 full batches of 16, forward and twice backward
+    per_sample = networks.macs(networks.build(SPEC, seed=0), (1, 8, 8))
+    assert result.metrics["macs"] == 10 * 48 * 3 * per_sample
+
+
+def test_the_reported_accuracy_is_that_of_the_saved_network(data, tmp_path):
+    result = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    network = networks.from_files(result.network).network.eval()
+    x = (torch.from_numpy(pictures(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        right = (network(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
+    assert result.metrics["test_accuracy"] == pytest.approx(right)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data, tmp_path):
+    first = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "a")))
+    again = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "b")))
+    assert first.network == again.network
+    other = TrainingJob(**{**vars(job(data)), "seed": 1})
+    assert train(other, IN_PROCESS, Place.at(str(tmp_path / "c"))).network != first.network
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 4])
+def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp_path, monkeypatch, epoch):
+    whole = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    persist = training._persist
+
+    def stop(local, where, at):
+        persist(local, where, at)
+        if at == epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_persist", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    epochs = []
+    run_epoch = training._epoch
+    monkeypatch.setattr(training, "_epoch", lambda *a: (epochs.append(a[5]), run_epoch(*a))[1])
+    resumed = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert resumed.network == whole.network
+    assert resumed.metrics["train_loss"] == whole.metrics["train_loss"]
+    assert epochs == list(range(epoch, 4)), "an epoch was trained twice"
+
+
+def test_distillation_pulls_towards_the_teacher(data, tmp_path):
+    """With labels that say nothing, only the teacher can teach."""
+    teacher = networks.from_files(
+        train(job(data, recipe={"epochs": 10}), IN_PROCESS, Place.at(str(tmp_path / "a"))).network
+    )
+    samples, labels, test = data
+    noise = pa.table({"id": labels["id"], "label": np.random.default_rng(0).integers(0, 2, 50)})
+
+    def accuracy(name, **more):
+        result = train(
+            job((samples, noise, test), recipe={"epochs": 10}, **more), IN_PROCESS, Place.at(str(tmp_path / name))
+        )
+        return result.metrics["test_accuracy"]
+
+    distil = Distillation(weight=0.95, temperature=2.0, decay="none")
+    assert accuracy("b", teacher=networks.to_files(teacher), distillation=distil) > 0.85 > accuracy("c")
+
+
+def test_batch_norm_is_recalibrated_before_fine_tuning(data, tmp_path):
+    network = networks.build(SPEC, seed=0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.fill_(1e6)
+    dense = networks.Dense(network=network, spec=SPEC)
+    recipe = {"epochs": 2, "lr": 1e-9, "evaluate_every": 1}
+    result = train(job(data, dense, recalibrate=True, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["evaluations"][0]["epoch"] == 0
+    assert weights(result)["1.running_var"].max() < 1e3
+
+
+def test_samples_without_their_pictures_are_said(data):
+    samples, labels, _ = data
+    more = pa.concat_tables([labels, pa.table({"id": ["s9999"], "label": [0]})])
+    with pytest.raises(PoolError, match="51 labels, but 50 of their samples"):
+        training.load_samples(samples, FORM, more)
+
+
+def test_samples_come_in_the_order_of_their_ids_with_their_labels(data):
+    samples, labels, _ = data
+    shuffled = labels.take(np.random.default_rng(0).permutation(50))
+    loaded = training.load_samples(samples, FORM, shuffled)
+    assert loaded.labels_N.tolist() == [i % 2 for i in range(50)]
+    np.testing.assert_array_equal(loaded.pixels_NHWC, pictures(50))
+
+
+@pytest.mark.parametrize("count", [(1, 1), (2, 2)])
+def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray, count):
+    """Workers share the batches: with batch-norm statistics per worker the weights agree roughly, not to the bit."""
+    plan = TrainingPlan(workers=count, cpus=1, gpu=False, max_failures=0)
+    group = train(job(data), plan, Place.at(str(tmp_path / "group")))
+    alone = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "alone")))
+    assert group.metrics["epochs"] == 4
+    assert group.metrics["macs"] == alone.metrics["macs"]
+    difference = (weights(group)["8.weight"] - weights(alone)["8.weight"]).norm() / weights(alone)["8.weight"].norm()
+    assert difference < (1e-4 if count == (1, 1) else 0.3)
