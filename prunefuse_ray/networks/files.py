@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from prunefuse_ray.networks.build import template
+from prunefuse_ray.networks.architectures import template
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, kept_shape
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
 from prunefuse_ray.networks.structure import refill
@@ -111,9 +111,7 @@ def _kept_from_json(description: dict[str, Any], dense: dict[str, Tensor]) -> Ke
             if type(number) is not int or not 0 <= number < len(positions):
                 raise NetworkError(f"{NETWORK_FILE}: {name} refers to index list {number!r}, which does not exist")
             if positions[number][-1] >= size:
-                raise NetworkError(
-                    f"{NETWORK_FILE}: kept index {positions[number][-1]} of {name} exceeds its size {size}"
-                )
+                raise NetworkError(f"{NETWORK_FILE}: kept positions of {name} exceed its size {size}")
         kept[name] = tuple(None if number is None else positions[number] for number in dims)
     return kept
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from prunefuse_ray.networks.build import example_input
+from prunefuse_ray.networks.architectures import example_input
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, gather, scatter
 from prunefuse_ray.networks.prenorm import fuse_prenorm, residual_stream
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec

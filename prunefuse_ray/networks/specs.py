@@ -31,7 +31,7 @@ class NetworkSpec:
     """A network by name, for a number of classes and one shape of input."""
 
     architecture: str
-    """`resnet56`, `wrn28_10`, `vgg16_bn`, `textcnn`, ...; `torchvision:NAME`, `timm:NAME`, or `package.module:function`,
+    """`resnet56`, `wrn28_10`, `vgg16_bn`, `textcnn`, ...; `torchvision:NAME`, `timm:NAME`; `package.module:function`,
     called as `function(num_classes=..., input_shape=...)`."""
     classes: int
     """Number of classes, at least 2."""

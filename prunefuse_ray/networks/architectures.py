@@ -1,6 +1,5 @@
-"""Networks by name: built afresh from a seed, or as weightless templates to be filled from a file."""
+"""Networks by name: built afresh from a seed, or as templates to be filled from a file."""
 
-import copy
 import difflib
 import importlib
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from prunefuse_ray.networks.plain import VGG16, TextCNN
 from prunefuse_ray.networks.resnets import PreActivationResNet
@@ -41,8 +41,24 @@ def build(spec: NetworkSpec, *, seed: int) -> nn.Module:
 
 
 def template(spec: NetworkSpec) -> nn.Module:
-    """A network of the right shape whose weights are still to be filled in; on the meta device where possible."""
-    return copy.deepcopy(_template(spec))
+    """A network of the right structure, on the CPU, whose parameters hold whatever the memory held.
+
+    To be filled from a file: drawing random weights would take most of the time of loading a large network.
+    """
+    with isolated_seed(0), torch.device("cpu"), _NoRandomFill():
+        return _construct(spec)
+
+
+class _NoRandomFill(TorchFunctionMode):
+    """Turns the in-place random fills of initialisation into no-ops; fresh parameters then cost no memory traffic.
+
+    The meta device would do as well, but has no values for buffers that no file holds, and costs seconds to import.
+    """
+
+    skipped = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_})
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return args[0] if func in self.skipped else func(*args, **(kwargs or {}))
 
 
 def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tensor:
@@ -66,21 +82,17 @@ def isolated_seed(seed: int) -> Iterator[None]:
         generator.set_state(state)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def check(spec: NetworkSpec) -> None:
     """Raises NetworkError unless the architecture takes inputs of that shape and returns (N, classes) logits."""
-    network = _template(spec).eval()
-    inputs = example_input(spec)
-    if any(tensor.is_meta for tensor in network.state_dict().values()):
-        inputs = inputs.to("meta")
+    network = template(spec).to("meta").eval()
     try:
-        with torch.no_grad():
-            outputs = network(inputs)
-    except NotImplementedError:  # an operator without shape inference: nothing can be said before the first real batch
+        outputs = network(example_input(spec).to("meta"))
+    except NotImplementedError:  # an operator without shape inference: the first real batch will tell
         return
     except Exception as error:
         raise NetworkError(
-            f"input_shape: {spec.architecture} cannot take {spec.input_shape}: {_first_line(error)}"
+            f"input_shape: {spec.architecture} cannot take {spec.input_shape}: {first_line(error)}"
         ) from error
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if shape != (1, spec.classes):
@@ -88,25 +100,6 @@ def check(spec: NetworkSpec) -> None:
             f"architecture: {spec.architecture} returns {shape} for one sample instead of logits "
             f"(1, {spec.classes}); only classifiers can be used"
         )
-
-
-@lru_cache(maxsize=16)
-def _template(spec: NetworkSpec) -> nn.Module:
-    with isolated_seed(0):
-        try:
-            with torch.device("meta"):
-                network = _construct(spec)
-        except NetworkError:
-            raise
-        except Exception:
-            # Constructors that read values (`.item()`) cannot run without memory.
-            with torch.device("cpu"):
-                return _construct(spec)
-    if set(dict(network.named_buffers())) - set(network.state_dict()):
-        # Buffers that no file holds (positions, masks) need real values.
-        with isolated_seed(0), torch.device("cpu"):
-            return _construct(spec)
-    return network
 
 
 def _construct(spec: NetworkSpec) -> nn.Module:
@@ -160,7 +153,7 @@ def _construct_torchvision(name: str, spec: NetworkSpec) -> nn.Module:
     try:
         return models.get_model(name, weights=None, num_classes=spec.classes, **options)
     except (ValueError, TypeError) as error:
-        raise NetworkError(f"architecture: torchvision cannot build {name!r}: {_first_line(error)}") from error
+        raise NetworkError(f"architecture: torchvision cannot build {name!r}: {first_line(error)}") from error
 
 
 def _construct_timm(name: str, spec: NetworkSpec) -> nn.Module:
@@ -198,5 +191,5 @@ def _near(name: str, names: object) -> str:
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
