@@ -1,14 +1,14 @@
-"""Networks by name: built afresh from a seed, or as templates to be filled from a file."""
+"""Networks by name, built afresh from a seed."""
 
+import copy
 import difflib
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from prunefuse_ray.networks.plain import VGG16, TextCNN
 from prunefuse_ray.networks.resnets import PreActivationResNet
@@ -35,30 +35,15 @@ def build(spec: NetworkSpec, *, seed: int) -> nn.Module:
     The same seed gives the same weights; torch's global random state stays as it was. Raises NetworkError for an
     unknown architecture, or an input shape that it cannot take.
     """
-    check(spec)
+    network = construct(spec, seed=seed)
+    _check(network, spec)
+    return network
+
+
+def construct(spec: NetworkSpec, *, seed: int) -> nn.Module:
+    """`build` without the check that the network takes its input; for weights that are to be replaced anyway."""
     with isolated_seed(seed), torch.device("cpu"):
-        return _construct(spec)
-
-
-def template(spec: NetworkSpec) -> nn.Module:
-    """A network of the right structure, on the CPU, whose parameters hold whatever the memory held.
-
-    To be filled from a file: drawing random weights would take most of the time of loading a large network.
-    """
-    with isolated_seed(0), torch.device("cpu"), _NoRandomFill():
-        return _construct(spec)
-
-
-class _NoRandomFill(TorchFunctionMode):
-    """Turns the in-place random fills of initialisation into no-ops; fresh parameters then cost no memory traffic.
-
-    The meta device would do as well, but has no values for buffers that no file holds, and costs seconds to import.
-    """
-
-    skipped = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_})
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        return args[0] if func in self.skipped else func(*args, **(kwargs or {}))
+        return _constructed(spec)
 
 
 def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tensor:
@@ -82,12 +67,11 @@ def isolated_seed(seed: int) -> Iterator[None]:
         generator.set_state(state)
 
 
-@lru_cache(maxsize=64)
-def check(spec: NetworkSpec) -> None:
-    """Raises NetworkError unless the architecture takes inputs of that shape and returns (N, classes) logits."""
-    network = template(spec).to("meta").eval()
+def _check(network: nn.Module, spec: NetworkSpec) -> None:
+    """Raises NetworkError unless the network takes inputs of that shape and returns (N, classes) logits."""
+    shadow = copy.deepcopy(network).to("meta").eval()
     try:
-        outputs = network(example_input(spec).to("meta"))
+        outputs = shadow(example_input(spec).to("meta"))
     except NotImplementedError:  # an operator without shape inference: the first real batch will tell
         return
     except Exception as error:
@@ -102,7 +86,7 @@ def check(spec: NetworkSpec) -> None:
         )
 
 
-def _construct(spec: NetworkSpec) -> nn.Module:
+def _constructed(spec: NetworkSpec) -> nn.Module:
     library, _, name = spec.architecture.rpartition(":")
     if not library:
         return _construct_own(spec)

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from prunefuse_ray.networks.architectures import template
+from prunefuse_ray.networks.architectures import construct
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, kept_shape
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
 from prunefuse_ray.networks.structure import refill
@@ -55,7 +55,7 @@ def from_files(files: dict[str, bytes]) -> Proxy | Dense:
     description = _parse(files[NETWORK_FILE])
     spec = NetworkSpec.from_json(description["network"])
     state = _weights(files[WEIGHTS_FILE])
-    network = template(spec)
+    network = construct(spec, seed=0)
     dense = network.state_dict()
     if dense.keys() != state.keys():
         missing, unknown = sorted(dense.keys() - state.keys()), sorted(state.keys() - dense.keys())

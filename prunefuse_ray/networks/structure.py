@@ -127,7 +127,8 @@ def _adapt_multihead(name: str, module: nn.MultiheadAttention) -> None:
 
 
 def _adapt_attention(name: str, module: nn.Module, heads: int) -> None:
-    width: int = module.get_submodule("proj").in_features  # type: ignore[assignment]
+    # From the weight: the attention comes before its layers, whose own attributes are still the old ones.
+    width = module.get_submodule("proj").get_parameter("weight").shape[1]
     _divisible(name, "attention width", width, "num_heads", heads)
     # Written also where the class lacks one of them: its forward then never looks.
     vars(module).update(head_dim=width // heads, attn_dim=width, scale=1 / math.sqrt(width // heads))
