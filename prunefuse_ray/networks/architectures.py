@@ -136,7 +136,7 @@ def _construct_torchvision(name: str, spec: NetworkSpec) -> nn.Module:
         options |= {"aux_logits": False, "init_weights": True}
     try:
         return models.get_model(name, weights=None, num_classes=spec.classes, **options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AssertionError) as error:
         raise NetworkError(f"architecture: torchvision cannot build {name!r}: {first_line(error)}") from error
 
 
@@ -164,7 +164,10 @@ def _construct_custom(module_name: str, function_name: str, spec: NetworkSpec) -
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise NetworkError(f"architecture: cannot import {spec.architecture!r}: {error}") from error
-    network = function(num_classes=spec.classes, input_shape=spec.input_shape)
+    try:
+        network = function(num_classes=spec.classes, input_shape=spec.input_shape)
+    except Exception as error:
+        raise NetworkError(f"architecture: {spec.architecture} failed: {first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"architecture: {spec.architecture} returned {type(network).__name__}, not an nn.Module")
     return network

@@ -110,10 +110,9 @@ def _prune_once(
 def _kept_width(root: str, dense_width: int, pruning: PruningSpec, step: int) -> int:
     kept = pruning.kept(dense_width, step)
     if kept == 0:
-        rounding = f" rounded down to a multiple of {pruning.round_to}" if pruning.round_to else ""
         raise NetworkError(
-            f"ratio: {pruning.ratio} of the {dense_width} channels of {root}{rounding} would leave none; "
-            f"use a smaller ratio{' or round_to' if pruning.round_to else ''}"
+            f"round_to: {pruning.round_to} leaves none of the {dense_width} channels of {root} at ratio "
+            f"{pruning.ratio}; use a smaller round_to or ratio"
         )
     return kept
 
