@@ -199,6 +199,12 @@ def test_building_is_deterministic_and_leaves_the_global_random_state():
     assert not torch.equal(first.stem.weight, third.stem.weight)
 
 
+def test_bytes_may_come_as_bytes():
+    spec = NetworkSpec(architecture="textcnn", classes=4, input_shape=(32,))
+    network, x = build(spec, seed=0).eval(), example_input(spec, samples=3)
+    assert torch.equal(network(x.to(torch.uint8)), network(x))
+
+
 def test_convolutions_start_with_he_variance():
     network = build(NetworkSpec(architecture="wrn16_8", classes=10, input_shape=(3, 8, 8)), seed=0)
     conv = network.blocks[-1].convs[-1]

@@ -16,6 +16,7 @@ from prunefuse_ray.networks import (
     PruningSpec,
     build,
     from_files,
+    fuse,
     prune,
     to_files,
 )
@@ -64,6 +65,23 @@ def test_a_proxy_comes_back_with_its_indices_and_without_pruning_again(monkeypat
 
 def test_the_same_network_is_written_as_the_same_bytes(files):
     assert to_files(from_files(files)) == files
+
+
+def test_a_network_read_back_can_be_pruned_and_fused():
+    dense = from_files(to_files(Dense(build(SPEC, seed=0), SPEC)))
+    proxy = from_files(to_files(prune(dense.network, SPEC, PruningSpec(ratio=0.5))))
+    fused = fuse(dense.network, proxy, "keep")
+    for name, value in dense.network.state_dict().items():
+        assert torch.equal(fused.state_dict()[name], value), "an untrained proxy brings nothing new"
+
+
+def test_what_could_not_be_read_back_is_not_written():
+    proxy = prune(build(SPEC, seed=0), SPEC, PruningSpec(ratio=0.5))
+    wrapped = Proxy(torch.nn.DataParallel(proxy.network), proxy.kept, proxy.spec, proxy.pruning)
+    with pytest.raises(NetworkError, match="wrapper"):
+        to_files(wrapped)
+    with pytest.raises(NetworkError, match="float32"):
+        to_files(Dense(build(SPEC, seed=0).bfloat16(), SPEC))
 
 
 def test_nothing_is_pickled(files):

@@ -103,13 +103,20 @@ def test_gradients_reach_new_weights_after_one_step():
     assert alive > 0.99 * new
 
 
+def test_a_diverged_proxy_is_called_that(pair):
+    dense, proxy = pair
+    with torch.no_grad():
+        proxy.network.stem.weight.fill_(float("nan"))
+    with pytest.raises(NetworkError, match="not finite"):
+        fuse(dense, proxy, "function_preserving")
+
+
 def test_foreign_proxies_and_unknown_rules_are_refused(pair):
     dense, proxy = pair
     other = NetworkSpec(architecture="resnet32", classes=10, input_shape=(3, 8, 8))
-    with pytest.raises(NetworkError, match="wrong network"):
-        fuse(build(other, seed=0), proxy, "keep")
-    with pytest.raises(NetworkError, match="wrong architecture"):
-        fuse(build(other, seed=0), proxy, "positional")
+    for rule in FUSION_RULES:
+        with pytest.raises(NetworkError, match="wrong network"):
+            fuse(build(other, seed=0), proxy, rule)
     with pytest.raises(NetworkError, match="rule"):
         fuse(dense, proxy, "kept")
 

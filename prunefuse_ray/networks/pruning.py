@@ -7,6 +7,7 @@ is overwritten by its own flat positions (float64, exact to 2^53), the copy is p
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ def _groups(graph: torch_pruning.DependencyGraph, importance: Callable) -> Itera
                 module, torch_pruning.prune_linear_in_channels, list(range(module.in_features))
             )
             blocks.append(attention_heads(inner[0]) or 1)
-        yield _scored(graph, group, max(blocks), importance)
+        yield _scored(graph, group, math.lcm(*blocks), importance)
 
 
 def _scored(graph: torch_pruning.DependencyGraph, group, blocks: int, importance: Callable) -> _Group:
@@ -202,8 +203,9 @@ def _positions(tensor: Tensor) -> Tensor:
 def _refuse_untraceable(network: nn.Module) -> None:
     owners: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
-        first = owners.setdefault(parameter.untyped_storage().data_ptr(), name)
-        if first != name:
+        # By address, not by storage: tensors read from one file may be different parts of one buffer.
+        first = owners.setdefault(parameter.data_ptr(), name)
+        if first != name and parameter.numel() > 0:
             raise NetworkError(f"{name}: shares its weights with {first}; networks with tied weights cannot be pruned")
     for name, module in network.named_modules():
         if isinstance(module, _RECURRENT):

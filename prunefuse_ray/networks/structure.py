@@ -66,16 +66,13 @@ def damp_cross(
     parameters are added, not multiplied.
     """
     owner = modules[name.rpartition(".")[0]]
-    reads = isinstance(owner, (nn.Linear, _ConvNd, nn.MultiheadAttention))
-    if not reads or tensor.ndim < 2 or dims[1] is None:
+    if not isinstance(owner, (nn.Linear, _ConvNd, nn.MultiheadAttention)) or tensor.ndim < 2:
         return
-    outputs, inputs = dims[0], added(tensor.shape[1], dims[1])
-    if getattr(owner, "transposed", False):
-        if dims[0] is None:
-            return
-        outputs, inputs = added(tensor.shape[0], dims[0]), dims[1]
-    block = grid(tensor.shape[:2], (outputs, inputs), device=tensor.device)
-    tensor[block] *= factor
+    axis = 0 if getattr(owner, "transposed", False) else 1
+    if dims[axis] is not None:
+        block = [*dims[:2]]
+        block[axis] = added(tensor.shape[axis], dims[axis])
+        tensor[grid(tensor.shape[:2], tuple(block), device=tensor.device)] *= factor
 
 
 def _adapt(name: str, module: nn.Module) -> None:
