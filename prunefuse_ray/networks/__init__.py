@@ -1,6 +1,6 @@
 """Dense networks by name, their pruned proxies, and fusion: plain torch, nothing of Ray."""
 
-from prunefuse_ray.networks.build import ARCHITECTURES, build, example_input
+from prunefuse_ray.networks.architectures import ARCHITECTURES, build, example_input
 from prunefuse_ray.networks.files import NETWORK_FILE, WEIGHTS_FILE, Dense, from_files, to_files
 from prunefuse_ray.networks.fusion import FUSION_RULES, fuse
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, scatter

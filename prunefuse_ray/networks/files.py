@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from prunefuse_ray.networks.build import template
+from prunefuse_ray.networks.architectures import construct
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, kept_shape
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
 from prunefuse_ray.networks.structure import refill
@@ -31,7 +31,16 @@ class Dense:
 
 
 def to_files(saved: Proxy | Dense) -> dict[str, bytes]:
-    """The contents of WEIGHTS_FILE and NETWORK_FILE."""
+    """The contents of WEIGHTS_FILE and NETWORK_FILE.
+
+    Raises NetworkError for what could not be read back: weights other than float32, or names that a wrapper (a
+    compiled or data-parallel module) has changed.
+    """
+    for name, tensor in saved.network.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise NetworkError(f"weights: {name} is {tensor.dtype}; save the float32 weights")
+        if isinstance(saved, Proxy) and name not in saved.kept:
+            raise NetworkError(f"weights: {name} has no kept indices; save the network without its wrapper")
     description: dict[str, Any] = {"format": FORMAT, "network": saved.spec.to_json()}
     if isinstance(saved, Proxy):
         description |= {"pruning": saved.pruning.to_json(), **_kept_to_json(saved.kept)}
@@ -47,7 +56,7 @@ def from_files(files: dict[str, bytes]) -> Proxy | Dense:
     """The network that `to_files` wrote, on the CPU in training mode; bit-equal weights.
 
     The structure comes from the saved shapes, never from importances. Raises NetworkError for anything missing,
-    unknown, or inconsistent with the architecture.
+    unknown, or inconsistent with the architecture. An architecture `package.module:function` is imported and called.
     """
     for name in (WEIGHTS_FILE, NETWORK_FILE):
         if name not in files:
@@ -55,7 +64,7 @@ def from_files(files: dict[str, bytes]) -> Proxy | Dense:
     description = _parse(files[NETWORK_FILE])
     spec = NetworkSpec.from_json(description["network"])
     state = _weights(files[WEIGHTS_FILE])
-    network = template(spec)
+    network = construct(spec, seed=0)
     dense = network.state_dict()
     if dense.keys() != state.keys():
         missing, unknown = sorted(dense.keys() - state.keys()), sorted(state.keys() - dense.keys())
@@ -111,9 +120,7 @@ def _kept_from_json(description: dict[str, Any], dense: dict[str, Tensor]) -> Ke
             if type(number) is not int or not 0 <= number < len(positions):
                 raise NetworkError(f"{NETWORK_FILE}: {name} refers to index list {number!r}, which does not exist")
             if positions[number][-1] >= size:
-                raise NetworkError(
-                    f"{NETWORK_FILE}: kept index {positions[number][-1]} of {name} exceeds its size {size}"
-                )
+                raise NetworkError(f"{NETWORK_FILE}: kept positions of {name} exceed its size {size}")
         kept[name] = tuple(None if number is None else positions[number] for number in dims)
     return kept
 
@@ -130,7 +137,7 @@ def _positions(number: int, values: object) -> Tensor:
 def _parse(content: bytes) -> dict[str, Any]:
     try:
         description = json.loads(content)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise NetworkError(f"{NETWORK_FILE}: not JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise NetworkError(f"{NETWORK_FILE}: not a description of format {FORMAT}")

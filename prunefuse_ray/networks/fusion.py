@@ -18,8 +18,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from prunefuse_ray.networks.build import example_input
-from prunefuse_ray.networks.indices import KeptIndices, Proxy, gather, scatter
+from prunefuse_ray.networks.architectures import example_input
+from prunefuse_ray.networks.indices import KeptIndices, Proxy, check_names, gather, scatter
 from prunefuse_ray.networks.prenorm import fuse_prenorm, residual_stream
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec
 from prunefuse_ray.networks.structure import damp_cross, refill
@@ -42,14 +42,17 @@ def fuse(
     if rule not in FUSION_RULES:
         raise NetworkError(f"rule: unknown {rule!r}; use one of {', '.join(FUSION_RULES)}")
     network, kept = (proxy.network, proxy.kept) if isinstance(proxy, Proxy) else proxy
+    for state in (dense.state_dict(), network.state_dict()):
+        check_names(state, kept)
     if rule == "keep":
         return _filled(dense, scatter(dense.state_dict(), network.state_dict(), kept))
     if rule == "positional":
         positions = positional_indices(dense.state_dict(), network.state_dict())
         return _filled(dense, scatter(dense.state_dict(), network.state_dict(), positions))
+    exact = fuse_preserving(dense, network, kept, factor=0.0)
     if isinstance(proxy, Proxy):
-        _verify(fuse_preserving(dense, network, kept, factor=0.0), network, proxy.spec)
-    return fuse_preserving(dense, network, kept, factor=0.0 if rule == "function_preserving" else epsilon)
+        _verify(exact, network, proxy.spec)
+    return exact if rule == "function_preserving" else fuse_preserving(dense, network, kept, factor=epsilon)
 
 
 def fuse_preserving(dense: nn.Module, network: nn.Module, kept: KeptIndices, *, factor: float) -> nn.Module:
@@ -73,8 +76,6 @@ def positional_indices(dense: Mapping[str, Tensor], proxy: Mapping[str, Tensor])
             return None
         return torch.arange(0, size, 2) if 2 * kept == size else torch.arange(kept)
 
-    if dense.keys() != proxy.keys():
-        raise NetworkError("proxy: its tensors are not those of the dense network; wrong architecture?")
     return {name: tuple(map(index, tensor.shape, proxy[name].shape)) for name, tensor in dense.items()}
 
 
@@ -109,6 +110,8 @@ def _verify(fused: nn.Module, network: nn.Module, spec: NetworkSpec) -> None:
     inputs = inputs.double() if inputs.is_floating_point() else inputs
     with torch.no_grad():
         expected, found = (copy.deepcopy(each).cpu().double().eval()(inputs) for each in (network, fused))
+    if not expected.isfinite().all():
+        raise NetworkError("proxy: its logits are not finite; did its training diverge?")
     error = (expected - found).abs().max().item()
     if not error <= _PROBE_TOLERANCE * expected.abs().max().item():
         raise NetworkError(

@@ -28,7 +28,7 @@ class Proxy:
 
 def gather(state: Mapping[str, Tensor], kept: KeptIndices) -> dict[str, Tensor]:
     """The kept positions of every dense tensor: fresh, contiguous tensors of the proxy's shapes."""
-    _check_names(state, kept)
+    check_names(state, kept)
     return {name: _take(name, tensor, kept[name]).clone() for name, tensor in state.items()}
 
 
@@ -37,8 +37,8 @@ def scatter(dense: Mapping[str, Tensor], proxy: Mapping[str, Tensor], kept: Kept
 
     gather(scatter(dense, proxy, kept), kept) is proxy, and scatter(dense, gather(dense, kept), kept) is dense.
     """
-    _check_names(dense, kept)
-    _check_names(proxy, kept)
+    check_names(dense, kept)
+    check_names(proxy, kept)
     result = {}
     for name, tensor in dense.items():
         values = proxy[name].to(device=tensor.device, dtype=tensor.dtype)
@@ -114,7 +114,8 @@ def _compose(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first[second]
 
 
-def _check_names(state: Mapping[str, Tensor], kept: KeptIndices) -> None:
+def check_names(state: Mapping[str, Tensor], kept: KeptIndices) -> None:
+    """Raises NetworkError unless the indices are those of exactly these tensors."""
     if state.keys() != kept.keys():
         missing, unknown = sorted(kept.keys() - state.keys()), sorted(state.keys() - kept.keys())
         raise NetworkError(f"kept indices: tensors {missing[:3]} are missing and {unknown[:3]} unknown; wrong network?")

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -77,26 +78,27 @@ def inference_form(network: nn.Module) -> nn.Module:
     """
     result = copy.deepcopy(network).eval().requires_grad_(False)
     for conv_name, norm_name in _foldable(result):
-        conv, norm = result.get_submodule(conv_name), result.get_submodule(norm_name)
+        # conv: the folding is the same for one, two and three dimensions
+        conv, norm = cast(nn.Conv2d, result.get_submodule(conv_name)), result.get_submodule(norm_name)
+        assert isinstance(norm, _BatchNorm)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
-            conv.weight,
-            conv.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,  # type: ignore[arg-type]
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         conv.weight, conv.bias = weight.requires_grad_(False), bias.requires_grad_(False)
         parent, _, child = norm_name.rpartition(".")
         setattr(result.get_submodule(parent), child, nn.Identity())
     if any(isinstance(module, nn.Conv2d) for module in result.modules()):
-        result = result.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        result = result.to(memory_format=torch.channels_last)
     return result
 
 
 def _foldable(network: nn.Module) -> list[tuple[str, str]]:
-    """Pairs (convolution, batch norm) by name, where the norm is the only reader of the convolution's only output."""
+    """Pairs (convolution, batch norm) by name, where the norm is the only reader of the convolution's only output.
+
+    Tracing patches Python's module calls for its duration: no other thread may run a network meanwhile.
+    """
     try:
         graph = fx.Tracer().trace(network)
     except Exception:  # data-dependent control flow; tracing runs the network's own code, so anything may come
@@ -105,12 +107,13 @@ def _foldable(network: nn.Module) -> list[tuple[str, str]]:
     uses = Counter(node.target for node in calls)
     pairs = []
     for node in calls:
-        norm = network.get_submodule(node.target)
         source = node.args[0] if node.args else None
-        if not isinstance(norm, _BatchNorm) or norm.running_mean is None or not isinstance(source, fx.Node):
+        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
             continue
-        if source.op != "call_module" or len(source.users) != 1 or uses[node.target] != 1 or uses[source.target] != 1:
-            continue
-        if isinstance(network.get_submodule(source.target), (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            pairs.append((source.target, node.target))
+        conv_name, norm_name = str(source.target), str(node.target)
+        conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
+        called_once = uses[source.target] == uses[node.target] == 1
+        folds = isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and isinstance(norm, _BatchNorm)
+        if called_once and folds and norm.running_mean is not None:
+            pairs.append((conv_name, norm_name))
     return pairs

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunefuse_ray.networks.build import build, example_input
+from prunefuse_ray.networks.architectures import build, example_input
 from prunefuse_ray.networks.pruning import prune
 from prunefuse_ray.networks.specs import NetworkSpec, PruningSpec
 
@@ -25,8 +25,8 @@ def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     a copy without memory.
     """
     spec = NetworkSpec(architecture="any", classes=2, input_shape=input_shape)
-    shadow = copy.deepcopy(network).to("meta").eval()
-    # Outside no_grad, so that attention takes its plain path: fused kernels are not counted.
+    # Requiring gradients keeps attention on its plain path: fused kernels are not counted.
+    shadow = copy.deepcopy(network).to("meta").eval().requires_grad_(True)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         shadow(example_input(spec).to("meta"))
     return counter.get_total_flops() // 2

@@ -7,6 +7,7 @@ is overwritten by its own flat positions (float64, exact to 2^53), the copy is p
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ import torch_pruning
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from prunefuse_ray.networks.build import example_input, isolated_seed
+from prunefuse_ray.networks.architectures import example_input, first_line, isolated_seed
 from prunefuse_ray.networks.fusion import check_alignment
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, product_indices, whole
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
-from prunefuse_ray.networks.structure import attention_heads, refill
+from prunefuse_ray.networks.structure import attention_heads, is_unknown_attention, refill
 
 _IMPORTANCES: dict[str, Callable[[], Callable]] = {
     "magnitude": lambda: torch_pruning.importance.MagnitudeImportance(p=2),
@@ -62,12 +63,20 @@ def prune(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec) -> Proxy:
     channels: dict[str, int] = {}
     steps = range(1, pruning.steps + 1) if pruning.ratio > 0 else ()
     for step in steps:
-        indices = _prune_once(network, spec, pruning, step, channels)
+        try:
+            indices = _prune_once(network, spec, pruning, step, channels)
+        except NetworkError:
+            raise
+        except Exception as error:  # torch-pruning fails in many ways on structures that it does not know
+            raise NetworkError(
+                f"architecture: the channels of {spec.architecture} cannot be followed: {first_line(error)}"
+            ) from error
         refill(network, gather(network.state_dict(), indices))
         kept = compose(kept, indices)
     proxy = copy.deepcopy(dense)
     refill(proxy, {name: tensor.to(device) for name, tensor in gather(dense.state_dict(), kept).items()})
-    check_alignment(dense, kept, spec)
+    if steps:
+        check_alignment(dense, kept, spec)
     return Proxy(proxy.train(), kept, spec, pruning)
 
 
@@ -102,10 +111,9 @@ def _prune_once(
 def _kept_width(root: str, dense_width: int, pruning: PruningSpec, step: int) -> int:
     kept = pruning.kept(dense_width, step)
     if kept == 0:
-        rounding = f" rounded down to a multiple of {pruning.round_to}" if pruning.round_to else ""
         raise NetworkError(
-            f"ratio: {pruning.ratio} of the {dense_width} channels of {root}{rounding} would leave none; "
-            f"use a smaller ratio{' or round_to' if pruning.round_to else ''}"
+            f"round_to: {pruning.round_to} leaves none of the {dense_width} channels of {root} at ratio "
+            f"{pruning.ratio}; use a smaller round_to or ratio"
         )
     return kept
 
@@ -123,12 +131,8 @@ def _trace(network: nn.Module, spec: NetworkSpec) -> torch_pruning.DependencyGra
         graph = torch_pruning.DependencyGraph().build_dependency(
             network, example_inputs=example_input(spec), verbose=False
         )
-    inside = {
-        child
-        for module in network.modules()
-        if isinstance(module, nn.MultiheadAttention)
-        for child in module.children()
-    }
+    attentions = [module for module in network.modules() if isinstance(module, nn.MultiheadAttention)]
+    inside = {child for attention in attentions for child in attention.children()}
     for name, module in network.named_modules():
         if isinstance(module, _ROOTS) and module not in graph.module2node and module not in inside:
             raise NetworkError(
@@ -156,7 +160,7 @@ def _groups(graph: torch_pruning.DependencyGraph, importance: Callable) -> Itera
                 module, torch_pruning.prune_linear_in_channels, list(range(module.in_features))
             )
             blocks.append(attention_heads(inner[0]) or 1)
-        yield _scored(graph, group, max(blocks), importance)
+        yield _scored(graph, group, math.lcm(*blocks), importance)
 
 
 def _scored(graph: torch_pruning.DependencyGraph, group, blocks: int, importance: Callable) -> _Group:
@@ -199,9 +203,15 @@ def _positions(tensor: Tensor) -> Tensor:
 def _refuse_untraceable(network: nn.Module) -> None:
     owners: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
-        first = owners.setdefault(id(parameter), name)
-        if first != name:
+        # By address, not by storage: tensors read from one file may be different parts of one buffer.
+        first = owners.setdefault(parameter.data_ptr(), name)
+        if first != name and parameter.numel() > 0:
             raise NetworkError(f"{name}: shares its weights with {first}; networks with tied weights cannot be pruned")
     for name, module in network.named_modules():
         if isinstance(module, _RECURRENT):
             raise NetworkError(f"module {name}: recurrent layers cannot be pruned")
+        if is_unknown_attention(module):
+            raise NetworkError(
+                f"module {name}: an attention of unknown form cannot be pruned; use nn.MultiheadAttention, "
+                "or linear layers `qkv` and `proj` with an integer `num_heads`"
+            )

@@ -31,7 +31,7 @@ class NetworkSpec:
     """A network by name, for a number of classes and one shape of input."""
 
     architecture: str
-    """`resnet56`, `wrn28_10`, `vgg16_bn`, `textcnn`, ...; `torchvision:NAME`, `timm:NAME`, or `package.module:function`,
+    """`resnet56`, `wrn28_10`, `vgg16_bn`, `textcnn`, ...; `torchvision:NAME`, `timm:NAME`; `package.module:function`,
     called as `function(num_classes=..., input_shape=...)`."""
     classes: int
     """Number of classes, at least 2."""
@@ -92,14 +92,16 @@ class PruningSpec:
             raise NetworkError(f"seed: {self.seed!r} is not an integer in [0, 2^63)")
 
     def kept(self, channels: int, step: int | None = None) -> int:
-        """How many of `channels` remain after `step` (default: the last one); 0 means that nothing would be left.
+        """How many of `channels` remain after `step` (default: the last one); 0 only where `round_to` leaves none.
 
         Exact: floor(channels * (1 - ratio)) in rational arithmetic on the decimal that the user wrote, because in
-        floating point 160 * (1 - .8) is 31.99...
+        floating point 160 * (1 - .8) is 31.99... At least one channel remains: some networks squeeze through four.
         """
+        if self.ratio == 0:
+            return channels
         share = Fraction(repr(self.ratio)) * Fraction(step or self.steps, self.steps)
-        kept = math.floor(channels * (1 - share))
-        return kept - kept % self.round_to if self.round_to and self.ratio > 0 else kept
+        kept = max(1, math.floor(channels * (1 - share)))
+        return kept - kept % self.round_to if self.round_to else kept
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -20,10 +20,16 @@ def attention_heads(module: nn.Module) -> int | None:
     That is timm's form, and the form to follow for one's own; its output layer is named `proj`.
     """
     heads = getattr(module, "num_heads", None)
-    linear = isinstance(getattr(module, "qkv", None), nn.Linear) and isinstance(
-        getattr(module, "proj", None), nn.Linear
-    )
+    linear = all(isinstance(getattr(module, name, None), nn.Linear) for name in ("qkv", "proj"))
     return heads if linear and isinstance(heads, int) else None
+
+
+def is_unknown_attention(module: nn.Module) -> bool:
+    """Whether the module looks like an attention of another form, whose heads would be cut to pieces."""
+    if isinstance(module, nn.MultiheadAttention) or attention_heads(module) is not None:
+        return False
+    has_heads = any(getattr(module, name, 1) != 1 for name in ("num_heads", "n_heads", "heads", "n_head", "head_dim"))
+    return has_heads and sum(isinstance(child, nn.Linear) for child in module.children()) > 1
 
 
 def refill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -60,16 +66,13 @@ def damp_cross(
     parameters are added, not multiplied.
     """
     owner = modules[name.rpartition(".")[0]]
-    reads = isinstance(owner, (nn.Linear, _ConvNd, nn.MultiheadAttention))
-    if not reads or tensor.ndim < 2 or dims[1] is None:
+    if not isinstance(owner, (nn.Linear, _ConvNd, nn.MultiheadAttention)) or tensor.ndim < 2:
         return
-    outputs, inputs = dims[0], added(tensor.shape[1], dims[1])
-    if getattr(owner, "transposed", False):
-        if dims[0] is None:
-            return
-        outputs, inputs = added(tensor.shape[0], dims[0]), dims[1]
-    block = grid(tensor.shape[:2], (outputs, inputs), device=tensor.device)
-    tensor[block] *= factor
+    axis = 0 if getattr(owner, "transposed", False) else 1
+    if dims[axis] is not None:
+        block = [*dims[:2]]
+        block[axis] = added(tensor.shape[axis], dims[axis])
+        tensor[grid(tensor.shape[:2], tuple(block), device=tensor.device)] *= factor
 
 
 def _adapt(name: str, module: nn.Module) -> None:
@@ -97,8 +100,8 @@ def _adapt(name: str, module: nn.Module) -> None:
         _adapt_multihead(name, module)
     elif (heads := attention_heads(module)) is not None:
         _adapt_attention(name, module, heads)
-    elif type(module).__name__ == "VisionTransformer" and hasattr(module, "class_token"):
-        module.hidden_dim = module.class_token.shape[-1]  # torchvision's forward checks its input against this
+    elif isinstance(token := getattr(module, "class_token", None), nn.Parameter):
+        vars(module).update(hidden_dim=token.shape[-1])  # torchvision's VisionTransformer reshapes its input to this
 
 
 def _adapt_conv(name: str, module: _ConvNd) -> None:
@@ -121,14 +124,13 @@ def _adapt_multihead(name: str, module: nn.MultiheadAttention) -> None:
 
 
 def _adapt_attention(name: str, module: nn.Module, heads: int) -> None:
-    width = module.proj.weight.shape[1]  # type: ignore[union-attr, index]
+    # From the weight: the attention comes before its layers, whose own attributes are still the old ones.
+    width = module.get_submodule("proj").get_parameter("weight").shape[1]
     _divisible(name, "attention width", width, "num_heads", heads)
     # Written also where the class lacks one of them: its forward then never looks.
-    module.head_dim = width // heads  # type: ignore[assignment]
-    module.attn_dim = width  # type: ignore[assignment]
-    module.scale = 1 / math.sqrt(width // heads)  # type: ignore[assignment]
+    vars(module).update(head_dim=width // heads, attn_dim=width, scale=1 / math.sqrt(width // heads))
 
 
-def _divisible(name: str, what: str, size: int, by: str, groups: int) -> None:
+def _divisible(name: str, what: str, size: int | Tensor, by: str, groups: int) -> None:
     if size % groups:
         raise NetworkError(f"{name}: {what} {size} is not a multiple of {by} {groups}")

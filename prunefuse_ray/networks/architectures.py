@@ -1,11 +1,11 @@
-"""Networks by name: built afresh from a seed, or as weightless templates to be filled from a file."""
+"""Networks by name, built afresh from a seed."""
 
 import copy
 import difflib
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +35,15 @@ def build(spec: NetworkSpec, *, seed: int) -> nn.Module:
     The same seed gives the same weights; torch's global random state stays as it was. Raises NetworkError for an
     unknown architecture, or an input shape that it cannot take.
     """
-    check(spec)
+    network = construct(spec, seed=seed)
+    _check(network, spec)
+    return network
+
+
+def construct(spec: NetworkSpec, *, seed: int) -> nn.Module:
+    """`build` without the check that the network takes its input; for weights that are to be replaced anyway."""
     with isolated_seed(seed), torch.device("cpu"):
-        return _construct(spec)
-
-
-def template(spec: NetworkSpec) -> nn.Module:
-    """A network of the right shape whose weights are still to be filled in; on the meta device where possible."""
-    return copy.deepcopy(_template(spec))
+        return _constructed(spec)
 
 
 def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tensor:
@@ -66,21 +67,16 @@ def isolated_seed(seed: int) -> Iterator[None]:
         generator.set_state(state)
 
 
-@lru_cache(maxsize=16)
-def check(spec: NetworkSpec) -> None:
-    """Raises NetworkError unless the architecture takes inputs of that shape and returns (N, classes) logits."""
-    network = _template(spec).eval()
-    inputs = example_input(spec)
-    if any(tensor.is_meta for tensor in network.state_dict().values()):
-        inputs = inputs.to("meta")
+def _check(network: nn.Module, spec: NetworkSpec) -> None:
+    """Raises NetworkError unless the network takes inputs of that shape and returns (N, classes) logits."""
+    shadow = copy.deepcopy(network).to("meta").eval()
     try:
-        with torch.no_grad():
-            outputs = network(inputs)
-    except NotImplementedError:  # an operator without shape inference: nothing can be said before the first real batch
+        outputs = shadow(example_input(spec).to("meta"))
+    except NotImplementedError:  # an operator without shape inference: the first real batch will tell
         return
     except Exception as error:
         raise NetworkError(
-            f"input_shape: {spec.architecture} cannot take {spec.input_shape}: {_first_line(error)}"
+            f"input_shape: {spec.architecture} cannot take {spec.input_shape}: {first_line(error)}"
         ) from error
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if shape != (1, spec.classes):
@@ -90,26 +86,7 @@ def check(spec: NetworkSpec) -> None:
         )
 
 
-@lru_cache(maxsize=16)
-def _template(spec: NetworkSpec) -> nn.Module:
-    with isolated_seed(0):
-        try:
-            with torch.device("meta"):
-                network = _construct(spec)
-        except NetworkError:
-            raise
-        except Exception:
-            # Constructors that read values (`.item()`) cannot run without memory.
-            with torch.device("cpu"):
-                return _construct(spec)
-    if set(dict(network.named_buffers())) - set(network.state_dict()):
-        # Buffers that no file holds (positions, masks) need real values.
-        with isolated_seed(0), torch.device("cpu"):
-            return _construct(spec)
-    return network
-
-
-def _construct(spec: NetworkSpec) -> nn.Module:
+def _constructed(spec: NetworkSpec) -> nn.Module:
     library, _, name = spec.architecture.rpartition(":")
     if not library:
         return _construct_own(spec)
@@ -159,8 +136,8 @@ def _construct_torchvision(name: str, spec: NetworkSpec) -> nn.Module:
         options |= {"aux_logits": False, "init_weights": True}
     try:
         return models.get_model(name, weights=None, num_classes=spec.classes, **options)
-    except (ValueError, TypeError) as error:
-        raise NetworkError(f"architecture: torchvision cannot build {name!r}: {_first_line(error)}") from error
+    except (ValueError, TypeError, AssertionError) as error:
+        raise NetworkError(f"architecture: torchvision cannot build {name!r}: {first_line(error)}") from error
 
 
 def _construct_timm(name: str, spec: NetworkSpec) -> nn.Module:
@@ -187,7 +164,10 @@ def _construct_custom(module_name: str, function_name: str, spec: NetworkSpec) -
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise NetworkError(f"architecture: cannot import {spec.architecture!r}: {error}") from error
-    network = function(num_classes=spec.classes, input_shape=spec.input_shape)
+    try:
+        network = function(num_classes=spec.classes, input_shape=spec.input_shape)
+    except Exception as error:
+        raise NetworkError(f"architecture: {spec.architecture} failed: {first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"architecture: {spec.architecture} returned {type(network).__name__}, not an nn.Module")
     return network
@@ -198,5 +178,5 @@ def _near(name: str, names: object) -> str:
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

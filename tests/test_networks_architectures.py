@@ -1,0 +1,253 @@
+"""Every architecture through every stage: build, prune, save, load, fuse, train, fuse again."""
+
+import random
+from fractions import Fraction
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from prunefuse_ray.networks import (
+    NetworkError,
+    NetworkSpec,
+    Proxy,
+    PruningSpec,
+    build,
+    example_input,
+    features_and_logits,
+    from_files,
+    fuse,
+    gather,
+    inference_form,
+    prune,
+    to_files,
+)
+
+RATIOS = (0.5, 0.6, 0.7, 0.8)
+HEADS = 3
+
+
+def small_vit(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(
+        image_size=input_shape[1],
+        patch_size=8,
+        num_layers=2,
+        num_heads=HEADS,
+        hidden_dim=48,
+        mlp_dim=96,
+        num_classes=num_classes,
+    )
+
+
+def small_timm_vit(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    import timm
+
+    return timm.create_model(
+        "vit_tiny_patch16_224", num_classes=num_classes, img_size=input_shape[1], patch_size=8, depth=2
+    )
+
+
+def small_densenet(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    from torchvision.models import DenseNet
+
+    return DenseNet(growth_rate=8, block_config=(2, 2), num_init_features=16, num_classes=num_classes)
+
+
+def returns_a_list(num_classes: int, input_shape: tuple[int, ...]) -> list:
+    return []
+
+
+# name, input shape, whether function-preserving fusion is exact
+SMALL = [
+    ("resnet20", (1, 8, 8), True),
+    ("resnet32", (3, 8, 8), True),
+    ("textcnn", (40,), True),
+    (f"{__name__}:small_densenet", (3, 16, 16), True),
+    (f"{__name__}:small_vit", (3, 16, 16), True),
+]
+MEDIUM = [
+    ("resnet56", (3, 8, 8), True),
+    ("torchvision:mobilenet_v2", (3, 32, 32), True),
+    ("torchvision:efficientnet_b0", (3, 32, 32), True),
+    ("torchvision:resnet18", (3, 32, 32), True),
+    ("torchvision:mobilenet_v3_small", (3, 32, 32), True),
+]
+LARGE = [
+    ("resnet44", (3, 8, 8), True),
+    ("resnet110", (3, 8, 8), True),
+    ("resnet164", (3, 8, 8), True),
+    ("wrn16_8", (3, 8, 8), True),
+    ("wrn28_10", (3, 8, 8), True),
+    ("vgg16_bn", (3, 32, 32), True),
+    ("torchvision:resnet50", (3, 32, 32), True),
+    ("torchvision:densenet121", (3, 32, 32), True),
+    ("torchvision:vit_b_16", (3, 32, 32), True),
+    ("torchvision:convnext_tiny", (3, 32, 32), False),
+]
+CASES = [
+    *((*case, ratio) for case in SMALL for ratio in RATIOS),
+    *((*case, ratio) for case in MEDIUM for ratio in (0.5, 0.8)),
+    *(pytest.param(*case, ratio, marks=pytest.mark.slow) for case in MEDIUM for ratio in (0.6, 0.7)),
+    *(pytest.param(*case, ratio, marks=pytest.mark.slow) for case in LARGE for ratio in RATIOS),
+]
+
+
+def train_a_little(network: nn.Module, spec: NetworkSpec, steps: int = 3) -> None:
+    """A few steps large enough to move every weight and batch-norm statistic."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    labels = torch.arange(8) % spec.classes
+    network.train()
+    for step in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(example_input(spec, samples=8, seed=step)), labels).backward()
+        optimizer.step()
+    network.eval()
+
+
+@pytest.mark.parametrize(("name", "shape", "exact", "ratio"), CASES)
+def test_every_stage(name, shape, exact, ratio):
+    spec = NetworkSpec(architecture=name, classes=7, input_shape=shape)
+    dense = build(spec, seed=3)
+    before = {key: value.clone() for key, value in dense.state_dict().items()}
+    proxy = prune(dense, spec, PruningSpec(ratio=ratio))
+
+    # Kept positions: at initialisation the proxy is exactly the dense network's selected weights.
+    expected = gather(before, proxy.kept)
+    for key, value in proxy.network.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+    assert all(torch.equal(value, before[key]) for key, value in dense.state_dict().items())
+    _check_widths(name, dense, proxy, ratio)
+
+    # Function preserved, at initialisation and after training has moved weights and statistics.
+    x = example_input(spec, samples=4, seed=9)
+    _check_fusion(dense, proxy, x, exact)
+    train_a_little(proxy.network, spec)
+    _check_fusion(dense, proxy, x, exact)
+
+    # Files: bit-equal logits; and the scoring form computes the same.
+    loaded = from_files(to_files(proxy))
+    assert isinstance(loaded, Proxy)
+    assert (loaded.spec, loaded.pruning) == (proxy.spec, proxy.pruning)
+    with torch.no_grad():
+        logits = proxy.network.eval()(x)
+        assert torch.equal(loaded.network.eval()(x), logits)
+        torch.testing.assert_close(inference_form(loaded.network)(x), logits, atol=1e-4, rtol=1e-4)
+        features, same = features_and_logits(proxy.network, x)
+    classifier = [module for module in proxy.network.modules() if isinstance(module, nn.Linear)][-1]
+    torch.testing.assert_close(classifier(features), same)
+    assert torch.equal(same, logits)
+
+
+def _check_widths(name: str, dense: nn.Module, proxy: Proxy, ratio: float) -> None:
+    modules = [
+        (key, module) for key, module in dense.named_modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
+    ]
+    first, last = modules[0], modules[-1]
+    assert proxy.kept[f"{last[0]}.weight"][0] is None, "class outputs are never pruned"
+    if first[1].weight.shape[1] == 3:
+        assert proxy.kept[f"{first[0]}.weight"][1] is None, "input channels are never pruned"
+    for key, module in modules[:-1]:
+        size = module.weight.shape[0]
+        blocks = 1
+        if "vit_b_16" in name and size == 768:
+            blocks = 12
+        elif "small_vit" in name and size == 48:
+            blocks = HEADS
+        kept = max(1, int(size // blocks * (1 - Fraction(str(ratio))))) * blocks
+        assert proxy.network.get_submodule(key).weight.shape[0] == kept, key
+
+
+def _check_fusion(dense: nn.Module, proxy: Proxy, x: torch.Tensor, exact: bool) -> None:
+    if not exact:
+        with pytest.raises(NetworkError, match="function-preserving"):
+            fuse(dense, proxy, "function_preserving")
+        return
+    fused = fuse(dense, proxy, "function_preserving")
+    with torch.no_grad():
+        expected = proxy.network.eval()(x)
+        torch.testing.assert_close(fused.eval()(x), expected, atol=1e-4, rtol=1e-4)
+    proxy.network.train()
+
+
+def test_a_timm_transformer_through_every_stage():
+    pytest.importorskip("timm")
+    spec = NetworkSpec(architecture=f"{__name__}:small_timm_vit", classes=7, input_shape=(3, 16, 16))
+    dense = build(spec, seed=0)
+    proxy = prune(dense, spec, PruningSpec(ratio=0.7))
+    assert proxy.network.blocks[0].attn.head_dim == 19  # int(64 * .3), with as many heads as before
+    assert proxy.network.blocks[0].attn.num_heads == 3
+    train_a_little(proxy.network, spec)
+    _check_fusion(dense, proxy, example_input(spec, samples=4), exact=True)
+    loaded = from_files(to_files(proxy)).network.eval()
+    x = example_input(spec)
+    assert torch.equal(loaded(x), proxy.network.eval()(x))
+
+
+def test_building_is_deterministic_and_leaves_the_global_random_state():
+    spec = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 8, 8))
+    torch.manual_seed(5)
+    states = torch.get_rng_state(), numpy.random.get_state()[1].tolist(), random.getstate()
+    first, second, third = build(spec, seed=1), build(spec, seed=1), build(spec, seed=2)
+    proxy = prune(first, spec, PruningSpec(ratio=0.5, importance="random", seed=4))
+    fuse(first, proxy, "function_preserving")
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (numpy.random.get_state()[1].tolist(), random.getstate()) == states[1:]
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(first.stem.weight, third.stem.weight)
+
+
+def test_bytes_may_come_as_bytes():
+    spec = NetworkSpec(architecture="textcnn", classes=4, input_shape=(32,))
+    network, x = build(spec, seed=0).eval(), example_input(spec, samples=3)
+    assert torch.equal(network(x.to(torch.uint8)), network(x))
+
+
+def test_convolutions_start_with_he_variance():
+    network = build(NetworkSpec(architecture="wrn16_8", classes=10, input_shape=(3, 8, 8)), seed=0)
+    conv = network.blocks[-1].convs[-1]
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * conv.out_channels)) ** 0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers"), [("resnet20", 19), ("resnet56", 55), ("resnet164", 163), ("wrn28_10", 25)]
+)
+def test_the_depth_is_the_one_in_the_name(architecture, layers):
+    """Convolutions on the main path and the classifier; shortcuts do not count."""
+    network = build(NetworkSpec(architecture=architecture, classes=10, input_shape=(3, 8, 8)), seed=0)
+    convs = [
+        name for name, module in network.named_modules() if isinstance(module, nn.Conv2d) and "shortcut" not in name
+    ]
+    assert len(convs) == layers
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "message"),
+    [
+        ("resnet57", (3, 32, 32), "did you mean resnet56"),
+        ("torchvision:resnet51", (3, 32, 32), "did you mean"),
+        ("torchvision:resnet18", (1, 32, 32), "takes \\(3, height, width\\)"),
+        ("torchvision:vit_b_16", (3, 32, 48), "square"),
+        ("torchvision:vit_b_16", (3, 20, 20), "vit_b_16"),
+        ("torchvision:vgg11", (3, 16, 16), "cannot take"),
+        ("no.such.module:function", (3, 32, 32), "cannot import"),
+        (f"{__name__}:no_such_function", (3, 32, 32), "cannot import"),
+        (f"{__name__}:returns_a_list", (3, 32, 32), "not an nn.Module"),
+        ("resnet20", (3, 2, 32), "too small"),
+        ("vgg16_bn", (3, 16, 16), "too small"),
+        ("resnet20", (64,), "takes \\(channels, height, width\\)"),
+        ("textcnn", (3, 8, 8), "takes \\(length,\\)"),
+        ("textcnn", (4,), "too small"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(architecture, shape, message):
+    with pytest.raises(NetworkError, match=message):
+        build(NetworkSpec(architecture=architecture, classes=10, input_shape=shape), seed=0)
+
+
+def test_timm_without_the_extra_is_refused(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(NetworkError, match="timm extra"):
+        build(NetworkSpec(architecture="timm:resnet18", classes=10, input_shape=(3, 32, 32)), seed=0)

@@ -1,0 +1,141 @@
+"""Fusion rules against what they promise."""
+
+import pytest
+import torch
+from torch import nn
+
+from prunefuse_ray.networks import (
+    FUSION_RULES,
+    NetworkError,
+    NetworkSpec,
+    PruningSpec,
+    build,
+    example_input,
+    fuse,
+    prune,
+)
+from prunefuse_ray.networks.indices import grid
+
+SPEC = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 8, 8))
+
+
+@pytest.fixture
+def pair():
+    """A dense network, and a proxy whose every value differs from the dense one's."""
+    dense = build(SPEC, seed=0)
+    proxy = prune(dense, SPEC, PruningSpec(ratio=0.5))
+    with torch.no_grad():
+        for tensor in proxy.network.state_dict().values():
+            tensor.add_(1)
+    return dense, proxy
+
+
+def kept_mask(tensor, dims):
+    mask = torch.zeros(tensor.shape, dtype=torch.bool)
+    mask[grid(tensor.shape, dims)] = True
+    return mask
+
+
+def test_keep_writes_the_kept_positions_and_nothing_else(pair):
+    dense, proxy = pair
+    before = {name: value.clone() for name, value in dense.state_dict().items()}
+    fused = fuse(dense, proxy, "keep").state_dict()
+    for name, value in before.items():
+        mask = kept_mask(value, proxy.kept[name])
+        assert torch.equal(fused[name][~mask], value[~mask]), name
+        assert torch.equal(fused[name][mask], proxy.network.state_dict()[name].flatten()), name
+        assert torch.equal(dense.state_dict()[name], value), "dense is not modified"
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("function_preserving", 0.0), ("scaled", 0.25)])
+def test_only_weights_from_added_inputs_to_kept_outputs_are_damped(pair, rule, factor):
+    dense, proxy = pair
+    kept = fuse(dense, proxy, "keep").state_dict()
+    fused = fuse(dense, proxy, rule, epsilon=0.25).state_dict()
+    for name, value in fused.items():
+        expected = kept[name].clone()
+        if value.ndim > 1:
+            rows, columns = proxy.kept[name][:2]
+            for row in range(len(value)) if rows is None else rows.tolist():
+                for column in set(range(value.shape[1])) - set(
+                    range(value.shape[1]) if columns is None else columns.tolist()
+                ):
+                    expected[row, column] *= factor
+        assert torch.equal(value, expected), name
+
+
+def test_positional_ignores_where_weights_came_from(pair):
+    dense, proxy = pair
+    fused = fuse(dense, proxy, "positional").state_dict()
+    weight, small = fused["blocks.0.convs.0.weight"], proxy.network.state_dict()["blocks.0.convs.0.weight"]
+    assert torch.equal(weight[::2, ::2], small)
+    assert torch.equal(weight[1::2], dense.state_dict()["blocks.0.convs.0.weight"][1::2])
+    narrow = prune(dense, SPEC, PruningSpec(ratio=0.8))
+    fused = fuse(dense, narrow, "positional").state_dict()
+    assert torch.equal(fused["blocks.0.convs.0.weight"][:3, :3], narrow.network.state_dict()["blocks.0.convs.0.weight"])
+
+
+def test_a_network_and_its_indices_do_as_well_as_a_proxy(pair):
+    dense, proxy = pair
+    for rule in FUSION_RULES:
+        one, other = fuse(dense, proxy, rule), fuse(dense, (proxy.network, proxy.kept), rule)
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_gradients_reach_new_weights_after_one_step():
+    """The zeros of the function-preserving form are a starting point, not a trap."""
+    dense = build(SPEC, seed=0)
+    proxy = prune(dense, SPEC, PruningSpec(ratio=0.5))
+    fused = fuse(dense, proxy, "function_preserving").train()
+    optimizer = torch.optim.SGD(fused.parameters(), lr=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        x = example_input(SPEC, samples=32, seed=step)
+        nn.functional.cross_entropy(fused(x), torch.arange(32) % 10).backward()
+        if step == 0:
+            optimizer.step()
+    new = alive = 0
+    for name, parameter in fused.named_parameters():
+        mask = ~kept_mask(parameter, proxy.kept[name])
+        new += int(mask.sum())
+        alive += int((parameter.grad[mask] != 0).sum())
+    assert alive > 0.99 * new
+
+
+def test_a_diverged_proxy_is_called_that(pair):
+    dense, proxy = pair
+    with torch.no_grad():
+        proxy.network.stem.weight.fill_(float("nan"))
+    with pytest.raises(NetworkError, match="not finite"):
+        fuse(dense, proxy, "function_preserving")
+
+
+def test_foreign_proxies_and_unknown_rules_are_refused(pair):
+    dense, proxy = pair
+    other = NetworkSpec(architecture="resnet32", classes=10, input_shape=(3, 8, 8))
+    for rule in FUSION_RULES:
+        with pytest.raises(NetworkError, match="wrong network"):
+            fuse(build(other, seed=0), proxy, rule)
+    with pytest.raises(NetworkError, match="rule"):
+        fuse(dense, proxy, "kept")
+
+
+def test_group_normalisation_has_no_preserving_form():
+    spec = NetworkSpec(architecture=f"{__name__}:GroupNormNet", classes=4, input_shape=(3, 8, 8))
+    dense = build(spec, seed=0)
+    proxy = prune(dense, spec, PruningSpec(ratio=0.5))
+    with pytest.raises(NetworkError, match="use the rule 'keep'"):
+        fuse(dense, proxy, "function_preserving")
+    fuse(dense, proxy, "keep")
+
+
+class GroupNormNet(nn.Module):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(input_shape[0], 16, 3)
+        self.norm = nn.GroupNorm(4, 16)
+        self.classifier = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.norm(self.conv(x)).relu().mean((2, 3)))

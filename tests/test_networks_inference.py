@@ -1,0 +1,160 @@
+"""Batch-norm statistics, features, and the form for scoring."""
+
+import pytest
+import torch
+from torch import nn
+
+from prunefuse_ray.networks import (
+    NetworkError,
+    NetworkSpec,
+    PruningSpec,
+    build,
+    example_input,
+    features_and_logits,
+    inference_form,
+    prune,
+    recalibrate_batch_norm,
+)
+
+SPEC = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 8, 8))
+
+
+def batch_norms(network):
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def test_recalibrated_statistics_are_the_averages_over_the_batches():
+    network = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3), nn.Dropout(0.5), nn.BatchNorm2d(3))
+    network[2].eval()
+    batches = [torch.randn(n, 3, 4, 4, generator=torch.Generator().manual_seed(n)) * n for n in (2, 5, 9)]
+    network(batches[0])  # statistics that must not survive
+    recalibrate_batch_norm(network, iter(batches))
+    mean = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
+    variance = torch.stack([batch.var((0, 2, 3)) for batch in batches]).mean(0)
+    torch.testing.assert_close(network[0].running_mean, mean)
+    torch.testing.assert_close(network[0].running_var, variance)
+    # The second one saw the first one's normalised output, with nothing dropped.
+    torch.testing.assert_close(network[2].running_mean, torch.zeros(3), atol=1e-6, rtol=0)
+    assert network[0].momentum == 0.3
+    assert [module.training for module in network] == [True, True, False]
+
+
+def test_recalibration_changes_statistics_only():
+    network = build(SPEC, seed=0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    recalibrate_batch_norm(network, [example_input(SPEC, samples=8)])
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if "running" in name or "num_batches" in name}
+
+
+def test_without_batches_recalibration_is_refused_and_changes_nothing():
+    network = build(SPEC, seed=0)
+    network(example_input(SPEC, samples=8))
+    before = network.norm.running_mean.clone()
+    with pytest.raises(NetworkError, match="batches"):
+        recalibrate_batch_norm(network, [])
+    assert torch.equal(network.norm.running_mean, before)
+
+
+def test_without_batch_norms_no_batch_is_read():
+    def batches():
+        raise AssertionError("read")
+        yield
+
+    recalibrate_batch_norm(nn.Linear(2, 2), batches())
+
+
+def randomise(network):
+    """Trained-looking weights and statistics everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for norm in batch_norms(network):
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "left"),
+    [
+        ("resnet20", (3, 8, 8), 10),  # every block's first norm and the last one read a sum
+        ("textcnn", (32,), 0),
+        ("vgg16_bn", (3, 32, 32), 0),
+        ("torchvision:resnet18", (3, 32, 32), 0),
+        ("torchvision:densenet121", (3, 32, 32), 62),  # the norm behind the stem and each bottleneck's inner one fold
+    ],
+)
+def test_the_inference_form_computes_the_same_with_fewer_norms(architecture, shape, left):
+    spec = NetworkSpec(architecture=architecture, classes=10, input_shape=shape)
+    network = prune(build(spec, seed=0), spec, PruningSpec(ratio=0.8)).network
+    randomise(network)
+    x = example_input(spec, samples=4)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    fast = inference_form(network)
+    assert network.training
+    assert not fast.training
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert len(batch_norms(fast)) == left
+    with torch.no_grad():
+        expected = network.eval()(x)
+        torch.testing.assert_close(fast(x), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(features_and_logits(fast, x)[1], expected, atol=1e-4, rtol=1e-4)
+    if len(shape) == 3:
+        assert all(
+            module.weight.is_contiguous(memory_format=torch.channels_last)
+            for module in fast.modules()
+            if isinstance(module, nn.Conv2d)
+        )
+
+
+class Branches(nn.Module):
+    """A convolution that two readers share, and control flow that tracing cannot follow on request."""
+
+    def __init__(self, *, traceable: bool) -> None:
+        super().__init__()
+        self.conv, self.norm, self.classifier = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2)
+        self.traceable = traceable
+
+    def forward(self, x):
+        if not self.traceable and x.sum() > 1e9:
+            return x
+        hidden = self.conv(x)
+        return self.classifier((self.norm(hidden) + hidden).mean((2, 3)))
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_what_cannot_be_folded_stays(traceable):
+    network = Branches(traceable=traceable)
+    randomise(network)
+    x = torch.randn(2, 3, 4, 4)
+    fast = inference_form(network)
+    assert len(batch_norms(fast)) == 1
+    torch.testing.assert_close(fast(x), network.eval()(x))
+
+
+def test_a_convolution_called_twice_is_not_folded():
+    conv, norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+    network = nn.Sequential(conv, norm, conv, nn.Flatten(), nn.Linear(3, 2))
+    randomise(network)
+    x = torch.randn(2, 3, 1, 1)
+    torch.testing.assert_close(inference_form(network)(x), network.eval()(x))
+
+
+def test_features_are_what_the_classifier_reads():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    x = torch.randn(5, 4)
+    features, logits = features_and_logits(network, x)
+    assert torch.equal(features, network[:3](x))
+    assert torch.equal(logits, network(x))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2), nn.Softmax(dim=1)),
+        nn.Linear(4, 2),
+    ],
+)
+def test_networks_without_a_final_linear_over_flat_features_are_refused(network):
+    with pytest.raises(NetworkError, match=r"nn\.Linear"):
+        features_and_logits(network, torch.randn(2, 3, 4, 4))

@@ -1,0 +1,252 @@
+"""Pruning: which channels go, iterative steps, and what is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from prunefuse_ray.networks import (
+    IMPORTANCES,
+    NetworkError,
+    NetworkSpec,
+    PruningSpec,
+    build,
+    example_input,
+    from_files,
+    fuse,
+    gather,
+    prune,
+    to_files,
+)
+
+SPEC = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 8, 8))
+
+
+class Chain(nn.Module):
+    """One hidden layer: the smallest network whose choice of channels can be worked out by hand."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(input_shape[0], 10, 3, padding=1)
+        self.classifier = nn.Linear(10, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.conv(x).relu().mean((2, 3)))
+
+
+class Tied(nn.Module):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(input_shape[0], 8, 3)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 8, 3, padding=1)
+        self.third.weight = self.second.weight
+        self.classifier = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.third(self.second(self.first(x))).mean((2, 3)))
+
+
+class PaddedShortcut(nn.Module):
+    """A shortcut padded with zero channels, which ties channels to positions."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(input_shape[0], 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 16, 3, padding=1)
+        self.classifier = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        x = self.conv(x) + nn.functional.pad(x, (0, 0, 0, 0, 4, 4))
+        return self.classifier(x.relu().mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(256, 8)
+        self.memory = nn.LSTM(8, 8, batch_first=True)
+        self.classifier = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.memory(self.embedding(x))[0][:, -1])
+
+
+class SplitAttention(nn.Module):
+    """Heads cut out of three separate layers, of which nothing says how wide a head is."""
+
+    num_heads = 2
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.classifier = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.query(x.float()))
+
+
+class FunctionalCall(nn.Module):
+    """Uses a layer's weights without calling the layer."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.hidden = nn.Conv2d(input_shape[0], 8, 3)
+        self.classifier = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.classifier(nn.functional.conv2d(x, self.hidden.weight).mean((2, 3)))
+
+
+class OnlyClassifier(nn.Sequential):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(torch.Size(input_shape).numel(), num_classes))
+
+
+class DepthwiseGrouped(nn.Module):
+    """Depthwise, grouped and transposed convolutions in a row."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(input_shape[0], 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1, groups=16),
+            nn.ReLU(),
+            nn.Conv2d(16, 24, 1),
+            nn.PReLU(24),
+            nn.Conv2d(24, 24, 3, padding=1, groups=2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(24, 20, 2, stride=2),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(20, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.layers(x).mean((2, 3)))
+
+
+def spec_of(kind: type, shape: tuple[int, ...] = (3, 8, 8)) -> NetworkSpec:
+    return NetworkSpec(architecture=f"{__name__}:{kind.__name__}", classes=5, input_shape=shape)
+
+
+def test_the_channels_with_the_smallest_norms_go():
+    spec = spec_of(Chain)
+    dense = build(spec, seed=0)
+    with torch.no_grad():
+        dense.classifier.weight.fill_(1)
+        norms = torch.tensor([9.0, 2, 7, 4, 1, 8, 3, 10, 6, 5])
+        dense.conv.weight.copy_(norms.view(-1, 1, 1, 1).expand_as(dense.conv.weight))
+    proxy = prune(dense, spec, PruningSpec(ratio=0.5))
+    assert proxy.kept["conv.weight"][0].tolist() == [0, 2, 5, 7, 8]
+    assert proxy.kept["classifier.weight"][1].tolist() == [0, 2, 5, 7, 8]
+    assert proxy.kept["classifier.bias"] == (None,)
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_every_importance_prunes_and_repeats_itself(importance):
+    dense = build(SPEC, seed=0)
+    pruning = PruningSpec(ratio=0.5, importance=importance, seed=1)
+    first, second = (prune(dense, SPEC, pruning) for _ in range(2))
+    assert first.network.stem.out_channels == 8
+    for name, dims in first.kept.items():
+        assert [None if i is None else i.tolist() for i in dims] == [
+            None if i is None else i.tolist() for i in second.kept[name]
+        ]
+
+
+def test_random_importance_follows_its_seed():
+    dense = build(SPEC, seed=0)
+    kept = [
+        prune(dense, SPEC, PruningSpec(ratio=0.5, importance="random", seed=seed)).kept["classifier.weight"][1]
+        for seed in (0, 1)
+    ]
+    assert not torch.equal(*kept)
+
+
+def test_nothing_is_pruned_at_ratio_zero():
+    dense = build(SPEC, seed=0)
+    proxy = prune(dense, SPEC, PruningSpec(ratio=0))
+    assert all(index is None for dims in proxy.kept.values() for index in dims)
+    x = example_input(SPEC)
+    assert torch.equal(proxy.network.eval()(x), dense.eval()(x))
+
+
+def test_a_trained_network_is_pruned_as_it_is():
+    """Frozen parameters stay frozen, statistics and counters come along, the dense network stays as it was."""
+    dense = build(SPEC, seed=0)
+    dense.train()(example_input(SPEC, samples=16))
+    dense.stem.weight.requires_grad_(False)
+    dense.eval()
+    proxy = prune(dense, SPEC, PruningSpec(ratio=0.6))
+    assert not dense.training
+    assert not proxy.network.stem.weight.requires_grad
+    assert proxy.network.classifier.weight.requires_grad
+    expected = gather(dense.state_dict(), proxy.kept)
+    assert all(torch.equal(value, expected[name]) for name, value in proxy.network.state_dict().items())
+    assert proxy.network.norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5])
+@pytest.mark.parametrize("ratio", [0.5, 0.8])
+def test_iterative_pruning_composes_to_exact_counts_and_indices(steps, ratio):
+    dense = build(SPEC, seed=0)
+    proxy = prune(dense, SPEC, PruningSpec(ratio=ratio, steps=steps))
+    once = prune(dense, SPEC, PruningSpec(ratio=ratio))
+    for name, value in proxy.network.state_dict().items():
+        assert value.shape == once.network.state_dict()[name].shape
+        assert torch.equal(value, gather(dense.state_dict(), proxy.kept)[name])
+    x = example_input(SPEC, samples=4)
+    fused = fuse(dense, proxy, "function_preserving").eval()
+    torch.testing.assert_close(fused(x), proxy.network.eval()(x), atol=1e-4, rtol=1e-4)
+
+
+def test_later_steps_choose_among_the_channels_left():
+    dense = build(SPEC, seed=0)
+    halves = prune(dense, SPEC, PruningSpec(ratio=0.4)).kept
+    final = prune(dense, SPEC, PruningSpec(ratio=0.8, steps=2)).kept
+    for name, dims in final.items():
+        for earlier, later in zip(halves[name], dims, strict=True):
+            if later is not None:
+                assert set(later.tolist()) <= set(earlier.tolist())
+
+
+def test_round_to_keeps_multiples():
+    proxy = prune(build(SPEC, seed=0), SPEC, PruningSpec(ratio=0.6, round_to=4))
+    assert [proxy.network.stem.out_channels, proxy.network.classifier.in_features] == [4, 24]  # of int(6.4), int(25.6)
+
+
+def test_round_to_that_leaves_nothing_is_refused():
+    with pytest.raises(NetworkError, match=r"round_to: 8 leaves none of the (16|32) channels of \S+ at ratio 0.8"):
+        prune(build(SPEC, seed=0), SPEC, PruningSpec(ratio=0.8, round_to=8))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.8])
+def test_depthwise_grouped_and_transposed_convolutions(ratio):
+    spec = spec_of(DepthwiseGrouped)
+    dense = build(spec, seed=0)
+    proxy = prune(dense, spec, PruningSpec(ratio=ratio))
+    assert proxy.network.layers[3].groups == proxy.network.layers[0].out_channels
+    assert proxy.network.layers[7].groups == 2
+    x = example_input(spec, samples=3)
+    expected = proxy.network.eval()(x)
+    torch.testing.assert_close(fuse(dense, proxy, "function_preserving").eval()(x), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(from_files(to_files(proxy)).network.eval()(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "message"),
+    [
+        (Tied, (3, 8, 8), r"third\.weight: shares its weights with second\.weight"),
+        (Recurrent, (12,), "module memory: recurrent"),
+        (SplitAttention, (8,), "attention of unknown form"),
+        (FunctionalCall, (3, 8, 8), "module hidden: it is not called"),
+        (OnlyClassifier, (3, 8, 8), "no channels that could be pruned"),
+        (PaddedShortcut, (3, 8, 8), "cannot be pruned|cannot be followed|whole channels"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(kind, shape, message):
+    spec = spec_of(kind, shape)
+    with pytest.raises(NetworkError, match=message):
+        prune(build(spec, seed=0), spec, PruningSpec(ratio=0.5))
