@@ -21,6 +21,7 @@ from rich.table import Table
 
 from prunefuse_ray.config import Config, load_config, preset_path
 from prunefuse_ray.errors import PruneFuseError
+from prunefuse_ray.plan import steps
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -47,7 +48,8 @@ def run_command(argv: Sequence[str]) -> int:
     config = parse_run(argv)
     _secure()
     _quiet()
-    from prunefuse_ray.rounds import run, run_place, summary
+    from prunefuse_ray.phases import summary
+    from prunefuse_ray.rounds import run, run_place
 
     console.print(f"run {config.run.name} in {run_place(config).path}")
     started = time.perf_counter()
@@ -145,8 +147,6 @@ class Progress:
             console.print(round_line(step.round, self.config.selection.budgets[step.round], figures))
 
     def _last(self, step: Any) -> bool:
-        from prunefuse_ray.rounds import steps
-
         return [s for s in steps(self.config) if s.round == step.round][-1] == step
 
 

@@ -117,7 +117,7 @@ class Pool(Section):
         for field in ("mean", "std"):
             if len(getattr(self, field)) not in (1, self.channels):
                 raise ValueError(
-                    f"{field} has {len(getattr(self, field))} values: give 1 or {self.channels} (channels)"
+                    f"{field} has {len(getattr(self, field))} values: give one for all channels, or {self.channels}"
                 )
         if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError("classes needs at least two different names")

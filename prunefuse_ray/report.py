@@ -8,74 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from prunefuse_ray import markup, plots
+from prunefuse_ray import markup, plots, sheets
 from prunefuse_ray.markup import DASH, Child, Html, count, counted, duration, join, number, percent, quantity, tag
+from prunefuse_ray.runview import RoundView, RunView, ScoreHistogram
 
-SHOWN = 24  # pictures of a round on its contact sheet, from either end
-TEXTS_SHOWN = 8  # likewise, for text
-OPEN_ROUNDS = 6  # with more rounds than this, only the first and the last few contact sheets are open
-TEXT_SHOWN = 240  # characters of a text sample
 CLASSES_SHOWN = 12
 HIDDEN = 0.1  # of the longest bar: what is shorter can hardly be compared
 WIDTH = 1080  # px, of the page's text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """One chosen sample."""
-
-    id: str
-    score: float | None
-    rank: int
-    label: str
-    image: bytes | None
-    """An encoded picture (PNG, JPEG, …), or None for text."""
-    text: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreHistogram:
-    """The scores of one round's pool."""
-
-    edges: np.ndarray
-    counts: np.ndarray
-    threshold: float | None
-    """The smallest score that was chosen."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundView:
-    round: int
-    labels: int
-    """Labels after this round, the initial set included."""
-    chosen: int
-    strategy: str
-    metrics: dict[str, Any]
-    """The round's metrics.json; any phase may be missing."""
-    scores: ScoreHistogram | None
-    first: list[Chosen]
-    """The samples chosen first: those with the highest scores."""
-    last: list[Chosen]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunView:
-    name: str
-    directory: str
-    complete: bool
-    config: dict[str, Any]
-    pool: dict[str, Any]
-    """rows, files, bytes, classes, path."""
-    rounds: list[RoundView]
-    result: dict[str, Any] | None
-    rejected: list[tuple[str, str]]
-    """(id, reason) of the first few."""
-    rejected_count: int
 
 
 def render(run: RunView) -> str:
@@ -85,7 +28,7 @@ def render(run: RunView) -> str:
         "rounds": ("Rounds", _rounds(run)),
         "cost": ("Time and MACs", _cost(run)),
         "scores": ("Scores", _scores(run)),
-        "samples": ("Samples", _samples(run)),
+        "samples": ("Samples", sheets.samples(run)),
         "training": ("Training", _training(run)),
         "rejected": ("Rejected", _rejected(run)),
         "configuration": ("Configuration", _configuration(run)),
@@ -462,70 +405,6 @@ def _scores(run: RunView) -> Html | None:
 def _drawable(scores: ScoreHistogram) -> bool:
     edges = np.asarray(scores.edges, dtype=float)
     return bool(np.sum(scores.counts) > 0 and np.all(np.isfinite(edges)) and edges[0] < edges[-1])
-
-
-def _samples(run: RunView) -> Html | None:
-    shown = [view for view in run.rounds if view.first or view.last]
-    if not shown:
-        return None
-    sheets = []
-    for i, view in enumerate(shown):
-        opened = len(shown) <= OPEN_ROUNDS or i == 0 or i >= len(shown) - 3
-        summary = (tag("b", f"Round {view.round}"), f" · {count(view.chosen)} chosen by {view.strategy}")
-        sheets.append(markup.details(join(summary), _sheets(view), opened=opened))
-    return markup.section("samples", "Samples chosen first and last", *sheets)
-
-
-def _sheets(view: RoundView) -> Html:
-    """The contact sheets of a round; a sample is shown once, even if it is both among the first and the last."""
-    written = all(one.image is None for one in view.first + view.last)
-    most = TEXTS_SHOWN if written else SHOWN
-    first = sorted(view.first, key=lambda one: one.rank)[:most]
-    known = {one.id for one in first}
-    last = [one for one in sorted(view.last, key=lambda one: one.rank)[-most:] if one.id not in known]
-    names = ("All" if len(first) >= view.chosen else "First", "Last")
-    return tag(
-        "div",
-        (
-            tag("div", tag("h3", name, _range(samples)), _texts(samples) if written else _pictures(samples))
-            for name, samples in zip(names, (first, last), strict=True)
-            if samples
-        ),
-        class_="sheets text" if written else "sheets",
-    )
-
-
-def _range(samples: Sequence[Chosen]) -> str:
-    """The scores of some samples in the order they were chosen, as part of a title."""
-    known = [one.score for one in samples if number(one.score) is not None]
-    return f": scores {markup.score(known[0])} to {markup.score(known[-1])}" if known else ""
-
-
-def _pictures(samples: Iterable[Chosen]) -> Html:
-    def one(sample: Chosen) -> Html:
-        tip = f"{sample.id}\nlabel {sample.label}, score {markup.score(sample.score)}, rank {sample.rank}"
-        shown = markup.picture(sample.image, sample.id) if sample.image is not None else None
-        return tag(
-            "figure",
-            shown or tag("div", "not decodable" if sample.image is not None else "no picture", class_="broken"),
-            tag("b", sample.label),
-            tag("span", markup.score(sample.score)) if sample.score is not None else None,
-            class_="sample",
-            title=tip,
-        )
-
-    return tag("div", map(one, samples), class_="sheet")
-
-
-def _texts(samples: Iterable[Chosen]) -> Html:
-    def one(sample: Chosen) -> Html:
-        words = sample.text or ""
-        cut = words[:TEXT_SHOWN].rstrip() + " …" if len(words) > TEXT_SHOWN else words
-        scored = f" · {markup.score(sample.score)}" if sample.score is not None else None
-        about = (tag("b", sample.label), scored, " · ", tag("span", sample.id, class_="id"))
-        return tag("li", tag("p", cut) if cut else None, tag("div", about))
-
-    return tag("ul", map(one, samples), class_="texts")
 
 
 def _training(run: RunView) -> Html | None:

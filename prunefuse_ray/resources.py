@@ -118,8 +118,8 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float) -> ScoringPl
     if smallest > fits:
         raise PlanError(
             f"scoring.actors: {smallest} actors of {scoring.cpus} CPUs and {scoring.gpus:g} GPUs, with {STREAM_CPUS} "
-            f"CPUs for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs: lower scoring.actors or "
-            "scoring.cpus, or start Ray with more (--num-cpus)"
+            f"CPUs for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs: lower scoring.actors "
+            "or scoring.cpus, or start Ray with more (--num-cpus)"
         )
     return ScoringPlan(min_actors=smallest, max_actors=min(largest, fits), cpus=scoring.cpus, gpus=scoring.gpus)
 

@@ -9,15 +9,14 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import hash_ids
 from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.images import Rejected, picture_size, sample_values
+from prunefuse_ray.inspection import inspect_parquet, listing_digest
 from prunefuse_ray.pool import (
     Listing,
     PoolInfo,
     Source,
     digits_tables,
     ids_to_numpy,
-    inspect_parquet,
     list_images,
-    listing_digest,
     load_images,
     locate_index,
     locate_parquet,

@@ -8,7 +8,6 @@ ends with the same weights as an undisturbed one.
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,10 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray.train
 import safetensors
 import safetensors.torch
@@ -32,10 +28,17 @@ from torch.nn import functional as F
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.augmentation import augment, draw
-from prunefuse_ray.errors import PoolError
-from prunefuse_ray.images import ImageForm, decode_column
-from prunefuse_ray.pool import Source, load_images
+from prunefuse_ray.images import ImageForm
+from prunefuse_ray.pool import Source
+from prunefuse_ray.recipe import (
+    distillation_weight,
+    learning_rate,
+    loss_sum,
+    parameter_groups,
+    steps_per_epoch,
+)
 from prunefuse_ray.resources import TrainingPlan
+from prunefuse_ray.samples import Samples, load_samples, load_test
 from prunefuse_ray.scoring import Normalisation
 from prunefuse_ray.storage import Place
 
@@ -64,7 +67,6 @@ class TrainingJob:
     recalibrate: bool = False
     """Recompute batch-norm statistics before the first step: a fused network's are wrong (METHOD: fusion)."""
 
-
     def inputs(self, pixels_NHWC: Tensor) -> Tensor:
         """uint8 (N, H, W, C) as network input (N, C, H, W)."""
         return self.normalise(pixels_NHWC).contiguous(memory_format=memory_format(pixels_NHWC.device))
@@ -82,124 +84,6 @@ class TrainingResult:
 
     network: dict[str, bytes]
     metrics: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Samples in memory: uint8 pixels (N, H, W, C) and labels (N,), in the order of their ids."""
-
-    pixels_NHWC: Tensor
-    labels_N: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels_N)
-
-
-_loaded: dict[tuple, Samples] = {}
-
-
-def load_samples(source: Source, form: ImageForm, labels: pa.Table | None = None) -> Samples:
-    """Read and decode the samples of `source` that have a label, in `labels` or else in the source's own column.
-
-    Raises:
-        PoolError: a sample that cannot be read, or a label without its sample.
-    """
-    ids, pixels, found = [], [], []
-    for file in source.files:
-        table = pq.read_table(file, filesystem=source.fs)
-        kept = [
-            source.id_column,
-            source.image_column if source.image_root is None else None,
-            source.label_column if labels is None else None,
-        ]
-        names = {source.id_column: "id", source.image_column: "image", source.label_column: "label"}
-        table = table.select([c for c in kept if c is not None]).rename_columns(
-            [names[c] for c in kept if c is not None]
-        )
-        if labels is not None:
-            # Looked up, not joined: Arrow's join takes no nested columns, and samples may be tensors.
-            place = pc.index_in(table["id"], value_set=labels["id"].combine_chunks())
-            table = table.filter(pc.is_valid(place))
-            table = table.append_column("label", labels["label"].take(place.drop_null()))
-        if source.image_root is not None:
-            table = load_images(table, source.image_root)
-        array, reasons = decode_column(table["image"], form)
-        for i, reason in enumerate(reasons):
-            if reason is not None:
-                raise PoolError(
-                    f"{file}: sample {table['id'][i].as_py()!r} cannot be read ({reason}); remove or mend it"
-                )
-        ids += table["id"].chunks
-        pixels.append(array)
-        found.append(table["label"].to_numpy().astype(np.int64))
-    order = pc.sort_indices(pa.chunked_array(ids)).to_numpy()
-    if labels is not None and len(order) != labels.num_rows:
-        raise PoolError(f"{labels.num_rows} labels, but {len(order)} of their samples; the run directory is damaged")
-    return Samples(
-        pixels_NHWC=torch.from_numpy(np.concatenate(pixels)[order]),
-        labels_N=torch.from_numpy(np.concatenate(found)[order]),
-    )
-
-
-_test_sets: dict[tuple, Samples] = {}
-
-
-def load_test(source: Source, form: ImageForm) -> Samples:
-    """The test set; the last one is kept, since in-process training evaluates on the same one after every round."""
-    key = (source.files, source.sizes, form)
-    if key not in _test_sets:
-        _test_sets.clear()
-        _test_sets[key] = load_samples(source, form)
-    return _test_sets[key]
-
-
-# --- decisions ------------------------------------------------------------------------------------------------------
-
-
-def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Full batches only; a set smaller than a batch is one batch."""
-    return max(1, samples // batch_size)
-
-
-def learning_rate(recipe: cfg.Recipe, step: int, steps_an_epoch: int) -> float:
-    """The learning rate of optimiser step `step` (0-based)."""
-    epoch = step / steps_an_epoch
-    if recipe.schedule == "step":
-        return recipe.lr * recipe.step_factor ** sum(epoch >= m for m in recipe.milestones)
-    if epoch < recipe.warmup_epochs:
-        return recipe.lr * (step + 1) / (recipe.warmup_epochs * steps_an_epoch)
-    done = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
-    return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def distillation_weight(distillation: cfg.Distillation, progress: float) -> float:
-    """The weight of the distillation term after a share `progress` of the steps."""
-    return distillation.weight * (1.0 - progress if distillation.decay == "linear" else 1.0)
-
-
-def loss_sum(
-    logits_NC: Tensor, labels_N: Tensor, smoothing: float, teacher_NC: Tensor | None, weight: float, temperature: float
-) -> Tensor:
-    """(1 - w) CE + w T^2 KL(softmax(teacher/T) || softmax(logits/T)), summed over the samples (Hinton et al. 2015)."""
-    hard = F.cross_entropy(logits_NC, labels_N, label_smoothing=smoothing, reduction="sum")
-    if teacher_NC is None or weight == 0.0:
-        return hard
-    soft = F.kl_div(
-        F.log_softmax(logits_NC / temperature, 1),
-        F.log_softmax(teacher_NC / temperature, 1),
-        log_target=True,
-        reduction="sum",
-    )
-    return (1.0 - weight) * hard + weight * temperature**2 * soft
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; biases and normalisation parameters (fewer than two dimensions) without."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -425,7 +309,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
         _train,
         train_loop_config={"job": job, "storage": where if plan.in_process else None, "gpu": plan.gpu, "macs": macs},
         scaling_config=ScalingConfig(
-            num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,
+            num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
             use_gpu=plan.gpu,
             resources_per_worker=None if plan.in_process else {"CPU": plan.cpus} | ({"GPU": 1} if plan.gpu else {}),
         ),

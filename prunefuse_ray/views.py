@@ -13,7 +13,7 @@ from prunefuse_ray.config import Config, config_from_tree
 from prunefuse_ray.images import encode_png, sample_values
 from prunefuse_ray.ledger import Ledger, Step, labels_schema, selected_schema
 from prunefuse_ray.pool import PoolInfo
-from prunefuse_ray.report import Chosen, RoundView, RunView, ScoreHistogram
+from prunefuse_ray.runview import Chosen, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.storage import Place
 
 SHEET = 24

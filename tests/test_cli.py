@@ -12,8 +12,8 @@ from prunefuse_ray.cli import closing_table, main, phase_line, round_line, si
 ROOT = Path(__file__).parent.parent
 RESULT = {
     "rounds": [
-        {"labels": 50, "proxy_accuracy": 0.5, "fused_accuracy": None, "selection_macs": 25e9, "dense_selection_macs": 1e11,
-         "seconds": {"select": 1.0, "train": 2.5}},
+        {"labels": 50, "proxy_accuracy": 0.5, "fused_accuracy": None, "selection_macs": 25e9,
+         "dense_selection_macs": 1e11, "seconds": {"select": 1.0, "train": 2.5}},
         {"labels": 100, "proxy_accuracy": 0.75, "fused_accuracy": 0.8, "selection_macs": 0, "dense_selection_macs": 0,
          "seconds": {"train": 4.5}},
     ],

@@ -41,7 +41,7 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"selection": {"strategy": "margn"}}, ["selection.strategy", "'margn'", "did you mean 'margin'"]),
         ({"pool": {"source": "parquet", "classes": 2}}, ["pool", "path is missing", "set pool.path"]),
         ({"pool": {"source": "parquet", "path": "a", "test_path": "b"}}, ["classes is missing", "set pool.classes"]),
-        ({"pool": {"mean": [1, 2]}}, ["mean has 2 values", "give 1 or 3"]),
+        ({"pool": {"mean": [1, 2]}}, ["mean has 2 values", "give one for all channels"]),
         ({"pruning": {"ratio": 1.0}}, ["pruning.ratio", "1.0", "less than 1"]),
         ({"pruning": {"ratio": float("nan")}}, ["pruning.ratio", "nan", "finite"]),
         ({"training": {"epochs": 3, "warmup_epochs": 3}}, ["training", "warmup_epochs 3", "lower it below epochs"]),

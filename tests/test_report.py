@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 
 from prunefuse_ray import markup, plots
-from prunefuse_ray.report import SHOWN, TEXTS_SHOWN, Chosen, RoundView, RunView, ScoreHistogram, render
+from prunefuse_ray.report import render
+from prunefuse_ray.runview import Chosen, RoundView, RunView, ScoreHistogram
+from prunefuse_ray.sheets import SHOWN, TEXTS_SHOWN
 
 VOID = {"img", "meta", "br", "link"}
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from prunefuse_ray import networks, rounds
+from prunefuse_ray import networks, plan, rounds
 from prunefuse_ray.config import config_from_tree, merge, to_tree
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError, ScoreError
 from prunefuse_ray.images import encode_png
@@ -74,7 +74,7 @@ def undisturbed(local_ray, tiny_pool, tmp_path_factory):
 
 
 def names(config):
-    return [f"{s.round}:{s.phase}" for s in rounds.steps(config)]
+    return [f"{s.round}:{s.phase}" for s in plan.steps(config)]
 
 
 def test_the_steps_are_the_method():
@@ -97,12 +97,12 @@ def test_the_target_is_made_after_every_round_on_request():
 
 def test_budgets_count_the_initial_set():
     config = config_from_tree({"selection": {"budgets": [10, 18, 30]}})
-    assert [rounds.to_choose(config, r) for r in range(3)] == [10, 8, 12]
+    assert [plan.to_choose(config, r) for r in range(3)] == [10, 8, 12]
 
 
 def test_seeds_differ_between_trainings_and_runs():
     seeds = {
-        rounds.round_seed(config_from_tree({"run": {"seed": s}}), r, p)
+        plan.round_seed(config_from_tree({"run": {"seed": s}}), r, p)
         for s in range(3) for r in range(9) for p in ("train", "finetune")
     }  # fmt: skip
     assert len(seeds) == 3 * 9 * 2
@@ -226,7 +226,7 @@ def kill_at_each(moments, config, tmp_path):
 
 
 def expected_steps(config):
-    return [f"{s.round} {s.phase}" for s in rounds.steps(config)]
+    return [f"{s.round} {s.phase}" for s in plan.steps(config)]
 
 
 INSIDE = [
@@ -251,7 +251,7 @@ def test_a_driver_killed_inside_every_phase_ends_with_the_same_outcome(undisturb
 @pytest.mark.parametrize("moment", ["start", "commit", "done"])
 def test_a_driver_killed_around_every_phase_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path, moment):
     config = tiny(tiny_pool, tmp_path)
-    steps = kill_at_each([(moment, s.round, s.phase) for s in rounds.steps(config)], config, tmp_path)
+    steps = kill_at_each([(moment, s.round, s.phase) for s in plan.steps(config)], config, tmp_path)
     # A kill in the listener, right after a commit, comes before the step is printed as done or after it: never twice.
     assert sorted(set(steps)) == sorted(steps)
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)

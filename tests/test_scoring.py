@@ -91,9 +91,10 @@ def test_rejected_samples_have_a_reason_and_no_score(saved):
 
 def write(tmp_path, scores, rejected=None):
     rejected = rejected or [None] * len(scores)
+    mask = np.array([r is not None for r in rejected])
     table = pa.table({
         "id": [f"s{i}" for i in range(len(scores))],
-        "score": pa.array(np.array(scores, np.float32), mask=np.array([r is not None for r in rejected]), from_pandas=False),
+        "score": pa.array(np.array(scores, np.float32), mask=mask, from_pandas=False),
         "rejected": pa.array(rejected, pa.string()),
     })  # fmt: skip
     pq.write_table(table, tmp_path / "a.parquet")
@@ -110,7 +111,7 @@ def test_the_summary_counts_rows_rejections_and_scores(tmp_path, local_ray):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_are_named(tmp_path, local_ray, bad):
-    with pytest.raises(ScoreError, match="not finite for 2 samples, e.g. ids 's1', 's2'"):
+    with pytest.raises(ScoreError, match=r"not finite for 2 samples, e\.g\. ids 's1', 's2'"):
         summarise(*write(tmp_path, [0.5, bad, bad]), 1.0)
 
 

@@ -1,5 +1,7 @@
 """Training: the schedule, the loss, exact resume, and what a worker group does with the same job."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,10 +13,12 @@ from prunefuse_ray.config import Distillation, Recipe
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.images import ImageForm
 from prunefuse_ray.pool import Source
+from prunefuse_ray.recipe import distillation_weight, learning_rate, loss_sum, parameter_groups
 from prunefuse_ray.resources import TrainingPlan
+from prunefuse_ray.samples import load_samples
 from prunefuse_ray.scoring import Normalisation
 from prunefuse_ray.storage import Place
-from prunefuse_ray.training import TrainingJob, distillation_weight, learning_rate, loss_sum, parameter_groups, train
+from prunefuse_ray.training import TrainingJob, train
 
 from .conftest import pictures, write_pool
 
@@ -33,7 +37,7 @@ def test_cosine_warms_up_and_ends_near_zero():
     assert rates[10] == pytest.approx(0.4)
     assert rates[30] == pytest.approx(0.2)  # half way through the cosine
     assert 0 < rates[-1] < 0.4 * 0.01
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_the_step_schedule_of_the_paper():
@@ -182,13 +186,13 @@ def test_samples_without_their_pictures_are_said(data):
     samples, labels, _ = data
     more = pa.concat_tables([labels, pa.table({"id": ["s9999"], "label": [0]})])
     with pytest.raises(PoolError, match="51 labels, but 50 of their samples"):
-        training.load_samples(samples, FORM, more)
+        load_samples(samples, FORM, more)
 
 
 def test_samples_come_in_the_order_of_their_ids_with_their_labels(data):
     samples, labels, _ = data
     shuffled = labels.take(np.random.default_rng(0).permutation(50))
-    loaded = training.load_samples(samples, FORM, shuffled)
+    loaded = load_samples(samples, FORM, shuffled)
     assert loaded.labels_N.tolist() == [i % 2 for i in range(50)]
     np.testing.assert_array_equal(loaded.pixels_NHWC, pictures(50))
 

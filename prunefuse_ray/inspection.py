@@ -1,0 +1,128 @@
+"""Checks of a Parquet pool over its id and label columns, in tasks, with memory bounded by hashes."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from prunefuse_ray.acquisition import hash_ids
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.pool import Source, groups, ids_to_numpy, in_tasks, tables
+
+HASHES_PER_BUCKET = 20_000_000  # ids whose hashes one task compares for duplicates (160 MB)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scan:
+    """What one task saw of its files."""
+
+    rows: int
+    digest: int
+    bad_labels: list[str]
+
+
+def listing_digest(names: Iterable[str], sizes: Iterable[int]) -> str:
+    """Order-independent digest of file names and sizes: what a resumed run compares before anything else. Directories
+    are left out, so that a pool may be moved."""
+    keys = np.array([f"{posixpath.basename(n)}:{s}" for n, s in zip(names, sizes, strict=True)], dtype=object)
+    return f"{int(hash_ids(keys).sum(dtype=np.uint64)):016x}"
+
+
+def inspect_parquet(source: Source, classes: int, field: str) -> tuple[int, str, str]:
+    """Check a Parquet source over its id and label columns and return (rows, digest of ids, type of ids).
+
+    Raises:
+        PoolError: a missing column, files of different types, null or duplicate ids, labels outside 0 .. classes-1.
+    """
+    schemas = [pq.read_schema(f, filesystem=source.fs) for f in (source.files[0], source.files[-1])]
+    id_type = _check_columns(schemas[0], source, field)
+    rows = sum(in_tasks(_count_rows, source))
+    if not rows:
+        raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
+    buckets = -(-rows // HASHES_PER_BUCKET)
+    task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
+    answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
+    scans = cast(list[_Scan], ray.get([a[0] for a in answers]))
+    for scan in scans:
+        if scan.bad_labels:
+            raise PoolError(
+                f"{field}: column '{source.label_column}' has labels outside 0 .. {classes - 1}, e.g. "
+                f"{'; '.join(scan.bad_labels[:5])}; mend them or pool.classes"
+            )
+    find = ray.remote(num_cpus=0.5)(_duplicate_hashes)
+    twice = np.concatenate(ray.get([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)]))
+    if len(twice):
+        ids = [i for found in in_tasks(_ids_of_hashes, source, twice) for i in found]
+        repeated = sorted({i for i in ids if ids.count(i) > 1})
+        if repeated:
+            raise PoolError(
+                f"{field}: column '{source.id_column}' has duplicate ids, e.g. "
+                f"{', '.join(map(repr, repeated[:5]))}; make ids unique"
+            )
+    digest = sum(s.digest for s in scans) % 2**64
+    return rows, f"{digest:016x}", id_type
+
+
+def _check_columns(schema: pa.Schema, source: Source, field: str) -> str:
+    wanted = {"id_column": source.id_column, "label_column": source.label_column, "image_column": source.image_column}
+    for name, column in wanted.items():
+        if column not in schema.names:
+            raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}")
+    kind = schema.field(source.id_column).type
+    if pa.types.is_integer(kind):
+        return "int64"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "string"
+    raise PoolError(f"pool.id_column: '{source.id_column}' is of type {kind}; ids are strings or integers")
+
+
+def _count_rows(source: Source) -> int:
+    return sum(pq.read_metadata(f, filesystem=source.fs).num_rows for f in source.files)
+
+
+def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
+    hashes, digest, bad = [], 0, []
+    rows = 0
+    for table in tables(source, [source.id_column, source.label_column]):
+        ids, labels = table[source.id_column], table[source.label_column]
+        rows += table.num_rows
+        if ids.null_count:
+            raise PoolError(f"pool.id_column: '{source.id_column}' has {ids.null_count} null ids; fill them in")
+        hashes.append(_hashes(ids))
+        digest = (digest + int(hashes[-1].sum(dtype=np.uint64))) % 2**64
+        if not pa.types.is_integer(labels.type):
+            raise PoolError(
+                f"pool.label_column: '{source.label_column}' is of type {labels.type}; labels are integers "
+                "0 .. classes-1"
+            )
+        valid = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, classes))
+        wrong = table.filter(pc.invert(pc.fill_null(valid, False)))
+        bad += [f"{r[source.label_column]} (id {r[source.id_column]!r})" for r in wrong.slice(0, 5).to_pylist()]
+    all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
+    parts = [all_hashes[all_hashes % np.uint64(buckets) == b] for b in range(buckets)]
+    return _Scan(rows=rows, digest=digest, bad_labels=bad), *parts
+
+
+def _duplicate_hashes(*parts: np.ndarray) -> np.ndarray:
+    values, counts = np.unique(np.concatenate(parts), return_counts=True)
+    return values[counts > 1][:1000]
+
+
+def _ids_of_hashes(source: Source, hashes: np.ndarray) -> list[str | int]:
+    return [
+        i
+        for table in tables(source, [source.id_column])
+        for i in table[source.id_column].filter(pa.array(np.isin(_hashes(table[source.id_column]), hashes))).to_pylist()
+    ]
+
+
+def _hashes(ids: pa.ChunkedArray) -> np.ndarray:
+    return hash_ids(ids_to_numpy(ids))

@@ -1,0 +1,382 @@
+"""The phases of a run: each reads what it needs from the ledger and returns what it produced."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray import networks
+from prunefuse_ray.config import Config
+from prunefuse_ray.errors import PoolError, ScoreError
+from prunefuse_ray.images import Rejected, decode, sample_values
+from prunefuse_ray.ledger import REJECTED, Ledger, Output, Step, arrow_type, labels_schema, selected_schema
+from prunefuse_ray.plan import INIT, REPORT, round_seed, steps, to_choose
+from prunefuse_ray.pool import PoolInfo, Source, image_form, random_choice, stream
+from prunefuse_ray.report import render
+from prunefuse_ray.resources import Resources, ScoringPlan, TrainingPlan
+from prunefuse_ray.scoring import Normalisation, ScoringJob, largest_score, score_pool, summarise
+from prunefuse_ray.selection import top_k
+from prunefuse_ray.training import TrainingJob, train
+from prunefuse_ray.views import view_run
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What the phases of one run share."""
+
+    config: Config
+    ledger: Ledger
+    info: PoolInfo
+    pool: Source
+    test: Source
+    has: Resources
+    scoring: ScoringPlan
+    training: TrainingPlan
+    last: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last = len(self.config.selection.budgets) - 1
+        self.form = image_form(self.config.pool, self.info)
+        self.normalise = Normalisation.of(self.config.pool)
+        self.spec = network_spec(self.config, self.info)
+
+    def labels(self, up_to: int) -> pa.Table:
+        return self.ledger.labels([Step(r, "label") for r in range(up_to + 1)], self.info.id_type)
+
+    def samples(self, up_to: int) -> Source:
+        """The labeled samples of the rounds so far."""
+        found = [self.ledger.files(Step(r, "label"), "samples") for r in range(up_to + 1)]
+        return Source(
+            fs=self.ledger.root.fs,
+            files=tuple(p for paths, _ in found for p in paths),
+            sizes=tuple(s for _, sizes in found for s in sizes),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a phase produced: outputs for the ledger to write, files written already, figures."""
+
+    outputs: Mapping[str, Output]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    written: list[Any] = field(default_factory=list)
+    leftovers: tuple[str, ...] = ()
+    """Names that are no longer needed once the phase is committed."""
+
+
+def network_spec(config: Config, info: PoolInfo) -> networks.NetworkSpec:
+    form = image_form(config.pool, info)
+    return networks.NetworkSpec(
+        architecture=config.network.architecture, classes=len(info.classes), input_shape=form.network_shape
+    )
+
+
+def _init(work: Work, step: Step) -> Done:
+    """Initialise the dense network, and the network that selects: pruned from it, itself, or another architecture."""
+    config, spec = work.config, work.spec
+    dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+    selector = make_selector(config, dense)
+    shape = work.form.network_shape
+    outputs = {f"dense/{k}": v for k, v in networks.to_files(dense).items()}
+    outputs |= {f"proxies/0/{k}": v for k, v in networks.to_files(selector).items()}
+    return Done(
+        outputs=outputs,
+        metrics={
+            "parameters": {
+                "dense": networks.parameters(dense.network),
+                "proxy": networks.parameters(selector.network),
+            },
+            "macs_per_sample": {
+                "dense": networks.macs(dense.network, shape),
+                "proxy": networks.macs(selector.network, shape),
+            },
+        },
+    )
+
+
+def make_selector(config: Config, dense: networks.Dense) -> networks.Proxy | networks.Dense:
+    """The network that selects, with its initial weights: pruned from `dense`, itself, or another architecture."""
+    kind, _, architecture = config.selection.selector.partition(":")
+    if kind == "dense":
+        return dense
+    if kind == "svp":
+        spec = dataclasses.replace(dense.spec, architecture=architecture)
+        return networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+    pruning = networks.PruningSpec(**config.pruning.model_dump(), seed=config.run.seed)
+    return networks.prune(dense.network, dense.spec, pruning)
+
+
+def _select(work: Work, step: Step) -> Done:
+    """Choose the round's samples: at random, or the top k of the scores of the round before."""
+    k, schema = to_choose(work.config, step.round), selected_schema(work.info.id_type)
+    scored = Step(step.round - 1, "score")
+    if work.ledger.committed(scored):
+        chosen = top_k(work.ledger.files(scored, "scores")[0], work.ledger.root, k)
+    else:
+        chosen = _random(work, step, k)
+    return Done(outputs={"selected.parquet": chosen.cast(schema)}, metrics={"chosen": k})
+
+
+def _random(work: Work, step: Step, k: int) -> pa.Table:
+    """The k samples of highest random score that are not labeled and can be decoded."""
+    id_type = arrow_type(work.info.id_type)
+    while True:
+        rejected = work.ledger.rejected()["id"].cast(id_type)
+        exclude = pa.concat_arrays([work.labels(step.round - 1)["id"].combine_chunks(), rejected.combine_chunks()])
+        chosen = random_choice(work.pool, k, work.config.run.seed, step.round, exclude)
+        if chosen.num_rows < k:
+            raise ScoreError(
+                f"selection.budgets: round {step.round} wants {k} samples, but only {chosen.num_rows} usable "
+                "ones are left in the pool; lower the last budget"
+            )
+        bad = _undecodable(work, chosen["id"].combine_chunks())
+        if not bad.num_rows:
+            return chosen.append_column("rank", pa.array(range(k), pa.int64()))
+        _note_rejected(work, bad)
+
+
+def _undecodable(work: Work, ids: pa.Array) -> pa.Table:
+    """(id, reason) of those of `ids` whose samples cannot be decoded; one pass over the pool."""
+    form = work.form
+
+    def check(rows: pa.Table) -> pa.Table:
+        bad: dict[str, list[str]] = {"id": [], "reason": []}
+        for id_, value in zip(rows["id"].to_pylist(), sample_values(rows["image"]), strict=True):
+            try:
+                decode(value, form)
+            except Rejected as rejected:
+                bad["id"].append(str(id_))
+                bad["reason"].append(str(rejected))
+        return pa.table(bad, schema=REJECTED)
+
+    checked = stream(work.pool, only=ids).map_batches(check, batch_format="pyarrow", batch_size=256, num_cpus=0.5)
+    tables: list[Any] = list(checked.iter_batches(batch_format="pyarrow", batch_size=None))
+    return pa.concat_tables([REJECTED.empty_table(), *(t.cast(REJECTED) for t in tables if t.num_rows)])
+
+
+def _note_rejected(work: Work, found: pa.Table) -> None:
+    """Record rejected samples; too many of them stop the run."""
+    count = work.ledger.record_rejected(found)
+    allowed = work.config.pool.max_rejected
+    if count > allowed * work.info.rows:
+        example = work.ledger.rejected().slice(0, 1).to_pylist()[0]
+        raise ScoreError(
+            f"pool.max_rejected: {count} of {work.info.rows} samples cannot be used, more than the allowed "
+            f"share {allowed:g}; e.g. {example['id']!r}: {example['reason']}. See rejected.parquet; mend the "
+            "pool or raise pool.max_rejected"
+        )
+
+
+def _label(work: Work, step: Step) -> Done:
+    """Fetch the chosen samples from the pool, and their labels from the oracle (a column of the pool)."""
+    chosen = work.ledger.read_table(Step(step.round, "select"), "selected.parquet", selected_schema(work.info.id_type))
+    ids = chosen["id"].combine_chunks()
+    work.ledger.clear(step, "samples")
+    out = work.ledger.place(step, "samples")
+    out.fs.create_dir(out.path, recursive=True)
+    stream(work.pool, only=ids, label=True).write_parquet(
+        out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
+    )
+    written = out.files()
+    tables = [pq.read_table(f.path, filesystem=out.fs, columns=["id", "label"]) for f in written]
+    found = pa.concat_tables(tables).sort_by("id")
+    if found.num_rows != len(ids):
+        raise PoolError(
+            f"pool.path: {len(ids)} samples were selected, but the pool gave {found.num_rows} of them; it has "
+            "changed since the run began"
+        )
+    labels = found.append_column("source", pa.array(["oracle"] * found.num_rows)).cast(labels_schema(work.info.id_type))
+    return Done(
+        outputs={"labels.parquet": labels},
+        metrics={"labels": work.labels(step.round - 1).num_rows + len(ids)},
+        written=written,
+    )
+
+
+def _training_job(work: Work, step: Step, network: dict[str, bytes], recipe: cfg.Recipe, **more: Any) -> TrainingJob:
+    return TrainingJob(
+        network=network,
+        recipe=recipe,
+        samples=work.samples(step.round),
+        labels=work.labels(step.round),
+        test=work.test,
+        form=work.form,
+        normalise=work.normalise,
+        seed=round_seed(work.config, step.round, step.phase),
+        **more,
+    )
+
+
+def _train_proxy(work: Work, step: Step) -> Done:
+    """Train the selecting network from its initial weights on all labels so far."""
+    start = work.ledger.read_network(Step(-1, INIT), "proxies/0")
+    result = train(
+        _training_job(work, step, start, work.config.training), work.training, work.ledger.place(step, "training")
+    )
+    return Done(
+        outputs={f"proxies/0/{k}": v for k, v in result.network.items()},
+        metrics=result.metrics,
+        leftovers=("training",),
+    )
+
+
+def _score(work: Work, step: Step) -> Done:
+    """Score every sample of the pool that has no label with the round's proxy."""
+    config = work.config
+    labeled = work.labels(step.round)["id"].combine_chunks()
+    out, checkpoint = work.ledger.place(step, "scores"), work.ledger.place(step, "scores-checkpoint")
+    for place in (out, checkpoint):
+        place.fs.create_dir(place.path, recursive=True)
+    job = ScoringJob(
+        strategy=config.selection.strategy,
+        form=work.form,
+        normalise=work.normalise,
+        batch_size=config.scoring.batch_size,
+        features=config.scoring.features,
+        threads=work.scoring.cpus,
+        gpu=work.scoring.gpus > 0,
+    )
+    score_pool(
+        work.pool,
+        work.ledger.place(step, "proxies/0"),
+        job,
+        work.scoring,
+        exclude=labeled,
+        rows=work.info.rows,
+        out=out,
+        checkpoint=checkpoint,
+    )
+    written = out.files()
+    try:
+        summary = summarise(
+            [f.path for f in written], out, largest_score(config.selection.strategy, len(work.info.classes))
+        )
+        expected = work.info.rows - len(labeled)
+        if summary.rows != expected:
+            raise ScoreError(
+                f"round {step.round} scored {summary.rows} rows of {expected}: the pool changed meanwhile, or "
+                "two drivers wrote to this run; the round's scores were removed, run again"
+            )
+    except ScoreError:
+        work.ledger.clear(step, "scores", "scores-checkpoint")
+        raise
+    _note_rejected(work, summary.rejected)
+    macs = _macs(work)
+    return Done(
+        outputs={},
+        written=written,
+        leftovers=("scores-checkpoint",),
+        metrics={
+            "samples": summary.scored,
+            "rejected": summary.rejected.num_rows,
+            "histogram": summary.histogram,
+            "macs": summary.scored * macs["proxy"],
+            "dense_macs": summary.scored * macs["dense"],
+            "actors": [work.scoring.min_actors, work.scoring.max_actors],
+        },
+    )
+
+
+def _macs(work: Work) -> dict[str, int]:
+    commit = work.ledger.committed(Step(-1, INIT))
+    assert commit is not None
+    return commit.metrics["macs_per_sample"]
+
+
+def _fuse(work: Work, step: Step) -> Done:
+    """Write the trained proxy's weights into the dense network's initial ones."""
+    config = work.config
+    dense = networks.from_files(work.ledger.read_network(Step(-1, INIT), "dense"))
+    target = dense.network
+    if config.fusion.target == "fused":
+        proxy = networks.from_files(work.ledger.read_network(Step(step.round, "train"), "proxies/0"))
+        assert isinstance(proxy, networks.Proxy)  # config: only a pruned proxy can be fused
+        target = networks.fuse(dense.network, proxy, config.fusion.rule, epsilon=config.fusion.epsilon)
+    fused = networks.to_files(networks.Dense(network=target, spec=dense.spec))
+    return Done(outputs={f"fused-initial/{k}": v for k, v in fused.items()})
+
+
+def _finetune(work: Work, step: Step) -> Done:
+    """Train the target network on all labels, with distillation from the trained proxy."""
+    config = work.config
+    distil = config.distillation if config.distillation.weight > 0 and config.fusion.target == "fused" else None
+    teacher = work.ledger.read_network(Step(step.round, "train"), "proxies/0") if distil else None
+    job = _training_job(
+        work,
+        step,
+        work.ledger.read_network(Step(step.round, "fuse"), "fused-initial"),
+        config.finetuning,
+        teacher=teacher,
+        distillation=distil,
+        recalibrate=config.fusion.target == "fused",
+    )
+    result = train(job, work.training, work.ledger.place(step, "finetuning"))
+    return Done(
+        outputs={f"fused/{k}": v for k, v in result.network.items()}, metrics=result.metrics, leftovers=("finetuning",)
+    )
+
+
+def _report(work: Work, step: Step) -> Done:
+    """The run's result, its page, and the final network under its final name."""
+    result = summary(work.config, work.ledger)
+    finetune = Step(work.last, "finetune")
+    fused = {f"fused/{k}": v for k, v in work.ledger.read_network(finetune, "fused").items()}
+    work.ledger.write_json("result.json", result)
+    page = render(view_run(work.ledger))
+    return Done(outputs={**fused, "result.json": result, "report.html": page.encode()})
+
+
+PHASES: dict[str, Callable[[Work, Step], Done]] = {
+    INIT: _init,
+    "select": _select,
+    "label": _label,
+    "train": _train_proxy,
+    "score": _score,
+    "fuse": _fuse,
+    "finetune": _finetune,
+    REPORT: _report,
+}
+
+
+def summary(config: Config, ledger: Ledger) -> dict[str, Any]:
+    """What a run came to, from the ledger alone; the form of `result.json`."""
+
+    def metrics(step: Step) -> dict[str, Any]:
+        commit = ledger.committed(step)
+        return dict(commit.metrics) if commit else {}
+
+    rounds = []
+    for r, budget in enumerate(config.selection.budgets):
+        phases = [s for s in steps(config) if s.round == r]
+        rounds.append(
+            {
+                "round": r,
+                "labels": budget,
+                "proxy_accuracy": metrics(Step(r, "train")).get("test_accuracy"),
+                "fused_accuracy": metrics(Step(r, "finetune")).get("test_accuracy"),
+                "selection_macs": metrics(Step(r, "score")).get("macs", 0),
+                "dense_selection_macs": metrics(Step(r, "score")).get("dense_macs", 0),
+                "training_macs": metrics(Step(r, "train")).get("macs", 0),
+                "seconds": {s.phase: metrics(s).get("seconds", 0.0) for s in phases},
+            }
+        )
+    init = metrics(Step(-1, INIT))
+    return {
+        "name": config.run.name,
+        "seed": config.run.seed,
+        "rounds": rounds,
+        "proxy_accuracy": rounds[-1]["proxy_accuracy"],
+        "fused_accuracy": rounds[-1]["fused_accuracy"],
+        "selection_macs": sum(r["selection_macs"] for r in rounds),
+        "dense_selection_macs": sum(r["dense_selection_macs"] for r in rounds),
+        "seconds": sum(s for r in rounds for s in r["seconds"].values()) + init.get("seconds", 0.0),
+        "parameters": init.get("parameters"),
+        "macs_per_sample": init.get("macs_per_sample"),
+        "rejected": ledger.rejected().num_rows,
+    }

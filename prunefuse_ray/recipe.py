@@ -1,0 +1,57 @@
+"""How a network is trained, as pure functions: the learning rate of a step, the loss, what decays."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunefuse_ray import config as cfg
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Full batches only; a set smaller than a batch is one batch."""
+    return max(1, samples // batch_size)
+
+
+def learning_rate(recipe: cfg.Recipe, step: int, steps_an_epoch: int) -> float:
+    """The learning rate of optimiser step `step` (0-based)."""
+    epoch = step / steps_an_epoch
+    if recipe.schedule == "step":
+        return recipe.lr * recipe.step_factor ** sum(epoch >= m for m in recipe.milestones)
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * (step + 1) / (recipe.warmup_epochs * steps_an_epoch)
+    done = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def distillation_weight(distillation: cfg.Distillation, progress: float) -> float:
+    """The weight of the distillation term after a share `progress` of the steps."""
+    return distillation.weight * (1.0 - progress if distillation.decay == "linear" else 1.0)
+
+
+def loss_sum(
+    logits_NC: Tensor, labels_N: Tensor, smoothing: float, teacher_NC: Tensor | None, weight: float, temperature: float
+) -> Tensor:
+    """(1 - w) CE + w T^2 KL(softmax(teacher/T) || softmax(logits/T)), summed over the samples (Hinton et al. 2015)."""
+    hard = F.cross_entropy(logits_NC, labels_N, label_smoothing=smoothing, reduction="sum")
+    if teacher_NC is None or weight == 0.0:
+        return hard
+    soft = F.kl_div(
+        F.log_softmax(logits_NC / temperature, 1),
+        F.log_softmax(teacher_NC / temperature, 1),
+        log_target=True,
+        reduction="sum",
+    )
+    return (1.0 - weight) * hard + weight * temperature**2 * soft
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights with decay; biases and normalisation parameters (fewer than two dimensions) without."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]

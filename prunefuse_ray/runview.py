@@ -1,0 +1,61 @@
+"""What a report shows of a run, as plain values: the seam between the run directory and the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """One chosen sample."""
+
+    id: str
+    score: float | None
+    rank: int
+    label: str
+    image: bytes | None
+    """An encoded picture (PNG, JPEG, …), or None for text."""
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreHistogram:
+    """The scores of one round's pool."""
+
+    edges: np.ndarray
+    counts: np.ndarray
+    threshold: float | None
+    """The smallest score that was chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundView:
+    round: int
+    labels: int
+    """Labels after this round, the initial set included."""
+    chosen: int
+    strategy: str
+    metrics: dict[str, Any]
+    """The round's metrics.json; any phase may be missing."""
+    scores: ScoreHistogram | None
+    first: list[Chosen]
+    """The samples chosen first: those with the highest scores."""
+    last: list[Chosen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    name: str
+    directory: str
+    complete: bool
+    config: dict[str, Any]
+    pool: dict[str, Any]
+    """rows, files, bytes, classes, path."""
+    rounds: list[RoundView]
+    result: dict[str, Any] | None
+    rejected: list[tuple[str, str]]
+    """(id, reason) of the first few."""
+    rejected_count: int
