@@ -108,7 +108,7 @@ class Scorer:
             n = len(batch)
             if n < size:
                 batch = np.concatenate([batch, np.zeros((size - n, *batch.shape[1:]), np.uint8)])
-            x = self.job.normalise(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+            x = self.job.normalise(torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(self.device))
             if self.job.features:
                 f, y = networks.features_and_logits(self.network, x)
                 features.append(f[:n].float().cpu().numpy())

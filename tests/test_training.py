@@ -153,21 +153,21 @@ def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp
 
 
 def test_distillation_pulls_towards_the_teacher(data, tmp_path):
-    """With labels that say nothing, only the teacher can teach."""
+    """With labels that are all wrong, only the teacher can teach what is right."""
     teacher = networks.from_files(
         train(job(data, recipe={"epochs": 10}), IN_PROCESS, Place.at(str(tmp_path / "a"))).network
     )
     samples, labels, test = data
-    noise = pa.table({"id": labels["id"], "label": np.random.default_rng(0).integers(0, 2, 50)})
+    wrong = pa.table({"id": labels["id"], "label": [(i + 1) % 2 for i in range(50)]})
 
     def accuracy(name, **more):
         result = train(
-            job((samples, noise, test), recipe={"epochs": 10}, **more), IN_PROCESS, Place.at(str(tmp_path / name))
+            job((samples, wrong, test), recipe={"epochs": 10}, **more), IN_PROCESS, Place.at(str(tmp_path / name))
         )
         return result.metrics["test_accuracy"]
 
     distil = Distillation(weight=0.95, temperature=2.0, decay="none")
-    assert accuracy("b", teacher=networks.to_files(teacher), distillation=distil) > 0.85 > accuracy("c")
+    assert accuracy("b", teacher=networks.to_files(teacher), distillation=distil) > 0.8 > 0.2 > accuracy("c")
 
 
 def test_batch_norm_is_recalibrated_before_fine_tuning(data, tmp_path):
