@@ -243,6 +243,8 @@ class Fusion(Section):
     """Start of the target network: fused with the proxy, or the dense initialisation alone (comparisons)."""
     evaluate: Literal["last", "every"] = "last"
     """Train the target after the last round only, or after every round (an accuracy per label budget)."""
+    sync_every: Annotated[int, Field(ge=0)] = 0
+    """T_sync: every so many rounds the fused network is fine-tuned and pruned for the next rounds' proxy; 0: never."""
 
 
 class Distillation(Section):
@@ -280,7 +282,7 @@ class Config(Section):
     """A whole run."""
 
     run: Run = Run()
-    pool: Pool = Field(default_factory=lambda: Pool.model_validate({}))
+    pool: Pool = Pool.model_validate({})
     network: Network = Network()
     pruning: Pruning = Pruning()
     selection: Selection = Selection()
@@ -294,7 +296,23 @@ class Config(Section):
     scoring: Scoring = Scoring()
 
     @model_validator(mode="after")
+    def _shareable(self) -> Config:
+        workers = self.workers.count[1]
+        for field, size in (
+            ("training.batch_size", self.training.batch_size),
+            ("finetuning.batch_size", self.finetuning.batch_size),
+            ("selection.budgets", self.selection.budgets[0]),
+        ):
+            if size < workers:
+                raise ValueError(
+                    f"{field} {size} leaves some of {workers} workers without samples: raise it or lower workers.count"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _fusable(self) -> Config:
+        if self.fusion.sync_every and self.fusion.target != "fused":
+            raise ValueError("fusion.sync_every prunes a fused network, but fusion.target is 'scratch': set it to 0")
         if self.selection.selector != "proxy" and self.fusion.target == "fused":
             raise ValueError(
                 f"fusion.target 'fused' needs a pruned proxy, but selection.selector is '{self.selection.selector}': "

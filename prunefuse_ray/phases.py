@@ -16,7 +16,7 @@ from prunefuse_ray.config import Config
 from prunefuse_ray.errors import PoolError, ScoreError
 from prunefuse_ray.images import Rejected, decode, sample_values
 from prunefuse_ray.ledger import REJECTED, Ledger, Output, Step, arrow_type, labels_schema, selected_schema
-from prunefuse_ray.plan import INIT, REPORT, round_seed, steps, to_choose
+from prunefuse_ray.plan import INIT, REPORT, base, round_seed, steps, to_choose
 from prunefuse_ray.pool import PoolInfo, Source, image_form, random_choice, stream
 from prunefuse_ray.report import render
 from prunefuse_ray.resources import Resources, ScoringPlan, TrainingPlan
@@ -214,8 +214,9 @@ def _training_job(work: Work, step: Step, network: dict[str, bytes], recipe: cfg
 
 
 def _train_proxy(work: Work, step: Step) -> Done:
-    """Train the selecting network from its initial weights on all labels so far."""
-    start = work.ledger.read_network(Step(-1, INIT), "proxies/0")
+    """Train the selecting network on all labels so far, from its initial weights (after a sync: pruned fused ones)."""
+    origin = base(work.config, step.round)
+    start = work.ledger.read_network(origin, "proxies/0" if origin.phase == INIT else "next/0")
     result = train(
         _training_job(work, step, start, work.config.training), work.training, work.ledger.place(step, "training")
     )
@@ -290,9 +291,14 @@ def _macs(work: Work) -> dict[str, int]:
 
 
 def _fuse(work: Work, step: Step) -> Done:
-    """Write the trained proxy's weights into the dense network's initial ones."""
+    """Write the trained proxy's weights into the network that it was pruned from."""
     config = work.config
-    dense = networks.from_files(work.ledger.read_network(Step(-1, INIT), "dense"))
+    origin = base(config, step.round)
+    dense = networks.from_files(
+        work.ledger.read_network(origin, "dense")
+        if origin.phase == INIT
+        else work.ledger.read_network(Step(origin.round, "finetune"), "fused")
+    )
     target = dense.network
     if config.fusion.target == "fused":
         proxy = networks.from_files(work.ledger.read_network(Step(step.round, "train"), "proxies/0"))
@@ -322,6 +328,13 @@ def _finetune(work: Work, step: Step) -> Done:
     )
 
 
+def _sync(work: Work, step: Step) -> Done:
+    """Prune the fine-tuned fused network: the initial proxy of the next rounds."""
+    fused = networks.from_files(work.ledger.read_network(Step(step.round, "finetune"), "fused"))
+    proxy = make_selector(work.config, networks.Dense(network=fused.network, spec=fused.spec))
+    return Done(outputs={f"next/0/{k}": v for k, v in networks.to_files(proxy).items()})
+
+
 def _report(work: Work, step: Step) -> Done:
     """The run's result, its page, and the final network under its final name."""
     result = summary(work.config, work.ledger)
@@ -340,6 +353,7 @@ PHASES: dict[str, Callable[[Work, Step], Done]] = {
     "score": _score,
     "fuse": _fuse,
     "finetune": _finetune,
+    "sync": _sync,
     REPORT: _report,
 }
 

@@ -121,7 +121,7 @@ def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) 
 
 
 def _persist(local: Path, where: Place, epoch: int) -> None:
-    """In-process twin of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
+    """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
     (where / f"epoch-{epoch:04d}" / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
     for old in where.files(recursive=True):
         if old.path.endswith("state.safetensors") and f"epoch-{epoch:04d}" not in old.path:
@@ -163,17 +163,10 @@ def _train(config: dict[str, Any]) -> None:
                 state.history.append({"epoch": 0, **_evaluate(network, job, device)})
     parallel = ray.train.torch.prepare_model(network) if world > 1 else network
 
-    while True:
-        done = state.epoch == recipe.epochs
+    if state.epoch == recipe.epochs:  # killed between the last epoch and the end
         metrics = _metrics(state, samples, job, config["macs"])
-        if done and rank == 0:
-            metrics.update({f"test_{k}": v for k, v in _evaluate(network, job, device).items()})
-        with tempfile.TemporaryDirectory() as directory:
-            if state.epoch and rank == 0:
-                save_state(Path(directory), network, optimizer, state)
-            _report(metrics, Path(directory) if state.epoch and rank == 0 else None, state.epoch, storage)
-        if done:
-            return
+        ray.train.report(metrics | _tested(network, job, device) if rank == 0 else {})
+    while state.epoch < recipe.epochs:
         started = time.perf_counter()
         loss = _epoch(parallel, optimizer, teacher, samples, job, state.epoch, device, world, rank)
         state.epoch += 1
@@ -182,6 +175,15 @@ def _train(config: dict[str, Any]) -> None:
         if recipe.evaluate_every and state.epoch % recipe.evaluate_every == 0 and rank == 0:
             entry |= _evaluate(network, job, device)
         state.history.append(entry)
+        if rank == 0:
+            metrics = _metrics(state, samples, job, config["macs"])
+            if state.epoch == recipe.epochs:
+                metrics |= _tested(network, job, device)
+            with tempfile.TemporaryDirectory() as directory:
+                save_state(Path(directory), network, optimizer, state)
+                _report(metrics, Path(directory), state.epoch, storage)
+        else:
+            ray.train.report({})
 
 
 def _epoch(
@@ -267,6 +269,11 @@ def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dic
     }
 
 
+def _tested(network: nn.Module, job: TrainingJob, device: torch.device) -> dict[str, float]:
+    """Accuracy and loss on the test set, under the names of the final metrics."""
+    return {f"test_{name}": value for name, value in _evaluate(network, job, device).items()}
+
+
 def _restore(network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None) -> State | None:
     if storage is None:
         checkpoint = ray.train.get_checkpoint()
@@ -282,13 +289,13 @@ def _restore(network: nn.Module, optimizer: torch.optim.SGD, storage: Place | No
         return load_state(Path(directory), network, optimizer)
 
 
-def _report(metrics: dict[str, Any], directory: Path | None, epoch: int, storage: Place | None) -> None:
+def _report(metrics: dict[str, Any], directory: Path, epoch: int, storage: Place | None) -> None:
+    """Report an epoch with its checkpoint: Ray Train stores it, or in local mode this does."""
     if storage is not None:
-        if directory is not None:
-            _persist(directory, storage, epoch)
+        _persist(directory, storage, epoch)
         ray.train.report(metrics)
     else:
-        checkpoint = ray.train.Checkpoint.from_directory(directory) if directory is not None else None
+        checkpoint = ray.train.Checkpoint.from_directory(directory)
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{epoch:04d}")
 
 

@@ -70,44 +70,6 @@ def undisturbed(local_ray, tiny_pool, tmp_path_factory):
     return directory / "tiny"
 
 
-# --- decisions ---
-
-
-def names(config):
-    return [f"{s.round}:{s.phase}" for s in plan.steps(config)]
-
-
-def test_the_steps_are_the_method():
-    config = config_from_tree({"selection": {"budgets": [10, 20]}})
-    assert names(config) == [
-        "-1:init", "0:select", "0:label", "0:train", "0:score",
-        "1:select", "1:label", "1:train", "1:fuse", "1:finetune", "-1:report",
-    ]  # fmt: skip
-
-
-def test_random_selection_scores_nothing():
-    config = config_from_tree({"selection": {"budgets": [10, 20, 30], "strategy": "random"}})
-    assert not any(n.endswith("score") for n in names(config))
-
-
-def test_the_target_is_made_after_every_round_on_request():
-    config = config_from_tree({"selection": {"budgets": [10, 20, 30]}, "fusion": {"evaluate": "every"}})
-    assert [n for n in names(config) if n.endswith("finetune")] == ["0:finetune", "1:finetune", "2:finetune"]
-
-
-def test_budgets_count_the_initial_set():
-    config = config_from_tree({"selection": {"budgets": [10, 18, 30]}})
-    assert [plan.to_choose(config, r) for r in range(3)] == [10, 8, 12]
-
-
-def test_seeds_differ_between_trainings_and_runs():
-    seeds = {
-        plan.round_seed(config_from_tree({"run": {"seed": s}}), r, p)
-        for s in range(3) for r in range(9) for p in ("train", "finetune")
-    }  # fmt: skip
-    assert len(seeds) == 3 * 9 * 2
-
-
 # --- an undisturbed run ---
 
 
@@ -255,6 +217,25 @@ def test_a_driver_killed_around_every_phase_ends_with_the_same_outcome(undisturb
     # A kill in the listener, right after a commit, comes before the step is printed as done or after it: never twice.
     assert sorted(set(steps)) == sorted(steps)
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
+
+
+def test_a_run_with_sync_survives_kills_and_prunes_the_fused_network(local_ray, tiny_pool, tmp_path):
+    """Its next proxy starts from the kept weights of the fused network, whatever was killed meanwhile."""
+    sync = {"fusion": {"sync_every": 1}, "selection": {"budgets": [10, 18]}}
+    rounds.run(tiny(tiny_pool, tmp_path / "whole", **sync))
+    config = tiny(tiny_pool, tmp_path / "killed", **sync)
+    steps = kill_at_each([("inside", 0, "finetune"), ("commit", 0, "sync"), ("inside", 1, "train")], config, tmp_path)
+    assert steps == expected_steps(config)
+    root = tmp_path / "killed" / "tiny"
+    assert outcome(root) == outcome(tmp_path / "whole" / "tiny")
+
+    def load(where):
+        return networks.from_files({f.name: f.read_bytes() for f in (root / where).iterdir()})
+
+    fused, proxy = load("rounds/000/fused"), load("rounds/000/next/0")
+    kept = networks.gather(fused.network.state_dict(), proxy.kept)
+    for name, tensor in proxy.network.state_dict().items():
+        assert (tensor == kept[name]).all(), name
 
 
 def test_scoring_goes_on_with_the_rows_that_are_missing(undisturbed, tiny_pool, tmp_path):
