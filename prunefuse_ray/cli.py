@@ -218,9 +218,7 @@ def networks_command(argv: Sequence[str]) -> int:
     parser.add_argument("architecture", help="a name as in network.architecture, e.g. resnet56 or torchvision:resnet50")
     parser.add_argument("--input", default="3,32,32", metavar="C,H,W", help="input shape; one number L for text")
     parser.add_argument("--classes", type=int, default=10, metavar="N", help="number of classes (default: 10)")
-    parser.add_argument(
-        "--ratios", default=".5,.6,.7,.8", metavar="P,...", help="pruning ratios (default: .5,.6,.7,.8)"
-    )
+    parser.add_argument("--ratios", default=".5,.6,.7,.8", metavar="P,...", help="pruning ratios")
     arguments = parser.parse_args(list(argv))
     from prunefuse_ray import networks
 

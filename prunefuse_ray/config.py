@@ -79,6 +79,10 @@ class Pool(Section):
     """Column of unique ids (string or integer). Parquet only; an image's id is its path below the folder."""
     image_column: str = "image"
     """Column of encoded pictures (binary) or uint8 tensors (height x width x channels). Parquet only."""
+    text_column: str | None = None
+    """Column of texts (strings) in place of pictures; the network reads their bytes. Parquet only."""
+    text_length: Positive = 1024
+    """Bytes of a text that the network reads; longer texts are cut, shorter ones filled up."""
     label_column: str = "label"
     """Column of integer labels 0 .. classes-1, asked only for selected samples. Parquet only."""
     classes: Annotated[int, Field(ge=2)] | list[str] | None = None
@@ -294,6 +298,17 @@ class Config(Section):
     fusion: Fusion = Fusion()
     distillation: Distillation = Distillation()
     scoring: Scoring = Scoring()
+
+    @model_validator(mode="after")
+    def _modality(self) -> Config:
+        if self.pool.text_column is None:
+            return self
+        if self.pool.source != "parquet":
+            raise ValueError(f"pool.text_column needs pool.source parquet, not '{self.pool.source}'")
+        for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
+            if recipe.augment:
+                raise ValueError(f"{field}.augment {recipe.augment} is for pictures: set it to [] for texts")
+        return self
 
     @model_validator(mode="after")
     def _shareable(self) -> Config:

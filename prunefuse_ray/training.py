@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.augmentation import augment, draw
-from prunefuse_ray.images import ImageForm
+from prunefuse_ray.forms import Form
 from prunefuse_ray.pool import Source
 from prunefuse_ray.recipe import (
     distillation_weight,
@@ -39,7 +39,6 @@ from prunefuse_ray.recipe import (
 )
 from prunefuse_ray.resources import TrainingPlan
 from prunefuse_ray.samples import Samples, load_samples, load_test
-from prunefuse_ray.scoring import Normalisation
 from prunefuse_ray.storage import Place
 
 EVALUATION_BATCH = 500
@@ -58,8 +57,7 @@ class TrainingJob:
     """Their labels: (id, label)."""
     test: Source
     """The test set, with its labels in a column of its own."""
-    form: ImageForm
-    normalise: Normalisation
+    form: Form
     seed: int
     teacher: dict[str, bytes] | None = None
     """The proxy to distil from."""
@@ -67,9 +65,10 @@ class TrainingJob:
     recalibrate: bool = False
     """Recompute batch-norm statistics before the first step: a fused network's are wrong (METHOD: fusion)."""
 
-    def inputs(self, pixels_NHWC: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) as network input (N, C, H, W)."""
-        return self.normalise(pixels_NHWC).contiguous(memory_format=memory_format(pixels_NHWC.device))
+    def inputs(self, decoded_N: Tensor) -> Tensor:
+        """Decoded samples, uint8 (N, *form.shape), as the network's input."""
+        x = self.form.inputs(decoded_N)
+        return x.contiguous(memory_format=memory_format(x.device)) if x.ndim == 4 else x
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -209,8 +208,8 @@ def _epoch(
         mine = slice(rank, None, world)
         draws = draw(len(batch), generator)[mine]
         rows = batch[mine]
-        pixels = augment(samples.pixels_NHWC[rows].to(device), draws, recipe.augment)
-        x, y = job.inputs(pixels), samples.labels_N[rows].to(device)
+        values = augment(samples.values_N[rows].to(device), draws, recipe.augment)
+        x, y = job.inputs(values), samples.labels_N[rows].to(device)
         step = epoch * steps + i
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
@@ -245,7 +244,7 @@ def _evaluate(network: nn.Module, job: TrainingJob, device: torch.device) -> dic
     for start in range(0, len(test), EVALUATION_BATCH):
         rows = slice(start, start + EVALUATION_BATCH)
         y = test.labels_N[rows].to(device)
-        logits = network(job.inputs(test.pixels_NHWC[rows].to(device))).float()
+        logits = network(job.inputs(test.values_N[rows].to(device))).float()
         correct += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
     return {"accuracy": correct / len(test), "loss": loss / len(test)}
@@ -254,7 +253,7 @@ def _evaluate(network: nn.Module, job: TrainingJob, device: torch.device) -> dic
 def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[Tensor]:
     """The labeled samples in batches, not augmented, for batch-norm statistics."""
     for start in range(0, min(len(samples), 10 * EVALUATION_BATCH), EVALUATION_BATCH):
-        yield job.inputs(samples.pixels_NHWC[start : start + EVALUATION_BATCH].to(device))
+        yield job.inputs(samples.values_N[start : start + EVALUATION_BATCH].to(device))
 
 
 def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:

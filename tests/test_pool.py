@@ -19,7 +19,7 @@ def test_the_stream_gives_every_sample_but_the_excluded_ones(made):
     source, _ = sources(pool, Place.at("unused"))
     got = rows(stream(source, exclude=pa.array([ids[3], ids[39]])))
     assert sorted(got) == sorted(set(ids) - {ids[3], ids[39]})
-    np.testing.assert_array_equal(decode(got[ids[7]]["image"], GREY8), pixels[7])
+    np.testing.assert_array_equal(decode(got[ids[7]]["sample"], GREY8), pixels[7])
     assert "label" not in got[ids[0]]
 
 
@@ -28,7 +28,7 @@ def test_fetching_gives_the_samples_asked_for_with_their_labels(made):
     source, _ = sources(pool, Place.at("unused"))
     got = rows(stream(source, only=pa.array([ids[11], ids[30]]), label=True))
     assert {i: r["label"] for i, r in got.items()} == {ids[11]: 1, ids[30]: 0}
-    np.testing.assert_array_equal(decode(got[ids[30]]["image"], GREY8), pixels[30])
+    np.testing.assert_array_equal(decode(got[ids[30]]["sample"], GREY8), pixels[30])
 
 
 def test_digits_are_the_whole_set_with_a_fifth_held_out():

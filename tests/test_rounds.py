@@ -343,3 +343,31 @@ def test_scores_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_
     ledger = Ledger(Place.at(str(tmp_path / "tiny")))
     assert ledger.committed(Step(0, "train")) is not None
     assert ledger.committed(Step(0, "score")) is None
+
+
+# --- texts ---
+
+
+def test_a_pool_of_texts_goes_through_the_whole_loop(local_ray, tmp_path):
+    """Two classes told apart by their words; one text is empty."""
+    words = [["fine", "good", "nice"], ["poor", "bad", "dull"]]
+    rng = np.random.default_rng(0)
+    for part, n in (("pool", 60), ("test", 20)):
+        (tmp_path / part).mkdir()
+        texts = [" ".join(rng.choice(words[i % 2], 6)) for i in range(n)]
+        if part == "pool":
+            texts[7] = " "
+        table = {"id": list(range(n)), "text": texts, "label": [i % 2 for i in range(n)]}
+        pq.write_table(pa.table(table), tmp_path / part / "a.parquet")
+    recipe = {"epochs": 6, "augment": [], "lr": 0.05}
+    change = {
+        "pool": {"channels": 3, "text_column": "text", "text_length": 32, "max_rejected": 0.1},
+        "network": {"architecture": "textcnn"}, "training": recipe, "finetuning": recipe,
+        "selection": {"budgets": [20, 59], "strategy": "entropy"},
+    }  # fmt: skip
+    rounds.run(tiny(tmp_path, tmp_path / "runs", **change))
+    root = tmp_path / "runs" / "tiny"
+    assert pq.read_table(root / "rejected.parquet").to_pylist() == [{"id": "7", "reason": "an empty text"}]
+    chosen = [i for r in (0, 1) for i in pq.read_table(root / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist()]
+    assert sorted(chosen) == sorted(set(range(60)) - {7})
+    assert (root / "report.html").read_text().count("dull") > 0

@@ -38,13 +38,13 @@ def test_samples_come_in_the_order_of_their_ids_with_their_labels(labeled):
     shuffled = labels.take(np.random.default_rng(0).permutation(50))
     loaded = load_samples(samples, FORM, shuffled)
     assert loaded.labels_N.tolist() == [i % 2 for i in range(50)]
-    np.testing.assert_array_equal(loaded.pixels_NHWC, pictures(50))
+    np.testing.assert_array_equal(loaded.values_N, pictures(50))
 
 
 def test_only_samples_with_a_label_are_read(labeled):
     samples, labels = labeled
     loaded = load_samples(samples, FORM, labels.slice(10, 5))
-    np.testing.assert_array_equal(loaded.pixels_NHWC, pictures(50)[10:15])
+    np.testing.assert_array_equal(loaded.values_N, pictures(50)[10:15])
 
 
 def test_a_test_picture_that_cannot_be_read_is_said(tmp_path):

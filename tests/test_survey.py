@@ -20,7 +20,13 @@ GREY8 = ImageForm(height=8, width=8, channels=1)
 def test_the_survey_finds_what_the_configuration_left_open(made):
     pool, _, _ = made
     info = survey(pool).info
-    assert (info.rows, info.files, info.id_type, info.classes, info.image_size) == (40, 3, "string", ["0", "1"], (8, 8))
+    assert (info.rows, info.files, info.id_type, info.classes, info.sample_size) == (
+        40,
+        3,
+        "string",
+        ["0", "1"],
+        (8, 8),
+    )
 
 
 def test_a_changed_pool_is_refused(made, tmp_path):
@@ -59,7 +65,7 @@ def test_an_image_folder_becomes_an_index_and_streams_alike(tmp_path, local_ray)
     image_folder(tmp_path / "val", each=2)
     pool = cfg.Pool(source="images", path=str(tmp_path / "train"), test_path=str(tmp_path / "val"), channels=1)
     found = survey(pool)
-    assert (found.info.rows, found.info.classes, found.info.image_size) == (6, ["cat", "dog"], (8, 8))
+    assert (found.info.rows, found.info.classes, found.info.sample_size) == (6, ["cat", "dog"], (8, 8))
     root = Place.at(str(tmp_path / "run"))
     materialise(found, root)
     source, test = sources(pool, root)
@@ -67,7 +73,7 @@ def test_an_image_folder_becomes_an_index_and_streams_alike(tmp_path, local_ray)
     assert {i: r["label"] for i, r in got.items()} == {
         "cat/1.png": 0, "cat/2.png": 0, "dog/0.png": 1, "dog/1.png": 1, "dog/2.png": 1,
     }  # fmt: skip
-    np.testing.assert_array_equal(decode(got["dog/1.png"]["image"], GREY8), pictures(3, seed=1)[1])
+    np.testing.assert_array_equal(decode(got["dog/1.png"]["sample"], GREY8), pictures(3, seed=1)[1])
     assert test.image_root == Place.at(str(tmp_path / "val"))
     check_unchanged(pool, found.info)
     (tmp_path / "train" / "dog" / "9.png").write_bytes(b"x")

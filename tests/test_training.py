@@ -9,7 +9,6 @@ from prunefuse_ray.config import Distillation, Recipe
 from prunefuse_ray.images import ImageForm
 from prunefuse_ray.pool import Source
 from prunefuse_ray.resources import TrainingPlan
-from prunefuse_ray.scoring import Normalisation
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import TrainingJob, train
 
@@ -48,7 +47,7 @@ def job(data, network=None, **more):
     recipe = {"epochs": 4, "batch_size": 16, "warmup_epochs": 1, "augment": ["crop"], **more.pop("recipe", {})}
     return TrainingJob(
         network=networks.to_files(network), recipe=Recipe(**recipe), samples=samples, labels=labels, test=test,
-        form=FORM, normalise=Normalisation(mean=(0.5,), std=(0.25,)), seed=0, **more,
+        form=FORM, seed=0, **more,
     )  # fmt: skip
 
 
