@@ -22,6 +22,10 @@ would leave none for the tasks that feed them, and the stream would stand still 
 MACS_WORTH_AN_ACTOR = 50e9
 """An actor takes seconds of CPU to start; below this much work (a few seconds of one core) another is a loss."""
 
+MACS_WORTH_THREADS = 1e9
+"""An optimiser step with less work than this is trained by one thread inside the driver: a second one gains nothing on
+so small a step, and costs several times the step whenever another process takes its core."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
@@ -107,6 +111,11 @@ def observe() -> Resources:
         gpus=total.get("GPU", 0.0),
         in_process=len(nodes) == 1 and nodes[0]["NodeID"] == here,
     )
+
+
+def training_threads(macs_per_step: float, cores_: int) -> int:
+    """Threads of a training inside the driver."""
+    return cores_ if macs_per_step >= MACS_WORTH_THREADS else 1
 
 
 def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float) -> ScoringPlan:

@@ -37,7 +37,7 @@ from prunefuse_ray.recipe import (
     parameter_groups,
     steps_per_epoch,
 )
-from prunefuse_ray.resources import TrainingPlan
+from prunefuse_ray.resources import TrainingPlan, cores, training_threads
 from prunefuse_ray.samples import Samples, load_samples, load_test
 from prunefuse_ray.storage import Place
 
@@ -310,7 +310,8 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     loaded = networks.from_files(job.network)
     macs = networks.macs(loaded.network, job.form.network_shape)
     if plan.in_process:
-        torch.set_num_threads(max(plan.cpus, torch.get_num_threads()))
+        batch = min(job.recipe.batch_size, job.labels.num_rows)
+        torch.set_num_threads(training_threads(3 * macs * batch, cores()))
     trainer = TorchTrainer(
         _train,
         train_loop_config={"job": job, "storage": where if plan.in_process else None, "gpu": plan.gpu, "macs": macs},

@@ -4,7 +4,7 @@ import pytest
 
 from prunefuse_ray.config import Scoring, Workers
 from prunefuse_ray.errors import PlanError
-from prunefuse_ray.resources import MACS_WORTH_AN_ACTOR, Resources, plan_scoring, plan_training
+from prunefuse_ray.resources import MACS_WORTH_AN_ACTOR, Resources, plan_scoring, plan_training, training_threads
 
 MUCH = 1e18
 
@@ -36,6 +36,10 @@ def test_scoring_actors_leave_room_for_their_stream(scoring, has, macs, actors):
 def test_a_plan_that_would_stand_still_is_refused_with_its_numbers(scoring, has):
     with pytest.raises(PlanError, match=rf"scoring\.actors: .* do not fit {has.cpus:g} CPUs and 0 GPUs"):
         plan_scoring(Scoring(**scoring), has, MUCH)
+
+
+def test_small_steps_are_not_spread_over_threads():
+    assert [training_threads(macs, 8) for macs in (6e7, 2e9)] == [1, 8]
 
 
 def test_one_worker_on_this_machine_trains_inside_the_driver():
