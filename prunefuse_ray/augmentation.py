@@ -35,6 +35,8 @@ def draw(batch: int, generator: torch.Generator) -> Draws:
 def augment(pixels_NHWC: Tensor, draws: Draws, kinds: Sequence[str]) -> Tensor:
     """Crop, flip and cut out a batch of uint8 pixels (N, H, W, C); same shape and type."""
     x = pixels_NHWC
+    if not kinds:
+        return x
     device = x.device
     n, h, w, _ = x.shape
     if "crop" in kinds:

@@ -79,6 +79,10 @@ class Pool(Section):
     """Column of unique ids (string or integer). Parquet only; an image's id is its path below the folder."""
     image_column: str = "image"
     """Column of encoded pictures (binary) or uint8 tensors (height x width x channels). Parquet only."""
+    text_column: str | None = None
+    """Column of texts (strings) in place of pictures; the network reads their bytes. Parquet only."""
+    text_length: Positive = 1024
+    """Bytes of a text that the network reads; longer texts are cut, shorter ones filled up."""
     label_column: str = "label"
     """Column of integer labels 0 .. classes-1, asked only for selected samples. Parquet only."""
     classes: Annotated[int, Field(ge=2)] | list[str] | None = None
@@ -243,6 +247,8 @@ class Fusion(Section):
     """Start of the target network: fused with the proxy, or the dense initialisation alone (comparisons)."""
     evaluate: Literal["last", "every"] = "last"
     """Train the target after the last round only, or after every round (an accuracy per label budget)."""
+    sync_every: Annotated[int, Field(ge=0)] = 0
+    """T_sync: every so many rounds the fused network is fine-tuned and pruned for the next rounds' proxy; 0: never."""
 
 
 class Distillation(Section):
@@ -280,7 +286,7 @@ class Config(Section):
     """A whole run."""
 
     run: Run = Run()
-    pool: Pool = Field(default_factory=lambda: Pool.model_validate({}))
+    pool: Pool = Pool.model_validate({})
     network: Network = Network()
     pruning: Pruning = Pruning()
     selection: Selection = Selection()
@@ -294,7 +300,34 @@ class Config(Section):
     scoring: Scoring = Scoring()
 
     @model_validator(mode="after")
+    def _modality(self) -> Config:
+        if self.pool.text_column is None:
+            return self
+        if self.pool.source != "parquet":
+            raise ValueError(f"pool.text_column needs pool.source parquet, not '{self.pool.source}'")
+        for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
+            if recipe.augment:
+                raise ValueError(f"{field}.augment {recipe.augment} is for pictures: set it to [] for texts")
+        return self
+
+    @model_validator(mode="after")
+    def _shareable(self) -> Config:
+        workers = self.workers.count[1]
+        for field, size in (
+            ("training.batch_size", self.training.batch_size),
+            ("finetuning.batch_size", self.finetuning.batch_size),
+            ("selection.budgets", self.selection.budgets[0]),
+        ):
+            if size < workers:
+                raise ValueError(
+                    f"{field} {size} leaves some of {workers} workers without samples: raise it or lower workers.count"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _fusable(self) -> Config:
+        if self.fusion.sync_every and self.fusion.target != "fused":
+            raise ValueError("fusion.sync_every prunes a fused network, but fusion.target is 'scratch': set it to 0")
         if self.selection.selector != "proxy" and self.fusion.target == "fused":
             raise ValueError(
                 f"fusion.target 'fused' needs a pruned proxy, but selection.selector is '{self.selection.selector}': "

@@ -27,3 +27,7 @@ class LedgerError(PruneFuseError):
 
 class ScoreError(PruneFuseError):
     """Scores that cannot be selected from (non-finite, or too many rejected samples)."""
+
+
+class Rejected(ValueError):
+    """Why one sample of a pool cannot be used. Not an error of the run: it is recorded, and the run goes on."""

@@ -8,11 +8,17 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
+
+from prunefuse_ray.errors import Rejected
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -26,6 +32,8 @@ class ImageForm:
     channels: int
     resize: bool = True
     max_pixels: int = 50_000_000
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -36,9 +44,16 @@ class ImageForm:
         """(channels, height, width): the input shape of the network."""
         return self.channels, self.height, self.width
 
+    def decode(self, value: object) -> Pixels:
+        """One sample as uint8 (H, W, C); see `decode`."""
+        return decode(value, self)
 
-class Rejected(ValueError):
-    """Why a sample cannot be used."""
+    def inputs(self, pixels_NHWC: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) as the network's input: (pixel / 255 - mean) / std, float32 (N, C, H, W)."""
+        x = pixels_NHWC.float()
+        scale_C = x.new_tensor([1.0 / (255.0 * s) for s in self.std])
+        shift_C = x.new_tensor([m / s for m, s in zip(self.mean, self.std, strict=True)])
+        return (x * scale_C - shift_C).permute(0, 3, 1, 2)
 
 
 def decode(value: object, form: ImageForm) -> Pixels:
@@ -125,22 +140,10 @@ def picture_size(value: object, channels: int) -> tuple[int, int]:
     return pixels.shape[0], pixels.shape[1]
 
 
-def decode_column(column: pa.ChunkedArray, form: ImageForm) -> tuple[Pixels, list[str | None]]:
-    """A column of samples as uint8 (N, H, W, C) and, per sample, the reason for its rejection (its pixels are zero)."""
-    pixels_NHWC = np.zeros((len(column), *form.shape), dtype=np.uint8)
-    reasons: list[str | None] = [None] * len(column)
-    for i, value in enumerate(sample_values(column)):
-        try:
-            pixels_NHWC[i] = decode(value, form)
-        except Rejected as rejected:
-            reasons[i] = str(rejected)
-    return pixels_NHWC, reasons
-
-
 def sample_values(column: pa.ChunkedArray) -> list[object]:
     """The column's values as bytes, arrays or None. Tensors may be Arrow's tensor types or nested lists."""
     kind = column.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_string(kind):
         return column.to_pylist()
     if isinstance(kind, pa.BaseExtensionType):
         return [a for chunk in column.chunks for a in _extension_values(chunk)]

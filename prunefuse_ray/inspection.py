@@ -36,14 +36,14 @@ def listing_digest(names: Iterable[str], sizes: Iterable[int]) -> str:
     return f"{int(hash_ids(keys).sum(dtype=np.uint64)):016x}"
 
 
-def inspect_parquet(source: Source, classes: int, field: str) -> tuple[int, str, str]:
+def inspect_parquet(source: Source, classes: int, field: str, text: bool = False) -> tuple[int, str, str]:
     """Check a Parquet source over its id and label columns and return (rows, digest of ids, type of ids).
 
     Raises:
         PoolError: a missing column, files of different types, null or duplicate ids, labels outside 0 .. classes-1.
     """
     schemas = [pq.read_schema(f, filesystem=source.fs) for f in (source.files[0], source.files[-1])]
-    id_type = _check_columns(schemas[0], source, field)
+    id_type = _check_columns(schemas[0], source, field, text)
     rows = sum(in_tasks(_count_rows, source))
     if not rows:
         raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
@@ -71,12 +71,18 @@ def inspect_parquet(source: Source, classes: int, field: str) -> tuple[int, str,
     return rows, f"{digest:016x}", id_type
 
 
-def _check_columns(schema: pa.Schema, source: Source, field: str) -> str:
-    wanted = {"id_column": source.id_column, "label_column": source.label_column, "image_column": source.image_column}
+def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) -> str:
+    samples = "text_column" if text else "image_column"
+    wanted = {"id_column": source.id_column, "label_column": source.label_column, samples: source.sample_column}
     for name, column in wanted.items():
         if column not in schema.names:
             raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}")
     kind = schema.field(source.id_column).type
+    if text and not pa.types.is_string(schema.field(source.sample_column).type):
+        raise PoolError(
+            f"pool.text_column: '{source.sample_column}' is of type "
+            f"{schema.field(source.sample_column).type}; texts are strings"
+        )
     if pa.types.is_integer(kind):
         return "int64"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):

@@ -14,13 +14,13 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import PoolError, ScoreError
-from prunefuse_ray.images import Rejected, decode, sample_values
+from prunefuse_ray.forms import decode_column, form_of
 from prunefuse_ray.ledger import REJECTED, Ledger, Output, Step, arrow_type, labels_schema, selected_schema
-from prunefuse_ray.plan import INIT, REPORT, round_seed, steps, to_choose
-from prunefuse_ray.pool import PoolInfo, Source, image_form, random_choice, stream
+from prunefuse_ray.plan import INIT, REPORT, base, round_seed, steps, to_choose
+from prunefuse_ray.pool import PoolInfo, Source, random_choice, stream
 from prunefuse_ray.report import render
 from prunefuse_ray.resources import Resources, ScoringPlan, TrainingPlan
-from prunefuse_ray.scoring import Normalisation, ScoringJob, largest_score, score_pool, summarise
+from prunefuse_ray.scoring import ScoringJob, largest_score, score_pool, summarise
 from prunefuse_ray.selection import top_k
 from prunefuse_ray.training import TrainingJob, train
 from prunefuse_ray.views import view_run
@@ -42,8 +42,7 @@ class Work:
 
     def __post_init__(self) -> None:
         self.last = len(self.config.selection.budgets) - 1
-        self.form = image_form(self.config.pool, self.info)
-        self.normalise = Normalisation.of(self.config.pool)
+        self.form = form_of(self.config.pool, self.info)
         self.spec = network_spec(self.config, self.info)
 
     def labels(self, up_to: int) -> pa.Table:
@@ -54,6 +53,7 @@ class Work:
         found = [self.ledger.files(Step(r, "label"), "samples") for r in range(up_to + 1)]
         return Source(
             fs=self.ledger.root.fs,
+            sample_column="sample",
             files=tuple(p for paths, _ in found for p in paths),
             sizes=tuple(s for _, sizes in found for s in sizes),
         )
@@ -71,7 +71,7 @@ class Done:
 
 
 def network_spec(config: Config, info: PoolInfo) -> networks.NetworkSpec:
-    form = image_form(config.pool, info)
+    form = form_of(config.pool, info)
     return networks.NetworkSpec(
         architecture=config.network.architecture, classes=len(info.classes), input_shape=form.network_shape
     )
@@ -146,14 +146,10 @@ def _undecodable(work: Work, ids: pa.Array) -> pa.Table:
     form = work.form
 
     def check(rows: pa.Table) -> pa.Table:
-        bad: dict[str, list[str]] = {"id": [], "reason": []}
-        for id_, value in zip(rows["id"].to_pylist(), sample_values(rows["image"]), strict=True):
-            try:
-                decode(value, form)
-            except Rejected as rejected:
-                bad["id"].append(str(id_))
-                bad["reason"].append(str(rejected))
-        return pa.table(bad, schema=REJECTED)
+        _, reasons = decode_column(rows["sample"], form)
+        bad = pa.array([r is not None for r in reasons])
+        found = pa.table({"id": rows["id"].cast(pa.string()), "reason": pa.array(reasons, pa.string())})
+        return found.filter(bad).cast(REJECTED)
 
     checked = stream(work.pool, only=ids).map_batches(check, batch_format="pyarrow", batch_size=256, num_cpus=0.5)
     tables: list[Any] = list(checked.iter_batches(batch_format="pyarrow", batch_size=None))
@@ -207,15 +203,15 @@ def _training_job(work: Work, step: Step, network: dict[str, bytes], recipe: cfg
         labels=work.labels(step.round),
         test=work.test,
         form=work.form,
-        normalise=work.normalise,
         seed=round_seed(work.config, step.round, step.phase),
         **more,
     )
 
 
 def _train_proxy(work: Work, step: Step) -> Done:
-    """Train the selecting network from its initial weights on all labels so far."""
-    start = work.ledger.read_network(Step(-1, INIT), "proxies/0")
+    """Train the selecting network on all labels so far, from its initial weights (after a sync: pruned fused ones)."""
+    origin = base(work.config, step.round)
+    start = work.ledger.read_network(origin, "proxies/0" if origin.phase == INIT else "next/0")
     result = train(
         _training_job(work, step, start, work.config.training), work.training, work.ledger.place(step, "training")
     )
@@ -236,7 +232,6 @@ def _score(work: Work, step: Step) -> Done:
     job = ScoringJob(
         strategy=config.selection.strategy,
         form=work.form,
-        normalise=work.normalise,
         batch_size=config.scoring.batch_size,
         features=config.scoring.features,
         threads=work.scoring.cpus,
@@ -290,9 +285,14 @@ def _macs(work: Work) -> dict[str, int]:
 
 
 def _fuse(work: Work, step: Step) -> Done:
-    """Write the trained proxy's weights into the dense network's initial ones."""
+    """Write the trained proxy's weights into the network that it was pruned from."""
     config = work.config
-    dense = networks.from_files(work.ledger.read_network(Step(-1, INIT), "dense"))
+    origin = base(config, step.round)
+    dense = networks.from_files(
+        work.ledger.read_network(origin, "dense")
+        if origin.phase == INIT
+        else work.ledger.read_network(Step(origin.round, "finetune"), "fused")
+    )
     target = dense.network
     if config.fusion.target == "fused":
         proxy = networks.from_files(work.ledger.read_network(Step(step.round, "train"), "proxies/0"))
@@ -322,6 +322,13 @@ def _finetune(work: Work, step: Step) -> Done:
     )
 
 
+def _sync(work: Work, step: Step) -> Done:
+    """Prune the fine-tuned fused network: the initial proxy of the next rounds."""
+    fused = networks.from_files(work.ledger.read_network(Step(step.round, "finetune"), "fused"))
+    proxy = make_selector(work.config, networks.Dense(network=fused.network, spec=fused.spec))
+    return Done(outputs={f"next/0/{k}": v for k, v in networks.to_files(proxy).items()})
+
+
 def _report(work: Work, step: Step) -> Done:
     """The run's result, its page, and the final network under its final name."""
     result = summary(work.config, work.ledger)
@@ -340,6 +347,7 @@ PHASES: dict[str, Callable[[Work, Step], Done]] = {
     "score": _score,
     "fuse": _fuse,
     "finetune": _finetune,
+    "sync": _sync,
     REPORT: _report,
 }
 

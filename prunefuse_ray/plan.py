@@ -25,9 +25,23 @@ def steps(config: Config) -> list[Step]:
         plan += [Step(r, "select"), Step(r, "label"), Step(r, "train")]
         if r < last and STRATEGIES[config.selection.strategy].score is not None:
             plan.append(Step(r, "score"))
-        if r == last or config.fusion.evaluate == "every":
+        sync = r < last and is_sync(config, r)
+        if r == last or config.fusion.evaluate == "every" or sync:
             plan += [Step(r, "fuse"), Step(r, "finetune")]
+        if sync:
+            plan.append(Step(r, "sync"))
     return [*plan, Step(-1, REPORT)]
+
+
+def is_sync(config: Config, round_: int) -> bool:
+    """Whether the fused network of this round is pruned for the next rounds' proxy (T_sync of the paper)."""
+    return config.fusion.sync_every > 0 and (round_ + 1) % config.fusion.sync_every == 0
+
+
+def base(config: Config, round_: int) -> Step:
+    """Where the dense network and the initial proxy of a round come from: the last sync before it, or the beginning."""
+    synced = [q for q in range(round_) if is_sync(config, q)]
+    return Step(synced[-1], "sync") if synced else Step(-1, INIT)
 
 
 def to_choose(config: Config, round_: int) -> int:

@@ -1,4 +1,4 @@
-"""Where samples come from: a Parquet pool or an image folder as one stream of (id, image[, label]).
+"""Where samples come from: a Parquet pool or an image folder as one stream of (id, sample[, label]).
 
 An image folder is listed once; the listing becomes a Parquet index in the run directory, from which the stream reads
 the pictures. From then on both sources are the same thing: Parquet files with an id column.
@@ -23,7 +23,7 @@ import ray
 from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.errors import PoolError
-from prunefuse_ray.images import ImageForm, encode_png
+from prunefuse_ray.images import encode_png
 from prunefuse_ray.storage import Place
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -39,7 +39,7 @@ class Source:
     files: tuple[str, ...]
     sizes: tuple[int, ...]
     id_column: str = "id"
-    image_column: str = "image"
+    sample_column: str = "image"
     label_column: str = "label"
     image_root: Place | None = None
     """Where the pictures of an index lie; None where the samples stand in the files themselves."""
@@ -58,26 +58,15 @@ class PoolInfo:
     id_digest: str
     id_type: str
     classes: list[str]
-    image_size: tuple[int, int]
+    sample_size: tuple[int, ...]
+    """(height, width) of pictures, (length,) of texts in bytes"""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> PoolInfo:
-        return cls(**{**tree, "image_size": tuple(tree["image_size"])})
-
-
-def image_form(pool: cfg.Pool, info: PoolInfo) -> ImageForm:
-    """The form that all pictures of a run are brought to."""
-    height, width = info.image_size
-    return ImageForm(
-        height=height,
-        width=width,
-        channels=pool.channels,
-        resize=pool.other_sizes == "resize",
-        max_pixels=pool.max_pixels,
-    )
+        return cls(**{**tree, "sample_size": tuple(tree["sample_size"])})
 
 
 # --- locating -------------------------------------------------------------------------------------------------------
@@ -103,7 +92,7 @@ def locate_parquet(place: Place, pool: cfg.Pool, field: str) -> Source:
         files=tuple(f.path for f in found),
         sizes=tuple(f.size for f in found),
         id_column=pool.id_column,
-        image_column=pool.image_column,
+        sample_column=pool.text_column or pool.image_column,
         label_column=pool.label_column,
     )
 
@@ -234,11 +223,11 @@ def ids_to_numpy(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
 def stream(
     source: Source, *, exclude: pa.Array | None = None, only: pa.Array | None = None, label: bool = False
 ) -> ray.data.Dataset:
-    """The source as a Dataset of (id, image[, label]); rows of `exclude`, or all but `only`, dropped before pictures
+    """The source as a Dataset of (id, sample[, label]); rows of `exclude`, or all but `only`, dropped before pictures
     are opened. Reading takes half a CPU a task, so that it always fits beside 1-CPU actors."""
     columns = [
         source.id_column,
-        *([] if source.image_root else [source.image_column]),
+        *([] if source.image_root else [source.sample_column]),
         *([source.label_column] if label else []),
     ]
     dataset = ray.data.read_parquet(list(source.files), filesystem=source.fs, columns=columns, num_cpus=0.5)
@@ -274,7 +263,7 @@ class _Rows:
             mask = None
         columns = {"id": ids}
         if source.image_root is None:
-            columns["image"] = table[source.image_column]
+            columns["sample"] = table[source.sample_column]
         if self.label:
             columns["label"] = table[source.label_column].cast(pa.int64())
         rows = pa.table(columns)
@@ -284,7 +273,7 @@ class _Rows:
 
 
 def load_images(rows: pa.Table, root: Place) -> pa.Table:
-    """Rows with the column `image` read from the files that their ids name; null where a file cannot be read."""
+    """Rows with the column `sample` read from the files that their ids name; null where a file cannot be read."""
 
     def read(name: str) -> bytes | None:
         try:
@@ -294,7 +283,7 @@ def load_images(rows: pa.Table, root: Place) -> pa.Table:
 
     with ThreadPoolExecutor(LOADER_THREADS) as threads:
         images = list(threads.map(read, rows["id"].to_pylist()))
-    return rows.append_column("image", pa.array(images, pa.binary()))
+    return rows.append_column("sample", pa.array(images, pa.binary()))
 
 
 # --- choosing without looking ---------------------------------------------------------------------------------------

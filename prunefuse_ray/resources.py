@@ -85,7 +85,10 @@ def configure_data() -> None:
     # Ray Data cuts large files only by this size; its default of 128 MiB leaves a whole pool to one actor.
     context.target_max_block_size = BLOCK_BYTES
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off
+    # These two warn that the bars are off, and, when one stream follows another at once, that no CPU is free yet;
+    # plan_scoring has refused by then what could really stand still.
+    for name in ("ray.data._internal.progress", "ray.data.dataset"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def cores() -> int:

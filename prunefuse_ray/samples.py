@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunefuse_ray.errors import PoolError
-from prunefuse_ray.images import ImageForm, decode_column
+from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.pool import Source, load_images
 
 
@@ -20,7 +20,7 @@ from prunefuse_ray.pool import Source, load_images
 class Samples:
     """Samples in memory: uint8 pixels (N, H, W, C) and labels (N,), in the order of their ids."""
 
-    pixels_NHWC: Tensor
+    values_N: Tensor
     labels_N: Tensor
 
     def __len__(self) -> int:
@@ -30,7 +30,7 @@ class Samples:
 _loaded: dict[tuple, Samples] = {}
 
 
-def load_samples(source: Source, form: ImageForm, labels: pa.Table | None = None) -> Samples:
+def load_samples(source: Source, form: Form, labels: pa.Table | None = None) -> Samples:
     """Read and decode the samples of `source` that have a label, in `labels` or else in the source's own column.
 
     Raises:
@@ -41,10 +41,10 @@ def load_samples(source: Source, form: ImageForm, labels: pa.Table | None = None
         table = pq.read_table(file, filesystem=source.fs)
         kept = [
             source.id_column,
-            source.image_column if source.image_root is None else None,
+            source.sample_column if source.image_root is None else None,
             source.label_column if labels is None else None,
         ]
-        names = {source.id_column: "id", source.image_column: "image", source.label_column: "label"}
+        names = {source.id_column: "id", source.sample_column: "sample", source.label_column: "label"}
         table = table.select([c for c in kept if c is not None]).rename_columns(
             [names[c] for c in kept if c is not None]
         )
@@ -55,7 +55,7 @@ def load_samples(source: Source, form: ImageForm, labels: pa.Table | None = None
             table = table.append_column("label", labels["label"].take(place.drop_null()))
         if source.image_root is not None:
             table = load_images(table, source.image_root)
-        array, reasons = decode_column(table["image"], form)
+        array, reasons = decode_column(table["sample"], form)
         for i, reason in enumerate(reasons):
             if reason is not None:
                 raise PoolError(
@@ -68,7 +68,7 @@ def load_samples(source: Source, form: ImageForm, labels: pa.Table | None = None
     if labels is not None and len(order) != labels.num_rows:
         raise PoolError(f"{labels.num_rows} labels, but {len(order)} of their samples; the run directory is damaged")
     return Samples(
-        pixels_NHWC=torch.from_numpy(np.concatenate(pixels)[order]),
+        values_N=torch.from_numpy(np.concatenate(pixels)[order]),
         labels_N=torch.from_numpy(np.concatenate(found)[order]),
     )
 
@@ -76,7 +76,7 @@ def load_samples(source: Source, form: ImageForm, labels: pa.Table | None = None
 _test_sets: dict[tuple, Samples] = {}
 
 
-def load_test(source: Source, form: ImageForm) -> Samples:
+def load_test(source: Source, form: Form) -> Samples:
     """The test set; the last one is kept, since in-process training evaluates on the same one after every round."""
     key = (source.files, source.sizes, form)
     if key not in _test_sets:

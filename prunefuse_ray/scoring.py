@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,11 +19,10 @@ import torch
 from ray.data import ActorPoolStrategy, SaveMode
 from ray.data.checkpoint import CheckpointConfig
 
-from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.errors import ScoreError
-from prunefuse_ray.images import ImageForm, Pixels, decode_column
+from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.pool import Source, stream
 from prunefuse_ray.resources import ScoringPlan
 from prunefuse_ray.storage import Place
@@ -32,31 +32,11 @@ FILES_PER_POOL = 500  # score files are bundled so that even 10^9 rows make abou
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normalisation:
-    """Pixels to network input: (pixel / 255 - mean) / std per channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, pool: cfg.Pool) -> Normalisation:
-        return cls(mean=tuple(pool.mean), std=tuple(pool.std))
-
-    def __call__(self, pixels_NHWC: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, H, W, C) to float32 (N, C, H, W), channels last in memory."""
-        device = pixels_NHWC.device
-        scale_C = 1.0 / (255.0 * torch.tensor(self.std, device=device))
-        shift_C = torch.tensor(self.mean, device=device) / torch.tensor(self.std, device=device)
-        return (pixels_NHWC.to(torch.float32) * scale_C - shift_C).permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True, kw_only=True)
 class ScoringJob:
     """What every actor needs to know."""
 
     strategy: str
-    form: ImageForm
-    normalise: Normalisation
+    form: Form
     batch_size: int
     features: bool
     threads: int
@@ -64,7 +44,7 @@ class ScoringJob:
 
 
 class Scorer:
-    """A scoring actor: pictures (or decoded pixels) in, (id, score, rejected[, feature]) out.
+    """A scoring actor: samples (or decoded ones) in, (id, score, rejected[, feature]) out.
 
     Every forward pass has the shape (batch_size, C, H, W): a sample's score must not depend on how many samples
     happened to share its batch, and so not on the number of actors or on a resume.
@@ -80,11 +60,11 @@ class Scorer:
         self.network = (plain.eval() if job.features else networks.inference_form(plain)).to(self.device)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        if "pixels" in rows.column_names:
-            pixels_NHWC, reasons = _unpack(rows, self.job.form)
+        if "decoded" in rows.column_names:
+            decoded_N, reasons = _unpack(rows, self.job.form)
         else:
-            pixels_NHWC, reasons = decode_column(rows["image"], self.job.form)
-        logits_NC, features_ND = self.forward(pixels_NHWC)
+            decoded_N, reasons = decode_column(rows["sample"], self.job.form)
+        logits_NC, features_ND = self.forward(decoded_N)
         score = STRATEGIES[self.job.strategy].score
         assert score is not None
         rejected = np.array([r is not None for r in reasons], dtype=bool)
@@ -100,15 +80,15 @@ class Scorer:
         return pa.table(columns)
 
     @torch.inference_mode()
-    def forward(self, pixels_NHWC: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
-        """Logits (N, C) and, if asked, features (N, D) of uint8 pixels (N, H, W, C)."""
+    def forward(self, decoded_N: npt.NDArray[np.uint8]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits (N, C) and, if asked, features (N, D) of decoded samples, uint8 (N, *form.shape)."""
         size, logits, features = self.job.batch_size, [], []
-        for start in range(0, len(pixels_NHWC), size):
-            batch = pixels_NHWC[start : start + size]
+        for start in range(0, len(decoded_N), size):
+            batch = decoded_N[start : start + size]
             n = len(batch)
             if n < size:
                 batch = np.concatenate([batch, np.zeros((size - n, *batch.shape[1:]), np.uint8)])
-            x = self.job.normalise(torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(self.device))
+            x = self.job.form.inputs(torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(self.device))
             if self.job.features:
                 f, y = networks.features_and_logits(self.network, x)
                 features.append(f[:n].float().cpu().numpy())
@@ -121,24 +101,24 @@ class Scorer:
 class Decoder:
     """A decoding task for GPU actors: pictures in, pixels out."""
 
-    def __init__(self, form: ImageForm) -> None:
+    def __init__(self, form: Form) -> None:
         self.form = form
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        pixels_NHWC, reasons = decode_column(rows["image"], self.form)
-        flat = pa.array(pixels_NHWC.reshape(-1), pa.uint8())
+        decoded_N, reasons = decode_column(rows["sample"], self.form)
+        flat = pa.array(decoded_N.reshape(-1), pa.uint8())
         size = math.prod(self.form.shape)
         return pa.table(
             {
                 "id": rows["id"],
-                "pixels": pa.FixedSizeListArray.from_arrays(flat, size),
+                "decoded": pa.FixedSizeListArray.from_arrays(flat, size),
                 "rejected": pa.array(reasons, pa.string()),
             }
         )
 
 
-def _unpack(rows: pa.Table, form: ImageForm) -> tuple[Pixels, list[str | None]]:
-    column = rows["pixels"].combine_chunks()
+def _unpack(rows: pa.Table, form: Form) -> tuple[npt.NDArray[np.uint8], list[str | None]]:
+    column = rows["decoded"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(rows), *form.shape), rows["rejected"].to_pylist()
 
 

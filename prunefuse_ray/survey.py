@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import hash_ids
-from prunefuse_ray.errors import LedgerError, PoolError
-from prunefuse_ray.images import Rejected, picture_size, sample_values
+from prunefuse_ray.errors import LedgerError, PoolError, Rejected
+from prunefuse_ray.images import picture_size, sample_values
 from prunefuse_ray.inspection import inspect_parquet, listing_digest
 from prunefuse_ray.pool import (
     Listing,
@@ -136,7 +136,7 @@ def _survey_digits() -> Survey:
             id_type="string",
             id_digest=_id_digest(pool["id"]),
             classes=[str(n) for n in range(10)],
-            image_size=(8, 8),
+            sample_size=(8, 8),
         )
     )
 
@@ -151,7 +151,7 @@ def _survey_images(pool: cfg.Pool) -> Survey:
         )
     test = list_images(pool.test_path or "", "pool.test_path", listing.classes)
     size = pool.image_size or _first_size(
-        (load_images(listing.table.slice(i, 16), listing.root)["image"] for i in range(0, listing.table.num_rows, 16)),
+        (load_images(listing.table.slice(i, 16), listing.root)["sample"] for i in range(0, listing.table.num_rows, 16)),
         pool.channels,
     )
     info = PoolInfo(
@@ -164,7 +164,7 @@ def _survey_images(pool: cfg.Pool) -> Survey:
         id_digest=_id_digest(listing.table["id"]),
         id_type="string",
         classes=listing.classes,
-        image_size=size,
+        sample_size=size,
     )
     return Survey(info=info, pool=listing, test=test)
 
@@ -172,11 +172,13 @@ def _survey_images(pool: cfg.Pool) -> Survey:
 def _survey_parquet(pool: cfg.Pool) -> Survey:
     source, test = _parquet(pool)
     classes = pool.classes if isinstance(pool.classes, list) else [str(n) for n in range(pool.classes or 0)]
-    rows, id_digest, id_type = inspect_parquet(source, len(classes), "pool.path")
-    inspect_parquet(test, len(classes), "pool.test_path")
-    size = pool.image_size or _first_size(
-        (t[pool.image_column] for t in tables(source, [pool.image_column], rows=64)), pool.channels
-    )
+    text = pool.text_column is not None
+    rows, id_digest, id_type = inspect_parquet(source, len(classes), "pool.path", text)
+    inspect_parquet(test, len(classes), "pool.test_path", text)
+    size: tuple[int, ...] = (pool.text_length,)
+    if not text:
+        columns = (t[pool.image_column] for t in tables(source, [pool.image_column], rows=64))
+        size = pool.image_size or _first_size(columns, pool.channels)
     return Survey(
         info=PoolInfo(
             source="parquet",
@@ -188,7 +190,7 @@ def _survey_parquet(pool: cfg.Pool) -> Survey:
             id_digest=id_digest,
             id_type=id_type,
             classes=classes,
-            image_size=size,
+            sample_size=size,
         )
     )
 

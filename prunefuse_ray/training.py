@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.augmentation import augment, draw
-from prunefuse_ray.images import ImageForm
+from prunefuse_ray.forms import Form
 from prunefuse_ray.pool import Source
 from prunefuse_ray.recipe import (
     distillation_weight,
@@ -39,7 +39,6 @@ from prunefuse_ray.recipe import (
 )
 from prunefuse_ray.resources import TrainingPlan
 from prunefuse_ray.samples import Samples, load_samples, load_test
-from prunefuse_ray.scoring import Normalisation
 from prunefuse_ray.storage import Place
 
 EVALUATION_BATCH = 500
@@ -58,8 +57,7 @@ class TrainingJob:
     """Their labels: (id, label)."""
     test: Source
     """The test set, with its labels in a column of its own."""
-    form: ImageForm
-    normalise: Normalisation
+    form: Form
     seed: int
     teacher: dict[str, bytes] | None = None
     """The proxy to distil from."""
@@ -67,9 +65,10 @@ class TrainingJob:
     recalibrate: bool = False
     """Recompute batch-norm statistics before the first step: a fused network's are wrong (METHOD: fusion)."""
 
-    def inputs(self, pixels_NHWC: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) as network input (N, C, H, W)."""
-        return self.normalise(pixels_NHWC).contiguous(memory_format=memory_format(pixels_NHWC.device))
+    def inputs(self, decoded_N: Tensor) -> Tensor:
+        """Decoded samples, uint8 (N, *form.shape), as the network's input."""
+        x = self.form.inputs(decoded_N)
+        return x.contiguous(memory_format=memory_format(x.device)) if x.ndim == 4 else x
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -121,7 +120,7 @@ def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) 
 
 
 def _persist(local: Path, where: Place, epoch: int) -> None:
-    """In-process twin of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
+    """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
     (where / f"epoch-{epoch:04d}" / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
     for old in where.files(recursive=True):
         if old.path.endswith("state.safetensors") and f"epoch-{epoch:04d}" not in old.path:
@@ -163,17 +162,10 @@ def _train(config: dict[str, Any]) -> None:
                 state.history.append({"epoch": 0, **_evaluate(network, job, device)})
     parallel = ray.train.torch.prepare_model(network) if world > 1 else network
 
-    while True:
-        done = state.epoch == recipe.epochs
+    if state.epoch == recipe.epochs:  # killed between the last epoch and the end
         metrics = _metrics(state, samples, job, config["macs"])
-        if done and rank == 0:
-            metrics.update({f"test_{k}": v for k, v in _evaluate(network, job, device).items()})
-        with tempfile.TemporaryDirectory() as directory:
-            if state.epoch and rank == 0:
-                save_state(Path(directory), network, optimizer, state)
-            _report(metrics, Path(directory) if state.epoch and rank == 0 else None, state.epoch, storage)
-        if done:
-            return
+        ray.train.report(metrics | _tested(network, job, device) if rank == 0 else {})
+    while state.epoch < recipe.epochs:
         started = time.perf_counter()
         loss = _epoch(parallel, optimizer, teacher, samples, job, state.epoch, device, world, rank)
         state.epoch += 1
@@ -182,6 +174,15 @@ def _train(config: dict[str, Any]) -> None:
         if recipe.evaluate_every and state.epoch % recipe.evaluate_every == 0 and rank == 0:
             entry |= _evaluate(network, job, device)
         state.history.append(entry)
+        if rank == 0:
+            metrics = _metrics(state, samples, job, config["macs"])
+            if state.epoch == recipe.epochs:
+                metrics |= _tested(network, job, device)
+            with tempfile.TemporaryDirectory() as directory:
+                save_state(Path(directory), network, optimizer, state)
+                _report(metrics, Path(directory), state.epoch, storage)
+        else:
+            ray.train.report({})
 
 
 def _epoch(
@@ -207,8 +208,8 @@ def _epoch(
         mine = slice(rank, None, world)
         draws = draw(len(batch), generator)[mine]
         rows = batch[mine]
-        pixels = augment(samples.pixels_NHWC[rows].to(device), draws, recipe.augment)
-        x, y = job.inputs(pixels), samples.labels_N[rows].to(device)
+        values = augment(samples.values_N[rows].to(device), draws, recipe.augment)
+        x, y = job.inputs(values), samples.labels_N[rows].to(device)
         step = epoch * steps + i
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
@@ -243,7 +244,7 @@ def _evaluate(network: nn.Module, job: TrainingJob, device: torch.device) -> dic
     for start in range(0, len(test), EVALUATION_BATCH):
         rows = slice(start, start + EVALUATION_BATCH)
         y = test.labels_N[rows].to(device)
-        logits = network(job.inputs(test.pixels_NHWC[rows].to(device))).float()
+        logits = network(job.inputs(test.values_N[rows].to(device))).float()
         correct += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
     return {"accuracy": correct / len(test), "loss": loss / len(test)}
@@ -252,7 +253,7 @@ def _evaluate(network: nn.Module, job: TrainingJob, device: torch.device) -> dic
 def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[Tensor]:
     """The labeled samples in batches, not augmented, for batch-norm statistics."""
     for start in range(0, min(len(samples), 10 * EVALUATION_BATCH), EVALUATION_BATCH):
-        yield job.inputs(samples.pixels_NHWC[start : start + EVALUATION_BATCH].to(device))
+        yield job.inputs(samples.values_N[start : start + EVALUATION_BATCH].to(device))
 
 
 def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:
@@ -265,6 +266,11 @@ def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dic
         "macs": 3 * macs * seen,  # forward, gradient of the inputs, gradient of the weights
         "samples_per_second": seen / state.seconds if state.seconds else 0.0,
     }
+
+
+def _tested(network: nn.Module, job: TrainingJob, device: torch.device) -> dict[str, float]:
+    """Accuracy and loss on the test set, under the names of the final metrics."""
+    return {f"test_{name}": value for name, value in _evaluate(network, job, device).items()}
 
 
 def _restore(network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None) -> State | None:
@@ -282,13 +288,13 @@ def _restore(network: nn.Module, optimizer: torch.optim.SGD, storage: Place | No
         return load_state(Path(directory), network, optimizer)
 
 
-def _report(metrics: dict[str, Any], directory: Path | None, epoch: int, storage: Place | None) -> None:
+def _report(metrics: dict[str, Any], directory: Path, epoch: int, storage: Place | None) -> None:
+    """Report an epoch with its checkpoint: Ray Train stores it, or in local mode this does."""
     if storage is not None:
-        if directory is not None:
-            _persist(directory, storage, epoch)
+        _persist(directory, storage, epoch)
         ray.train.report(metrics)
     else:
-        checkpoint = ray.train.Checkpoint.from_directory(directory) if directory is not None else None
+        checkpoint = ray.train.Checkpoint.from_directory(directory)
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{epoch:04d}")
 
 

@@ -68,7 +68,7 @@ def _histogram(saved: dict[str, Any], selected: pa.Table) -> ScoreHistogram:
 def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table) -> list[Chosen]:
     """The rows with their labels and pictures, as far as the round has been labeled."""
     step = Step(round_, "label")
-    images: dict[Any, bytes | None] = {}
+    samples: dict[Any, bytes | str | None] = {}
     labels: dict[Any, str] = {}
     if ledger.committed(step):
         wanted = rows["id"].combine_chunks()
@@ -76,18 +76,21 @@ def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table) -> list
         for row in recorded.filter(pc.is_in(recorded["id"], value_set=wanted)).to_pylist():
             labels[row["id"]] = info.classes[row["label"]]
         for path in ledger.files(step, "samples")[0]:
-            images |= _pictures(Place(ledger.root.fs, path), wanted)
-    return [
-        Chosen(
-            id=str(r["id"]), score=r["score"], rank=r["rank"], label=labels.get(r["id"], ""), image=images.get(r["id"])
+            samples |= _samples(Place(ledger.root.fs, path), wanted)
+    chosen = []
+    for row in rows.to_pylist():
+        id_, sample = row["id"], samples.get(row["id"])
+        text, image = (sample, None) if isinstance(sample, str) else (None, sample)
+        chosen.append(
+            Chosen(id=str(id_), score=row["score"], rank=row["rank"], label=labels.get(id_, ""), image=image, text=text)
         )
-        for r in rows.to_pylist()
-    ]
+    return chosen
 
 
-def _pictures(file: Place, wanted: pa.Array) -> dict[Any, bytes | None]:
-    table = pq.read_table(file.path, filesystem=file.fs, columns=["id", "image"])
+def _samples(file: Place, wanted: pa.Array) -> dict[Any, bytes | str | None]:
+    """Samples by id: texts as they are, pictures as PNG or JPEG bytes."""
+    table = pq.read_table(file.path, filesystem=file.fs, columns=["id", "sample"])
     table = table.filter(pc.is_in(table["id"], value_set=wanted))
-    values = sample_values(table["image"])
-    pictures = [v if v is None or isinstance(v, bytes) else encode_png(np.asarray(v)) for v in values]
-    return dict(zip(table["id"].to_pylist(), pictures, strict=True))
+    values = sample_values(table["sample"])
+    shown = [v if v is None or isinstance(v, bytes | str) else encode_png(np.asarray(v)) for v in values]
+    return dict(zip(table["id"].to_pylist(), shown, strict=True))

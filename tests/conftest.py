@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from prunefuse_ray import config as cfg
 from prunefuse_ray.images import encode_png
 from prunefuse_ray.resources import configure_data
 
@@ -58,3 +59,23 @@ def write_pool(directory, pixels, *, files: int = 1, first_id: int = 0, label=No
     for f in range(files):
         pq.write_table(table.slice(f * step, step), directory / f"part-{f}.parquet")
     return ids
+
+
+def parquet_pool(tmp_path, **more) -> cfg.Pool:
+    return cfg.Pool(
+        source="parquet", path=str(tmp_path / "pool"), test_path=str(tmp_path / "test"), classes=2, channels=1, **more
+    )
+
+
+@pytest.fixture
+def made(tmp_path, local_ray):
+    """A Parquet pool of 40 samples in 3 files and a test set of 6."""
+    pixels = pictures(40)
+    ids = write_pool(tmp_path / "pool", pixels, files=3)
+    write_pool(tmp_path / "test", pictures(6, seed=1), first_id=900)
+    return parquet_pool(tmp_path), pixels, ids
+
+
+def rows(dataset) -> dict:
+    table = pa.concat_tables(list(dataset.iter_batches(batch_format="pyarrow", batch_size=None)))
+    return {r["id"]: r for r in table.to_pylist()}

@@ -1,6 +1,14 @@
 """A network of one's own for the tests: small enough that a whole run takes seconds."""
 
-from torch import nn
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+from torch import Tensor, nn
+
+STRUCK = Path(tempfile.gettempdir()) / f"prunefuse-struck-{os.getuid()}"
+"""Exists once a `fragile` network has ended its process."""
 
 
 def tiny(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
@@ -16,3 +24,21 @@ def tiny(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
         nn.Flatten(),
         nn.Linear(16, num_classes),
     )
+
+
+class Fragile(nn.Sequential):
+    """Ends its own process, once, in the middle of its second epoch of three batches."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.calls += 1
+            if self.calls == 5 and not STRUCK.exists():
+                STRUCK.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+def fragile(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    return Fragile(*tiny(num_classes=num_classes, input_shape=input_shape))

@@ -47,6 +47,8 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"training": {"epochs": 3, "warmup_epochs": 3}}, ["training", "warmup_epochs 3", "lower it below epochs"]),
         ({"training": {"schedule": "step", "epochs": 5, "milestones": [7]}}, ["training", "milestones [7]"]),
         ({"scoring": {"actors": [3, 1]}}, ["scoring.actors", "[3, 1]"]),
+        ({"pool": {"text_column": "text"}}, ["pool.text_column", "parquet"]),
+        ({"workers": {"count": [1, 64]}}, ["training.batch_size 32", "64 workers", "lower workers.count"]),
         ({"selection": {"selector": "dense"}}, ["fusion.target", "set fusion.target to scratch"]),
         ({"run": {"directory": "s3://key:secret@bucket/x"}}, ["run.directory", "credentials"]),
     ],

@@ -7,7 +7,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from prunefuse_ray.images import ImageForm, Rejected, decode, decode_column, encode_png, picture_size
+from prunefuse_ray.errors import Rejected
+from prunefuse_ray.forms import decode_column
+from prunefuse_ray.images import ImageForm, decode, encode_png, picture_size
 
 RGB8 = ImageForm(height=8, width=8, channels=3)
 GREY8 = ImageForm(height=8, width=8, channels=1)

@@ -70,44 +70,6 @@ def undisturbed(local_ray, tiny_pool, tmp_path_factory):
     return directory / "tiny"
 
 
-# --- decisions ---
-
-
-def names(config):
-    return [f"{s.round}:{s.phase}" for s in plan.steps(config)]
-
-
-def test_the_steps_are_the_method():
-    config = config_from_tree({"selection": {"budgets": [10, 20]}})
-    assert names(config) == [
-        "-1:init", "0:select", "0:label", "0:train", "0:score",
-        "1:select", "1:label", "1:train", "1:fuse", "1:finetune", "-1:report",
-    ]  # fmt: skip
-
-
-def test_random_selection_scores_nothing():
-    config = config_from_tree({"selection": {"budgets": [10, 20, 30], "strategy": "random"}})
-    assert not any(n.endswith("score") for n in names(config))
-
-
-def test_the_target_is_made_after_every_round_on_request():
-    config = config_from_tree({"selection": {"budgets": [10, 20, 30]}, "fusion": {"evaluate": "every"}})
-    assert [n for n in names(config) if n.endswith("finetune")] == ["0:finetune", "1:finetune", "2:finetune"]
-
-
-def test_budgets_count_the_initial_set():
-    config = config_from_tree({"selection": {"budgets": [10, 18, 30]}})
-    assert [plan.to_choose(config, r) for r in range(3)] == [10, 8, 12]
-
-
-def test_seeds_differ_between_trainings_and_runs():
-    seeds = {
-        plan.round_seed(config_from_tree({"run": {"seed": s}}), r, p)
-        for s in range(3) for r in range(9) for p in ("train", "finetune")
-    }  # fmt: skip
-    assert len(seeds) == 3 * 9 * 2
-
-
 # --- an undisturbed run ---
 
 
@@ -257,6 +219,25 @@ def test_a_driver_killed_around_every_phase_ends_with_the_same_outcome(undisturb
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
 
 
+def test_a_run_with_sync_survives_kills_and_prunes_the_fused_network(local_ray, tiny_pool, tmp_path):
+    """Its next proxy starts from the kept weights of the fused network, whatever was killed meanwhile."""
+    sync = {"fusion": {"sync_every": 1}, "selection": {"budgets": [10, 18]}}
+    rounds.run(tiny(tiny_pool, tmp_path / "whole", **sync))
+    config = tiny(tiny_pool, tmp_path / "killed", **sync)
+    steps = kill_at_each([("inside", 0, "finetune"), ("commit", 0, "sync"), ("inside", 1, "train")], config, tmp_path)
+    assert steps == expected_steps(config)
+    root = tmp_path / "killed" / "tiny"
+    assert outcome(root) == outcome(tmp_path / "whole" / "tiny")
+
+    def load(where):
+        return networks.from_files({f.name: f.read_bytes() for f in (root / where).iterdir()})
+
+    fused, proxy = load("rounds/000/fused"), load("rounds/000/next/0")
+    kept = networks.gather(fused.network.state_dict(), proxy.kept)
+    for name, tensor in proxy.network.state_dict().items():
+        assert (tensor == kept[name]).all(), name
+
+
 def test_scoring_goes_on_with_the_rows_that_are_missing(undisturbed, tiny_pool, tmp_path):
     config = tiny(tiny_pool, tmp_path)
     drive(config, tmp_path, "inside", 0, "score")
@@ -362,3 +343,31 @@ def test_scores_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_
     ledger = Ledger(Place.at(str(tmp_path / "tiny")))
     assert ledger.committed(Step(0, "train")) is not None
     assert ledger.committed(Step(0, "score")) is None
+
+
+# --- texts ---
+
+
+def test_a_pool_of_texts_goes_through_the_whole_loop(local_ray, tmp_path):
+    """Two classes told apart by their words; one text is empty."""
+    words = [["fine", "good", "nice"], ["poor", "bad", "dull"]]
+    rng = np.random.default_rng(0)
+    for part, n in (("pool", 60), ("test", 20)):
+        (tmp_path / part).mkdir()
+        texts = [" ".join(rng.choice(words[i % 2], 6)) for i in range(n)]
+        if part == "pool":
+            texts[7] = " "
+        table = {"id": list(range(n)), "text": texts, "label": [i % 2 for i in range(n)]}
+        pq.write_table(pa.table(table), tmp_path / part / "a.parquet")
+    recipe = {"epochs": 6, "augment": [], "lr": 0.05}
+    change = {
+        "pool": {"channels": 3, "text_column": "text", "text_length": 32, "max_rejected": 0.1},
+        "network": {"architecture": "textcnn"}, "training": recipe, "finetuning": recipe,
+        "selection": {"budgets": [20, 59], "strategy": "entropy"},
+    }  # fmt: skip
+    rounds.run(tiny(tmp_path, tmp_path / "runs", **change))
+    root = tmp_path / "runs" / "tiny"
+    assert pq.read_table(root / "rejected.parquet").to_pylist() == [{"id": "7", "reason": "an empty text"}]
+    chosen = [i for r in (0, 1) for i in pq.read_table(root / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist()]
+    assert sorted(chosen) == sorted(set(range(60)) - {7})
+    assert (root / "report.html").read_text().count("dull") > 0

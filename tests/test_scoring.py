@@ -9,7 +9,7 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.images import ImageForm, encode_png
-from prunefuse_ray.scoring import Decoder, Normalisation, Scorer, ScoringJob, largest_score, summarise
+from prunefuse_ray.scoring import Decoder, Scorer, ScoringJob, largest_score, summarise
 from prunefuse_ray.storage import Place
 
 from .conftest import pictures
@@ -33,14 +33,14 @@ def saved(tmp_path_factory):
 
 
 def scorer(saved, **more):
-    job = {"strategy": "entropy", "form": FORM, "normalise": Normalisation(mean=(0.5,), std=(0.25,)), "batch_size": 16,
+    job = {"strategy": "entropy", "form": FORM, "batch_size": 16,
            "features": False, "threads": 1, "gpu": False}  # fmt: skip
     return Scorer(saved[0], ScoringJob(**{**job, **more}))
 
 
 def rows(pixels, first=0):
     images = [encode_png(p) for p in pixels]
-    return pa.table({"id": [f"s{first + i}" for i in range(len(images))], "image": pa.array(images, pa.binary())})
+    return pa.table({"id": [f"s{first + i}" for i in range(len(images))], "sample": pa.array(images, pa.binary())})
 
 
 def plain_inputs(pixels):
@@ -77,13 +77,13 @@ def test_features_are_the_input_of_the_classifier(saved):
 
 def test_decoding_in_a_stage_of_its_own_gives_the_same_scores(saved):
     table = rows(pictures(20))
-    table = table.set_column(1, "image", pa.array([b"x", *table["image"].to_pylist()[1:]], pa.binary()))
+    table = table.set_column(1, "sample", pa.array([b"x", *table["sample"].to_pylist()[1:]], pa.binary()))
     actor = scorer(saved)
     assert actor(Decoder(FORM)(table)).equals(actor(table))
 
 
 def test_rejected_samples_have_a_reason_and_no_score(saved):
-    table = rows(pictures(3)).set_column(1, "image", pa.array([b"x", None, encode_png(pictures(1)[0])], pa.binary()))
+    table = rows(pictures(3)).set_column(1, "sample", pa.array([b"x", None, encode_png(pictures(1)[0])], pa.binary()))
     got = scorer(saved)(table).to_pylist()
     assert [r["score"] is None for r in got] == [True, True, False]
     assert [r["rejected"] is None for r in got] == [False, False, True]

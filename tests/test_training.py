@@ -1,26 +1,19 @@
 """Training: the schedule, the loss, exact resume, and what a worker group does with the same job."""
 
-import itertools
-
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch.nn import functional as F
 
 from prunefuse_ray import networks, training
 from prunefuse_ray.config import Distillation, Recipe
-from prunefuse_ray.errors import PoolError
 from prunefuse_ray.images import ImageForm
 from prunefuse_ray.pool import Source
-from prunefuse_ray.recipe import distillation_weight, learning_rate, loss_sum, parameter_groups
 from prunefuse_ray.resources import TrainingPlan
-from prunefuse_ray.samples import load_samples
-from prunefuse_ray.scoring import Normalisation
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import TrainingJob, train
 
 from .conftest import pictures, write_pool
+from .nets import STRUCK
 
 FORM = ImageForm(height=8, width=8, channels=1)
 SPEC = networks.NetworkSpec(architecture="tests.nets:tiny", classes=2, input_shape=(1, 8, 8))
@@ -28,45 +21,6 @@ IN_PROCESS = TrainingPlan(workers=(0, 0), cpus=1, gpu=False, max_failures=0)
 
 
 # --- schedules and losses, by hand ---
-
-
-def test_cosine_warms_up_and_ends_near_zero():
-    recipe = Recipe(epochs=10, lr=0.4, warmup_epochs=2)
-    rates = [learning_rate(recipe, s, 5) for s in range(50)]
-    np.testing.assert_allclose(rates[:10], 0.4 * np.arange(1, 11) / 10)
-    assert rates[10] == pytest.approx(0.4)
-    assert rates[30] == pytest.approx(0.2)  # half way through the cosine
-    assert 0 < rates[-1] < 0.4 * 0.01
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-
-
-def test_the_step_schedule_of_the_paper():
-    """1 + 90 + 45 + 45 epochs at .01, .1, .01, .001, the first as a warm-up of its own."""
-    recipe = Recipe(epochs=180, lr=0.1, schedule="step", milestones=[90, 135])
-    assert [learning_rate(recipe, e * 7, 7) for e in (0, 89, 90, 134, 135, 179)] == pytest.approx(
-        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
-    )
-
-
-def test_the_distillation_weight_decays_on_request():
-    assert [distillation_weight(Distillation(weight=0.6, decay="linear"), p) for p in (0, 0.5, 1)] == [0.6, 0.3, 0.0]
-    assert distillation_weight(Distillation(weight=0.6, decay="none"), 0.9) == 0.6
-
-
-def test_the_loss_is_that_of_the_paper():
-    torch.manual_seed(0)
-    z, t, y = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
-    p, q = torch.softmax(t / 4, 1), torch.softmax(z / 4, 1)
-    expected = 0.7 * F.cross_entropy(z, y, reduction="sum") + 0.3 * 16 * (p * (p / q).log()).sum()
-    torch.testing.assert_close(loss_sum(z, y, 0.0, t, 0.3, 4.0), expected)
-    torch.testing.assert_close(loss_sum(z, y, 0.0, None, 0.3, 4.0), F.cross_entropy(z, y, reduction="sum"))
-
-
-def test_only_weights_decay():
-    groups = parameter_groups(networks.build(SPEC, seed=0), 0.01)
-    assert [p.ndim >= 2 for p in groups[0]["params"]] == [True] * 3
-    assert all(p.ndim == 1 for p in groups[1]["params"])
-    assert (groups[0]["weight_decay"], groups[1]["weight_decay"]) == (0.01, 0.0)
 
 
 # --- training ---
@@ -93,7 +47,7 @@ def job(data, network=None, **more):
     recipe = {"epochs": 4, "batch_size": 16, "warmup_epochs": 1, "augment": ["crop"], **more.pop("recipe", {})}
     return TrainingJob(
         network=networks.to_files(network), recipe=Recipe(**recipe), samples=samples, labels=labels, test=test,
-        form=FORM, normalise=Normalisation(mean=(0.5,), std=(0.25,)), seed=0, **more,
+        form=FORM, seed=0, **more,
     )  # fmt: skip
 
 
@@ -182,21 +136,6 @@ def test_batch_norm_is_recalibrated_before_fine_tuning(data, tmp_path):
     assert weights(result)["1.running_var"].max() < 1e3
 
 
-def test_samples_without_their_pictures_are_said(data):
-    samples, labels, _ = data
-    more = pa.concat_tables([labels, pa.table({"id": ["s9999"], "label": [0]})])
-    with pytest.raises(PoolError, match="51 labels, but 50 of their samples"):
-        load_samples(samples, FORM, more)
-
-
-def test_samples_come_in_the_order_of_their_ids_with_their_labels(data):
-    samples, labels, _ = data
-    shuffled = labels.take(np.random.default_rng(0).permutation(50))
-    loaded = load_samples(samples, FORM, shuffled)
-    assert loaded.labels_N.tolist() == [i % 2 for i in range(50)]
-    np.testing.assert_array_equal(loaded.pixels_NHWC, pictures(50))
-
-
 @pytest.mark.parametrize("count", [(1, 1), (2, 2)])
 def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray, count):
     """Workers share the batches: with batch-norm statistics per worker the weights agree roughly, not to the bit."""
@@ -207,3 +146,20 @@ def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray, count):
     assert group.metrics["macs"] == alone.metrics["macs"]
     difference = (weights(group)["8.weight"] - weights(alone)["8.weight"]).norm() / weights(alone)["8.weight"].norm()
     assert difference < (1e-4 if count == (1, 1) else 0.3)
+
+
+def test_a_killed_worker_costs_its_epoch_and_changes_nothing(data, tmp_path, local_ray):
+    spec = networks.NetworkSpec(architecture="tests.nets:fragile", classes=2, input_shape=(1, 8, 8))
+    dense = networks.Dense(network=networks.build(spec, seed=0), spec=spec)
+    STRUCK.touch()  # the first training is left in peace
+    whole = train(job(data, dense), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    STRUCK.unlink()
+    plan = TrainingPlan(workers=(1, 1), cpus=1, gpu=False, max_failures=1)
+    try:
+        struck = train(job(data, dense), plan, Place.at(str(tmp_path / "struck")))
+        assert STRUCK.exists(), "the worker was not killed"
+    finally:
+        STRUCK.unlink(missing_ok=True)
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(struck)[name], tensor, atol=1e-4, rtol=1e-4)
+    assert len(struck.metrics["train_loss"]) == 4

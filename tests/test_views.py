@@ -20,7 +20,7 @@ from .conftest import pictures
 
 INFO = PoolInfo(
     source="parquet", path="p", rows=200, bytes=9, files=1, listing_digest="", id_digest="", id_type="string",
-    classes=["cat", "dog"], image_size=(8, 8),
+    classes=["cat", "dog"], sample_size=(8, 8),
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def add(ledger, round_, n, prefix):
     ledger.commit(Step(round_, "select"), {"selected.parquet": table}, {})
     samples = ledger.place(Step(round_, "label"), "samples")
     images = pa.array([encode_png(p) for p in pictures(n)], pa.binary())
-    (samples / "1.parquet").write_table(pa.table({"id": ids, "image": images}))
+    (samples / "1.parquet").write_table(pa.table({"id": ids, "sample": images}))
     labels = pa.table(
         {"id": ids, "label": [i % 2 for i in range(n)], "source": ["oracle"] * n}, labels_schema("string")
     )

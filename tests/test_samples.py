@@ -1,0 +1,61 @@
+"""Samples in memory: the right pictures with the right labels."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.images import ImageForm
+from prunefuse_ray.pool import Source
+from prunefuse_ray.samples import load_samples, load_test
+from prunefuse_ray.storage import Place
+
+from .conftest import pictures, write_pool
+
+FORM = ImageForm(height=8, width=8, channels=1)
+
+
+def source(directory) -> Source:
+    files = Place.at(str(directory)).files()
+    return Source(fs=Place.at("/").fs, files=tuple(f.path for f in files), sizes=tuple(f.size for f in files))
+
+
+@pytest.fixture
+def labeled(tmp_path):
+    ids = write_pool(tmp_path / "samples", pictures(50), files=2)
+    return source(tmp_path / "samples"), pa.table({"id": ids, "label": [i % 2 for i in range(50)]})
+
+
+def test_samples_without_their_pictures_are_said(labeled):
+    samples, labels = labeled
+    more = pa.concat_tables([labels, pa.table({"id": ["s9999"], "label": [0]})])
+    with pytest.raises(PoolError, match="51 labels, but 50 of their samples"):
+        load_samples(samples, FORM, more)
+
+
+def test_samples_come_in_the_order_of_their_ids_with_their_labels(labeled):
+    samples, labels = labeled
+    shuffled = labels.take(np.random.default_rng(0).permutation(50))
+    loaded = load_samples(samples, FORM, shuffled)
+    assert loaded.labels_N.tolist() == [i % 2 for i in range(50)]
+    np.testing.assert_array_equal(loaded.values_N, pictures(50))
+
+
+def test_only_samples_with_a_label_are_read(labeled):
+    samples, labels = labeled
+    loaded = load_samples(samples, FORM, labels.slice(10, 5))
+    np.testing.assert_array_equal(loaded.values_N, pictures(50)[10:15])
+
+
+def test_a_test_picture_that_cannot_be_read_is_said(tmp_path):
+    write_pool(tmp_path, pictures(3), image=pa.array([b"x", None, b""], pa.binary()))
+    with pytest.raises(PoolError, match=r"sample 's0000' cannot be read .*; remove or mend it"):
+        load_test(source(tmp_path), FORM)
+
+
+def test_the_test_set_is_read_once_and_again_when_it_changes(tmp_path):
+    write_pool(tmp_path, pictures(4))
+    first = load_test(source(tmp_path), FORM)
+    assert load_test(source(tmp_path), FORM) is first
+    write_pool(tmp_path, pictures(6))
+    assert len(load_test(source(tmp_path), FORM)) == 6

@@ -1,0 +1,102 @@
+"""Before a run: what pool and test set are, found without writing anything."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.errors import LedgerError, PoolError
+from prunefuse_ray.images import ImageForm, decode, encode_png
+from prunefuse_ray.pool import stream
+from prunefuse_ray.storage import Place
+from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
+
+from .conftest import parquet_pool, pictures, rows, write_pool
+
+GREY8 = ImageForm(height=8, width=8, channels=1)
+
+
+def test_the_survey_finds_what_the_configuration_left_open(made):
+    pool, _, _ = made
+    info = survey(pool).info
+    assert (info.rows, info.files, info.id_type, info.classes, info.sample_size) == (
+        40,
+        3,
+        "string",
+        ["0", "1"],
+        (8, 8),
+    )
+
+
+def test_a_changed_pool_is_refused(made, tmp_path):
+    pool, pixels, _ = made
+    info = survey(pool).info
+    check_unchanged(pool, info)
+    write_pool(tmp_path / "pool" / "more", pixels[:3], first_id=50)
+    with pytest.raises(LedgerError, match=r"has changed since the run began \(then 3 files.*now 4 files"):
+        check_unchanged(pool, info)
+
+
+def test_integer_ids_and_other_column_names(tmp_path, local_ray):
+    for part, n in (("pool", 9), ("test", 3)):
+        (tmp_path / part).mkdir()
+        table = {
+            "key": pa.array(range(n), pa.int32()),
+            "png": pa.array([encode_png(p) for p in pictures(n)]),
+            "y": pa.array([i % 2 for i in range(n)], pa.int16()),
+        }
+        pq.write_table(pa.table(table), tmp_path / part / "a.parquet")
+    pool = parquet_pool(tmp_path, id_column="key", image_column="png", label_column="y")
+    assert survey(pool).info.id_type == "int64"
+    got = rows(stream(sources(pool, Place.at("unused"))[0], only=pa.array([2, 5]), label=True))
+    assert {i: r["label"] for i, r in got.items()} == {2: 0, 5: 1}
+
+
+def image_folder(root, classes=("cat", "dog"), each=3):
+    for c, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            (root / name / f"{i}.png").write_bytes(encode_png(pictures(each, seed=c)[i]))
+
+
+def test_an_image_folder_becomes_an_index_and_streams_alike(tmp_path, local_ray):
+    image_folder(tmp_path / "train")
+    image_folder(tmp_path / "val", each=2)
+    pool = cfg.Pool(source="images", path=str(tmp_path / "train"), test_path=str(tmp_path / "val"), channels=1)
+    found = survey(pool)
+    assert (found.info.rows, found.info.classes, found.info.sample_size) == (6, ["cat", "dog"], (8, 8))
+    root = Place.at(str(tmp_path / "run"))
+    materialise(found, root)
+    source, test = sources(pool, root)
+    got = rows(stream(source, exclude=pa.array(["cat/0.png"]), label=True))
+    assert {i: r["label"] for i, r in got.items()} == {
+        "cat/1.png": 0, "cat/2.png": 0, "dog/0.png": 1, "dog/1.png": 1, "dog/2.png": 1,
+    }  # fmt: skip
+    np.testing.assert_array_equal(decode(got["dog/1.png"]["sample"], GREY8), pictures(3, seed=1)[1])
+    assert test.image_root == Place.at(str(tmp_path / "val"))
+    check_unchanged(pool, found.info)
+    (tmp_path / "train" / "dog" / "9.png").write_bytes(b"x")
+    with pytest.raises(LedgerError, match="then 6 pictures; now 7 pictures"):
+        check_unchanged(pool, found.info)
+
+
+@pytest.mark.parametrize(
+    ("classes", "loose", "said"),
+    [(("cat",), False, "at least two"), (("cat", "dog"), True, "outside any class folder"), ((), False, "no pictures")],
+)
+def test_a_folder_that_is_no_image_folder_is_refused(tmp_path, classes, loose, said):
+    (tmp_path / "train").mkdir()
+    image_folder(tmp_path / "train", classes)
+    if loose:
+        (tmp_path / "train" / "x.png").write_bytes(b"x")
+    pool = cfg.Pool(source="images", path=str(tmp_path / "train"), test_path=str(tmp_path / "train"))
+    with pytest.raises(PoolError, match=said):
+        survey(pool)
+
+
+def test_a_test_folder_with_another_class_is_refused(tmp_path):
+    image_folder(tmp_path / "train")
+    image_folder(tmp_path / "val", ("cat", "cow"))
+    with pytest.raises(PoolError, match=r"pool\.test_path: folder 'cow'"):
+        survey(cfg.Pool(source="images", path=str(tmp_path / "train"), test_path=str(tmp_path / "val")))
