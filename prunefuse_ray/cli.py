@@ -55,14 +55,16 @@ def run_command(argv: Sequence[str]) -> int:
     started = time.perf_counter()
     progress = Progress(config)
     ledger = run(config, progress)
-    if not progress.steps_done:
-        console.print("this run is complete; --run.name OTHER starts another")
+    if progress.steps_done:
+        finished = f"finished in {time.perf_counter() - started:.0f} s"
+    else:
+        finished = "this run was complete already; --run.name OTHER starts another"
     result = summary(config, ledger)
     console.print(closing_table(result))
     console.print(phase_line(result))
     if result["rejected"]:
         console.print(f"{result['rejected']} samples could not be used: {ledger.root.path}/rejected.parquet")
-    console.print(f"finished in {time.perf_counter() - started:.0f} s; report: {ledger.root.path}/report.html")
+    console.print(f"{finished}; report: {ledger.root.path}/report.html")
     return 0
 
 
@@ -70,6 +72,7 @@ def parse_run(argv: Sequence[str]) -> Config:
     """The configuration that the arguments of `run` describe. Raises ConfigError; exits on --help and unknown flags."""
     parser = argparse.ArgumentParser(
         prog="run.py",
+        allow_abbrev=False,  # an abbreviation that is unique today may name two fields tomorrow
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Select samples with a pruned proxy, label them, fuse the proxy into the dense network.\n"
         "The same command again resumes. Every field can stand in the YAML file or on the command line.",

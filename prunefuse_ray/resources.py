@@ -109,7 +109,8 @@ def observe() -> Resources:
         nodes=len(nodes),
         cpus=total.get("CPU", 0.0),
         gpus=total.get("GPU", 0.0),
-        in_process=len(nodes) == 1 and nodes[0]["NodeID"] == here,
+        # A head that declares no CPUs is not to be worked on, even where it is alone.
+        in_process=len(nodes) == 1 and nodes[0]["NodeID"] == here and total.get("CPU", 0.0) > 0,
     )
 
 

@@ -58,11 +58,20 @@ def test_errors_are_one_message_and_exit_code_2(arguments, said, capsys):
     assert "Traceback" not in error
 
 
-def test_unknown_flags_end_with_exit_code_2(capsys):
+@pytest.mark.parametrize("flag", ["--bogus", "--workers.cpu"])
+def test_unknown_and_abbreviated_flags_end_with_exit_code_2(flag, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["run", "--bogus", "1"])
+        main(["run", flag, "1"])
     assert stopped.value.code == 2
-    assert "--bogus" in capsys.readouterr().err
+    assert flag in capsys.readouterr().err
+
+
+def test_the_table_of_what_pruning_leaves(capsys):
+    assert main(["networks", "resnet20", "--input", "3,32,32", "--ratios", ".5"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "16→8 32→16 64→32" in shown
+    assert main(["networks", "resnet21"]) == 2
+    assert main(["networks", "resnet20", "--input", "3,x"]) == 2
 
 
 def test_the_job_runs_resumes_and_reports(tmp_path):
@@ -90,7 +99,7 @@ def test_the_job_runs_resumes_and_reports(tmp_path):
     assert "Traceback" not in first.stderr
     again = go()
     assert again.returncode == 0
-    assert "this run is complete" in again.stdout
+    assert "this run was complete already" in again.stdout
     other = go("--training.lr", "0.05")
     assert other.returncode == 2
     assert "training.lr: 0.1 -> 0.05" in other.stderr
