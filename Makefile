@@ -17,7 +17,7 @@ run: install
 	$(BIN)/python jobs/run.py
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -25,8 +25,8 @@ from prunefuse_ray.config import differences
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.storage import Place
 
-EXECUTION_FIELDS = ("run.directory", "run.name", "workers.", "scoring.actors")
-"""What may differ when a run is resumed: it says where and how fast, not what."""
+EXECUTION_FIELDS = ("run.directory", "run.name", "workers.", "scoring.actors", "pool.max_rejected")
+"""What may differ when a run is resumed: it says where, how fast and how patiently, not what."""
 
 Output: TypeAlias = bytes | pa.Table | Mapping[str, Any]
 

@@ -3,6 +3,8 @@
 import os
 import secrets
 
+# One thread a process: the suite runs in two of them, and threads that wait for each other would lose that.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -329,6 +329,8 @@ def test_pictures_of_another_size_are_rejected_on_request(local_ray, spoiled, tm
 def test_too_many_bad_samples_stop_the_run(local_ray, spoiled, tmp_path):
     with pytest.raises(ScoreError, match=r"pool\.max_rejected: [123] of 60 samples"):
         rounds.run(spoiled_config(spoiled, tmp_path, pool={"max_rejected": 0.01}))
+    rounds.run(spoiled_config(spoiled, tmp_path))  # the remedy that the message names
+    assert (tmp_path / "tiny" / "result.json").exists()
 
 
 def test_a_budget_that_only_bad_samples_could_fill_is_refused(local_ray, spoiled, tmp_path):
