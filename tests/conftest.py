@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from pathlib import Path
 
 # One thread a process: the suite runs in two of them, and threads that wait for each other would lose that.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.config import config_from_tree, merge
 from prunefuse_ray.images import encode_png
 from prunefuse_ray.resources import configure_data
 
@@ -81,3 +83,33 @@ def made(tmp_path, local_ray):
 def rows(dataset) -> dict:
     table = pa.concat_tables(list(dataset.iter_batches(batch_format="pyarrow", batch_size=None)))
     return {r["id"]: r for r in table.to_pylist()}
+
+
+RECIPE = {"epochs": 3, "batch_size": 8, "warmup_epochs": 1, "augment": ["crop"]}
+TINY = {
+    "pool": {"source": "parquet", "classes": 2, "channels": 1},
+    "network": {"architecture": "tests.nets:tiny"},
+    "selection": {"budgets": [10, 18, 30]},
+    "training": RECIPE,
+    "finetuning": RECIPE,
+    "scoring": {"batch_size": 8, "actors": [1, 1]},
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_pool(tmp_path_factory):
+    where = tmp_path_factory.mktemp("tiny")
+    write_pool(where / "pool", pictures(120), files=6)
+    write_pool(where / "test", pictures(40, seed=1), first_id=900)
+    return where
+
+
+def tiny(where: Path, directory: Path, **more):
+    tree = merge(TINY, {"pool": {"path": str(where / "pool"), "test_path": str(where / "test")}})
+    return config_from_tree(merge(merge(tree, {"run": {"directory": str(directory), "name": "tiny"}}), more))
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that none of them runs alone at the end."""
+    longest = ["test_rounds.py", "test_training.py", "test_cli.py", "test_phases.py"]
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))

@@ -136,16 +136,15 @@ def test_batch_norm_is_recalibrated_before_fine_tuning(data, tmp_path):
     assert weights(result)["1.running_var"].max() < 1e3
 
 
-@pytest.mark.parametrize("count", [(1, 1), (2, 2)])
-def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray, count):
+def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray):
     """Workers share the batches: with batch-norm statistics per worker the weights agree roughly, not to the bit."""
-    plan = TrainingPlan(workers=count, cpus=1, gpu=False, max_failures=0)
+    plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
     group = train(job(data), plan, Place.at(str(tmp_path / "group")))
     alone = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "alone")))
     assert group.metrics["epochs"] == 4
     assert group.metrics["macs"] == alone.metrics["macs"]
     difference = (weights(group)["8.weight"] - weights(alone)["8.weight"]).norm() / weights(alone)["8.weight"].norm()
-    assert difference < (1e-4 if count == (1, 1) else 0.3)
+    assert difference < 0.3
 
 
 def test_a_killed_worker_costs_its_epoch_and_changes_nothing(data, tmp_path, local_ray):
