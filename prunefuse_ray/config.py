@@ -191,9 +191,9 @@ class Recipe(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """L2 penalty on weights (not on biases and normalisation parameters)."""
     schedule: Literal["cosine", "step"] = "cosine"
-    """cosine: warm-up, then cosine to zero. step: the learning rate times `step_factor` at each of `milestones`."""
+    """cosine: warm-up, then cosine to zero. step: `lr` times `step_factor` at each of `milestones`."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 3.0
-    """Epochs of linear warm-up from zero to `lr`."""
+    """Epochs of warm-up: the learning rate rises from zero to `lr` (cosine), or is `lr` * `step_factor` (step)."""
     milestones: list[Positive] = []
     """Epochs at which the step schedule multiplies the learning rate by `step_factor`."""
     step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -207,7 +207,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _schedule(self) -> Recipe:
-        if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
+        if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs: lower it below epochs"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -237,6 +238,7 @@ def _score(work: Work, step: Step) -> Done:
         threads=work.scoring.cpus,
         gpu=work.scoring.gpus > 0,
     )
+    started = time.perf_counter()
     score_pool(
         work.pool,
         work.ledger.place(step, "proxies/0"),
@@ -247,6 +249,7 @@ def _score(work: Work, step: Step) -> Done:
         out=out,
         checkpoint=checkpoint,
     )
+    seconds = time.perf_counter() - started
     written = out.files()
     try:
         summary = summarise(
@@ -269,6 +272,7 @@ def _score(work: Work, step: Step) -> Done:
         leftovers=("scores-checkpoint",),
         metrics={
             "samples": summary.scored,
+            "samples_per_second": summary.scored / seconds,
             "rejected": summary.rejected.num_rows,
             "histogram": summary.histogram,
             "macs": summary.scored * macs["proxy"],

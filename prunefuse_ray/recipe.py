@@ -20,7 +20,8 @@ def learning_rate(recipe: cfg.Recipe, step: int, steps_an_epoch: int) -> float:
     """The learning rate of optimiser step `step` (0-based)."""
     epoch = step / steps_an_epoch
     if recipe.schedule == "step":
-        return recipe.lr * recipe.step_factor ** sum(epoch >= m for m in recipe.milestones)
+        drops = 1 if epoch < recipe.warmup_epochs else sum(epoch >= m for m in recipe.milestones)
+        return recipe.lr * recipe.step_factor**drops
     if epoch < recipe.warmup_epochs:
         return recipe.lr * (step + 1) / (recipe.warmup_epochs * steps_an_epoch)
     done = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)

@@ -25,10 +25,10 @@ def test_cosine_warms_up_and_ends_near_zero():
 
 
 def test_the_step_schedule_of_the_paper():
-    """1 + 90 + 45 + 45 epochs at .01, .1, .01, .001, the first as a warm-up of its own."""
-    recipe = Recipe(epochs=180, lr=0.1, schedule="step", milestones=[90, 135])
-    assert [learning_rate(recipe, e * 7, 7) for e in (0, 89, 90, 134, 135, 179)] == pytest.approx(
-        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    """1 + 90 + 45 + 45 epochs at .01, .1, .01, .001."""
+    recipe = Recipe(epochs=181, lr=0.1, schedule="step", warmup_epochs=1, milestones=[91, 136])
+    assert [learning_rate(recipe, e * 7, 7) for e in (0, 1, 90, 91, 135, 136, 180)] == pytest.approx(
+        [0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     )
 
 

@@ -191,6 +191,7 @@ def test_a_driver_killed_around_every_phase_ends_with_the_same_outcome(undisturb
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
 
 
+@pytest.mark.faults
 def test_a_run_with_sync_survives_kills_and_prunes_the_fused_network(local_ray, tiny_pool, tmp_path):
     """Its next proxy starts from the kept weights of the fused network, whatever was killed meanwhile."""
     sync = {"fusion": {"sync_every": 1}, "selection": {"budgets": [10, 18]}}
