@@ -144,7 +144,7 @@ def score_pool(
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
-        checkpoint_path=_as_path(checkpoint),
+        checkpoint_path=checkpoint.path,
         delete_checkpoint_on_success=False,
         override_filesystem=checkpoint.fs,
     )
@@ -163,7 +163,7 @@ def score_pool(
             num_gpus=plan.gpus or None,
         )
         dataset.write_parquet(
-            _as_path(out),
+            out.path,
             filesystem=out.fs,
             mode=SaveMode.APPEND,
             min_rows_per_file=max(1, rows // FILES_PER_POOL),
@@ -171,10 +171,6 @@ def score_pool(
         )
     finally:
         context.checkpoint_config = None
-
-
-def _as_path(place: Place) -> str:
-    return place.path
 
 
 @dataclass(frozen=True, kw_only=True)
