@@ -1,33 +1,25 @@
-"""What a run is: one typed, validated tree, read from YAML and command-line overrides.
+"""What a run is: one typed, validated tree. `config_files.py` reads it from YAML and command-line overrides.
 
 Every field has a default, so that the empty configuration is the embedded example (scikit-learn's digits).
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from prunefuse_ray.acquisition import STRATEGIES
-from prunefuse_ray.errors import ConfigError
-
-PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
+from prunefuse_ray.errors import near
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -162,7 +154,7 @@ class Selection(Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in STRATEGIES:
-            raise ValueError(f"unknown strategy '{value}'{_near(value, STRATEGIES)}; known: {', '.join(STRATEGIES)}")
+            raise ValueError(f"unknown strategy '{value}'{near(value, STRATEGIES)}; known: {', '.join(STRATEGIES)}")
         return value
 
     @field_validator("budgets")
@@ -344,100 +336,3 @@ def _min_max(value: tuple[int, int]) -> tuple[int, int]:
     if value[0] > value[1]:
         raise ValueError(f"{list(value)} has its minimum above its maximum: give [smallest, largest]")
     return value
-
-
-def _near(value: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(value, list(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
-def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a YAML file (or the defaults), lay nested `overrides` over it and validate the whole.
-
-    Raises:
-        ConfigError: unreadable file, unknown key, wrong type or impossible value; all of them in one message.
-    """
-    tree: Any = {}
-    if path is not None:
-        try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"--config {path}: cannot be read ({error}); give a readable YAML file") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give sections such as 'run:' and 'pool:'")
-    return config_from_tree(merge(tree, overrides or {}))
-
-
-def preset_path(name: str) -> Path:
-    """The YAML file of a preset that ships with the project; ConfigError lists the known ones."""
-    path = PRESETS / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-        raise ConfigError(f"--preset {name}: no such preset{_near(name, known)}; known: {', '.join(known)}")
-    return path
-
-
-def config_from_tree(tree: Mapping[str, Any]) -> Config:
-    """Validate a nested mapping; raises ConfigError with one line per fault."""
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from error
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, section by section; neither is changed."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def to_tree(config: Config) -> dict[str, Any]:
-    """The configuration as nested plain values, every default spelled out; the form of `config.yaml`."""
-    return config.model_dump(mode="json")
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as {'section.field': value}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line 'field: old -> new' for every field in which two configuration trees differ."""
-    a, b = flatten(old), flatten(new)
-    missing = object()
-    return [
-        f"{key}: {a.get(key, '(not set)')!r} -> {b.get(key, '(not set)')!r}"
-        for key in sorted(a.keys() | b.keys())
-        if a.get(key, missing) != b.get(key, missing)
-    ]
-
-
-def _explain(error: Any) -> str:
-    """One fault of pydantic's as 'field: what is wrong; remedy'."""
-    loc = [str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "list[", "function-"))]
-    field, value = ".".join(loc), error.get("input")
-    match error["type"]:
-        case "extra_forbidden":
-            known = _fields_of(loc[:-1])
-            return f"{field}: unknown key{_near(loc[-1], known)}; known here: {', '.join(known)}"
-        case "value_error":
-            return ": ".join(p for p in (field, str(error["ctx"]["error"])) if p)
-        case _:
-            shown = repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
-            return f"{field}: {shown[:200]} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _fields_of(path: Sequence[str]) -> list[str]:
-    model: Any = Config
-    for part in path:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class PruneFuseError(Exception):
     """A condition that the user can put right; the message is meant to be read as it stands."""
@@ -31,3 +34,9 @@ class ScoreError(PruneFuseError):
 
 class Rejected(ValueError):
     """Why one sample of a pool cannot be used. Not an error of the run: it is recorded, and the run goes on."""
+
+
+def near(value: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' where something known resembles `value`, else nothing."""
+    close = difflib.get_close_matches(value, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

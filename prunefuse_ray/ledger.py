@@ -21,7 +21,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import yaml
 
-from prunefuse_ray.config import differences
+from prunefuse_ray.config_files import differences
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.storage import Place
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 from prunefuse_ray import networks
-from prunefuse_ray.config import Config, to_tree
+from prunefuse_ray.config import Config
+from prunefuse_ray.config_files import to_tree
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.ledger import Commit, Ledger, Step
 from prunefuse_ray.phases import PHASES, Work, make_selector, network_spec

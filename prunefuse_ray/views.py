@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prunefuse_ray.config import Config, config_from_tree
+from prunefuse_ray.config import Config
+from prunefuse_ray.config_files import config_from_tree
 from prunefuse_ray.images import encode_png, sample_values
 from prunefuse_ray.ledger import Ledger, Step, labels_schema, selected_schema
 from prunefuse_ray.pool import PoolInfo

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.config import config_from_tree, merge
+from prunefuse_ray.config_files import config_from_tree, merge
 from prunefuse_ray.images import encode_png
 from prunefuse_ray.resources import configure_data
 

@@ -13,7 +13,7 @@ import threading
 import time
 
 from prunefuse_ray import ledger, rounds, storage, training
-from prunefuse_ray.config import load_config
+from prunefuse_ray.config_files import load_config
 
 
 def die():

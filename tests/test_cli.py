@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prunefuse_ray.cli import closing_table, main, phase_line, round_line, si
+from prunefuse_ray.cli import main
+from prunefuse_ray.commands.run import closing_table, phase_line, round_line
+from prunefuse_ray.commands.terminal import si
 
 ROOT = Path(__file__).parent.parent
 RESULT = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prunefuse_ray.cli import parse_run
+from prunefuse_ray.commands.options import parse_run
 
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = ROOT / "cluster"

@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from prunefuse_ray.cli import parse_run
-from prunefuse_ray.config import (
+from prunefuse_ray.commands.options import parse_run
+from prunefuse_ray.config import Config
+from prunefuse_ray.config_files import (
     PRESETS,
-    Config,
     config_from_tree,
     differences,
     flatten,

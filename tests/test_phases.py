@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray import rounds
-from prunefuse_ray.config import merge
+from prunefuse_ray.config_files import merge
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.images import encode_png
 from prunefuse_ray.ledger import Ledger, Step

@@ -3,7 +3,7 @@
 import pytest
 
 from prunefuse_ray import plan
-from prunefuse_ray.config import config_from_tree
+from prunefuse_ray.config_files import config_from_tree
 from prunefuse_ray.errors import ConfigError
 
 

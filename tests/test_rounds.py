@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from prunefuse_ray import networks, plan, rounds
-from prunefuse_ray.config import to_tree
+from prunefuse_ray.config_files import to_tree
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
 from prunefuse_ray.ledger import Ledger
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from prunefuse_ray.config import config_from_tree, to_tree
+from prunefuse_ray.config_files import config_from_tree, to_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.images import encode_png
 from prunefuse_ray.ledger import Ledger, Step, labels_schema, selected_schema

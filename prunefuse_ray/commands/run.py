@@ -1,0 +1,122 @@
+"""`prunefuse run`, which is `python jobs/run.py`: carry out, or resume, one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from prunefuse_ray.commands.options import parse_run
+from prunefuse_ray.commands.terminal import console, quiet, secure, si
+from prunefuse_ray.config import Config
+from prunefuse_ray.plan import steps
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out, or resume, one run."""
+    config = parse_run(argv)
+    secure()
+    quiet()
+    from prunefuse_ray.phases import summary
+    from prunefuse_ray.rounds import run, run_place
+
+    console.print(f"run {config.run.name} in {run_place(config).path}")
+    started = time.perf_counter()
+    progress = Progress(config)
+    ledger = run(config, progress)
+    if progress.steps_done:
+        finished = f"finished in {time.perf_counter() - started:.0f} s"
+    else:
+        finished = "this run was complete already; --run.name OTHER starts another"
+    result = summary(config, ledger)
+    console.print(closing_table(result))
+    console.print(phase_line(result))
+    if result["rejected"]:
+        console.print(f"{result['rejected']} samples could not be used: {ledger.root.path}/rejected.parquet")
+    console.print(f"{finished}; report: {ledger.root.path}/report.html")
+    return 0
+
+
+class Progress:
+    """A line per round as it ends; on a terminal also the phase that is under way."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.steps_done = 0
+        self._status = console.status("starting") if console.is_terminal else None
+        if self._status:
+            self._status.start()
+        self._figures: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, event: str, step: Any, commit: Any) -> None:
+        if event == "start":
+            if self._status:
+                self._status.update(f"{step} ...")
+            return
+        self.steps_done += 1
+        if step.round < 0:
+            if step.phase == "report" and self._status:
+                self._status.stop()
+            return
+        figures = self._figures.setdefault(step.round, {"seconds": 0.0})
+        figures[step.phase] = commit.metrics
+        figures["seconds"] += commit.metrics["seconds"]
+        if self._last(step):
+            console.print(round_line(step.round, self.config.selection.budgets[step.round], figures))
+
+    def _last(self, step: Any) -> bool:
+        return [s for s in steps(self.config) if s.round == step.round][-1] == step
+
+
+def round_line(round_: int, labels: int, figures: dict[str, Any]) -> str:
+    """What one round came to, in a line."""
+    parts = [f"round {round_}: {labels} labels"]
+    if "train" in figures:
+        parts.append(f"proxy {figures['train']['test_accuracy']:.1%}")
+    if "score" in figures:
+        parts.append(f"{figures['score']['samples']:,} scored")
+    if "finetune" in figures:
+        parts.append(f"fused {figures['finetune']['test_accuracy']:.1%}")
+    return ", ".join([*parts, f"{figures['seconds']:.1f} s"])
+
+
+def closing_table(result: dict[str, Any]) -> Table:
+    """The run's table: a row per round, and the sums."""
+    rounds = result["rounds"]
+    table = Table(show_footer=True, box=box.SIMPLE)
+    columns = {
+        "labels": ([str(r["labels"]) for r in rounds], ""),
+        "proxy": ([_percent(r["proxy_accuracy"]) for r in rounds], ""),
+        "fused": ([_percent(r["fused_accuracy"]) for r in rounds], ""),
+        "selection MACs": ([si(r["selection_macs"]) for r in rounds], si(result["selection_macs"])),
+        "of dense": (
+            [_share(r["selection_macs"], r["dense_selection_macs"]) for r in rounds],
+            _share(result["selection_macs"], result["dense_selection_macs"]),
+        ),
+        "seconds": ([f"{sum(r['seconds'].values()):.1f}" for r in rounds], f"{result['seconds']:.1f}"),
+    }
+    for name, (_, foot) in columns.items():
+        table.add_column(name, foot, justify="right")
+    for row in zip(*(cells for cells, _ in columns.values()), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def phase_line(result: dict[str, Any]) -> str:
+    """Seconds per phase, over all rounds."""
+    sums: dict[str, float] = {}
+    for r in result["rounds"]:
+        for phase, seconds in r["seconds"].items():
+            sums[phase] = sums.get(phase, 0.0) + seconds
+    return "seconds per phase: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in sums.items())
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.1%}" if whole else ""

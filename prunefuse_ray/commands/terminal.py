@@ -1,0 +1,36 @@
+"""What the commands share: the console, the start of Ray, how figures are written."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import warnings
+
+from rich.console import Console
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def secure() -> None:
+    """Give a Ray that this command starts itself a token of its own. Ray reads these when it is imported, and would
+    otherwise leave a token file in the home directory."""
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def quiet() -> None:
+    """Ray's libraries log to the console of a person who asked for a line per round; warnings stay."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    for name in ("ray", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def si(value: float) -> str:
+    """A count with its SI prefix: 1.23 G."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:g}" if value else ""

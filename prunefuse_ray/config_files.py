@@ -1,0 +1,108 @@
+"""Configurations as files and nested values: reading, overriding, validating, comparing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from prunefuse_ray.config import Config
+from prunefuse_ray.errors import ConfigError, near
+
+PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
+
+
+def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a YAML file (or the defaults), lay nested `overrides` over it and validate the whole.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type or impossible value; all of them in one message.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"--config {path}: cannot be read ({error}); give a readable YAML file") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give sections such as 'run:' and 'pool:'")
+    return config_from_tree(merge(tree, overrides or {}))
+
+
+def preset_path(name: str) -> Path:
+    """The YAML file of a preset that ships with the project; ConfigError lists the known ones."""
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ConfigError(f"--preset {name}: no such preset{near(name, known)}; known: {', '.join(known)}")
+    return path
+
+
+def config_from_tree(tree: Mapping[str, Any]) -> Config:
+    """Validate a nested mapping; raises ConfigError with one line per fault."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from error
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, section by section; neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain values, every default spelled out; the form of `config.yaml`."""
+    return config.model_dump(mode="json")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as {'section.field': value}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line 'field: old -> new' for every field in which two configuration trees differ."""
+    a, b = flatten(old), flatten(new)
+    missing = object()
+    return [
+        f"{key}: {a.get(key, '(not set)')!r} -> {b.get(key, '(not set)')!r}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, missing) != b.get(key, missing)
+    ]
+
+
+def _explain(error: Any) -> str:
+    """One fault of pydantic's as 'field: what is wrong; remedy'."""
+    loc = [str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "list[", "function-"))]
+    field, value = ".".join(loc), error.get("input")
+    match error["type"]:
+        case "extra_forbidden":
+            known = _fields_of(loc[:-1])
+            return f"{field}: unknown key{near(loc[-1], known)}; known here: {', '.join(known)}"
+        case "value_error":
+            return ": ".join(p for p in (field, str(error["ctx"]["error"])) if p)
+        case _:
+            shown = repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
+            return f"{field}: {shown[:200]} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _fields_of(path: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
