@@ -194,6 +194,8 @@ class Recipe(Section):
     """Share of the target probability that is spread over all classes."""
     augment: list[Augmentation] = ["crop"]
     """Augmentations, on the device: crop (pad by an eighth and crop), flip (left-right), cutout (a quarter square)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward and backward pass: auto is bf16 (autocast) where the device has it in hardware."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
     """Epochs between evaluations on the test set; 0: only after the last."""
 

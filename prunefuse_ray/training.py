@@ -11,7 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ from prunefuse_ray.samples import Samples, load_samples, load_test
 from prunefuse_ray.storage import Place
 
 EVALUATION_BATCH = 500
+PREEMPTION_STEPS = 16
+"""Steps between two looks for an announced preemption; a look is a barrier for all workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +92,21 @@ class TrainingResult:
 
 @dataclass
 class State:
-    """Where a training stands after `epoch` epochs."""
+    """Where a training stands: after `epoch` whole epochs and `step` steps of the next one."""
 
-    epoch: int
-    history: list[dict[str, float]]
-    seconds: float
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    step: int = 0
+    loss: float = 0.0
+    """Sum of the losses of those steps' samples, on this worker."""
+    seen: int = 0
+    """How many samples those were."""
+
+    @property
+    def name(self) -> str:
+        """Names in the order of progress, so that the last one is the newest."""
+        return f"epoch-{self.epoch:04d}-step-{self.step:06d}"
 
 
 def save_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD, state: State) -> None:
@@ -119,11 +131,11 @@ def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) 
     return state
 
 
-def _persist(local: Path, where: Place, epoch: int) -> None:
+def _persist(local: Path, where: Place, name: str) -> None:
     """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
-    (where / f"epoch-{epoch:04d}" / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
+    (where / name / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
     for old in where.files(recursive=True):
-        if old.path.endswith("state.safetensors") and f"epoch-{epoch:04d}" not in old.path:
+        if old.path.endswith("state.safetensors") and name not in old.path:
             Place(where.fs, old.path).delete()
 
 
@@ -155,66 +167,93 @@ def _train(config: dict[str, Any]) -> None:
     )
     state = _restore(network, optimizer, storage)
     if state is None:
-        state = State(epoch=0, history=[], seconds=0.0)
+        state = State()
         if job.recalibrate:
             networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
             if recipe.evaluate_every and rank == 0:
                 state.history.append({"epoch": 0, **_evaluate(network, job, device)})
     parallel = ray.train.torch.prepare_model(network) if world > 1 else network
 
+    def save(metrics: dict[str, Any]) -> None:
+        """Rank 0 stores what all workers share; the others meet it at the barrier."""
+        if rank > 0:
+            ray.train.report({})
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            save_state(Path(directory), network, optimizer, state)
+            _report(metrics, Path(directory), state.name, storage)
+
     if state.epoch == recipe.epochs:  # killed between the last epoch and the end
         metrics = _metrics(state, samples, job, config["macs"])
         ray.train.report(metrics | _tested(network, job, device) if rank == 0 else {})
+    notice = Notice(listening=storage is None)
     while state.epoch < recipe.epochs:
-        started = time.perf_counter()
-        loss = _epoch(parallel, optimizer, teacher, samples, job, state.epoch, device, world, rank)
-        state.epoch += 1
-        state.seconds += time.perf_counter() - started
-        entry = {"epoch": state.epoch, "train_loss": loss}
+        started, before = time.perf_counter(), state.seconds
+        for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank):
+            if notice.arrived(state.step):
+                state.seconds = before + time.perf_counter() - started
+                save(_metrics(state, samples, job, config["macs"]))
+        entry = {"epoch": state.epoch + 1, "train_loss": state.loss / max(1, state.seen)}
+        state.epoch, state.step, state.loss, state.seen = state.epoch + 1, 0, 0.0, 0
+        state.seconds = before + time.perf_counter() - started
         if recipe.evaluate_every and state.epoch % recipe.evaluate_every == 0 and rank == 0:
             entry |= _evaluate(network, job, device)
         state.history.append(entry)
-        if rank == 0:
-            metrics = _metrics(state, samples, job, config["macs"])
-            if state.epoch == recipe.epochs:
-                metrics |= _tested(network, job, device)
-            with tempfile.TemporaryDirectory() as directory:
-                save_state(Path(directory), network, optimizer, state)
-                _report(metrics, Path(directory), state.epoch, storage)
-        else:
-            ray.train.report({})
+        metrics = _metrics(state, samples, job, config["macs"])
+        if state.epoch == recipe.epochs and rank == 0:
+            metrics |= _tested(network, job, device)
+        save(metrics)
 
 
-def _epoch(
+class Notice:
+    """Tells once that a preemption of one of the worker group's nodes was announced.
+
+    Every worker asks at the same steps: Ray Train's answer is a barrier.
+    """
+
+    def __init__(self, listening: bool) -> None:
+        self.listening = listening
+
+    def arrived(self, step: int) -> bool:
+        if not self.listening or step % PREEMPTION_STEPS:
+            return False
+        arrived = ray.train.get_preemption_info() is not None
+        self.listening = not arrived
+        return arrived
+
+
+def _steps(
     network: nn.Module,
     optimizer: torch.optim.SGD,
     teacher: nn.Module | None,
     samples: Samples,
     job: TrainingJob,
-    epoch: int,
+    state: State,
     device: torch.device,
     world: int,
     rank: int,
-) -> float:
-    """One pass over the labeled set; returns the mean training loss of this worker's share."""
+) -> Iterator[None]:
+    """What is left of the current epoch, a step at a time; `state` counts along."""
     recipe, distillation = job.recipe, job.distillation
-    generator = torch.Generator().manual_seed(job.seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed(job.seed * 1_000_003 + state.epoch)
     order = torch.randperm(len(samples), generator=generator)
     steps = steps_per_epoch(len(samples), recipe.batch_size)
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and networks.fast_bf16(device))
     network.train()
-    total, count = torch.zeros((), device=device), 0
+    total = torch.tensor(state.loss, device=device)
     for i in range(steps):
         batch = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
-        mine = slice(rank, None, world)
-        draws = draw(len(batch), generator)[mine]
-        rows = batch[mine]
-        values = augment(samples.values_N[rows].to(device), draws, recipe.augment)
+        draws = draw(len(batch), generator)
+        if i < state.step:  # done before a preemption; the draws are repeated, so that the next ones are the same
+            continue
+        rows = batch[rank::world]
+        values = augment(samples.values_N[rows].to(device), draws[rank::world], recipe.augment)
         x, y = job.inputs(values), samples.labels_N[rows].to(device)
-        step = epoch * steps + i
+        step = state.epoch * steps + i
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
         weight = distillation_weight(distillation, step / (recipe.epochs * steps)) if distillation else 0.0
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = network(x)
             with torch.no_grad():
                 taught = teacher(x) if teacher is not None and weight > 0 else None
@@ -231,15 +270,17 @@ def _epoch(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         total += loss.detach()
-        count += len(rows)
-    return float(total) / max(1, count)
+        state.step, state.seen = i + 1, state.seen + len(rows)
+        if i + 1 == steps or (i + 1) % PREEMPTION_STEPS == 0:
+            state.loss = float(total)  # not at every step: it waits for the device
+            yield
 
 
 @torch.inference_mode()
 def _evaluate(network: nn.Module, job: TrainingJob, device: torch.device) -> dict[str, float]:
     """Accuracy (share) and mean cross-entropy (nats) on the test set."""
     test = load_test(job.test, job.form)
-    network.eval()
+    network = networks.inference_form(network)
     correct, loss = 0, 0.0
     for start in range(0, len(test), EVALUATION_BATCH):
         rows = slice(start, start + EVALUATION_BATCH)
@@ -288,14 +329,14 @@ def _restore(network: nn.Module, optimizer: torch.optim.SGD, storage: Place | No
         return load_state(Path(directory), network, optimizer)
 
 
-def _report(metrics: dict[str, Any], directory: Path, epoch: int, storage: Place | None) -> None:
-    """Report an epoch with its checkpoint: Ray Train stores it, or in local mode this does."""
+def _report(metrics: dict[str, Any], directory: Path, name: str, storage: Place | None) -> None:
+    """Report progress with its checkpoint: Ray Train stores it, or in local mode this does."""
     if storage is not None:
-        _persist(directory, storage, epoch)
+        _persist(directory, storage, name)
         ray.train.report(metrics)
     else:
         checkpoint = ray.train.Checkpoint.from_directory(directory)
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{epoch:04d}")
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
 # --- running it -----------------------------------------------------------------------------------------------------

@@ -35,9 +35,13 @@ def arm(moment: str, round_: int, phase: str, root: str) -> None:
     if moment == "inside" and phase in ("train", "finetune"):
         persist = training._persist
 
-        def persist_and_die(local, where, epoch):
-            persist(local, where, epoch)
-            if f"rounds/{round_:03d}/" in where.path and phase.startswith(where.name[:4]) and epoch == 2:
+        def persist_and_die(local, where, name):
+            persist(local, where, name)
+            if (
+                f"rounds/{round_:03d}/" in where.path
+                and phase.startswith(where.name[:4])
+                and name.startswith("epoch-0002")
+            ):
                 die()
 
         training._persist = persist_and_die

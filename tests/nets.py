@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -42,3 +43,21 @@ class Fragile(nn.Sequential):
 
 def fragile(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     return Fragile(*tiny(num_classes=num_classes, input_shape=input_shape))
+
+
+STEPS_LOG = Path(os.environ.get("PREEMPTION_STEPS_LOG", os.devnull))
+
+
+class Slow(nn.Sequential):
+    """Takes a while for a step of training, and notes the process that did it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            time.sleep(0.05)
+            with STEPS_LOG.open("a") as log:
+                log.write(f"{os.getpid()}\n")
+        return super().forward(x)
+
+
+def slow(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    return Slow(*tiny(num_classes=num_classes, input_shape=input_shape))

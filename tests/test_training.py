@@ -88,9 +88,9 @@ def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp
     whole = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "whole")))
     persist = training._persist
 
-    def stop(local, where, at):
-        persist(local, where, at)
-        if at == epoch:
+    def stop(local, where, name):
+        persist(local, where, name)
+        if name.startswith(f"epoch-{epoch:04d}"):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -98,12 +98,42 @@ def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp
         with pytest.raises(KeyboardInterrupt):
             train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
     epochs = []
-    run_epoch = training._epoch
-    monkeypatch.setattr(training, "_epoch", lambda *a: (epochs.append(a[5]), run_epoch(*a))[1])
+    steps = training._steps
+    monkeypatch.setattr(training, "_steps", lambda *a: (epochs.append(a[5].epoch), steps(*a))[1])
     resumed = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
     assert resumed.network == whole.network
     assert resumed.metrics["train_loss"] == whole.metrics["train_loss"]
     assert epochs == list(range(epoch, 4)), "an epoch was trained twice"
+
+
+def test_a_training_stopped_by_a_preemption_goes_on_from_the_step_it_was_in(data, tmp_path, monkeypatch):
+    recipe = {"batch_size": 2}  # 25 steps an epoch
+    whole = train(job(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    persist, names = training._persist, []
+
+    def stop(local, where, name):
+        persist(local, where, name)
+        names.append(name)
+        if name == "epoch-0001-step-000016":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_persist", stop)
+        patch.setattr(training.Notice, "arrived", lambda self, step: step == 16)
+        with pytest.raises(KeyboardInterrupt):
+            train(job(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert names == ["epoch-0000-step-000016", "epoch-0001-step-000000", "epoch-0001-step-000016"]
+    resumed = train(job(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert resumed.network == whole.network
+    assert resumed.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_both_precisions_learn_and_weights_stay_float32(data, tmp_path, precision):
+    recipe = {"epochs": 10, "precision": precision}
+    result = train(job(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["test_accuracy"] > 0.9
+    assert {t.dtype for t in weights(result).values() if t.is_floating_point()} == {torch.float32}
 
 
 def test_distillation_pulls_towards_the_teacher(data, tmp_path):

@@ -6,6 +6,7 @@ from prunefuse_ray.networks.fusion import FUSION_RULES, fuse
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, scatter
 from prunefuse_ray.networks.inference import features_and_logits, inference_form, recalibrate_batch_norm
 from prunefuse_ray.networks.measure import Row, macs, parameters, pruning_table
+from prunefuse_ray.networks.precision import fast_bf16
 from prunefuse_ray.networks.pruning import prune
 from prunefuse_ray.networks.specs import IMPORTANCES, NetworkError, NetworkSpec, PruningSpec
 
@@ -25,6 +26,7 @@ __all__ = [
     "build",
     "compose",
     "example_input",
+    "fast_bf16",
     "features_and_logits",
     "from_files",
     "fuse",
