@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -59,6 +59,8 @@ class TrainingPlan:
     cpus: int
     gpu: bool
     max_failures: int
+    sample_bytes: int = 8 * 2**30
+    """Decoded samples that one worker may hold in memory."""
 
     @property
     def in_process(self) -> bool:
@@ -140,11 +142,18 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float) -> ScoringPl
 def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
     """Inside the driver for one worker on one machine, else a worker group; PlanError where it does not fit."""
     smallest = workers.count[0]
+    plan = TrainingPlan(
+        workers=workers.count,
+        cpus=workers.cpus,
+        gpu=workers.gpu,
+        max_failures=workers.max_failures,
+        sample_bytes=int(workers.sample_memory_gb * 2**30),
+    )
     if workers.count == (1, 1) and has.in_process and (not workers.gpu or has.gpus >= 1):
-        return TrainingPlan(workers=(0, 0), cpus=workers.cpus, gpu=workers.gpu, max_failures=workers.max_failures)
+        return replace(plan, workers=(0, 0))
     if smallest * workers.cpus > has.cpus or (workers.gpu and smallest > has.gpus):
         raise PlanError(
             f"workers.count: {smallest} workers of {workers.cpus} CPUs{' and a GPU' if workers.gpu else ''} do not fit "
             f"{has.cpus:g} CPUs and {has.gpus:g} GPUs: lower workers.count or workers.cpus, or add machines"
         )
-    return TrainingPlan(workers=workers.count, cpus=workers.cpus, gpu=workers.gpu, max_failures=workers.max_failures)
+    return plan

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray.train
+import ray.train.collective
 import safetensors
 import safetensors.torch
 import torch
@@ -38,7 +40,7 @@ from prunefuse_ray.recipe import (
     steps_per_epoch,
 )
 from prunefuse_ray.resources import TrainingPlan, cores, training_threads
-from prunefuse_ray.samples import Samples, load_samples, load_test
+from prunefuse_ray.samples import Samples, load_samples, load_test, sample_bytes
 from prunefuse_ray.storage import Place
 
 EVALUATION_BATCH = 500
@@ -158,7 +160,7 @@ def _train(config: dict[str, Any]) -> None:
 
     network = networks.from_files(job.network).network.to(device).to(memory_format=memory_format(device))
     teacher = networks.from_files(job.teacher).network.to(device).eval() if job.teacher else None
-    samples = load_samples(job.samples, job.form, job.labels)
+    samples = _load(job, config["file"], context.get_local_rank())
     optimizer = torch.optim.SGD(
         parameter_groups(network, recipe.weight_decay),
         lr=recipe.lr,
@@ -203,6 +205,20 @@ def _train(config: dict[str, Any]) -> None:
         if state.epoch == recipe.epochs and rank == 0:
             metrics |= _tested(network, job, device)
         save(metrics)
+
+
+def _load(job: TrainingJob, file: str | None, local_rank: int) -> Samples:
+    """The labeled samples; too large a set in a file that the workers of a node share."""
+    if file is None:
+        return load_samples(job.samples, job.form, job.labels)
+    path = Path(tempfile.gettempdir()) / file
+    first = load_samples(job.samples, job.form, job.labels, path) if local_rank == 0 else None
+    ray.train.collective.barrier()
+    samples = first or load_samples(job.samples, job.form, job.labels, path, fill=False)
+    ray.train.collective.barrier()
+    if local_rank == 0:
+        path.unlink()  # all have mapped it: it lasts as long as they do, and nothing is left behind
+    return samples
 
 
 class Notice:
@@ -353,9 +369,16 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     if plan.in_process:
         batch = min(job.recipe.batch_size, job.labels.num_rows)
         torch.set_num_threads(training_threads(3 * macs * batch, cores()))
+    large = sample_bytes(job.labels.num_rows, job.form) > plan.sample_bytes
     trainer = TorchTrainer(
         _train,
-        train_loop_config={"job": job, "storage": where if plan.in_process else None, "gpu": plan.gpu, "macs": macs},
+        train_loop_config={
+            "job": job,
+            "storage": where if plan.in_process else None,
+            "gpu": plan.gpu,
+            "macs": macs,
+            "file": f"prunefuse-{uuid.uuid4().hex}" if large else None,
+        },
         scaling_config=ScalingConfig(
             num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
             use_gpu=plan.gpu,

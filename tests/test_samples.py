@@ -1,8 +1,12 @@
 """Samples in memory: the right pictures with the right labels."""
 
+import errno
+import os
+
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.images import ImageForm
@@ -59,3 +63,25 @@ def test_the_test_set_is_read_once_and_again_when_it_changes(tmp_path):
     assert load_test(source(tmp_path), FORM) is first
     write_pool(tmp_path, pictures(6))
     assert len(load_test(source(tmp_path), FORM)) == 6
+
+
+def test_samples_on_disk_are_those_in_memory(labeled, tmp_path):
+    samples, labels = labeled
+    held, file = load_samples(samples, FORM, labels.slice(3, 40)), tmp_path / "decoded"
+    written = load_samples(samples, FORM, labels.slice(3, 40), file)
+    mapped = load_samples(samples, FORM, labels.slice(3, 40), file, fill=False)
+    file.unlink()
+    for other in (written, mapped):
+        assert torch.equal(other.values_N, held.values_N)
+        assert torch.equal(other.labels_N, held.labels_N)
+
+
+def test_a_disk_without_room_is_said_before_training(labeled, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    samples, labels = labeled
+    with pytest.raises(PoolError, match=r"no room for .* GiB .*No space left.*sample_memory_gb"):
+        load_samples(samples, FORM, labels, tmp_path / "decoded")
+    assert not (tmp_path / "decoded").exists()

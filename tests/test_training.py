@@ -1,5 +1,8 @@
 """Training: the schedule, the loss, exact resume, and what a worker group does with the same job."""
 
+import dataclasses
+import tempfile
+
 import pyarrow as pa
 import pytest
 import torch
@@ -134,6 +137,17 @@ def test_both_precisions_learn_and_weights_stay_float32(data, tmp_path, precisio
     result = train(job(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
     assert result.metrics["test_accuracy"] > 0.9
     assert {t.dtype for t in weights(result).values() if t.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("workers", [(0, 0), (2, 2)])
+def test_a_set_too_large_for_memory_trains_to_the_same_weights(data, tmp_path, local_ray, monkeypatch, workers):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    plan = dataclasses.replace(IN_PROCESS, workers=workers)
+    held = train(job(data), plan, Place.at(str(tmp_path / "held")))
+    on_disk = train(job(data), dataclasses.replace(plan, sample_bytes=0), Place.at(str(tmp_path / "on-disk")))
+    torch.testing.assert_close(weights(on_disk), weights(held), atol=0 if workers == (0, 0) else 1e-4, rtol=0)
+    assert not list(tmp_path.glob("prunefuse-*")), "the decoded samples were left behind"
 
 
 def test_distillation_pulls_towards_the_teacher(data, tmp_path):
