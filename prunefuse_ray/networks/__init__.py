@@ -1,22 +1,25 @@
 """Dense networks by name, their pruned proxies, and fusion: plain torch, nothing of Ray."""
 
 from prunefuse_ray.networks.architectures import ARCHITECTURES, build, example_input
+from prunefuse_ray.networks.committee import COMMITTEE_RULES, Ensemble, check_partition, fuse_committee
 from prunefuse_ray.networks.files import NETWORK_FILE, WEIGHTS_FILE, Dense, from_files, to_files
 from prunefuse_ray.networks.fusion import FUSION_RULES, fuse
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, scatter
 from prunefuse_ray.networks.inference import features_and_logits, inference_form, recalibrate_batch_norm
 from prunefuse_ray.networks.measure import Row, macs, parameters, pruning_table
 from prunefuse_ray.networks.precision import fast_bf16
-from prunefuse_ray.networks.pruning import prune
+from prunefuse_ray.networks.pruning import prune, split
 from prunefuse_ray.networks.specs import IMPORTANCES, NetworkError, NetworkSpec, PruningSpec
 
 __all__ = [
     "ARCHITECTURES",
+    "COMMITTEE_RULES",
     "FUSION_RULES",
     "IMPORTANCES",
     "NETWORK_FILE",
     "WEIGHTS_FILE",
     "Dense",
+    "Ensemble",
     "KeptIndices",
     "NetworkError",
     "NetworkSpec",
@@ -24,12 +27,14 @@ __all__ = [
     "PruningSpec",
     "Row",
     "build",
+    "check_partition",
     "compose",
     "example_input",
     "fast_bf16",
     "features_and_logits",
     "from_files",
     "fuse",
+    "fuse_committee",
     "gather",
     "inference_form",
     "macs",
@@ -38,5 +43,6 @@ __all__ = [
     "pruning_table",
     "recalibrate_batch_norm",
     "scatter",
+    "split",
     "to_files",
 ]

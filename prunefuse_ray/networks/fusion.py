@@ -26,7 +26,9 @@ from prunefuse_ray.networks.structure import damp_cross, refill
 
 FUSION_RULES = ("keep", "function_preserving", "scaled", "positional")
 
-_CROSS_CHANNEL_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
+CROSS_CHANNEL_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
+"""Normalisations whose statistics mix channels: pruning changes what they compute."""
+
 _PROBE_TOLERANCE = 1e-6  # relative, in float64: exact forms agree to 1e-12, wrong ones differ in the first digits
 
 
@@ -45,13 +47,13 @@ def fuse(
     for state in (dense.state_dict(), network.state_dict()):
         check_names(state, kept)
     if rule == "keep":
-        return _filled(dense, scatter(dense.state_dict(), network.state_dict(), kept))
+        return filled(dense, scatter(dense.state_dict(), network.state_dict(), kept))
     if rule == "positional":
         positions = positional_indices(dense.state_dict(), network.state_dict())
-        return _filled(dense, scatter(dense.state_dict(), network.state_dict(), positions))
+        return filled(dense, scatter(dense.state_dict(), network.state_dict(), positions))
     exact = fuse_preserving(dense, network, kept, factor=0.0)
     if isinstance(proxy, Proxy):
-        _verify(exact, network, proxy.spec)
+        verify(exact, network, proxy.spec)
     return exact if rule == "function_preserving" else fuse_preserving(dense, network, kept, factor=epsilon)
 
 
@@ -61,11 +63,11 @@ def fuse_preserving(dense: nn.Module, network: nn.Module, kept: KeptIndices, *, 
     modules = dict(dense.named_modules())
     if any(isinstance(module, nn.LayerNorm) for module in modules.values()):
         stream = residual_stream(dense, kept)
-        return _filled(dense, fuse_prenorm(dense, proxy_state, kept, stream, factor))
+        return filled(dense, fuse_prenorm(dense, proxy_state, kept, stream, factor))
     state = scatter(dense.state_dict(), proxy_state, kept)
     for name, tensor in state.items():
         damp_cross(modules, name, tensor, kept[name], factor)
-    return _filled(dense, state)
+    return filled(dense, state)
 
 
 def positional_indices(dense: Mapping[str, Tensor], proxy: Mapping[str, Tensor]) -> KeptIndices:
@@ -85,7 +87,7 @@ def check_alignment(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> N
     Pruned and masked network must compute the same; random batch-norm values make it sensitive to every index. Where
     a normalisation mixes channels, the two differ by nature and nothing is checked.
     """
-    if any(isinstance(module, _CROSS_CHANNEL_NORMS) for module in dense.modules()):
+    if any(isinstance(module, CROSS_CHANNEL_NORMS) for module in dense.modules()):
         return
     probe = copy.deepcopy(dense).cpu().double()
     generator = torch.Generator().manual_seed(0)
@@ -94,9 +96,9 @@ def check_alignment(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> N
             for tensor in module.state_dict().values():
                 if tensor.is_floating_point():
                     tensor.uniform_(0.5, 1.5, generator=generator)
-    pruned = _filled(probe, gather(probe.state_dict(), kept))
+    pruned = filled(probe, gather(probe.state_dict(), kept))
     try:
-        _verify(fuse_preserving(probe, pruned, kept, factor=0.0), pruned, spec)
+        verify(fuse_preserving(probe, pruned, kept, factor=0.0), pruned, spec)
     except Exception as error:
         raise NetworkError(
             f"architecture: {spec.architecture} cannot be pruned, because its channels could not be followed "
@@ -104,7 +106,7 @@ def check_alignment(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> N
         ) from error
 
 
-def _verify(fused: nn.Module, network: nn.Module, spec: NetworkSpec) -> None:
+def verify(fused: nn.Module, network: nn.Module, spec: NetworkSpec) -> None:
     """Raises NetworkError unless both networks compute the same on a random sample, in float64."""
     inputs = example_input(spec)
     inputs = inputs.double() if inputs.is_floating_point() else inputs
@@ -120,7 +122,7 @@ def _verify(fused: nn.Module, network: nn.Module, spec: NetworkSpec) -> None:
         )
 
 
-def _filled(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def filled(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     result = copy.deepcopy(network)
     refill(result, state)
     return result

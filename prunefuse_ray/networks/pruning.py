@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from prunefuse_ray.networks.architectures import example_input, first_line, isolated_seed
-from prunefuse_ray.networks.fusion import check_alignment
+from prunefuse_ray.networks.fusion import CROSS_CHANNEL_NORMS, check_alignment
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, product_indices, whole
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
 from prunefuse_ray.networks.structure import attention_heads, is_unknown_attention, refill
@@ -57,33 +57,79 @@ def prune(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec) -> Proxy:
     Raises NetworkError, naming the module, where no channels would be left or the structure cannot be followed.
     """
     _refuse_untraceable(dense)
-    device = next(iter(dense.state_dict().values())).device
     network = copy.deepcopy(dense).cpu().float()
     kept = whole(network.state_dict())
     channels: dict[str, int] = {}
-    steps = range(1, pruning.steps + 1) if pruning.ratio > 0 else ()
-    for step in steps:
-        try:
-            indices = _prune_once(network, spec, pruning, step, channels)
-        except NetworkError:
-            raise
-        except Exception as error:  # torch-pruning fails in many ways on structures that it does not know
-            raise NetworkError(
-                f"architecture: the channels of {spec.architecture} cannot be followed: {first_line(error)}"
-            ) from error
+    """The dense width of every group, by the name of its root."""
+    for step in range(1, pruning.steps + 1) if pruning.ratio > 0 else ():
+
+        def choose(group: _Group, step: int = step) -> list[int]:
+            dense_width = channels.setdefault(group.root, group.channels // group.blocks)
+            return _surplus(group, _kept_width(group.root, dense_width, pruning, step))
+
+        indices = _prune_once(network, spec, pruning, step, choose)
         refill(network, gather(network.state_dict(), indices))
         kept = compose(kept, indices)
+    return _proxy(dense, kept, spec, pruning)
+
+
+def split(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec, members: int) -> list[Proxy]:
+    """A committee: proxies of `dense` whose channels are disjoint and together are all of them.
+
+    Every group of channels is dealt out by importance, so that the members are as good as each other. Each keeps
+    1 / members of every layer's channels; `pruning.ratio` must be 1 - 1 / members. One member is the network itself.
+    Raises NetworkError as `prune` does, where `members` does not divide the channels of a layer, and where a
+    normalisation mixes the members' channels.
+    """
+    if members < 1 or abs(pruning.ratio - (1 - 1 / members)) > 1e-9 or pruning.steps > 1 or pruning.round_to:
+        raise NetworkError(
+            f"committee: {members} disjoint members have the ratio {1 - 1 / max(1, members):g}, one step and no "
+            f"round_to; not ratio {pruning.ratio:g}, {pruning.steps} steps and round_to {pruning.round_to}"
+        )
+    for name, module in dense.named_modules():
+        if isinstance(module, CROSS_CHANNEL_NORMS):
+            raise NetworkError(
+                f"committee: {spec.architecture} cannot hold one: module {name} normalises over channels of all members"
+            )
+    _refuse_untraceable(dense)
+    network = copy.deepcopy(dense).cpu().float()
+    committee = []
+    for member in range(members):
+
+        def choose(group: _Group, member: int = member) -> list[int]:
+            return _others(group, member, members)
+
+        indices = _prune_once(network, spec, pruning, 1, choose)
+        committee.append(_proxy(dense, indices, spec, pruning))
+    return committee
+
+
+def _proxy(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec, pruning: PruningSpec) -> Proxy:
+    device = next(iter(dense.state_dict().values())).device
     proxy = copy.deepcopy(dense)
     refill(proxy, {name: tensor.to(device) for name, tensor in gather(dense.state_dict(), kept).items()})
-    if steps:
+    if pruning.ratio > 0:
         check_alignment(dense, kept, spec)
     return Proxy(proxy.train(), kept, spec, pruning)
 
 
 def _prune_once(
-    network: nn.Module, spec: NetworkSpec, pruning: PruningSpec, step: int, channels: dict[str, int]
+    network: nn.Module, spec: NetworkSpec, pruning: PruningSpec, step: int, choose: Callable[[_Group], list[int]]
 ) -> KeptIndices:
-    """The kept indices of one step. `channels` remembers the dense width of every group, by the name of its root."""
+    """The kept indices of one step, in which `choose` names the channels of a group that go."""
+    try:
+        return _pruned_indices(network, spec, pruning, step, choose)
+    except NetworkError:
+        raise
+    except Exception as error:  # torch-pruning fails in many ways on structures that it does not know
+        raise NetworkError(
+            f"architecture: the channels of {spec.architecture} cannot be followed: {first_line(error)}"
+        ) from error
+
+
+def _pruned_indices(
+    network: nn.Module, spec: NetworkSpec, pruning: PruningSpec, step: int, choose: Callable[[_Group], list[int]]
+) -> KeptIndices:
     tagged = copy.deepcopy(network).eval().requires_grad_(True)
     graph = _trace(tagged, spec)
     with isolated_seed(pruning.seed + step), torch.no_grad():
@@ -91,11 +137,7 @@ def _prune_once(
         groups = list(_groups(graph, importance))
         if not groups:
             raise NetworkError(f"architecture: {spec.architecture} has no channels that could be pruned")
-        choices = []
-        for group in groups:
-            blocks = group.blocks
-            dense_width = channels.setdefault(group.root, group.channels // blocks)
-            choices.append(_surplus(group, _kept_width(group.root, dense_width, pruning, step)))
+        choices = [choose(group) for group in groups]
         # All choices are made: from here on the copy's values are positions, not weights.
         shapes = {name: tuple(tensor.shape) for name, tensor in tagged.state_dict().items()}
         _tag(tagged)
@@ -123,6 +165,21 @@ def _surplus(group: _Group, kept: int) -> list[int]:
     width = group.channels // group.blocks
     order = torch.sort(group.scores, stable=True).indices[: width - kept]
     return sorted(int(index) + block * width for block in range(group.blocks) for index in order)
+
+
+def _others(group: _Group, member: int, members: int) -> list[int]:
+    """The channels of a group that belong to other members of a committee; dealt out there and back again, so that no
+    member gets the better half of every hand."""
+    width = group.channels // group.blocks
+    if width % members:
+        raise NetworkError(
+            f"committee: {members} members cannot share the {width} channels of {group.root} evenly; "
+            "use a number that divides them"
+        )
+    order = torch.sort(group.scores, stable=True, descending=True).indices.view(-1, members)
+    order[1::2] = order[1::2].flip(1)
+    others = [int(index) for other in range(members) if other != member for index in order[:, other]]
+    return sorted(index + block * width for block in range(group.blocks) for index in others)
 
 
 def _trace(network: nn.Module, spec: NetworkSpec) -> torch_pruning.DependencyGraph:
