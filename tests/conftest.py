@@ -14,11 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config_files import config_from_tree, merge
 from prunefuse_ray.images import encode_png
 from prunefuse_ray.resources import configure_data
+
+settings.register_profile("untimed", deadline=None)  # no test depends on how fast the machine is just now
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
