@@ -319,6 +319,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
             num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
             use_gpu=plan.gpu,
             resources_per_worker=None if plan.in_process else {"CPU": plan.cpus} | ({"GPU": 1} if plan.gpu else {}),
+            label_selector=plan.placement,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(
             name=where.name,
