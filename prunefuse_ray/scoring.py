@@ -42,6 +42,8 @@ class ScoringJob:
     features: bool
     threads: int
     gpu: bool
+    trusted: tuple[str, ...] = ()
+    """Architectures of the user's own that the configuration names (`networks.from_files`)."""
 
 
 class Scorer:
@@ -57,7 +59,7 @@ class Scorer:
         self.meter = ScoringMeter()
         self.device = torch.device("cuda" if job.gpu else "cpu")
         names = (networks.WEIGHTS_FILE, networks.NETWORK_FILE)
-        plain = networks.from_files({name: (network / name).read_bytes() for name in names}).network
+        plain = networks.from_files({name: (network / name).read_bytes() for name in names}, job.trusted).network
         # The feature hook needs the plain network; folding is for speed where only logits are asked.
         self.network = (plain.eval() if job.features else networks.inference_form(plain)).to(self.device)
 

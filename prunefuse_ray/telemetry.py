@@ -81,5 +81,3 @@ class ScoringMeter:
         for counter, n in ((self._scored, rows - rejected), (self._rejected, rejected)):
             if n:  # Ray refuses to count nothing
                 counter.inc(n)
-
-

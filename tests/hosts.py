@@ -20,9 +20,7 @@ NAMESPACES = ["unshare", "-m", "-n", "-p", "-f", "--kill-child", "--mount-proc"]
 HEAD, ADDRESS = "10.77.0.1", "http://127.0.0.1:8265"
 RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
 START = [*RAY, "start", "--disable-usage-stats", "--object-store-memory=200000000"]
-SMALL = [
-    "--selection.budgets", "[40,60]", "--training.epochs", "6", "--finetuning.epochs", "4", "--workers.max_failures", "-1",
-]  # fmt: skip
+SMALL = ["--selection.budgets", "[40,60]", "--training.epochs", "6", "--finetuning.epochs", "4"]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -108,7 +106,7 @@ def two_hosts(hosts: Hosts) -> dict:
     seen: dict = {"no token": hosts.submit(RAY_AUTH_TOKEN="wrong" * 10)}
     seen["own disk"] = hosts.submit("--run.directory", "/tmp/runs")
     seen["nothing left"] = not Path("/tmp/runs").exists()
-    code, output = hosts.submit("--run.name", "first", wait=False)
+    _, output = hosts.submit("--run.name", "first", wait=False)
     job = next(w.strip("'") for w in output.split() if w.startswith("'raysubmit_"))
     committed = Path("/mnt/runs/first/rounds/000/commits/train.json")
     wait_for(committed.exists)
@@ -132,7 +130,8 @@ def autoscaling(hosts: Hosts) -> dict:
         "cluster_name": "fake", "max_workers": 3, "idle_timeout_minutes": 0.25, "auth": {"ssh_user": "nobody"},
         "provider": {"type": "fake_multinode", "launch_multiple": True, "head_node_id": head_id},
         "available_node_types": {
-            "ray.head.default": kind(0, "head", 0), "training": kind(1, "training", 1), "scoring": kind(2, "scoring", 2),
+            "ray.head.default": kind(0, "head", 0), "training": kind(1, "training", 1),
+            "scoring": kind(2, "scoring", 2),
         },
         "head_node_type": "ray.head.default", "upscaling_speed": 1.0,
         **{k: [] for k in ("setup_commands", "head_setup_commands", "worker_setup_commands",
