@@ -23,6 +23,7 @@ import yaml
 
 from prunefuse_ray.config_files import differences
 from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.lease import Lease
 from prunefuse_ray.storage import Place
 
 EXECUTION_FIELDS = ("run.directory", "run.name", "workers.", "scoring.actors", "pool.max_rejected")
@@ -78,7 +79,7 @@ class Ledger:
     def __init__(self, root: Place) -> None:
         self.root = root
         self._commits: dict[Step, Commit | None] = {}
-        self._lock: IO[str] | None = None
+        self._lock: IO[str] | Lease | None = None
 
     # --- opening ---
 
@@ -116,8 +117,12 @@ class Ledger:
             )
 
     def lock(self) -> None:
-        """Make this process the only driver of a local run directory; a kill releases the lock."""
+        """Make this process the only driver of the run directory: by a lock of the filesystem, which a kill releases,
+        or on an object store by a lease, which a kill lets run out."""
         if not self.root.local:
+            lease = Lease(self.root / ".lease")
+            lease.acquire()
+            self._lock = lease
             return
         self.root.fs.create_dir(self.root.path, recursive=True)
         self._lock = open(os.path.join(self.root.path, ".lock"), "w")  # noqa: SIM115 (held while the run lasts)
@@ -129,9 +134,11 @@ class Ledger:
             ) from error
 
     def unlock(self) -> None:
-        if self._lock is not None:
+        if isinstance(self._lock, Lease):
+            self._lock.release()
+        elif self._lock is not None:
             self._lock.close()
-            self._lock = None
+        self._lock = None
 
     # --- steps ---
 
@@ -172,6 +179,8 @@ class Ledger:
             outputs: name below the step's directory -> bytes, table or JSON tree.
             written: files that others have written below `place` already.
         """
+        if isinstance(self._lock, Lease):
+            self._lock.check()
         files: dict[str, dict[str, Any]] = {}
         for name, output in outputs.items():
             place = self.place(step, name)
@@ -197,7 +206,8 @@ class Ledger:
 
     # --- reading what was committed ---
 
-    def _require(self, step: Step) -> Commit:
+    def require(self, step: Step) -> Commit:
+        """The step's commit; LedgerError where it has none."""
         commit = self.committed(step)
         if commit is None:
             raise LedgerError(f"{self.root.path}: {step} has not been committed")
@@ -206,7 +216,7 @@ class Ledger:
     def read_bytes(self, step: Step, name: str) -> bytes:
         """A committed file, checked against its digest."""
         path = self._below(self.place(step, name).path)
-        recorded = self._require(step).files.get(path)
+        recorded = self.require(step).files.get(path)
         if recorded is None:
             raise LedgerError(f"{self.root.path}: {step} recorded no file '{path}'")
         try:
@@ -231,13 +241,13 @@ class Ledger:
     def read_network(self, step: Step, name: str) -> dict[str, bytes]:
         """The files of a network (weights.safetensors, network.json) committed below `name`."""
         prefix = self._below(self.place(step, name).path) + "/"
-        names = [p.removeprefix(prefix) for p in self._require(step).files if p.startswith(prefix)]
+        names = [p.removeprefix(prefix) for p in self.require(step).files if p.startswith(prefix)]
         return {n: self.read_bytes(step, f"{name}/{n}") for n in names}
 
     def files(self, step: Step, name: str) -> tuple[list[str], list[int]]:
         """Paths and sizes of the files that `step` committed below `name`."""
         prefix = self._below(self.place(step, name).path) + "/"
-        found = {p: f["size"] for p, f in self._require(step).files.items() if p.startswith(prefix)}
+        found = {p: f["size"] for p, f in self.require(step).files.items() if p.startswith(prefix)}
         return [(self.root / p).path for p in found], list(found.values())
 
     def labels(self, steps: Sequence[Step], id_type: str) -> pa.Table:
@@ -271,6 +281,12 @@ class Ledger:
         place = self.root / name
         place.write_bytes(text.encode())
         return place
+
+    def append_line(self, name: str, line: str) -> None:
+        """Add a line to a small text file. The file is written anew: object stores cannot append."""
+        place = self.root / name
+        before = place.read_bytes() if place.exists() else b""
+        place.write_bytes(before + line.encode() + b"\n")
 
     def clear(self, step: Step, *names: str) -> None:
         """Remove leftovers of a phase that has no commit, or that its commit no longer needs."""

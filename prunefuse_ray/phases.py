@@ -101,6 +101,11 @@ def _init(work: Work, step: Step) -> Done:
     )
 
 
+def trusted(config: Config) -> tuple[str, ...]:
+    """The architectures that the configuration names: of all code that a saved network may ask for, only theirs."""
+    return config.network.architecture, config.selection.selector.partition(":")[2]
+
+
 def make_selector(config: Config, dense: networks.Dense) -> networks.Proxy | networks.Dense:
     """The network that selects, with its initial weights: pruned from `dense`, itself, or another architecture."""
     kind, _, architecture = config.selection.selector.partition(":")
@@ -205,6 +210,7 @@ def _training_job(work: Work, step: Step, network: dict[str, bytes], recipe: cfg
         test=work.test,
         form=work.form,
         seed=round_seed(work.config, step.round, step.phase),
+        trusted=trusted(work.config),
         **more,
     )
 
@@ -237,6 +243,7 @@ def _score(work: Work, step: Step) -> Done:
         features=config.scoring.features,
         threads=work.scoring.cpus,
         gpu=work.scoring.gpus > 0,
+        trusted=trusted(config),
     )
     started = time.perf_counter()
     score_pool(
@@ -295,11 +302,12 @@ def _fuse(work: Work, step: Step) -> Done:
     dense = networks.from_files(
         work.ledger.read_network(origin, "dense")
         if origin.phase == INIT
-        else work.ledger.read_network(Step(origin.round, "finetune"), "fused")
+        else work.ledger.read_network(Step(origin.round, "finetune"), "fused"),
+        trusted(config),
     )
     target = dense.network
     if config.fusion.target == "fused":
-        proxy = networks.from_files(work.ledger.read_network(Step(step.round, "train"), "proxies/0"))
+        proxy = networks.from_files(work.ledger.read_network(Step(step.round, "train"), "proxies/0"), trusted(config))
         assert isinstance(proxy, networks.Proxy)  # config: only a pruned proxy can be fused
         target = networks.fuse(dense.network, proxy, config.fusion.rule, epsilon=config.fusion.epsilon)
     fused = networks.to_files(networks.Dense(network=target, spec=dense.spec))
@@ -328,7 +336,7 @@ def _finetune(work: Work, step: Step) -> Done:
 
 def _sync(work: Work, step: Step) -> Done:
     """Prune the fine-tuned fused network: the initial proxy of the next rounds."""
-    fused = networks.from_files(work.ledger.read_network(Step(step.round, "finetune"), "fused"))
+    fused = networks.from_files(work.ledger.read_network(Step(step.round, "finetune"), "fused"), trusted(work.config))
     proxy = make_selector(work.config, networks.Dense(network=fused.network, spec=fused.spec))
     return Done(outputs={f"next/0/{k}": v for k, v in networks.to_files(proxy).items()})
 

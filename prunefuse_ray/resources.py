@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 import ray.data
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.autoscaler import ROLE, Autoscaler, autoscaler
 from prunefuse_ray.errors import PlanError
 
 BLOCK_BYTES = 4 * 2**20
@@ -36,9 +39,18 @@ class Resources:
     gpus: float
     in_process: bool
     """One node, which is this one: training may run inside the driver."""
+    roles: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """CPUs and GPUs of the nodes that carry the label ROLE, by its value."""
+    autoscaler: Autoscaler | None = None
+    """What the cluster may grow to; None where it stays as it is."""
 
     def to_json(self) -> dict[str, float]:
         return {"nodes": self.nodes, "cpus": self.cpus, "gpus": self.gpus}
+
+    def has_role(self, role: str) -> bool:
+        """Whether there are machines with this label, or could be."""
+        startable = self.autoscaler.node_types if self.autoscaler else ()
+        return role in self.roles or any(kind.role == role for kind in startable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +61,18 @@ class ScoringPlan:
     max_actors: int
     cpus: int
     gpus: float
+    labelled: bool = False
+    """Nodes say what they are for: actors go to scoring (spot) machines, and to training machines that have room."""
+    waits: str | None = None
+    """What the cluster lacks for it now and the autoscaler has to bring, for people."""
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """Options of Ray's for scoring tasks and actors. A preference: where no scoring machine has room, any machine
+        but the head serves, so that nothing hangs while a spot market is empty."""
+        if not self.labelled:
+            return {}
+        return {"label_selector": {ROLE: "scoring"}, "fallback_strategy": [{"label_selector": {ROLE: "!head"}}]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +85,15 @@ class TrainingPlan:
     max_failures: int
     sample_bytes: int = 8 * 2**30
     """Decoded samples that one worker may hold in memory."""
+    labelled: bool = False
+    """Nodes say what they are for: workers run on training machines only, never on spot."""
+    waits: str | None = None
+    """What the cluster lacks for it now and the autoscaler has to bring, for people."""
+
+    @property
+    def placement(self) -> dict[str, str] | None:
+        """The label selector of the workers."""
+        return {ROLE: "training"} if self.labelled else None
 
     @property
     def in_process(self) -> bool:
@@ -107,12 +140,19 @@ def observe() -> Resources:
     nodes = [n for n in ray.nodes() if n["Alive"]]
     total = ray.cluster_resources()
     here = ray.get_runtime_context().get_node_id()
+    roles: dict[str, tuple[float, float]] = {}
+    for node in nodes:
+        if (role := (node.get("Labels") or {}).get(ROLE)) is not None:
+            cpus, gpus = roles.get(role, (0.0, 0.0))
+            roles[role] = (cpus + node["Resources"].get("CPU", 0.0), gpus + node["Resources"].get("GPU", 0.0))
     return Resources(
         nodes=len(nodes),
         cpus=total.get("CPU", 0.0),
         gpus=total.get("GPU", 0.0),
         # A head that declares no CPUs is not to be worked on, even where it is alone.
         in_process=len(nodes) == 1 and nodes[0]["NodeID"] == here and total.get("CPU", 0.0) > 0,
+        roles=roles,
+        autoscaler=autoscaler(),
     )
 
 
@@ -122,38 +162,76 @@ def training_threads(macs_per_step: float, cores_: int) -> int:
 
 
 def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float) -> ScoringPlan:
-    """The actor pool for a cluster; PlanError, with the numbers, where not even the smallest one fits.
+    """The actor pool for a cluster, as it is or as its autoscaler can make it; PlanError, with the numbers, where not
+    even the smallest one would fit.
 
     Args:
         macs: multiply-accumulates of scoring the whole pool once, by which the default number of actors is bounded.
     """
     by_cpu = int((has.cpus - STREAM_CPUS) // scoring.cpus)
     fits = min(by_cpu, int(has.gpus // scoring.gpus)) if scoring.gpus else by_cpu
-    smallest, largest = scoring.actors or (1, max(1, min(fits, math.ceil(macs / MACS_WORTH_AN_ACTOR))))
-    if smallest > fits:
+    could = max(fits, _actors_when_grown(scoring, has.autoscaler))
+    smallest, largest = scoring.actors or (1, max(1, min(could, math.ceil(macs / MACS_WORTH_AN_ACTOR))))
+    needed = (
+        f"scoring.actors: {smallest} actors of {scoring.cpus} CPUs and {scoring.gpus:g} GPUs, with {STREAM_CPUS} "
+        f"CPUs for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs"
+    )
+    if smallest > could:
         raise PlanError(
-            f"scoring.actors: {smallest} actors of {scoring.cpus} CPUs and {scoring.gpus:g} GPUs, with {STREAM_CPUS} "
-            f"CPUs for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs: lower scoring.actors "
+            f"{needed}{_growth(has.autoscaler, could, 'actors')}: lower scoring.actors "
             "or scoring.cpus, or start Ray with more (--num-cpus)"
         )
-    return ScoringPlan(min_actors=smallest, max_actors=min(largest, fits), cpus=scoring.cpus, gpus=scoring.gpus)
+    return ScoringPlan(
+        min_actors=smallest,
+        max_actors=min(largest, could),
+        cpus=scoring.cpus,
+        gpus=scoring.gpus,
+        labelled=has.has_role("scoring"),
+        waits=f"{needed} yet; waiting for the autoscaler" if smallest > fits else None,
+    )
+
+
+def _actors_when_grown(scoring: cfg.Scoring, grows: Autoscaler | None) -> int:
+    if grows is None:
+        return 0
+    actors, cpus = grows.units(scoring.cpus, scoring.gpus)
+    return min(actors, int((cpus - STREAM_CPUS) // scoring.cpus))
+
+
+def _growth(grows: Autoscaler | None, could: int, what: str) -> str:
+    """The rest of a refusal's first half, where there is an autoscaler."""
+    return f", and the autoscaler could bring them to {max(0, could)} {what} at most" if grows else ""
 
 
 def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
-    """Inside the driver for one worker on one machine, else a worker group; PlanError where it does not fit."""
+    """Inside the driver for one worker on one machine, else a worker group; PlanError where it would not fit even the
+    cluster that the autoscaler can make."""
     smallest = workers.count[0]
     plan = TrainingPlan(
-        workers=workers.count,
+        workers=(0, 0),
         cpus=workers.cpus,
         gpu=workers.gpu,
         max_failures=workers.max_failures,
         sample_bytes=int(workers.sample_memory_gb * 2**30),
     )
     if workers.count == (1, 1) and has.in_process and (not workers.gpu or has.gpus >= 1):
-        return replace(plan, workers=(0, 0))
-    if smallest * workers.cpus > has.cpus or (workers.gpu and smallest > has.gpus):
+        return plan
+    labelled = has.has_role("training")
+    cpus, gpus = has.roles.get("training", (0.0, 0.0)) if labelled else (has.cpus, has.gpus)
+    fits = not (smallest * workers.cpus > cpus or (workers.gpu and smallest > gpus))
+    roles = ("training",) if labelled else ()
+    could = has.autoscaler.units(workers.cpus, 1 if workers.gpu else 0, roles)[0] if has.autoscaler else 0
+    needed = (
+        f"workers.count: {smallest} workers of {workers.cpus} CPUs{' and a GPU' if workers.gpu else ''} do not fit "
+        f"{cpus:g} CPUs and {gpus:g} GPUs{f' of the nodes with the label {ROLE}=training' if labelled else ''}"
+    )
+    if not fits and smallest > could:
         raise PlanError(
-            f"workers.count: {smallest} workers of {workers.cpus} CPUs{' and a GPU' if workers.gpu else ''} do not fit "
-            f"{has.cpus:g} CPUs and {has.gpus:g} GPUs: lower workers.count or workers.cpus, or add machines"
+            f"{needed}{_growth(has.autoscaler, could, 'workers')}: lower workers.count or workers.cpus, or add machines"
         )
-    return plan
+    return dataclasses.replace(
+        plan,
+        workers=workers.count,
+        labelled=labelled,
+        waits=None if fits else f"{needed} yet; waiting for the autoscaler",
+    )

@@ -5,6 +5,7 @@ Resuming is running again: the loop knows nothing of what happened before but wh
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -17,8 +18,12 @@ from prunefuse_ray.phases import PHASES, Work, make_selector, network_spec
 from prunefuse_ray.plan import REPORT, check_budget, steps
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import observe, plan_scoring, plan_training, start_ray
+from prunefuse_ray.sharing import SharedDirectory
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
+from prunefuse_ray.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
 
 Listener = Callable[[str, Step, Commit | None], None]
 """Called with ("start" | "done", step, its commit once done)."""
@@ -40,11 +45,19 @@ def run(config: Config, listen: Listener = lambda *_: None) -> Ledger:
         if ledger.committed(Step(-1, REPORT)):
             return ledger
     start_ray()
-    work = _open(config, ledger)
+    shared = SharedDirectory(ledger.root)
+    shared.check()
     try:
+        work = _open(config, ledger)
+        telemetry = Telemetry(ledger, config.run.name)
+        telemetry.record("run_started", cluster=work.has.to_json())
         for step in steps(config):
             if ledger.committed(step) is None:
+                shared.check()  # of the nodes that have joined meanwhile
+                telemetry.started(step)
                 _carry_out(work, step, listen)
+                telemetry.done(work.ledger.require(step))
+        telemetry.record("run_done")
     finally:
         ledger.unlock()
     return ledger
@@ -67,6 +80,8 @@ def _open(config: Config, ledger: Ledger) -> Work:
         ledger.lock()
         materialise(found, ledger.root)
         ledger.create(to_tree(config), info.to_json())
+    for message in filter(None, (training.waits, scoring.waits)):
+        logger.warning(message)
     pool, test = sources(config.pool, ledger.root)
     return Work(
         config=config, ledger=ledger, info=info, pool=pool, test=test, has=has, scoring=scoring, training=training

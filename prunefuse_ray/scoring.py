@@ -26,6 +26,7 @@ from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.pool import Source, stream
 from prunefuse_ray.resources import ScoringPlan
 from prunefuse_ray.storage import Place
+from prunefuse_ray.telemetry import ScoringMeter
 
 HISTOGRAM_BINS = 64
 FILES_PER_POOL = 500  # score files are bundled so that even 10^9 rows make about this many
@@ -41,6 +42,8 @@ class ScoringJob:
     features: bool
     threads: int
     gpu: bool
+    trusted: tuple[str, ...] = ()
+    """Architectures of the user's own that the configuration names (`networks.from_files`)."""
 
 
 class Scorer:
@@ -53,9 +56,10 @@ class Scorer:
     def __init__(self, network: Place, job: ScoringJob) -> None:
         torch.set_num_threads(job.threads)
         self.job = job
+        self.meter = ScoringMeter()
         self.device = torch.device("cuda" if job.gpu else "cpu")
         names = (networks.WEIGHTS_FILE, networks.NETWORK_FILE)
-        plain = networks.from_files({name: (network / name).read_bytes() for name in names}).network
+        plain = networks.from_files({name: (network / name).read_bytes() for name in names}, job.trusted).network
         # The feature hook needs the plain network; folding is for speed where only logits are asked.
         self.network = (plain.eval() if job.features else networks.inference_form(plain)).to(self.device)
 
@@ -68,6 +72,7 @@ class Scorer:
         score = STRATEGIES[self.job.strategy].score
         assert score is not None
         rejected = np.array([r is not None for r in reasons], dtype=bool)
+        self.meter.count(len(rejected), int(rejected.sum()))
         columns = {
             "id": rows["id"],
             # from_pandas=False keeps a NaN apart from a null: null says rejected, NaN says the network is broken.
@@ -161,6 +166,7 @@ def score_pool(
             zero_copy_batch=True,
             num_cpus=plan.cpus,
             num_gpus=plan.gpus or None,
+            **plan.placement,
         )
         dataset.write_parquet(
             out.path,

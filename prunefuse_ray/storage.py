@@ -8,12 +8,17 @@ import os
 import posixpath
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from prunefuse_ray.errors import LedgerError
+
+S3_ATTEMPTS = 8
+"""Attempts of one request to an S3 store, with growing pauses between them: a store that throttles or is away for half
+a minute delays a run, and does not end it. Arrow's default of 3 gives up after two seconds."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Place:
     def at(cls, where: str) -> Place:
         """The place of a local path or a URI (s3://, gs://, file://)."""
         if "://" in where:
-            fs, path = pafs.FileSystem.from_uri(where)
+            fs, path = _s3(where) if where.startswith("s3://") else pafs.FileSystem.from_uri(where)
         else:
             fs, path = pafs.LocalFileSystem(), os.path.abspath(where)
         return cls(fs, path.rstrip("/"))
@@ -112,3 +117,34 @@ class Place:
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         self.write_bytes(buffer.getvalue())
+
+
+class _PatientS3(pafs.S3FileSystem):
+    """Amazon's or another S3 store with S3_ATTEMPTS; Arrow's own class forgets its retry strategy when it travels."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS), **options)
+        self._options = options
+
+    def __reduce__(self) -> Any:
+        return _rebuild_s3, (self._options,)
+
+
+def _rebuild_s3(options: dict[str, Any]) -> _PatientS3:
+    return _PatientS3(**options)
+
+
+def _s3(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The store of an s3:// URI. Options stand in its query; the endpoint may also come from the environment, where it
+    is read here, so that the nodes need not have it. Credentials are each node's own: environment, profile or role."""
+    parts = urlsplit(uri, allow_fragments=False)
+    query = dict(parse_qsl(parts.query))
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and "endpoint_override" not in query:
+        scheme, _, host = endpoint.rpartition("://")
+        query |= {"endpoint_override": host.rstrip("/"), "scheme": scheme or "https"}
+    if "endpoint_override" in query:
+        query.setdefault("region", os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
+    plain, path = pafs.FileSystem.from_uri(parts._replace(query=urlencode(query)).geturl())
+    options = plain.__reduce__()[1][0]
+    return _PatientS3(**{k: v for k, v in options.items() if v not in (None, "", -1.0)}), path

@@ -63,6 +63,8 @@ class TrainingJob:
     """The test set, with its labels in a column of its own."""
     form: Form
     seed: int
+    trusted: tuple[str, ...] = ()
+    """Architectures of the user's own that the configuration names (`networks.from_files`)."""
     teacher: dict[str, bytes] | None = None
     """The proxy to distil from."""
     distillation: cfg.Distillation | None = None
@@ -158,8 +160,8 @@ def _train(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
     recipe = job.recipe
 
-    network = networks.from_files(job.network).network.to(device).to(memory_format=memory_format(device))
-    teacher = networks.from_files(job.teacher).network.to(device).eval() if job.teacher else None
+    network = networks.from_files(job.network, job.trusted).network.to(device).to(memory_format=memory_format(device))
+    teacher = networks.from_files(job.teacher, job.trusted).network.to(device).eval() if job.teacher else None
     samples = _load(job, config["file"], context.get_local_rank())
     optimizer = torch.optim.SGD(
         parameter_groups(network, recipe.weight_decay),
@@ -364,7 +366,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     Args:
         where: a directory of its own for this training's checkpoints, on storage that all workers reach.
     """
-    loaded = networks.from_files(job.network)
+    loaded = networks.from_files(job.network, job.trusted)
     macs = networks.macs(loaded.network, job.form.network_shape)
     if plan.in_process:
         batch = min(job.recipe.batch_size, job.labels.num_rows)
@@ -383,6 +385,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
             num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
             use_gpu=plan.gpu,
             resources_per_worker=None if plan.in_process else {"CPU": plan.cpus} | ({"GPU": 1} if plan.gpu else {}),
+            label_selector=plan.placement,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(
             name=where.name,

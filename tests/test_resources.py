@@ -2,6 +2,7 @@
 
 import pytest
 
+from prunefuse_ray.autoscaler import Autoscaler, NodeType
 from prunefuse_ray.config import Scoring, Workers
 from prunefuse_ray.errors import PlanError
 from prunefuse_ray.resources import MACS_WORTH_AN_ACTOR, Resources, plan_scoring, plan_training, training_threads
@@ -9,8 +10,14 @@ from prunefuse_ray.resources import MACS_WORTH_AN_ACTOR, Resources, plan_scoring
 MUCH = 1e18
 
 
-def cluster(cpus, gpus=0, nodes=1, in_process=True):
-    return Resources(nodes=nodes, cpus=cpus, gpus=gpus, in_process=in_process)
+GROWS = Autoscaler(
+    node_types=(NodeType(cpus=8, gpus=1, most=2, role="training"), NodeType(cpus=4, gpus=0, most=5, role="scoring")),
+    most=6,
+)
+
+
+def cluster(cpus, gpus=0, nodes=1, in_process=True, **more):
+    return Resources(nodes=nodes, cpus=cpus, gpus=gpus, in_process=in_process, **more)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +59,53 @@ def test_one_worker_on_this_machine_trains_inside_the_driver():
 def test_training_that_does_not_fit_is_refused(workers):
     with pytest.raises(PlanError, match=r"workers\.count: .* do not fit 4 CPUs and 0 GPUs"):
         plan_training(Workers(**workers), cluster(4))
+
+
+# --- clusters that grow, machines with labels ---
+
+
+def test_scoring_is_planned_for_what_the_autoscaler_could_add():
+    """Two machines of 8 CPUs and four of 4: 32 actors, of which two make room for the stream."""
+    head = cluster(0, in_process=False, autoscaler=GROWS)
+    plan = plan_scoring(Scoring(), head, MUCH)
+    assert (plan.min_actors, plan.max_actors) == (1, 30)
+    assert "1 actors of 1 CPUs" in plan.waits
+    assert "waiting for the autoscaler" in plan.waits
+    assert plan_scoring(Scoring(actors=(2, 9)), head, MUCH).max_actors == 9
+    assert plan_scoring(Scoring(actors=(2, 99)), head, MUCH).max_actors == 30
+    assert plan_scoring(Scoring(gpus=0.5), head, MUCH).max_actors == 4
+    assert plan_scoring(Scoring(), cluster(8, autoscaler=GROWS), MUCH).waits is None
+
+
+def test_what_no_autoscaler_could_satisfy_is_refused_with_both_numbers():
+    head = cluster(0, in_process=False, autoscaler=GROWS)
+    with pytest.raises(PlanError, match=r"31 actors .* do not fit 0 CPUs .* could bring them to 30 actors at most"):
+        plan_scoring(Scoring(actors=(31, 31)), head, MUCH)
+    with pytest.raises(PlanError, match=r"3 workers .* and a GPU .*role=training, .* could bring them to 2 workers"):
+        plan_training(Workers(count=(3, 3), gpu=True), head)
+
+
+def test_training_waits_for_training_machines_only():
+    """The 20 CPUs of scoring machines do not count: training stays off spot."""
+    spot = cluster(20, in_process=False, roles={"scoring": (20, 0)}, autoscaler=GROWS)
+    plan = plan_training(Workers(count=(2, 2), gpu=True), spot)
+    assert plan.placement == {"prunefuse.io/role": "training"}
+    assert "2 workers of 1 CPUs and a GPU do not fit 0 CPUs and 0 GPUs" in plan.waits
+    there = cluster(20, in_process=False, roles={"scoring": (12, 0), "training": (8, 1)})
+    assert plan_training(Workers(cpus=8, gpu=True), there).waits is None
+    with pytest.raises(PlanError, match="9 CPUs"):
+        plan_training(Workers(cpus=9), there)
+
+
+def test_scoring_prefers_scoring_machines_and_never_the_head():
+    labelled = cluster(20, in_process=False, roles={"scoring": (12, 0), "training": (8, 1)})
+    assert plan_scoring(Scoring(), labelled, MUCH).placement == {
+        "label_selector": {"prunefuse.io/role": "scoring"},
+        "fallback_strategy": [{"label_selector": {"prunefuse.io/role": "!head"}}],
+    }
+
+
+def test_nothing_is_asked_of_a_cluster_without_labels():
+    plain = cluster(20, nodes=3, in_process=False)
+    assert plan_scoring(Scoring(), plain, MUCH).placement == {}
+    assert plan_training(Workers(), plain).placement is None

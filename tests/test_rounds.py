@@ -16,6 +16,7 @@ from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
 from prunefuse_ray.ledger import Ledger
 
 from .conftest import pictures, tiny
+from .nets import OWN
 
 
 def scores_of(root: Path, round_: int) -> list[tuple]:
@@ -80,7 +81,7 @@ def test_scores_are_those_of_the_saved_proxy(undisturbed):
     import torch
 
     directory = undisturbed / "rounds/000/proxies/0"
-    proxy = networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}).network.eval()
+    proxy = networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}, OWN).network.eval()
     pixels = pictures(120)
     for id_, score in scores_of(undisturbed, 0)[::10]:
         x = (torch.tensor(pixels[int(id_[1:])]).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
@@ -203,7 +204,7 @@ def test_a_run_with_sync_survives_kills_and_prunes_the_fused_network(local_ray, 
     assert outcome(root) == outcome(tmp_path / "whole" / "tiny")
 
     def load(where):
-        return networks.from_files({f.name: f.read_bytes() for f in (root / where).iterdir()})
+        return networks.from_files({f.name: f.read_bytes() for f in (root / where).iterdir()}, OWN)
 
     fused, proxy = load("rounds/000/fused"), load("rounds/000/next/0")
     kept = networks.gather(fused.network.state_dict(), proxy.kept)

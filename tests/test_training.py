@@ -16,7 +16,7 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.training import TrainingJob, train
 
 from .conftest import pictures, write_pool
-from .nets import STRUCK
+from .nets import OWN, STRUCK
 
 FORM = ImageForm(height=8, width=8, channels=1)
 SPEC = networks.NetworkSpec(architecture="tests.nets:tiny", classes=2, input_shape=(1, 8, 8))
@@ -50,12 +50,12 @@ def job(data, network=None, **more):
     recipe = {"epochs": 4, "batch_size": 16, "warmup_epochs": 1, "augment": ["crop"], **more.pop("recipe", {})}
     return TrainingJob(
         network=networks.to_files(network), recipe=Recipe(**recipe), samples=samples, labels=labels, test=test,
-        form=FORM, seed=0, **more,
+        form=FORM, seed=0, trusted=OWN, **more,
     )  # fmt: skip
 
 
 def weights(result):
-    return networks.from_files(result.network).network.state_dict()
+    return networks.from_files(result.network, OWN).network.state_dict()
 
 
 def test_training_learns_and_reports(data, tmp_path):
@@ -71,7 +71,7 @@ def test_training_learns_and_reports(data, tmp_path):
 
 def test_the_reported_accuracy_is_that_of_the_saved_network(data, tmp_path):
     result = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
-    network = networks.from_files(result.network).network.eval()
+    network = networks.from_files(result.network, OWN).network.eval()
     x = (torch.from_numpy(pictures(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     with torch.inference_mode():
         right = (network(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
@@ -153,7 +153,7 @@ def test_a_set_too_large_for_memory_trains_to_the_same_weights(data, tmp_path, l
 def test_distillation_pulls_towards_the_teacher(data, tmp_path):
     """With labels that are all wrong, only the teacher can teach what is right."""
     teacher = networks.from_files(
-        train(job(data, recipe={"epochs": 10}), IN_PROCESS, Place.at(str(tmp_path / "a"))).network
+        train(job(data, recipe={"epochs": 10}), IN_PROCESS, Place.at(str(tmp_path / "a"))).network, OWN
     )
     samples, labels, test = data
     wrong = pa.table({"id": labels["id"], "label": [(i + 1) % 2 for i in range(50)]})

@@ -25,6 +25,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "textcnn": TextCNN,
 }
 
+LIBRARIES = ("torchvision", "timm")
 _SMALLEST_SIDE = {"vgg16_bn": 32, "textcnn": 8}
 _SMALLEST_RESNET_SIDE = 4
 
@@ -53,6 +54,12 @@ def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tens
     if len(spec.input_shape) == 1:
         return torch.randint(256, shape, generator=generator)
     return torch.randn(shape, generator=generator)
+
+
+def is_custom(architecture: str) -> bool:
+    """Whether the name stands for code of the user's, `package.module:function`, which building it imports."""
+    library = architecture.rpartition(":")[0]
+    return library not in ("", *LIBRARIES)
 
 
 @contextmanager

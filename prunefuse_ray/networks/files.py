@@ -4,6 +4,7 @@ Nothing is pickled. What is read is checked against the architecture that it nam
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from prunefuse_ray.networks.architectures import construct
+from prunefuse_ray.networks.architectures import construct, is_custom
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, kept_shape
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
 from prunefuse_ray.networks.structure import refill
@@ -52,17 +53,26 @@ def to_files(saved: Proxy | Dense) -> dict[str, bytes]:
     }
 
 
-def from_files(files: dict[str, bytes]) -> Proxy | Dense:
+def from_files(files: dict[str, bytes], trusted: Collection[str] = ()) -> Proxy | Dense:
     """The network that `to_files` wrote, on the CPU in training mode; bit-equal weights.
 
     The structure comes from the saved shapes, never from importances. Raises NetworkError for anything missing,
-    unknown, or inconsistent with the architecture. An architecture `package.module:function` is imported and called.
+    unknown, or inconsistent with the architecture.
+
+    Args:
+        trusted: architectures `package.module:function` that the reader's own configuration names. Any other such
+            name is refused: to build it, Python would import and call what the file says.
     """
     for name in (WEIGHTS_FILE, NETWORK_FILE):
         if name not in files:
             raise NetworkError(f"{name}: missing; found {sorted(files)}")
     description = _parse(files[NETWORK_FILE])
     spec = NetworkSpec.from_json(description["network"])
+    if is_custom(spec.architecture) and spec.architecture not in trusted:
+        raise NetworkError(
+            f"{NETWORK_FILE}: names code of its own, {spec.architecture!r}, which the configuration does not name: "
+            "set network.architecture to it if you trust the file"
+        )
     state = _weights(files[WEIGHTS_FILE])
     network = construct(spec, seed=0)
     dense = network.state_dict()
