@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-OWN = ("tests.nets:tiny", "tests.nets:fragile")
+OWN = ("tests.nets:tiny", "tests.nets:fragile", "tests.nets:slow")
 """The names under which files that ask for these networks are trusted."""
 STRUCK = Path(tempfile.gettempdir()) / f"prunefuse-struck-{os.getuid()}"
 """Exists once a `fragile` network has ended its process."""

@@ -24,7 +24,7 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.training import TrainingJob, train
 
 from .conftest import pictures, write_pool
-from .nets import STEPS_LOG
+from .nets import OWN, STEPS_LOG
 
 SAMPLES, BATCH, EPOCHS = 800, 4, 2
 
@@ -48,6 +48,7 @@ def main(directory: Path) -> None:
         test=source(directory / "test"),
         form=ImageForm(height=8, width=8, channels=1),
         seed=0,
+        trusted=OWN,
     )
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     spot = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)][1]

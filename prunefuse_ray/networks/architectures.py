@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +159,7 @@ def _construct_timm(name: str, spec: NetworkSpec) -> nn.Module:
         raise NetworkError(f"architecture: timm has no network {name!r}{_near(name, timm.list_models())}")
     if len(spec.input_shape) != 3:
         raise NetworkError(f"input_shape: timm:{name} takes (channels, height, width), not {spec.input_shape}")
-    options = {"num_classes": spec.classes, "in_chans": spec.input_shape[0]}
+    options: dict[str, Any] = {"num_classes": spec.classes, "in_chans": spec.input_shape[0]}
     try:
         # Transformers fix their input size at construction; convolutional networks do not know the argument.
         return timm.create_model(name, pretrained=False, img_size=tuple(spec.input_shape[1:]), **options)
