@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ SMALL = ["--selection.budgets", "[40,60]", "--training.epochs", "6", "--finetuni
 
 def environment(**more: str) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    inherited["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), inherited["PATH"]])  # a job's `python`
     return inherited | {"PYTHONPATH": os.pathsep.join([str(ROOT), inherited.get("PYTHONPATH", "")])} | more
 
 
@@ -49,12 +51,15 @@ class Hosts:
         self.count = 1
 
     def add(self) -> tuple[int, str]:
-        """(process whose namespaces are the new host's, its address)"""
+        """(first process of the new host, its address); the end of that process is the end of the host."""
         self.count += 1
         address, wire = f"10.77.0.{self.count}", f"wire{self.count}"
-        host = subprocess.Popen(["unshare", "-n", "-m", "sleep", "infinity"])
-        time.sleep(1)
-        sh("ip", "link", "add", wire, "type", "veth", "peer", "name", "eth0", "netns", host.pid)
+        starter = subprocess.Popen(["unshare", "-n", "-m", "-p", "-f", "--kill-child", "--mount-proc", "sleep", "inf"])
+        children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children")
+        wait_for(children.read_text, 30)
+        host = int(children.read_text())
+        time.sleep(0.5)
+        sh("ip", "link", "add", wire, "type", "veth", "peer", "name", "eth0", "netns", host)
         sh("ip", "link", "set", wire, "master", "hosts", "up")
         for words in (
             ("ip", "link", "set", "lo", "up"),
@@ -62,11 +67,11 @@ class Hosts:
             ("ip", "link", "set", "eth0", "up"),
             ("mount", "-t", "tmpfs", "tmpfs", "/tmp"),
         ):
-            self.on(host.pid, *words)
-        return host.pid, address
+            self.on(host, *words)
+        return host, address
 
     def on(self, host: int, *words: object) -> str:
-        return sh("nsenter", "-t", host, "-n", "-m", *words, env=self.env)
+        return sh("nsenter", "-t", host, "-n", "-m", "-p", *words, env=self.env)
 
     def head(self, *words: str, **env: str) -> None:
         sh(*START, "--head", f"--node-ip-address={HEAD}", "--port=6379", "--dashboard-host=127.0.0.1", *words,
@@ -106,6 +111,7 @@ def two_hosts(hosts: Hosts) -> dict:
     seen: dict = {"no token": hosts.submit(RAY_AUTH_TOKEN="wrong" * 10)}
     seen["own disk"] = hosts.submit("--run.directory", "/tmp/runs")
     seen["nothing left"] = not Path("/tmp/runs").exists()
+    Path("/mnt/seen.json").write_text(json.dumps(seen))
     _, output = hosts.submit("--run.name", "first", wait=False)
     job = next(w.strip("'") for w in output.split() if w.startswith("'raysubmit_"))
     committed = Path("/mnt/runs/first/rounds/000/commits/train.json")
@@ -120,6 +126,7 @@ def two_hosts(hosts: Hosts) -> dict:
 
 def autoscaling(hosts: Hosts) -> dict:
     """No worker at all, then two for scoring, then none again."""
+    import ray
 
     def kind(cpus: int, role: str, most: int) -> dict:
         labels = {"prunefuse.io/role": role}
@@ -139,6 +146,11 @@ def autoscaling(hosts: Hosts) -> dict:
         **{k: {} for k in ("file_mounts", "docker")},
     }  # fmt: skip
     Path("/tmp/fake.json").write_text(json.dumps(config))
+    # Ray's wheel lacks a file of the fake provider; in this mount namespace the folder may have it.
+    folder = Path(ray.__file__).parent / "autoscaler" / "_private" / "fake_multi_node"
+    shutil.copytree(folder, "/tmp/fake_multi_node")
+    Path("/tmp/fake_multi_node/example.yaml").write_text(json.dumps(config))
+    sh("mount", "--bind", "/tmp/fake_multi_node", folder)
     hosts.head(
         "--num-cpus=0", "--autoscaling-config=/tmp/fake.json", "--labels=prunefuse.io/role=head",
         RAY_FAKE_CLUSTER="1", AUTOSCALER_UPDATE_INTERVAL_S="1", RAY_enable_autoscaler_v2="1",
@@ -150,6 +162,46 @@ def autoscaling(hosts: Hosts) -> dict:
     watcher.terminate()
     lines = Path("/mnt/nodes.jsonl").read_text().splitlines()
     return {"job": job, "nodes": [json.loads(line) for line in lines]}
+
+
+def lost(hosts: Hosts) -> dict:
+    """A host lost in mid-training and one in mid-scoring; the same run without losses beside it."""
+
+    def join() -> int:
+        host, address = hosts.add()
+        hosts.on(host, *START, f"--address={HEAD}:6379", f"--node-ip-address={address}", "--num-cpus=4")
+        return host
+
+    def working(name: str) -> int | None:
+        """The host on which a Ray worker runs whose title has this name."""
+        for host in alive:
+            for process in hosts.on(host, "ps", "-eo", "args").splitlines():
+                if process.startswith("ray::") and name in process:
+                    return host
+        return None
+
+    def lose(name: str) -> bool:
+        wait_for(lambda: working(name))
+        host = working(name)
+        os.kill(host, signal.SIGKILL)
+        alive.remove(host)
+        alive.append(join())
+        return True
+
+    hosts.head("--num-cpus=0")
+    alive = [join(), join()]
+    seen: dict = {"whole": hosts.submit("--run.name", "whole")}
+    _, output = hosts.submit("--run.name", "struck", "--training.epochs", "6", wait=False)
+    job = next(w.strip("'") for w in output.split() if w.startswith("'raysubmit_"))
+    root = Path("/mnt/runs/struck")
+    wait_for(lambda: list(root.glob("rounds/000/training/*/state.safetensors")))
+    seen["lost in training"] = lose("RayTrainWorker") and not (root / "rounds/000/commits/train.json").exists()
+    wait_for((root / "rounds/000/commits/train.json").exists)
+    seen["lost in scoring"] = lose("Scorer") and not (root / "rounds/000/commits/score.json").exists()
+    wait_for((root / "result.json").exists)
+    time.sleep(5)
+    seen["struck"] = sh(*RAY, "job", "status", "--address", ADDRESS, job, env=hosts.env)
+    return seen
 
 
 def watch() -> None:
@@ -164,7 +216,7 @@ def watch() -> None:
             time.sleep(1)
 
 
-SCENARIOS = {"two_hosts": two_hosts, "autoscaling": autoscaling}
+SCENARIOS = {"two_hosts": two_hosts, "autoscaling": autoscaling, "lost": lost}
 
 
 def main(scenario: str, shared: str) -> None:

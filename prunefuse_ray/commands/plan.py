@@ -1,0 +1,163 @@
+"""`prunefuse plan`: what a run will take, before money is spent on it; and what it took, beside the estimate."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from prunefuse_ray.commands.options import parse_run
+from prunefuse_ray.commands.terminal import console, quiet, secure, si
+from prunefuse_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prunefuse_ray.config import Config
+    from prunefuse_ray.estimate import Costs, Estimate
+    from prunefuse_ray.pool import PoolInfo
+
+
+def main(argv: Sequence[str]) -> int:
+    """What a run will take: samples, MACs, seconds per phase, machines, memory, bytes. Takes every option of `run`."""
+    parser = argparse.ArgumentParser(prog="prunefuse plan", description=main.__doc__, allow_abbrev=False)
+    parser.add_argument("--within", type=float, metavar="HOURS", help="also: machines with which the run ends in time")
+    parser.add_argument("--node-cpus", type=int, metavar="N", help="CPUs of one such machine (default: of this one)")
+    parser.add_argument("--scoring-rate", type=float, metavar="R", help="samples a second of one actor (else measured)")
+    parser.add_argument("--training-rate", type=float, metavar="R", help="training MACs a second (else measured here)")
+    parser.add_argument("--against", metavar="RUN_DIR", help="compare the estimate of a run with what it took")
+    mine, rest = parser.parse_known_args(list(argv))
+    for name in ("within", "node_cpus", "scoring_rate", "training_rate"):
+        if (value := getattr(mine, name)) is not None and value <= 0:
+            raise ConfigError(f"--{name.replace('_', '-')} {value:g}: give a number above zero")
+    if mine.against:
+        if rest:
+            raise ConfigError(f"{rest[0]}: --against takes the configuration of the run directory; leave it out")
+        return _against(mine)
+    config = parse_run(rest)
+    secure()
+    quiet()
+    from prunefuse_ray.estimate import estimate, nodes_for
+    from prunefuse_ray.plan import check_budget
+    from prunefuse_ray.resources import cores, observe, plan_scoring, start_ray
+    from prunefuse_ray.survey import survey
+
+    start_ray()
+    info = survey(config.pool).info
+    check_budget(config, info.rows)
+    costs = _costs(config, info, mine)
+    scoring = plan_scoring(config.scoring, observe(), info.rows * costs.proxy_macs)
+    found = estimate(config, info, costs, scoring.max_actors)
+    console.print(_table(found))
+    console.print(
+        f"{scoring.max_actors} scoring actors of {scoring.cpus} CPUs, about {si(found.actor_bytes)}B of memory each; "
+        f"{si(found.bytes_read)}B read from the pool, {si(found.bytes_stored)}B stored; MACs {si(_macs(found))}"
+    )
+    if scoring.waits:
+        console.print(scoring.waits)
+    if mine.within:
+        actors, cpus = found.actors_within(mine.within * 3600), mine.node_cpus or cores()
+        if actors is None:
+            raise ConfigError(
+                f"--within {mine.within:g}: training alone takes {_hours(found.seconds() - found.seconds('score'))}; "
+                "allow more time, raise workers.count, or train on GPUs (--training-rate)"
+            )
+        nodes = nodes_for(actors, scoring.cpus, cpus)
+        console.print(f"within {mine.within:g} h: {actors} scoring actors, {nodes} machines of {cpus} CPUs")
+    console.print("Seconds are of the work itself: the start of Ray's workers, and waits for machines, come on top.")
+    return 0
+
+
+def _costs(config: Config, info: PoolInfo, mine: argparse.Namespace) -> Costs:
+    from prunefuse_ray import networks
+    from prunefuse_ray.estimate import measured_costs
+    from prunefuse_ray.forms import form_of
+    from prunefuse_ray.phases import make_selector, network_spec
+
+    spec = network_spec(config, info)
+    try:
+        dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+        selector = make_selector(config, dense)
+    except networks.NetworkError as error:
+        raise ConfigError(f"network, pruning: {error}") from error
+    costs = measured_costs(config, dense, selector, form_of(config.pool, info), _some_samples(config))
+    if mine.scoring_rate:
+        costs = dataclasses.replace(costs, scored_per_second=mine.scoring_rate)
+    if mine.training_rate:
+        costs = dataclasses.replace(
+            costs,
+            proxy_trained_per_second=mine.training_rate / (3 * costs.proxy_macs),
+            dense_trained_per_second=mine.training_rate / (3 * costs.dense_macs),
+        )
+    return costs
+
+
+def _some_samples(config: Config) -> list:
+    """Encoded samples from the beginning of the pool, as long as they can be had without a run directory."""
+    from prunefuse_ray.images import sample_values
+    from prunefuse_ray.pool import digits_tables, list_images, load_images, locate_parquet, tables
+    from prunefuse_ray.storage import Place
+
+    pool = config.pool
+    match pool.source:
+        case "digits":
+            return digits_tables()[0]["image"].slice(0, 64).to_pylist()
+        case "images":
+            listing = list_images(pool.path or "", "pool.path")
+            return load_images(listing.table.slice(0, 64), listing.root)["sample"].drop_null().to_pylist()
+        case _:
+            source = locate_parquet(Place.at(pool.path or ""), pool, "pool.path")
+            first = next(tables(source, [source.sample_column], rows=64))
+            return [v for v in sample_values(first[source.sample_column]) if isinstance(v, bytes | str)]
+
+
+def _table(found: Estimate) -> Table:
+    table = Table(box=box.SIMPLE)
+    for name in ("phase", "rounds", "samples", "MACs", "seconds"):
+        table.add_column(name, justify="left" if name == "phase" else "right")
+    for phase in dict.fromkeys(p.phase for p in found.phases):
+        rows = [p for p in found.phases if p.phase == phase]
+        if samples := sum(p.samples for p in rows):
+            table.add_row(phase, str(len(rows)), f"{samples:,}", si(sum(p.macs for p in rows)),
+                          f"{found.seconds(phase):.1f}")  # fmt: skip
+    table.add_row("all", "", "", si(_macs(found)), f"{found.seconds():.1f}")
+    return table
+
+
+def _against(mine: argparse.Namespace) -> int:
+    """A run's estimate, made on this machine from its own configuration, beside what its commits say."""
+    from prunefuse_ray.config_files import config_from_tree
+    from prunefuse_ray.estimate import estimate
+    from prunefuse_ray.ledger import Ledger
+    from prunefuse_ray.plan import steps
+    from prunefuse_ray.pool import PoolInfo
+    from prunefuse_ray.storage import Place
+
+    ledger = Ledger(Place.at(mine.against))
+    config = config_from_tree(ledger.read_config())
+    info = PoolInfo.from_json(ledger.read_pool())
+    commits = {step: ledger.committed(step) for step in steps(config)}
+    actors = [c.metrics["actors"][1] for c in commits.values() if c is not None and "actors" in c.metrics]
+    found = estimate(config, info, _costs(config, info, mine), actors[0] if actors else 1)
+    table = Table(box=box.SIMPLE)
+    for name in ("phase", "MACs", "took", "seconds", "took", "ratio"):
+        table.add_column(name, justify="left" if name == "phase" else "right")
+    for phase in dict.fromkeys(p.phase for p in found.phases):
+        done = [c for s, c in commits.items() if s.phase == phase and c is not None]
+        ours = [p for p in found.phases if p.phase == phase and any((c.step.round == p.round) for c in done)]
+        planned, took = sum(p.seconds for p in ours), sum(c.metrics["seconds"] for c in done)
+        macs = sum(c.metrics.get("macs", 0) for c in done)
+        ratio = f"{took / planned:.2f}" if planned else ""
+        table.add_row(phase, si(sum(p.macs for p in ours)), si(macs), f"{planned:.1f}", f"{took:.1f}", ratio)
+    console.print(table)
+    return 0
+
+
+def _macs(found: Estimate) -> int:
+    return sum(p.macs for p in found.phases)
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"

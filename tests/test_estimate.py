@@ -1,0 +1,62 @@
+"""What a run will take: by hand from the configuration, and against what a run took."""
+
+import pytest
+
+from prunefuse_ray.config_files import config_from_tree
+from prunefuse_ray.estimate import Costs, estimate, nodes_for, peak_bytes
+from prunefuse_ray.pool import PoolInfo
+
+INFO = PoolInfo(
+    source="digits", path="", rows=1_000, bytes=500_000, files=4, listing_digest="", id_digest="", id_type="string",
+    classes=["a", "b"], sample_size=(8, 8),
+)  # fmt: skip
+COSTS = Costs(
+    proxy_macs=100, dense_macs=400, parameters=(10, 50), scored_per_second=50.0, proxy_trained_per_second=20.0,
+    dense_trained_per_second=5.0, actor_bytes=7,
+)  # fmt: skip
+CONFIG = config_from_tree(
+    {
+        "selection": {"budgets": [100, 200, 300]},
+        "training": {"epochs": 2, "warmup_epochs": 0},
+        "finetuning": {"epochs": 3, "warmup_epochs": 0},
+    }
+)
+
+
+def test_an_estimate_by_hand():
+    """Rounds of 100, 200, 300 labels: 900 + 800 scored; 2 epochs of 600 and 3 of 300 trained."""
+    found = estimate(CONFIG, INFO, COSTS, actors=2)
+    by_phase = {p: [(e.samples, e.macs) for e in found.phases if e.phase == p] for p in ("score", "train", "finetune")}
+    assert by_phase["score"] == [(900, 90_000), (800, 80_000)]
+    assert by_phase["train"] == [(200, 60_000), (400, 120_000), (600, 180_000)]
+    assert by_phase["finetune"] == [(900, 1_080_000)]
+    assert found.seconds("score") == 1_700 / (50 * 2)
+    assert found.seconds("train") == 1_200 / 20
+    assert found.seconds("finetune") == 900 / 5
+    assert found.seconds() == 17 + 60 + 180
+    assert found.bytes_read == (3 + 2) * 500_000  # three rounds fetch their samples, two score the pool
+    assert found.bytes_stored == 1_700 * 32 + 3 * 4 * 10 + 4 * 50 + 150_000
+
+
+@pytest.mark.parametrize(("seconds", "actors"), [(1e9, 1), (274, 1), (241, 34), (240, None), (1, None)])
+def test_actors_for_a_wanted_time(seconds, actors):
+    """240 s train; 34 s of one actor score: n actors end within 240 + 34 / n."""
+    assert estimate(CONFIG, INFO, COSTS, actors=2).actors_within(seconds) == actors
+
+
+@pytest.mark.parametrize(
+    ("actors", "cpus", "node_cpus", "nodes"), [(1, 1, 8, 1), (6, 1, 8, 1), (7, 1, 8, 2), (4, 3, 8, 2), (1, 9, 8, 0)]
+)
+def test_machines_hold_the_actors_and_their_stream(actors, cpus, node_cpus, nodes):
+    assert nodes_for(actors, cpus, node_cpus) == nodes
+
+
+def test_random_selection_scores_nothing():
+    config = config_from_tree({"selection": {"budgets": [100, 200], "strategy": "random"}})
+    found = estimate(config, INFO, COSTS, actors=1)
+    assert found.seconds("score") == 0
+    assert found.actors_within(1e9) == 1
+
+
+def test_this_process_holds_memory():
+    assert 50e6 < peak_bytes() < 50e9
