@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -36,6 +36,16 @@ class Resources:
     gpus: float
     in_process: bool
     """One node, which is this one: training may run inside the driver."""
+    cores: int = 0
+    """Cores of this machine for training inside the driver; 0: all of them."""
+
+    def part(self, runs: int) -> Resources:
+        """What each of `runs` runs may plan with, when they share the cluster. The CPUs left to reading and writing
+        are common to all, so that all scoring actors of all runs together leave them free."""
+        if runs == 1:
+            return self
+        cpus = STREAM_CPUS + max(0.0, self.cpus - STREAM_CPUS) / runs
+        return replace(self, cpus=cpus, gpus=self.gpus / runs, cores=max(1, (self.cores or cores()) // runs))
 
     def to_json(self) -> dict[str, float]:
         return {"nodes": self.nodes, "cpus": self.cpus, "gpus": self.gpus}
@@ -59,6 +69,8 @@ class TrainingPlan:
     cpus: int
     gpu: bool
     max_failures: int
+    cores: int = 0
+    """Cores that training inside the driver may use; 0: all of this machine's."""
 
     @property
     def in_process(self) -> bool:
@@ -141,7 +153,9 @@ def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
     """Inside the driver for one worker on one machine, else a worker group; PlanError where it does not fit."""
     smallest = workers.count[0]
     if workers.count == (1, 1) and has.in_process and (not workers.gpu or has.gpus >= 1):
-        return TrainingPlan(workers=(0, 0), cpus=workers.cpus, gpu=workers.gpu, max_failures=workers.max_failures)
+        return TrainingPlan(
+            workers=(0, 0), cpus=workers.cpus, gpu=workers.gpu, max_failures=workers.max_failures, cores=has.cores
+        )
     if smallest * workers.cpus > has.cpus or (workers.gpu and smallest > has.gpus):
         raise PlanError(
             f"workers.count: {smallest} workers of {workers.cpus} CPUs{' and a GPU' if workers.gpu else ''} do not fit "
