@@ -11,6 +11,7 @@ small machine none would.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import traceback
@@ -449,4 +450,5 @@ def _fit(
             verbose=0,
         ),
     )
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses files of its own loggers, which are off
     tuner.fit()

@@ -48,6 +48,13 @@ class _View:
         place = [p.name for p in self.drawn].index(point.name)
         return COLORS[place % len(COLORS)], place >= len(COLORS)
 
+    def label(self, point: Point) -> str:
+        """A name short enough for a plot: the values without the fields'."""
+        if self.sweep.draws:
+            return point.name
+        words = [str(v) for v in point.values.values()]
+        return " ".join([point.arm, *words] if point.arm else words) or point.name
+
     def reference(self, point: Point) -> Point | None:
         return reference_of(self.points, self.sweep, point)
 
@@ -116,7 +123,7 @@ def _summary(view: _View) -> str:
 
 
 def _of(view: _View) -> str:
-    return f"'{view.sweep.reference}'" if view.sweep.reference else "the dense network"
+    return f"the arm {view.sweep.reference}" if view.sweep.reference else "the dense network"
 
 
 def _headline(view: _View) -> Iterator[tuple[str, Child, Child]]:
@@ -145,6 +152,8 @@ def _headline(view: _View) -> Iterator[tuple[str, Child, Child]]:
 def _accuracy(view: _View) -> Html:
     if not any(p.fused or p.proxy for p in view.points):
         return markup.section("accuracy", "Accuracy over label budget", tag("p", "No round is finished yet."))
+    # Targets that are trained after the last round only make points, not curves.
+    metric = view.metric if any(len(view.by_labels(p)) > 1 for p in view.points) else "proxy_accuracy"
     curves = [
         plots.Line(
             x=list(by_labels),
@@ -152,12 +161,12 @@ def _accuracy(view: _View) -> Html:
             spread=[s.std for s in by_labels.values()],
             color=view.color(p)[0],
             dashed=view.color(p)[1],
-            label=p.name,
+            label=view.label(p),
         )
         for p in view.drawn
-        if (by_labels := view.by_labels(p))
+        if (by_labels := view.by_labels(p, metric))
     ]
-    words = f"Test accuracy of the {NAMES[view.metric]} after training on so many labels: mean over the seeds"
+    words = f"Test accuracy of the {NAMES[metric]} after training on so many labels: mean over the seeds"
     words += ", bands of one standard deviation." if len(view.sweep.seeds) > 1 else "."
     if len(view.drawn) < len(view.points):
         words += f" The {len(view.drawn)} best of {len(view.points)} combinations are drawn."
@@ -251,12 +260,12 @@ def _front(view: _View, cost: str, description: str, axis: Callable[[float], tup
         std = 0.0 if math.isnan(final.std) else final.std
         color, hollow = view.color(p)
         marks.append(
-            plots.Mark(x=p.costs[cost].mean, y=final.mean, spread=std, color=color, hollow=hollow, label=p.name)
+            plots.Mark(x=p.costs[cost].mean, y=final.mean, spread=std, color=color, hollow=hollow, label=view.label(p))
         )
     steps = [(p.costs[cost].mean, f.mean) for p in front if (f := p.final(view.metric))]
     divisor, unit = axis(max(p.costs[cost].mean for p in shown))
     drawn = plots.scatter(cost, description, marks, steps, size=(520, 330), divisor=divisor, x_label=unit)
-    names = ", ".join(p.name for p in front)
+    names = ", ".join(view.label(p) for p in front)
     caption = f"At the last label budget; bars of one standard deviation. The line is the Pareto front: {names}."
     return markup.figure(drawn, caption, title=description)
 
