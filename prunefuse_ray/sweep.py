@@ -35,7 +35,7 @@ from prunefuse_ray.ledger import EXECUTION_FIELDS, Commit, Ledger, Step
 from prunefuse_ray.plan import steps
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
-from prunefuse_ray.sharing import inputs_keys
+from prunefuse_ray.reuse import inputs_keys
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import check_unchanged, materialise, survey
 from prunefuse_ray.sweep_config import Sweep, Trial, sweep_path, trials

@@ -24,7 +24,7 @@ from prunefuse_ray.config_files import merge, to_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.ledger import Ledger, Step
 from prunefuse_ray.plan import REPORT, steps
-from prunefuse_ray.sharing import inputs_keys
+from prunefuse_ray.reuse import inputs_keys
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep_config import Sweep, Trial, sweep_from_tree, trials
 

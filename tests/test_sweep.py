@@ -19,7 +19,7 @@ from prunefuse_ray.config_files import config_from_tree, load_config, merge
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
 from prunefuse_ray.ledger import Ledger, Step
 from prunefuse_ray.resources import Resources
-from prunefuse_ray.sharing import inputs_keys
+from prunefuse_ray.reuse import inputs_keys
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep import Desk, concurrency, in_order, placement, run_sweep
 from prunefuse_ray.sweep_config import sweep_from_tree, trials

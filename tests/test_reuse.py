@@ -10,7 +10,7 @@ from prunefuse_ray.config_files import config_from_tree, flatten, merge, to_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.ledger import EXECUTION_FIELDS, Ledger, Step
 from prunefuse_ray.plan import steps
-from prunefuse_ray.sharing import inputs_keys
+from prunefuse_ray.reuse import inputs_keys
 
 from .conftest import tiny
 
@@ -73,9 +73,9 @@ def test_the_report_is_never_shared():
 def test_a_field_that_nobody_has_looked_at_separates_runs(monkeypatch):
     """A new field must not lead to sharing by omission."""
     fields = flatten(to_tree(Config()))
-    monkeypatch.setattr("prunefuse_ray.sharing.flatten", lambda _: {**fields, "committee.members": 2})
+    monkeypatch.setattr("prunefuse_ray.reuse.flatten", lambda _: {**fields, "committee.members": 2})
     two = inputs_keys(config_from_tree(BASE), POOL)
-    monkeypatch.setattr("prunefuse_ray.sharing.flatten", lambda _: {**fields, "committee.members": 3})
+    monkeypatch.setattr("prunefuse_ray.reuse.flatten", lambda _: {**fields, "committee.members": 3})
     three = inputs_keys(config_from_tree(BASE), POOL)
     assert not common(two, three)
 
