@@ -22,6 +22,10 @@ would leave none for the tasks that feed them, and the stream would stand still 
 MACS_WORTH_AN_ACTOR = 50e9
 """An actor takes seconds of CPU to start; below this much work (a few seconds of one core) another is a loss."""
 
+ROWS_WORTH_AN_ACTOR = 20_000
+"""A pool with fewer rows, and less work than MACS_WORTH_AN_ACTOR, is scored by the driver in less time than an actor
+takes to start."""
+
 MACS_WORTH_THREADS = 1e9
 """An optimiser step with less work than this is trained by one thread inside the driver: a second one gains nothing on
 so small a step, and costs several times the step whenever another process takes its core."""
@@ -59,6 +63,8 @@ class ScoringPlan:
     max_actors: int
     cpus: int
     gpus: float
+    here: bool = False
+    """So little work, on one machine, that the driver does it itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +137,12 @@ def training_threads(macs_per_step: float, cores_: int) -> int:
     return cores_ if macs_per_step >= MACS_WORTH_THREADS else 1
 
 
-def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float) -> ScoringPlan:
+def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float = math.inf) -> ScoringPlan:
     """The actor pool for a cluster; PlanError, with the numbers, where not even the smallest one fits.
 
     Args:
         macs: multiply-accumulates of scoring the whole pool once, by which the default number of actors is bounded.
+        rows: samples of the pool.
     """
     by_cpu = int((has.cpus - STREAM_CPUS) // scoring.cpus)
     fits = min(by_cpu, int(has.gpus // scoring.gpus)) if scoring.gpus else by_cpu
@@ -146,7 +153,14 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float) -> ScoringPl
             f"CPUs for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs: lower scoring.actors "
             "or scoring.cpus, or start Ray with more (--num-cpus)"
         )
-    return ScoringPlan(min_actors=smallest, max_actors=min(largest, fits), cpus=scoring.cpus, gpus=scoring.gpus)
+    small = macs < MACS_WORTH_AN_ACTOR and rows < ROWS_WORTH_AN_ACTOR
+    return ScoringPlan(
+        min_actors=smallest,
+        max_actors=min(largest, fits),
+        cpus=scoring.cpus,
+        gpus=scoring.gpus,
+        here=small and has.in_process and scoring.actors is None and not scoring.gpus,
+    )
 
 
 def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:

@@ -98,7 +98,7 @@ def check(config: Config, info: PoolInfo, has: Resources, runs: int = 1) -> tupl
     """
     mine = has.part(runs)
     check_budget(config, info.rows)
-    scoring = plan_scoring(config.scoring, mine, info.rows * _selector_macs(config, info))
+    scoring = plan_scoring(config.scoring, mine, info.rows * _selector_macs(config, info), info.rows)
     return scoring, plan_training(config.workers, mine)
 
 

@@ -97,7 +97,7 @@ VARIANTS = {
 def ran(local_ray, tiny_pool, tmp_path_factory):
     """Runs of their own, each from nothing."""
     where = tmp_path_factory.mktemp("ran")
-    every = {"selection": {"budgets": [10, 18]}, "fusion": {"evaluate": "every"}}
+    every = {"selection": {"budgets": [10, 18]}, "fusion": {"evaluate": "every"}, "scoring": {"actors": None}}
     configs = {n: tiny(tiny_pool, where, **merge(merge(every, v), {"run": {"name": n}})) for n, v in VARIANTS.items()}
     return {name: (config, rounds.run(config)) for name, config in configs.items()}
 

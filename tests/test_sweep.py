@@ -38,7 +38,11 @@ ARMS = {
 
 def tree(pool: Path, directory: Path, **more):
     base = merge(TINY, {"pool": {"path": str(pool / "pool"), "test_path": str(pool / "test")}})
-    own = {"selection": {"budgets": [10, 18]}, "run": {"directory": str(directory), "name": "swept"}}
+    own = {
+        "selection": {"budgets": [10, 18]},
+        "scoring": {"actors": None},
+        "run": {"directory": str(directory), "name": "swept"},
+    }
     return merge({"base": merge(base, own), "arms": ARMS, "seeds": [0], "loggers": ["tensorboard"]}, more)
 
 
