@@ -124,7 +124,8 @@ class Network(Section):
     """The dense network: the one the user wants trained."""
 
     architecture: str = "resnet20"
-    """resnet20/32/44/56/110/164, another built-in name, torchvision:NAME, or package.module:function for one's own."""
+    """resnet8/14/20/32/44/56/110/164, another built-in name, torchvision:NAME, or package.module:function for one's
+    own."""
 
 
 class Pruning(Section):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from prunefuse_ray.config import Config
+from prunefuse_ray.config import Config, Section
 from prunefuse_ray.errors import ConfigError, near
 
 PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
@@ -47,7 +47,7 @@ def config_from_tree(tree: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from error
+        raise ConfigError(explain(error)) from error
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,8 +59,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def to_tree(config: Config) -> dict[str, Any]:
-    """The configuration as nested plain values, every default spelled out; the form of `config.yaml`."""
+def to_tree(config: Section) -> dict[str, Any]:
+    """A configuration, or a part of it, as nested plain values, every default spelled out: `config.yaml`'s form."""
     return config.model_dump(mode="json")
 
 
@@ -86,13 +86,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _explain(error: Any) -> str:
+def explain(error: ValidationError, model: type[BaseModel] = Config) -> str:
+    """The faults of a tree of `model`, a line each."""
+    return "\n".join(_explain(e, model) for e in error.errors())
+
+
+def _explain(error: Any, model: type[BaseModel]) -> str:
     """One fault of pydantic's as 'field: what is wrong; remedy'."""
     loc = [str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "list[", "function-"))]
     field, value = ".".join(loc), error.get("input")
     match error["type"]:
         case "extra_forbidden":
-            known = _fields_of(loc[:-1])
+            known = _fields_of(loc[:-1], model)
             return f"{field}: unknown key{near(loc[-1], known)}; known here: {', '.join(known)}"
         case "value_error":
             return ": ".join(p for p in (field, str(error["ctx"]["error"])) if p)
@@ -101,8 +106,8 @@ def _explain(error: Any) -> str:
             return f"{field}: {shown[:200]} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _fields_of(path: Sequence[str]) -> list[str]:
-    model: Any = Config
+def _fields_of(path: Sequence[str], model: Any) -> list[str]:
     for part in path:
-        model = model.model_fields[part].annotation
+        # A mapping of sections (`space` of a sweep) has its keys' names in between.
+        model = model.model_fields[part].annotation if hasattr(model, "model_fields") else get_args(model)[1]
     return list(model.model_fields)

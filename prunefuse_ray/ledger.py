@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import IO, Any, TypeAlias
 
@@ -197,9 +198,33 @@ class Ledger:
         commit = Commit(
             step=step, files=files, metrics=dict(metrics), finished=datetime.now(UTC).isoformat("T", "seconds")
         )
-        self._commit_place(step).write_json({"files": files, "metrics": commit.metrics, "finished": commit.finished})
-        self._commits[step] = commit
+        self._write(commit)
         return commit
+
+    def adopt(self, step: Step, other: Ledger, name: str) -> Commit:
+        """Take over a step that another run has committed, with `shared_from: name` among its figures.
+
+        What the other run has found to be unusable samples of the pool is taken over as well: the step knew of them.
+        """
+        if isinstance(self._lock, Lease):
+            self._lock.check()
+        theirs = other.require(step)
+        for path, recorded in theirs.files.items():
+            source, target = other.root / path, self.root / path
+            target.fs.create_dir(posixpath.dirname(target.path), recursive=True)
+            target.fs.copy_file(source.path, target.path)
+            if target.fs.get_file_info(target.path).size != recorded["size"]:
+                raise LedgerError(f"{source.path}: is not what {step} recorded (its size differs); restore it")
+        self.record_rejected(other.rejected())
+        metrics = {"shared_from": name, **theirs.metrics}  # where it was taken over already, its origin stays
+        commit = replace(theirs, metrics=metrics)
+        self._write(commit)
+        return commit
+
+    def _write(self, commit: Commit) -> None:
+        tree = {"files": commit.files, "metrics": commit.metrics, "finished": commit.finished}
+        self._commit_place(commit.step).write_json(tree)
+        self._commits[commit.step] = commit
 
     def _below(self, path: str) -> str:
         return path.removeprefix(self.root.path + "/")

@@ -313,7 +313,8 @@ code, pre, .id { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, mon
 .state.running { color: var(--warn); }
 .summary { font-size: 17px; margin: 16px 0 18px; }
 nav { margin-top: 18px; font-size: 14px; }
-nav a { color: var(--proxy); text-decoration: none; margin-right: 18px; white-space: nowrap; }
+a { color: var(--proxy); }
+nav a { text-decoration: none; margin-right: 18px; white-space: nowrap; }
 nav a:hover { text-decoration: underline; }
 dl, dd { margin: 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px; }

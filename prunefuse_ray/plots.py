@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from prunefuse_ray.markup import Html, percent, scale, text
 from prunefuse_ray.markup import score as score_text
@@ -98,6 +98,17 @@ class Line:
     strength: float = 1.0  # opacity
     dashed: bool = False
     points: bool = True
+    spread: Sequence[float] | None = None  # half the height of a band around it; NaN: none there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    x: float
+    y: float
+    color: str
+    label: str
+    spread: float = 0.0  # half the height of its error bar
+    hollow: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +151,9 @@ def lines(
                 markeredgewidth=0,
                 clip_on=False,
             )
+            if line.spread is not None:
+                y, half = np.asarray(line.y, float), np.nan_to_num(np.asarray(line.spread, float))
+                axes.fill_between(line.x, y - half, y + half, color=COLOR[line.color], alpha=0.13, linewidth=0)
         axes.margins(x=0.03, y=0.08)
         axes.set_xlabel(x_label)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -191,6 +205,73 @@ def _end_labels(axes: Axes, labelled: Sequence[Line], height: float) -> None:
             textcoords="offset points",
             va="center",
             color=COLOR[line.color],
+            annotation_clip=False,
+        )
+
+
+def scatter(
+    key: str,
+    description: str,
+    marks: Sequence[Mark],
+    front: Sequence[tuple[float, float]],
+    *,
+    size: tuple[float, float],
+    divisor: float,
+    x_label: str,
+) -> Html:
+    """Shares over a cost that is divided by `divisor`; the front as steps: what accuracy a cost can buy. A logarithmic
+    axis where costs differ by more than a factor of five."""
+
+    def draw(drawing: Figure) -> None:
+        axes = drawing.subplots()
+        costs = [mark.x / divisor for mark in marks]
+        wide = min(costs) > 0 and max(costs) > 5 * min(costs)
+        if wide:
+            axes.set_xscale("log")
+        if front:
+            x, y = [cost / divisor for cost, _ in front], [share for _, share in front]
+            axes.step([*x, max(costs)], [*y, y[-1]], where="post", color=COLOR["rest"], linewidth=1.2, zorder=1)
+        for mark, cost in zip(marks, costs, strict=True):
+            if mark.spread:
+                axes.errorbar(cost, mark.y, yerr=mark.spread, color=COLOR[mark.color], elinewidth=1, alpha=0.5)
+            face = "none" if mark.hollow else COLOR[mark.color]
+            axes.plot(cost, mark.y, "o", color=COLOR[mark.color], markerfacecolor=face, markersize=6, clip_on=False)
+        axes.margins(x=0.08, y=0.1)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        _share_axis(axes)
+        if wide:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel(x_label)
+        _mark_labels(axes, marks, costs, size)
+
+    return _svg(key, description, size, draw)
+
+
+def _mark_labels(axes: Axes, marks: Sequence[Mark], costs: Sequence[float], size: tuple[float, float]) -> None:
+    """Names beside the marks: on the side where there is room, moved up where they would lie on another one."""
+    width, height = 0.82 * size[0], 0.75 * size[1]
+    placed: list[tuple[float, float, float]] = []
+    for mark, cost in sorted(zip(marks, costs, strict=True), key=lambda one: one[0].y):
+        x, y = axes.transAxes.inverted().transform(axes.transData.transform((cost, mark.y)))
+        long = (7 + 6.2 * len(mark.label)) / width
+        left = x + long > 1.02
+        start, up = (x - long if left else x), 0.0
+        while any(abs(y + up - other) < 14 / height and start < b and a < start + long for a, b, other in placed):
+            up += 4 / height
+        placed.append((start, start + long, y + up))
+        axes.annotate(
+            mark.label,
+            (x, y + up),
+            xycoords="axes fraction",
+            xytext=(-6 if left else 6, 0),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            color=COLOR[mark.color],
             annotation_clip=False,
         )
 

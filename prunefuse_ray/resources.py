@@ -25,6 +25,10 @@ would leave none for the tasks that feed them, and the stream would stand still 
 MACS_WORTH_AN_ACTOR = 50e9
 """An actor takes seconds of CPU to start; below this much work (a few seconds of one core) another is a loss."""
 
+ROWS_WORTH_AN_ACTOR = 20_000
+"""A pool with fewer rows, and less work than MACS_WORTH_AN_ACTOR, is scored by the driver in less time than an actor
+takes to start."""
+
 MACS_WORTH_THREADS = 1e9
 """An optimiser step with less work than this is trained by one thread inside the driver: a second one gains nothing on
 so small a step, and costs several times the step whenever another process takes its core."""
@@ -43,6 +47,17 @@ class Resources:
     """CPUs and GPUs of the nodes that carry the label ROLE, by its value."""
     autoscaler: Autoscaler | None = None
     """What the cluster may grow to; None where it stays as it is."""
+    cores: int = 0
+    """Cores of this machine for training inside the driver; 0: all of them."""
+
+    def part(self, runs: int) -> Resources:
+        """What each of `runs` runs may plan with, when they share the cluster. The CPUs left to reading and writing
+        are common to all, so that all scoring actors of all runs together leave them free."""
+        if runs == 1:
+            return self
+        cpus = STREAM_CPUS + max(0.0, self.cpus - STREAM_CPUS) / runs
+        cores_ = max(1, (self.cores or cores()) // runs)
+        return dataclasses.replace(self, cpus=cpus, gpus=self.gpus / runs, cores=cores_)
 
     def to_json(self) -> dict[str, float]:
         return {"nodes": self.nodes, "cpus": self.cpus, "gpus": self.gpus}
@@ -61,6 +76,8 @@ class ScoringPlan:
     max_actors: int
     cpus: int
     gpus: float
+    here: bool = False
+    """So little work, on one machine, that the driver does it itself."""
     labelled: bool = False
     """Nodes say what they are for: actors go to scoring (spot) machines, and to training machines that have room."""
     waits: str | None = None
@@ -83,6 +100,8 @@ class TrainingPlan:
     cpus: int
     gpu: bool
     max_failures: int
+    cores: int = 0
+    """Cores that training inside the driver may use; 0: all of this machine's."""
     sample_bytes: int = 8 * 2**30
     """Decoded samples that one worker may hold in memory."""
     labelled: bool = False
@@ -161,12 +180,13 @@ def training_threads(macs_per_step: float, cores_: int) -> int:
     return cores_ if macs_per_step >= MACS_WORTH_THREADS else 1
 
 
-def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float) -> ScoringPlan:
+def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float = math.inf) -> ScoringPlan:
     """The actor pool for a cluster, as it is or as its autoscaler can make it; PlanError, with the numbers, where not
     even the smallest one would fit.
 
     Args:
         macs: multiply-accumulates of scoring the whole pool once, by which the default number of actors is bounded.
+        rows: samples of the pool.
     """
     by_cpu = int((has.cpus - STREAM_CPUS) // scoring.cpus)
     fits = min(by_cpu, int(has.gpus // scoring.gpus)) if scoring.gpus else by_cpu
@@ -181,11 +201,13 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float) -> ScoringPl
             f"{needed}{_growth(has.autoscaler, could, 'actors')}: lower scoring.actors "
             "or scoring.cpus, or start Ray with more (--num-cpus)"
         )
+    small = macs < MACS_WORTH_AN_ACTOR and rows < ROWS_WORTH_AN_ACTOR
     return ScoringPlan(
         min_actors=smallest,
         max_actors=min(largest, could),
         cpus=scoring.cpus,
         gpus=scoring.gpus,
+        here=small and has.in_process and scoring.actors is None and not scoring.gpus,
         labelled=has.has_role("scoring"),
         waits=f"{needed} yet; waiting for the autoscaler" if smallest > fits else None,
     )
@@ -212,6 +234,7 @@ def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
         cpus=workers.cpus,
         gpu=workers.gpu,
         max_failures=workers.max_failures,
+        cores=has.cores,
         sample_bytes=int(workers.sample_memory_gb * 2**30),
     )
     if workers.count == (1, 1) and has.in_process and (not workers.gpu or has.gpus >= 1):

@@ -17,7 +17,15 @@ from prunefuse_ray.ledger import Commit, Ledger, Step
 from prunefuse_ray.phases import PHASES, Work, make_selector, network_spec
 from prunefuse_ray.plan import REPORT, check_budget, steps
 from prunefuse_ray.pool import PoolInfo
-from prunefuse_ray.resources import observe, plan_scoring, plan_training, start_ray
+from prunefuse_ray.resources import (
+    Resources,
+    ScoringPlan,
+    TrainingPlan,
+    observe,
+    plan_scoring,
+    plan_training,
+    start_ray,
+)
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
 from prunefuse_ray.telemetry import Telemetry
@@ -28,13 +36,19 @@ logger = logging.getLogger(__name__)
 Listener = Callable[[str, Step, Commit | None], None]
 """Called with ("start" | "done", step, its commit once done)."""
 
+Adopt = Callable[[Ledger, Step], Commit | None]
+"""Asked before a step is carried out: commits it from elsewhere, or says None."""
+
 
 def run_place(config: Config) -> Place:
     return Place.at(config.run.directory) / config.run.name
 
 
-def run(config: Config, listen: Listener = lambda *_: None) -> Ledger:
+def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = lambda *_: None, runs: int = 1) -> Ledger:
     """Carry out a run, or what is missing of it, and return its ledger.
+
+    Args:
+        runs: how many runs share the cluster; each plans with its part of it.
 
     Raises:
         PruneFuseError: something that the user can put right; nothing was written, or nothing was lost.
@@ -48,35 +62,37 @@ def run(config: Config, listen: Listener = lambda *_: None) -> Ledger:
     shared = SharedDirectory(ledger.root)
     shared.check()
     try:
-        work = _open(config, ledger)
+        work = _open(config, ledger, runs)
         telemetry = Telemetry(ledger, config.run.name)
         telemetry.record("run_started", cluster=work.has.to_json())
         for step in steps(config):
             if ledger.committed(step) is None:
                 shared.check()  # of the nodes that have joined meanwhile
                 telemetry.started(step)
-                _carry_out(work, step, listen)
-                telemetry.done(work.ledger.require(step))
+                listen("start", step, None)
+                commit = adopt(ledger, step) or _carry_out(work, step)
+                _note(work, step)
+                telemetry.done(commit)
+                listen("done", step, commit)
         telemetry.record("run_done")
     finally:
         ledger.unlock()
     return ledger
 
 
-def _open(config: Config, ledger: Ledger) -> Work:
+def _open(config: Config, ledger: Ledger, runs: int) -> Work:
     """Check everything that can be checked before the first phase, then make or reopen the run directory."""
     has = observe()
-    training = plan_training(config.workers, has)
     if ledger.exists:
         ledger.lock()
         info = PoolInfo.from_json(ledger.read_pool())
         check_unchanged(config.pool, info)
-        scoring = plan_scoring(config.scoring, has, info.rows * _selector_macs(config, info))
+        scoring, training = check(config, info, has, runs)
     else:
+        plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
         found = survey(config.pool)
         info = found.info
-        check_budget(config, info.rows)
-        scoring = plan_scoring(config.scoring, has, info.rows * _selector_macs(config, info))
+        scoring, training = check(config, info, has, runs)
         ledger.lock()
         materialise(found, ledger.root)
         ledger.create(to_tree(config), info.to_json())
@@ -86,6 +102,19 @@ def _open(config: Config, ledger: Ledger) -> Work:
     return Work(
         config=config, ledger=ledger, info=info, pool=pool, test=test, has=has, scoring=scoring, training=training
     )
+
+
+def check(config: Config, info: PoolInfo, has: Resources, runs: int = 1) -> tuple[ScoringPlan, TrainingPlan]:
+    """What a run would do with the cluster (or its part of it); refuses what cannot be run. Writes nothing.
+
+    Raises:
+        ConfigError: a budget beyond the pool, or a network that cannot be built or pruned.
+        PlanError: not enough CPUs or GPUs.
+    """
+    mine = has.part(runs)
+    check_budget(config, info.rows)
+    scoring = plan_scoring(config.scoring, mine, info.rows * _selector_macs(config, info), info.rows)
+    return scoring, plan_training(config.workers, mine)
 
 
 def _selector_macs(config: Config, info: PoolInfo) -> int:
@@ -99,21 +128,20 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
         raise ConfigError(f"network, pruning: {error}") from error
 
 
-def _carry_out(work: Work, step: Step, listen: Listener) -> None:
-    listen("start", step, None)
+def _carry_out(work: Work, step: Step) -> Commit:
     started = time.perf_counter()
     done = PHASES[step.phase](work, step)
     metrics = {**done.metrics, "seconds": time.perf_counter() - started}
     commit = work.ledger.commit(step, done.outputs, metrics, done.written)
-    if step.round >= 0:
-        _write_metrics(work, step.round)
     work.ledger.clear(step, *done.leftovers)
-    listen("done", step, commit)
+    return commit
 
 
-def _write_metrics(work: Work, round_: int) -> None:
+def _note(work: Work, last: Step) -> None:
     """`metrics.json` of a round: the figures of its committed phases, gathered for readers."""
-    phases = {}
+    phases, round_ = {}, last.round
+    if round_ < 0:
+        return
     for step in steps(work.config):
         commit = work.ledger.committed(step) if step.round == round_ else None
         if commit is not None:

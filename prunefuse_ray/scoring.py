@@ -6,8 +6,9 @@ Ray Data's row checkpoints make it resumable: after a kill, the same call scores
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -146,6 +147,8 @@ def score_pool(
         rows: number of rows of the pool, from which the size of the output files follows.
         checkpoint: where the ids of finished rows are kept; one place per round, or old scores would be taken for new.
     """
+    if plan.here:
+        return _score_here(source, network, job, exclude, out)
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
@@ -177,6 +180,17 @@ def score_pool(
         )
     finally:
         context.checkpoint_config = None
+
+
+def _score_here(source: Source, network: Place, job: ScoringJob, exclude: pa.Array, out: Place) -> None:
+    """Score a small pool in this process, into one file; after a kill, from the beginning."""
+    out.delete()
+    scorer = Scorer(network, job)
+    dataset = stream(source, exclude=exclude)
+    batches: Iterator[Any] = iter(dataset.iter_batches(batch_size=job.batch_size * 4, batch_format="pyarrow"))
+    scores = [scorer(batch) for batch in batches if batch.num_rows]
+    if scores:
+        (out / "scores.parquet").write_table(pa.concat_tables(scores))
 
 
 @dataclass(frozen=True, kw_only=True)

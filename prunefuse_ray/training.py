@@ -370,7 +370,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     macs = networks.macs(loaded.network, job.form.network_shape)
     if plan.in_process:
         batch = min(job.recipe.batch_size, job.labels.num_rows)
-        torch.set_num_threads(training_threads(3 * macs * batch, cores()))
+        torch.set_num_threads(training_threads(3 * macs * batch, plan.cores or cores()))
     large = sample_bytes(job.labels.num_rows, job.form) > plan.sample_bytes
     trainer = TorchTrainer(
         _train,

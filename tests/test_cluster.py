@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prunefuse_ray.commands.options import parse_run
+from prunefuse_ray.commands.options import parse_run, parse_sweep
+from prunefuse_ray.sweep_config import trials
 
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = ROOT / "cluster"
@@ -571,13 +572,14 @@ def test_the_ray_job_runs_what_the_project_has():
     assert config.workers.gpu
 
 
-def test_the_sweep_exists_or_is_marked_as_missing():
-    path = KUBERAY / "rayjob-sweep.yaml"
-    words = shlex.split(manifest("rayjob-sweep")["spec"]["entrypoint"])
-    assert words[:2] == ["python", "jobs/sweep.py"]
-    assert words[2] == "--preset"
-    assert (ROOT / "jobs" / "presets" / f"{words[3]}.yaml").is_file()
-    assert (ROOT / words[1]).is_file() != ("NOT READY" in path.read_text())
+def test_the_sweep_job_runs_what_the_project_has():
+    python, script, *words = shlex.split(manifest("rayjob-sweep")["spec"]["entrypoint"])
+    assert (python, script) == ("python", "jobs/sweep.py")
+    assert (ROOT / script).is_file()
+    sweep = parse_sweep(words)
+    assert sweep.base.run.directory.startswith("s3://")
+    training = next(g for g in kuberay_groups("rayjob-sweep") if g.role == "training")
+    assert all(t.config.workers.gpu and t.config.workers.cpus <= training.resources["CPU"] for t in trials(sweep))
 
 
 def test_the_readmes_submissions_are_taken():

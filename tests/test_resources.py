@@ -36,6 +36,14 @@ def test_scoring_actors_leave_room_for_their_stream(scoring, has, macs, actors):
     assert (plan.min_actors, plan.max_actors) == actors
 
 
+def test_a_small_pool_is_scored_by_the_driver_of_one_machine():
+    assert plan_scoring(Scoring(), cluster(4), 1e9, 1_000).here
+    assert not plan_scoring(Scoring(), cluster(4), 1e9, 1_000_000).here, "many tiny samples: decoding counts too"
+    assert not plan_scoring(Scoring(), cluster(4), 1e12, 1_000).here
+    assert not plan_scoring(Scoring(), cluster(8, nodes=2, in_process=False), 1e9, 1_000).here
+    assert not plan_scoring(Scoring(actors=(1, 1)), cluster(4), 1e9, 1_000).here, "actors were asked for"
+
+
 @pytest.mark.parametrize(
     ("scoring", "has"),
     [({}, cluster(2)), ({"actors": (3, 3)}, cluster(4)), ({"gpus": 1}, cluster(16)), ({"cpus": 4}, cluster(5))],

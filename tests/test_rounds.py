@@ -127,7 +127,7 @@ def test_another_configuration_is_refused_with_the_difference(undisturbed, tiny_
 # --- the same outcome whatever happens ---
 
 
-@pytest.mark.parametrize("actors", [(2, 2), (3, 3)])
+@pytest.mark.parametrize("actors", [(2, 2), (3, 3), None])  # None: in the driver, as so small a pool is
 def test_the_number_of_actors_changes_nothing(undisturbed, tiny_pool, tmp_path, actors):
     rounds.run(tiny(tiny_pool, tmp_path, scoring={"actors": actors}))
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)

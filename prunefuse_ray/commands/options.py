@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.config_files import load_config, preset_path
+from prunefuse_ray.sweep_config import Sweep, load_sweep
 
 
 def parse_run(argv: Sequence[str]) -> Config:
@@ -23,6 +24,35 @@ def parse_run(argv: Sequence[str]) -> Config:
         description="Select samples with a pruned proxy, label them, fuse the proxy into the dense network.\n"
         "The same command again resumes. Every field can stand in the YAML file or on the command line.",
     )
+    path, overrides, _ = _parse(parser, argv)
+    return load_config(path, overrides)
+
+
+def parse_sweep(argv: Sequence[str]) -> Sweep:
+    """The sweep that the arguments of `sweep` describe. Raises ConfigError; exits on --help and unknown flags."""
+    parser = argparse.ArgumentParser(
+        prog="sweep.py",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run a sweep: a YAML file of a base configuration, arms, a search space and seeds.\n"
+        "The same command again goes on with it. The fields of a run below override the base of the sweep;\n"
+        "--run.directory and --run.name are the sweep's own.",
+    )
+    parser.add_argument("--concurrency", type=int, metavar="N", help="trials at a time; bounded by the cluster")
+    parser.add_argument("--loggers", metavar="NAME,...", help="tensorboard, mlflow, wandb; empty for none")
+    path, overrides, arguments = _parse(parser, argv)
+    settings = {}
+    if arguments.concurrency is not None:
+        settings["concurrency"] = arguments.concurrency
+    if arguments.loggers is not None:
+        settings["loggers"] = [name for name in arguments.loggers.split(",") if name]
+    return load_sweep(path, overrides, settings)
+
+
+def _parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[str | Path | None, dict[str, Any], argparse.Namespace]:
+    """(file, overrides of a run's fields, all arguments)"""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--config", metavar="FILE", help="a YAML file with the fields below as sections")
     where.add_argument("--preset", metavar="NAME", help="a configuration of jobs/presets, by name")
@@ -32,7 +62,7 @@ def parse_run(argv: Sequence[str]) -> Config:
     arguments = parser.parse_args(list(argv))
     overrides = source(parsed_args=arguments)()
     path: str | Path | None = preset_path(arguments.preset) if arguments.preset else arguments.config
-    return load_config(path, _nulls(overrides))
+    return path, _nulls(overrides), arguments
 
 
 class _Overrides(BaseSettings):

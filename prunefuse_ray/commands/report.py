@@ -1,4 +1,4 @@
-"""`prunefuse report`: the page of a run, made again from its files."""
+"""`prunefuse report`: the page of a run or a sweep, made again from its files."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ from prunefuse_ray.commands.terminal import console
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make the report of a run again from its files."""
+    """Make the report of a run or a sweep again from its files."""
     parser = argparse.ArgumentParser(prog="prunefuse report", description=main.__doc__)
-    parser.add_argument("directory", help="a run directory (a path or URI)")
+    parser.add_argument("directory", help="the directory of a run or a sweep (a path or URI)")
     arguments = parser.parse_args(list(argv))
+    from prunefuse_ray.storage import Place
+
+    place = Place.at(arguments.directory)
+    if (place / "sweep.yaml").exists():
+        from prunefuse_ray.sweep_report import render_sweep
+        from prunefuse_ray.sweep_results import write_results
+
+        write_results(place, render_sweep)
+        console.print((place / "report.html").path)
+        return 0
     from prunefuse_ray.ledger import Ledger
     from prunefuse_ray.report import render
-    from prunefuse_ray.storage import Place
     from prunefuse_ray.views import view_run
 
-    ledger = Ledger(Place.at(arguments.directory))
+    ledger = Ledger(place)
     console.print(ledger.write_text("report.html", render(view_run(ledger))).path)
     return 0

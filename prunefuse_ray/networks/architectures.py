@@ -16,7 +16,10 @@ from prunefuse_ray.networks.resnets import PreActivationResNet
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    **{f"resnet{depth}": partial(PreActivationResNet, blocks=(depth - 2) // 6) for depth in (20, 32, 44, 56, 110)},
+    **{
+        f"resnet{depth}": partial(PreActivationResNet, blocks=(depth - 2) // 6)
+        for depth in (8, 14, 20, 32, 44, 56, 110)
+    },
     "resnet164": partial(PreActivationResNet, blocks=(164 - 2) // 9, bottleneck=True),
     **{
         f"wrn{d}_{width}": partial(PreActivationResNet, blocks=(d - 4) // 6, width=width)

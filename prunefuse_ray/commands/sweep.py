@@ -1,0 +1,106 @@
+"""`prunefuse sweep`, which is `python jobs/sweep.py`: carry out, or go on with, a sweep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from prunefuse_ray.commands.options import parse_sweep
+from prunefuse_ray.commands.terminal import console, quiet, secure, si
+from prunefuse_ray.sweep_config import trials
+
+FAILED_TRIALS = 1
+"""Exit code of a sweep that ended, but not with every trial."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out, or go on with, a sweep."""
+    sweep = parse_sweep(argv)
+    count = len(trials(sweep))
+    secure()
+    quiet()
+    from prunefuse_ray.sweep import run_sweep, sweep_place
+    from prunefuse_ray.sweep_report import render_sweep
+    from prunefuse_ray.sweep_results import COMPLETE, FAILED, outcome, write_results
+
+    root = sweep_place(sweep)
+    console.print(f"sweep {sweep.base.run.name} in {root.path}: {count} trials")
+    progress = Progress(count, sum(outcome(root, t.name).status == COMPLETE for t in trials(sweep)))
+    if progress.ended:
+        console.print(f"{progress.ended} of them were complete already")
+    try:
+        run_sweep(sweep, progress)
+    finally:
+        if (root / "sweep.yaml").exists():
+            result = write_results(root, render_sweep)
+    console.print(closing_table(result))
+    failed = [r for r in result.trials if r.outcome.status == FAILED]
+    for r in failed:
+        console.print(f"failed: {r.trial.name}: {r.outcome.message}", markup=False)
+    if (root / "best.yaml").exists():
+        console.print(f"best configuration: {root.path}/best.yaml")
+    console.print(f"{progress.seconds():.0f} s; report: {root.path}/report.html")
+    return FAILED_TRIALS if failed else 0
+
+
+class Progress:
+    """A line for each round and for each trial that ends."""
+
+    def __init__(self, trials_: int, ended: int) -> None:
+        self.trials, self.ended, self.started = trials_, ended, time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def __call__(self, event: str, name: str, figures: dict[str, Any]) -> None:
+        if event == "start":
+            return
+        if event == "round":
+            words = round_line(figures)
+        else:
+            self.ended += 1
+            message = figures.get("message")
+            words = f"{event} ({self.ended} of {self.trials})" + (f": {message}" if message else "")
+        console.print(f"{self.seconds():6.0f} s  {name}: {words}", markup=False)
+
+
+def round_line(row: dict[str, Any]) -> str:
+    """What one round of a trial came to, in a line."""
+    parts = [f"{row['labels']} labels"]
+    parts += [
+        f"{name} {row[f'{name}_accuracy']:.1%}"
+        for name in ("proxy", "fused")
+        if row.get(f"{name}_accuracy") is not None
+    ]
+    if row.get("phases_shared"):
+        parts.append(f"{row['phases_shared']} phases shared")
+    return ", ".join(parts)
+
+
+def closing_table(result: Any) -> Table:
+    """The combinations with their accuracy and what selection cost them."""
+    from prunefuse_ray.sweep_report import spread
+    from prunefuse_ray.sweep_results import measured_metric, points, reference_of, relative
+
+    found = points(result)
+    metric = measured_metric(found, result.sweep)
+    table = Table(box=box.SIMPLE)
+    table.add_column("combination")
+    for name in ("seeds", metric.replace("_", " "), "selection MACs", "of reference", "selection seconds"):
+        table.add_column(name, justify="right")
+    for p in found:
+        share = relative(p, reference_of(found, result.sweep, p), "selection_macs")
+        macs, seconds = p.costs.get("selection_macs"), p.costs.get("selection_seconds")
+        table.add_row(
+            p.name,
+            str(p.seeds),
+            spread(p.final(metric)),
+            si(macs.mean) if macs else "",
+            f"{share:.1%}" if share is not None else "",
+            f"{seconds.mean:.1f}" if seconds else "",
+        )
+    return table

@@ -1,0 +1,146 @@
+"""Sweep files: what they mean, and what is refused before anything starts."""
+
+import math
+
+import pytest
+import yaml
+
+from prunefuse_ray.config_files import PRESETS, to_tree
+from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.sweep_config import load_sweep, sweep_from_tree, trials
+
+SWEEPS = sorted(p for p in PRESETS.glob("*.yaml") if "base" in yaml.safe_load(p.read_text()))
+
+
+def written(tmp_path, tree):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    return file
+
+
+def names(sweep):
+    return [t.name for t in trials(sweep)]
+
+
+def test_a_grid_is_the_product_of_its_axes_and_seeds():
+    space = {"pruning.ratio": {"grid": [0.5, 0.8]}, "selection.strategy": {"grid": ["margin", "entropy"]}}
+    found = trials(sweep_from_tree({"space": space, "seeds": [0, 7]}))
+    got = [(t.config.pruning.ratio, t.config.selection.strategy, t.config.run.seed) for t in found]
+    assert got == [(p, s, seed) for p in (0.5, 0.8) for s in ("margin", "entropy") for seed in (0, 7)]
+    assert found[1].name == "ratio-0.5_strategy-margin_seed-7"
+    assert found[0].point == found[1].point == "ratio-0.5_strategy-margin"
+    assert found[0].config.run.directory == "runs/digits/trials"
+
+
+def test_arms_are_combinations_and_not_products():
+    arms = {
+        "fuse": {"pruning": {"ratio": 0.8}},
+        "dense": {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}},
+    }
+    found = trials(sweep_from_tree({"arms": arms, "seeds": [0]}))
+    assert [(t.name, t.config.selection.selector, t.config.pruning.ratio) for t in found] == [
+        ("fuse_seed-0", "proxy", 0.8),
+        ("dense_seed-0", "dense", 0.5),
+    ]
+
+
+def test_draws_are_the_same_every_time_and_inside_their_bounds():
+    space = {
+        "training.lr": {"loguniform": [0.001, 0.1]},
+        "distillation.weight": {"uniform": [0.1, 0.9]},
+        "training.batch_size": {"choice": [16, 32]},
+    }
+    sweep = sweep_from_tree({"space": space, "seeds": [0], "samples": 200})
+    first, again = trials(sweep), trials(sweep)
+    assert first == again
+    rates = [t.config.training.lr for t in first]
+    assert len(set(rates)) > 190
+    assert all(0.001 <= r <= 0.1 for r in rates)
+    below = sum(r < 0.01 for r in rates) / 200  # half of a log-uniform draw lies below the geometric mean
+    assert math.isclose(below, 0.5, abs_tol=0.12)
+    assert {t.config.training.batch_size for t in first} == {16, 32}
+    assert all(0.1 <= t.config.distillation.weight <= 0.9 for t in first)
+    assert sweep.early_stopping
+    assert not sweep_from_tree({"space": {"pruning.ratio": {"grid": [0.5]}}}).early_stopping
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        (
+            {"space": {"pruning.ration": {"grid": [1]}}},
+            "unknown field 'pruning.ration' (did you mean 'pruning.ratio'?)",
+        ),
+        ({"space": {"pruning.ratio": {"grid": [0.5], "choice": [0.5]}}}, "exactly one of grid, choice"),
+        (
+            {"space": {"pruning.ratio": {"grids": [0.5]}}},
+            "space.pruning.ratio.grids: unknown key (did you mean 'grid'?)",
+        ),
+        ({"space": {"pruning.ratio": {"uniform": [0.8, 0.5]}}}, "uniform [0.8, 0.5] is empty"),
+        ({"space": {"training.lr": {"loguniform": [0, 1]}}}, "reaches zero"),
+        ({"space": {"pruning.ratio": {"grid": [0.5, 1.5]}}}, "trial 'ratio-1.5': pruning.ratio: 1.5 is not valid"),
+        ({"space": {"pruning.ratio": {"grid": [0.5, 0.5]}}}, "'ratio-0.5_seed-0' is there twice"),
+        ({"space": {"run.seed": {"grid": [1, 2]}}}, "for seeds there is `seeds`"),
+        ({"arms": {"a b": {}}}, "'a b' is no name"),
+        ({"arms": {"a": {"prunning": {"ratio": 0.5}}}}, "trial 'a': prunning: unknown key (did you mean 'pruning'?)"),
+        ({"arms": {"a": {"pruning": {"ratio": 0.5}}}, "space": {"pruning.ratio": {"grid": [0.6]}}}, "name it once"),
+        ({"arms": {"dense": {"selection": {"selector": "dense"}}}}, "set fusion.target to scratch"),
+        ({"arms": {"a": {}}, "reference": "b"}, "reference: no arm 'b'"),
+        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"base": {"training": {"epochs": 0}}}, "base.training.epochs: 0 is not valid"),
+        ({"base": {"training": {"epoch": 1}}}, "base.training.epoch: unknown key (did you mean 'epochs'?)"),
+        ({"schedulers": "asha"}, "schedulers: unknown key (did you mean 'scheduler'?)"),
+    ],
+)
+def test_bad_sweeps_are_refused_with_the_field(tree, said):
+    with pytest.raises(ConfigError) as caught:
+        trials(sweep_from_tree(tree))
+    assert said in str(caught.value)
+
+
+def test_the_base_may_build_on_a_preset_and_the_command_line_wins(tmp_path):
+    file = written(tmp_path, {"base": {"preset": "cifar10_small", "pruning": {"ratio": 0.6}}, "seeds": [0]})
+    sweep = load_sweep(file, {"training": {"epochs": "20"}, "run": {"directory": "elsewhere"}}, {"concurrency": 3})
+    assert (sweep.base.network.architecture, sweep.base.pruning.ratio, sweep.base.training.epochs) == (
+        "resnet20",
+        0.6,
+        20,
+    )
+    assert (sweep.base.run.name, sweep.base.run.directory, sweep.concurrency) == ("mine", "elsewhere", 3)
+
+
+def test_what_is_no_sweep_is_said(tmp_path):
+    with pytest.raises(ConfigError, match="is the configuration of a run; a sweep names it under `base:`"):
+        load_sweep(PRESETS / "cifar10_small.yaml", {}, {})
+    with pytest.raises(ConfigError, match="no such preset"):
+        load_sweep(written(tmp_path, {"base": "digit"}), {}, {})
+    with pytest.raises(ConfigError, match="is a sweep itself"):
+        load_sweep(written(tmp_path, {"base": "digits_sweep"}), {}, {})
+
+
+def test_a_sweep_survives_its_file(tmp_path):
+    sweep = load_sweep(PRESETS / "cifar10_small_comparison.yaml", {}, {})
+    assert sweep_from_tree(yaml.safe_load(yaml.safe_dump(to_tree(sweep)))) == sweep
+
+
+@pytest.mark.parametrize("preset", SWEEPS, ids=lambda p: p.stem)
+def test_presets_are_valid(preset):
+    found = trials(load_sweep(preset, {}, {}))
+    assert len(found) == {"digits_sweep": 24, "cifar10_small_comparison": 21}[preset.stem]
+
+
+def test_the_comparison_is_fair():
+    """Every arm has the same seeds, initial sets, budgets and target training; only how it is measured differs."""
+    found = trials(load_sweep(PRESETS / "cifar10_small_comparison.yaml", {}, {}))
+    assert {t.arm for t in found} >= {"prunefuse-p50", "prunefuse-p80", "dense", "svp-resnet8", "random"}
+    same = {
+        (
+            t.config.finetuning.model_copy(update={"evaluate_every": 0}).model_dump_json(),
+            t.config.training.model_dump_json(),
+            tuple(t.config.selection.budgets),
+            t.config.network.architecture,
+        )
+        for t in found
+    }
+    assert len(same) == 1
+    assert all(sum(t.arm == arm for t in found) >= 3 for arm in {t.arm for t in found})

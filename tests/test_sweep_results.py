@@ -1,0 +1,178 @@
+"""Figures of a sweep: means over seeds, costs, epochs to scratch, the front, the best; and the page they make."""
+
+import math
+
+import pytest
+import yaml
+
+from prunefuse_ray.config_files import config_from_tree
+from prunefuse_ray.storage import Place
+from prunefuse_ray.sweep_config import sweep_from_tree, trials
+from prunefuse_ray.sweep_report import render_sweep, spread
+from prunefuse_ray.sweep_results import (
+    COMPLETE,
+    FAILED,
+    UNFINISHED,
+    Outcome,
+    Stat,
+    SweepResult,
+    TrialResult,
+    Tuning,
+    best,
+    best_config,
+    pareto,
+    points,
+    reference_of,
+    relative,
+    stat,
+    table,
+)
+
+ARMS = {
+    "fuse": {"pruning": {"ratio": 0.5}, "finetuning": {"evaluate_every": 2}},
+    "dense": {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}},
+    "scratch": {"fusion": {"target": "scratch"}},
+}
+# arm -> accuracy of each seed at 10 and at 20 labels; scoring MACs; selection seconds
+FIGURES = {
+    "fuse": ([(0.5, 0.8), (0.6, 0.9)], 25, 5.0),
+    "dense": ([(0.4, 0.7), (0.5, 0.8)], 100, 20.0),
+    "scratch": ([(0.4, 0.75), (0.5, 0.85)], 25, 5.0),
+}
+
+
+def result(**more):
+    sweep = sweep_from_tree(
+        {"base": {"selection": {"budgets": [10, 20]}, "fusion": {"evaluate": "every"}, "run": {"name": "x"}},
+         "arms": ARMS, "seeds": [0, 1], "reference": "dense"} | more
+    )  # fmt: skip
+    return SweepResult(sweep=sweep, root=Place.at("/nowhere"), trials=[made(t) for t in trials(sweep)])
+
+
+def made(trial):
+    accuracies, macs, seconds = FIGURES[trial.arm]
+    seed = trial.config.run.seed
+    rows = [
+        {"round": r, "labels": (10, 20)[r], "budgets_passed": r + 1, "proxy_accuracy": 0.3,
+         "fused_accuracy": accuracies[seed][r], "selection_macs": macs * r, "selection_training_macs": macs * r,
+         "dense_selection_macs": 100 * r, "selection_seconds": seconds * r, "finetuning_seconds": 1.0, "seconds": 9.0,
+         "phases_shared": 0}
+        for r in (0, 1)
+    ]  # fmt: skip
+    # Seed 0 chooses what scratch has too, and passes its final accuracy of .75 at epoch 4; seed 1 never passes .85.
+    evaluations = [(0, 0.2), (2, 0.6), (4, 0.76 if seed == 0 else 0.7), (6, 0.8)] if trial.arm == "fuse" else []
+    key = f"labels-{seed}" if trial.arm != "dense" else f"other-{seed}"
+    return TrialResult(
+        trial=trial, outcome=Outcome(status=COMPLETE), rows=rows, shared={"fuse_seed-0": 3} if seed else {},
+        tuning=Tuning(labels_key=key, epochs=30, evaluations=evaluations),
+    )  # fmt: skip
+
+
+def by_name(found):
+    return {p.name: p for p in found}
+
+
+def test_mean_and_sample_standard_deviation():
+    assert stat([1.0, 3.0, None]) == Stat(2.0, math.sqrt(2), 2)
+    assert math.isnan(stat([1.0]).std)
+    assert stat([None]) is None
+    assert spread(Stat(0.931, 0.004, 3)) == "93.1 ± 0.4%"
+    assert spread(Stat(0.931, math.nan, 1)) == "93.1%"
+
+
+def test_points_are_means_over_seeds_per_budget():
+    found = by_name(points(result()))
+    assert found["fuse"].fused[10].mean == pytest.approx(0.55)
+    assert found["fuse"].fused[20].mean == pytest.approx(0.85)
+    assert found["fuse"].fused[20].std == pytest.approx(0.1 / math.sqrt(2))
+    assert (found["fuse"].seeds, found["fuse"].fused[20].n) == (2, 2)
+
+
+def test_costs_are_relative_to_the_reference_arm():
+    found = points(result())
+    fuse = by_name(found)["fuse"]
+    reference = reference_of(found, result().sweep, fuse)
+    assert reference.name == "dense"
+    assert relative(fuse, reference, "selection_macs") == 0.25
+    assert relative(fuse, reference, "selection_seconds") == 0.25
+    assert relative(fuse, None, "selection_macs") == 0.25, "against the dense network's, computed"
+    assert relative(fuse, None, "selection_seconds") is None
+
+
+def test_epochs_are_measured_against_scratch_on_the_same_labels():
+    found = by_name(points(result()))
+    catching = found["fuse"].catching
+    assert (catching.reached, catching.seeds, catching.epochs.mean) == (1, 2, 4)
+    assert (catching.scratch_epochs, catching.every) == (30, 2)
+    assert catching.scratch.mean == pytest.approx(0.8), (
+        "of the scratch arm, and not of the dense one with its own labels"
+    )
+    assert found["dense"].catching is None
+
+
+def test_the_front_holds_what_nothing_beats():
+    found = points(result())
+    assert [p.name for p in pareto(found, "selection_macs", "fused_accuracy")] == ["fuse"]
+    cheap = [p for p in found if p.name != "fuse"]
+    assert [p.name for p in pareto(cheap, "selection_macs", "fused_accuracy")] == ["scratch"]
+
+
+def test_a_front_of_several():
+    import dataclasses
+
+    found = points(result())
+    dear = dataclasses.replace(found[1], fused={20: Stat(0.95, 0.0, 2)})
+    assert [p.name for p in pareto([found[0], dear], "selection_macs", "fused_accuracy")] == ["fuse", "dense"]
+
+
+def test_the_best_goes_into_a_configuration_that_a_run_takes():
+    measured = result()
+    assert best(points(measured), "fused_accuracy").name == "fuse"
+    text = best_config(measured)
+    assert text.startswith("# fuse: fused_accuracy 85.00% ± 7.07% over 2 seeds")
+    config = config_from_tree(yaml.safe_load(text))
+    assert (config.run.name, config.run.directory) == ("x-best", "runs")
+    assert (config.pruning.ratio, config.finetuning.evaluate_every) == (0.5, 2)
+
+
+def test_a_point_with_fewer_finished_seeds_is_not_the_best():
+    measured = result()
+    half = [r for r in measured.trials if r.trial.name != "fuse_seed-1"]
+    found = points(SweepResult(sweep=measured.sweep, root=measured.root, trials=half))
+    assert best(found, "fused_accuracy").name == "scratch"
+
+
+def test_the_table_has_a_row_per_trial_and_round():
+    rows = table(result(space={"training.epochs": {"grid": [5, 6]}}))
+    assert rows.num_rows == 3 * 2 * 2 * 2
+    first = rows.slice(1, 1).to_pylist()[0]
+    assert first["trial"] == "fuse_epochs-5_seed-0"
+    assert (first["labels"], first["fused_accuracy"], first["training.epochs"]) == (20, 0.8, 5)
+
+
+def test_the_page_shows_the_figures():
+    page = render_sweep(result())
+    for words in (
+        "85.0 ± 7.1%",
+        "55.0 ± 7.1%",
+        "1 of 2",
+        "4.0",
+        "25.0%",
+        "of the arm dense",
+        "trials/dense_seed-1/report.html",
+    ):
+        assert words in page, words
+    assert "<script" not in page
+    assert render_sweep(result()) == page
+
+
+def test_the_page_of_a_sweep_in_progress_and_of_failures():
+    measured = result()
+    trials_ = [
+        TrialResult(trial=r.trial, outcome=Outcome(status=s, message="lower <lr>"), rows=[], tuning=None, shared={})
+        for r, s in zip(measured.trials, [FAILED, *[UNFINISHED] * 5], strict=True)
+    ]
+    page = render_sweep(SweepResult(sweep=measured.sweep, root=measured.root, trials=trials_))
+    assert "in progress" in page
+    assert "lower &lt;lr&gt;" in page
+    assert best_config(SweepResult(sweep=measured.sweep, root=measured.root, trials=trials_)) is None
