@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.forms import Form, decode_column
-from prunefuse_ray.pool import Source, load_images
+from prunefuse_ray.pool import Source, load_images, refuse_pickles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ def load_samples(source: Source, form: Form, labels: pa.Table | None = None) -> 
     ids, pixels, found = [], [], []
     for file in source.files:
         table = pq.read_table(file, filesystem=source.fs)
+        refuse_pickles(table.schema, file)
         kept = [
             source.id_column,
             source.sample_column if source.image_root is None else None,
