@@ -46,7 +46,8 @@ class Hosts:
         sh("mount", "-t", "tmpfs", "tmpfs", "/tmp")
         self.env = environment(
             RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), OMP_NUM_THREADS="1",
-            RAY_raylet_start_wait_time_s="300",  # several Rays start on the cores of one machine
+            # Several Rays start on the cores of one machine.
+            RAY_raylet_start_wait_time_s="300", RAY_agent_register_timeout_ms="300000",
         )  # fmt: skip
         sh("ip", "link", "add", "hosts", "type", "bridge")
         sh("ip", "addr", "add", f"{HEAD}/24", "dev", "hosts")
@@ -147,7 +148,12 @@ def autoscaling(hosts: Hosts) -> dict:
         "auth": {},
         "docker": {},
         "file_mounts": {},
-        "provider": {"type": "fake_multinode", "launch_multiple": True, "head_node_id": head_id},
+        "provider": {
+            "type": "fake_multinode",
+            "launch_multiple": True,
+            "head_node_id": head_id,
+            "disable_node_updaters": True,
+        },
         "available_node_types": {
             "ray.head.default": kind(0, "head", 0),
             "training": kind(1, "training", 1),
