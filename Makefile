@@ -23,7 +23,10 @@ test-slow: install
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 test-faults: install
-	$(BIN)/python -m pytest -m faults --timeout 1800
+	$(BIN)/python -m pytest -m 'faults and not multinode' --timeout 1800
+
+test-multinode: install
+	$(BIN)/python -m pytest -m multinode --timeout 2400
 
 lint: install
 	$(BIN)/ruff check .

@@ -26,10 +26,19 @@ Positive = Annotated[int, Field(ge=1)]
 Augmentation = Literal["crop", "flip", "cutout"]
 
 
+STORE_OPTIONS = {"endpoint_override", "region", "scheme", "tls_ca_file_path"}
+"""What may stand in the query of a URI. Signatures, keys and tokens may not."""
+
+
 def _no_credentials(value: str) -> str:
     """Paths are written to config.yaml, logs and reports; a secret in one would travel with them."""
-    if "@" in value.partition("://")[2].partition("/")[0]:
-        raise ValueError("holds credentials; give them by the environment or the machine's role, not in the path")
+    scheme, _, rest = value.partition("://")
+    options = {part.partition("=")[0] for part in rest.partition("?")[2].split("&")} if "?" in rest else set()
+    if "@" in rest.partition("/")[0] or (scheme != "file" and rest and options - STORE_OPTIONS):
+        raise ValueError(
+            "holds credentials, or an option that may be one; give credentials by the environment or the machine's "
+            f"role, not in the path. After a question mark stand {', '.join(sorted(STORE_OPTIONS))} only"
+        )
     return value
 
 
@@ -264,7 +273,8 @@ class Scoring(Section):
     """How the pool is scored."""
 
     actors: tuple[Positive, Positive] | None = None
-    """Smallest and largest number of scoring actors. Default: from one to what the cluster's CPUs (GPUs) can hold."""
+    """Smallest and largest number of scoring actors. Default: from one to what the cluster's CPUs (GPUs) can hold,
+    those that its autoscaler could add included."""
     cpus: Positive = 1
     """CPUs, and threads, of one scoring actor. It fixes the arithmetic: change it and last bits of scores change."""
     gpus: Annotated[float, Field(ge=0)] = 0.0

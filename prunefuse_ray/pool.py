@@ -207,7 +207,30 @@ def tables(source: Source, columns: Sequence[str], rows: int = 65_536) -> Iterat
     for file in source.files:
         with source.fs.open_input_file(file) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=rows, columns=list(columns)):
-                yield pa.Table.from_batches([batch])
+                table = pa.Table.from_batches([batch])
+                refuse_pickles(table.schema, file)
+                yield table
+
+
+PICKLED = "ray.data.arrow_pickled_object"
+"""Ray's extension type for columns of Python objects: to read a value of it is to run what it says."""
+
+
+def refuse_pickles(schema: pa.Schema, file: str) -> None:
+    """PoolError where a column holds pickled Python objects. A pool comes from elsewhere and must not run code."""
+    for field in schema:
+        # Where nothing has imported Ray Data the type is not known, and only the field says what its bytes are.
+        if _is_pickled(field.type) or (field.metadata or {}).get(b"ARROW:extension:name") == PICKLED.encode():
+            raise PoolError(
+                f"{file}: column '{field.name}' holds pickled Python objects, which can run code when they are read: "
+                "write it as bytes, strings, numbers or tensors"
+            )
+
+
+def _is_pickled(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.extension_name == PICKLED or _is_pickled(kind.storage_type)
+    return any(_is_pickled(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def ids_to_numpy(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -253,6 +276,7 @@ class _Rows:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         source = self.source
+        refuse_pickles(table.schema, "pool.path")
         ids = table[source.id_column]
         ids = ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())
         if self.only is not None:

@@ -5,6 +5,7 @@ Resuming is running again: the loop knows nothing of what happened before but wh
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -65,15 +66,20 @@ def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = la
         work = _open(config, ledger, runs)
         telemetry = Telemetry(ledger, config.run.name)
         telemetry.record("run_started", cluster=work.has.to_json())
-        for step in steps(config):
-            if ledger.committed(step) is None:
-                shared.check()  # of the nodes that have joined meanwhile
-                telemetry.started(step)
-                listen("start", step, None)
-                commit = adopt(ledger, step) or _carry_out(work, step)
-                _note(work, step)
-                telemetry.done(commit)
-                listen("done", step, commit)
+        try:
+            for step in steps(config):
+                if ledger.committed(step) is None:
+                    shared.check()  # of the nodes that have joined meanwhile
+                    telemetry.started(step)
+                    listen("start", step, None)
+                    commit = adopt(ledger, step) or _carry_out(work, step)
+                    _note(work, step)
+                    telemetry.done(commit)
+                    listen("done", step, commit)
+        except Exception as error:
+            with contextlib.suppress(OSError):  # the store itself may be what failed
+                telemetry.record("run_failed", error=type(error).__name__, message=str(error)[:1000])
+            raise
         telemetry.record("run_done")
     finally:
         ledger.unlock()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.forms import Form, decode_column
-from prunefuse_ray.pool import Source, load_images
+from prunefuse_ray.pool import Source, load_images, refuse_pickles
 
 ROWS_AT_ONCE = 256
 """Encoded samples held while decoding."""
@@ -110,7 +110,9 @@ def _decode(
     name, start = source.files[number], 0
     columns = [source.id_column, *([source.sample_column] if source.image_root is None else [])]
     with source.fs.open_input_file(name) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
+        parquet = pq.ParquetFile(stream)
+        refuse_pickles(parquet.schema_arrow, name)
+        for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
             here_N = place_N[start : start + batch.num_rows]
             start += batch.num_rows
             names = {source.id_column: "id", source.sample_column: "sample"}

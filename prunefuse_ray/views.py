@@ -13,7 +13,7 @@ from prunefuse_ray.config import Config
 from prunefuse_ray.config_files import config_from_tree
 from prunefuse_ray.images import encode_png, sample_values
 from prunefuse_ray.ledger import Ledger, Step, labels_schema, selected_schema
-from prunefuse_ray.pool import PoolInfo
+from prunefuse_ray.pool import PoolInfo, refuse_pickles
 from prunefuse_ray.runview import Chosen, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.storage import Place
 
@@ -91,6 +91,7 @@ def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table) -> list
 def _samples(file: Place, wanted: pa.Array) -> dict[Any, bytes | str | None]:
     """Samples by id: texts as they are, pictures as PNG or JPEG bytes."""
     table = pq.read_table(file.path, filesystem=file.fs, columns=["id", "sample"])
+    refuse_pickles(table.schema, file.path)
     table = table.filter(pc.is_in(table["id"], value_set=wanted))
     values = sample_values(table["sample"])
     shown = [v if v is None or isinstance(v, bytes | str) else encode_png(np.asarray(v)) for v in values]

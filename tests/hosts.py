@@ -44,7 +44,11 @@ class Hosts:
         sh("ip", "link", "set", "lo", "up")
         sh("mount", "--bind", shared, "/mnt")
         sh("mount", "-t", "tmpfs", "tmpfs", "/tmp")
-        self.env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), OMP_NUM_THREADS="1")
+        self.env = environment(
+            RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), OMP_NUM_THREADS="1",
+            # Several Rays start on the cores of one machine.
+            RAY_raylet_start_wait_time_s="300", RAY_agent_register_timeout_ms="300000",
+        )  # fmt: skip
         sh("ip", "link", "add", "hosts", "type", "bridge")
         sh("ip", "addr", "add", f"{HEAD}/24", "dev", "hosts")
         sh("ip", "link", "set", "hosts", "up")
@@ -133,18 +137,31 @@ def autoscaling(hosts: Hosts) -> dict:
         return {"resources": {"CPU": cpus}, "labels": labels, "node_config": {}, "min_workers": 0, "max_workers": most}
 
     head_id = "f" * 51 + "00000"  # the fake provider's name for the head
+    lists = ("cluster_synced_files", "file_mounts_sync_continuously", "setup_commands", "initialization_commands",
+             "head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands",
+             "rsync_exclude", "rsync_filter")  # fmt: skip
     config = {
-        "cluster_name": "fake", "max_workers": 3, "idle_timeout_minutes": 0.25, "auth": {"ssh_user": "nobody"},
-        "provider": {"type": "fake_multinode", "launch_multiple": True, "head_node_id": head_id},
+        "cluster_name": "fake",
+        "max_workers": 3,
+        "idle_timeout_minutes": 0.25,
+        "upscaling_speed": 1.0,
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "provider": {
+            "type": "fake_multinode",
+            "launch_multiple": True,
+            "head_node_id": head_id,
+            "disable_node_updaters": True,
+        },
         "available_node_types": {
-            "ray.head.default": kind(0, "head", 0), "training": kind(1, "training", 1),
+            "ray.head.default": kind(0, "head", 0),
+            "training": kind(1, "training", 1),
             "scoring": kind(2, "scoring", 2),
         },
-        "head_node_type": "ray.head.default", "upscaling_speed": 1.0,
-        **{k: [] for k in ("setup_commands", "head_setup_commands", "worker_setup_commands",
-                           "initialization_commands", "head_start_ray_commands", "worker_start_ray_commands")},
-        **{k: {} for k in ("file_mounts", "docker")},
-    }  # fmt: skip
+        "head_node_type": "ray.head.default",
+        **{name: [] if name != "file_mounts_sync_continuously" else False for name in lists},
+    }
     Path("/tmp/fake.json").write_text(json.dumps(config))
     # Ray's wheel lacks a file of the fake provider; in this mount namespace the folder may have it.
     folder = Path(ray.__file__).parent / "autoscaler" / "_private" / "fake_multi_node"

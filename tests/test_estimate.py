@@ -2,9 +2,13 @@
 
 import pytest
 
+from prunefuse_ray import rounds
+from prunefuse_ray.cli import main
 from prunefuse_ray.config_files import config_from_tree
 from prunefuse_ray.estimate import Costs, estimate, nodes_for, peak_bytes
 from prunefuse_ray.pool import PoolInfo
+
+from .conftest import tiny
 
 INFO = PoolInfo(
     source="digits", path="", rows=1_000, bytes=500_000, files=4, listing_digest="", id_digest="", id_type="string",
@@ -56,6 +60,34 @@ def test_random_selection_scores_nothing():
     found = estimate(config, INFO, COSTS, actors=1)
     assert found.seconds("score") == 0
     assert found.actors_within(1e9) == 1
+
+
+def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_path, capsys, monkeypatch):
+    """Budgets that fill whole batches: then every MAC that a run counts is foreseen."""
+    from prunefuse_ray.commands import plan
+
+    config = tiny(tiny_pool, tmp_path, selection={"budgets": [16, 24]})
+    rounds.run(config)
+    monkeypatch.setattr(plan.console, "_width", 200)
+    assert main(["plan", "--against", str(tmp_path / "tiny"), "--training-rate", "1e9", "--scoring-rate", "10"]) == 0
+    rows = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
+    assert rows["score"][:2] == rows["score"][2:4]  # "1.2 M" foreseen, "1.2 M" counted
+    assert rows["train"][:2] == rows["train"][2:4]
+    assert rows["finetune"][:2] == rows["finetune"][2:4]
+    assert rows["score"][4] == "10.4"  # 104 samples, 10 a second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--within", "0"], "--within 0: give a number above zero"),
+        (["--against", "x", "--run.seed", "1"], "--run.seed: --against takes the configuration of the run directory"),
+        (["--against", "/nowhere"], "is this a run directory?"),
+    ],
+)
+def test_bad_arguments_are_one_message(arguments, said, capsys):
+    assert main(["plan", *arguments]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_this_process_holds_memory():

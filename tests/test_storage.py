@@ -1,6 +1,7 @@
 """Small files, whole or not at all, on a local disk and on a filesystem that is none."""
 
 import os
+import pickle
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -67,3 +68,59 @@ def test_damaged_files_are_said(root):
 
 def test_uris_and_paths_name_the_same_place(tmp_path):
     assert Place.at(f"file://{tmp_path}") == Place.at(str(tmp_path)) == Place.at(str(tmp_path) + "/")
+
+
+# --- S3 and what speaks like it ---
+
+
+@pytest.mark.parametrize("travelled", [False, True])
+def test_the_store_of_a_uri(travelled):
+    place = Place.at("s3://bucket/runs/train-*.parquet?endpoint_override=store.example:9000&scheme=http&region=here")
+    if travelled:
+        place = pickle.loads(pickle.dumps(place))
+    assert place.path == "bucket/runs/train-*.parquet"
+    assert not place.local
+    assert isinstance(place.fs, pafs.S3FileSystem)
+    assert place.fs.region == "here"
+    options = pafs.S3FileSystem.__reduce__(place.fs)[1][0]
+    assert (options["endpoint_override"], options["scheme"]) == ("store.example:9000", "http")
+    assert options["access_key"] is None
+    assert options["secret_key"] is None
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_endpoint_of_the_environment_travels_with_the_place(monkeypatch, variable):
+    monkeypatch.setenv(variable, "http://store.example:9000/")
+    place = Place.at("s3://bucket/runs")
+    monkeypatch.delenv(variable)
+    options = pafs.S3FileSystem.__reduce__(pickle.loads(pickle.dumps(place)).fs)[1][0]
+    assert (options["endpoint_override"], options["scheme"]) == ("store.example:9000", "http")
+
+
+def test_a_store_that_refuses_for_a_while_is_asked_again(monkeypatch):
+    """Three refusals in a row, which is one more than Arrow's own patience."""
+    import http.server
+    import threading
+
+    asked = []
+
+    class Refuses(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_response(503 if len(asked) < 4 else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tester")
+    place = Place.at(f"s3://bucket/runs?endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=here")
+    try:
+        with pytest.raises(FileNotFoundError):
+            pickle.loads(pickle.dumps(place / "config.yaml")).read_bytes()
+    finally:
+        server.shutdown()
+    assert len(asked) >= 4

@@ -26,6 +26,12 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     for name in ("ray", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if os.environ.get("RAY_ADDRESS") and not console.is_terminal:
+        # A submitted job: its log is what people and collectors read, so the run's events go there too.
+        events = logging.getLogger("prunefuse_ray.events")
+        events.addHandler(logging.StreamHandler())
+        events.setLevel(logging.INFO)
+        events.propagate = False
 
 
 def si(value: float) -> str:

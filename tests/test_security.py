@@ -1,0 +1,164 @@
+"""What comes from storage cannot run code, and what must not be written is not written."""
+
+import io
+import json
+import os
+import pickle
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from prunefuse_ray import networks, rounds
+from prunefuse_ray.cli import main
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.networks import NETWORK_FILE, WEIGHTS_FILE, NetworkError, NetworkSpec
+from prunefuse_ray.phases import trusted
+from prunefuse_ray.pool import Source, refuse_pickles, tables
+from prunefuse_ray.samples import load_samples
+from prunefuse_ray.storage import Place
+
+from .conftest import pictures, tiny, write_pool
+
+SECRET = "wJalrXUtnFEMI-not-a-real-key"
+SPEC = NetworkSpec(architecture="resnet20", classes=2, input_shape=(1, 8, 8))
+
+
+class Bomb:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """A path that must not come to exist; the bomb itself works."""
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "works")))
+    assert (tmp_path / "works").exists()
+    yield tmp_path / "exploded"
+    assert not (tmp_path / "exploded").exists()
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+
+def saved():
+    return networks.to_files(networks.Dense(network=networks.build(SPEC, seed=0), spec=SPEC))
+
+
+@pytest.mark.parametrize("weights", ["pickle", "torch"])
+def test_pickled_weights_are_refused_unread(mark, weights):
+    buffer = io.BytesIO()
+    torch.save({"conv": Bomb(mark)}, buffer)
+    content = buffer.getvalue() if weights == "torch" else pickle.dumps(Bomb(mark))
+    with pytest.raises(NetworkError, match="not a safetensors file"):
+        networks.from_files(saved() | {WEIGHTS_FILE: content})
+
+
+def test_a_file_cannot_have_a_module_imported(tmp_path, monkeypatch, mark):
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\ndef network(**_): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    files = saved()
+    description = json.loads(files[NETWORK_FILE])
+    for name in ("evil:network", "os:system", "torchvision.models:resnet18", ":evil"):
+        description["network"]["architecture"] = name
+        with pytest.raises(NetworkError):
+            networks.from_files(files | {NETWORK_FILE: json.dumps(description).encode()}, trusted=("tests.nets:tiny",))
+    assert "evil" not in sys.modules
+
+
+def test_only_what_the_configuration_names_is_trusted(tmp_path):
+    own = tiny(tmp_path, tmp_path, selection={"selector": "svp:mine.nets:small"}, fusion={"target": "scratch"})
+    assert trusted(own) == ("tests.nets:tiny", "mine.nets:small")
+    spec = NetworkSpec(architecture="tests.nets:tiny", classes=2, input_shape=(1, 8, 8))
+    files = networks.to_files(networks.Dense(network=networks.build(spec, seed=0), spec=spec))
+    with pytest.raises(NetworkError, match=r"set network\.architecture to it if you trust the file"):
+        networks.from_files(files)
+    networks.from_files(files, trusted(own))
+
+
+# --- pools ----------------------------------------------------------------------------------------------------------
+
+
+def pickled_column(mark, rows):
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
+
+    return ArrowPythonObjectArray.from_objects(np.array([Bomb(mark)] * rows, dtype=object))
+
+
+@pytest.mark.parametrize("column", ["id", "image", "label"])
+def test_a_pool_of_pickled_objects_is_refused_unread(mark, tmp_path, column):
+    columns = {"id": pa.array(["a", "b"]), "image": pa.array([b"", b""]), "label": pa.array([0, 1])}
+    (tmp_path / "pool").mkdir()
+    file = tmp_path / "pool" / "part.parquet"
+    pq.write_table(pa.table(columns | {column: pickled_column(mark, 2)}), file)
+    source = Source(fs=Place.at(str(tmp_path)).fs, files=(str(file),), sizes=(file.stat().st_size,))
+    with pytest.raises(PoolError, match=f"column '{column}' holds pickled Python objects"):
+        next(tables(source, [column]))
+    with pytest.raises(PoolError, match="pickled"):
+        load_samples(source, form=None)
+
+
+def test_pickles_inside_other_columns_are_found(mark):
+    objects = pickled_column(mark, 2)
+    nested = pa.ListArray.from_arrays(pa.array([0, 2]), objects)
+    with pytest.raises(PoolError, match="column 'x'"):
+        refuse_pickles(pa.table({"x": nested}).schema, "f")
+    refuse_pickles(pa.table({"x": pa.array([[{"y": 1}]])}).schema, "f")
+
+
+def test_a_run_on_such_a_pool_stops_before_it_begins(local_ray, mark, tmp_path):
+    """The bad file is neither the first nor the last, whose schemas alone are looked at beforehand."""
+    write_pool(tmp_path / "pool", pictures(30), files=3)
+    write_pool(tmp_path / "test", pictures(6, seed=1), first_id=900)
+    middle = tmp_path / "pool" / "part-1.parquet"
+    table = pq.read_table(middle)
+    bad = table.set_column(0, "id", pickled_column(mark, table.num_rows))
+    pq.write_table(bad, middle)
+    with pytest.raises(PoolError, match="column 'id' holds pickled Python objects"):
+        rounds.run(tiny(tmp_path, tmp_path / "runs", selection={"budgets": [4, 8]}))
+    assert not (tmp_path / "runs").exists()
+
+
+# --- secrets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"s3://AKIA123:{SECRET}@bucket/runs",
+        f"s3://bucket/runs?secret_key={SECRET}",
+        f"s3://bucket/pool.parquet?X-Amz-Signature={SECRET}",
+        f"abfs://container/runs?sas_token={SECRET}",
+    ],
+)
+@pytest.mark.parametrize("field", ["run.directory", "pool.path"])
+def test_a_secret_in_a_path_is_refused_and_not_repeated(uri, field, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = ["--pool.source", "parquet", "--pool.test_path", "x", "--pool.classes", "2"] if field == "pool.path" else []
+    assert main(["run", f"--{field}", uri, *more]) == 2
+    out, err = capfd.readouterr()
+    assert field in err
+    assert "holds credentials" in err
+    assert SECRET not in out + err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_secret_of_the_environment_is_in_no_file_of_a_run(local_ray, tiny_pool, tmp_path, monkeypatch):
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    rounds.run(tiny(tiny_pool, tmp_path, selection={"budgets": [10, 18]}))
+    token = os.environ["RAY_AUTH_TOKEN"]
+    files = [f for f in tmp_path.rglob("*") if f.is_file()]
+    assert {"config.yaml", "events.jsonl", "report.html", "result.json"} <= {f.name for f in files}
+    for file in files:
+        data = file.read_bytes()
+        assert SECRET.encode() not in data, file
+        assert token.encode() not in data, file
