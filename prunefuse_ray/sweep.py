@@ -355,7 +355,12 @@ def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> AsyncHyperB
     metric = sweep.metric if every else "proxy_accuracy"
     longest = max(len(t.config.selection.budgets) for t in found)
     asha = AsyncHyperBandScheduler(
-        time_attr=TIME, metric=metric, mode="max", max_t=longest, grace_period=min(2, longest), reduction_factor=3
+        time_attr=TIME,
+        metric=metric,
+        mode="max",
+        max_t=longest + 1,  # a trial that passes its last budget still writes its result
+        grace_period=min(2, longest),  # the first labels are chosen at random, by all alike
+        reduction_factor=2,
     )
     for trial in found:
         ledger = Ledger(root / "trials" / trial.name)
