@@ -21,10 +21,12 @@ from prunefuse_ray.ledger import Ledger, Step
 from prunefuse_ray.resources import Resources
 from prunefuse_ray.reuse import inputs_keys
 from prunefuse_ray.storage import Place
-from prunefuse_ray.sweep import Desk, concurrency, in_order, placement, run_sweep
+from prunefuse_ray.sweep import concurrency, in_order, placement, run_sweep
 from prunefuse_ray.sweep_config import sweep_from_tree, trials
+from prunefuse_ray.sweep_points import write_results
 from prunefuse_ray.sweep_report import render_sweep
-from prunefuse_ray.sweep_results import COMPLETE, FAILED, outcome, read_sweep, write_results
+from prunefuse_ray.sweep_results import COMPLETE, FAILED, outcome, read_sweep
+from prunefuse_ray.sweep_trial import Desk
 
 from .conftest import TINY
 

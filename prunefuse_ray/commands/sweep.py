@@ -24,8 +24,9 @@ def main(argv: Sequence[str]) -> int:
     secure()
     quiet()
     from prunefuse_ray.sweep import run_sweep, sweep_place
+    from prunefuse_ray.sweep_points import write_results
     from prunefuse_ray.sweep_report import render_sweep
-    from prunefuse_ray.sweep_results import COMPLETE, FAILED, UNFINISHED, outcome, write_results
+    from prunefuse_ray.sweep_results import COMPLETE, FAILED, UNFINISHED, outcome
 
     root = sweep_place(sweep)
     console.print(f"sweep {sweep.base.run.name} in {root.path}: {count} trials")
@@ -86,8 +87,8 @@ def round_line(row: dict[str, Any]) -> str:
 
 def closing_table(result: Any) -> Table:
     """The combinations with their accuracy and what selection cost them."""
+    from prunefuse_ray.sweep_points import measured_metric, points, reference_of, relative
     from prunefuse_ray.sweep_report import spread
-    from prunefuse_ray.sweep_results import measured_metric, points, reference_of, relative
 
     found = points(result)
     metric = measured_metric(found, result.sweep)
