@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -25,14 +22,12 @@ from typing import Any
 import ray
 import yaml
 from ray import tune
-from ray.exceptions import RayError, RayTaskError
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from prunefuse_ray import rounds
-from prunefuse_ray.config_files import config_from_tree, differences, to_tree
+from prunefuse_ray.config_files import differences, to_tree
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
-from prunefuse_ray.ledger import EXECUTION_FIELDS, Commit, Ledger, Step
-from prunefuse_ray.plan import steps
+from prunefuse_ray.ledger import EXECUTION_FIELDS, Ledger, Step
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.reuse import inputs_keys
@@ -40,11 +35,10 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import check_unchanged, materialise, survey
 from prunefuse_ray.sweep_config import Sweep, Trial, sweep_path, trials
 from prunefuse_ray.sweep_results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
+from prunefuse_ray.sweep_trial import POLL, Desk, TrialJob, drive
 
 SWEEP_EXECUTION_FIELDS = ("concurrency", "loggers", "max_failures", *(f"base.{f}" for f in EXECUTION_FIELDS))
 """What may differ when a sweep is started again."""
-POLL = 0.2  # seconds between two looks of a trial at its run
-PATIENCE = 120.0  # seconds that a run waits for the process that held its directory before to be gone
 TIME = "budgets_passed"
 
 Notify = Callable[[str, str, dict[str, Any]], None]
@@ -74,7 +68,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None) -> list[Trial]:
     try:
         _record(root, sweep, infos)
         if todo:
-            keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in found if t in todo}
+            keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
             _fit(sweep, root, in_order(todo, keys), _scheduler(sweep, root, found), at_once, notify)
     finally:
         directory.unlock()
@@ -166,37 +160,7 @@ def in_order(todo: Sequence[Trial], keys: dict[str, dict[Step, str]]) -> list[Tr
     return [trial for _, _, trial in sorted(zip(waves, range(len(todo)), todo, strict=True))]
 
 
-# --- what trials share ---
-
-
-class Desk:
-    """Knows which trial has done, or is doing, which step, by the step's inputs key; carries rounds from the task that
-    drives a trial to the actor that reports them. It can be lost without harm: then work may be done twice."""
-
-    def __init__(self, done: dict[str, str]) -> None:
-        self.done, self.held = done, dict[str, str]()
-        self.posted: dict[str, list[dict[str, Any]]] = {}
-
-    def claim(self, key: str, trial: str) -> tuple[str, str]:
-        """("take", the trial that has done it), ("wait", the one at work on it) or ("work", the claimant)."""
-        if key in self.done:
-            return "take", self.done[key]
-        holder = self.held.setdefault(key, trial)
-        return ("work" if holder == trial else "wait"), holder
-
-    def finish(self, key: str, trial: str) -> None:
-        self.done.setdefault(key, trial)
-        self.held.pop(key, None)
-
-    def release(self, trial: str) -> None:
-        """A trial has ended, somehow: what it has not finished is free."""
-        self.held = {key: holder for key, holder in self.held.items() if holder != trial}
-
-    def post(self, trial: str, row: dict[str, Any]) -> None:
-        self.posted.setdefault(trial, []).append(row)
-
-    def rows(self, trial: str) -> list[dict[str, Any]]:
-        return self.posted.pop(trial, [])
+# --- Ray Tune ---
 
 
 def _already_done(root: Place, all_: Iterable[Trial]) -> dict[str, str]:
@@ -211,96 +175,11 @@ def _already_done(root: Place, all_: Iterable[Trial]) -> dict[str, str]:
     return done
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What the task that drives a trial needs to know."""
-
-    root: Place
-    configs: dict[str, dict[str, Any]]
-    runs: int
-    directory: str
-
-
-def _drive(name: str, job: _Job, desk: Any) -> dict[str, str] | None:
-    """Drive one trial to its end, in a task. Returns None, or how it failed; what Ray lost is raised, to be retried."""
-    if os.path.isdir(job.directory):
-        os.chdir(job.directory)  # relative paths mean what they meant where the sweep was started
-    try:
-        _run(name, job, desk)
-    except PruneFuseError as error:
-        return {"message": str(error)}
-    except Exception as error:
-        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
-            raise
-        return {"message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-    finally:
-        ray.get(desk.release.remote(name))
-    return None
-
-
-def _run(name: str, job: _Job, desk: Any) -> None:
-    config = config_from_tree(job.configs[name])
-    ledger = Ledger(rounds.run_place(config))
-    _wait_for(ledger)
-    if not ledger.exists:
-        _begin(ledger, job.root / "pools" / pool_key(config), job.configs[name])
-    keys = inputs_keys(config, ledger.read_pool())
-    last = {step.round: step for step in steps(config)}  # of each round
-    for r in range(len(config.selection.budgets)):
-        if ledger.committed(last[r]):
-            desk.post.remote(name, {**round_row(ledger, config, r), "before": True})
-
-    def adopt(ledger: Ledger, step: Step) -> Commit | None:
-        while step in keys:
-            answer, other = ray.get(desk.claim.remote(keys[step], name))
-            if answer == "take" and other != name:
-                return ledger.adopt(step, Ledger(job.root / "trials" / other), other)
-            if answer != "wait":
-                break
-            time.sleep(POLL)
-        return None
-
-    def listen(event: str, step: Step, commit: Commit | None) -> None:
-        if event == "done":
-            if step in keys:
-                desk.finish.remote(keys[step], name)
-            if step.round >= 0 and step == last[step.round]:
-                desk.post.remote(name, {**round_row(ledger, config, step.round), "before": False})
-
-    rounds.run(config, listen, adopt=adopt, runs=job.runs)
-
-
-def _wait_for(ledger: Ledger) -> None:
-    """Until the driver of an earlier attempt, which may take a moment to die, has let go of the run."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            ledger.lock()
-            return ledger.unlock()
-        except LedgerError:
-            if time.monotonic() > deadline:
-                raise
-            ledger.unlock()
-            time.sleep(POLL)
-
-
-def _begin(ledger: Ledger, pool: Place, tree: dict[str, Any]) -> None:
-    """Make the run directory from the sweep's look at the pool."""
-    for file in pool.files(recursive=True):
-        below = file.path.removeprefix(pool.path + "/")
-        if below != "pool.json":
-            (ledger.root / below).write_bytes(Place(pool.fs, file.path).read_bytes())
-    ledger.create(tree, (pool / "pool.json").read_json())
-
-
-# --- Ray Tune ---
-
-
-def _trial(config: dict[str, Any], *, job: _Job, desk: Any, placement: dict[str, Any]) -> None:
+def _trial(config: dict[str, Any], *, job: TrialJob, desk: Any, placement: dict[str, Any]) -> None:
     """Tune's side of a trial: report each round of the run as it ends."""
     name = config["trial"]["name"]
     # "DEFAULT" takes the task, and with it all that the run starts, out of the trial's placement group.
-    driver = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT", **placement)(_drive)
+    driver = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT", **placement)(drive)
     ref = driver.remote(name, job, desk)
     try:
         ended: list[Any] = []
@@ -355,7 +234,12 @@ def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> AsyncHyperB
     metric = sweep.metric if every else "proxy_accuracy"
     longest = max(len(t.config.selection.budgets) for t in found)
     asha = AsyncHyperBandScheduler(
-        time_attr=TIME, metric=metric, mode="max", max_t=longest, grace_period=min(2, longest), reduction_factor=3
+        time_attr=TIME,
+        metric=metric,
+        mode="max",
+        max_t=longest + 1,  # a trial that passes its last budget still writes its result
+        grace_period=min(2, longest),  # the first labels are chosen at random, by all alike
+        reduction_factor=2,
     )
     for trial in found:
         ledger = Ledger(root / "trials" / trial.name)
@@ -421,7 +305,7 @@ def _fit(
     """Hand the trials to Tune."""
     resources, task = placement(ray.nodes())
     desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(_already_done(root, trials(sweep)))
-    job = _Job(root=root, configs={t.name: to_tree(t.config) for t in ordered}, runs=at_once, directory=os.getcwd())
+    job = TrialJob(root=root, configs={t.name: to_tree(t.config) for t in ordered}, runs=at_once, directory=os.getcwd())
     for trial in ordered:
         outcome_place(root, trial.name).delete()  # what failed before is tried again
     # Only the loggers that were asked for, and none of Tune's tables on the console.

@@ -154,6 +154,8 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, Any], settings: 
             raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give fields such as 'base:' and 'space:'")
         if not tree.keys() & {"base", "space", "arms"} and tree.keys() & Config.model_fields.keys():
             raise ConfigError(f"--config {path}: is the configuration of a run; a sweep names it under `base:`")
+    if "seed" in overrides.get("run", {}):
+        raise ConfigError("--run.seed: a sweep has several; set `seeds` in its file")
     base = _base(tree.get("base", {}))
     if path is not None and "name" not in base.get("run", {}):
         base = merge(base, {"run": {"name": Path(path).stem}})

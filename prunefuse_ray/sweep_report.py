@@ -10,21 +10,8 @@ from prunefuse_ray import markup, plots
 from prunefuse_ray.config import Config
 from prunefuse_ray.config_files import differences, flatten, to_tree
 from prunefuse_ray.markup import DASH, Child, Html, count, counted, duration, join, percent, quantity, tag
-from prunefuse_ray.sweep_results import (
-    COMPLETE,
-    FAILED,
-    STOPPED,
-    UNFINISHED,
-    Point,
-    Stat,
-    SweepResult,
-    best,
-    measured_metric,
-    pareto,
-    points,
-    reference_of,
-    relative,
-)
+from prunefuse_ray.sweep_points import Point, Stat, best, measured_metric, pareto, points, reference_of, relative
+from prunefuse_ray.sweep_results import COMPLETE, FAILED, STOPPED, UNFINISHED, SweepResult
 
 COLORS = ("proxy", "fused", "score", "select", "label", "fuse", "ink")
 DRAWN = 14  # curves that can still be told apart, half of them dashed

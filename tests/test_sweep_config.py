@@ -112,6 +112,8 @@ def test_the_base_may_build_on_a_preset_and_the_command_line_wins(tmp_path):
 def test_what_is_no_sweep_is_said(tmp_path):
     with pytest.raises(ConfigError, match="is the configuration of a run; a sweep names it under `base:`"):
         load_sweep(PRESETS / "cifar10_small.yaml", {}, {})
+    with pytest.raises(ConfigError, match="a sweep has several; set `seeds`"):
+        load_sweep(None, {"run": {"seed": 3}}, {})
     with pytest.raises(ConfigError, match="no such preset"):
         load_sweep(written(tmp_path, {"base": "digit"}), {}, {})
     with pytest.raises(ConfigError, match="is a sweep itself"):

@@ -8,25 +8,9 @@ import yaml
 from prunefuse_ray.config_files import config_from_tree
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep_config import sweep_from_tree, trials
+from prunefuse_ray.sweep_points import Stat, best, best_config, pareto, points, reference_of, relative, stat
 from prunefuse_ray.sweep_report import render_sweep, spread
-from prunefuse_ray.sweep_results import (
-    COMPLETE,
-    FAILED,
-    UNFINISHED,
-    Outcome,
-    Stat,
-    SweepResult,
-    TrialResult,
-    Tuning,
-    best,
-    best_config,
-    pareto,
-    points,
-    reference_of,
-    relative,
-    stat,
-    table,
-)
+from prunefuse_ray.sweep_results import COMPLETE, FAILED, UNFINISHED, Outcome, SweepResult, TrialResult, Tuning, table
 
 ARMS = {
     "fuse": {"pruning": {"ratio": 0.5}, "finetuning": {"evaluate_every": 2}},

@@ -17,8 +17,8 @@ def main(argv: Sequence[str]) -> int:
 
     place = Place.at(arguments.directory)
     if (place / "sweep.yaml").exists():
+        from prunefuse_ray.sweep_points import write_results
         from prunefuse_ray.sweep_report import render_sweep
-        from prunefuse_ray.sweep_results import write_results
 
         write_results(place, render_sweep)
         console.print((place / "report.html").path)

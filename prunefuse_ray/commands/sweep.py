@@ -13,7 +13,7 @@ from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.commands.terminal import console, quiet, secure, si
 from prunefuse_ray.sweep_config import trials
 
-FAILED_TRIALS = 1
+NOT_ALL_TRIALS = 1
 """Exit code of a sweep that ended, but not with every trial."""
 
 
@@ -24,8 +24,9 @@ def main(argv: Sequence[str]) -> int:
     secure()
     quiet()
     from prunefuse_ray.sweep import run_sweep, sweep_place
+    from prunefuse_ray.sweep_points import write_results
     from prunefuse_ray.sweep_report import render_sweep
-    from prunefuse_ray.sweep_results import COMPLETE, FAILED, outcome, write_results
+    from prunefuse_ray.sweep_results import COMPLETE, FAILED, UNFINISHED, outcome
 
     root = sweep_place(sweep)
     console.print(f"sweep {sweep.base.run.name} in {root.path}: {count} trials")
@@ -41,10 +42,13 @@ def main(argv: Sequence[str]) -> int:
     failed = [r for r in result.trials if r.outcome.status == FAILED]
     for r in failed:
         console.print(f"failed: {r.trial.name}: {r.outcome.message}", markup=False)
+    unfinished = sum(r.outcome.status == UNFINISHED for r in result.trials)
+    if unfinished:
+        console.print(f"{unfinished} trials are unfinished; the same command goes on with them")
     if (root / "best.yaml").exists():
         console.print(f"best configuration: {root.path}/best.yaml")
     console.print(f"{progress.seconds():.0f} s; report: {root.path}/report.html")
-    return FAILED_TRIALS if failed else 0
+    return NOT_ALL_TRIALS if failed or unfinished else 0
 
 
 class Progress:
@@ -83,8 +87,8 @@ def round_line(row: dict[str, Any]) -> str:
 
 def closing_table(result: Any) -> Table:
     """The combinations with their accuracy and what selection cost them."""
+    from prunefuse_ray.sweep_points import measured_metric, points, reference_of, relative
     from prunefuse_ray.sweep_report import spread
-    from prunefuse_ray.sweep_results import measured_metric, points, reference_of, relative
 
     found = points(result)
     metric = measured_metric(found, result.sweep)
