@@ -25,7 +25,17 @@ from prunefuse_ray.config_files import differences
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.storage import Place
 
-EXECUTION_FIELDS = ("run.directory", "run.name", "workers.", "scoring.actors", "pool.max_rejected")
+EXECUTION_FIELDS = (
+    "run.directory",
+    "run.name",
+    "workers.",
+    "scoring.actors",
+    "pool.max_rejected",
+    "annotation.accept_partial",
+    "annotation.wait",
+    "annotation.url",
+    "annotation.picture_",
+)
 """What may differ when a run is resumed: it says where, how fast and how patiently, not what."""
 
 Output: TypeAlias = bytes | pa.Table | Mapping[str, Any]

@@ -8,17 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from prunefuse_ray import networks
+from prunefuse_ray import growth, networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.config_files import to_tree
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.labeling import annotator_of
 from prunefuse_ray.ledger import Commit, Ledger, Step
 from prunefuse_ray.phases import PHASES, Work, make_selector, network_spec
-from prunefuse_ray.plan import REPORT, check_budget, steps
+from prunefuse_ray.plan import GROW, REPORT, check_budget, label_count, steps
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.storage import Place
-from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
+from prunefuse_ray.survey import materialise, sources, survey
 
 Listener = Callable[[str, Step, Commit | None], None]
 """Called with ("start" | "done", step, its commit once done)."""
@@ -39,6 +40,7 @@ def run(config: Config, listen: Listener = lambda *_: None) -> Ledger:
         ledger.check_config(to_tree(config))
         if ledger.committed(Step(-1, REPORT)):
             return ledger
+    annotator_of(config.annotation)  # says what it lacks before anything starts
     start_ray()
     work = _open(config, ledger)
     try:
@@ -56,21 +58,25 @@ def _open(config: Config, ledger: Ledger) -> Work:
     training = plan_training(config.workers, has)
     if ledger.exists:
         ledger.lock()
-        info = PoolInfo.from_json(ledger.read_pool())
-        check_unchanged(config.pool, info)
+        info = growth.seen_info(config, ledger)
+        growth.check_unchanged(config, ledger, info)
         scoring = plan_scoring(config.scoring, has, info.rows * _selector_macs(config, info))
     else:
-        found = survey(config.pool)
+        labeled = config.annotation.kind == "oracle"
+        found = survey(config.pool, labeled=labeled)
         info = found.info
         check_budget(config, info.rows)
         scoring = plan_scoring(config.scoring, has, info.rows * _selector_macs(config, info))
         ledger.lock()
         materialise(found, ledger.root)
+        growth.record(config.pool, info, ledger.root, labeled=labeled)
         ledger.create(to_tree(config), info.to_json())
     pool, test = sources(config.pool, ledger.root)
-    return Work(
+    work = Work(
         config=config, ledger=ledger, info=info, pool=pool, test=test, has=has, scoring=scoring, training=training
     )
+    work.look_again(pool)
+    return work
 
 
 def _selector_macs(config: Config, info: PoolInfo) -> int:
@@ -93,6 +99,8 @@ def _carry_out(work: Work, step: Step, listen: Listener) -> None:
     if step.round >= 0:
         _write_metrics(work, step.round)
     work.ledger.clear(step, *done.leftovers)
+    if step.phase == GROW:
+        work.look_again(sources(work.config.pool, work.ledger.root)[0])
     listen("done", step, commit)
 
 
@@ -107,7 +115,7 @@ def _write_metrics(work: Work, round_: int) -> None:
         f"rounds/{round_:03d}/metrics.json",
         {
             "round": round_,
-            "labels": work.config.selection.budgets[round_],
+            "labels": label_count(work.config, work.ledger, round_),
             "phases": phases,
             "cluster": work.has.to_json(),
         },
