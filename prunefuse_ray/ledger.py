@@ -75,6 +75,19 @@ def labels_schema(id_type: str) -> pa.Schema:
     return pa.schema([("id", arrow_type(id_type)), ("label", pa.int64()), ("source", pa.string())])
 
 
+def doubts_schema(id_type: str) -> pa.Schema:
+    """The labeled samples by rising probability of their label under the proxy: `doubts.parquet`."""
+    return pa.schema(
+        [
+            ("id", arrow_type(id_type)),
+            ("label", pa.int64()),
+            ("label_probability", pa.float32()),
+            ("guess", pa.int64()),
+            ("probability", pa.float32()),
+        ]
+    )
+
+
 REJECTED = pa.schema([("id", pa.string()), ("reason", pa.string())])
 
 

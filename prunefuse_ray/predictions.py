@@ -8,22 +8,10 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.forms import Form, decode_column
+from prunefuse_ray.ledger import doubts_schema
 from prunefuse_ray.pool import Source, in_tasks, tables
 
 BATCH = 256
-
-
-def doubts_schema(id_type: pa.DataType) -> pa.Schema:
-    """The labeled samples by rising probability of their label under the proxy: `doubts.parquet`."""
-    return pa.schema(
-        [
-            ("id", id_type),
-            ("label", pa.int64()),
-            ("label_probability", pa.float32()),
-            ("guess", pa.int64()),
-            ("probability", pa.float32()),
-        ]
-    )
 
 
 def predict(
@@ -80,7 +68,7 @@ def doubts(predicted: pa.Table) -> pa.Table:
     Learning", 2021 (arXiv 1911.00068), section 4. Here the network was trained on the labels that it judges, so it
     doubts fewer of them than a cross-validated one would.
     """
-    schema = doubts_schema(predicted.schema.field("id").type)
+    schema = doubts_schema("int64" if pa.types.is_integer(predicted.schema.field("id").type) else "string")
     return (
         predicted.select(schema.names).sort_by([("label_probability", "ascending"), ("id", "ascending")]).cast(schema)
     )

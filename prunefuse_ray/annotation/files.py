@@ -25,6 +25,8 @@ SAMPLES = "samples.csv"
 ASKED = ("id", "path", "text", "guess", "probability", "score")
 """Columns of `samples.csv`, which may stand in `labels.csv` too: filling in a copy of it is the easiest way."""
 GIVEN = ("id", "label", "annotator", "time")
+LABELS = r"labels(?:[-_. ](.+))?\.(?:csv|parquet)"
+"""Names of the files that are read, and in them the annotator."""
 WRITERS = 8
 
 
@@ -55,7 +57,7 @@ class Files:
         faults: list[str] = []
         for info in request.place.files():
             name = posixpath.basename(info.path)
-            if re.fullmatch(r"labels.*\.(csv|parquet)", name) is None:
+            if re.fullmatch(LABELS, name) is None:
                 continue
             time = info.mtime if info.mtime is not None else datetime.now(UTC)
             found, wrong = read_labels(Place(request.place.fs, info.path), time)
@@ -141,7 +143,8 @@ def read_labels(place: Place, written: datetime) -> tuple[list[Row], list[str]]:
     if faults:
         return [], faults
     # labels-anna.csv holds the labels of anna, unless a column says otherwise.
-    default = re.sub(r"^labels[-_. ]?|\.(csv|parquet)$", "", name)
+    match = re.fullmatch(LABELS, name)
+    default = (match[1] or "") if match else ""
     rows = []
     for number, cells in body:
         if not any(cells):
