@@ -44,6 +44,23 @@ def test_budgets_count_the_initial_set():
     assert plan.to_choose(config, 2, 11) == 19, "what an earlier round left open is made up"
 
 
+def test_people_are_asked_and_a_growing_pool_is_looked_at_before_it_is_scored():
+    config = config_from_tree(
+        {
+            "pool": {"source": "parquet", "path": "a", "test_path": "b", "classes": 2, "allow_growth": True},
+            "annotation": {"kind": "files"},
+            "selection": {"budgets": [10, 20]},
+        }
+    )
+    assert names(config)[1:8] == [
+        "0:select", "0:request", "0:label", "0:train", "0:grow", "0:score", "1:select",
+    ]  # fmt: skip
+    assert "1:grow" not in names(config)
+    plan.check_budget(config, 10)
+    with pytest.raises(ConfigError, match=r"the first budget is 10 labels, but the pool has 9"):
+        plan.check_budget(config, 9)
+
+
 def test_seeds_differ_between_trainings_and_runs():
     seeds = {
         plan.round_seed(config_from_tree({"run": {"seed": s}}), r, p)

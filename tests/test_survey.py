@@ -82,6 +82,32 @@ def test_a_folder_that_is_no_image_folder_is_refused(tmp_path, classes, loose, s
         survey(pool)
 
 
+def test_a_flat_folder_needs_no_labels_where_people_give_them(tmp_path, local_ray):
+    image_folder(tmp_path / "val", each=2)
+    (tmp_path / "flat" / "deep").mkdir(parents=True)
+    for name in ("a.png", "b.png", "deep/a.png"):
+        (tmp_path / "flat" / name).write_bytes(encode_png(pictures(1)[0]))
+    folders = {"path": str(tmp_path / "flat"), "test_path": str(tmp_path / "val")}
+    pool = cfg.Pool(source="images", channels=1, classes=["dog", "cat"], **folders)
+    found = survey(pool, labeled=False)
+    assert (found.info.rows, found.info.classes) == (3, ["dog", "cat"])
+    assert survey(pool.model_copy(update={"classes": None}), labeled=False).info.classes == ["cat", "dog"]
+    root = Place.at(str(tmp_path / "run"))
+    materialise(found, root)
+    assert sorted(rows(stream(sources(pool, root)[0]))) == ["a.png", "b.png", "deep/a.png"]
+    with pytest.raises(PoolError, match="outside any class folder"):
+        survey(pool)
+
+
+def test_a_parquet_pool_needs_no_label_column_where_people_give_labels(made, tmp_path):
+    pool, _, _ = made
+    for file in (tmp_path / "pool").iterdir():
+        pq.write_table(pq.read_table(file).drop_columns(["label"]), file)
+    assert survey(pool, labeled=False).info.rows == 40
+    with pytest.raises(PoolError, match="no column 'label'"):
+        survey(pool)
+
+
 def test_a_test_folder_with_another_class_is_refused(tmp_path):
     image_folder(tmp_path / "train")
     image_folder(tmp_path / "val", ("cat", "cow"))
