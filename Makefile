@@ -28,6 +28,12 @@ test-faults: install
 test-multinode: install
 	$(BIN)/python -m pytest -m multinode --timeout 2400
 
+# Label Studio brings a Django of its own, so it has an environment of its own.
+test-labelstudio: install
+	test -x .venv-labelstudio/bin/python || $(PYTHON) -m venv .venv-labelstudio
+	.venv-labelstudio/bin/python -m pip install --quiet 'label-studio==1.23.2'
+	$(BIN)/python -m pytest -m labelstudio --timeout 900
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

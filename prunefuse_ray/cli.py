@@ -12,7 +12,8 @@ COMMANDS = ("run", "sweep", "plan", "report", "networks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 2 something to put right (said in one message)."""
+    """Run a command; returns the exit code: 0 done, 2 something to put right, 3 samples wait for labels (said in one
+    message)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] not in COMMANDS:
         print(f"usage: prunefuse {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
@@ -22,5 +23,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"prunefuse_ray.commands.{arguments[0]}")
         return command.main(arguments[1:])
     except PruneFuseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{error.heading}: {error}", file=sys.stderr)
         return error.exit_code

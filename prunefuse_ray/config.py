@@ -85,7 +85,8 @@ class Pool(Section):
     text_length: Positive = 1024
     """Bytes of a text that the network reads; longer texts are cut, shorter ones filled up."""
     label_column: str = "label"
-    """Column of integer labels 0 .. classes-1, asked only for selected samples. Parquet only."""
+    """Column of integer labels 0 .. classes-1, asked only for selected samples. Parquet only. Where people give the
+    labels (annotation.kind), only the test set needs it."""
     classes: Annotated[int, Field(ge=2)] | list[str] | None = None
     """Number of classes, or their names in the order of the labels. Image folders: found from the sub-folders."""
     channels: Annotated[Literal[1, 3], BeforeValidator(_as_int)] = 3
@@ -102,6 +103,8 @@ class Pool(Section):
     """Per-channel mean that is subtracted from pixels scaled to 0..1; one value serves all channels."""
     std: list[Annotated[float, Field(gt=0)]] = [0.25]
     """Per-channel standard deviation that pixels are divided by; one value serves all channels."""
+    allow_growth: bool = False
+    """Take in new files that appear in the pool between two rounds. Removed or changed files stay an error."""
 
     @model_validator(mode="before")
     @classmethod
@@ -124,8 +127,36 @@ class Pool(Section):
                 raise ValueError(
                     f"{field} has {len(getattr(self, field))} values: give one for all channels, or {self.channels}"
                 )
+        if self.allow_growth and self.source == "digits":
+            raise ValueError("allow_growth needs a pool of files: set it to false, or pool.source to parquet or images")
         if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError("classes needs at least two different names")
+        return self
+
+
+class Annotation(Section):
+    """Who gives the labels."""
+
+    kind: Literal["oracle", "files", "label_studio"] = "oracle"
+    """oracle (pool.label_column; for benchmarks), files (a CSV to fill in, a round at a time), label_studio (a Label
+    Studio server). While labels are awaited the command ends with exit code 3; the same command again goes on."""
+    labels_per_sample: Positive = 1
+    """Labels by different annotators that a sample needs; the majority counts. Not for oracle."""
+    accept_partial: bool = False
+    """Go on with the labels that are there (`--accept-partial`): samples without one return to the pool."""
+    wait: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds to wait for labels, looking again and again, before the command ends with exit code 3."""
+    url: PathOrUri | None = Field(None, pattern=r"^https?://")
+    """Address of the Label Studio server. Its token comes from the environment variable LABEL_STUDIO_API_KEY alone."""
+    picture_url: str | None = Field(None, pattern=r"^https?://.*\{id\}")
+    """Where annotators' browsers find the pictures, with {id} in it. Default: pictures travel inside the tasks."""
+    picture_size: Positive = 1024
+    """Longer side in pixels to which larger pictures are scaled down when they travel inside Label Studio's tasks."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Annotation:
+        if self.kind == "label_studio" and self.url is None:
+            raise ValueError("url is missing: kind 'label_studio' needs it; set annotation.url")
         return self
 
 
@@ -295,6 +326,7 @@ class Config(Section):
 
     run: Run = Run()
     pool: Pool = Pool.model_validate({})
+    annotation: Annotation = Annotation()
     network: Network = Network()
     pruning: Pruning = Pruning()
     selection: Selection = Selection()

@@ -10,6 +10,7 @@ class PruneFuseError(Exception):
     """A condition that the user can put right; the message is meant to be read as it stands."""
 
     exit_code = 2
+    heading = "error"
 
 
 class ConfigError(PruneFuseError):
@@ -30,6 +31,17 @@ class LedgerError(PruneFuseError):
 
 class ScoreError(PruneFuseError):
     """Scores that cannot be selected from (non-finite, or too many rejected samples)."""
+
+
+class LabelError(PruneFuseError):
+    """Labels that cannot be taken as they are, or an annotation server that cannot be used. Nothing was taken."""
+
+
+class LabelsWaiting(PruneFuseError):
+    """No fault: samples wait for their labels. The same command goes on once they are there."""
+
+    exit_code = 3
+    heading = "waiting"
 
 
 class Rejected(ValueError):

@@ -27,7 +27,17 @@ from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.lease import Lease
 from prunefuse_ray.storage import Place
 
-EXECUTION_FIELDS = ("run.directory", "run.name", "workers.", "scoring.actors", "pool.max_rejected")
+EXECUTION_FIELDS = (
+    "run.directory",
+    "run.name",
+    "workers.",
+    "scoring.actors",
+    "pool.max_rejected",
+    "annotation.accept_partial",
+    "annotation.wait",
+    "annotation.url",
+    "annotation.picture_",
+)
 """What may differ when a run is resumed: it says where, how fast and how patiently, not what."""
 
 Output: TypeAlias = bytes | pa.Table | Mapping[str, Any]
@@ -65,6 +75,19 @@ def selected_schema(id_type: str) -> pa.Schema:
 
 def labels_schema(id_type: str) -> pa.Schema:
     return pa.schema([("id", arrow_type(id_type)), ("label", pa.int64()), ("source", pa.string())])
+
+
+def doubts_schema(id_type: str) -> pa.Schema:
+    """The labeled samples by rising probability of their label under the proxy: `doubts.parquet`."""
+    return pa.schema(
+        [
+            ("id", arrow_type(id_type)),
+            ("label", pa.int64()),
+            ("label_probability", pa.float32()),
+            ("guess", pa.int64()),
+            ("probability", pa.float32()),
+        ]
+    )
 
 
 REJECTED = pa.schema([("id", pa.string()), ("reason", pa.string())])

@@ -12,13 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray import networks
+from prunefuse_ray import growth, networks
+from prunefuse_ray.annotation import Annotator
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import PoolError, ScoreError
 from prunefuse_ray.forms import decode_column, form_of
+from prunefuse_ray.labeling import REQUEST, TABLE, annotator_of, labeled, request_of, request_table, wait_for_labels
 from prunefuse_ray.ledger import REJECTED, Ledger, Output, Step, arrow_type, labels_schema, selected_schema
-from prunefuse_ray.plan import INIT, REPORT, base, round_seed, steps, to_choose
+from prunefuse_ray.plan import GROW, INIT, REPORT, base, label_count, round_seed, steps, to_choose
 from prunefuse_ray.pool import PoolInfo, Source, random_choice, stream
+from prunefuse_ray.predictions import doubts, predict
 from prunefuse_ray.report import render
 from prunefuse_ray.resources import Resources, ScoringPlan, TrainingPlan
 from prunefuse_ray.scoring import ScoringJob, largest_score, score_pool, summarise
@@ -46,12 +49,20 @@ class Work:
         self.form = form_of(self.config.pool, self.info)
         self.spec = network_spec(self.config, self.info)
 
+    def look_again(self, found: Source) -> None:
+        """Take over what the run has seen of its pool, of which `found` lies there now."""
+        self.info = growth.seen_info(self.config, self.ledger)
+        self.pool = growth.seen_source(self.config, self.ledger, found)
+
     def labels(self, up_to: int) -> pa.Table:
         return self.ledger.labels([Step(r, "label") for r in range(up_to + 1)], self.info.id_type)
 
     def samples(self, up_to: int) -> Source:
-        """The labeled samples of the rounds so far."""
-        found = [self.ledger.files(Step(r, "label"), "samples") for r in range(up_to + 1)]
+        """The labeled samples of the rounds so far (beside some that people left without a label)."""
+        return self._samples([Step(r, "label") for r in range(up_to + 1)])
+
+    def _samples(self, steps: list[Step]) -> Source:
+        found = [self.ledger.files(step, "samples") for step in steps]
         return Source(
             fs=self.ledger.root.fs,
             sample_column="sample",
@@ -120,7 +131,8 @@ def make_selector(config: Config, dense: networks.Dense) -> networks.Proxy | net
 
 def _select(work: Work, step: Step) -> Done:
     """Choose the round's samples: at random, or the top k of the scores of the round before."""
-    k, schema = to_choose(work.config, step.round), selected_schema(work.info.id_type)
+    k = to_choose(work.config, step.round, work.labels(step.round - 1).num_rows)
+    schema = selected_schema(work.info.id_type)
     scored = Step(step.round - 1, "score")
     if work.ledger.committed(scored):
         chosen = top_k(work.ledger.files(scored, "scores")[0], work.ledger.root, k)
@@ -175,29 +187,75 @@ def _note_rejected(work: Work, found: pa.Table) -> None:
         )
 
 
-def _label(work: Work, step: Step) -> Done:
-    """Fetch the chosen samples from the pool, and their labels from the oracle (a column of the pool)."""
-    chosen = work.ledger.read_table(Step(step.round, "select"), "selected.parquet", selected_schema(work.info.id_type))
-    ids = chosen["id"].combine_chunks()
+def _chosen(work: Work, step: Step) -> pa.Table:
+    return work.ledger.read_table(Step(step.round, "select"), "selected.parquet", selected_schema(work.info.id_type))
+
+
+def _fetch(work: Work, step: Step, ids: pa.Array, *, label: bool) -> list[Any]:
+    """Copy the chosen samples (and labels) from the pool to the run directory; the files written."""
     work.ledger.clear(step, "samples")
     out = work.ledger.place(step, "samples")
     out.fs.create_dir(out.path, recursive=True)
-    stream(work.pool, only=ids, label=True).write_parquet(
+    stream(work.pool, only=ids, label=label).write_parquet(
         out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
     )
     written = out.files()
-    tables = [pq.read_table(f.path, filesystem=out.fs, columns=["id", "label"]) for f in written]
-    found = pa.concat_tables(tables).sort_by("id")
-    if found.num_rows != len(ids):
+    found = sum(pq.read_metadata(f.path, filesystem=out.fs).num_rows for f in written)
+    if found != len(ids):
         raise PoolError(
-            f"pool.path: {len(ids)} samples were selected, but the pool gave {found.num_rows} of them; it has "
+            f"pool.path: {len(ids)} samples were selected, but the pool gave {found} of them; it has "
             "changed since the run began"
         )
+    return written
+
+
+def _label(work: Work, step: Step) -> Done:
+    """The labels of the chosen samples: from the oracle (a column of the pool), or from people."""
+    if (annotator := annotator_of(work.config.annotation)) is not None:
+        return _collect(work, step, annotator)
+    ids = _chosen(work, step)["id"].combine_chunks()
+    written = _fetch(work, step, ids, label=True)
+    fs = work.ledger.root.fs
+    found = pa.concat_tables([pq.read_table(f.path, filesystem=fs, columns=["id", "label"]) for f in written])
+    found = found.sort_by("id")
     labels = found.append_column("source", pa.array(["oracle"] * found.num_rows)).cast(labels_schema(work.info.id_type))
     return Done(
         outputs={"labels.parquet": labels},
         metrics={"labels": work.labels(step.round - 1).num_rows + len(ids)},
         written=written,
+    )
+
+
+def _request(work: Work, step: Step) -> Done:
+    """What people are asked: the chosen samples, and what the proxy of the round before makes of them."""
+    chosen = _chosen(work, step)
+    written = _fetch(work, step, chosen["id"].combine_chunks(), label=False)
+    guesses = None
+    if step.round:
+        source = Source(
+            fs=work.ledger.root.fs,
+            sample_column="sample",
+            files=tuple(f.path for f in written),
+            sizes=tuple(f.size for f in written),
+        )
+        proxy = work.ledger.read_network(Step(step.round - 1, "train"), "proxies/0")
+        guesses = predict(source, proxy, work.form, in_process=work.training.in_process)
+    return Done(
+        outputs={TABLE: request_table(chosen, guesses, work.info.id_type)},
+        metrics={"samples": chosen.num_rows},
+        written=written,
+    )
+
+
+def _collect(work: Work, step: Step, annotator: Annotator) -> Done:
+    """Labels from people. LabelsWaiting where they have not given them yet."""
+    request = request_of(work.config, work.ledger, work.info, step.round)
+    take = wait_for_labels(annotator, request, work.config.annotation)
+    result = labeled(take, work.info.id_type, work.config.annotation.kind)
+    return Done(
+        outputs=result.outputs,
+        metrics={"labels": work.labels(step.round - 1).num_rows + result.labels.num_rows, **result.metrics},
+        written=work.ledger.root.fs.get_file_info([p.path for p in request.samples]),
     )
 
 
@@ -222,11 +280,24 @@ def _train_proxy(work: Work, step: Step) -> Done:
     result = train(
         _training_job(work, step, start, work.config.training), work.training, work.ledger.place(step, "training")
     )
+    predicted = predict(
+        work.samples(step.round),
+        result.network,
+        work.form,
+        work.labels(step.round),
+        in_process=work.training.in_process,
+    )
     return Done(
-        outputs={f"proxies/0/{k}": v for k, v in result.network.items()},
+        outputs={**{f"proxies/0/{k}": v for k, v in result.network.items()}, "doubts.parquet": doubts(predicted)},
         metrics=result.metrics,
         leftovers=("training",),
     )
+
+
+def _grow(work: Work, step: Step) -> Done:
+    """Take in the files that have come into the pool since it was last looked at."""
+    outputs, metrics = growth.grow(work.config, work.ledger, work.info)
+    return Done(outputs=outputs, metrics=metrics)
 
 
 def _score(work: Work, step: Step) -> Done:
@@ -354,8 +425,10 @@ def _report(work: Work, step: Step) -> Done:
 PHASES: dict[str, Callable[[Work, Step], Done]] = {
     INIT: _init,
     "select": _select,
+    REQUEST: _request,
     "label": _label,
     "train": _train_proxy,
+    GROW: _grow,
     "score": _score,
     "fuse": _fuse,
     "finetune": _finetune,
@@ -372,12 +445,12 @@ def summary(config: Config, ledger: Ledger) -> dict[str, Any]:
         return dict(commit.metrics) if commit else {}
 
     rounds = []
-    for r, budget in enumerate(config.selection.budgets):
+    for r in range(len(config.selection.budgets)):
         phases = [s for s in steps(config) if s.round == r]
         rounds.append(
             {
                 "round": r,
-                "labels": budget,
+                "labels": label_count(config, ledger, r),
                 "proxy_accuracy": metrics(Step(r, "train")).get("test_accuracy"),
                 "fused_accuracy": metrics(Step(r, "finetune")).get("test_accuracy"),
                 "selection_macs": metrics(Step(r, "score")).get("macs", 0),

@@ -8,9 +8,9 @@ from __future__ import annotations
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import ConfigError
-from prunefuse_ray.ledger import Step
+from prunefuse_ray.ledger import Ledger, Step
 
-INIT, REPORT = "init", "report"
+INIT, REPORT, GROW = "init", "report", "grow"
 
 
 def steps(config: Config) -> list[Step]:
@@ -18,11 +18,15 @@ def steps(config: Config) -> list[Step]:
 
     Round r selects (at random in round 0, then from the scores of round r-1), labels and trains the proxy from its
     initial weights; the last round scores nothing. The target is made after the last round, or after every one.
+    People are asked (`request`) before their labels are taken; a pool that may grow is looked at before it is scored.
     """
     plan = [Step(-1, INIT)]
     last = len(config.selection.budgets) - 1
     for r in range(last + 1):
-        plan += [Step(r, "select"), Step(r, "label"), Step(r, "train")]
+        asked = [] if config.annotation.kind == "oracle" else [Step(r, "request")]
+        plan += [Step(r, "select"), *asked, Step(r, "label"), Step(r, "train")]
+        if r < last and config.pool.allow_growth:
+            plan.append(Step(r, GROW))
         if r < last and STRATEGIES[config.selection.strategy].score is not None:
             plan.append(Step(r, "score"))
         sync = r < last and is_sync(config, r)
@@ -44,17 +48,23 @@ def base(config: Config, round_: int) -> Step:
     return Step(synced[-1], "sync") if synced else Step(-1, INIT)
 
 
-def to_choose(config: Config, round_: int) -> int:
-    """How many samples round `round_` adds to the labeled set."""
-    budgets = config.selection.budgets
-    return budgets[round_] - (budgets[round_ - 1] if round_ else 0)
+def to_choose(config: Config, round_: int, labels: int) -> int:
+    """How many samples round `round_` adds to `labels` that there are: what earlier rounds left open is made up."""
+    return config.selection.budgets[round_] - labels
+
+
+def label_count(config: Config, ledger: Ledger, round_: int) -> int:
+    """Labels after a round: as recorded, or as planned where it is not labeled yet."""
+    commit = ledger.committed(Step(round_, "label"))
+    return commit.metrics["labels"] if commit else config.selection.budgets[round_]
 
 
 def check_budget(config: Config, rows: int) -> None:
-    """ConfigError where the pool is too small for the budget."""
-    if config.selection.budgets[-1] > rows:
+    """ConfigError where the pool is too small for the budget; a pool that may grow has to hold the initial set."""
+    which, budget = ("first", 0) if config.pool.allow_growth else ("last", -1)
+    if config.selection.budgets[budget] > rows:
         raise ConfigError(
-            f"selection.budgets: the last budget is {config.selection.budgets[-1]} labels, but the pool has "
+            f"selection.budgets: the {which} budget is {config.selection.budgets[budget]} labels, but the pool has "
             f"{rows} samples; lower it or enlarge the pool"
         )
 

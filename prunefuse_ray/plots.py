@@ -30,7 +30,7 @@ _NAMES = (
 )  # fmt: skip
 COLOR = {name: f"#0a0b{i:02x}" for i, name in enumerate(_NAMES, start=16)}
 FLOOR = 0.7  # of logarithmic counts, so that a bin of one sample still shows
-PHASES = ("select", "label", "train", "score", "fuse", "finetune")
+PHASES = ("select", "request", "label", "train", "grow", "score", "fuse", "finetune")
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -69,7 +69,7 @@ _STYLE: dict[str, Any] = {
 
 
 def phase_color(phase: str) -> str:
-    return phase if phase in PHASES else "other"
+    return phase if phase in COLOR else "other"
 
 
 def _svg(key: str, description: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> Html:

@@ -106,13 +106,19 @@ class Listing:
     table: pa.Table
 
 
-def list_images(path: str, field: str, classes: Sequence[str] | None = None) -> Listing:
-    """List an image folder with one sub-folder per class, in the order of `classes` (default: sorted names)."""
+def list_images(path: str, field: str, classes: Sequence[str] | None = None, *, labeled: bool = True) -> Listing:
+    """List an image folder with one sub-folder per class, in the order of `classes` (default: sorted names); or, not
+    `labeled`, a folder with pictures anywhere in it, whose labels are null."""
     root = Place.at(path)
     found = [f for f in root.files(recursive=True) if f.path.lower().endswith(PICTURES)]
     if not found:
         raise PoolError(f"{field}: '{path}' holds no pictures ({', '.join(PICTURES)}); give a folder of class folders")
     ids = [posixpath.relpath(f.path, root.path) for f in found]
+    sizes = pa.array([f.size for f in found], pa.int64())
+    if not labeled:
+        unknown_N = pa.nulls(len(ids), pa.int64())
+        table = pa.table({"id": pa.array(ids, pa.string()), "label": unknown_N, "bytes": sizes})
+        return Listing(root=root, classes=list(classes or ()), table=table)
     folders = [i.split("/", 1)[0] if "/" in i else "" for i in ids]
     if "" in folders:
         raise PoolError(f"{field}: '{ids[folders.index('')]}' lies outside any class folder; move it into one")
@@ -128,7 +134,7 @@ def list_images(path: str, field: str, classes: Sequence[str] | None = None) -> 
         {
             "id": pa.array(ids, pa.string()),
             "label": pa.array([number[f] for f in folders], pa.int64()),
-            "bytes": pa.array([f.size for f in found], pa.int64()),
+            "bytes": sizes,
         }
     )
     return Listing(root=root, classes=names, table=table)

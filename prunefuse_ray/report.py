@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prunefuse_ray import markup, plots, sheets
+from prunefuse_ray import doubtful, markup, plots, sheets
 from prunefuse_ray.markup import DASH, Child, Html, count, counted, duration, join, number, percent, quantity, tag
 from prunefuse_ray.runview import RoundView, RunView, ScoreHistogram
 
@@ -29,6 +29,7 @@ def render(run: RunView) -> str:
         "cost": ("Time and MACs", _cost(run)),
         "scores": ("Scores", _scores(run)),
         "samples": ("Samples", sheets.samples(run)),
+        "doubts": ("Doubtful labels", doubtful.section(run)),
         "training": ("Training", _training(run)),
         "rejected": ("Rejected", _rejected(run)),
         "configuration": ("Configuration", _configuration(run)),

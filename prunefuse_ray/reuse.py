@@ -55,7 +55,9 @@ def inputs_keys(config: Config, pool: Mapping[str, Any]) -> dict[Step, str]:
             "parents": [keys[p] for p in _parents(config, step) if p in keys],
         }
         if step.phase == "select":
-            inputs["chosen"] = to_choose(config, step.round)
+            # Runs that share have an oracle, and so every label of the rounds before.
+            before = config.selection.budgets[step.round - 1] if step.round else 0
+            inputs["chosen"] = to_choose(config, step.round, before)
         keys[step] = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
     return keys
 

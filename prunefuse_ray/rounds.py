@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import Callable
 
-from prunefuse_ray import networks
+from prunefuse_ray import growth, networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.config_files import to_tree
-from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.errors import ConfigError, LabelsWaiting
+from prunefuse_ray.labeling import annotator_of
 from prunefuse_ray.ledger import Commit, Ledger, Step
 from prunefuse_ray.phases import PHASES, Work, make_selector, network_spec
-from prunefuse_ray.plan import REPORT, check_budget, steps
+from prunefuse_ray.plan import GROW, REPORT, check_budget, label_count, steps
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import (
     Resources,
@@ -28,7 +29,7 @@ from prunefuse_ray.resources import (
     start_ray,
 )
 from prunefuse_ray.storage import Place
-from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
+from prunefuse_ray.survey import materialise, sources, survey
 from prunefuse_ray.telemetry import Telemetry
 from prunefuse_ray.visibility import SharedDirectory
 
@@ -59,6 +60,7 @@ def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = la
         ledger.check_config(to_tree(config))
         if ledger.committed(Step(-1, REPORT)):
             return ledger
+    annotator_of(config.annotation)  # says what it lacks before anything starts
     start_ray()
     shared = SharedDirectory(ledger.root)
     shared.check()
@@ -76,6 +78,9 @@ def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = la
                     _note(work, step)
                     telemetry.done(commit)
                     listen("done", step, commit)
+        except LabelsWaiting as waiting:
+            telemetry.record("run_waits", message=str(waiting))
+            raise
         except Exception as error:
             with contextlib.suppress(OSError):  # the store itself may be what failed
                 telemetry.record("run_failed", error=type(error).__name__, message=str(error)[:1000])
@@ -91,23 +96,27 @@ def _open(config: Config, ledger: Ledger, runs: int) -> Work:
     has = observe()
     if ledger.exists:
         ledger.lock()
-        info = PoolInfo.from_json(ledger.read_pool())
-        check_unchanged(config.pool, info)
+        info = growth.seen_info(config, ledger)
+        growth.check_unchanged(config, ledger, info)
         scoring, training = check(config, info, has, runs)
     else:
         plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
-        found = survey(config.pool)
+        labeled = config.annotation.kind == "oracle"
+        found = survey(config.pool, labeled=labeled)
         info = found.info
         scoring, training = check(config, info, has, runs)
         ledger.lock()
         materialise(found, ledger.root)
+        growth.record(config.pool, info, ledger.root, labeled=labeled)
         ledger.create(to_tree(config), info.to_json())
     for message in filter(None, (training.waits, scoring.waits)):
         logger.warning(message)
     pool, test = sources(config.pool, ledger.root)
-    return Work(
+    work = Work(
         config=config, ledger=ledger, info=info, pool=pool, test=test, has=has, scoring=scoring, training=training
     )
+    work.look_again(pool)
+    return work
 
 
 def check(config: Config, info: PoolInfo, has: Resources, runs: int = 1) -> tuple[ScoringPlan, TrainingPlan]:
@@ -140,6 +149,8 @@ def _carry_out(work: Work, step: Step) -> Commit:
     metrics = {**done.metrics, "seconds": time.perf_counter() - started}
     commit = work.ledger.commit(step, done.outputs, metrics, done.written)
     work.ledger.clear(step, *done.leftovers)
+    if step.phase == GROW:
+        work.look_again(sources(work.config.pool, work.ledger.root)[0])
     return commit
 
 
@@ -156,7 +167,7 @@ def _note(work: Work, last: Step) -> None:
         f"rounds/{round_:03d}/metrics.json",
         {
             "round": round_,
-            "labels": work.config.selection.budgets[round_],
+            "labels": label_count(work.config, work.ledger, round_),
             "phases": phases,
             "cluster": work.has.to_json(),
         },

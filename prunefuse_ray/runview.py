@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,19 @@ class Chosen:
     label: str
     image: bytes | None
     """An encoded picture (PNG, JPEG, …), or None for text."""
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """A labeled sample of which the trained proxy thinks otherwise."""
+
+    id: str
+    label: str
+    label_probability: float
+    guess: str
+    probability: float
+    image: bytes | None
     text: str | None = None
 
 
@@ -44,6 +57,8 @@ class RoundView:
     first: list[Chosen]
     """The samples chosen first: those with the highest scores."""
     last: list[Chosen]
+    doubts: list[Doubt] = field(default_factory=list)
+    """Labels that the round's proxy finds less likely than another class, the least likely first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import hash_ids
-from prunefuse_ray.errors import LedgerError, PoolError, Rejected
+from prunefuse_ray.errors import PoolError, Rejected
 from prunefuse_ray.images import picture_size, sample_values
 from prunefuse_ray.inspection import inspect_parquet, listing_digest
 from prunefuse_ray.pool import (
@@ -39,15 +39,19 @@ class Survey:
     test: Listing | None = None
 
 
-def survey(pool: cfg.Pool) -> Survey:
-    """Check pool and test set and learn what the configuration left open. Raises PoolError; writes nothing."""
+def survey(pool: cfg.Pool, *, labeled: bool = True) -> Survey:
+    """Check pool and test set and learn what the configuration left open. Raises PoolError; writes nothing.
+
+    Args:
+        labeled: the pool holds labels (as the test set always does); else people will give them.
+    """
     match pool.source:
         case "digits":
             return _survey_digits()
         case "images":
-            return _survey_images(pool)
+            return _survey_images(pool, labeled)
         case _:
-            return _survey_parquet(pool)
+            return _survey_parquet(pool, labeled)
 
 
 def materialise(found: Survey, root: Place) -> None:
@@ -76,32 +80,6 @@ def sources(pool: cfg.Pool, root: Place) -> tuple[Source, Source]:
             return _parquet(pool)
 
 
-def check_unchanged(pool: cfg.Pool, recorded: PoolInfo) -> None:
-    """LedgerError where the pool's files are no longer those that the run began with."""
-    match pool.source:
-        case "digits":
-            return
-        case "images":
-            listing = list_images(pool.path or "", "pool.path", recorded.classes)
-            digest, rows = _digest(listing), f"{listing.table.num_rows} pictures"
-        case _:
-            source = _parquet(pool)[0]
-            digest, rows = (
-                listing_digest(source.files, source.sizes),
-                f"{len(source.files)} files, {sum(source.sizes)} bytes",
-            )
-    if digest != recorded.listing_digest:
-        was = (
-            f"{recorded.rows} pictures"
-            if pool.source == "images"
-            else f"{recorded.files} files, {recorded.bytes} bytes"
-        )
-        raise LedgerError(
-            f"pool.path: '{pool.path}' has changed since the run began (then {was}; now {rows}): restore the "
-            "pool, or start under another --run.name"
-        )
-
-
 def _place(path: str | None) -> Place:
     assert path is not None, "validated by config.Pool"
     return Place.at(path)
@@ -118,7 +96,7 @@ def _digest(listing: Listing) -> str:
     return listing_digest(listing.table["id"].to_pylist(), listing.table["bytes"].to_pylist())
 
 
-def _id_digest(ids: Iterable) -> str:
+def id_digest(ids: Iterable) -> str:
     return f"{sum(int(h) for h in hash_ids(ids_to_numpy(ids))) % 2**64:016x}"
 
 
@@ -134,20 +112,22 @@ def _survey_digits() -> Survey:
             files=4,
             listing_digest="",
             id_type="string",
-            id_digest=_id_digest(pool["id"]),
+            id_digest=id_digest(pool["id"]),
             classes=[str(n) for n in range(10)],
             sample_size=(8, 8),
         )
     )
 
 
-def _survey_images(pool: cfg.Pool) -> Survey:
+def _survey_images(pool: cfg.Pool, labeled: bool) -> Survey:
     named = pool.classes if isinstance(pool.classes, list) else None
-    listing = list_images(pool.path or "", "pool.path", named)
+    if not labeled and named is None:  # the test set knows them
+        named = list_images(pool.test_path or "", "pool.test_path").classes
+    listing = list_images(pool.path or "", "pool.path", named, labeled=labeled)
     if isinstance(pool.classes, int) and pool.classes != len(listing.classes):
         raise PoolError(
-            f"pool.classes: {pool.classes}, but pool.path has {len(listing.classes)} class folders "
-            f"({', '.join(listing.classes[:10])}); leave it out or mend the folder"
+            f"pool.classes: {pool.classes}, but pool.{'path' if labeled else 'test_path'} has "
+            f"{len(listing.classes)} class folders ({', '.join(listing.classes[:10])}); leave it out or mend the folder"
         )
     test = list_images(pool.test_path or "", "pool.test_path", listing.classes)
     size = pool.image_size or _first_size(
@@ -161,7 +141,7 @@ def _survey_images(pool: cfg.Pool) -> Survey:
         bytes=sum(listing.table["bytes"].to_pylist()),
         files=listing.table.num_rows,
         listing_digest=_digest(listing),
-        id_digest=_id_digest(listing.table["id"]),
+        id_digest=id_digest(listing.table["id"]),
         id_type="string",
         classes=listing.classes,
         sample_size=size,
@@ -169,11 +149,11 @@ def _survey_images(pool: cfg.Pool) -> Survey:
     return Survey(info=info, pool=listing, test=test)
 
 
-def _survey_parquet(pool: cfg.Pool) -> Survey:
+def _survey_parquet(pool: cfg.Pool, labeled: bool) -> Survey:
     source, test = _parquet(pool)
     classes = pool.classes if isinstance(pool.classes, list) else [str(n) for n in range(pool.classes or 0)]
     text = pool.text_column is not None
-    rows, id_digest, id_type = inspect_parquet(source, len(classes), "pool.path", text)
+    rows, digest, id_type = inspect_parquet(source, len(classes), "pool.path", text, labeled=labeled)
     inspect_parquet(test, len(classes), "pool.test_path", text)
     size: tuple[int, ...] = (pool.text_length,)
     if not text:
@@ -187,7 +167,7 @@ def _survey_parquet(pool: cfg.Pool) -> Survey:
             bytes=sum(source.sizes),
             files=len(source.files),
             listing_digest=listing_digest(source.files, source.sizes),
-            id_digest=id_digest,
+            id_digest=digest,
             id_type=id_type,
             classes=classes,
             sample_size=size,

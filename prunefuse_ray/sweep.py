@@ -24,7 +24,7 @@ import yaml
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from prunefuse_ray import rounds
+from prunefuse_ray import growth, rounds
 from prunefuse_ray.config_files import differences, to_tree
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
 from prunefuse_ray.ledger import EXECUTION_FIELDS, Ledger, Step
@@ -32,7 +32,7 @@ from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.reuse import inputs_keys
 from prunefuse_ray.storage import Place
-from prunefuse_ray.survey import check_unchanged, materialise, survey
+from prunefuse_ray.survey import materialise, survey
 from prunefuse_ray.sweep_config import Sweep, Trial, sweep_path, trials
 from prunefuse_ray.sweep_results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
 from prunefuse_ray.sweep_trial import POLL, Desk, TrialJob, drive
@@ -66,7 +66,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None) -> list[Trial]:
     infos = _survey_pools(root, todo, has, at_once)
     directory.lock()
     try:
-        _record(root, sweep, infos)
+        _record(root, sweep, todo, infos)
         if todo:
             keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
             _fit(sweep, root, in_order(todo, keys), _scheduler(sweep, root, found), at_once, notify)
@@ -94,11 +94,13 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
         )
 
 
-def _record(root: Place, sweep: Sweep, infos: dict[str, tuple[PoolInfo, Any]]) -> None:
+def _record(root: Place, sweep: Sweep, todo: Iterable[Trial], infos: dict[str, tuple[PoolInfo, Any]]) -> None:
     """Write what the sweep is; the pools first, so that a sweep that exists has them."""
+    pools = {pool_key(trial.config): trial.config.pool for trial in todo}
     for key, (info, found) in infos.items():
         if found is not None:
             materialise(found, root / "pools" / key)
+            growth.record(pools[key], info, root / "pools" / key, labeled=True)
             (root / "pools" / key / "pool.json").write_json(info.to_json())
     (root / "sweep.yaml").write_bytes(yaml.safe_dump(to_tree(sweep), sort_keys=False).encode())
 
@@ -116,7 +118,7 @@ def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: i
             recorded = root / "pools" / key / "pool.json"
             if recorded.exists():
                 infos[key] = PoolInfo.from_json(recorded.read_json()), None
-                check_unchanged(config.pool, infos[key][0])
+                growth.check_unchanged(config, Ledger(root / "pools" / key), infos[key][0])
             else:
                 found = survey(config.pool)
                 infos[key] = found.info, found

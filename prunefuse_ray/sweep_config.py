@@ -106,6 +106,13 @@ class Sweep(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
         known = flatten(to_tree(self.base))
+        if self.base.annotation.kind != "oracle":
+            raise ValueError(
+                f"base.annotation.kind '{self.base.annotation.kind}' would ask people once per trial: a sweep needs "
+                "labels that are there; use oracle"
+            )
+        if self.base.pool.allow_growth:
+            raise ValueError("base.pool.allow_growth: a sweep compares runs on one pool; set it to false")
         for field in self.space:
             if field not in known:
                 raise ValueError(f"space: unknown field '{field}'{near(field, known)}; write it as section.field")

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.config_files import config_from_tree
+from prunefuse_ray.growth import seen_info
 from prunefuse_ray.images import encode_png, sample_values
-from prunefuse_ray.ledger import Ledger, Step, labels_schema, selected_schema
+from prunefuse_ray.ledger import Ledger, Step, doubts_schema, labels_schema, selected_schema
+from prunefuse_ray.plan import label_count
 from prunefuse_ray.pool import PoolInfo, refuse_pickles
-from prunefuse_ray.runview import Chosen, RoundView, RunView, ScoreHistogram
+from prunefuse_ray.runview import Chosen, Doubt, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.storage import Place
 
 SHEET = 24
@@ -24,7 +26,8 @@ SHEET = 24
 def view_run(ledger: Ledger) -> RunView:
     """Everything of a run that its report shows. Raises LedgerError where the directory is no run or is damaged."""
     tree = ledger.read_config()
-    config, info = config_from_tree(tree), PoolInfo.from_json(ledger.read_pool())
+    config = config_from_tree(tree)
+    info = seen_info(config, ledger)
     result = ledger.root / "result.json"
     rejected = ledger.rejected()
     rounds = range(len(config.selection.budgets))
@@ -51,14 +54,37 @@ def view_round(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> R
     last = selected.slice(max(first.num_rows, count - SHEET))
     return RoundView(
         round=round_,
-        labels=config.selection.budgets[round_],
+        labels=label_count(config, ledger, round_),
         chosen=count,
         strategy=config.selection.strategy if scored else "random",
         metrics=metrics.read_json() if metrics.exists() else {},
         scores=None if scored is None else _histogram(scored.metrics["histogram"], selected),
         first=_chosen(ledger, info, round_, first),
         last=_chosen(ledger, info, round_, last),
+        doubts=_doubts(ledger, info, round_),
     )
+
+
+def _doubts(ledger: Ledger, info: PoolInfo, round_: int) -> list[Doubt]:
+    """The first few labels that the round's proxy finds less likely than another class."""
+    step = Step(round_, "train")
+    if not ledger.committed(step):
+        return []
+    schema = doubts_schema(info.id_type)
+    rows = ledger.read_table(step, "doubts.parquet", schema)
+    rows = rows.filter(pc.not_equal(rows["label"], rows["guess"])).slice(0, SHEET)
+    wanted = rows["id"].combine_chunks()
+    samples: dict[Any, bytes | str | None] = {}
+    for r in range(round_ + 1):
+        for path in ledger.files(Step(r, "label"), "samples")[0]:
+            samples |= _samples(Place(ledger.root.fs, path), wanted)
+    doubts = []
+    for row in rows.to_pylist():
+        sample = samples.get(row["id"])
+        text, image = (sample, None) if isinstance(sample, str) else (None, sample)
+        named = {"id": str(row["id"]), "label": info.classes[row["label"]], "guess": info.classes[row["guess"]]}
+        doubts.append(Doubt(**row | named, image=image, text=text))
+    return doubts
 
 
 def _histogram(saved: dict[str, Any], selected: pa.Table) -> ScoreHistogram:

@@ -10,6 +10,7 @@ import pytest
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands.run import closing_table, phase_line, round_line
 from prunefuse_ray.commands.terminal import si
+from prunefuse_ray.errors import LabelsWaiting
 
 ROOT = Path(__file__).parent.parent
 RESULT = {
@@ -58,6 +59,15 @@ def test_errors_are_one_message_and_exit_code_2(arguments, said, capsys):
     assert error.startswith("error: ")
     assert said in error
     assert "Traceback" not in error
+
+
+def test_samples_that_wait_for_labels_are_no_error_and_exit_code_3(monkeypatch, capsys):
+    def wait(*_):
+        raise LabelsWaiting("9 samples wait for labels")
+
+    monkeypatch.setattr("prunefuse_ray.commands.run.parse_run", wait)
+    assert main(["run"]) == 3
+    assert capsys.readouterr().err == "waiting: 9 samples wait for labels\n"
 
 
 @pytest.mark.parametrize("flag", ["--bogus", "--workers.cpu"])

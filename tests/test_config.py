@@ -50,6 +50,10 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"pool": {"text_column": "text"}}, ["pool.text_column", "parquet"]),
         ({"workers": {"count": [1, 64]}}, ["training.batch_size 32", "64 workers", "lower workers.count"]),
         ({"selection": {"selector": "dense"}}, ["fusion.target", "set fusion.target to scratch"]),
+        ({"annotation": {"kind": "label_studio"}}, ["annotation", "url is missing", "set annotation.url"]),
+        ({"annotation": {"url": "http://me:secret@host"}}, ["annotation.url", "credentials"]),
+        ({"annotation": {"picture_url": "http://host/x"}}, ["annotation.picture_url", "{id}"]),
+        ({"pool": {"allow_growth": True}}, ["pool", "allow_growth", "pool.source"]),
         ({"run": {"directory": "s3://key:secret@bucket/x"}}, ["run.directory", "credentials"]),
     ],
 )
@@ -78,6 +82,12 @@ def test_the_command_line_lies_over_the_file(tmp_path):
     assert (config.run.name, config.run.seed, config.selection.budgets) == ("b", 3, [10, 20])
     assert (config.scoring.actors, config.training.augment, config.pool.channels) == ((1, 2), [], 1)
     assert config.pruning.ratio == 0.8
+
+
+def test_accepting_partial_labels_has_a_flag_of_its_own():
+    assert parse_run(["--accept-partial"]).annotation.accept_partial
+    assert not parse_run([]).annotation.accept_partial
+    assert parse_run(["--annotation.accept_partial", "true"]).annotation.accept_partial
 
 
 def test_unreadable_files_and_presets_are_said(tmp_path):

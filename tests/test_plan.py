@@ -40,7 +40,25 @@ def test_a_sync_fuses_fine_tunes_and_prunes_every_so_many_rounds():
 
 def test_budgets_count_the_initial_set():
     config = config_from_tree({"selection": {"budgets": [10, 18, 30]}})
-    assert [plan.to_choose(config, r) for r in range(3)] == [10, 8, 12]
+    assert [plan.to_choose(config, r, labels) for r, labels in ((0, 0), (1, 10), (2, 18))] == [10, 8, 12]
+    assert plan.to_choose(config, 2, 11) == 19, "what an earlier round left open is made up"
+
+
+def test_people_are_asked_and_a_growing_pool_is_looked_at_before_it_is_scored():
+    config = config_from_tree(
+        {
+            "pool": {"source": "parquet", "path": "a", "test_path": "b", "classes": 2, "allow_growth": True},
+            "annotation": {"kind": "files"},
+            "selection": {"budgets": [10, 20]},
+        }
+    )
+    assert names(config)[1:8] == [
+        "0:select", "0:request", "0:label", "0:train", "0:grow", "0:score", "1:select",
+    ]  # fmt: skip
+    assert "1:grow" not in names(config)
+    plan.check_budget(config, 10)
+    with pytest.raises(ConfigError, match=r"the first budget is 10 labels, but the pool has 9"):
+        plan.check_budget(config, 9)
 
 
 def test_seeds_differ_between_trainings_and_runs():

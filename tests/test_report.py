@@ -19,7 +19,7 @@ from PIL import Image
 
 from prunefuse_ray import markup, plots
 from prunefuse_ray.report import render
-from prunefuse_ray.runview import Chosen, RoundView, RunView, ScoreHistogram
+from prunefuse_ray.runview import Chosen, Doubt, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.sheets import SHOWN, TEXTS_SHOWN
 
 VOID = {"img", "meta", "br", "link"}
@@ -573,3 +573,33 @@ def test_tags_escape_what_is_not_markup() -> None:
     assert markup.tag("p", "<b>", markup.tag("b", 1), None, [2, "&"], title='"', hidden=True, lang=None) == (
         '<p title="&quot;" hidden>&lt;b&gt;<b>1</b>2&amp;</p>'
     )
+
+
+# Labels to look at again
+
+
+def test_doubtful_labels_are_shown_of_the_last_round_that_has_them() -> None:
+    first, second = run_view().rounds
+    doubt = Doubt(id="a/<1>.png", label="cat0", label_probability=0.012, guess="cat2", probability=0.9, image=encoded())
+    rounds = [
+        dataclasses.replace(first, doubts=[dataclasses.replace(doubt, id="old")]),
+        dataclasses.replace(second, doubts=[doubt, dataclasses.replace(doubt, id="b", image=b"broken")]),
+    ]
+    page = Page(render(run_view(rounds=rounds)))
+    words = page.words("doubts")
+    assert "cat0 1.2% cat2? 90.0%" in words
+    assert "rounds/001/doubts.parquet" in words
+    figures = [attributes.get("title") or "" for attributes in page.named("figure")]
+    assert "a/<1>.png\nlabel cat0 1.2%, proxy: cat2 90.0%" in figures
+    assert not any(title.startswith("old") for title in figures)
+    assert "no picture" in words
+
+
+def test_doubtful_texts_and_none_at_all() -> None:
+    first, second = run_view().rounds
+    doubt = Doubt(
+        id="t", label="neg", label_probability=0.1, guess="pos", probability=0.9, image=None, text="so <good>"
+    )
+    page = Page(render(run_view(rounds=[first, dataclasses.replace(second, doubts=[doubt])])))
+    assert "so <good> neg · label neg 10.0%, proxy: pos 90.0% · t" in page.words("doubts")
+    assert "doubts" not in Page(render(run_view())).sections

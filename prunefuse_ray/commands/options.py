@@ -56,6 +56,14 @@ def _parse(
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--config", metavar="FILE", help="a YAML file with the fields below as sections")
     where.add_argument("--preset", metavar="NAME", help="a configuration of jobs/presets, by name")
+    parser.add_argument(
+        "--accept-partial",
+        dest="annotation.accept_partial",
+        action="store_const",
+        const="true",
+        default=argparse.SUPPRESS,
+        help="short for --annotation.accept_partial true",
+    )
     fields: dict[str, Any] = {name: (f.annotation, f) for name, f in Config.model_fields.items()}
     settings = create_model("Overrides", __base__=_Overrides, **fields)
     source: CliSettingsSource = CliSettingsSource(settings, root_parser=parser)

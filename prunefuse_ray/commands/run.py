@@ -65,7 +65,7 @@ class Progress:
         figures[step.phase] = commit.metrics
         figures["seconds"] += commit.metrics["seconds"]
         if self._last(step):
-            console.print(round_line(step.round, self.config.selection.budgets[step.round], figures))
+            console.print(round_line(step.round, figures["label"]["labels"], figures))
 
     def _last(self, step: Any) -> bool:
         return [s for s in steps(self.config) if s.round == step.round][-1] == step

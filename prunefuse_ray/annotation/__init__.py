@@ -1,0 +1,23 @@
+"""People who give labels, behind one small interface: ask for a round's samples, collect what was answered."""
+
+from prunefuse_ray.annotation.files import Files
+from prunefuse_ray.annotation.label_studio import connect
+from prunefuse_ray.annotation.request import Annotator, Answers, Request, annotations_schema, request_schema
+from prunefuse_ray.annotation.votes import Refuse, Take, Wait, agreement_schema, decide, majority, named
+
+__all__ = [
+    "Annotator",
+    "Answers",
+    "Files",
+    "Refuse",
+    "Request",
+    "Take",
+    "Wait",
+    "agreement_schema",
+    "annotations_schema",
+    "connect",
+    "decide",
+    "majority",
+    "named",
+    "request_schema",
+]

@@ -1,0 +1,138 @@
+"""What a round asks of its annotators, and the form in which their answers come back; nothing of Ray."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from prunefuse_ray.images import encode_png, sample_values
+from prunefuse_ray.storage import Place
+
+Id = int | str
+BATCH = 64  # samples in memory at a time
+
+
+def annotations_schema(id_type: pa.DataType) -> pa.Schema:
+    """One row per label that a person gave: `annotations.parquet`."""
+    return pa.schema(
+        [
+            ("id", id_type),
+            ("label", pa.int64()),
+            ("annotator", pa.string()),
+            ("source", pa.string()),
+            ("time", pa.timestamp("us", tz="UTC")),
+        ]
+    )
+
+
+def request_schema(id_type: pa.DataType) -> pa.Schema:
+    """The samples of a round in the order of their rank, with the proxy's guess (null in round 0)."""
+    return pa.schema(
+        [
+            ("id", id_type),
+            ("rank", pa.int64()),
+            ("score", pa.float32()),
+            ("guess", pa.int64()),
+            ("probability", pa.float32()),
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One sample as annotators are asked about it."""
+
+    id: Id
+    rank: int
+    score: float | None
+    guess: str | None
+    """The class that the proxy of the round before thinks most likely; None in round 0."""
+    probability: float | None
+    """Its probability under that proxy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One round's samples that need labels."""
+
+    run: str
+    marker: str
+    """Tells this run from every other one, on a server that holds several."""
+    round: int
+    classes: Sequence[str]
+    rows: pa.Table
+    """`request_schema`"""
+    place: Place
+    """rounds/NNN/to_label, where files for annotators go"""
+    samples: tuple[Place, ...]
+    """Parquet files of (id, sample)"""
+    texts: bool
+    folder: str | None = None
+    """Path or URI of the image folder that ids are relative to; None where the samples come out of Parquet."""
+
+    @property
+    def id_type(self) -> pa.DataType:
+        return self.rows.schema.field("id").type
+
+    @property
+    def ids(self) -> list[Id]:
+        """Ids in the order of their rank."""
+        return self.rows["id"].to_pylist()
+
+    def asked(self) -> dict[Id, Asked]:
+        """The samples by id, in the order of their rank."""
+        return {
+            row["id"]: Asked(**row | {"guess": None if row["guess"] is None else self.classes[row["guess"]]})
+            for row in self.rows.to_pylist()
+        }
+
+    def values(self, only: set[Id] | None = None) -> Iterator[tuple[Id, bytes | str]]:
+        """(id, sample) a few at a time: texts as they are, pictures as encoded bytes."""
+        for place in self.samples:
+            with place.fs.open_input_file(place.path) as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(batch_size=BATCH, columns=["id", "sample"]):
+                    table = pa.Table.from_batches([batch])
+                    if only is not None:
+                        table = table.filter(pa.array([i in only for i in table["id"].to_pylist()], pa.bool_()))
+                    for id_, value in zip(table["id"].to_pylist(), sample_values(table["sample"]), strict=True):
+                        yield id_, value if isinstance(value, bytes | str) else encode_png(np.asarray(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What annotators have given so far."""
+
+    annotations: pa.Table
+    """`annotations_schema`"""
+    faults: tuple[str, ...] = ()
+    """What has to be put right before any of it is taken."""
+
+
+class Annotator(Protocol):
+    """Someone who labels the samples of a round, some time."""
+
+    def ask(self, request: Request) -> None:
+        """Put the samples before the annotators. Called again, also after a kill at any moment, it completes what is
+        missing and changes nothing else."""
+
+    def collect(self, request: Request) -> Answers:
+        """What they have given so far."""
+
+    def remedy(self, request: Request) -> str:
+        """Where the samples wait and what to do, to follow '12 samples wait for labels '."""
+
+
+def picture_kind(data: bytes) -> str:
+    """File ending of encoded picture bytes ("png", "jpg", ...); "bin" where Pillow does not know them."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return {"jpeg": "jpg"}.get((picture.format or "bin").lower(), (picture.format or "bin").lower())
+    except Exception:  # Pillow's parsers raise anything; the file is exported as it is
+        return "bin"

@@ -1,0 +1,95 @@
+"""From the labels that several people gave to the one label a sample is trained with; plain tables, no files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from prunefuse_ray.annotation.request import Answers, Id
+
+NAMED = 10  # ids named in a message
+
+
+def agreement_schema(id_type: pa.DataType) -> pa.Schema:
+    """How the annotators of a sample agreed: `agreement.parquet`."""
+    return pa.schema(
+        [
+            ("id", id_type),
+            ("label", pa.int64()),
+            ("annotators", pa.int64()),
+            ("agreement", pa.float32()),
+            ("tie", pa.bool_()),
+        ]
+    )
+
+
+def majority(annotations: pa.Table) -> pa.Table:
+    """The label that most annotators of each sample gave, by rising id: `agreement_schema`.
+
+    `agreement` is the share of annotators who gave that label. Among labels with equally many votes the one that
+    comes first in the classes wins, and `tie` is true.
+    """
+    votes: dict[Id, Counter[int]] = {}
+    for id_, label in zip(annotations["id"].to_pylist(), annotations["label"].to_pylist(), strict=True):
+        votes.setdefault(id_, Counter())[label] += 1
+    rows = []
+    for id_, count in votes.items():
+        most = max(count.values())
+        winners = sorted(label for label, n in count.items() if n == most)
+        rows.append(
+            {
+                "id": id_,
+                "label": winners[0],
+                "annotators": count.total(),
+                "agreement": most / count.total(),
+                "tie": len(winners) > 1,
+            }
+        )
+    return pa.Table.from_pylist(rows, agreement_schema(annotations.schema.field("id").type)).sort_by("id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Take:
+    """The labels can be taken."""
+
+    annotations: pa.Table
+    missing: int
+    """Samples that go back to the pool without a label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """Labels are missing, and nothing else is wrong."""
+
+    missing: tuple[Id, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refuse:
+    """Something has to be put right first."""
+
+    faults: tuple[str, ...]
+
+
+def decide(
+    ids: Sequence[Id], answers: Answers, *, labels_per_sample: int, accept_partial: bool
+) -> Take | Wait | Refuse:
+    """What to do with the answers to a round that asked for `ids`. Faults are never passed over; missing labels are,
+    on request, as soon as one sample has a label."""
+    given = Counter(answers.annotations["id"].to_pylist())
+    missing = tuple(i for i in ids if given[i] < labels_per_sample)
+    if answers.faults:
+        said = [f"{len(missing)} of {len(ids)} samples lack labels: {named(missing)}"] if missing and given else []
+        return Refuse(faults=(*answers.faults, *said))
+    if missing and not (accept_partial and given):
+        return Wait(missing=missing)
+    return Take(annotations=answers.annotations, missing=sum(given[i] == 0 for i in ids))
+
+
+def named(ids: Sequence[object]) -> str:
+    """The first few of some ids, and how many more there are."""
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return ", ".join(map(str, ids[:NAMED])) + more

@@ -1,0 +1,74 @@
+"""What a trained network says of a round's samples: a guess for annotators, and labels that it finds unlikely."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from prunefuse_ray import networks
+from prunefuse_ray.forms import Form, decode_column
+from prunefuse_ray.ledger import doubts_schema
+from prunefuse_ray.pool import Source, in_tasks, tables
+
+BATCH = 256
+
+
+def predict(
+    source: Source, network: dict[str, bytes], form: Form, labels: pa.Table | None = None, *, in_process: bool
+) -> pa.Table:
+    """(id, guess, probability) of the samples of `source`, read a few at a time; with `labels` (id, label) those of
+    the labeled samples alone, with the columns `label` and `label_probability` besides.
+
+    Args:
+        source: Parquet files of (id, sample).
+        network: a saved network, as `networks.to_files` made it.
+        in_process: here, instead of in tasks on the cluster.
+    """
+    if not source.files:
+        return pa.table({"id": pa.array([], pa.string())})
+    parts = (
+        [_predict(source, network, form, labels)] if in_process else in_tasks(_predict, source, network, form, labels)
+    )
+    return pa.concat_tables(parts)
+
+
+@torch.inference_mode()
+def _predict(source: Source, network: dict[str, bytes], form: Form, labels: pa.Table | None) -> pa.Table:
+    model = networks.inference_form(networks.from_files(network).network)
+    parts = []
+    for table in tables(source, [source.id_column, source.sample_column], BATCH):
+        rows = table.rename_columns(["id", "sample"])
+        if labels is not None:
+            place = pc.index_in(rows["id"], value_set=labels["id"].combine_chunks())
+            rows = rows.filter(pc.is_valid(place)).append_column("label", labels["label"].take(place.drop_null()))
+        decoded_N, _ = decode_column(rows["sample"], form)
+        parts.append(_row_probabilities(rows, model(form.inputs(torch.from_numpy(decoded_N))).float().softmax(1)))
+    return pa.concat_tables(parts)
+
+
+def _row_probabilities(rows: pa.Table, p_NC: torch.Tensor) -> pa.Table:
+    probability_N, guess_N = p_NC.max(1)
+    columns = {
+        "id": rows["id"],
+        "guess": pa.array(guess_N.numpy(), pa.int64()),
+        "probability": pa.array(probability_N.numpy(), pa.float32()),
+    }
+    if "label" in rows.column_names:
+        label_N = torch.from_numpy(rows["label"].to_numpy().copy())
+        columns["label"] = rows["label"]
+        columns["label_probability"] = pa.array(p_NC.gather(1, label_N[:, None])[:, 0].numpy(), pa.float32())
+    return pa.table(columns)
+
+
+def doubts(predicted: pa.Table) -> pa.Table:
+    """Predictions of labeled samples, the most doubtful label first (ties by id): `doubts_schema`.
+
+    Self-confidence, the probability of the given label, is the ranking of Northcutt, Jiang and Chuang, "Confident
+    Learning", 2021 (arXiv 1911.00068), section 4. Here the network was trained on the labels that it judges, so it
+    doubts fewer of them than a cross-validated one would.
+    """
+    schema = doubts_schema("int64" if pa.types.is_integer(predicted.schema.field("id").type) else "string")
+    return (
+        predicted.select(schema.names).sort_by([("label_probability", "ascending"), ("id", "ascending")]).cast(schema)
+    )
