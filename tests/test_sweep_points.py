@@ -5,6 +5,7 @@ import math
 import pytest
 import yaml
 
+from prunefuse_ray.commands.sweep import closing_table, round_line
 from prunefuse_ray.config_files import config_from_tree
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep_config import sweep_from_tree, trials
@@ -160,3 +161,12 @@ def test_the_page_of_a_sweep_in_progress_and_of_failures():
     assert "in progress" in page
     assert "lower &lt;lr&gt;" in page
     assert best_config(SweepResult(sweep=measured.sweep, root=measured.root, trials=trials_)) is None
+
+
+def test_what_the_terminal_shows():
+    cells = {c.header: list(c.cells) for c in closing_table(result()).columns}
+    assert cells["combination"] == ["fuse", "dense", "scratch"]
+    assert cells["fused accuracy"][0] == "85.0 ± 7.1%"
+    assert cells["of reference"] == ["25.0%", "100.0%", "25.0%"]
+    row = {"labels": 50, "proxy_accuracy": 0.912, "fused_accuracy": 0.5, "phases_shared": 3}
+    assert round_line(row) == "50 labels, proxy 91.2%, fused 50.0%, 3 phases shared"
