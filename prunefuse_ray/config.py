@@ -148,7 +148,7 @@ class Annotation(Section):
     """Seconds to wait for labels, looking again and again, before the command ends with exit code 3."""
     url: PathOrUri | None = Field(None, pattern=r"^https?://")
     """Address of the Label Studio server. Its token comes from the environment variable LABEL_STUDIO_API_KEY alone."""
-    picture_url: str | None = Field(None, pattern=r"^https?://.*\{id\}")
+    picture_url: PathOrUri | None = None
     """Where annotators' browsers find the pictures, with {id} in it. Default: pictures travel inside the tasks."""
     picture_size: Positive = 1024
     """Longer side in pixels to which larger pictures are scaled down when they travel inside Label Studio's tasks."""
@@ -157,6 +157,8 @@ class Annotation(Section):
     def _complete(self) -> Annotation:
         if self.kind == "label_studio" and self.url is None:
             raise ValueError("url is missing: kind 'label_studio' needs it; set annotation.url")
+        if self.picture_url is not None and "{id}" not in self.picture_url:
+            raise ValueError(f"picture_url '{self.picture_url}' names no sample: put {{id}} where the id belongs")
         return self
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunefuse_ray.annotation.request import Answers, annotations_schema
@@ -35,6 +35,7 @@ def test_a_tie_goes_to_the_class_that_comes_first_and_is_said():
     assert vote["agreement"] == pytest.approx(0.4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), min_size=1), st.randoms())
 def test_the_order_of_the_labels_does_not_matter_and_nobody_had_more_votes(labels, random):
     rows = [(i, n, str(k)) for k, (i, n) in enumerate(labels)]

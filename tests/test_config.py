@@ -52,7 +52,7 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"selection": {"selector": "dense"}}, ["fusion.target", "set fusion.target to scratch"]),
         ({"annotation": {"kind": "label_studio"}}, ["annotation", "url is missing", "set annotation.url"]),
         ({"annotation": {"url": "http://me:secret@host"}}, ["annotation.url", "credentials"]),
-        ({"annotation": {"picture_url": "http://host/x"}}, ["annotation.picture_url", "{id}"]),
+        ({"annotation": {"picture_url": "http://host/x"}}, ["picture_url 'http://host/x'", "put {id}"]),
         ({"pool": {"allow_growth": True}}, ["pool", "allow_growth", "pool.source"]),
         ({"run": {"directory": "s3://key:secret@bucket/x"}}, ["run.directory", "credentials"]),
     ],

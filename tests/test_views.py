@@ -11,7 +11,7 @@ import pytest
 from prunefuse_ray.config_files import config_from_tree, to_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.images import encode_png
-from prunefuse_ray.ledger import Ledger, Step, labels_schema, selected_schema
+from prunefuse_ray.ledger import Ledger, Step, doubts_schema, labels_schema, selected_schema
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.storage import Place
 from prunefuse_ray.views import SHEET, view_run
@@ -48,6 +48,17 @@ def add(ledger, round_, n, prefix):
         {"id": ids, "label": [i % 2 for i in range(n)], "source": ["oracle"] * n}, labels_schema("string")
     )
     ledger.commit(Step(round_, "label"), {"labels.parquet": labels}, {}, samples.files())
+
+
+def test_doubtful_labels_come_with_their_samples_of_any_round(ledger):
+    rows = [("a01", 1, 0.1, 0, 0.9), ("b00", 0, 0.3, 1, 0.7), ("b01", 1, 0.8, 1, 0.8)]
+    columns = doubts_schema("string").names
+    table = pa.Table.from_pylist([dict(zip(columns, r, strict=True)) for r in rows], doubts_schema("string"))
+    ledger.commit(Step(1, "train"), {"doubts.parquet": table}, {"test_accuracy": 0.5})
+    first, second = view_run(ledger).rounds
+    assert first.doubts == []
+    assert [(d.id, d.label, d.guess) for d in second.doubts] == [("a01", "dog", "cat"), ("b00", "cat", "dog")]
+    assert second.doubts[0].image == encode_png(pictures(10)[1])
 
 
 def test_a_run_in_progress_shows_what_is_committed(ledger):

@@ -26,7 +26,10 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"run {config.run.name} in {run_place(config).path}")
     started = time.perf_counter()
     progress = Progress(config)
-    ledger = run(config, progress)
+    try:
+        ledger = run(config, progress)
+    finally:
+        progress.stop()
     if progress.steps_done:
         finished = f"finished in {time.perf_counter() - started:.0f} s"
     else:
@@ -58,14 +61,19 @@ class Progress:
             return
         self.steps_done += 1
         if step.round < 0:
-            if step.phase == "report" and self._status:
-                self._status.stop()
             return
         figures = self._figures.setdefault(step.round, {"seconds": 0.0})
         figures[step.phase] = commit.metrics
         figures["seconds"] += commit.metrics["seconds"]
         if self._last(step):
-            console.print(round_line(step.round, figures["label"]["labels"], figures))
+            planned = self.config.selection.budgets[step.round]  # where an earlier command took the labels
+            labels = figures.get("label", {}).get("labels", planned)
+            console.print(round_line(step.round, labels, figures))
+
+    def stop(self) -> None:
+        """Take the line of the phase under way off the terminal."""
+        if self._status:
+            self._status.stop()
 
     def _last(self, step: Any) -> bool:
         return [s for s in steps(self.config) if s.round == step.round][-1] == step
