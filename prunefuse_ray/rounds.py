@@ -19,10 +19,10 @@ from prunefuse_ray.phases import PHASES, Work, make_selector, network_spec
 from prunefuse_ray.plan import REPORT, check_budget, steps
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import observe, plan_scoring, plan_training, start_ray
-from prunefuse_ray.sharing import SharedDirectory
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
 from prunefuse_ray.telemetry import Telemetry
+from prunefuse_ray.visibility import SharedDirectory
 
 logger = logging.getLogger(__name__)
 

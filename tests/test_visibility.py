@@ -3,10 +3,10 @@
 import pytest
 import ray
 
-from prunefuse_ray import sharing
+from prunefuse_ray import visibility
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.sharing import SharedDirectory
 from prunefuse_ray.storage import Place
+from prunefuse_ray.visibility import SharedDirectory
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def as_another_node(local_ray, monkeypatch):
         def get_node_id(self):
             return "another"
 
-    monkeypatch.setattr(sharing.ray, "get_runtime_context", Elsewhere)
+    monkeypatch.setattr(visibility.ray, "get_runtime_context", Elsewhere)
 
 
 def test_a_node_that_sees_the_directory_is_content(as_another_node, tmp_path):
@@ -27,7 +27,7 @@ def test_a_node_that_sees_the_directory_is_content(as_another_node, tmp_path):
 
 
 def test_a_node_that_does_not_see_it_is_named_with_the_remedy(as_another_node, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharing, "_reads", lambda path, nonce: False)
+    monkeypatch.setattr(visibility, "_reads", lambda path, nonce: False)
     with pytest.raises(LedgerError, match=r"run\.directory: .* on this machine's disk only: .*Give storage that every"):
         SharedDirectory(Place.at(str(tmp_path / "runs"))).check()
     assert not (tmp_path / "runs").exists()
@@ -35,12 +35,12 @@ def test_a_node_that_does_not_see_it_is_named_with_the_remedy(as_another_node, t
 
 def test_the_probe_is_told_by_its_content(tmp_path):
     (tmp_path / "p").write_text("mine")
-    assert sharing._reads(str(tmp_path / "p"), "mine")
-    assert not sharing._reads(str(tmp_path / "p"), "another's")
-    assert not sharing._reads(str(tmp_path / "q"), "mine")
+    assert visibility._reads(str(tmp_path / "p"), "mine")
+    assert not visibility._reads(str(tmp_path / "p"), "another's")
+    assert not visibility._reads(str(tmp_path / "q"), "mine")
 
 
 def test_the_drivers_own_node_is_not_asked(local_ray, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharing, "_ask", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(visibility, "_ask", lambda *_: pytest.fail("asked"))
     assert ray.is_initialized()
     SharedDirectory(Place.at(str(tmp_path / "runs"))).check()
