@@ -56,8 +56,14 @@ class Resources:
         if runs == 1:
             return self
         cpus = STREAM_CPUS + max(0.0, self.cpus - STREAM_CPUS) / runs
-        cores_ = max(1, (self.cores or cores()) // runs)
-        return dataclasses.replace(self, cpus=cpus, gpus=self.gpus / runs, cores=cores_)
+        return dataclasses.replace(
+            self,
+            cpus=cpus,
+            gpus=self.gpus / runs,
+            cores=max(1, (self.cores or cores()) // runs),
+            roles={role: (c / runs, g / runs) for role, (c, g) in self.roles.items()},
+            autoscaler=None,  # what it may bring is nobody's yet: every run would plan with all of it
+        )
 
     def to_json(self) -> dict[str, float]:
         return {"nodes": self.nodes, "cpus": self.cpus, "gpus": self.gpus}

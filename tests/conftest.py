@@ -115,5 +115,12 @@ def tiny(where: Path, directory: Path, **more):
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that none of them runs alone at the end."""
-    longest = ["test_rounds.py", "test_sweep.py", "test_training.py", "test_cli.py", "test_labeling.py", "test_phases.py"]
+    longest = [
+        "test_rounds.py",
+        "test_sweep.py",
+        "test_training.py",
+        "test_cli.py",
+        "test_labeling.py",
+        "test_phases.py",
+    ]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))

@@ -99,7 +99,7 @@ class Hosts:
         return str(where)
 
 
-def wait_for(what, seconds: float = 300) -> None:
+def wait_for(what, seconds: float = 900) -> None:
     until = time.monotonic() + seconds
     while not what():
         if time.monotonic() > until:

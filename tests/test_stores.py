@@ -34,6 +34,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto[s3], flask and flask-cors are missing"),
 ]
 ROOT = Path(__file__).parent.parent
+SHORT = {"selection": {"budgets": [10, 18]}}
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "known-to-nobody-but-the-tests"}
 
 
@@ -134,7 +135,7 @@ def bucket(store, tiny_pool):
 def configured(tiny_pool, query, name):
     return tiny(
         tiny_pool, "s3://samples/runs" + query, run={"directory": f"s3://samples/runs{query}", "name": name},
-        pool={"path": f"s3://samples/pool{query}", "test_path": f"s3://samples/test{query}"},
+        pool={"path": f"s3://samples/pool{query}", "test_path": f"s3://samples/test{query}"}, **SHORT,
     )  # fmt: skip
 
 
@@ -166,14 +167,8 @@ def outcome(root: Place):
     return rows("selected.parquet"), rows("/scores/"), [t["label"].to_pylist() for t in tables("labels.parquet")]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_pool, tmp_path_factory):
-    where = tmp_path_factory.mktemp("local")
-    drive(tiny(tiny_pool, where), where)
-    return outcome(Place.at(str(where / "tiny")))
-
-
-def test_a_run_on_s3_survives_kills_and_a_store_that_is_away(store, bucket, tiny_pool, tmp_path, undisturbed):
+def test_a_run_on_s3_survives_kills_and_a_store_that_is_away(store, bucket, tiny_pool, tmp_path):
+    undisturbed = start(tiny(tiny_pool, tmp_path / "local", **SHORT), tmp_path / "local")
     config = configured(tiny_pool, bucket, "killed")
     root = Place.at(config.run.directory) / "killed"
     for moment in (("commit", 0, "label"), ("inside", 0, "train")):
@@ -188,7 +183,9 @@ def test_a_run_on_s3_survives_kills_and_a_store_that_is_away(store, bucket, tiny
     output, _ = driver.communicate(timeout=900)
     assert driver.returncode == 0, output[-4000:]
     assert store.refused, "the store was away while nobody asked"
-    assert outcome(root) == undisturbed
+    output, _ = undisturbed.communicate(timeout=900)
+    assert undisturbed.returncode == 0, output[-4000:]
+    assert outcome(root) == outcome(Place.at(str(tmp_path / "local" / "tiny")))
     assert not (root / ".lease").exists()
 
 
