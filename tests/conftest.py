@@ -123,4 +123,5 @@ def pytest_collection_modifyitems(items):
         "test_labeling.py",
         "test_phases.py",
     ]
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+    names = [f"test_{name}.py" for name in longest]
+    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
