@@ -125,6 +125,9 @@ class Network(Section):
 
     architecture: str = "resnet20"
     """resnet20/32/44/56/110/164, another built-in name, torchvision:NAME, or package.module:function for one's own."""
+    weights: PathOrUri | None = None
+    """Weights of the trained dense network to start from: safetensors, or a checkpoint of tensors alone (a path or URI).
+    The proxy is pruned from them. A head for another number of classes is made anew."""
 
 
 class Pruning(Section):

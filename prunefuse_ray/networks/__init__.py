@@ -8,6 +8,7 @@ from prunefuse_ray.networks.inference import features_and_logits, inference_form
 from prunefuse_ray.networks.measure import Row, macs, parameters, pruning_table
 from prunefuse_ray.networks.pruning import prune
 from prunefuse_ray.networks.specs import IMPORTANCES, NetworkError, NetworkSpec, PruningSpec
+from prunefuse_ray.networks.trained import Loaded, load_trained
 
 __all__ = [
     "ARCHITECTURES",
@@ -17,6 +18,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "Dense",
     "KeptIndices",
+    "Loaded",
     "NetworkError",
     "NetworkSpec",
     "Proxy",
@@ -30,6 +32,7 @@ __all__ = [
     "fuse",
     "gather",
     "inference_form",
+    "load_trained",
     "macs",
     "parameters",
     "prune",
