@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from prunefuse_ray.errors import PruneFuseError
 
-COMMANDS = ("run", "report", "networks")
+COMMANDS = ("run", "report", "networks", "score", "export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

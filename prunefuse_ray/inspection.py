@@ -73,16 +73,24 @@ def inspect_parquet(source: Source, classes: int, field: str, text: bool = False
 
 def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) -> str:
     samples = "text_column" if text else "image_column"
-    wanted = {"id_column": source.id_column, "label_column": source.label_column, samples: source.sample_column}
+    wanted = {samples: source.sample_column}
+    if source.names is None:
+        wanted["id_column"] = source.id_column
+    if source.label_column is not None:
+        wanted["label_column"] = source.label_column
     for name, column in wanted.items():
         if column not in schema.names:
-            raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}")
-    kind = schema.field(source.id_column).type
-    if text and not pa.types.is_string(schema.field(source.sample_column).type):
+            remedy = "; null makes ids of file names and row numbers" if name == "id_column" else ""
+            raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}{remedy}")
+    strings = (pa.types.is_string, pa.types.is_large_string)
+    if text and not any(is_kind(schema.field(source.sample_column).type) for is_kind in strings):
         raise PoolError(
             f"pool.text_column: '{source.sample_column}' is of type "
             f"{schema.field(source.sample_column).type}; texts are strings"
         )
+    if source.names is not None:
+        return "string"
+    kind = schema.field(source.id_column).type
     if pa.types.is_integer(kind):
         return "int64"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -97,13 +105,17 @@ def _count_rows(source: Source) -> int:
 def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
     hashes, digest, bad = [], 0, []
     rows = 0
-    for table in tables(source, [source.id_column, source.label_column]):
-        ids, labels = table[source.id_column], table[source.label_column]
+    columns = [source.id_column] if source.label_column is None else [source.id_column, source.label_column]
+    for table in tables(source, columns):
+        ids = table[source.id_column]
         rows += table.num_rows
         if ids.null_count:
             raise PoolError(f"pool.id_column: '{source.id_column}' has {ids.null_count} null ids; fill them in")
         hashes.append(_hashes(ids))
         digest = (digest + int(hashes[-1].sum(dtype=np.uint64))) % 2**64
+        if source.label_column is None:
+            continue
+        labels = table[source.label_column]
         if not pa.types.is_integer(labels.type):
             raise PoolError(
                 f"pool.label_column: '{source.label_column}' is of type {labels.type}; labels are integers "

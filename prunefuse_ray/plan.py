@@ -44,10 +44,9 @@ def base(config: Config, round_: int) -> Step:
     return Step(synced[-1], "sync") if synced else Step(-1, INIT)
 
 
-def to_choose(config: Config, round_: int) -> int:
-    """How many samples round `round_` adds to the labeled set."""
-    budgets = config.selection.budgets
-    return budgets[round_] - (budgets[round_ - 1] if round_ else 0)
+def to_choose(config: Config, round_: int, labels: int) -> int:
+    """How many samples round `round_` adds to `labels` that there are: in round 0 those known beforehand."""
+    return config.selection.budgets[round_] - labels
 
 
 def check_budget(config: Config, rows: int) -> None:
@@ -56,6 +55,15 @@ def check_budget(config: Config, rows: int) -> None:
         raise ConfigError(
             f"selection.budgets: the last budget is {config.selection.budgets[-1]} labels, but the pool has "
             f"{rows} samples; lower it or enlarge the pool"
+        )
+
+
+def check_known(config: Config, known: int) -> None:
+    """ConfigError where more labels are known beforehand than the initial set has: budgets count them."""
+    if known > config.selection.budgets[0]:
+        raise ConfigError(
+            f"selection.budgets: the first budget is {config.selection.budgets[0]} labels, but pool.known_labels has "
+            f"{known}, which it counts; begin with {known} (no sample is paid for in round 0) or more"
         )
 
 

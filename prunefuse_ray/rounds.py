@@ -12,13 +12,14 @@ from prunefuse_ray import networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.config_files import to_tree
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.known import check_present, read_known
 from prunefuse_ray.ledger import Commit, Ledger, Step
-from prunefuse_ray.phases import PHASES, Work, make_selector, network_spec
-from prunefuse_ray.plan import REPORT, check_budget, steps
+from prunefuse_ray.phases import PHASES, Work, check_inputs, dense_network, make_selector, network_spec
+from prunefuse_ray.plan import REPORT, check_budget, check_known, steps
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.storage import Place
-from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
+from prunefuse_ray.survey import check_unchanged, materialise, source_of, sources, survey
 
 Listener = Callable[[str, Step, Commit | None], None]
 """Called with ("start" | "done", step, its commit once done)."""
@@ -58,18 +59,32 @@ def _open(config: Config, ledger: Ledger) -> Work:
         ledger.lock()
         info = PoolInfo.from_json(ledger.read_pool())
         check_unchanged(config.pool, info)
+        check_inputs(config, ledger)
         scoring = plan_scoring(config.scoring, has, info.rows * _selector_macs(config, info))
     else:
         found = survey(config.pool)
         info = found.info
         check_budget(config, info.rows)
+        if config.pool.known_labels is not None:
+            known = read_known(config.pool.known_labels, info)
+            check_known(config, known.table.num_rows)
+            check_present(known, found, config.pool)
         scoring = plan_scoring(config.scoring, has, info.rows * _selector_macs(config, info))
         ledger.lock()
         materialise(found, ledger.root)
         ledger.create(to_tree(config), info.to_json())
     pool, test = sources(config.pool, ledger.root)
+    given = config.pool.validation_path is not None
     return Work(
-        config=config, ledger=ledger, info=info, pool=pool, test=test, has=has, scoring=scoring, training=training
+        config=config,
+        ledger=ledger,
+        info=info,
+        pool=pool,
+        test=test,
+        validation=source_of(config.pool, ledger.root, "validation_path") if given else None,
+        has=has,
+        scoring=scoring,
+        training=training,
     )
 
 
@@ -78,7 +93,7 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
     written, what cannot be built or pruned."""
     spec = network_spec(config, info)
     try:
-        dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+        dense, _ = dense_network(config, spec)
         return networks.macs(make_selector(config, dense).network, spec.input_shape)
     except networks.NetworkError as error:
         raise ConfigError(f"network, pruning: {error}") from error

@@ -7,16 +7,18 @@ ends with the same weights as an undisturbed one.
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import ray.train
+import ray.train.collective
 import safetensors
 import safetensors.torch
 import torch
@@ -27,8 +29,9 @@ from torch.nn import functional as F
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
-from prunefuse_ray.augmentation import augment, draw
+from prunefuse_ray.augmentation import augment, centre, draw
 from prunefuse_ray.forms import Form
+from prunefuse_ray.images import ImageForm
 from prunefuse_ray.pool import Source
 from prunefuse_ray.recipe import (
     distillation_weight,
@@ -59,11 +62,21 @@ class TrainingJob:
     """The test set, with its labels in a column of its own."""
     form: Form
     seed: int
+    validation: Source | None = None
+    """The validation set: the weights of the best epoch on it are the result. None: those of the last epoch."""
+    validation_labels: pa.Table | None = None
+    """Its labels (id, label); None where they stand in a column of its own."""
     teacher: dict[str, bytes] | None = None
     """The proxy to distil from."""
     distillation: cfg.Distillation | None = None
     recalibrate: bool = False
     """Recompute batch-norm statistics before the first step: a fused network's are wrong (METHOD: fusion)."""
+
+    @property
+    def training_form(self) -> Form:
+        """The form in which labeled samples are held: larger than the network's input where random crops need it."""
+        crops = isinstance(self.form, ImageForm) and "resized_crop" in self.recipe.augment
+        return self.form.uncropped if crops else self.form  # type: ignore[union-attr]
 
     def inputs(self, decoded_N: Tensor) -> Tensor:
         """Decoded samples, uint8 (N, *form.shape), as the network's input."""
@@ -95,11 +108,29 @@ class State:
     epoch: int
     history: list[dict[str, float]]
     seconds: float
+    best: dict[str, float] | None = None
+    """The epoch of highest validation accuracy so far, and that accuracy; the first of several."""
+
+    def finished(self, recipe: cfg.Recipe) -> bool:
+        """Whether all epochs are done, or none of the last `patience` was better on the validation set."""
+        waited = recipe.patience and self.best and self.epoch - self.best["epoch"] >= recipe.patience
+        return self.epoch == recipe.epochs or bool(waited)
 
 
-def save_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD, state: State) -> None:
-    """Weights, momentum and progress as safetensors and JSON."""
-    tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+Weights: TypeAlias = dict[str, Tensor]
+
+
+def weights_of(network: nn.Module) -> Weights:
+    """A copy of the weights on the CPU."""
+    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in network.state_dict().items()}
+
+
+def save_state(
+    directory: Path, network: nn.Module, optimizer: torch.optim.SGD, state: State, best: Weights | None = None
+) -> None:
+    """Weights, momentum, the best epoch's weights and progress as safetensors and JSON."""
+    tensors = {f"network.{k}": v for k, v in weights_of(network).items()}
+    tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
     for name, parameter in network.named_parameters():
         buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
         if buffer is not None:
@@ -107,16 +138,20 @@ def save_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD, 
     safetensors.torch.save_file(tensors, directory / "state.safetensors", metadata={"state": json.dumps(vars(state))})
 
 
-def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) -> State:
-    """Put a saved state back into `network` and `optimizer`."""
+def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) -> tuple[State, Weights | None]:
+    """Put a saved state back into `network` and `optimizer`; also returns the best epoch's weights."""
     with safetensors.safe_open(directory / "state.safetensors", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         state = State(**json.loads(file.metadata()["state"]))
-    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+    network.load_state_dict(_under("network.", tensors))
     for name, parameter in network.named_parameters():
         if f"momentum.{name}" in tensors:
             optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
-    return state
+    return state, _under("best.", tensors) or None
+
+
+def _under(prefix: str, tensors: Weights) -> Weights:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _persist(local: Path, where: Place, epoch: int) -> None:
@@ -146,40 +181,47 @@ def _train(config: dict[str, Any]) -> None:
 
     network = networks.from_files(job.network).network.to(device).to(memory_format=memory_format(device))
     teacher = networks.from_files(job.teacher).network.to(device).eval() if job.teacher else None
-    samples = load_samples(job.samples, job.form, job.labels)
+    samples = load_samples(job.samples, job.training_form, job.labels)
+    validation = load_samples(job.validation, job.form, job.validation_labels) if job.validation and not rank else None
     optimizer = torch.optim.SGD(
         parameter_groups(network, recipe.weight_decay),
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
     )
-    state = _restore(network, optimizer, storage)
-    if state is None:
-        state = State(epoch=0, history=[], seconds=0.0)
-        if job.recalibrate:
-            networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
-            if recipe.evaluate_every and rank == 0:
-                state.history.append({"epoch": 0, **_evaluate(network, job, device)})
+    restored = _restore(network, optimizer, storage)
+    state, best = restored or (State(epoch=0, history=[], seconds=0.0), None)
+    if restored is None and job.recalibrate:
+        networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
+        if recipe.evaluate_every and rank == 0:
+            state.history.append({"epoch": 0, **_evaluate(network, job, _test(job), device)})
     parallel = ray.train.torch.prepare_model(network) if world > 1 else network
 
-    if state.epoch == recipe.epochs:  # killed between the last epoch and the end
+    if state.finished(recipe):  # killed between the last epoch and the end
         metrics = _metrics(state, samples, job, config["macs"])
-        ray.train.report(metrics | _tested(network, job, device) if rank == 0 else {})
-    while state.epoch < recipe.epochs:
+        ray.train.report(metrics | _tested(network, best, job, device) if rank == 0 else {})
+    while not state.finished(recipe):
         started = time.perf_counter()
         loss = _epoch(parallel, optimizer, teacher, samples, job, state.epoch, device, world, rank)
         state.epoch += 1
         state.seconds += time.perf_counter() - started
         entry = {"epoch": state.epoch, "train_loss": loss}
         if recipe.evaluate_every and state.epoch % recipe.evaluate_every == 0 and rank == 0:
-            entry |= _evaluate(network, job, device)
+            entry |= _evaluate(network, job, _test(job), device)
+        if validation is not None:
+            found = _evaluate(network, job, validation, device)
+            entry |= {f"validation_{name}": value for name, value in found.items()}
+            if state.best is None or found["accuracy"] > state.best["accuracy"]:
+                state.best, best = {"epoch": state.epoch, "accuracy": found["accuracy"]}, weights_of(network)
+        if world > 1 and job.validation is not None:  # all workers have to stop after the same epoch
+            state.best = ray.train.collective.broadcast_from_rank_zero(state.best)
         state.history.append(entry)
         if rank == 0:
             metrics = _metrics(state, samples, job, config["macs"])
-            if state.epoch == recipe.epochs:
-                metrics |= _tested(network, job, device)
+            if state.finished(recipe):
+                metrics |= _tested(network, best, job, device)
             with tempfile.TemporaryDirectory() as directory:
-                save_state(Path(directory), network, optimizer, state)
+                save_state(Path(directory), network, optimizer, state, best)
                 _report(metrics, Path(directory), state.epoch, storage)
         else:
             ray.train.report({})
@@ -208,7 +250,13 @@ def _epoch(
         mine = slice(rank, None, world)
         draws = draw(len(batch), generator)[mine]
         rows = batch[mine]
-        values = augment(samples.values_N[rows].to(device), draws, recipe.augment)
+        values = augment(
+            samples.values_N[rows].to(device),
+            draws,
+            recipe.augment,
+            size=job.form.shape[:2] if isinstance(job.form, ImageForm) else None,
+            smallest=recipe.smallest_crop,
+        )
         x, y = job.inputs(values), samples.labels_N[rows].to(device)
         step = epoch * steps + i
         for group in optimizer.param_groups:
@@ -236,24 +284,28 @@ def _epoch(
 
 
 @torch.inference_mode()
-def _evaluate(network: nn.Module, job: TrainingJob, device: torch.device) -> dict[str, float]:
-    """Accuracy (share) and mean cross-entropy (nats) on the test set."""
-    test = load_test(job.test, job.form)
+def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: torch.device) -> dict[str, float]:
+    """Accuracy (share) and mean cross-entropy (nats) on the samples."""
     network.eval()
     correct, loss = 0, 0.0
-    for start in range(0, len(test), EVALUATION_BATCH):
+    for start in range(0, len(samples), EVALUATION_BATCH):
         rows = slice(start, start + EVALUATION_BATCH)
-        y = test.labels_N[rows].to(device)
-        logits = network(job.inputs(test.values_N[rows].to(device))).float()
+        y = samples.labels_N[rows].to(device)
+        logits = network(job.inputs(samples.values_N[rows].to(device))).float()
         correct += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
-    return {"accuracy": correct / len(test), "loss": loss / len(test)}
+    return {"accuracy": correct / len(samples), "loss": loss / len(samples)}
+
+
+def _test(job: TrainingJob) -> Samples:
+    return load_test(job.test, job.form)
 
 
 def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[Tensor]:
     """The labeled samples in batches, not augmented, for batch-norm statistics."""
     for start in range(0, min(len(samples), 10 * EVALUATION_BATCH), EVALUATION_BATCH):
-        yield job.inputs(samples.values_N[start : start + EVALUATION_BATCH].to(device))
+        values = samples.values_N[start : start + EVALUATION_BATCH].to(device)
+        yield job.inputs(centre(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
 
 
 def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:
@@ -263,17 +315,31 @@ def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dic
         "epochs": state.epoch,
         "train_loss": [h["train_loss"] for h in state.history if "train_loss" in h],
         "evaluations": [h for h in state.history if "accuracy" in h],
+        **_validated(state),
         "macs": 3 * macs * seen,  # forward, gradient of the inputs, gradient of the weights
         "samples_per_second": seen / state.seconds if state.seconds else 0.0,
     }
 
 
-def _tested(network: nn.Module, job: TrainingJob, device: torch.device) -> dict[str, float]:
-    """Accuracy and loss on the test set, under the names of the final metrics."""
-    return {f"test_{name}": value for name, value in _evaluate(network, job, device).items()}
+def _validated(state: State) -> dict[str, Any]:
+    """What the validation set told: accuracy after every epoch, and the epoch whose weights are kept."""
+    if state.best is None:
+        return {}
+    accuracies = [h["validation_accuracy"] for h in state.history if "validation_accuracy" in h]
+    return {"validation_accuracy": accuracies, "best_epoch": state.best["epoch"]}
 
 
-def _restore(network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None) -> State | None:
+def _tested(network: nn.Module, best: Weights | None, job: TrainingJob, device: torch.device) -> dict[str, float]:
+    """Accuracy and loss on the test set, of the weights that are kept, under the names of the final metrics."""
+    if best is not None:
+        network = copy.deepcopy(network)
+        network.load_state_dict(best)
+    return {f"test_{name}": value for name, value in _evaluate(network, job, _test(job), device).items()}
+
+
+def _restore(
+    network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None
+) -> tuple[State, Weights | None] | None:
     if storage is None:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
@@ -337,9 +403,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
         assert result.checkpoint is not None
         with result.checkpoint.as_directory() as directory:
             data = (Path(directory) / "state.safetensors").read_bytes()
-    tensors = {
-        k.removeprefix("network."): v for k, v in safetensors.torch.load(data).items() if k.startswith("network.")
-    }
-    loaded.network.load_state_dict(tensors)
+    tensors = safetensors.torch.load(data)
+    loaded.network.load_state_dict(_under("best.", tensors) or _under("network.", tensors))
     assert result.metrics is not None
     return TrainingResult(network=networks.to_files(loaded), metrics=result.metrics)

@@ -40,7 +40,6 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"selection": {"budgets": [0, 5]}}, ["selection.budgets.0", "greater than or equal to 1"]),
         ({"selection": {"strategy": "margn"}}, ["selection.strategy", "'margn'", "did you mean 'margin'"]),
         ({"pool": {"source": "parquet", "classes": 2}}, ["pool", "path is missing", "set pool.path"]),
-        ({"pool": {"source": "parquet", "path": "a", "test_path": "b"}}, ["classes is missing", "set pool.classes"]),
         ({"pool": {"mean": [1, 2]}}, ["mean has 2 values", "give one for all channels"]),
         ({"pruning": {"ratio": 1.0}}, ["pruning.ratio", "1.0", "less than 1"]),
         ({"pruning": {"ratio": float("nan")}}, ["pruning.ratio", "nan", "finite"]),

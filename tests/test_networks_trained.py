@@ -94,7 +94,10 @@ def without(state, *names):
             lambda s: safetensors.torch.save(s | {"stem.weight": torch.ones(16, 1, 3, 3)}),
             r"stem\.weight is \(16, 1, 3, 3\) instead of \(16, 3, 3, 3\)",
         ),
-        (lambda s: safetensors.torch.save(s | {"norm.bias": torch.full((64,), torch.nan)}), r"not finite in norm\.bias"),
+        (
+            lambda s: safetensors.torch.save(s | {"norm.bias": torch.full((64,), torch.nan)}),
+            r"not finite in norm\.bias",
+        ),
     ],
 )
 def test_what_is_not_this_network_is_refused_and_changes_nothing(content, said):
@@ -130,6 +133,6 @@ def test_an_imagenet_resnet50_starts_a_run_of_200_classes():
     proxy = prune(network, spec, PruningSpec(ratio=0.5))
     kept = gather(network.state_dict(), proxy.kept)
     assert torch.equal(proxy.network.state_dict()["layer3.0.conv2.weight"], kept["layer3.0.conv2.weight"])
-    source = gather(old.state_dict(), {n: d for n, d in proxy.kept.items()})["layer3.0.conv2.weight"]
+    source = gather(old.state_dict(), proxy.kept)["layer3.0.conv2.weight"]
     assert torch.equal(proxy.network.state_dict()["layer3.0.conv2.weight"], source)
     assert proxy.network.eval()(torch.randn(1, 3, 224, 224)).shape == (1, 200)

@@ -40,7 +40,7 @@ def test_a_sync_fuses_fine_tunes_and_prunes_every_so_many_rounds():
 
 def test_budgets_count_the_initial_set():
     config = config_from_tree({"selection": {"budgets": [10, 18, 30]}})
-    assert [plan.to_choose(config, r) for r in range(3)] == [10, 8, 12]
+    assert [plan.to_choose(config, r, labels) for r, labels in enumerate([0, 10, 18])] == [10, 8, 12]
 
 
 def test_seeds_differ_between_trainings_and_runs():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import create_model
+from pydantic import BaseModel, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from prunefuse_ray.config import Config
@@ -26,13 +26,20 @@ def parse_run(argv: Sequence[str]) -> Config:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--config", metavar="FILE", help="a YAML file with the fields below as sections")
     where.add_argument("--preset", metavar="NAME", help="a configuration of jobs/presets, by name")
-    fields: dict[str, Any] = {name: (f.annotation, f) for name, f in Config.model_fields.items()}
+    arguments, overrides = given_options(parser, argv, Config)
+    path: str | Path | None = preset_path(arguments.preset) if arguments.preset else arguments.config
+    return load_config(path, overrides)
+
+
+def given_options(
+    parser: argparse.ArgumentParser, argv: Sequence[str], model: type[BaseModel]
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Add an option for every field of `model` to the parser; returns what it parsed, and the fields given as a tree."""
+    fields: dict[str, Any] = {name: (f.annotation, f) for name, f in model.model_fields.items()}
     settings = create_model("Overrides", __base__=_Overrides, **fields)
     source: CliSettingsSource = CliSettingsSource(settings, root_parser=parser)
     arguments = parser.parse_args(list(argv))
-    overrides = source(parsed_args=arguments)()
-    path: str | Path | None = preset_path(arguments.preset) if arguments.preset else arguments.config
-    return load_config(path, _nulls(overrides))
+    return arguments, _nulls(source(parsed_args=arguments)())
 
 
 class _Overrides(BaseSettings):

@@ -71,10 +71,10 @@ def load_trained(network: nn.Module, spec: NetworkSpec, content: bytes) -> Loade
         )
     broken = sorted(n for n, t in taken.items() if not t.isfinite().all())
     if broken:
-        raise NetworkError(f"weights: not finite in {', '.join(broken[:SHOWN])}{_more(broken)}; take another checkpoint")
-    network.load_state_dict(
-        present | {n: t.to(present[n].dtype) for n, t in taken.items()}, strict=True
-    )
+        raise NetworkError(
+            f"weights: not finite in {', '.join(broken[:SHOWN])}{_more(broken)}; take another checkpoint"
+        )
+    network.load_state_dict(present | {n: t.to(present[n].dtype) for n, t in taken.items()}, strict=True)
     return Loaded(tensors=len(taken), replaced=replaced)
 
 
