@@ -66,10 +66,7 @@ class Work:
 
     def known(self) -> pa.Table:
         """The labels that were known before the run began."""
-        step, schema = Step(-1, INIT), labels_schema(self.info.id_type)
-        return (
-            self.ledger.read_table(step, KNOWN_LABELS, schema) if self.ledger.committed(step) else schema.empty_table()
-        )
+        return self.ledger.read_table(Step(-1, INIT), KNOWN_LABELS, labels_schema(self.info.id_type))
 
     def samples(self, up_to: int) -> Source:
         """The labeled samples of the rounds so far."""

@@ -31,6 +31,7 @@ from prunefuse_ray.scoring import ScoringJob, largest_score, score_pool, summari
 from prunefuse_ray.selection import top_k
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import DIGITS, check_unchanged, materialise, source_of, survey
+from prunefuse_ray.texts import TextForm
 
 SCORE, RANK = Step(-1, "score"), Step(-1, "rank")
 
@@ -151,15 +152,15 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
 
 def _pool_fields(form: Form) -> dict[str, Any]:
     """The fields of `pool` that make this form."""
-    if len(form.shape) == 1:
+    if isinstance(form, TextForm):
         return {"text_length": form.shape[0]}
     return {
-        "image_size": (form.height, form.width),  # type: ignore[union-attr]
-        "channels": form.channels,  # type: ignore[union-attr]
-        "crop_ratio": form.crop_ratio,  # type: ignore[union-attr]
-        "other_sizes": "resize" if form.resize else "reject",  # type: ignore[union-attr]
-        "mean": list(form.mean),  # type: ignore[union-attr]
-        "std": list(form.std),  # type: ignore[union-attr]
+        "image_size": (form.height, form.width),
+        "channels": form.channels,
+        "crop_ratio": form.crop_ratio,
+        "other_sizes": "resize" if form.resize else "reject",
+        "mean": list(form.mean),
+        "std": list(form.std),
     }
 
 

@@ -34,7 +34,7 @@ def parse_run(argv: Sequence[str]) -> Config:
 def given_options(
     parser: argparse.ArgumentParser, argv: Sequence[str], model: type[BaseModel]
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Add an option for every field of `model` to the parser; returns what it parsed, and the fields given as a tree."""
+    """Add an option for every field of `model` to the parser; what it parsed, and the fields given as a tree."""
     fields: dict[str, Any] = {name: (f.annotation, f) for name, f in model.model_fields.items()}
     settings = create_model("Overrides", __base__=_Overrides, **fields)
     source: CliSettingsSource = CliSettingsSource(settings, root_parser=parser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from prunefuse_ray.commands.options import given_options
 from prunefuse_ray.commands.terminal import console, quiet, secure
@@ -27,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"--top {arguments.top}: give at least 1")
     tree = read_tree(arguments.config) if arguments.config else {}
     # Of a run's file: what says how its pool is read, and by what is ranked.
-    kept = {name: tree[name] for name in ("pool", "scoring") if name in tree}
+    kept: dict[str, Any] = {name: tree[name] for name in ("pool", "scoring") if name in tree}
     if "strategy" in (tree.get("selection") or {}):
         kept["selection"] = {"strategy": tree["selection"]["strategy"]}
     result = rank(validated(Ranking, kept, given), arguments.network, arguments.out, arguments.top)
