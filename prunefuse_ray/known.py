@@ -55,7 +55,7 @@ def read_known(path: str, info: PoolInfo) -> Known:
     faults: list[str] = []
     for id_, given in zip(ids.to_pylist(), found["label"].to_pylist(), strict=True):
         label = class_number(given, info.classes)
-        if id_ is None:
+        if id_ in (None, ""):
             faults.append("a row without an id")
         elif label is None:
             faults.append(f"{id_!r}: {given!r} is none of the {len(info.classes)} classes")

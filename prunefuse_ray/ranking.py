@@ -98,16 +98,20 @@ def rank(config: Ranking, network: str, out: str, top: int) -> Ranked:
     started = time.perf_counter()
     if ledger.exists:
         _check_same(ledger, tree)
+        if ledger.committed(RANK) is not None:
+            return _result(ledger, 0.0)
     start_ray()
-    info, form, source = _open(config, ledger, tree, saved.spec, top)
+    info, form, source = _open(config, ledger, tree)
     try:
-        done = ledger.committed(RANK) is not None
         if ledger.committed(SCORE) is None:
             _score(config, ledger, place, saved, info, form, source)
-        if not done:
-            _rank(ledger, info, top)
+        _rank(ledger, info, top)
     finally:
         ledger.unlock()
+    return _result(ledger, time.perf_counter() - started)
+
+
+def _result(ledger: Ledger, seconds: float) -> Ranked:
     scores, ranked = ledger.committed(SCORE), ledger.committed(RANK)
     assert scores is not None
     assert ranked is not None
@@ -116,7 +120,7 @@ def rank(config: Ranking, network: str, out: str, top: int) -> Ranked:
         scored=scores.metrics["samples"],
         rejected=scores.metrics["rejected"],
         ranked=ranked.metrics["ranked"],
-        seconds=0.0 if done else time.perf_counter() - started,
+        seconds=seconds,
     )
 
 
@@ -174,9 +178,7 @@ def _check_same(ledger: Ledger, tree: Mapping[str, Any]) -> None:
         )
 
 
-def _open(
-    config: Ranking, ledger: Ledger, tree: Mapping[str, Any], spec: networks.NetworkSpec, top: int
-) -> tuple[PoolInfo, Form, Source]:
+def _open(config: Ranking, ledger: Ledger, tree: Mapping[str, Any]) -> tuple[PoolInfo, Form, Source]:
     """Check the pool, then make or reopen the directory."""
     if ledger.exists:
         ledger.lock()
