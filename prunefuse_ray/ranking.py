@@ -151,7 +151,9 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
             f"pool.text_column: the network reads {'texts' if len(spec.input_shape) == 1 else 'pictures'}; "
             f"{'name the column of texts' if len(spec.input_shape) == 1 else 'leave it out'}"
         )
-    return config.model_copy(update={"pool": pool.model_copy(update={**told, "test_path": None, "classes": None})})
+    # What a run's file says beyond the samples is not asked here.
+    unasked = dict.fromkeys(("test_path", "validation_path", "known_labels", "classes"))
+    return config.model_copy(update={"pool": pool.model_copy(update={**told, **unasked})})
 
 
 def _pool_fields(form: Form) -> dict[str, Any]:

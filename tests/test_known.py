@@ -66,7 +66,7 @@ def run_tree(tmp_path, ids, budgets):
     return {"pool": {"known_labels": known_file(tmp_path, ids)}, "selection": {"budgets": budgets}}
 
 
-@pytest.mark.parametrize("first", [10, 14])
+@pytest.mark.parametrize("first", [10, pytest.param(14, marks=pytest.mark.slow)])
 def test_known_labels_are_counted_and_never_asked_for(local_ray, tiny_pool, tmp_path, first):
     """With a first budget of just the known labels nothing is paid for before the proxy chooses."""
     ids = range(0, 20, 2)

@@ -198,7 +198,7 @@ def test_weights_that_cannot_be_used_are_refused_and_nothing_is_written(
 # --- a validation set ---
 
 
-@pytest.mark.parametrize("kind", ["path", "share"])
+@pytest.mark.parametrize("kind", [pytest.param("path", marks=pytest.mark.slow), "share"])
 def test_a_validation_set_chooses_the_weights(local_ray, tiny_pool, tmp_path, kind):
     write_pool(tmp_path / "validation", pictures(30, seed=2), first_id=500)
     given = {"validation_path": str(tmp_path / "validation")} if kind == "path" else {"validation_share": 0.3}

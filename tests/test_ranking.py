@@ -131,7 +131,8 @@ def test_a_directory_without_a_network_is_said(tmp_path, capsys):
 def test_a_runs_own_file_names_the_pool(given, local_ray, tmp_path):
     (tmp_path / "my.yaml").write_text(
         f"run: {{name: x}}\nnetwork: {{architecture: resnet20}}\nselection: {{strategy: margin, budgets: [10]}}\n"
-        f"pool: {{source: parquet, path: {given[0]}/pool, test_path: nowhere, classes: 3, max_rejected: 0.1}}\n"
+        f"pool: {{source: parquet, path: {given[0]}/pool, test_path: nowhere, validation_path: nowhere, classes: 3,\n"
+        f"  max_rejected: 0.1}}\n"
     )
     out = tmp_path / "out"
     assert main(["score", str(given[0] / "proxy"), "--out", str(out), "--config", str(tmp_path / "my.yaml")]) == 0
