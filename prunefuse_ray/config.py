@@ -111,6 +111,18 @@ class Pool(Section):
     std: list[Annotated[float, Field(gt=0)]] = [0.25]
     """Per-channel standard deviation that pixels are divided by; one value serves all channels."""
 
+    @field_validator("path", "test_path", "validation_path", mode="before")
+    @classmethod
+    def _single(cls, value: Any) -> Any:
+        """One path is one path, whether it came from a file or from the command line, which makes a list of it."""
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _number_of_classes(cls, value: Any) -> Any:
+        """The command line makes a list of what may be one."""
+        return _as_int(value[0]) if isinstance(value, list) and len(value) == 1 else _as_int(value)
+
     @model_validator(mode="before")
     @classmethod
     def _grey_digits(cls, tree: Any) -> Any:

@@ -79,6 +79,33 @@ def test_the_command_line_lies_over_the_file(tmp_path):
     assert config.pruning.ratio == 0.8
 
 
+@pytest.mark.parametrize(
+    ("given", "path"), [("a.tar", "a.tar"), ("[a.tar]", "a.tar"), ("a,b/*.tar", ["a", "b/*.tar"])]
+)
+def test_one_path_is_the_same_in_a_file_and_on_the_command_line(tmp_path, given, path):
+    more = ["--pool.source", "webdataset", "--pool.test_path", "t", "--pool.classes", "2"]
+    config = parse_run([*more, "--pool.path", given])
+    assert (config.pool.path, config.pool.classes, config.pool.label_column) == (path, 2, "cls")
+    file = tmp_path / "my.yaml"
+    file.write_text(yaml.safe_dump({"pool": {"source": "webdataset", "path": path, "test_path": "t", "classes": 2}}))
+    assert load_config(file) == config
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"pool": {"validation_path": "v"}}, "validation_path: the embedded digits have none"),
+        ({"training": {"patience": 3}}, "training.patience 3 needs a validation set"),
+        ({"training": {"augment": ["crop", "resized_crop"]}}, "both crop and resized_crop"),
+        ({"pool": {"crop_ratio": 0.9, "other_sizes": "reject"}}, "crop_ratio crops scaled pictures"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_said(tree, said):
+    with pytest.raises(ConfigError) as caught:
+        config_from_tree(tree)
+    assert said in str(caught.value)
+
+
 def test_unreadable_files_and_presets_are_said(tmp_path):
     with pytest.raises(ConfigError, match=r"no\.yaml"):
         load_config(tmp_path / "no.yaml")
