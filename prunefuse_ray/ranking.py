@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import yaml
 from pydantic import Field, field_validator
 
 from prunefuse_ray import config as cfg
@@ -194,7 +193,7 @@ def _open(config: Ranking, ledger: Ledger, tree: Mapping[str, Any]) -> tuple[Poo
         info = found.info
         ledger.lock()
         materialise(found, ledger.root)
-        ledger.create(yaml.safe_load(yaml.safe_dump(dict(tree))), info.to_json())
+        ledger.create(tree, info.to_json())
     if config.pool.source == "digits":
         source = locate_parquet((ledger.root / "pool" / "pool").path, DIGITS, "pool", labeled=False)
     else:

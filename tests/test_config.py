@@ -79,9 +79,7 @@ def test_the_command_line_lies_over_the_file(tmp_path):
     assert config.pruning.ratio == 0.8
 
 
-@pytest.mark.parametrize(
-    ("given", "path"), [("a.tar", "a.tar"), ("[a.tar]", "a.tar"), ("a,b/*.tar", ["a", "b/*.tar"])]
-)
+@pytest.mark.parametrize(("given", "path"), [("a.tar", "a.tar"), ("[a.tar]", "a.tar"), ("a,b/*.tar", ["a", "b/*.tar"])])
 def test_one_path_is_the_same_in_a_file_and_on_the_command_line(tmp_path, given, path):
     more = ["--pool.source", "webdataset", "--pool.test_path", "t", "--pool.classes", "2"]
     config = parse_run([*more, "--pool.path", given])
