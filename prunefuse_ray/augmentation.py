@@ -6,11 +6,13 @@ workers share the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Draws:
     flip_B: Tensor
     cut_top_B: Tensor
     cut_left_B: Tensor
+    area_B: Tensor
+    ratio_B: Tensor
 
     def __getitem__(self, rows: slice) -> Draws:
         return Draws(*(getattr(self, f)[rows] for f in self.__dataclass_fields__))
@@ -32,11 +36,25 @@ def draw(batch: int, generator: torch.Generator) -> Draws:
     return Draws(*torch.rand(len(Draws.__dataclass_fields__), batch, generator=generator))
 
 
-def augment(pixels_NHWC: Tensor, draws: Draws, kinds: Sequence[str]) -> Tensor:
-    """Crop, flip and cut out a batch of uint8 pixels (N, H, W, C); same shape and type."""
+def augment(
+    pixels_NHWC: Tensor,
+    draws: Draws,
+    kinds: Sequence[str],
+    *,
+    size: tuple[int, int] | None = None,
+    smallest: float = 0.08,
+) -> Tensor:
+    """Crop, flip and cut out a batch of uint8 pixels (N, H, W, C); same type, and same shape but for `resized_crop`.
+
+    Args:
+        size: (height, width) that `resized_crop` scales to; default: as it was.
+        smallest: smallest share of the area that `resized_crop` takes.
+    """
     x = pixels_NHWC
     if not kinds:
         return x
+    if "resized_crop" in kinds:
+        x = _resized_crop(x, draws, size or (x.shape[1], x.shape[2]), smallest)
     device = x.device
     n, h, w, _ = x.shape
     if "crop" in kinds:
@@ -44,7 +62,7 @@ def augment(pixels_NHWC: Tensor, draws: Draws, kinds: Sequence[str]) -> Tensor:
         rows_NH = _window(draws.top_B, pad[0], h, device)
         columns_NW = _window(draws.left_B, pad[1], w, device)
         # Zeros around the picture; one gather takes every sample's own window out of it.
-        padded = torch.nn.functional.pad(x, (0, 0, pad[1], pad[1], pad[0], pad[0]))
+        padded = functional.pad(x, (0, 0, pad[1], pad[1], pad[0], pad[0]))
         x = padded[torch.arange(n, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
     if "flip" in kinds:
         flip_N = (draws.flip_B < 0.5).to(device)
@@ -53,6 +71,33 @@ def augment(pixels_NHWC: Tensor, draws: Draws, kinds: Sequence[str]) -> Tensor:
         inside = _span(draws.cut_top_B, h, device)[:, :, None] & _span(draws.cut_left_B, w, device)[:, None, :]
         x = x.masked_fill(inside[..., None], 0)
     return x
+
+
+def _resized_crop(x: Tensor, draws: Draws, size: tuple[int, int], smallest: float) -> Tensor:
+    """A random part of every picture, scaled bilinearly: its share of the area uniform in [smallest, 1], its aspect
+    log-uniform in [3/4, 4/3] (Szegedy et al. 2015), cut off where it would not fit."""
+    _, h, w, _ = x.shape
+    area_N = (smallest + (1 - smallest) * draws.area_B) * h * w
+    aspect_N = torch.exp((2 * draws.ratio_B - 1) * math.log(4 / 3))
+    height_N, width_N = (area_N / aspect_N).sqrt().clamp(max=h), (area_N * aspect_N).sqrt().clamp(max=w)
+    rows_NH = _places(draws.top_B * (h - height_N), height_N, size[0], h)
+    columns_NW = _places(draws.left_B * (w - width_N), width_N, size[1], w)
+    grid_NHW2 = torch.stack(torch.broadcast_tensors(columns_NW[:, None, :], rows_NH[:, :, None]), dim=-1).to(x.device)
+    planes = x.permute(0, 3, 1, 2).float()
+    cut = functional.grid_sample(planes, grid_NHW2, mode="bilinear", padding_mode="border", align_corners=False)
+    return cut.round().to(x.dtype).permute(0, 2, 3, 1).contiguous()
+
+
+def _places(start_N: Tensor, length_N: Tensor, count: int, whole: int) -> Tensor:
+    """(N, count) centres of `count` equal cells of each stretch, from -1 to 1 over `whole` pixels."""
+    centres = (torch.arange(count) + 0.5) / count
+    return 2 * (start_N[:, None] + length_N[:, None] * centres) / whole - 1
+
+
+def centre(pixels_NHWC: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle of every picture, (height, width)."""
+    top, left = (pixels_NHWC.shape[1] - size[0]) // 2, (pixels_NHWC.shape[2] - size[1]) // 2
+    return pixels_NHWC[:, top : top + size[0], left : left + size[1]]
 
 
 def _window(uniform_N: Tensor, pad: int, size: int, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from prunefuse_ray.errors import PruneFuseError
 
-COMMANDS = ("run", "sweep", "plan", "report", "networks")
+COMMANDS = ("run", "sweep", "score", "plan", "report", "export", "networks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

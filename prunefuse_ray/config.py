@@ -6,7 +6,7 @@ Every field has a default, so that the empty configuration is the embedded examp
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +23,7 @@ from prunefuse_ray.errors import near
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
-Augmentation = Literal["crop", "flip", "cutout"]
+Augmentation = Literal["crop", "resized_crop", "flip", "cutout"]
 
 
 STORE_OPTIONS = {"endpoint_override", "region", "scheme", "tls_ca_file_path"}
@@ -48,6 +48,7 @@ def _as_int(value: Any) -> Any:
 
 
 PathOrUri = Annotated[str, AfterValidator(_no_credentials)]
+Paths = PathOrUri | Annotated[list[PathOrUri], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -70,31 +71,46 @@ class Run(Section):
 class Pool(Section):
     """The unlabeled samples, the held-out test set, and how pictures become tensors."""
 
-    source: Literal["digits", "parquet", "images"] = "digits"
-    """digits (embedded example), parquet (a column of PNG/JPEG bytes or uint8 tensors), images (a folder per class)."""
-    path: PathOrUri | None = None
-    """Pool: a Parquet file, directory or pattern (train-*.parquet), or an image folder; a local path or a URI."""
-    test_path: PathOrUri | None = None
-    """Held-out test set of the same form as the pool; never selected from."""
-    id_column: str = "id"
-    """Column of unique ids (string or integer). Parquet only; an image's id is its path below the folder."""
+    needed: ClassVar[tuple[str, ...]] = ("path", "test_path")
+
+    source: Literal["digits", "parquet", "images", "webdataset", "huggingface"] = "digits"
+    """digits (embedded example), parquet (a column of pictures or texts; also Hugging Face's shards), images (a folder
+    per class), webdataset (tar files), huggingface (what `save_to_disk` wrote)."""
+    path: Paths | None = None
+    """Pool: a file, a directory, a pattern (train-*.parquet), or a list of them; local paths or URIs."""
+    test_path: Paths | None = None
+    """Held-out test set of the same form as the pool; never selected from, only reported."""
+    validation_path: Paths | None = None
+    """Validation set of the same form: each training keeps the weights of its best epoch on it."""
+    validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Share of the labeled set that is held out as the validation set, the same samples in every round."""
+    known_labels: PathOrUri | None = None
+    """Labels that exist already: Parquet or CSV with columns id, label (a number or a class name). They belong to the
+    initial set, and selection.budgets counts them."""
+    id_column: str | None = "id"
+    """Column of unique ids (string or integer); null: file name and row number. Parquet only; others have the ids
+    PATH, SHARD/KEY and FILE:ROW."""
     image_column: str = "image"
-    """Column of encoded pictures (binary) or uint8 tensors (height x width x channels). Parquet only."""
+    """Column of pictures: encoded (binary, or {bytes, path}) or uint8 tensors (height x width x channels)."""
     text_column: str | None = None
-    """Column of texts (strings) in place of pictures; the network reads their bytes. Parquet only."""
+    """Column of texts (strings) in place of pictures; the network reads their bytes. Parquet and huggingface."""
     text_length: Positive = 1024
     """Bytes of a text that the network reads; longer texts are cut, shorter ones filled up."""
     label_column: str = "label"
-    """Column of integer labels 0 .. classes-1, asked only for selected samples. Parquet only. Where people give the
-    labels (annotation.kind), only the test set needs it."""
+    """Column of integer labels 0 .. classes-1, asked only for selected samples. WebDataset: the member's extension
+    (default: cls), or json:FIELD. Where people give the labels (annotation.kind), only the test set needs it."""
     classes: Annotated[int, Field(ge=2)] | list[str] | None = None
-    """Number of classes, or their names in the order of the labels. Image folders: found from the sub-folders."""
+    """Number of classes, or their names in the order of the labels. Image folders: found from the sub-folders; Hugging
+    Face: from the file's features."""
     channels: Annotated[Literal[1, 3], BeforeValidator(_as_int)] = 3
     """Channels of the network's input: 3 (RGB) or 1 (grey). Pictures of another mode are converted."""
     image_size: tuple[Positive, Positive] | None = None
     """Height and width of the network's input in pixels. Default: those of the pool's first readable picture."""
     other_sizes: Literal["resize", "reject"] = "resize"
     """A picture of another size: scale its shorter side and crop the centre, or record it as rejected."""
+    crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the scaled picture's shorter side that the centre crop keeps; torchvision's presets use 0.875 (256 to
+    224)."""
     max_pixels: Positive = 50_000_000
     """A picture with more pixels than this is rejected unread (decompression bombs)."""
     max_rejected: Share = 0.01
@@ -106,29 +122,49 @@ class Pool(Section):
     allow_growth: bool = False
     """Take in new files that appear in the pool between two rounds. Removed or changed files stay an error."""
 
+    @field_validator("path", "test_path", "validation_path", mode="before")
+    @classmethod
+    def _single(cls, value: Any) -> Any:
+        """One path is one path, whether it came from a file or from the command line, which makes a list of it."""
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _number_of_classes(cls, value: Any) -> Any:
+        """The command line makes a list of what may be one."""
+        return _as_int(value[0]) if isinstance(value, list) and len(value) == 1 else _as_int(value)
+
     @model_validator(mode="before")
     @classmethod
     def _grey_digits(cls, tree: Any) -> Any:
         """The embedded pictures are grey; nothing else about them has to be said."""
         if isinstance(tree, dict) and tree.get("source", "digits") == "digits":
             return {"channels": 1, **tree}
+        if isinstance(tree, dict) and tree["source"] == "webdataset":
+            return {"label_column": "cls", **tree}
         return tree
 
     @model_validator(mode="after")
     def _complete(self) -> Pool:
         if self.source != "digits":
-            for field in ("path", "test_path"):
+            for field in self.needed:
                 if getattr(self, field) is None:
                     raise ValueError(f"{field} is missing: source '{self.source}' needs it; set pool.{field}")
-        if self.source == "parquet" and self.classes is None:
-            raise ValueError("classes is missing: set pool.classes to their number or their names")
+        if self.validation_path is not None and self.validation_share:
+            raise ValueError("validation_path and validation_share are both set: give one validation set")
+        if self.validation_path is not None and self.source == "digits":
+            raise ValueError("validation_path: the embedded digits have none; use validation_share")
+        if self.crop_ratio < 1 and self.other_sizes == "reject":
+            raise ValueError("crop_ratio crops scaled pictures, but other_sizes is 'reject': set one of them back")
         for field in ("mean", "std"):
             if len(getattr(self, field)) not in (1, self.channels):
                 raise ValueError(
                     f"{field} has {len(getattr(self, field))} values: give one for all channels, or {self.channels}"
                 )
-        if self.allow_growth and self.source == "digits":
-            raise ValueError("allow_growth needs a pool of files: set it to false, or pool.source to parquet or images")
+        if self.allow_growth and self.source not in ("parquet", "images"):
+            raise ValueError(
+                f"allow_growth is for the sources parquet and images, not '{self.source}': set it to false"
+            )
         if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError("classes needs at least two different names")
         return self
@@ -168,6 +204,9 @@ class Network(Section):
     architecture: str = "resnet20"
     """resnet8/14/20/32/44/56/110/164, another built-in name, torchvision:NAME, or package.module:function for one's
     own."""
+    weights: PathOrUri | None = None
+    """Trained weights of the dense network (a path or URI): safetensors, or a checkpoint that holds tensors alone.
+    The proxy is pruned from them; a head for another number of classes is made anew."""
 
 
 class Pruning(Section):
@@ -236,7 +275,12 @@ class Recipe(Section):
     label_smoothing: Share = 0.0
     """Share of the target probability that is spread over all classes."""
     augment: list[Augmentation] = ["crop"]
-    """Augmentations, on the device: crop (pad by an eighth and crop), flip (left-right), cutout (a quarter square)."""
+    """Augmentations, on the device: crop (pad by an eighth and crop), resized_crop (a random part of the picture,
+    scaled), flip (left-right), cutout (a quarter square)."""
+    smallest_crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.08
+    """Smallest share of the picture's area that resized_crop takes."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Epochs without a better validation accuracy after which training stops; 0: never. Needs a validation set."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass: auto is bf16 (autocast) where the device has it in hardware."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
@@ -345,11 +389,24 @@ class Config(Section):
     def _modality(self) -> Config:
         if self.pool.text_column is None:
             return self
-        if self.pool.source != "parquet":
-            raise ValueError(f"pool.text_column needs pool.source parquet, not '{self.pool.source}'")
+        if self.pool.source not in ("parquet", "huggingface"):
+            raise ValueError(f"pool.text_column needs pool.source parquet or huggingface, not '{self.pool.source}'")
         for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
             if recipe.augment:
                 raise ValueError(f"{field}.augment {recipe.augment} is for pictures: set it to [] for texts")
+        return self
+
+    @model_validator(mode="after")
+    def _stoppable(self) -> Config:
+        validated = self.pool.validation_path is not None or self.pool.validation_share > 0
+        for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
+            if recipe.patience and not validated:
+                raise ValueError(
+                    f"{field}.patience {recipe.patience} needs a validation set: set pool.validation_path or "
+                    "pool.validation_share"
+                )
+            if {"crop", "resized_crop"} <= set(recipe.augment):
+                raise ValueError(f"{field}.augment has both crop and resized_crop: leave one out")
         return self
 
     @model_validator(mode="after")

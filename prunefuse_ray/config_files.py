@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prunefuse_ray.config import Config, Section
+from prunefuse_ray.config import Config
 from prunefuse_ray.errors import ConfigError, near
 
+Tree = TypeVar("Tree", bound=BaseModel)
 PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
 
 
@@ -22,15 +23,18 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     Raises:
         ConfigError: unreadable file, unknown key, wrong type or impossible value; all of them in one message.
     """
-    tree: Any = {}
-    if path is not None:
-        try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"--config {path}: cannot be read ({error}); give a readable YAML file") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give sections such as 'run:' and 'pool:'")
-    return config_from_tree(merge(tree, overrides or {}))
+    return config_from_tree(merge(read_tree(path) if path is not None else {}, overrides or {}))
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """The sections of a YAML file, not validated. ConfigError where it cannot be read or holds none."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error}); give a readable YAML file") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give sections such as 'run:' and 'pool:'")
+    return tree
 
 
 def preset_path(name: str) -> Path:
@@ -44,10 +48,15 @@ def preset_path(name: str) -> Path:
 
 def config_from_tree(tree: Mapping[str, Any]) -> Config:
     """Validate a nested mapping; raises ConfigError with one line per fault."""
+    return validated(Config, tree)
+
+
+def validated(model: type[Tree], tree: Mapping[str, Any], over: Mapping[str, Any] | None = None) -> Tree:
+    """A nested mapping, with `over` laid on it, as a model; raises ConfigError with one line per fault."""
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(merge(tree, over or {}))
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, model)) from error
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +68,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def to_tree(config: Section) -> dict[str, Any]:
+def to_tree(config: BaseModel) -> dict[str, Any]:
     """A configuration, or a part of it, as nested plain values, every default spelled out: `config.yaml`'s form."""
     return config.model_dump(mode="json")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -12,9 +10,10 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.errors import Rejected
 from prunefuse_ray.images import ImageForm, sample_values
 from prunefuse_ray.pool import PoolInfo
+from prunefuse_ray.preprocessing import Form
 from prunefuse_ray.texts import TextForm
 
-Form: TypeAlias = ImageForm | TextForm
+__all__ = ["Form", "decode_column", "form_of"]
 
 
 def form_of(pool: cfg.Pool, info: PoolInfo) -> Form:
@@ -27,6 +26,7 @@ def form_of(pool: cfg.Pool, info: PoolInfo) -> Form:
         width=width,
         channels=pool.channels,
         resize=pool.other_sizes == "resize",
+        crop_ratio=pool.crop_ratio,
         max_pixels=pool.max_pixels,
         mean=tuple(pool.mean) * (pool.channels if len(pool.mean) == 1 else 1),
         std=tuple(pool.std) * (pool.channels if len(pool.std) == 1 else 1),

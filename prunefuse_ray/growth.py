@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import LedgerError, PoolError
+from prunefuse_ray.indexes import INDEX_ROWS, list_images, listing
 from prunefuse_ray.inspection import inspect_parquet, listing_digest
 from prunefuse_ray.ledger import Ledger, Output, Step
 from prunefuse_ray.plan import GROW
-from prunefuse_ray.pool import INDEX_ROWS, PoolInfo, Source, list_images
+from prunefuse_ray.pool import PoolInfo, Source, locate_parquet, part
 from prunefuse_ray.storage import Place
-from prunefuse_ray.survey import id_digest, sources
+from prunefuse_ray.survey import id_digest, source_of
 
 FILES = pa.schema([("file", pa.string()), ("bytes", pa.int64())])
 NAMED = 10
@@ -77,14 +78,14 @@ def _named(files: Sequence[str]) -> str:
 # --- what the run recorded ------------------------------------------------------------------------------------------
 
 
-def record(pool: cfg.Pool, info: PoolInfo, root: Place, *, labeled: bool) -> None:
+def record(pool: cfg.Pool, info: PoolInfo, root: Place) -> None:
     """Write the listings of pool and test set that a new run begins with."""
     if pool.source == "digits":
         return
-    listing, test = list_files(pool, info, root, labeled=labeled)
-    if listing_digest(listing["file"].to_pylist(), listing["bytes"].to_pylist()) != info.listing_digest:
+    now, test = list_files(pool)
+    if listing_digest(now["file"].to_pylist(), now["bytes"].to_pylist()) != info.listing_digest:
         raise PoolError(f"pool.path: '{pool.path}' changed while it was inspected; try again when it is at rest")
-    (root / "pool" / "files.parquet").write_table(listing)
+    (root / "pool" / "files.parquet").write_table(now)
     (root / "pool" / "test-files.parquet").write_table(test)
 
 
@@ -112,7 +113,7 @@ def seen_source(config: Config, ledger: Ledger, found: Source) -> Source:
     looks = grown(config, ledger)
     if not config.pool.allow_growth:
         return found
-    if found.image_root is not None:
+    if found.roots:
         indices = [ledger.files(s, "grown/index") for s in looks]
         return replace(
             found,
@@ -122,30 +123,26 @@ def seen_source(config: Config, ledger: Ledger, found: Source) -> Source:
     return only(found, config.pool.path, set(seen_files(config, ledger)["file"].to_pylist()))
 
 
-def only(found: Source, path: Any, names: set[str]) -> Source:
+def only(found: Source, paths: Any, names: set[str]) -> Source:
     """The source with those of its files whose names below the pool's root are in `names`."""
-    kept = [i for i, name in enumerate(_names(found, path)) if name in names]
-    return replace(found, files=tuple(found.files[i] for i in kept), sizes=tuple(found.sizes[i] for i in kept))
+    return part(found, [i for i, name in enumerate(_names(found, paths)) if name in names])
 
 
 # --- what lies there now --------------------------------------------------------------------------------------------
 
 
-def list_files(pool: cfg.Pool, info: PoolInfo, root: Place, *, labeled: bool) -> tuple[pa.Table, pa.Table]:
+def list_files(pool: cfg.Pool) -> tuple[pa.Table, pa.Table]:
     """Pool and test set as they are now, each as `FILES`."""
-    if pool.source == "images":
-        listings = (
-            list_images(pool.path or "", "pool.path", info.classes, labeled=labeled),
-            list_images(pool.test_path or "", "pool.test_path", info.classes),
-        )
-        first, second = (x.table.select(["id", "bytes"]).rename_columns(FILES.names).cast(FILES) for x in listings)
-        return first, second
-    found, test = sources(pool, root)
-    return _table(found, pool.path), _table(test, pool.test_path)
+    return _listed(pool, "path"), _listed(pool, "test_path")
 
 
-def _table(source: Source, path: Any) -> pa.Table:
-    return pa.table({"file": _names(source, path), "bytes": list(source.sizes)}, schema=FILES)
+def _listed(pool: cfg.Pool, setting: str) -> pa.Table:
+    paths, field = getattr(pool, setting), f"pool.{setting}"
+    if pool.source != "parquet":
+        located = listing(pool, paths, field)
+        return pa.table({"file": located.names, "bytes": located.sizes}, schema=FILES)
+    source = locate_parquet(paths, pool, field)
+    return pa.table({"file": _names(source, paths), "bytes": source.sizes}, schema=FILES)
 
 
 def _names(source: Source, path: Any) -> list[str]:
@@ -154,17 +151,17 @@ def _names(source: Source, path: Any) -> list[str]:
     if not isinstance(path, str):
         return list(source.files)
     parts = Place.at(path).path.split("/")
-    wild = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    wild = next((i for i, name in enumerate(parts) if set(name) & set("*?[")), len(parts))
     root = "/".join(parts[:wild])
     return [posixpath.basename(f) if f == root else posixpath.relpath(f, root) for f in source.files]
 
 
-def check_unchanged(config: Config, ledger: Ledger, info: PoolInfo) -> None:
+def check_unchanged(config: Config, ledger: Ledger) -> None:
     """LedgerError, naming the files, where pool or test set are no longer what the run has seen."""
     pool = config.pool
     if pool.source == "digits":
         return
-    now, test = list_files(pool, info, ledger.root, labeled=config.annotation.kind == "oracle")
+    now, test = list_files(pool)
     check(compare(seen_files(config, ledger), now), "pool.path", pool.path, growth=pool.allow_growth)
     began = (ledger.root / "pool" / "test-files.parquet").read_table(FILES)
     check(compare(began, test), "pool.test_path", pool.test_path, growth=False)
@@ -181,7 +178,7 @@ def grow(config: Config, ledger: Ledger, info: PoolInfo) -> tuple[dict[str, Outp
         PoolError: new files that do not fit the pool, or whose ids are there already.
     """
     pool, labeled = config.pool, config.annotation.kind == "oracle"
-    now, _ = list_files(pool, info, ledger.root, labeled=labeled)
+    now, _ = list_files(pool)
     change = compare(seen_files(config, ledger), now)
     check(change, "pool.path", pool.path, growth=True)
     added = change.added.combine_chunks()
@@ -200,8 +197,8 @@ def grow(config: Config, ledger: Ledger, info: PoolInfo) -> tuple[dict[str, Outp
 def _grow_images(
     pool: cfg.Pool, info: PoolInfo, added: pa.Table, now: pa.Table, labeled: bool
 ) -> tuple[PoolInfo, dict[str, Output]]:
-    listing = list_images(pool.path or "", "pool.path", info.classes, labeled=labeled)
-    new = listing.table.filter(pc.is_in(listing.table["id"], value_set=added["file"].combine_chunks()))
+    table = list_images(pool.path, "pool.path", info.classes, labeled=labeled).parts[0]
+    new = table.filter(pc.is_in(table["id"], value_set=added["file"].combine_chunks()))
     outputs: dict[str, Output] = {
         f"grown/index/index-{n:05d}.parquet": new.slice(start, INDEX_ROWS)
         for n, start in enumerate(range(0, new.num_rows, INDEX_ROWS))
@@ -211,16 +208,12 @@ def _grow_images(
 
 
 def _grow_parquet(config: Config, ledger: Ledger, info: PoolInfo, added: pa.Table, now: pa.Table) -> PoolInfo:
-    found = sources(config.pool, ledger.root)[0]
+    found = source_of(config.pool, ledger.root, "path", labeled=config.annotation.kind == "oracle")
     everything = only(found, config.pool.path, set(now["file"].to_pylist()))
     new = only(found, config.pool.path, set(added["file"].to_pylist()))
     _check_types(everything, new)
     rows, digest, id_type = inspect_parquet(
-        everything,
-        len(info.classes),
-        "pool.path",
-        config.pool.text_column is not None,
-        labeled=config.annotation.kind == "oracle",
+        everything, len(info.classes), "pool.path", config.pool.text_column is not None
     )
     assert id_type == info.id_type, "the types of all files were compared"
     return _larger(info, now, rows=rows, digest=digest)
@@ -229,7 +222,8 @@ def _grow_parquet(config: Config, ledger: Ledger, info: PoolInfo, added: pa.Tabl
 def _check_types(everything: Source, new: Source) -> None:
     """PoolError where a new file cannot be read or has other columns than the files before it."""
     old = next(f for f in everything.files if f not in set(new.files))
-    columns = (everything.id_column, everything.sample_column)
+    ids = () if everything.names is not None else (everything.id_column,)
+    columns = (*ids, everything.sample_column)
     wanted = pq.read_schema(old, filesystem=everything.fs)
     for file in new.files:
         try:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
 from prunefuse_ray.errors import Rejected
@@ -20,6 +21,7 @@ from prunefuse_ray.errors import Rejected
 if TYPE_CHECKING:
     from torch import Tensor
 
+PICTURE_EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff")
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -31,6 +33,8 @@ class ImageForm:
     width: int
     channels: int
     resize: bool = True
+    crop_ratio: float = 1.0
+    """Share of the scaled picture's shorter side that the centre crop keeps; below 1, every picture is scaled."""
     max_pixels: int = 50_000_000
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
@@ -43,6 +47,13 @@ class ImageForm:
     def network_shape(self) -> tuple[int, int, int]:
         """(channels, height, width): the input shape of the network."""
         return self.channels, self.height, self.width
+
+    @property
+    def uncropped(self) -> ImageForm:
+        """The form of the whole scaled picture (its centre square, for a square form): what random crops are cut
+        from."""
+        height, width = round(self.height / self.crop_ratio), round(self.width / self.crop_ratio)
+        return replace(self, height=height, width=width, crop_ratio=1.0)
 
     def decode(self, value: object) -> Pixels:
         """One sample as uint8 (H, W, C); see `decode`."""
@@ -60,7 +71,8 @@ def decode(value: object, form: ImageForm) -> Pixels:
     """One sample as uint8 (H, W, C): PNG/JPEG bytes, or an array that already has that shape.
 
     Grey, palette, 16-bit and alpha pictures are converted to the form's mode (alpha is dropped). A picture of another
-    size has its shorter side scaled to the form and its centre cropped, if `form.resize`.
+    size has its shorter side scaled to the form (divided by `form.crop_ratio`) and its centre cropped, if
+    `form.resize`. Tensors are never scaled.
 
     Raises:
         Rejected: with the reason.
@@ -91,10 +103,11 @@ def _decode_picture(data: bytes, form: ImageForm) -> Pixels:
                 if size != (form.width, form.height) and not form.resize:
                     raise Rejected(f"{size[0]} x {size[1]} pixels, expected {form.width} x {form.height}")
                 # Lets a JPEG decode at a half, quarter or eighth of its size when that is still large enough.
-                picture.draft("RGB" if form.channels == 3 else "L", (form.width, form.height))
+                whole = form.uncropped
+                picture.draft("RGB" if form.channels == 3 else "L", (whole.width, whole.height))
                 converted = _to_mode(picture, form.channels)
-                if converted.size != (form.width, form.height):
-                    converted = _resize(converted, form.width, form.height)
+                if converted.size != (form.width, form.height) or form.crop_ratio < 1:
+                    converted = _resize(converted, form)
     except Rejected:
         raise
     except Image.DecompressionBombError as error:
@@ -116,12 +129,14 @@ def _to_mode(picture: Image.Image, channels: int) -> Image.Image:
     return picture.convert(mode)
 
 
-def _resize(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Scale so that the target fits inside, then crop the centre."""
-    scale = max(width / picture.width, height / picture.height)
-    w, h = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
-    left, top = (w - width) // 2, (h - height) // 2
-    return picture.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+def _resize(picture: Image.Image, form: ImageForm) -> Image.Image:
+    """Scale so that the uncropped form fits inside, then crop the centre."""
+    whole = form.uncropped
+    scale = max(whole.width / picture.width, whole.height / picture.height)
+    w, h = max(whole.width, round(picture.width * scale)), max(whole.height, round(picture.height * scale))
+    left, top = (w - form.width) // 2, (h - form.height) // 2
+    scaled = picture.resize((w, h), Image.Resampling.BILINEAR)
+    return scaled.crop((left, top, left + form.width, top + form.height))
 
 
 def picture_size(value: object, channels: int) -> tuple[int, int]:
@@ -142,12 +157,20 @@ def picture_size(value: object, channels: int) -> tuple[int, int]:
 
 def sample_values(column: pa.ChunkedArray) -> list[object]:
     """The column's values as bytes, arrays or None. Tensors may be Arrow's tensor types or nested lists."""
+    column = plain_samples(column)
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_string(kind):
         return column.to_pylist()
     if isinstance(kind, pa.BaseExtensionType):
         return [a for chunk in column.chunks for a in _extension_values(chunk)]
     return [None if v is None else _nested(v) for v in column.to_pylist()]
+
+
+def plain_samples(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column itself; of a Hugging Face image column {bytes, path}, the bytes."""
+    kind = column.type
+    has_bytes = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    return pc.struct_field(column, "bytes") if has_bytes else column
 
 
 def _extension_values(chunk: pa.ExtensionArray) -> list[object]:

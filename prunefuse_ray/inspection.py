@@ -36,23 +36,20 @@ def listing_digest(names: Iterable[str], sizes: Iterable[int]) -> str:
     return f"{int(hash_ids(keys).sum(dtype=np.uint64)):016x}"
 
 
-def inspect_parquet(
-    source: Source, classes: int, field: str, text: bool = False, *, labeled: bool = True
-) -> tuple[int, str, str]:
-    """Check a Parquet source over its id and (if `labeled`) label columns and return (rows, digest of ids, type of
-    ids).
+def inspect_parquet(source: Source, classes: int, field: str, text: bool = False) -> tuple[int, str, str]:
+    """Check a Parquet source over its id and label columns and return (rows, digest of ids, type of ids).
 
     Raises:
         PoolError: a missing column, files of different types, null or duplicate ids, labels outside 0 .. classes-1.
     """
     schemas = [pq.read_schema(f, filesystem=source.fs) for f in (source.files[0], source.files[-1])]
-    id_type = _check_columns(schemas[0], source, field, text, labeled)
+    id_type = _check_columns(schemas[0], source, field, text)
     rows = sum(in_tasks(_count_rows, source))
     if not rows:
         raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
     buckets = -(-rows // HASHES_PER_BUCKET)
     task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
-    answers: list[Any] = [task.remote(group, classes, buckets, labeled) for group in groups(source)]
+    answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
     scans = cast(list[_Scan], ray.get([a[0] for a in answers]))
     for scan in scans:
         if scan.bad_labels:
@@ -74,20 +71,26 @@ def inspect_parquet(
     return rows, f"{digest:016x}", id_type
 
 
-def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool, labeled: bool) -> str:
+def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) -> str:
     samples = "text_column" if text else "image_column"
-    wanted = {"id_column": source.id_column, samples: source.sample_column}
-    if labeled:
+    wanted = {samples: source.sample_column}
+    if source.names is None:
+        wanted["id_column"] = source.id_column
+    if source.label_column is not None:
         wanted["label_column"] = source.label_column
     for name, column in wanted.items():
         if column not in schema.names:
-            raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}")
-    kind = schema.field(source.id_column).type
-    if text and not pa.types.is_string(schema.field(source.sample_column).type):
+            remedy = "; null makes ids of file names and row numbers" if name == "id_column" else ""
+            raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}{remedy}")
+    strings = (pa.types.is_string, pa.types.is_large_string)
+    if text and not any(is_kind(schema.field(source.sample_column).type) for is_kind in strings):
         raise PoolError(
             f"pool.text_column: '{source.sample_column}' is of type "
             f"{schema.field(source.sample_column).type}; texts are strings"
         )
+    if source.names is not None:
+        return "string"
+    kind = schema.field(source.id_column).type
     if pa.types.is_integer(kind):
         return "int64"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -99,17 +102,18 @@ def _count_rows(source: Source) -> int:
     return sum(pq.read_metadata(f, filesystem=source.fs).num_rows for f in source.files)
 
 
-def _scan_ids(source: Source, classes: int, buckets: int, labeled: bool) -> tuple[Any, ...]:
+def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
     hashes, digest, bad = [], 0, []
     rows = 0
-    for table in tables(source, [source.id_column, *([source.label_column] if labeled else [])]):
+    columns = [source.id_column] if source.label_column is None else [source.id_column, source.label_column]
+    for table in tables(source, columns):
         ids = table[source.id_column]
         rows += table.num_rows
         if ids.null_count:
             raise PoolError(f"pool.id_column: '{source.id_column}' has {ids.null_count} null ids; fill them in")
         hashes.append(_hashes(ids))
         digest = (digest + int(hashes[-1].sum(dtype=np.uint64))) % 2**64
-        if not labeled:
+        if source.label_column is None:
             continue
         labels = table[source.label_column]
         if not pa.types.is_integer(labels.type):

@@ -68,8 +68,14 @@ def request_of(config: Config, ledger: Ledger, info: PoolInfo, round_: int) -> R
         place=ledger.place(step, "to_label"),
         samples=tuple(Place(ledger.root.fs, path) for path in ledger.files(step, "samples")[0]),
         texts=config.pool.text_column is not None,
-        folder=config.pool.path if config.pool.source == "images" else None,
+        folder=_folder(config.pool),
     )
+
+
+def _folder(pool: cfg.Pool) -> str | None:
+    """The one folder that ids are paths below; None where the samples have to be exported for people to see them."""
+    one = isinstance(pool.path, str) and not set(pool.path) & set("*?[")
+    return str(pool.path) if pool.source == "images" and one else None
 
 
 def run_marker(config: Config, ledger: Ledger, info: PoolInfo) -> str:

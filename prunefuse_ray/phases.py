@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import growth, networks
 from prunefuse_ray.annotation import Annotator
 from prunefuse_ray.config import Config
-from prunefuse_ray.errors import PoolError, ScoreError
+from prunefuse_ray.errors import ConfigError, LedgerError, PoolError, ScoreError
 from prunefuse_ray.forms import decode_column, form_of
+from prunefuse_ray.known import read_known
 from prunefuse_ray.labeling import REQUEST, TABLE, annotator_of, labeled, request_of, request_table, wait_for_labels
 from prunefuse_ray.ledger import REJECTED, Ledger, Output, Step, arrow_type, labels_schema, selected_schema
 from prunefuse_ray.plan import GROW, INIT, REPORT, base, label_count, round_seed, steps, to_choose
 from prunefuse_ray.pool import PoolInfo, Source, random_choice, stream
 from prunefuse_ray.predictions import doubts, predict
+from prunefuse_ray.preprocessing import PREPROCESSING_FILE, preprocessing_to_bytes
 from prunefuse_ray.report import render
 from prunefuse_ray.resources import Resources, ScoringPlan, TrainingPlan
+from prunefuse_ray.samples import held_out
 from prunefuse_ray.scoring import ScoringJob, largest_score, score_pool, summarise
 from prunefuse_ray.selection import top_k
-from prunefuse_ray.training import TrainingJob, train
+from prunefuse_ray.storage import Place
+from prunefuse_ray.training import TrainingJob, TrainingResult, train
 from prunefuse_ray.views import view_run
+
+KNOWN_LABELS, KNOWN_SAMPLES = "known/labels.parquet", "known/samples"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -39,6 +50,7 @@ class Work:
     info: PoolInfo
     pool: Source
     test: Source
+    validation: Source | None
     has: Resources
     scoring: ScoringPlan
     training: TrainingPlan
@@ -55,14 +67,21 @@ class Work:
         self.pool = growth.seen_source(self.config, self.ledger, found)
 
     def labels(self, up_to: int) -> pa.Table:
-        return self.ledger.labels([Step(r, "label") for r in range(up_to + 1)], self.info.id_type)
+        """All labels up to a round, those known beforehand first."""
+        given = self.ledger.labels([Step(r, "label") for r in range(up_to + 1)], self.info.id_type)
+        begun = self.config.pool.known_labels is not None and self.ledger.committed(Step(-1, INIT))
+        return pa.concat_tables([self.known(), given]) if begun else given
+
+    def known(self) -> pa.Table:
+        """The labels that were known before the run began."""
+        return self.ledger.read_table(Step(-1, INIT), KNOWN_LABELS, labels_schema(self.info.id_type))
 
     def samples(self, up_to: int) -> Source:
-        """The labeled samples of the rounds so far (beside some that people left without a label)."""
-        return self._samples([Step(r, "label") for r in range(up_to + 1)])
-
-    def _samples(self, steps: list[Step]) -> Source:
-        found = [self.ledger.files(step, "samples") for step in steps]
+        """The labeled samples of the rounds so far (beside some that people left without a label), those known
+        beforehand first."""
+        found = [self.ledger.files(Step(r, "label"), "samples") for r in range(up_to + 1)]
+        if self.config.pool.known_labels is not None:
+            found.insert(0, self.ledger.files(Step(-1, INIT), KNOWN_SAMPLES))
         return Source(
             fs=self.ledger.root.fs,
             sample_column="sample",
@@ -89,17 +108,59 @@ def network_spec(config: Config, info: PoolInfo) -> networks.NetworkSpec:
     )
 
 
-def _init(work: Work, step: Step) -> Done:
-    """Initialise the dense network, and the network that selects: pruned from it, itself, or another architecture."""
-    config, spec = work.config, work.spec
+def dense_network(config: Config, spec: networks.NetworkSpec) -> tuple[networks.Dense, dict[str, Any]]:
+    """The dense network as it starts, from its seed or from trained weights; and what is recorded of these.
+
+    Raises NetworkError, and ConfigError where the file of the weights cannot be read.
+    """
     dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+    path = config.network.weights
+    if path is None:
+        return dense, {}
+    content = read_input("network.weights", path)
+    loaded = networks.load_trained(dense.network, spec, content)
+    return dense, {"sha256": hashlib.sha256(content).hexdigest(), "replaced": loaded.replaced}
+
+
+def read_input(field_: str, path: str) -> bytes:
+    """A file that the configuration names. ConfigError where it cannot be read."""
+    try:
+        return Place.at(path).read_bytes()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"{field_}: '{path}' cannot be read ({error}); give a file that exists") from error
+
+
+def check_inputs(config: Config, ledger: Ledger) -> None:
+    """LedgerError where a file that the run began with has other contents now. One that is gone is not missed: the
+    run directory holds what was taken from it."""
+    begun = ledger.committed(Step(-1, INIT))
+    for field_, path in (("network.weights", config.network.weights), ("pool.known_labels", config.pool.known_labels)):
+        if begun is None or path is None or not Place.at(path).exists():
+            continue
+        if hashlib.sha256(read_input(field_, path)).hexdigest() != begun.metrics["inputs"][field_]["sha256"]:
+            raise LedgerError(
+                f"{field_}: '{path}' is not the file that the run began with (its digest differs): restore it, or "
+                "start under another --run.name"
+            )
+
+
+def _init(work: Work, step: Step) -> Done:
+    """Initialise the dense network, and the network that selects: pruned from it, itself, or another architecture.
+    Labels that are known beforehand are taken in with their samples."""
+    config = work.config
+    dense, weights = dense_network(config, work.spec)
+    if weights.get("replaced"):
+        log.warning("network.weights: a new head for %d classes: %s are fresh", work.spec.classes, weights["replaced"])
     selector = make_selector(config, dense)
+    known = _take_known(work, step)
     shape = work.form.network_shape
     outputs = {f"dense/{k}": v for k, v in networks.to_files(dense).items()}
     outputs |= {f"proxies/0/{k}": v for k, v in networks.to_files(selector).items()}
     return Done(
-        outputs=outputs,
+        outputs={**outputs, **known.outputs},
+        written=known.written,
         metrics={
+            "inputs": {"network.weights": weights, "pool.known_labels": known.metrics},
             "parameters": {
                 "dense": networks.parameters(dense.network),
                 "proxy": networks.parameters(selector.network),
@@ -115,6 +176,30 @@ def _init(work: Work, step: Step) -> Done:
 def trusted(config: Config) -> tuple[str, ...]:
     """The architectures that the configuration names: of all code that a saved network may ask for, only theirs."""
     return config.network.architecture, config.selection.selector.partition(":")[2]
+
+
+def _take_known(work: Work, step: Step) -> Done:
+    """The labels of `pool.known_labels` and their samples; those that cannot be decoded are recorded as rejected."""
+    path = work.config.pool.known_labels
+    if path is None:
+        return Done(outputs={})
+    known = read_known(path, work.info)
+    ids = known.table["id"].combine_chunks()
+    bad = _undecodable(work, ids)
+    _note_rejected(work, bad)
+    usable = known.table.filter(pc.invert(pc.is_in(ids, value_set=bad["id"].cast(ids.type).combine_chunks())))
+    work.ledger.clear(step, KNOWN_SAMPLES)
+    out = work.ledger.place(step, KNOWN_SAMPLES)
+    out.fs.create_dir(out.path, recursive=True)
+    stream(work.pool, only=usable["id"].combine_chunks()).write_parquet(
+        out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
+    )
+    labels = usable.append_column("source", pa.array(["known"] * usable.num_rows, pa.string()))
+    return Done(
+        outputs={KNOWN_LABELS: labels.cast(labels_schema(work.info.id_type))},
+        metrics={"sha256": hashlib.sha256(known.content).hexdigest(), "labels": usable.num_rows},
+        written=out.files(),
+    )
 
 
 def make_selector(config: Config, dense: networks.Dense) -> networks.Proxy | networks.Dense:
@@ -134,7 +219,9 @@ def _select(work: Work, step: Step) -> Done:
     k = to_choose(work.config, step.round, work.labels(step.round - 1).num_rows)
     schema = selected_schema(work.info.id_type)
     scored = Step(step.round - 1, "score")
-    if work.ledger.committed(scored):
+    if k == 0:  # the known labels are the whole initial set
+        chosen = schema.empty_table()
+    elif work.ledger.committed(scored):
         chosen = top_k(work.ledger.files(scored, "scores")[0], work.ledger.root, k)
     else:
         chosen = _random(work, step, k)
@@ -239,7 +326,7 @@ def _request(work: Work, step: Step) -> Done:
             sizes=tuple(f.size for f in written),
         )
         proxy = work.ledger.read_network(Step(step.round - 1, "train"), "proxies/0")
-        guesses = predict(source, proxy, work.form, in_process=work.training.in_process)
+        guesses = predict(source, proxy, work.form, trusted=trusted(work.config), in_process=work.training.in_process)
     return Done(
         outputs={TABLE: request_table(chosen, guesses, work.info.id_type)},
         metrics={"samples": chosen.num_rows},
@@ -259,13 +346,28 @@ def _collect(work: Work, step: Step, annotator: Annotator) -> Done:
     )
 
 
+def _label_chosen(work: Work, step: Step) -> Done:
+    """Labels for what the round chose; an initial set of known labels alone asks for none."""
+    if step.round == 0 and work.labels(-1).num_rows == work.config.selection.budgets[0]:
+        return Done(
+            outputs={"labels.parquet": labels_schema(work.info.id_type).empty_table()},
+            metrics={"labels": work.labels(-1).num_rows},
+        )
+    return _label(work, step)
+
+
 def _training_job(work: Work, step: Step, network: dict[str, bytes], recipe: cfg.Recipe, **more: Any) -> TrainingJob:
+    samples = work.samples(step.round)
+    share = work.config.pool.validation_share
+    labels, validation_labels = held_out(work.labels(step.round), share, work.config.run.seed)
     return TrainingJob(
         network=network,
         recipe=recipe,
-        samples=work.samples(step.round),
-        labels=work.labels(step.round),
+        samples=samples,
+        labels=labels,
         test=work.test,
+        validation=samples if share else work.validation,
+        validation_labels=validation_labels if share else None,
         form=work.form,
         seed=round_seed(work.config, step.round, step.phase),
         trusted=trusted(work.config),
@@ -277,18 +379,25 @@ def _train_proxy(work: Work, step: Step) -> Done:
     """Train the selecting network on all labels so far, from its initial weights (after a sync: pruned fused ones)."""
     origin = base(work.config, step.round)
     start = work.ledger.read_network(origin, "proxies/0" if origin.phase == INIT else "next/0")
+    # The statistics of a trained network's batch norms are off by what was pruned before them.
+    trained = work.config.network.weights is not None and isinstance(
+        networks.from_files(start, trusted(work.config)), networks.Proxy
+    )
     result = train(
-        _training_job(work, step, start, work.config.training), work.training, work.ledger.place(step, "training")
+        _training_job(work, step, start, work.config.training, recalibrate=trained),
+        work.training,
+        work.ledger.place(step, "training"),
     )
     predicted = predict(
         work.samples(step.round),
         result.network,
         work.form,
         work.labels(step.round),
+        trusted=trusted(work.config),
         in_process=work.training.in_process,
     )
     return Done(
-        outputs={**{f"proxies/0/{k}": v for k, v in result.network.items()}, "doubts.parquet": doubts(predicted)},
+        outputs={**_network_outputs(work, "proxies/0", result), "doubts.parquet": doubts(predicted)},
         metrics=result.metrics,
         leftovers=("training",),
     )
@@ -400,9 +509,13 @@ def _finetune(work: Work, step: Step) -> Done:
         recalibrate=config.fusion.target == "fused",
     )
     result = train(job, work.training, work.ledger.place(step, "finetuning"))
-    return Done(
-        outputs={f"fused/{k}": v for k, v in result.network.items()}, metrics=result.metrics, leftovers=("finetuning",)
-    )
+    return Done(outputs=_network_outputs(work, "fused", result), metrics=result.metrics, leftovers=("finetuning",))
+
+
+def _network_outputs(work: Work, name: str, result: TrainingResult) -> dict[str, bytes]:
+    """A trained network's files, with what it takes to use it elsewhere."""
+    files = {**result.network, PREPROCESSING_FILE: preprocessing_to_bytes(work.form, work.info.classes)}
+    return {f"{name}/{k}": v for k, v in files.items()}
 
 
 def _sync(work: Work, step: Step) -> Done:
@@ -413,20 +526,31 @@ def _sync(work: Work, step: Step) -> Done:
 
 
 def _report(work: Work, step: Step) -> Done:
-    """The run's result, its page, and the final network under its final name."""
+    """The run's result, its page, all that was selected, and the final network under its final name."""
     result = summary(work.config, work.ledger)
     finetune = Step(work.last, "finetune")
     fused = {f"fused/{k}": v for k, v in work.ledger.read_network(finetune, "fused").items()}
     work.ledger.write_json("result.json", result)
     page = render(view_run(work.ledger))
-    return Done(outputs={**fused, "result.json": result, "report.html": page.encode()})
+    outputs = {**fused, "selected.parquet": _all_selected(work), "result.json": result, "report.html": page.encode()}
+    return Done(outputs=outputs)
+
+
+def _all_selected(work: Work) -> pa.Table:
+    """Every round's choice in one table: (id, round, score, rank), in the order of rounds and ranks."""
+    schema = selected_schema(work.info.id_type)
+    tables = []
+    for r in range(work.last + 1):
+        chosen = work.ledger.read_table(Step(r, "select"), "selected.parquet", schema).sort_by("rank")
+        tables.append(chosen.add_column(1, "round", pa.array([r] * chosen.num_rows, pa.int64())))
+    return pa.concat_tables(tables)
 
 
 PHASES: dict[str, Callable[[Work, Step], Done]] = {
     INIT: _init,
     "select": _select,
     REQUEST: _request,
-    "label": _label,
+    "label": _label_chosen,
     "train": _train_proxy,
     GROW: _grow,
     "score": _score,

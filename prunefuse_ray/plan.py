@@ -49,14 +49,15 @@ def base(config: Config, round_: int) -> Step:
 
 
 def to_choose(config: Config, round_: int, labels: int) -> int:
-    """How many samples round `round_` adds to `labels` that there are: what earlier rounds left open is made up."""
+    """How many samples round `round_` adds to `labels` that there are: in round 0 those known beforehand; what earlier
+    rounds left open is made up."""
     return config.selection.budgets[round_] - labels
 
 
 def label_count(config: Config, ledger: Ledger, round_: int) -> int:
     """Labels after a round: as recorded, or as planned where it is not labeled yet."""
     commit = ledger.committed(Step(round_, "label"))
-    return (commit.metrics if commit else {}).get("labels", config.selection.budgets[round_])
+    return commit.metrics["labels"] if commit else config.selection.budgets[round_]
 
 
 def check_budget(config: Config, rows: int) -> None:
@@ -66,6 +67,15 @@ def check_budget(config: Config, rows: int) -> None:
         raise ConfigError(
             f"selection.budgets: the {which} budget is {config.selection.budgets[budget]} labels, but the pool has "
             f"{rows} samples; lower it or enlarge the pool"
+        )
+
+
+def check_known(config: Config, known: int) -> None:
+    """ConfigError where more labels are known beforehand than the initial set has: budgets count them."""
+    if known > config.selection.budgets[0]:
+        raise ConfigError(
+            f"selection.budgets: the first budget is {config.selection.budgets[0]} labels, but pool.known_labels has "
+            f"{known}, which it counts; begin with {known} (no sample is paid for in round 0) or more"
         )
 
 

@@ -1,16 +1,15 @@
-"""Where samples come from: a Parquet pool or an image folder as one stream of (id, sample[, label]).
+"""Where samples come from: every pool as one stream of (id, sample[, label]).
 
-An image folder is listed once; the listing becomes a Parquet index in the run directory, from which the stream reads
-the pictures. From then on both sources are the same thing: Parquet files with an id column.
+Parquet files are read as they are. Of all else an index is made first (`indexes.py`), which is Parquet files too.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,20 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.errors import PoolError
-from prunefuse_ray.images import encode_png
+from prunefuse_ray.images import encode_png, plain_samples
+from prunefuse_ray.locating import check_names, locate
 from prunefuse_ray.storage import Place
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-INDEX_ROWS = 2_000  # rows of one index file: small enough that a few thousand pictures already feed several readers
+BATCH_ROWS = 65_536
+BATCH_BYTES = 4 * 2**20  # of samples that are read at once
+LOADED_ROWS = 128  # samples of an index that are opened before they are handed on
 LOADER_THREADS = 8
 
 
@@ -38,11 +42,16 @@ class Source:
     fs: pafs.FileSystem
     files: tuple[str, ...]
     sizes: tuple[int, ...]
+    names: tuple[str, ...] | None = None
+    """Per file, what its rows' ids begin with; None where a column holds the ids."""
     id_column: str = "id"
     sample_column: str = "image"
-    label_column: str = "label"
-    image_root: Place | None = None
-    """Where the pictures of an index lie; None where the samples stand in the files themselves."""
+    label_column: str | None = "label"
+    """None where the samples have no labels."""
+    roots: tuple[Place, ...] = ()
+    """Where the files of an index lie; empty where the samples stand in the files themselves."""
+    text: bool = False
+    """Whether an index's samples are texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +60,7 @@ class PoolInfo:
 
     source: str
     path: str
+    """as configured; several with commas between"""
     rows: int
     bytes: int
     files: int
@@ -72,84 +82,20 @@ class PoolInfo:
 # --- locating -------------------------------------------------------------------------------------------------------
 
 
-def locate_parquet(place: Place, pool: cfg.Pool, field: str) -> Source:
-    """The Parquet files at `place`: a file, a directory, or a pattern with * ? []. PoolError where there are none."""
-    parts = place.path.split("/")
-    pattern = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
-    if pattern is not None:
-        above = Place(place.fs, "/".join(parts[:pattern]))
-        found = [f for f in above.files(recursive=True) if fnmatch.fnmatchcase(f.path, place.path)]
-    else:
-        info = place.fs.get_file_info(place.path)
-        found = [info] if info.type == pafs.FileType.File else place.files(recursive=True)
-    found = [f for f in found if f.path.endswith((".parquet", ".pq"))]
-    if not found:
-        raise PoolError(
-            f"{field}: '{place.path}' holds no Parquet files; give a file, a directory or a pattern of them"
-        )
+def locate_parquet(paths: Any, pool: cfg.Pool, field: str, *, labeled: bool = True) -> Source:
+    """The Parquet files at `paths`: files, directories, or patterns with * ? []. PoolError where there are none."""
+    located = locate(paths, (".parquet", ".pq"), field)
+    if pool.id_column is None:
+        check_names(located, field)
     return Source(
-        fs=place.fs,
-        files=tuple(f.path for f in found),
-        sizes=tuple(f.size for f in found),
-        id_column=pool.id_column,
+        fs=located.fs,
+        files=located.paths,
+        sizes=located.sizes,
+        names=located.names if pool.id_column is None else None,
+        id_column=pool.id_column or "id",
         sample_column=pool.text_column or pool.image_column,
-        label_column=pool.label_column,
+        label_column=pool.label_column if labeled else None,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """An image folder as found: one row a picture (id: path below the root, label, size in bytes)."""
-
-    root: Place
-    classes: list[str]
-    table: pa.Table
-
-
-def list_images(path: str, field: str, classes: Sequence[str] | None = None, *, labeled: bool = True) -> Listing:
-    """List an image folder with one sub-folder per class, in the order of `classes` (default: sorted names); or, not
-    `labeled`, a folder with pictures anywhere in it, whose labels are null."""
-    root = Place.at(path)
-    found = [f for f in root.files(recursive=True) if f.path.lower().endswith(PICTURES)]
-    if not found:
-        raise PoolError(f"{field}: '{path}' holds no pictures ({', '.join(PICTURES)}); give a folder of class folders")
-    ids = [posixpath.relpath(f.path, root.path) for f in found]
-    sizes = pa.array([f.size for f in found], pa.int64())
-    if not labeled:
-        unknown_N = pa.nulls(len(ids), pa.int64())
-        table = pa.table({"id": pa.array(ids, pa.string()), "label": unknown_N, "bytes": sizes})
-        return Listing(root=root, classes=list(classes or ()), table=table)
-    folders = [i.split("/", 1)[0] if "/" in i else "" for i in ids]
-    if "" in folders:
-        raise PoolError(f"{field}: '{ids[folders.index('')]}' lies outside any class folder; move it into one")
-    names = list(classes) if classes is not None else sorted(set(folders))
-    if unknown := sorted(set(folders) - set(names)):
-        raise PoolError(
-            f"{field}: folder '{unknown[0]}' is not one of the classes {names}; mend pool.classes or move it"
-        )
-    if len(names) < 2:
-        raise PoolError(f"{field}: '{path}' has one class folder ('{names[0]}'); at least two are needed")
-    number = {name: n for n, name in enumerate(names)}
-    table = pa.table(
-        {
-            "id": pa.array(ids, pa.string()),
-            "label": pa.array([number[f] for f in folders], pa.int64()),
-            "bytes": sizes,
-        }
-    )
-    return Listing(root=root, classes=names, table=table)
-
-
-def write_index(listing: Listing, where: Place) -> None:
-    """Write a listing as Parquet files below `where`."""
-    for n, start in enumerate(range(0, listing.table.num_rows, INDEX_ROWS)):
-        (where / f"index-{n:05d}.parquet").write_table(listing.table.slice(start, INDEX_ROWS))
-
-
-def locate_index(where: Place, root: Place) -> Source:
-    """The source of a written index."""
-    found = where.files()
-    return Source(fs=where.fs, files=tuple(f.path for f in found), sizes=tuple(f.size for f in found), image_root=root)
 
 
 def digits_tables() -> tuple[pa.Table, pa.Table]:
@@ -195,12 +141,17 @@ def groups(source: Source, count: int = 64) -> list[Source]:
         lightest = loads.index(min(loads))
         bins[lightest].append(i)
         loads[lightest] += source.sizes[i] + 1
-    return [
-        replace(
-            source, files=tuple(source.files[i] for i in sorted(b)), sizes=tuple(source.sizes[i] for i in sorted(b))
-        )
-        for b in bins
-    ]
+    return [part(source, sorted(b)) for b in bins]
+
+
+def part(source: Source, numbers: Sequence[int]) -> Source:
+    """The source with some of its files."""
+    return replace(
+        source,
+        files=tuple(source.files[i] for i in numbers),
+        sizes=tuple(source.sizes[i] for i in numbers),
+        names=None if source.names is None else tuple(source.names[i] for i in numbers),
+    )
 
 
 def in_tasks(function: Any, source: Source, *args: Any) -> list[Any]:
@@ -208,14 +159,57 @@ def in_tasks(function: Any, source: Source, *args: Any) -> list[Any]:
     return ray.get([task.remote(group, *args) for group in groups(source)])
 
 
-def tables(source: Source, columns: Sequence[str], rows: int = 65_536) -> Iterator[pa.Table]:
-    """The named columns, in batches of at most `rows` rows."""
-    for file in source.files:
+def tables(source: Source, columns: Sequence[str], rows: int | None = None) -> Iterator[pa.Table]:
+    """The named columns, in batches of at most `rows` rows (default: of some megabytes).
+
+    The ids of a source without an id column are made here: FILE:ROW.
+    """
+    derived = source.names is not None and source.id_column in columns
+    wanted = [c for c in columns if not (derived and c == source.id_column)]
+    for number, file in enumerate(source.files):
+        first = 0
         with source.fs.open_input_file(file) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(batch_size=rows, columns=list(columns)):
+            parquet = pq.ParquetFile(stream)
+            for batch in parquet.iter_batches(batch_size=rows or _batch_rows(parquet, wanted), columns=wanted):
                 table = pa.Table.from_batches([batch])
+                if derived:
+                    assert source.names is not None
+                    ids = [f"{source.names[number]}:{row}" for row in range(first, first + batch.num_rows)]
+                    table = table.append_column(source.id_column, pa.array(ids, pa.string()))
+                first += batch.num_rows
                 refuse_pickles(table.schema, file)
                 yield table
+
+
+def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
+    """How many rows of these columns make about BATCH_BYTES, by the sizes of the first row group."""
+    if not parquet.metadata.num_row_groups:
+        return BATCH_ROWS
+    group = parquet.metadata.row_group(0)
+    held = [group.column(i) for i in range(group.num_columns)]
+    size = sum(c.total_uncompressed_size for c in held if c.path_in_schema.split(".")[0] in columns)
+    return int(np.clip(BATCH_BYTES * group.num_rows // max(size, 1), 1, BATCH_ROWS))
+
+
+def canonical(source: Source, *, label: bool = False) -> Iterator[pa.Table]:
+    """The rows as (id, sample[, label]); of an index, with root, file, offset and bytes in place of the sample."""
+    columns = [source.id_column, *(PLACES if source.roots else [source.sample_column])]
+    if label:
+        assert source.label_column is not None
+        columns.append(source.label_column)
+    for table in tables(source, columns):
+        ids = table[source.id_column]
+        rows = {"id": ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())}
+        if source.roots:
+            rows |= {name: table[name] for name in PLACES}
+        else:
+            rows["sample"] = plain_samples(table[source.sample_column])
+        if label:
+            rows["label"] = table[source.label_column].cast(pa.int64())
+        yield pa.table(rows)
+
+
+PLACES = ("root", "file", "offset", "bytes")
 
 
 PICKLED = "ray.data.arrow_pickled_object"
@@ -254,19 +248,9 @@ def stream(
 ) -> ray.data.Dataset:
     """The source as a Dataset of (id, sample[, label]); rows of `exclude`, or all but `only`, dropped before pictures
     are opened. Reading takes half a CPU a task, so that it always fits beside 1-CPU actors."""
-    columns = [
-        source.id_column,
-        *([] if source.image_root else [source.sample_column]),
-        *([source.label_column] if label else []),
-    ]
-    dataset = ray.data.read_parquet(list(source.files), filesystem=source.fs, columns=columns, num_cpus=0.5)
+    dataset = ray.data.read_datasource(_Files(source, label), ray_remote_args={"num_cpus": 0.5})
     return dataset.map_batches(
-        _Rows(
-            source,
-            ray.put(exclude) if exclude is not None else None,
-            ray.put(only) if only is not None else None,
-            label,
-        ),
+        _Rows(source, ray.put(exclude) if exclude is not None else None, ray.put(only) if only is not None else None),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -274,46 +258,102 @@ def stream(
     )
 
 
+class _Files(Datasource):
+    """The files of a source, read under their canonical names from the first step on.
+
+    Ray's own Parquet reader gives no row numbers to make ids of, and its row checkpoints look for the id column right
+    behind the reader, where it would still have the name that the user gave it.
+    """
+
+    def __init__(self, source: Source, label: bool) -> None:
+        super().__init__()
+        self.source, self.label = source, label
+
+    def get_name(self) -> str:
+        return "Pool"
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(self.source.sizes)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        return [
+            ReadTask(
+                partial(_read, group, self.label),
+                BlockMetadata(num_rows=None, size_bytes=sum(group.sizes), input_files=group.files, exec_stats=None),
+                per_task_row_limit=per_task_row_limit,
+            )
+            for group in groups(self.source, max(parallelism, 1))
+        ]
+
+
+def _read(source: Source, label: bool) -> Iterable[pa.Table]:
+    return canonical(source, label=label)
+
+
 class _Rows:
-    """Canonical columns, unwanted rows dropped, pictures of an index opened."""
+    """Unwanted rows dropped, samples of an index opened."""
 
-    def __init__(self, source: Source, exclude: Any, only: Any, label: bool) -> None:
-        self.source, self.exclude, self.only, self.label = source, exclude, only, label
+    def __init__(self, source: Source, exclude: Any, only: Any) -> None:
+        self.source, self.exclude, self.only = source, exclude, only
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        source = self.source
-        refuse_pickles(table.schema, "pool.path")
-        ids = table[source.id_column]
-        ids = ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         if self.only is not None:
-            mask = pc.is_in(ids, value_set=ray.get(self.only))
+            rows = rows.filter(pc.is_in(rows["id"], value_set=ray.get(self.only)))
         elif self.exclude is not None:
-            mask = pc.invert(pc.is_in(ids, value_set=ray.get(self.exclude)))
-        else:
-            mask = None
-        columns = {"id": ids}
-        if source.image_root is None:
-            columns["sample"] = table[source.sample_column]
-        if self.label:
-            columns["label"] = table[source.label_column].cast(pa.int64())
-        rows = pa.table(columns)
-        if mask is not None:
-            rows = rows.filter(mask)
-        return load_images(rows, source.image_root) if source.image_root is not None else rows
+            rows = rows.filter(pc.invert(pc.is_in(rows["id"], value_set=ray.get(self.exclude))))
+        yield from opened(rows, self.source)
 
 
-def load_images(rows: pa.Table, root: Place) -> pa.Table:
-    """Rows with the column `sample` read from the files that their ids name; null where a file cannot be read."""
+def opened(rows: pa.Table, source: Source) -> Iterator[pa.Table]:
+    """Canonical rows with their samples, a few at a time where they have to be opened; null for an unreadable one."""
+    if not source.roots:
+        yield rows
+        return
+    for start in range(0, max(rows.num_rows, 1), LOADED_ROWS):
+        part = rows.slice(start, LOADED_ROWS)
+        samples = pa.array(_load(part, source.roots), pa.binary())
+        if source.text:
+            samples = pa.array([None if s is None else s.decode(errors="replace") for s in samples.to_pylist()])
+        yield part.drop_columns(list(PLACES)).append_column("sample", samples)
 
-    def read(name: str) -> bytes | None:
+
+def _load(rows: pa.Table, roots: tuple[Place, ...]) -> list[bytes | None]:
+    """The samples of index rows: whole files, or ranges of files that are opened once."""
+    places = rows.select(PLACES).to_pylist()
+    paths = [posixpath.join(roots[p["root"]].path, p["file"]) for p in places]
+    fs = roots[0].fs
+
+    def read(path: str) -> bytes | None:
         try:
-            return (root / name).read_bytes()
+            return Place(fs, path).read_bytes()
+        except OSError:
+            return None
+
+    def read_range(file: pa.NativeFile | None, at: dict[str, int]) -> bytes | None:
+        try:
+            return None if file is None else file.read_at(at["bytes"], at["offset"])
         except OSError:
             return None
 
     with ThreadPoolExecutor(LOADER_THREADS) as threads:
-        images = list(threads.map(read, rows["id"].to_pylist()))
-    return rows.append_column("sample", pa.array(images, pa.binary()))
+        if all(p["offset"] is None for p in places):
+            return list(threads.map(read, paths))
+        files = {path: _open(fs, path) for path in dict.fromkeys(paths)}
+        try:
+            return list(threads.map(read_range, [files[path] for path in paths], places))
+        finally:
+            for file in files.values():
+                if file is not None:
+                    file.close()
+
+
+def _open(fs: pafs.FileSystem, path: str) -> pa.NativeFile | None:
+    try:
+        return fs.open_input_file(path)
+    except OSError:
+        return None
 
 
 # --- choosing without looking ---------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -15,7 +17,13 @@ BATCH = 256
 
 
 def predict(
-    source: Source, network: dict[str, bytes], form: Form, labels: pa.Table | None = None, *, in_process: bool
+    source: Source,
+    network: dict[str, bytes],
+    form: Form,
+    labels: pa.Table | None = None,
+    *,
+    trusted: Collection[str] = (),
+    in_process: bool,
 ) -> pa.Table:
     """(id, guess, probability) of the samples of `source`, read a few at a time; with `labels` (id, label) those of
     the labeled samples alone, with the columns `label` and `label_probability` besides.
@@ -23,19 +31,21 @@ def predict(
     Args:
         source: Parquet files of (id, sample).
         network: a saved network, as `networks.to_files` made it.
+        trusted: architectures of the user's own that the configuration names (`networks.from_files`).
         in_process: here, instead of in tasks on the cluster.
     """
     if not source.files:
         return pa.table({"id": pa.array([], pa.string())})
-    parts = (
-        [_predict(source, network, form, labels)] if in_process else in_tasks(_predict, source, network, form, labels)
-    )
+    args = (network, form, labels, tuple(trusted))
+    parts = [_predict(source, *args)] if in_process else in_tasks(_predict, source, *args)
     return pa.concat_tables(parts)
 
 
 @torch.inference_mode()
-def _predict(source: Source, network: dict[str, bytes], form: Form, labels: pa.Table | None) -> pa.Table:
-    model = networks.inference_form(networks.from_files(network).network)
+def _predict(
+    source: Source, network: dict[str, bytes], form: Form, labels: pa.Table | None, trusted: tuple[str, ...]
+) -> pa.Table:
+    model = networks.inference_form(networks.from_files(network, trusted).network)
     parts = []
     for table in tables(source, [source.id_column, source.sample_column], BATCH):
         rows = table.rename_columns(["id", "sample"])

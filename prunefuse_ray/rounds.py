@@ -14,10 +14,11 @@ from prunefuse_ray import growth, networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.config_files import to_tree
 from prunefuse_ray.errors import ConfigError, LabelsWaiting
+from prunefuse_ray.known import check_present, read_known
 from prunefuse_ray.labeling import annotator_of
 from prunefuse_ray.ledger import Commit, Ledger, Step
-from prunefuse_ray.phases import PHASES, Work, make_selector, network_spec
-from prunefuse_ray.plan import GROW, REPORT, check_budget, label_count, steps
+from prunefuse_ray.phases import PHASES, Work, check_inputs, dense_network, make_selector, network_spec
+from prunefuse_ray.plan import GROW, REPORT, check_budget, check_known, label_count, steps
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import (
     Resources,
@@ -29,7 +30,7 @@ from prunefuse_ray.resources import (
     start_ray,
 )
 from prunefuse_ray.storage import Place
-from prunefuse_ray.survey import materialise, sources, survey
+from prunefuse_ray.survey import materialise, source_of, sources, survey
 from prunefuse_ray.telemetry import Telemetry
 from prunefuse_ray.visibility import SharedDirectory
 
@@ -97,23 +98,36 @@ def _open(config: Config, ledger: Ledger, runs: int) -> Work:
     if ledger.exists:
         ledger.lock()
         info = growth.seen_info(config, ledger)
-        growth.check_unchanged(config, ledger, info)
+        growth.check_unchanged(config, ledger)
+        check_inputs(config, ledger)
         scoring, training = check(config, info, has, runs)
     else:
         plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
-        labeled = config.annotation.kind == "oracle"
-        found = survey(config.pool, labeled=labeled)
+        found = survey(config.pool, labeled=config.annotation.kind == "oracle")
         info = found.info
         scoring, training = check(config, info, has, runs)
+        if config.pool.known_labels is not None:
+            known = read_known(config.pool.known_labels, info)
+            check_known(config, known.table.num_rows)
+            check_present(known, found, config.pool)
         ledger.lock()
         materialise(found, ledger.root)
-        growth.record(config.pool, info, ledger.root, labeled=labeled)
+        growth.record(config.pool, info, ledger.root)
         ledger.create(to_tree(config), info.to_json())
     for message in filter(None, (training.waits, scoring.waits)):
         logger.warning(message)
     pool, test = sources(config.pool, ledger.root)
+    given = config.pool.validation_path is not None
     work = Work(
-        config=config, ledger=ledger, info=info, pool=pool, test=test, has=has, scoring=scoring, training=training
+        config=config,
+        ledger=ledger,
+        info=info,
+        pool=pool,
+        test=test,
+        validation=source_of(config.pool, ledger.root, "validation_path") if given else None,
+        has=has,
+        scoring=scoring,
+        training=training,
     )
     work.look_again(pool)
     return work
@@ -137,7 +151,7 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
     written, what cannot be built or pruned."""
     spec = network_spec(config, info)
     try:
-        dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+        dense, _ = dense_network(config, spec)
         return networks.macs(make_selector(config, dense).network, spec.input_shape)
     except networks.NetworkError as error:
         raise ConfigError(f"network, pruning: {error}") from error

@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.forms import Form, decode_column
-from prunefuse_ray.pool import Source, load_images, refuse_pickles
+from prunefuse_ray.pool import Source, canonical, ids_to_numpy, opened, part, tables
 
-ROWS_AT_ONCE = 256
-"""Encoded samples held while decoding."""
+HELD_OUT = 1_000_000
+"""In place of a round's number: the draw that holds samples out is none of the draws that select."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +75,25 @@ class _Index:
 
 
 def _index(source: Source, labels: pa.Table | None) -> _Index:
-    names = [source.id_column] if labels is not None else [source.id_column, source.label_column]
     ids, kept, found = [], [], []
-    for file in source.files:
-        table = pq.read_table(file, filesystem=source.fs, columns=names)
-        rows = np.arange(table.num_rows)
-        label = None if labels is not None else table[source.label_column]
-        if labels is not None:
-            # Looked up, not joined: Arrow's join takes no nested columns, and samples may be tensors.
-            place = pc.index_in(table[source.id_column], value_set=labels["id"].combine_chunks())
-            rows = np.flatnonzero(pc.is_valid(place).to_numpy())
-            label = labels["label"].take(place.drop_null())
-        ids += table[source.id_column].take(pa.array(rows)).chunks
-        kept.append((table.num_rows, rows))
-        found.append(np.asarray(label).astype(np.int64))
+    names = [source.id_column]
+    if labels is None:
+        assert source.label_column is not None
+        names.append(source.label_column)
+    for number in range(len(source.files)):
+        count, rows_of_file = 0, []
+        for table in tables(part(source, [number]), names):
+            own = table[source.id_column]
+            rows, label = np.arange(table.num_rows), None if labels is not None else table[names[1]]
+            if labels is not None:
+                # Looked up, not joined: Arrow's join takes no nested columns, and samples may be tensors.
+                place = pc.index_in(own.cast(labels["id"].type), value_set=labels["id"].combine_chunks())
+                rows, label = np.flatnonzero(pc.is_valid(place).to_numpy()), labels["label"].take(place.drop_null())
+            ids += own.take(pa.array(rows)).chunks
+            found.append(np.asarray(label).astype(np.int64))
+            rows_of_file.append(rows + count)
+            count += table.num_rows
+        kept.append((count, np.concatenate([np.empty(0, np.int64), *rows_of_file])))
     order = pc.sort_indices(pa.chunked_array(ids)).to_numpy()
     if labels is not None and len(order) != labels.num_rows:
         raise PoolError(f"{labels.num_rows} labels, but {len(order)} of their samples; the run directory is damaged")
@@ -107,28 +112,35 @@ def _decode(
     source: Source, number: int, form: Form, place_N: npt.NDArray[np.int64], values_N: npt.NDArray[np.uint8]
 ) -> None:
     """Decode the labeled samples of one file into their places."""
-    name, start = source.files[number], 0
-    columns = [source.id_column, *([source.sample_column] if source.image_root is None else [])]
-    with source.fs.open_input_file(name) as stream:
-        parquet = pq.ParquetFile(stream)
-        refuse_pickles(parquet.schema_arrow, name)
-        for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
-            here_N = place_N[start : start + batch.num_rows]
-            start += batch.num_rows
-            names = {source.id_column: "id", source.sample_column: "sample"}
-            table = pa.Table.from_batches([batch]).select(columns).rename_columns([names[c] for c in columns])
-            table = table.filter(pa.array(here_N >= 0))
-            if not table.num_rows:
-                continue
-            if source.image_root is not None:
-                table = load_images(table, source.image_root)
+    start = 0
+    for rows in canonical(part(source, [number])):
+        here_N, first = place_N[start : start + rows.num_rows], 0
+        start += rows.num_rows
+        places_N = here_N[here_N >= 0]
+        for table in opened(rows.filter(pa.array(here_N >= 0)), source):
             decoded_N, reasons = decode_column(table["sample"], form)
             for i, reason in enumerate(reasons):
                 if reason is not None:
                     raise PoolError(
-                        f"{name}: sample {table['id'][i].as_py()!r} cannot be read ({reason}); remove or mend it"
+                        f"{source.files[number]}: sample {table['id'][i].as_py()!r} cannot be read ({reason}); "
+                        "remove or mend it"
                     )
-            values_N[here_N[here_N >= 0]] = decoded_N
+            values_N[places_N[first : first + table.num_rows]] = decoded_N
+            first += table.num_rows
+
+
+def held_out(labels: pa.Table, share: float, seed: int) -> tuple[pa.Table, pa.Table]:
+    """Labels (id, label) as (for training, for validation): each sample by a hash of its id, so that it stays on its
+    side while the labeled set grows; at least one on either side."""
+    if share == 0 or labels.num_rows < 2:
+        return labels, labels.slice(0, 0)
+    draws = random_scores(ids_to_numpy(labels["id"]), seed, HELD_OUT)
+    mask = draws < share
+    if not mask.any():
+        mask[draws.argmin()] = True
+    if mask.all():
+        mask[draws.argmax()] = False
+    return labels.filter(pa.array(~mask)), labels.filter(pa.array(mask))
 
 
 def _map(file: Path, shape: tuple[int, ...], fill: bool) -> npt.NDArray[np.uint8]:

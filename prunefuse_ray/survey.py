@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import pyarrow.parquet as pq
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import hash_ids
-from prunefuse_ray.errors import PoolError, Rejected
+from prunefuse_ray.containers import class_names
+from prunefuse_ray.errors import LedgerError, PoolError, Rejected
 from prunefuse_ray.images import picture_size, sample_values
+from prunefuse_ray.indexes import Index, index_source, listing, locate_index, write_index
 from prunefuse_ray.inspection import inspect_parquet, listing_digest
+from prunefuse_ray.locating import as_list
 from prunefuse_ray.pool import (
-    Listing,
     PoolInfo,
     Source,
     digits_tables,
     ids_to_numpy,
-    list_images,
-    load_images,
-    locate_index,
     locate_parquet,
+    opened,
     tables,
     write_digits,
-    write_index,
 )
 from prunefuse_ray.storage import Place
 
 DIGITS = cfg.Pool(source="parquet", path="pool", test_path="test", classes=10)
 """How the embedded example is read once it lies in the run directory."""
+SETS = {"path": "index", "test_path": "test-index", "validation_path": "validation-index"}
+"""The settings that name samples, and where in the run directory the index of each is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,65 +38,72 @@ class Survey:
     """What was found; `materialise` writes the parts of it that the run directory has to hold."""
 
     info: PoolInfo
-    pool: Listing | None = None
-    test: Listing | None = None
+    indexes: dict[str, Index] = field(default_factory=dict)
+    """By setting, for sources that are no Parquet files."""
 
 
 def survey(pool: cfg.Pool, *, labeled: bool = True) -> Survey:
-    """Check pool and test set and learn what the configuration left open. Raises PoolError; writes nothing.
+    """Check pool, test set and validation set and learn what the configuration left open.
 
     Args:
-        labeled: the pool holds labels (as the test set always does); else people will give them.
+        labeled: whether the pool's samples have to have labels. Those of test and validation set always have.
+
+    Raises:
+        PoolError; nothing has been written then, nor otherwise.
     """
     match pool.source:
         case "digits":
             return _survey_digits()
-        case "images":
-            return _survey_images(pool, labeled)
-        case _:
+        case "parquet":
             return _survey_parquet(pool, labeled)
+        case _:
+            return _survey_indexed(pool, labeled)
 
 
 def materialise(found: Survey, root: Place) -> None:
-    """Write what the run needs of the pool below `root`: the index of an image folder, or the embedded digits."""
+    """Write what the run needs of the pool below `root`: indexes, or the embedded digits."""
     if found.info.source == "digits":
         write_digits(root / "pool")
-    if found.pool is not None and found.test is not None:
-        write_index(found.pool, root / "pool" / "index")
-        write_index(found.test, root / "pool" / "test-index")
+    for setting, index in found.indexes.items():
+        write_index(index, root / "pool" / SETS[setting])
 
 
 def sources(pool: cfg.Pool, root: Place) -> tuple[Source, Source]:
     """Pool and test set of a run whose directory exists."""
+    if pool.source == "digits":
+        return (
+            locate_parquet((root / "pool" / "pool").path, DIGITS, "pool"),
+            locate_parquet((root / "pool" / "test").path, DIGITS, "test set"),
+        )
+    return source_of(pool, root, "path"), source_of(pool, root, "test_path")
+
+
+def source_of(pool: cfg.Pool, root: Place, setting: str, *, labeled: bool = True) -> Source:
+    """The samples that one of SETS names."""
+    paths = getattr(pool, setting)
+    if pool.source == "parquet":
+        return locate_parquet(paths, pool, f"pool.{setting}", labeled=labeled)
+    return locate_index(root / "pool" / SETS[setting], pool, paths)
+
+
+def check_unchanged(pool: cfg.Pool, recorded: PoolInfo) -> None:
+    """LedgerError where the pool's files are no longer those that the run began with."""
+    what = "pictures" if pool.source == "images" else "files"
     match pool.source:
         case "digits":
-            return (
-                locate_parquet(root / "pool" / "pool", DIGITS, "pool"),
-                locate_parquet(root / "pool" / "test", DIGITS, "test set"),
-            )
-        case "images":
-            return (
-                locate_index(root / "pool" / "index", _place(pool.path)),
-                locate_index(root / "pool" / "test-index", _place(pool.test_path)),
-            )
+            return
+        case "parquet":
+            source = locate_parquet(pool.path, pool, "pool.path")
+            names, sizes = source.files, source.sizes
         case _:
-            return _parquet(pool)
-
-
-def _place(path: str | None) -> Place:
-    assert path is not None, "validated by config.Pool"
-    return Place.at(path)
-
-
-def _parquet(pool: cfg.Pool) -> tuple[Source, Source]:
-    return (
-        locate_parquet(_place(pool.path), pool, "pool.path"),
-        locate_parquet(_place(pool.test_path), pool, "pool.test_path"),
-    )
-
-
-def _digest(listing: Listing) -> str:
-    return listing_digest(listing.table["id"].to_pylist(), listing.table["bytes"].to_pylist())
+            located = listing(pool, pool.path, "pool.path")
+            names, sizes = located.names, located.sizes
+    if listing_digest(names, sizes) != recorded.listing_digest:
+        raise LedgerError(
+            f"pool.path: '{recorded.path}' has changed since the run began (then {recorded.files} {what}, "
+            f"{recorded.bytes} bytes; now {len(names)} {what}, {sum(sizes)} bytes): restore the pool, or start under "
+            "another --run.name"
+        )
 
 
 def id_digest(ids: Iterable) -> str:
@@ -119,42 +129,56 @@ def _survey_digits() -> Survey:
     )
 
 
-def _survey_images(pool: cfg.Pool, labeled: bool) -> Survey:
+def _survey_indexed(pool: cfg.Pool, labeled: bool) -> Survey:
     named = pool.classes if isinstance(pool.classes, list) else None
-    if not labeled and named is None:  # the test set knows them
-        named = list_images(pool.test_path or "", "pool.test_path").classes
-    listing = list_images(pool.path or "", "pool.path", named, labeled=labeled)
-    if isinstance(pool.classes, int) and pool.classes != len(listing.classes):
+    index = index_source(pool, pool.path, "pool.path", named, labeled=labeled)
+    if labeled and isinstance(pool.classes, int) and pool.classes != len(index.classes):
         raise PoolError(
-            f"pool.classes: {pool.classes}, but pool.{'path' if labeled else 'test_path'} has "
-            f"{len(listing.classes)} class folders ({', '.join(listing.classes[:10])}); leave it out or mend the folder"
+            f"pool.classes: {pool.classes}, but pool.path has {len(index.classes)} class folders "
+            f"({', '.join(index.classes[:10])}); leave it out or mend the folder"
         )
-    test = list_images(pool.test_path or "", "pool.test_path", listing.classes)
-    size = pool.image_size or _first_size(
-        (load_images(listing.table.slice(i, 16), listing.root)["sample"] for i in range(0, listing.table.num_rows, 16)),
-        pool.channels,
-    )
+    indexes = {"path": index}
+    for setting in _others(pool):
+        indexes[setting] = index_source(pool, getattr(pool, setting), f"pool.{setting}", index.classes or named)
+    classes = index.classes or next((i.classes for i in indexes.values() if i.classes), [])
+    size: tuple[int, ...] = (pool.text_length,)
+    if pool.text_column is None:
+        source = Source(fs=index.roots[0].fs, files=(), sizes=(), roots=index.roots)
+        heads = (index.head.slice(i, 16).drop_columns(["label"]) for i in range(0, index.head.num_rows, 16))
+        size = pool.image_size or _first_size((t["sample"] for h in heads for t in opened(h, source)), pool.channels)
     info = PoolInfo(
-        source="images",
-        path=pool.path or "",
-        rows=listing.table.num_rows,
-        bytes=sum(listing.table["bytes"].to_pylist()),
-        files=listing.table.num_rows,
-        listing_digest=_digest(listing),
-        id_digest=id_digest(listing.table["id"]),
+        source=pool.source,
+        path=", ".join(as_list(pool.path)),
+        rows=index.rows,
+        bytes=index.bytes,
+        files=index.files,
+        listing_digest=index.listing_digest,
+        id_digest=index.id_digest,
         id_type="string",
-        classes=listing.classes,
+        classes=classes,
         sample_size=size,
     )
-    return Survey(info=info, pool=listing, test=test)
+    return Survey(info=info, indexes=indexes)
+
+
+def _others(pool: cfg.Pool) -> list[str]:
+    """The settings of held-out sets that are given."""
+    return [s for s in SETS if s != "path" and getattr(pool, s) is not None]
 
 
 def _survey_parquet(pool: cfg.Pool, labeled: bool) -> Survey:
-    source, test = _parquet(pool)
-    classes = pool.classes if isinstance(pool.classes, list) else [str(n) for n in range(pool.classes or 0)]
+    source = locate_parquet(pool.path, pool, "pool.path", labeled=labeled)
+    others = {s: locate_parquet(getattr(pool, s), pool, f"pool.{s}") for s in _others(pool)}
+    classes = _parquet_classes(pool, [source, *others.values()])
+    if not classes and (labeled or others):
+        raise PoolError(
+            "pool.classes is missing, and the files do not name their classes: set pool.classes to their number or "
+            "their names"
+        )
     text = pool.text_column is not None
-    rows, digest, id_type = inspect_parquet(source, len(classes), "pool.path", text, labeled=labeled)
-    inspect_parquet(test, len(classes), "pool.test_path", text)
+    rows, digest, id_type = inspect_parquet(source, len(classes), "pool.path", text)
+    for setting, other in others.items():
+        inspect_parquet(other, len(classes), f"pool.{setting}", text)
     size: tuple[int, ...] = (pool.text_length,)
     if not text:
         columns = (t[pool.image_column] for t in tables(source, [pool.image_column], rows=64))
@@ -162,7 +186,7 @@ def _survey_parquet(pool: cfg.Pool, labeled: bool) -> Survey:
     return Survey(
         info=PoolInfo(
             source="parquet",
-            path=pool.path or "",
+            path=", ".join(as_list(pool.path)),
             rows=rows,
             bytes=sum(source.sizes),
             files=len(source.files),
@@ -173,6 +197,17 @@ def _survey_parquet(pool: cfg.Pool, labeled: bool) -> Survey:
             sample_size=size,
         )
     )
+
+
+def _parquet_classes(pool: cfg.Pool, found: list[Source]) -> list[str]:
+    """The names of the classes: from the configuration, or what Hugging Face wrote into a file's metadata."""
+    if isinstance(pool.classes, list):
+        return pool.classes
+    named = (class_names(pq.read_schema(s.files[0], filesystem=s.fs), pool.label_column) for s in found)
+    names = next((n for n in named if n), [])
+    if pool.classes is None or pool.classes == len(names):
+        return names
+    return [str(n) for n in range(pool.classes)]
 
 
 def _first_size(columns: Iterable, channels: int) -> tuple[int, int]:

@@ -100,7 +100,7 @@ def _record(root: Place, sweep: Sweep, todo: Iterable[Trial], infos: dict[str, t
     for key, (info, found) in infos.items():
         if found is not None:
             materialise(found, root / "pools" / key)
-            growth.record(pools[key], info, root / "pools" / key, labeled=True)
+            growth.record(pools[key], info, root / "pools" / key)
             (root / "pools" / key / "pool.json").write_json(info.to_json())
     (root / "sweep.yaml").write_bytes(yaml.safe_dump(to_tree(sweep), sort_keys=False).encode())
 
@@ -118,7 +118,7 @@ def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: i
             recorded = root / "pools" / key / "pool.json"
             if recorded.exists():
                 infos[key] = PoolInfo.from_json(recorded.read_json()), None
-                growth.check_unchanged(config, Ledger(root / "pools" / key), infos[key][0])
+                growth.check_unchanged(config, Ledger(root / "pools" / key))
             else:
                 found = survey(config.pool)
                 infos[key] = found.info, found

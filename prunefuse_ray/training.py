@@ -7,6 +7,7 @@ ends with the same weights as an undisturbed one.
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import time
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import ray.train
@@ -29,8 +30,9 @@ from torch.nn import functional as F
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
-from prunefuse_ray.augmentation import augment, draw
+from prunefuse_ray.augmentation import augment, centre, draw
 from prunefuse_ray.forms import Form
+from prunefuse_ray.images import ImageForm
 from prunefuse_ray.pool import Source
 from prunefuse_ray.recipe import (
     distillation_weight,
@@ -65,11 +67,21 @@ class TrainingJob:
     seed: int
     trusted: tuple[str, ...] = ()
     """Architectures of the user's own that the configuration names (`networks.from_files`)."""
+    validation: Source | None = None
+    """The validation set: the weights of the best epoch on it are the result. None: those of the last epoch."""
+    validation_labels: pa.Table | None = None
+    """Its labels (id, label); None where they stand in a column of its own."""
     teacher: dict[str, bytes] | None = None
     """The proxy to distil from."""
     distillation: cfg.Distillation | None = None
     recalibrate: bool = False
     """Recompute batch-norm statistics before the first step: a fused network's are wrong (METHOD: fusion)."""
+
+    @property
+    def training_form(self) -> Form:
+        """The form in which labeled samples are held: larger than the network's input where random crops need it."""
+        crops = isinstance(self.form, ImageForm) and "resized_crop" in self.recipe.augment
+        return self.form.uncropped if crops else self.form  # type: ignore[union-attr]
 
     def inputs(self, decoded_N: Tensor) -> Tensor:
         """Decoded samples, uint8 (N, *form.shape), as the network's input."""
@@ -106,16 +118,34 @@ class State:
     """Sum of the losses of those steps' samples, on this worker."""
     seen: int = 0
     """How many samples those were."""
+    best: dict[str, float] | None = None
+    """The epoch of highest validation accuracy so far, and that accuracy; the first of several."""
 
     @property
     def name(self) -> str:
         """Names in the order of progress, so that the last one is the newest."""
         return f"epoch-{self.epoch:04d}-step-{self.step:06d}"
 
+    def finished(self, recipe: cfg.Recipe) -> bool:
+        """Whether all epochs are done, or none of the last `patience` was better on the validation set."""
+        waited = recipe.patience and self.best and self.epoch - self.best["epoch"] >= recipe.patience
+        return self.epoch == recipe.epochs or bool(waited)
 
-def save_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD, state: State) -> None:
-    """Weights, momentum and progress as safetensors and JSON."""
-    tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+
+Weights: TypeAlias = dict[str, Tensor]
+
+
+def weights_of(network: nn.Module) -> Weights:
+    """A copy of the weights on the CPU."""
+    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in network.state_dict().items()}
+
+
+def save_state(
+    directory: Path, network: nn.Module, optimizer: torch.optim.SGD, state: State, best: Weights | None = None
+) -> None:
+    """Weights, momentum, the best epoch's weights and progress as safetensors and JSON."""
+    tensors = {f"network.{k}": v for k, v in weights_of(network).items()}
+    tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
     for name, parameter in network.named_parameters():
         buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
         if buffer is not None:
@@ -123,16 +153,20 @@ def save_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD, 
     safetensors.torch.save_file(tensors, directory / "state.safetensors", metadata={"state": json.dumps(vars(state))})
 
 
-def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) -> State:
-    """Put a saved state back into `network` and `optimizer`."""
+def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) -> tuple[State, Weights | None]:
+    """Put a saved state back into `network` and `optimizer`; also returns the best epoch's weights."""
     with safetensors.safe_open(directory / "state.safetensors", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         state = State(**json.loads(file.metadata()["state"]))
-    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+    network.load_state_dict(_under("network.", tensors))
     for name, parameter in network.named_parameters():
         if f"momentum.{name}" in tensors:
             optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
-    return state
+    return state, _under("best.", tensors) or None
+
+
+def _under(prefix: str, tensors: Weights) -> Weights:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _persist(local: Path, where: Place, name: str) -> None:
@@ -163,19 +197,19 @@ def _train(config: dict[str, Any]) -> None:
     network = networks.from_files(job.network, job.trusted).network.to(device).to(memory_format=memory_format(device))
     teacher = networks.from_files(job.teacher, job.trusted).network.to(device).eval() if job.teacher else None
     samples = _load(job, config["file"], context.get_local_rank())
+    validation = load_samples(job.validation, job.form, job.validation_labels) if job.validation and not rank else None
     optimizer = torch.optim.SGD(
         parameter_groups(network, recipe.weight_decay),
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
     )
-    state = _restore(network, optimizer, storage)
-    if state is None:
-        state = State()
-        if job.recalibrate:
-            networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
-            if recipe.evaluate_every and rank == 0:
-                state.history.append({"epoch": 0, **_evaluate(network, job, device)})
+    restored = _restore(network, optimizer, storage)
+    state, best = restored or (State(), None)
+    if restored is None and job.recalibrate:
+        networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
+        if recipe.evaluate_every and rank == 0:
+            state.history.append({"epoch": 0, **_evaluate(network, job, _test(job), device)})
     parallel = ray.train.torch.prepare_model(network) if world > 1 else network
 
     def save(metrics: dict[str, Any]) -> None:
@@ -184,14 +218,14 @@ def _train(config: dict[str, Any]) -> None:
             ray.train.report({})
             return
         with tempfile.TemporaryDirectory() as directory:
-            save_state(Path(directory), network, optimizer, state)
+            save_state(Path(directory), network, optimizer, state, best)
             _report(metrics, Path(directory), state.name, storage)
 
-    if state.epoch == recipe.epochs:  # killed between the last epoch and the end
+    if state.finished(recipe):  # killed between the last epoch and the end
         metrics = _metrics(state, samples, job, config["macs"])
-        ray.train.report(metrics | _tested(network, job, device) if rank == 0 else {})
+        ray.train.report(metrics | _tested(network, best, job, device) if rank == 0 else {})
     notice = Notice(listening=storage is None)
-    while state.epoch < recipe.epochs:
+    while not state.finished(recipe):
         started, before = time.perf_counter(), state.seconds
         for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank):
             if notice.arrived(state.step):
@@ -201,22 +235,29 @@ def _train(config: dict[str, Any]) -> None:
         state.epoch, state.step, state.loss, state.seen = state.epoch + 1, 0, 0.0, 0
         state.seconds = before + time.perf_counter() - started
         if recipe.evaluate_every and state.epoch % recipe.evaluate_every == 0 and rank == 0:
-            entry |= _evaluate(network, job, device)
+            entry |= _evaluate(network, job, _test(job), device)
+        if validation is not None:
+            found = _evaluate(network, job, validation, device)
+            entry |= {f"validation_{name}": value for name, value in found.items()}
+            if state.best is None or found["accuracy"] > state.best["accuracy"]:
+                state.best, best = {"epoch": state.epoch, "accuracy": found["accuracy"]}, weights_of(network)
+        if world > 1 and job.validation is not None:  # all workers have to stop after the same epoch
+            state.best = ray.train.collective.broadcast_from_rank_zero(state.best)
         state.history.append(entry)
         metrics = _metrics(state, samples, job, config["macs"])
-        if state.epoch == recipe.epochs and rank == 0:
-            metrics |= _tested(network, job, device)
+        if state.finished(recipe) and rank == 0:
+            metrics |= _tested(network, best, job, device)
         save(metrics)
 
 
 def _load(job: TrainingJob, file: str | None, local_rank: int) -> Samples:
     """The labeled samples; too large a set in a file that the workers of a node share."""
     if file is None:
-        return load_samples(job.samples, job.form, job.labels)
+        return load_samples(job.samples, job.training_form, job.labels)
     path = Path(tempfile.gettempdir()) / file
-    first = load_samples(job.samples, job.form, job.labels, path) if local_rank == 0 else None
+    first = load_samples(job.samples, job.training_form, job.labels, path) if local_rank == 0 else None
     ray.train.collective.barrier()
-    samples = first or load_samples(job.samples, job.form, job.labels, path, fill=False)
+    samples = first or load_samples(job.samples, job.training_form, job.labels, path, fill=False)
     ray.train.collective.barrier()
     if local_rank == 0:
         path.unlink()  # all have mapped it: it lasts as long as they do, and nothing is left behind
@@ -265,7 +306,13 @@ def _steps(
         if i < state.step:  # done before a preemption; the draws are repeated, so that the next ones are the same
             continue
         rows = batch[rank::world]
-        values = augment(samples.values_N[rows].to(device), draws[rank::world], recipe.augment)
+        values = augment(
+            samples.values_N[rows].to(device),
+            draws[rank::world],
+            recipe.augment,
+            size=job.form.shape[:2] if isinstance(job.form, ImageForm) else None,
+            smallest=recipe.smallest_crop,
+        )
         x, y = job.inputs(values), samples.labels_N[rows].to(device)
         step = state.epoch * steps + i
         for group in optimizer.param_groups:
@@ -295,24 +342,28 @@ def _steps(
 
 
 @torch.inference_mode()
-def _evaluate(network: nn.Module, job: TrainingJob, device: torch.device) -> dict[str, float]:
-    """Accuracy (share) and mean cross-entropy (nats) on the test set."""
-    test = load_test(job.test, job.form)
+def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: torch.device) -> dict[str, float]:
+    """Accuracy (share) and mean cross-entropy (nats) on the samples."""
     network = networks.inference_form(network)
     correct, loss = 0, 0.0
-    for start in range(0, len(test), EVALUATION_BATCH):
+    for start in range(0, len(samples), EVALUATION_BATCH):
         rows = slice(start, start + EVALUATION_BATCH)
-        y = test.labels_N[rows].to(device)
-        logits = network(job.inputs(test.values_N[rows].to(device))).float()
+        y = samples.labels_N[rows].to(device)
+        logits = network(job.inputs(samples.values_N[rows].to(device))).float()
         correct += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
-    return {"accuracy": correct / len(test), "loss": loss / len(test)}
+    return {"accuracy": correct / len(samples), "loss": loss / len(samples)}
+
+
+def _test(job: TrainingJob) -> Samples:
+    return load_test(job.test, job.form)
 
 
 def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[Tensor]:
     """The labeled samples in batches, not augmented, for batch-norm statistics."""
     for start in range(0, min(len(samples), 10 * EVALUATION_BATCH), EVALUATION_BATCH):
-        yield job.inputs(samples.values_N[start : start + EVALUATION_BATCH].to(device))
+        values = samples.values_N[start : start + EVALUATION_BATCH].to(device)
+        yield job.inputs(centre(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
 
 
 def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:
@@ -322,17 +373,31 @@ def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dic
         "epochs": state.epoch,
         "train_loss": [h["train_loss"] for h in state.history if "train_loss" in h],
         "evaluations": [h for h in state.history if "accuracy" in h],
+        **_validated(state),
         "macs": 3 * macs * seen,  # forward, gradient of the inputs, gradient of the weights
         "samples_per_second": seen / state.seconds if state.seconds else 0.0,
     }
 
 
-def _tested(network: nn.Module, job: TrainingJob, device: torch.device) -> dict[str, float]:
-    """Accuracy and loss on the test set, under the names of the final metrics."""
-    return {f"test_{name}": value for name, value in _evaluate(network, job, device).items()}
+def _validated(state: State) -> dict[str, Any]:
+    """What the validation set told: accuracy after every epoch, and the epoch whose weights are kept."""
+    if state.best is None:
+        return {}
+    accuracies = [h["validation_accuracy"] for h in state.history if "validation_accuracy" in h]
+    return {"validation_accuracy": accuracies, "best_epoch": state.best["epoch"]}
 
 
-def _restore(network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None) -> State | None:
+def _tested(network: nn.Module, best: Weights | None, job: TrainingJob, device: torch.device) -> dict[str, float]:
+    """Accuracy and loss on the test set, of the weights that are kept, under the names of the final metrics."""
+    if best is not None:
+        network = copy.deepcopy(network)
+        network.load_state_dict(best)
+    return {f"test_{name}": value for name, value in _evaluate(network, job, _test(job), device).items()}
+
+
+def _restore(
+    network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None
+) -> tuple[State, Weights | None] | None:
     if storage is None:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
@@ -371,7 +436,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     if plan.in_process:
         batch = min(job.recipe.batch_size, job.labels.num_rows)
         torch.set_num_threads(training_threads(3 * macs * batch, plan.cores or cores()))
-    large = sample_bytes(job.labels.num_rows, job.form) > plan.sample_bytes
+    large = sample_bytes(job.labels.num_rows, job.training_form) > plan.sample_bytes
     trainer = TorchTrainer(
         _train,
         train_loop_config={
@@ -404,9 +469,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
         assert result.checkpoint is not None
         with result.checkpoint.as_directory() as directory:
             data = (Path(directory) / "state.safetensors").read_bytes()
-    tensors = {
-        k.removeprefix("network."): v for k, v in safetensors.torch.load(data).items() if k.startswith("network.")
-    }
-    loaded.network.load_state_dict(tensors)
+    tensors = safetensors.torch.load(data)
+    loaded.network.load_state_dict(_under("best.", tensors) or _under("network.", tensors))
     assert result.metrics is not None
     return TrainingResult(network=networks.to_files(loaded), metrics=result.metrics)

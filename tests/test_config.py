@@ -40,7 +40,6 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"selection": {"budgets": [0, 5]}}, ["selection.budgets.0", "greater than or equal to 1"]),
         ({"selection": {"strategy": "margn"}}, ["selection.strategy", "'margn'", "did you mean 'margin'"]),
         ({"pool": {"source": "parquet", "classes": 2}}, ["pool", "path is missing", "set pool.path"]),
-        ({"pool": {"source": "parquet", "path": "a", "test_path": "b"}}, ["classes is missing", "set pool.classes"]),
         ({"pool": {"mean": [1, 2]}}, ["mean has 2 values", "give one for all channels"]),
         ({"pruning": {"ratio": 1.0}}, ["pruning.ratio", "1.0", "less than 1"]),
         ({"pruning": {"ratio": float("nan")}}, ["pruning.ratio", "nan", "finite"]),
@@ -88,6 +87,31 @@ def test_accepting_partial_labels_has_a_flag_of_its_own():
     assert parse_run(["--accept-partial"]).annotation.accept_partial
     assert not parse_run([]).annotation.accept_partial
     assert parse_run(["--annotation.accept_partial", "true"]).annotation.accept_partial
+
+
+@pytest.mark.parametrize(("given", "path"), [("a.tar", "a.tar"), ("[a.tar]", "a.tar"), ("a,b/*.tar", ["a", "b/*.tar"])])
+def test_one_path_is_the_same_in_a_file_and_on_the_command_line(tmp_path, given, path):
+    more = ["--pool.source", "webdataset", "--pool.test_path", "t", "--pool.classes", "2"]
+    config = parse_run([*more, "--pool.path", given])
+    assert (config.pool.path, config.pool.classes, config.pool.label_column) == (path, 2, "cls")
+    file = tmp_path / "my.yaml"
+    file.write_text(yaml.safe_dump({"pool": {"source": "webdataset", "path": path, "test_path": "t", "classes": 2}}))
+    assert load_config(file) == config
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"pool": {"validation_path": "v"}}, "validation_path: the embedded digits have none"),
+        ({"training": {"patience": 3}}, "training.patience 3 needs a validation set"),
+        ({"training": {"augment": ["crop", "resized_crop"]}}, "both crop and resized_crop"),
+        ({"pool": {"crop_ratio": 0.9, "other_sizes": "reject"}}, "crop_ratio crops scaled pictures"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_said(tree, said):
+    with pytest.raises(ConfigError) as caught:
+        config_from_tree(tree)
+    assert said in str(caught.value)
 
 
 def test_unreadable_files_and_presets_are_said(tmp_path):

@@ -50,13 +50,13 @@ def begun(pool: cfg.Pool, root, **more) -> tuple[cfg.Config, Ledger]:
     found = survey(config.pool, labeled=labeled)
     ledger = Ledger(Place.at(str(root)))
     materialise(found, ledger.root)
-    growth.record(config.pool, found.info, ledger.root, labeled=labeled)
+    growth.record(config.pool, found.info, ledger.root)
     ledger.create({}, found.info.to_json())
     return config, ledger
 
 
 def check_now(config, ledger):
-    growth.check_unchanged(config, ledger, growth.seen_info(config, ledger))
+    growth.check_unchanged(config, ledger)
 
 
 def test_every_change_of_a_parquet_pool_is_named(made, tmp_path):

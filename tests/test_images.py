@@ -130,3 +130,20 @@ def test_picture_size(rgb):
     assert picture_size(np.zeros((5, 6, 3), np.uint8), 3) == (5, 6)
     with pytest.raises(Rejected):
         picture_size(b"x", 3)
+
+
+def test_the_presets_crop_the_centre_of_a_larger_scaling(rgb):
+    """torchvision's presets: shorter side to 256, centre crop of 224; here 10 and 8."""
+    form = ImageForm(height=8, width=8, channels=3, crop_ratio=0.8)
+    assert (form.uncropped.height, form.uncropped.width) == (10, 10)
+    ring = np.zeros((20, 20, 3), np.uint8)
+    ring[2:-2, 2:-2] = 200  # what the crop keeps: all but a tenth at every side
+    assert (decode(encode_png(ring), form)[1:-1, 1:-1] == 200).all()
+    assert (decode(encode_png(ring), form.uncropped)[0] < 100).all()
+    assert decode(encode_png(rgb), form).shape == (8, 8, 3)
+    from torchvision.transforms import v2
+
+    photo = np.random.default_rng(5).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    preset = v2.Compose([v2.Resize(10), v2.CenterCrop(8)])
+    difference = np.asarray(preset(Image.fromarray(photo)), int) - decode(encode_png(photo), form)
+    assert np.abs(difference).mean() < 12, "a column beside it at most, where the odd pixel goes the other way"

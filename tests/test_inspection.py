@@ -25,7 +25,7 @@ def test_the_fingerprint_does_not_depend_on_the_files_a_pool_is_cut_into(made, t
         ({"label_column": "y"}, ["pool.label_column", "'y'"]),
         ({"id_column": "key"}, ["pool.id_column", "'key'"]),
         ({"id_column": "image"}, ["pool.id_column", "strings or integers"]),
-        ({"path": "/nowhere/at/all"}, ["pool.path", "no Parquet files"]),
+        ({"path": "/nowhere/at/all"}, ["pool.path", "no files that end in .parquet"]),
     ],
 )
 def test_a_pool_that_is_not_what_was_said_is_refused(made, change, said):

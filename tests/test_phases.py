@@ -4,15 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from prunefuse_ray import rounds
+from prunefuse_ray import networks, rounds
 from prunefuse_ray.config_files import merge
-from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.errors import ConfigError, LedgerError, ScoreError
 from prunefuse_ray.images import encode_png
 from prunefuse_ray.ledger import Ledger, Step
 from prunefuse_ray.storage import Place
 
 from .conftest import pictures, tiny, write_pool
+from .nets import tiny as tiny_network
 
 # --- bad samples ---
 
@@ -109,3 +111,104 @@ def test_a_pool_of_texts_goes_through_the_whole_loop(local_ray, tmp_path):
     chosen = [i for r in (0, 1) for i in pq.read_table(root / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist()]
     assert sorted(chosen) == sorted(set(range(60)) - {7})
     assert (root / "report.html").read_text().count("dull") > 0
+
+
+# --- a network that is already trained ---
+
+
+@pytest.fixture(scope="module")
+def trained_file(tiny_pool, tmp_path_factory):
+    """A tiny network that tells dark pictures from light ones, saved as a data-parallel training script would."""
+    torch.manual_seed(0)
+    network = tiny_network(num_classes=2, input_shape=(1, 8, 8))
+    x = (torch.from_numpy(pictures(120)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    y = torch.arange(120) % 2
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(30):
+        torch.nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    path = tmp_path_factory.mktemp("trained") / "checkpoint.pth"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}, "epoch": 30}, path)
+    return path, network.state_dict()
+
+
+def accuracy(network):
+    x = (torch.from_numpy(pictures(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        return (network.eval()(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
+
+
+def load(directory):
+    return networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()})
+
+
+def test_a_run_starts_from_a_trained_network(local_ray, tiny_pool, trained_file, tmp_path):
+    """Half of a trained network's channels still tell the classes apart; a changed file is refused on resume."""
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(trained_file[0].read_bytes())
+    recipe = {"epochs": 1, "lr": 1e-9, "warmup_epochs": 0, "evaluate_every": 1}
+    config = tiny(
+        tiny_pool,
+        tmp_path / "runs",
+        network={"weights": str(path)},
+        selection={"budgets": [20, 30]},
+        training=recipe,
+    )
+    rounds.run(config)
+    root = tmp_path / "runs" / "tiny"
+    dense, proxy = load(root / "dense"), load(root / "proxies/0")
+    for name, tensor in dense.network.state_dict().items():
+        assert torch.equal(tensor, trained_file[1][name]), name
+    kept = networks.gather(trained_file[1], proxy.kept)
+    for name, tensor in proxy.network.state_dict().items():
+        assert torch.equal(tensor, kept[name]), name
+    commit = Ledger(Place.at(str(root))).committed(Step(-1, "init"))
+    assert commit.metrics["inputs"]["network.weights"]["replaced"] == []
+    before_training = Ledger(Place.at(str(root))).committed(Step(0, "train")).metrics["evaluations"][0]
+    assert before_training["epoch"] == 0
+    assert before_training["accuracy"] >= 0.9, "the kept channels of the trained network tell the classes apart"
+    assert accuracy(load(root / "fused").network) >= 0.9
+    (root / "commits/report.json").unlink()  # as if it had been killed before its end
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(LedgerError, match=r"network\.weights.* is not the file that the run began with"):
+        rounds.run(config)
+    path.unlink()
+    rounds.run(config)  # the run holds what it took from the file
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "network.weights"), (b"x", "neither safetensors nor"), ("other", "missing: 1.bias, ")],
+)
+def test_weights_that_cannot_be_used_are_refused_and_nothing_is_written(
+    local_ray, tiny_pool, trained_file, tmp_path, content, said
+):
+    path = tmp_path / "weights"
+    if content == "other":
+        torch.save({k: v for k, v in trained_file[1].items() if not k.startswith("1.")}, path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        rounds.run(tiny(tiny_pool, tmp_path / "runs", network={"weights": str(path)}))
+    assert said in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+# --- a validation set ---
+
+
+@pytest.mark.parametrize("kind", [pytest.param("path", marks=pytest.mark.slow), "share"])
+def test_a_validation_set_chooses_the_weights(local_ray, tiny_pool, tmp_path, kind):
+    write_pool(tmp_path / "validation", pictures(30, seed=2), first_id=500)
+    given = {"validation_path": str(tmp_path / "validation")} if kind == "path" else {"validation_share": 0.3}
+    config = tiny(tiny_pool, tmp_path / "runs", pool=given, selection={"budgets": [20, 40]}, training={"patience": 2})
+    rounds.run(config)
+    for phase in (Step(0, "train"), Step(1, "train"), Step(1, "finetune")):
+        metrics = Ledger(Place.at(str(tmp_path / "runs" / "tiny"))).committed(phase).metrics
+        accuracies = metrics["validation_accuracy"]
+        assert accuracies.index(max(accuracies)) + 1 == metrics["best_epoch"]
+        assert len(accuracies) == metrics["epochs"]
+    seen = metrics["macs"] / metrics["epochs"]
+    full = 32 if kind == "share" else 40  # whole batches of 8 out of the 40 labels, or out of those not held out
+    assert seen <= full * 3 * networks.macs(tiny_network(num_classes=2, input_shape=(1, 8, 8)), (1, 8, 8))

@@ -56,7 +56,7 @@ def test_random_choice_is_the_global_top_of_the_hash_scores(made):
 
 
 def test_groups_hold_every_file_once(made):
-    source = locate_parquet(Place.at(made[0].path), made[0], "pool.path")
+    source = locate_parquet(made[0].path, made[0], "pool.path")
     for count in (1, 2, 3, 64):
         cut = groups(source, count)
         assert sorted(f for g in cut for f in g.files) == sorted(source.files)

@@ -11,7 +11,7 @@ import torch
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.images import ImageForm
 from prunefuse_ray.pool import Source
-from prunefuse_ray.samples import load_samples, load_test
+from prunefuse_ray.samples import held_out, load_samples, load_test
 from prunefuse_ray.storage import Place
 
 from .conftest import pictures, write_pool
@@ -85,3 +85,23 @@ def test_a_disk_without_room_is_said_before_training(labeled, tmp_path, monkeypa
     with pytest.raises(PoolError, match=r"no room for .* GiB .*No space left.*sample_memory_gb"):
         load_samples(samples, FORM, labels, tmp_path / "decoded")
     assert not (tmp_path / "decoded").exists()
+
+
+def test_held_out_samples_stay_held_out_while_the_set_grows():
+    labels = pa.table({"id": [f"s{i}" for i in range(400)], "label": [0] * 400})
+    train, held = held_out(labels, 0.2, seed=3)
+    assert sorted(train["id"].to_pylist() + held["id"].to_pylist()) == sorted(labels["id"].to_pylist())
+    assert 50 < held.num_rows < 110
+    fewer, early = held_out(labels.slice(0, 100), 0.2, seed=3)
+    assert set(early["id"].to_pylist()) <= set(held["id"].to_pylist())
+    assert set(fewer["id"].to_pylist()) <= set(train["id"].to_pylist())
+    assert held_out(labels, 0.2, seed=4)[1]["id"].to_pylist() != held["id"].to_pylist()
+
+
+def test_neither_side_of_a_held_out_set_is_empty():
+    labels = pa.table({"id": ["a", "b", "c"], "label": [0, 1, 0]})
+    for share in (0.001, 0.5):
+        for seed in range(20):
+            train, held = held_out(labels, share, seed)
+            assert train.num_rows > 0 < held.num_rows
+    assert held_out(labels, 0.0, 0)[0] is labels

@@ -6,11 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.errors import PoolError
+from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.images import ImageForm, decode, encode_png
 from prunefuse_ray.pool import stream
 from prunefuse_ray.storage import Place
-from prunefuse_ray.survey import materialise, sources, survey
+from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
 
 from .conftest import parquet_pool, pictures, rows
 
@@ -65,12 +65,20 @@ def test_an_image_folder_becomes_an_index_and_streams_alike(tmp_path, local_ray)
         "cat/1.png": 0, "cat/2.png": 0, "dog/0.png": 1, "dog/1.png": 1, "dog/2.png": 1,
     }  # fmt: skip
     np.testing.assert_array_equal(decode(got["dog/1.png"]["sample"], GREY8), pictures(3, seed=1)[1])
-    assert test.image_root == Place.at(str(tmp_path / "val"))
+    assert test.roots == (Place.at(str(tmp_path / "val")),)
+    check_unchanged(pool, found.info)
+    (tmp_path / "train" / "dog" / "9.png").write_bytes(b"x")
+    with pytest.raises(LedgerError, match=r"then 6 pictures, .* now 7 pictures"):
+        check_unchanged(pool, found.info)
 
 
 @pytest.mark.parametrize(
     ("classes", "loose", "said"),
-    [(("cat",), False, "at least two"), (("cat", "dog"), True, "outside any class folder"), ((), False, "no pictures")],
+    [
+        (("cat",), False, "at least two"),
+        (("cat", "dog"), True, "outside any class folder"),
+        ((), False, "no files that end in .png"),
+    ],
 )
 def test_a_folder_that_is_no_image_folder_is_refused(tmp_path, classes, loose, said):
     (tmp_path / "train").mkdir()

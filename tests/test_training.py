@@ -206,3 +206,84 @@ def test_a_killed_worker_costs_its_epoch_and_changes_nothing(data, tmp_path, loc
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(weights(struck)[name], tensor, atol=1e-4, rtol=1e-4)
     assert len(struck.metrics["train_loss"]) == 4
+
+
+# --- validation ---
+
+
+def validated(data, **more):
+    """A job that trains on 30 of the samples and validates on the other 20."""
+    samples, labels, test = data
+    keep = labels.slice(30)
+    return job((samples, labels.slice(0, 30), test), validation=samples, validation_labels=keep, **more)
+
+
+def test_the_weights_of_the_best_epoch_on_the_validation_set_are_kept(data, tmp_path, monkeypatch):
+    accuracies = iter([0.5, 0.9, 0.9, 0.7])
+    after = []
+    evaluate = training._evaluate
+
+    def evaluated(network, job_, samples, device):
+        found = evaluate(network, job_, samples, device)
+        if len(samples) != 20:  # the test set
+            return found
+        after.append(training.weights_of(network))
+        return found | {"accuracy": next(accuracies)}
+
+    monkeypatch.setattr(training, "_evaluate", evaluated)
+    result = train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["validation_accuracy"] == [0.5, 0.9, 0.9, 0.7]
+    assert result.metrics["best_epoch"] == 2
+    for name, tensor in weights(result).items():
+        assert torch.equal(tensor, after[1][name]), name
+    assert not torch.equal(after[1]["0.weight"], after[3]["0.weight"])
+    network = networks.from_files(result.network).network.eval()
+    x = (torch.from_numpy(pictures(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        right = (network(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
+    assert result.metrics["test_accuracy"] == pytest.approx(right), "reported of other weights than those kept"
+
+
+def test_a_stopped_training_keeps_the_same_best_epoch(data, tmp_path, monkeypatch):
+    whole = train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    persist = training._persist
+
+    def stop(local, where, at):
+        persist(local, where, at)
+        if at == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_persist", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    resumed = train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert resumed.network == whole.network
+    assert resumed.metrics["best_epoch"] == whole.metrics["best_epoch"]
+
+
+def test_training_stops_when_validation_has_not_improved_for_long(data, tmp_path):
+    """A learning rate of next to nothing never improves on the first epoch."""
+    recipe = {"epochs": 20, "lr": 1e-12, "patience": 3, "warmup_epochs": 0}
+    result = train(validated(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["epochs"] == result.metrics["best_epoch"] + 3 < 20
+    again = train(validated(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert again.metrics["epochs"] == result.metrics["epochs"], "a stopped training went on"
+
+
+def test_workers_stop_after_the_same_epoch(data, tmp_path, local_ray):
+    plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
+    recipe = {"epochs": 12, "lr": 1e-12, "patience": 2, "warmup_epochs": 0}
+    result = train(validated(data, recipe=recipe), plan, Place.at(str(tmp_path / "group")))
+    assert result.metrics["epochs"] == result.metrics["best_epoch"] + 2 < 12
+
+
+def test_random_crops_are_cut_from_the_uncropped_picture(data, tmp_path):
+    form = ImageForm(height=6, width=6, channels=1, crop_ratio=0.75)
+    crops = TrainingJob(**{**vars(job(data, recipe={"augment": ["resized_crop"], "epochs": 8})), "form": form})
+    assert crops.training_form.shape == (8, 8, 1)
+    assert TrainingJob(**{**vars(crops), "recipe": Recipe(augment=["flip"])}).training_form == form
+    spec = networks.NetworkSpec(architecture="tests.nets:tiny", classes=2, input_shape=(1, 6, 6))
+    dense = networks.Dense(network=networks.build(spec, seed=0), spec=spec)
+    crops = TrainingJob(**{**vars(crops), "network": networks.to_files(dense), "recalibrate": True})
+    assert train(crops, IN_PROCESS, Place.at(str(tmp_path / "t"))).metrics["test_accuracy"] > 0.9

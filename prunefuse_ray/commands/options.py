@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import create_model
+from pydantic import BaseModel, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from prunefuse_ray.config import Config
@@ -64,13 +64,20 @@ def _parse(
         default=argparse.SUPPRESS,
         help="short for --annotation.accept_partial true",
     )
-    fields: dict[str, Any] = {name: (f.annotation, f) for name, f in Config.model_fields.items()}
+    arguments, overrides = given_options(parser, argv, Config)
+    path: str | Path | None = preset_path(arguments.preset) if arguments.preset else arguments.config
+    return path, overrides, arguments
+
+
+def given_options(
+    parser: argparse.ArgumentParser, argv: Sequence[str], model: type[BaseModel]
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Add an option for every field of `model` to the parser; what it parsed, and the fields given as a tree."""
+    fields: dict[str, Any] = {name: (f.annotation, f) for name, f in model.model_fields.items()}
     settings = create_model("Overrides", __base__=_Overrides, **fields)
     source: CliSettingsSource = CliSettingsSource(settings, root_parser=parser)
     arguments = parser.parse_args(list(argv))
-    overrides = source(parsed_args=arguments)()
-    path: str | Path | None = preset_path(arguments.preset) if arguments.preset else arguments.config
-    return path, _nulls(overrides), arguments
+    return arguments, _nulls(source(parsed_args=arguments)())
 
 
 class _Overrides(BaseSettings):

@@ -96,21 +96,27 @@ def _costs(config: Config, info: PoolInfo, mine: argparse.Namespace) -> Costs:
 
 def _some_samples(config: Config) -> list:
     """Encoded samples from the beginning of the pool, as long as they can be had without a run directory."""
+    from itertools import islice
+
     from prunefuse_ray.images import sample_values
-    from prunefuse_ray.pool import digits_tables, list_images, load_images, locate_parquet, tables
-    from prunefuse_ray.storage import Place
+    from prunefuse_ray.indexes import index_source
+    from prunefuse_ray.pool import Source, digits_tables, locate_parquet, opened, tables
 
     pool = config.pool
     match pool.source:
         case "digits":
             return digits_tables()[0]["image"].slice(0, 64).to_pylist()
-        case "images":
-            listing = list_images(pool.path or "", "pool.path")
-            return load_images(listing.table.slice(0, 64), listing.root)["sample"].drop_null().to_pylist()
-        case _:
-            source = locate_parquet(Place.at(pool.path or ""), pool, "pool.path")
+        case "parquet":
+            source = locate_parquet(pool.path, pool, "pool.path")
             first = next(tables(source, [source.sample_column], rows=64))
             return [v for v in sample_values(first[source.sample_column]) if isinstance(v, bytes | str)]
+        case _:
+            index = index_source(pool, pool.path, "pool.path", labeled=False)
+            source = Source(
+                fs=index.roots[0].fs, files=(), sizes=(), roots=index.roots, text=pool.text_column is not None
+            )
+            rows = islice(opened(index.head.slice(0, 64).drop_columns(["label"]), source), 1)
+            return [v for table in rows for v in table["sample"].drop_null().to_pylist()]
 
 
 def _table(found: Estimate) -> Table:

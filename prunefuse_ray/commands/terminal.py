@@ -9,6 +9,8 @@ import warnings
 
 from rich.console import Console
 
+TRUSTED_HELP = "the network's architecture, if it is code of your own (package.module:function) to be imported"
+
 console = Console(highlight=False, soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from prunefuse_ray.networks.measure import Row, macs, parameters, pruning_table
 from prunefuse_ray.networks.precision import fast_bf16
 from prunefuse_ray.networks.pruning import prune, split
 from prunefuse_ray.networks.specs import IMPORTANCES, NetworkError, NetworkSpec, PruningSpec
+from prunefuse_ray.networks.trained import Loaded, load_trained
 
 __all__ = [
     "ARCHITECTURES",
@@ -21,6 +22,7 @@ __all__ = [
     "Dense",
     "Ensemble",
     "KeptIndices",
+    "Loaded",
     "NetworkError",
     "NetworkSpec",
     "Proxy",
@@ -37,6 +39,7 @@ __all__ = [
     "fuse_committee",
     "gather",
     "inference_form",
+    "load_trained",
     "macs",
     "parameters",
     "prune",

@@ -1,0 +1,8 @@
+"""Score a pool with a saved network: `python jobs/score.py --help`. The same command again resumes it."""
+
+import sys
+
+from prunefuse_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["score", *sys.argv[1:]]))

@@ -1,0 +1,41 @@
+"""`prunefuse score`, which is `python jobs/score.py`: score a pool with a saved network, without a loop."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from prunefuse_ray.commands.options import given_options
+from prunefuse_ray.commands.terminal import TRUSTED_HELP, console, quiet, secure
+from prunefuse_ray.config_files import read_tree, validated
+from prunefuse_ray.errors import ConfigError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Score every sample of a pool with a saved network and rank the highest. The same command again resumes."""
+    parser = argparse.ArgumentParser(prog="score.py", description=main.__doc__, allow_abbrev=False)
+    parser.add_argument("network", help="a network's directory: RUN/fused, RUN/rounds/NNN/proxies/0, or a finished run")
+    parser.add_argument("--out", required=True, metavar="DIRECTORY", help="where scores go: one directory per pass")
+    parser.add_argument("--top", type=int, default=1000, metavar="K", help="length of the ranked list (default: 1000)")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file with a section `pool`; a run's own will do")
+    parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
+    secure()
+    quiet()
+    from prunefuse_ray.ranking import Ranking, rank
+
+    arguments, given = given_options(parser, argv, Ranking)
+    if arguments.top < 1:
+        raise ConfigError(f"--top {arguments.top}: give at least 1")
+    tree = read_tree(arguments.config) if arguments.config else {}
+    # Of a run's file: what says how its pool is read, and by what is ranked.
+    kept: dict[str, Any] = {name: tree[name] for name in ("pool", "scoring") if name in tree}
+    if "strategy" in (tree.get("selection") or {}):
+        kept["selection"] = {"strategy": tree["selection"]["strategy"]}
+    result = rank(validated(Ranking, kept, given), arguments.network, arguments.out, arguments.top, arguments.trusted)
+    console.print(f"{result.scored:,} scored, {result.rejected:,} could not be used, {result.ranked:,} ranked")
+    if result.seconds:
+        console.print(f"finished in {result.seconds:.0f} s: {result.root.path}/ranked.parquet")
+    else:
+        console.print(f"this was complete already: {result.root.path}/ranked.parquet")
+    return 0
