@@ -248,7 +248,7 @@ def stream(
 ) -> ray.data.Dataset:
     """The source as a Dataset of (id, sample[, label]); rows of `exclude`, or all but `only`, dropped before pictures
     are opened. Reading takes half a CPU a task, so that it always fits beside 1-CPU actors."""
-    dataset = ray.data.read_datasource(_Files(source, label), ray_remote_args={"num_cpus": 0.5})
+    dataset = ray.data.read_datasource(_Files(source, label), num_cpus=0.5)
     return dataset.map_batches(
         _Rows(source, ray.put(exclude) if exclude is not None else None, ray.put(only) if only is not None else None),
         batch_size=None,
