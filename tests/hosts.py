@@ -215,9 +215,12 @@ def lost(hosts: Hosts) -> dict:
     seen["lost in training"] = lose("RayTrainWorker") and not (root / "rounds/000/commits/train.json").exists()
     wait_for((root / "rounds/000/commits/train.json").exists)
     seen["lost in scoring"] = lose("Scorer") and not (root / "rounds/000/commits/score.json").exists()
-    wait_for((root / "result.json").exists)
-    time.sleep(5)
-    seen["struck"] = sh(*RAY, "job", "status", "--address", ADDRESS, job, env=hosts.env)
+
+    def ended() -> bool:
+        seen["struck"] = sh(*RAY, "job", "status", "--address", ADDRESS, job, env=hosts.env)
+        return "RUNNING" not in seen["struck"]
+
+    wait_for(ended, 1800)
     return seen
 
 
