@@ -113,7 +113,7 @@ def test_several_annotators_and_wrong_labels(local_ray, unlabeled, tmp_path):
     folder = root / "rounds/000/to_label"
     ids = answer(folder, name="labels-ann.csv")
     answer(folder, name="labels-bob.csv", wrong=1)
-    with pytest.raises(LabelsWaiting, match="12 of 12 samples"):
+    with pytest.raises(LabelsWaiting, match="12 samples of round 0 wait"):
         rounds.run(config)
     (folder / "labels-cyd.csv").write_text("id,label\n" + "".join(f"{i},dark\n" for i in ids))
     rounds.run(config)
