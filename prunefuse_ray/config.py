@@ -48,7 +48,18 @@ def _as_int(value: Any) -> Any:
 
 
 PathOrUri = Annotated[str, AfterValidator(_no_credentials)]
-Paths = PathOrUri | Annotated[list[PathOrUri], Field(min_length=1)]
+
+
+def _each_without_credentials(value: str | list[str]) -> str | list[str]:
+    """Checked after the choice between one and several: else the fault would be told with the value, twice."""
+    for path in [value] if isinstance(value, str) else value:
+        _no_credentials(path)
+    if not value:
+        raise ValueError("is empty; name a file, a directory or a pattern")
+    return value
+
+
+Paths = Annotated[str | list[str], AfterValidator(_each_without_credentials)]
 
 
 class Section(BaseModel):
@@ -163,7 +174,7 @@ class Pool(Section):
                 )
         if self.allow_growth and self.source not in ("parquet", "images"):
             raise ValueError(
-                f"allow_growth is for the sources parquet and images, not '{self.source}': set it to false"
+                f"allow_growth is for pool.source parquet and images, not '{self.source}': set it to false"
             )
         if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError("classes needs at least two different names")

@@ -57,7 +57,7 @@ def to_choose(config: Config, round_: int, labels: int) -> int:
 def label_count(config: Config, ledger: Ledger, round_: int) -> int:
     """Labels after a round: as recorded, or as planned where it is not labeled yet."""
     commit = ledger.committed(Step(round_, "label"))
-    return commit.metrics["labels"] if commit else config.selection.budgets[round_]
+    return (commit.metrics if commit else {}).get("labels", config.selection.budgets[round_])
 
 
 def check_budget(config: Config, rows: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -11,7 +12,7 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.ledger import doubts_schema
-from prunefuse_ray.pool import Source, in_tasks, tables
+from prunefuse_ray.pool import Source, ids_to_numpy, in_tasks, tables
 
 BATCH = 256
 
@@ -38,7 +39,10 @@ def predict(
         return pa.table({"id": pa.array([], pa.string())})
     args = (network, form, labels, tuple(trusted))
     parts = [_predict(source, *args)] if in_process else in_tasks(_predict, source, *args)
-    return pa.concat_tables(parts)
+    found = pa.concat_tables(parts)
+    # A sample that people left without a label may have been chosen again in a later round: it counts once.
+    _, first = np.unique(ids_to_numpy(found["id"]), return_index=True)
+    return found.take(pa.array(np.sort(first)))
 
 
 @torch.inference_mode()

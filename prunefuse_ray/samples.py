@@ -77,6 +77,8 @@ class _Index:
 def _index(source: Source, labels: pa.Table | None) -> _Index:
     ids, kept, found = [], [], []
     names = [source.id_column]
+    # A sample that people left without a label in one round may have been chosen again in another: it counts once.
+    taken = np.zeros(0 if labels is None else labels.num_rows, bool)
     if labels is None:
         assert source.label_column is not None
         names.append(source.label_column)
@@ -88,7 +90,12 @@ def _index(source: Source, labels: pa.Table | None) -> _Index:
             if labels is not None:
                 # Looked up, not joined: Arrow's join takes no nested columns, and samples may be tensors.
                 place = pc.index_in(own.cast(labels["id"].type), value_set=labels["id"].combine_chunks())
-                rows, label = np.flatnonzero(pc.is_valid(place).to_numpy()), labels["label"].take(place.drop_null())
+                at_N = place.drop_null().to_numpy()
+                new_N = np.sort(np.unique(at_N, return_index=True)[1])
+                new_N = new_N[~taken[at_N[new_N]]]
+                taken[at_N[new_N]] = True
+                rows = np.flatnonzero(pc.is_valid(place).to_numpy())[new_N]
+                label = labels["label"].take(pa.array(at_N[new_N]))
             ids += own.take(pa.array(rows)).chunks
             found.append(np.asarray(label).astype(np.int64))
             rows_of_file.append(rows + count)

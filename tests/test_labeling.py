@@ -20,6 +20,7 @@ from prunefuse_ray.ledger import Ledger, Step
 
 from .annotators import CLASSES, answer, asked, truth
 from .conftest import pictures, tiny, write_pool
+from .nets import OWN
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_the_guess_is_that_of_the_saved_proxy(local_ray, unlabeled, tmp_path):
     with pytest.raises(LabelsWaiting):
         rounds.run(config)
     directory = root / "rounds/000/proxies/0"
-    proxy = networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}).network.eval()
+    proxy = networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}, OWN).network.eval()
     pixels = pictures(60)
     for row in asked(root / "rounds/001/to_label"):
         x = (torch.tensor(pixels[int(row["id"][1:])]).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25

@@ -128,7 +128,7 @@ def test_every_stage(name, shape, exact, ratio):
     _check_fusion(dense, proxy, x, exact)
 
     # Files: bit-equal logits; and the scoring form computes the same.
-    loaded = from_files(to_files(proxy))
+    loaded = from_files(to_files(proxy), (name,))
     assert isinstance(loaded, Proxy)
     assert (loaded.spec, loaded.pruning) == (proxy.spec, proxy.pruning)
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_a_timm_transformer_through_every_stage():
     assert proxy.network.blocks[0].attn.num_heads == 3
     train_a_little(proxy.network, spec)
     _check_fusion(dense, proxy, example_input(spec, samples=4), exact=True)
-    loaded = from_files(to_files(proxy)).network.eval()
+    loaded = from_files(to_files(proxy), (spec.architecture,)).network.eval()
     x = example_input(spec)
     assert torch.equal(loaded(x), proxy.network.eval()(x))
 

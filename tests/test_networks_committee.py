@@ -68,7 +68,7 @@ def test_the_fused_network_starts_as_the_mean_of_its_members(name, shape, member
             torch.testing.assert_close(Ensemble([m.network for m in committee])(x), mean)
     assert all(torch.equal(value, before[key]) for key, value in dense.state_dict().items()), "dense was changed"
     # Saved like any proxy, and read back as the same one.
-    loaded = from_files(to_files(committee[-1]))
+    loaded = from_files(to_files(committee[-1]), (name,))
     with torch.no_grad():
         assert torch.equal(loaded.network.eval()(x), committee[-1].network.eval()(x))
 

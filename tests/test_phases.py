@@ -14,6 +14,7 @@ from prunefuse_ray.ledger import Ledger, Step
 from prunefuse_ray.storage import Place
 
 from .conftest import pictures, tiny, write_pool
+from .nets import OWN
 from .nets import tiny as tiny_network
 
 # --- bad samples ---
@@ -140,7 +141,7 @@ def accuracy(network):
 
 
 def load(directory):
-    return networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()})
+    return networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}, OWN)
 
 
 def test_a_run_starts_from_a_trained_network(local_ray, tiny_pool, trained_file, tmp_path):

@@ -48,7 +48,7 @@ def given(tmp_path_factory):
 
 def arguments(given, out, *more):
     return [
-        str(given[0] / "proxy"), "--out", str(out), "--top", "5", "--pool.source", "parquet",
+        str(given[0] / "proxy"), "--out", str(out), "--top", "5", "--trusted", "tests.nets:tiny", "--pool.source", "parquet",
         "--pool.path", str(given[0] / "pool"), "--pool.max_rejected", ".1", "--scoring.batch_size", "8", *more,
     ]  # fmt: skip
 
@@ -135,7 +135,21 @@ def test_a_runs_own_file_names_the_pool(given, local_ray, tmp_path):
         f"  max_rejected: 0.1}}\n"
     )
     out = tmp_path / "out"
-    assert main(["score", str(given[0] / "proxy"), "--out", str(out), "--config", str(tmp_path / "my.yaml")]) == 0
+    assert (
+        main(
+            [
+                "score",
+                str(given[0] / "proxy"),
+                "--out",
+                str(out),
+                "--config",
+                str(tmp_path / "my.yaml"),
+                "--trusted",
+                "tests.nets:tiny",
+            ]
+        )
+        == 0
+    )
     x = (torch.from_numpy(pictures(60)).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
     with torch.inference_mode():
         two = torch.softmax(given[1](x), 1).topk(2, 1).values
