@@ -18,7 +18,7 @@ from prunefuse_ray.known import check_present, read_known
 from prunefuse_ray.labeling import annotator_of
 from prunefuse_ray.ledger import Commit, Ledger, Step
 from prunefuse_ray.phases import PHASES, Work, check_inputs, dense_network, make_selector, network_spec
-from prunefuse_ray.plan import GROW, REPORT, check_budget, check_known, label_count, steps
+from prunefuse_ray.plan import GROW, INIT, REPORT, check_budget, check_known, label_count, steps
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import (
     Resources,
@@ -100,7 +100,9 @@ def _open(config: Config, ledger: Ledger, runs: int) -> Work:
         info = growth.seen_info(config, ledger)
         growth.check_unchanged(config, ledger)
         check_inputs(config, ledger)
-        scoring, training = check(config, info, has, runs)
+        begun = ledger.committed(Step(-1, INIT))
+        macs = begun.metrics["macs_per_sample"]["proxy"] if begun else None
+        scoring, training = check(config, info, has, runs, macs)
     else:
         plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
         found = survey(config.pool, labeled=config.annotation.kind == "oracle")
@@ -133,8 +135,13 @@ def _open(config: Config, ledger: Ledger, runs: int) -> Work:
     return work
 
 
-def check(config: Config, info: PoolInfo, has: Resources, runs: int = 1) -> tuple[ScoringPlan, TrainingPlan]:
+def check(
+    config: Config, info: PoolInfo, has: Resources, runs: int = 1, macs: int | None = None
+) -> tuple[ScoringPlan, TrainingPlan]:
     """What a run would do with the cluster (or its part of it); refuses what cannot be run. Writes nothing.
+
+    Args:
+        macs: of the selecting network per sample, where it has been built already.
 
     Raises:
         ConfigError: a budget beyond the pool, or a network that cannot be built or pruned.
@@ -142,7 +149,8 @@ def check(config: Config, info: PoolInfo, has: Resources, runs: int = 1) -> tupl
     """
     mine = has.part(runs)
     check_budget(config, info.rows)
-    scoring = plan_scoring(config.scoring, mine, info.rows * _selector_macs(config, info), info.rows)
+    per_sample = _selector_macs(config, info) if macs is None else macs
+    scoring = plan_scoring(config.scoring, mine, info.rows * per_sample, info.rows)
     return scoring, plan_training(config.workers, mine)
 
 

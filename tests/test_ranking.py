@@ -48,7 +48,8 @@ def given(tmp_path_factory):
 
 def arguments(given, out, *more):
     return [
-        str(given[0] / "proxy"), "--out", str(out), "--top", "5", "--trusted", "tests.nets:tiny", "--pool.source", "parquet",
+        str(given[0] / "proxy"), "--out", str(out), "--top", "5", "--pool.source", "parquet",
+        "--trusted", "tests.nets:tiny",
         "--pool.path", str(given[0] / "pool"), "--pool.max_rejected", ".1", "--scoring.batch_size", "8", *more,
     ]  # fmt: skip
 
@@ -161,7 +162,11 @@ def test_a_pass_that_was_killed_goes_on_with_the_rows_that_are_missing(given, pa
     import ray
 
     out = tmp_path / "out"
-    command = [sys.executable, "jobs/score.py", *arguments(given, out, "--scoring.features", "true")]
+    command = [
+        sys.executable,
+        "jobs/score.py",
+        *arguments(given, out, "--scoring.features", "true", "--scoring.actors", "[1,1]"),
+    ]
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     written = out / "scores-checkpoint"

@@ -103,7 +103,7 @@ def test_a_pool_of_pickled_objects_is_refused_unread(mark, tmp_path, column):
     with pytest.raises(PoolError, match=f"column '{column}' holds pickled Python objects"):
         next(tables(source, [column]))
     with pytest.raises(PoolError, match="pickled"):
-        load_samples(source, form=None)
+        load_samples(source, ImageForm(height=8, width=8, channels=1))
 
 
 def test_pickles_inside_other_columns_are_found(mark):
