@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -151,6 +152,10 @@ class Shard:
         self.powers = tuple(powers)
         self.points = Points.of([to_fixed(f, p) for f, p in zip(self.raw, powers, strict=True)])
         self.raw = []
+
+    def process(self) -> int:
+        """Number of the process that holds the rows."""
+        return os.getpid()
 
     # --- greedy choices ---
 

@@ -178,9 +178,7 @@ def test_cluster_margin_takes_from_each_heap_in_turn(tmp_path, sharded):
     """Separate heaps, as many as clusters: any sound clustering finds them."""
     made = Made(tmp_path, clumps=10, seed=4)
     chosen = made.rows(centers.cluster_margin(made.files, 30, 0, 0, sharded))
-    heaps = np.unique([np.flatnonzero(((made.x - c) ** 2).sum(1) < D)[0] for c in made.x], return_inverse=True)[1]
-    rng = np.random.default_rng(4)
-    rng.normal(size=(N, D)), rng.normal(size=(10, D))
+    heaps = np.unique([np.flatnonzero(((made.x - c) ** 2).sum(1) < 1)[0] for c in made.x], return_inverse=True)[1]
     assert len(set(heaps)) == 10
     # Which of equally large heaps comes first is a matter of their numbers, so turns are compared as sets.
     sizes = np.bincount(heaps[made.scores >= np.sort(made.scores)[-300]], minlength=10)
@@ -211,7 +209,9 @@ def test_spread_keeps_the_distance_and_then_fills_up(tmp_path, sharded, k):
     x, known = made.x.astype(float), made.known_x.astype(float)
     assert made.rows(table) == apart(x, made.scores, known, k, 3.5)
     whole = apart(x, made.scores, known, N, 3.5)
-    kept = next(n for n, i in enumerate(whole) if any(((x[i] - c) ** 2).sum() < 3.5**2 for c in [*known, *x[whole[:n]]]))
+    kept = next(
+        n for n, i in enumerate(whole) if any(((x[i] - c) ** 2).sum() < 3.5**2 for c in [*known, *x[whole[:n]]])
+    )
     assert close == max(0, k - kept)
 
 
@@ -262,7 +262,7 @@ def test_features_that_are_not_finite_are_named(tmp_path, local_ray, monkeypatch
     made = Made(tmp_path)
     made.x[17, 3] = np.nan
     made.files = made.write("broken", None, made.x, 2)
-    with pytest.raises(ScoreError, match="features are not finite, e.g. of the samples 17: the network diverged"):
+    with pytest.raises(ScoreError, match=r"features are not finite, e\.g\. of the samples 17: the network diverged"):
         centers.k_centers(made.files, made.known, 5, 2)
 
 
