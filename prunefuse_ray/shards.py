@@ -141,6 +141,7 @@ class Shard:
         rows = source if isinstance(source, Rows) else _read(source, part)
         self.ids, self.scores, self.raw = rows.ids, rows.scores, rows.vectors
         self.order = _order(self.ids)
+        pa.default_memory_pool().release_unused()  # what reading took beside the rows
         largest = [_largest(f) for f in self.raw]
         if known is not None:
             for vectors in _vectors(known):

@@ -20,12 +20,14 @@ def test_topk_finds_what_a_full_sort_does(local_ray, tmp_path):
 def test_centers_chooses_what_the_loop_does(local_ray, tmp_path):
     figures = centers.run(tmp_path, centers.Sizes(rows=1_000, dimensions=8, k=50, shards=2, repeats=1))
     assert figures["same_choice"] == 1.0
+    assert figures["same_as_run"]
     assert set(figures["seconds"]) == {"loop", "shards"}
 
 
 def test_centers_measures_the_memory_of_its_actors(local_ray, tmp_path):
-    figures = centers.memory(tmp_path, 1_000, 8, 10, 2)
-    assert figures["shards_mb"] > figures["features_mb"]
+    figures = centers.memory(tmp_path, 30_000, 8, 10, 2)
+    assert figures["features_mb"] == pytest.approx(30_000 * 8 * 4 / 2**20)
+    assert figures["shards_mb"] > figures["features_mb"] / 2
 
 
 def test_side_by_side_takes_turns():

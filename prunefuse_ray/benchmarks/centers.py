@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -18,7 +17,7 @@ import torch
 
 from prunefuse_ray.acquisition import Rule
 from prunefuse_ray.benchmarks import measure
-from prunefuse_ray.centers import greedy
+from prunefuse_ray.centers import greedy, k_centers
 from prunefuse_ray.resources import cores, start_ray
 from prunefuse_ray.shards import Files, Shards
 from prunefuse_ray.storage import Place
@@ -37,29 +36,36 @@ class Sizes:
 
 
 def write(directory: Path, rows: int, dimensions: int, known: int) -> tuple[Files, Files]:
-    """Score files of random features (normal, of unequal widths), and of some labeled ones."""
-    where, rng = Place.at(str(directory)), np.random.default_rng(0)
-    widths = np.linspace(0.3, 2.0, dimensions, dtype=np.float32)
+    """Score files of random features (normal, of unequal widths), and of some labeled ones. By tasks: they leave no
+    memory here."""
+    task = ray.remote(num_cpus=1)(_write)
 
     def files(name: str, n: int, count: int) -> Files:
-        paths = []
-        for f, part in enumerate(np.array_split(np.arange(n), count)):
-            features = rng.standard_normal((len(part), dimensions), np.float32) * widths
-            flat = pa.array(features.reshape(-1), pa.float32())
-            table = pa.table(
-                {
-                    "id": pa.array(part, pa.int64()),
-                    "score": pa.array(rng.random(len(part), np.float32), pa.float32()),
-                    "feature": pa.FixedSizeListArray.from_arrays(flat, dimensions),
-                }
-            )
-            place = where / name / f"{f:03d}.parquet"
-            Path(place.path).parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, place.path)
-            paths.append(place.path)
-        return Files(where=where, paths=tuple(paths), sizes=tuple(Path(p).stat().st_size for p in paths))
+        (directory / name).mkdir(parents=True, exist_ok=True)
+        parts = np.array_split(np.arange(n), count)
+        paths = ray.get(
+            [task.remote(directory / name / f"{f:03d}.parquet", ids, dimensions) for f, ids in enumerate(parts)]
+        )
+        return Files(
+            where=Place.at(str(directory)), paths=tuple(paths), sizes=tuple(Path(p).stat().st_size for p in paths)
+        )
 
     return files("scores", rows, FILES), files("labeled", known, 1)
+
+
+def _write(path: Path, ids: np.ndarray, dimensions: int) -> str:
+    rng = np.random.default_rng([len(str(path.parent.name)), int(ids[0])])
+    widths = np.linspace(0.3, 2.0, dimensions, dtype=np.float32)
+    features = rng.standard_normal((len(ids), dimensions), np.float32) * widths
+    table = pa.table(
+        {
+            "id": pa.array(ids, pa.int64()),
+            "score": pa.array(rng.random(len(ids), np.float32), pa.float32()),
+            "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1), pa.float32()), dimensions),
+        }
+    )
+    pq.write_table(table, path)
+    return str(path)
 
 
 def matrix(files: Files) -> torch.Tensor:
@@ -90,7 +96,7 @@ def loop(x_ND: torch.Tensor, known_LD: torch.Tensor, k: int) -> list[int]:
 
 def run(directory: Path, sizes: Sizes) -> dict[str, Any]:
     """The figures. Times begin with the features in memory (of the shards, of the one process); `from_files` with the
-    files, and with actors that have yet to start."""
+    files, and with actors that have yet to start, as in a run (which starts none for few features)."""
     files, known = write(directory, sizes.rows, sizes.dimensions, 100)
     x_ND, known_LD = matrix(files), matrix(known)
     rule, chosen = Rule(kind="farthest"), {}
@@ -103,9 +109,7 @@ def run(directory: Path, sizes: Sizes) -> dict[str, Any]:
         chosen["loop"] = loop(x_ND, known_LD, sizes.k)
 
     def from_files() -> None:
-        with Shards(files, sizes.shards, known) as fresh:
-            fresh("begin", rule, known)
-            greedy(fresh, rule, sizes.k)
+        chosen["run"] = k_centers(files, known, sizes.k, cores())["id"].to_pylist()
 
     def loop_from_files() -> None:
         loop(matrix(files), matrix(known), sizes.k)
@@ -119,6 +123,7 @@ def run(directory: Path, sizes: Sizes) -> dict[str, Any]:
         "k": sizes.k,
         "shards": sizes.shards,
         "same_choice": len(set(chosen["loop"]) & set(chosen["shards"])) / sizes.k,
+        "same_as_run": chosen["run"] == chosen["shards"],
         "seconds": seconds,
         "seconds_from_files": whole,
         "time_over_loop": measure.ratio(seconds, "shards", "loop"),
@@ -127,24 +132,30 @@ def run(directory: Path, sizes: Sizes) -> dict[str, Any]:
 
 
 def memory(directory: Path, rows: int, dimensions: int, k: int, shards: int) -> dict[str, Any]:
-    """What the actors hold, all together, against the bytes of the features; and what the driver's memory grew by."""
-    files, known = write(directory, rows, dimensions, 100)
+    """What the actors' rows take, all together, against the bytes of the features; and the driver's growth."""
+    empty, _ = _held(directory / "few", 1_000, dimensions, k, shards)
+    held, driver = _held(directory / "many", rows, dimensions, k, shards)
     size = rows * dimensions * 4 / measure.MIB
-    rule = Rule(kind="farthest")
-    with measure.memory_growth() as driver, Shards(files, shards, known) as held:
-        holders = [psutil.Process(pid) for pid in held("process")]
-        held("begin", rule, known)
-        greedy(held, rule, k)
-        unique = sum(p.memory_full_info().uss for p in holders) / measure.MIB
     return {
         "memory_rows": rows,
         "memory_k": k,
         "features_mb": size,
-        "shards_mb": unique,
-        "shards_over_features": unique / size,
+        "shards_mb": held - empty,
+        "shards_over_features": (held - empty) / size,
         "n_times_k_mb": rows * k * 4 / measure.MIB,
-        "driver_mb": driver.mb,
+        "driver_mb": driver,
     }
+
+
+def _held(directory: Path, rows: int, dimensions: int, k: int, shards: int) -> tuple[float, float]:
+    """MiB that belong to the actors' processes alone after a choice, and by how many this process grew meanwhile."""
+    files, known = write(directory, rows, dimensions, 100)
+    rule = Rule(kind="farthest")
+    with measure.memory_growth() as driver, Shards(files, shards, known) as held:
+        holders = [measure.psutil.Process(pid) for pid in held("process")]
+        held("begin", rule, known)
+        greedy(held, rule, k)
+        return sum(p.memory_full_info().uss for p in holders) / measure.MIB, driver.mb
 
 
 def main(argv: Sequence[str]) -> int:
@@ -161,8 +172,13 @@ def main(argv: Sequence[str]) -> int:
     sizes = Sizes(
         rows=given.rows, dimensions=given.dimensions, k=given.k, shards=given.shards, repeats=given.repeats
     )  # fmt: skip
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=given.directory) as directory:
-        figures = run(Path(directory), sizes)
+        if given.memory_rows:  # first of all: later on there is freed memory that would be used again
+            figures |= memory(
+                Path(directory) / "memory", given.memory_rows, sizes.dimensions, min(sizes.k, 200), sizes.shards
+            )
+        figures |= run(Path(directory) / "time", sizes)
     seconds, whole = figures["seconds"], figures["seconds_from_files"]
     lines = [
         ("torch loop, one process", measure.spread_of(seconds["loop"]), ""),
@@ -170,14 +186,12 @@ def main(argv: Sequence[str]) -> int:
         ("time_over_loop", f"{figures['time_over_loop']:.2f}", f"<= {BAR}"),
         ("same samples chosen", f"{figures['same_choice']:.1%}", ""),
         ("from files, loop", measure.spread_of(whole["loop"]), ""),
-        ("from files, with the actors' start", measure.spread_of(whole["shards"]), ""),
+        ("from files, as a run does it", measure.spread_of(whole["shards"]), ""),
     ]
     if given.memory_rows:
-        with tempfile.TemporaryDirectory(dir=given.directory) as directory:
-            figures |= memory(Path(directory), given.memory_rows, sizes.dimensions, min(sizes.k, 200), sizes.shards)
         lines += [
             (f"features of {given.memory_rows:,} rows", f"{figures['features_mb']:.0f} MiB", ""),
-            ("held by all shards", f"{figures['shards_mb']:.0f} MiB", "O(N d)"),
+            ("held by all shards for them", f"{figures['shards_mb']:.0f} MiB", "O(N d)"),
             ("driver's growth (driver_mb)", f"{figures['driver_mb']:.0f} MiB", ""),
         ]
     title = f"k-centers: {sizes.k:,} of {sizes.rows:,} x {sizes.dimensions}, medians of {sizes.repeats}"

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
+import ray
 from rich.console import Console
 from rich.table import Table
 
 from prunefuse_ray.resources import cores
+
+assert ray  # its import puts psutil, which comes with it, on the path
+import psutil  # noqa: E402
 
 MIB = 2**20
 SAMPLING_SECONDS = 0.02
