@@ -119,7 +119,9 @@ def fixed(values):
 
 @pytest.fixture(params=[0, 1, 2, 3])
 def sharded(request, monkeypatch):
-    """So many shards, in this process; as many as CPUs, since every one is worth it."""
+    """So many shards, in this process; as many as CPUs, since every one is worth it. Each sends few candidates, so that
+    it matters what the others' keys are."""
+    monkeypatch.setattr(centers, "CANDIDATE_BYTES", 0)
     monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64 if request.param else 2**40)
     monkeypatch.setattr(centers, "Shards", functools.partial(shards.Shards, here=True))
     return request.param
