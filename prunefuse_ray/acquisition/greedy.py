@@ -79,7 +79,7 @@ class Front:
         if self.rule.kind == "race":
             for d_N, time in zip(d_MN, times_M, strict=True):
                 i = np.flatnonzero((d_N < nearest) & (key < LAST))
-                with np.errstate(divide="ignore", over="ignore"):
+                with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # d = 0: settled below
                     later = time + (key[i] - time) * (nearest[i] / d_N[i])
                 # Rounding must not turn a clock back: that a key never falls is what the lazy evaluation rests on.
                 key[i] = np.where(d_N[i] > 0, np.clip(later, key[i], LAST), LAST)
