@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prunefuse_ray import centers, networks
+from prunefuse_ray import centers, growth, networks
 from prunefuse_ray import config as cfg
-from prunefuse_ray import growth
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.annotation import Annotator
 from prunefuse_ray.config import Config
