@@ -237,7 +237,13 @@ class Selection(Section):
     """Which samples get labeled, and how many."""
 
     strategy: str = "least_confidence"
-    """Acquisition strategy."""
+    """Acquisition strategy: least_confidence, margin, entropy, random; k_centers, badge, cluster_margin choose sets."""
+    per_group: Literal["predicted"] | None = None
+    """Choose equally many of each class that the network predicts (predicted), as far as there are so many. Only with
+    least_confidence, margin and entropy."""
+    min_distance: Annotated[float, Field(gt=0)] | None = None
+    """Leave out samples whose features are nearer than this (Euclidean distance) to a better one or a labeled one.
+    Only with least_confidence, margin and entropy."""
     selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
     """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
     budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
@@ -249,6 +255,33 @@ class Selection(Section):
         if value not in STRATEGIES:
             raise ValueError(f"unknown strategy '{value}'{near(value, STRATEGIES)}; known: {', '.join(STRATEGIES)}")
         return value
+
+    @model_validator(mode="after")
+    def _fair(self) -> Selection:
+        strategy = STRATEGIES[self.strategy]
+        for field in ("per_group", "min_distance"):
+            value = getattr(self, field)
+            if value is not None and (strategy.score is None or strategy.features):
+                why = "chooses a set of its own" if strategy.features else "asks no network"
+                raise ValueError(
+                    f"{field} {value} cannot be combined with strategy '{self.strategy}', which {why}: leave it out, "
+                    "or set strategy to least_confidence, margin or entropy"
+                )
+        if self.per_group is not None and self.min_distance is not None:
+            raise ValueError(
+                f"per_group {self.per_group} and min_distance {self.min_distance:g} cannot be combined: leave one out"
+            )
+        return self
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the choice reads the penultimate features."""
+        return STRATEGIES[self.strategy].features or self.min_distance is not None
+
+    @property
+    def needs_labeled(self) -> bool:
+        """Whether the choice reads those of the labeled samples, too."""
+        return STRATEGIES[self.strategy].labeled or self.min_distance is not None
 
     @field_validator("budgets")
     @classmethod

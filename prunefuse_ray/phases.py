@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from prunefuse_ray import centers, growth, networks
 from prunefuse_ray import config as cfg
-from prunefuse_ray import growth, networks
+from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.annotation import Annotator
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError, ScoreError
@@ -31,7 +32,7 @@ from prunefuse_ray.report import render
 from prunefuse_ray.resources import Resources, ScoringPlan, TrainingPlan
 from prunefuse_ray.samples import held_out
 from prunefuse_ray.scoring import ScoringJob, largest_score, score_pool, summarise
-from prunefuse_ray.selection import top_k
+from prunefuse_ray.selection import top_k, top_k_of_groups
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import TrainingJob, TrainingResult, train
 from prunefuse_ray.views import view_run
@@ -215,17 +216,44 @@ def make_selector(config: Config, dense: networks.Dense) -> networks.Proxy | net
 
 
 def _select(work: Work, step: Step) -> Done:
-    """Choose the round's samples: at random, or the top k of the scores of the round before."""
+    """Choose the round's samples: at random, or by the strategy from the score files of the round before."""
     k = to_choose(work.config, step.round, work.labels(step.round - 1).num_rows)
     schema = selected_schema(work.info.id_type)
     scored = Step(step.round - 1, "score")
+    more: Mapping[str, Any] = {}
     if k == 0:  # the known labels are the whole initial set
         chosen = schema.empty_table()
     elif work.ledger.committed(scored):
-        chosen = top_k(work.ledger.files(scored, "scores")[0], work.ledger.root, k)
+        chosen, more = _choose(work, scored, k)
     else:
         chosen = _random(work, step, k)
-    return Done(outputs={"selected.parquet": chosen.cast(schema)}, metrics={"chosen": k})
+    return Done(outputs={"selected.parquet": chosen.cast(schema)}, metrics={"chosen": k, **more})
+
+
+def _choose(work: Work, scored: Step, k: int) -> tuple[pa.Table, Mapping[str, Any]]:
+    """The k samples that the configured strategy chooses from the files of `scored`, and figures about them."""
+    selection, seed, cpus = work.config.selection, work.config.run.seed, work.has.cpus
+
+    def files(name: str, *columns: str) -> centers.Files:
+        paths, sizes = work.ledger.files(scored, name)
+        return centers.Files(where=work.ledger.root, paths=tuple(paths), sizes=tuple(sizes), columns=columns)
+
+    match selection.strategy:
+        case "k_centers":
+            return centers.k_centers(files("scores", "feature"), files("labeled", "feature"), k, cpus), {}
+        case "badge":
+            return centers.badge(files("scores", "gradient", "feature"), k, seed, scored.round, cpus), {}
+        case "cluster_margin":
+            return centers.cluster_margin(files("scores", "feature"), k, seed, scored.round, cpus), {}
+    if selection.min_distance is not None:
+        known = files("labeled", "feature")
+        chosen, close = centers.spread(files("scores", "feature"), known, k, selection.min_distance, cpus)
+        return chosen, {"closer_than_min_distance": close}
+    paths, _ = work.ledger.files(scored, "scores")
+    if selection.per_group is not None:
+        chosen, groups = top_k_of_groups(paths, work.ledger.root, k)
+        return chosen, {"per_group": {work.info.classes[g]: n for g, n in groups.items()}}
+    return top_k(paths, work.ledger.root, k), {}
 
 
 def _random(work: Work, step: Step, k: int) -> pa.Table:
@@ -410,32 +438,24 @@ def _grow(work: Work, step: Step) -> Done:
 
 
 def _score(work: Work, step: Step) -> Done:
-    """Score every sample of the pool that has no label with the round's proxy."""
+    """Score every sample of the pool that has no label with the round's proxy; the labeled ones where a set strategy
+    needs their features, too."""
     config = work.config
     labeled = work.labels(step.round)["id"].combine_chunks()
-    out, checkpoint = work.ledger.place(step, "scores"), work.ledger.place(step, "scores-checkpoint")
-    for place in (out, checkpoint):
-        place.fs.create_dir(place.path, recursive=True)
+    out = work.ledger.place(step, "scores")
     job = ScoringJob(
         strategy=config.selection.strategy,
         form=work.form,
         batch_size=config.scoring.batch_size,
-        features=config.scoring.features,
+        features=config.scoring.features or config.selection.needs_features,
+        gradients=STRATEGIES[config.selection.strategy].gradients,
+        predicted=config.selection.per_group == "predicted",
         threads=work.scoring.cpus,
         gpu=work.scoring.gpus > 0,
         trusted=trusted(config),
     )
     started = time.perf_counter()
-    score_pool(
-        work.pool,
-        work.ledger.place(step, "proxies/0"),
-        job,
-        work.scoring,
-        exclude=labeled,
-        rows=work.info.rows,
-        out=out,
-        checkpoint=checkpoint,
-    )
+    _score_into(work, step, "scores", work.pool, job, exclude=labeled, rows=work.info.rows)
     seconds = time.perf_counter() - started
     written = out.files()
     try:
@@ -452,11 +472,15 @@ def _score(work: Work, step: Step) -> Done:
         work.ledger.clear(step, "scores", "scores-checkpoint")
         raise
     _note_rejected(work, summary.rejected)
+    known: list[Any] = []
+    if config.selection.needs_labeled:
+        source, none = work.samples(step.round), pa.array([], labeled.type)
+        known = _score_into(work, step, "labeled", source, job, exclude=none, rows=len(labeled))
     macs = _macs(work)
     return Done(
         outputs={},
-        written=written,
-        leftovers=("scores-checkpoint",),
+        written=[*written, *known],
+        leftovers=("scores-checkpoint", "labeled-checkpoint"),
         metrics={
             "samples": summary.scored,
             "samples_per_second": summary.scored / seconds,
@@ -467,6 +491,15 @@ def _score(work: Work, step: Step) -> Done:
             "actors": [work.scoring.min_actors, work.scoring.max_actors],
         },
     )
+
+
+def _score_into(work: Work, step: Step, name: str, source: Source, job: ScoringJob, **more: Any) -> list[Any]:
+    """Score `source` with the step's proxy into files below `name`, or go on with it; returns the files."""
+    out, checkpoint = work.ledger.place(step, name), work.ledger.place(step, f"{name}-checkpoint")
+    for place in (out, checkpoint):
+        place.fs.create_dir(place.path, recursive=True)
+    score_pool(source, work.ledger.place(step, "proxies/0"), job, work.scoring, out=out, checkpoint=checkpoint, **more)
+    return out.files()
 
 
 def _macs(work: Work) -> dict[str, int]:

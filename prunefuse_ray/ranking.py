@@ -51,7 +51,7 @@ class Strategy(cfg.Section):
     @field_validator("strategy")
     @classmethod
     def _scores(cls, value: str) -> str:
-        scored = [name for name, strategy in STRATEGIES.items() if strategy.score is not None]
+        scored = [n for n, strategy in STRATEGIES.items() if strategy.score is not None and not strategy.features]
         if value not in scored:
             raise ValueError(f"'{value}' gives no scores; use one of {', '.join(scored)}")
         return value

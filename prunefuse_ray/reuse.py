@@ -30,7 +30,7 @@ AFTER = ("finetuning.", "fusion.", "distillation.")
 """Read only once the proxy is trained."""
 WITH_NETWORKS = ("network.", "pruning.", "selection.selector", "training.", "scoring.")
 """Not read by what only chooses at random and fetches samples."""
-THROUGH_PARENTS = ("selection.strategy", "selection.budgets")
+THROUGH_PARENTS = ("selection.strategy", "selection.budgets", "selection.per_group", "selection.min_distance")
 """They decide which samples are labeled, and reach every later phase by the key of the labels."""
 PLANNING = ("fusion.evaluate", "fusion.sync_every")
 """They decide which phases there are, not what one of them does."""

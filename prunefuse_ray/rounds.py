@@ -160,7 +160,10 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
     spec = network_spec(config, info)
     try:
         dense, _ = dense_network(config, spec)
-        return networks.macs(make_selector(config, dense).network, spec.input_shape)
+        selector = make_selector(config, dense).network
+        if config.scoring.features or config.selection.needs_features:
+            networks.features_and_logits(selector.eval(), networks.example_input(spec))
+        return networks.macs(selector, spec.input_shape)
     except networks.NetworkError as error:
         raise ConfigError(f"network, pruning: {error}") from error
 

@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, SaveMode
 from ray.data.checkpoint import CheckpointConfig
 
 from prunefuse_ray import networks
-from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.acquisition import STRATEGIES, gradient_factor
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.pool import Source, stream
@@ -43,12 +43,16 @@ class ScoringJob:
     features: bool
     threads: int
     gpu: bool
+    gradients: bool = False
+    """Also write the factor `acquisition.gradient_factor`."""
+    predicted: bool = False
+    """Also write the predicted class."""
     trusted: tuple[str, ...] = ()
     """Architectures of the user's own that the configuration names (`networks.from_files`)."""
 
 
 class Scorer:
-    """A scoring actor: samples (or decoded ones) in, (id, score, rejected[, feature]) out.
+    """A scoring actor: samples (or decoded ones) in, (id, score, rejected[, feature][, gradient][, predicted]) out.
 
     Every forward pass has the shape (batch_size, C, H, W): a sample's score must not depend on how many samples
     happened to share its batch, and so not on the number of actors or on a resume.
@@ -74,15 +78,21 @@ class Scorer:
         assert score is not None
         rejected = np.array([r is not None for r in reasons], dtype=bool)
         self.meter.count(len(rejected), int(rejected.sum()))
+        scores = score(logits_NC)
+        if features_ND is not None:  # a score whose features cannot be chosen from is none; null would say rejected
+            scores[~np.isfinite(features_ND).all(axis=1)] = np.nan
         columns = {
             "id": rows["id"],
             # from_pandas=False keeps a NaN apart from a null: null says rejected, NaN says the network is broken.
-            "score": pa.array(score(logits_NC), pa.float32(), mask=rejected, from_pandas=False),
+            "score": pa.array(scores, pa.float32(), mask=rejected, from_pandas=False),
             "rejected": pa.array(reasons, pa.string()),
         }
         if features_ND is not None:
-            flat = pa.array(features_ND.reshape(-1), pa.float32())
-            columns["feature"] = pa.FixedSizeListArray.from_arrays(flat, features_ND.shape[1])
+            columns["feature"] = _vectors(features_ND)
+        if self.job.gradients:
+            columns["gradient"] = _vectors(gradient_factor(logits_NC))
+        if self.job.predicted:
+            columns["predicted"] = pa.array(logits_NC.argmax(axis=1), pa.int32())
         return pa.table(columns)
 
     @torch.inference_mode()
@@ -102,6 +112,10 @@ class Scorer:
                 y = self.network(x)
             logits.append(y[:n].float().cpu().numpy())
         return np.concatenate(logits), np.concatenate(features) if features else None
+
+
+def _vectors(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values_ND.reshape(-1), pa.float32()), values_ND.shape[1])
 
 
 class Decoder:
@@ -220,7 +234,7 @@ def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
     bad = [i for p in parts for i in p["bad"]]
     if bad:
         raise ScoreError(
-            f"scores are not finite for {sum(p['bad_count'] for p in parts)} samples, e.g. ids "
+            f"scores (or features) are not finite for {sum(p['bad_count'] for p in parts)} samples, e.g. ids "
             f"{', '.join(map(repr, bad[:5]))}: the network diverged; lower training.lr or look at these samples"
         )
     counts = np.sum([p["counts"] for p in parts], axis=0) if parts else np.zeros(HISTOGRAM_BINS)

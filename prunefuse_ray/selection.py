@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from prunefuse_ray.acquisition import place_in_group, round_robin
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.pool import best
 from prunefuse_ray.storage import Place
@@ -49,24 +50,74 @@ def top_k(files: list[str], where: Place, k: int) -> pa.Table:
     """
     high = _over_files(_count, files, where, None)
     counts = np.sum(high, axis=0)
-    if counts.sum() < k:
-        raise ScoreError(
-            f"selection.budgets: {k} samples are wanted, but only {counts.sum()} of the pool have a score; "
-            "lower the last budget"
-        )
+    enough(int(counts.sum()), k)
     bucket, above = threshold_bucket(counts, k)
     low, above_low = threshold_bucket(np.sum(_over_files(_count, files, where, bucket), axis=0), k - above)
     threshold = (bucket << 16) | low
     ties = k - above - above_low
     parts = _over_files(_gather, files, where, threshold, ties)
-    rows = best(pa.concat_tables(parts), k)
-    return rows.append_column("rank", pa.array(np.arange(k, dtype=np.int64)))
+    return ranked(best(pa.concat_tables(parts), k))
+
+
+def top_k_of_groups(files: list[str], where: Place, k: int) -> tuple[pa.Table, dict[int, int]]:
+    """The k best rows of score files with equal shares of the classes that the network predicts (column `predicted`).
+
+    The classes take one sample each in turn, the rarest first, each its best, until k are taken: where a class has too
+    few, the others share the rest. Exact; every task and the driver hold O(k) rows.
+
+    Returns:
+        (id, score, rank) by falling score, ties by rising id; and how many samples of each class were chosen.
+
+    Raises:
+        ScoreError: fewer than k scores.
+    """
+    counted = _over_files(_count_groups, files, where)
+    sizes = np.zeros(max(map(len, counted), default=0), np.int64)
+    for part in counted:
+        sizes[: len(part)] += part
+    enough(int(sizes.sum()), k)
+    quotas = round_robin(sizes, k)
+    rows: pa.Table | None = None
+    for part in _each_over_files(_gather_groups, files, where, quotas):
+        rows = best_of_groups(part if rows is None else pa.concat_tables([rows, part]), quotas)
+    assert rows is not None
+    chosen = {int(g): int(quotas[g]) for g in np.flatnonzero(sizes)}
+    return ranked(best(rows.select(["id", "score"]), k)), chosen
+
+
+def enough(found: int, k: int) -> None:
+    """ScoreError where fewer than k samples have a score."""
+    if found < k:
+        raise ScoreError(
+            f"selection.budgets: {k} samples are wanted, but only {found} of the pool have a score; "
+            "lower the last budget"
+        )
+
+
+def ranked(rows: pa.Table) -> pa.Table:
+    """(id, score, rank) of rows in the order of their choice."""
+    return rows.append_column("rank", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
+
+
+def best_of_groups(rows: pa.Table, quotas: npt.NDArray[np.int64]) -> pa.Table:
+    """Of (id, score, group) the `quotas[group]` rows of highest score in each group, ties by smaller id; by group."""
+    keys = [("group", "ascending"), ("score", "descending"), ("id", "ascending")]
+    rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
+    groups = rows["group"].to_numpy()
+    return rows.filter(pa.array(place_in_group(groups) < quotas[groups]))
 
 
 def _over_files(function: Callable[..., Any], files: list[str], where: Place, *args: Any) -> list[Any]:
+    return list(_each_over_files(function, files, where, *args))
+
+
+def _each_over_files(function: Callable[..., Any], files: list[str], where: Place, *args: Any) -> Iterator[Any]:
+    """One task per group of files; their answers one after the other, so that not all need be held."""
     step = -(-len(files) // GROUPS) or 1
     task = ray.remote(num_cpus=0.5)(function)
-    return ray.get([task.remote(files[i : i + step], where, *args) for i in range(0, len(files), step)])
+    answers = [task.remote(files[i : i + step], where, *args) for i in range(0, len(files), step)]
+    while answers:
+        yield ray.get(answers.pop(0))
 
 
 def _batches(files: list[str], where: Place, columns: list[str]) -> Iterator[tuple[pa.Table, Keys]]:
@@ -97,3 +148,22 @@ def _gather(files: list[str], where: Place, threshold: int, ties: int) -> pa.Tab
         on_it = table.filter(pa.array(keys == threshold))
         equal = best(on_it if equal is None else pa.concat_tables([equal, on_it]), ties)
     return pa.concat_tables([*above, *([equal] if equal is not None else [])])
+
+
+def _count_groups(files: list[str], where: Place) -> npt.NDArray[np.int64]:
+    counts = np.zeros(0, np.int64)
+    for table, _ in _batches(files, where, ["score", "predicted"]):
+        found = np.bincount(table["predicted"].to_numpy(), minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    return counts
+
+
+def _gather_groups(files: list[str], where: Place, quotas: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows of these files that could be among the best of their groups."""
+    kept: pa.Table | None = None
+    for table, _ in _batches(files, where, ["id", "score", "predicted"]):
+        rows = table.rename_columns(["id", "score", "group"])
+        kept = best_of_groups(rows if kept is None else pa.concat_tables([kept, rows]), quotas)
+    assert kept is not None
+    return kept

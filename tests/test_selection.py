@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunefuse_ray.errors import ScoreError
-from prunefuse_ray.selection import sort_keys, threshold_bucket, top_k
+from prunefuse_ray.selection import sort_keys, threshold_bucket, top_k, top_k_of_groups
 from prunefuse_ray.storage import Place
 
 AWKWARD = np.array([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, np.inf, -np.inf, 0.5, np.nextafter(0.5, 1), 3e38], np.float32)
@@ -85,3 +85,47 @@ def test_too_few_scores_are_said(tmp_path, local_ray):
     files = write_scores(tmp_path / "scores", ["a", "b"], np.array([0.5, np.nan], np.float32), 1)
     with pytest.raises(ScoreError, match=r"selection\.budgets: 2 samples are wanted, but only 1"):
         top_k(files, Place.at(str(tmp_path)), 2)
+
+
+# --- quotas ---
+
+
+@pytest.mark.parametrize("files", [1, 9])
+@pytest.mark.parametrize("k", [1, 40, 390])
+def test_classes_share_the_choice_equally_as_far_as_they_go(tmp_path, local_ray, files, k):
+    """Four classes of very different frequency, one of them missing, many equal scores, some samples rejected."""
+    rng = np.random.default_rng(2)
+    n = 500
+    predicted = rng.choice([0, 1, 3, 4], n, p=[0.9, 0.06, 0.03, 0.01])
+    scores = (rng.integers(0, 30, n) / 30).astype(np.float32)
+    scores[rng.random(n) < 0.1] = np.nan
+    ids = [int(i) for i in rng.permutation(n)]
+    paths = write_scores(tmp_path / "scores", ids, scores, files)
+    step = -(-n // files)
+    for f, path in enumerate(paths):
+        part = pa.array(predicted[f * step : (f + 1) * step], pa.int32())
+        pq.write_table(pq.read_table(path).append_column("predicted", part), path)
+    rows, left = [], {g: reference_rows(ids, scores, predicted == g) for g in (0, 1, 3, 4)}
+    turn = sorted(left, key=lambda g: (len(left[g]), g))
+    while len(rows) < k:
+        for g in turn:
+            if left[g] and len(rows) < k:
+                rows.append(left[g].pop(0))
+    expected = sorted(rows, key=lambda i: (-float(scores[i]), ids[i]))
+    chosen, groups = top_k_of_groups(paths, Place.at(str(tmp_path)), k)
+    assert chosen["id"].to_pylist() == [ids[i] for i in expected]
+    assert chosen["rank"].to_pylist() == list(range(k))
+    assert sum(groups.values()) == k
+    assert {g: c for g, c in groups.items() if c} == {g: c for g in left if (c := int(sum(predicted[rows] == g)))}
+
+
+def reference_rows(ids, scores, among):
+    rows = [i for i in np.flatnonzero(among) if not np.isnan(scores[i])]
+    return sorted(rows, key=lambda i: (-float(scores[i]), ids[i]))
+
+
+def test_too_few_scores_for_all_classes_are_said(tmp_path, local_ray):
+    (path,) = write_scores(tmp_path / "scores", ["a", "b"], np.array([0.5, np.nan], np.float32), 1)
+    pq.write_table(pq.read_table(path).append_column("predicted", pa.array([0, 1], pa.int32())), path)
+    with pytest.raises(ScoreError, match=r"selection\.budgets: 2 samples are wanted, but only 1"):
+        top_k_of_groups([path], Place.at(str(tmp_path)), 2)

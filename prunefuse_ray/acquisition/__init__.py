@@ -1,9 +1,13 @@
 """Acquisition strategies on plain arrays: how much a sample is wanted. Higher = more wanted."""
 
+from prunefuse_ray.acquisition.greedy import OPEN, TAKEN, TOO_CLOSE, Front, Rule, clocks, first_keys, take_in_turn
+from prunefuse_ray.acquisition.points import Points, cluster_sums, exponent, means, nearest_center, to_fixed
+from prunefuse_ray.acquisition.quotas import place_in_group, round_robin, turn_order
 from prunefuse_ray.acquisition.scores import (
     STRATEGIES,
     Strategy,
     entropy,
+    gradient_factor,
     hash_ids,
     least_confidence,
     margin,
@@ -12,12 +16,30 @@ from prunefuse_ray.acquisition.scores import (
 )
 
 __all__ = [
+    "OPEN",
     "STRATEGIES",
+    "TAKEN",
+    "TOO_CLOSE",
+    "Front",
+    "Points",
+    "Rule",
     "Strategy",
+    "clocks",
+    "cluster_sums",
     "entropy",
+    "exponent",
+    "first_keys",
+    "gradient_factor",
     "hash_ids",
     "least_confidence",
     "margin",
+    "means",
+    "nearest_center",
+    "place_in_group",
     "random_scores",
+    "round_robin",
     "softmax",
+    "take_in_turn",
+    "to_fixed",
+    "turn_order",
 ]

@@ -45,23 +45,44 @@ def hash_ids(ids_N: npt.NDArray) -> npt.NDArray[np.uint64]:
     return pd.util.hash_array(ids_N, categorize=False)
 
 
+def gradient_factor(logits_NC: Floats) -> npt.NDArray[np.float32]:
+    """p - y (N, C), y the one-hot predicted class: the gradient of the cross-entropy, at the label that the network
+    would give itself, with respect to the logits. Times the features it is BADGE's gradient embedding."""
+    a_NC = softmax(logits_NC)
+    a_NC[np.arange(len(a_NC)), logits_NC.argmax(axis=1)] -= 1.0
+    return a_NC.astype(np.float32)
+
+
 def random_scores(ids_N: npt.NDArray, seed: int, round_: int) -> npt.NDArray[np.float32]:
     """Uniform scores in [0, 1) that depend on (id, seed, round) alone, so neither order nor sharding matters."""
-    x_N = hash_ids(ids_N) ^ np.uint64((seed * 0x9E3779B97F4A7C15 + round_ * 0xD1B54A32D192ED03) % 2**64)
+    return (mix(hash_ids(ids_N), seed, round_) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def mix(hashes_N: npt.NDArray[np.uint64], seed: int, round_: int) -> npt.NDArray[np.uint64]:
+    """64 random bits of each (hash, seed, round)."""
+    x_N = hashes_N ^ np.uint64((seed * 0x9E3779B97F4A7C15 + round_ * 0xD1B54A32D192ED03) % 2**64)
     # The finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit of the input reaches every bit of the output.
     with np.errstate(over="ignore"):
         x_N = (x_N ^ (x_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x_N = (x_N ^ (x_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x_N = x_N ^ (x_N >> np.uint64(31))
-    return (x_N >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    return x_N ^ (x_N >> np.uint64(31))
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """An acquisition strategy. `score` maps logits (N, C) to scores (N,); None where no network is asked."""
+    """An acquisition strategy. `score` maps logits (N, C) to scores (N,); None where no network is asked.
+
+    Strategies that choose a set by more than these scores say what else the choice reads.
+    """
 
     name: str
     score: Callable[[Floats], npt.NDArray[np.float32]] | None
+    features: bool = False
+    """The penultimate features: a set strategy."""
+    gradients: bool = False
+    """The factor `gradient_factor`."""
+    labeled: bool = False
+    """The features of the labeled samples, too."""
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -71,5 +92,8 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("margin", margin),
         Strategy("entropy", entropy),
         Strategy("random", None),
+        Strategy("k_centers", least_confidence, features=True, labeled=True),
+        Strategy("badge", least_confidence, features=True, gradients=True),
+        Strategy("cluster_margin", margin, features=True),
     )
 }

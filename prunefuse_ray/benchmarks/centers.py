@@ -1,0 +1,200 @@
+"""`centers`: greedy k-centers over shards, against a loop over one matrix in one process."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from prunefuse_ray.acquisition import Rule
+from prunefuse_ray.benchmarks import measure
+from prunefuse_ray.centers import greedy, k_centers
+from prunefuse_ray.resources import cores, start_ray
+from prunefuse_ray.shards import Files, Shards
+from prunefuse_ray.storage import Place
+
+FILES = 16
+BAR = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    rows: int
+    dimensions: int
+    k: int
+    shards: int
+    repeats: int
+
+
+def write(directory: Path, rows: int, dimensions: int, known: int) -> tuple[Files, Files]:
+    """Score files of random features (normal, of unequal widths), and of some labeled ones. By tasks: they leave no
+    memory here."""
+    task = ray.remote(num_cpus=1)(_write)
+
+    def files(name: str, n: int, count: int) -> Files:
+        (directory / name).mkdir(parents=True, exist_ok=True)
+        parts = np.array_split(np.arange(n), count)
+        paths = ray.get(
+            [task.remote(directory / name / f"{f:03d}.parquet", ids, dimensions) for f, ids in enumerate(parts)]
+        )
+        return Files(
+            where=Place.at(str(directory)), paths=tuple(paths), sizes=tuple(Path(p).stat().st_size for p in paths)
+        )
+
+    return files("scores", rows, FILES), files("labeled", known, 1)
+
+
+def _write(path: Path, ids: np.ndarray, dimensions: int) -> str:
+    rng = np.random.default_rng([len(str(path.parent.name)), int(ids[0])])
+    widths = np.linspace(0.3, 2.0, dimensions, dtype=np.float32)
+    features = rng.standard_normal((len(ids), dimensions), np.float32) * widths
+    table = pa.table(
+        {
+            "id": pa.array(ids, pa.int64()),
+            "score": pa.array(rng.random(len(ids), np.float32), pa.float32()),
+            "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1), pa.float32()), dimensions),
+        }
+    )
+    pq.write_table(table, path)
+    return str(path)
+
+
+def matrix(files: Files) -> torch.Tensor:
+    table = pq.read_table(list(files.paths)).sort_by("id")
+    column = table["feature"].combine_chunks()
+    return torch.from_numpy(np.array(column.flatten()).reshape(table.num_rows, -1))
+
+
+@torch.inference_mode()
+def loop(x_ND: torch.Tensor, known_LD: torch.Tensor, k: int) -> list[int]:
+    """What one would write for one process: a running minimum of distances, one matrix-vector product per center."""
+    squares_N = (x_ND * x_ND).sum(1)
+
+    def to(center_D: torch.Tensor) -> torch.Tensor:
+        return squares_N - 2 * (x_ND @ center_D) + center_D @ center_D
+
+    near_N = torch.full((len(x_ND),), torch.inf)
+    for center_D in known_LD:
+        torch.minimum(near_N, to(center_D), out=near_N)
+    chosen = []
+    for _ in range(k):
+        i = int(near_N.argmax())
+        chosen.append(i)
+        torch.minimum(near_N, to(x_ND[i]), out=near_N)
+        near_N[i] = -torch.inf
+    return chosen
+
+
+def run(directory: Path, sizes: Sizes) -> dict[str, Any]:
+    """The figures. Times begin with the features in memory (of the shards, of the one process); `from_files` with the
+    files, and with actors that have yet to start, as in a run (which starts none for few features)."""
+    files, known = write(directory, sizes.rows, sizes.dimensions, 100)
+    x_ND, known_LD = matrix(files), matrix(known)
+    rule, chosen = Rule(kind="farthest"), {}
+
+    def sharded() -> None:
+        shards("begin", rule, known)
+        chosen["shards"] = greedy(shards, rule, sizes.k).table["id"].to_pylist()
+
+    def looped() -> None:
+        chosen["loop"] = loop(x_ND, known_LD, sizes.k)
+
+    def from_files() -> None:
+        chosen["run"] = k_centers(files, known, sizes.k, cores())["id"].to_pylist()
+
+    def loop_from_files() -> None:
+        loop(matrix(files), matrix(known), sizes.k)
+
+    with Shards(files, sizes.shards, known) as shards:
+        seconds = measure.side_by_side({"loop": looped, "shards": sharded}, sizes.repeats)
+    whole = measure.side_by_side({"loop": loop_from_files, "shards": from_files}, sizes.repeats)
+    return {
+        "rows": sizes.rows,
+        "dimensions": sizes.dimensions,
+        "k": sizes.k,
+        "shards": sizes.shards,
+        "same_choice": len(set(chosen["loop"]) & set(chosen["shards"])) / sizes.k,
+        "same_as_run": chosen["run"] == chosen["shards"],
+        "seconds": seconds,
+        "seconds_from_files": whole,
+        "time_over_loop": measure.ratio(seconds, "shards", "loop"),
+        "time_over_loop_from_files": measure.ratio(whole, "shards", "loop"),
+    }
+
+
+def memory(directory: Path, rows: int, dimensions: int, k: int, shards: int) -> dict[str, Any]:
+    """What the actors' rows take, all together, against the bytes of the features; and the driver's growth."""
+    empty, _ = _held(directory / "few", 1_000, dimensions, k, shards)
+    held, driver = _held(directory / "many", rows, dimensions, k, shards)
+    size = rows * dimensions * 4 / measure.MIB
+    return {
+        "memory_rows": rows,
+        "memory_k": k,
+        "features_mb": size,
+        "shards_mb": held - empty,
+        "shards_over_features": (held - empty) / size,
+        "n_times_k_mb": rows * k * 4 / measure.MIB,
+        "driver_mb": driver,
+    }
+
+
+def _held(directory: Path, rows: int, dimensions: int, k: int, shards: int) -> tuple[float, float]:
+    """MiB that belong to the actors' processes alone after a choice, and by how many this process grew meanwhile."""
+    files, known = write(directory, rows, dimensions, 100)
+    rule = Rule(kind="farthest")
+    with measure.memory_growth() as driver, Shards(files, shards, known) as held:
+        holders = [measure.psutil.Process(pid) for pid in held("process")]
+        held("begin", rule, known)
+        greedy(held, rule, k)
+        return sum(p.memory_full_info().uss for p in holders) / measure.MIB, driver.mb
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="benchmark.py centers", description=__doc__)
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--dimensions", type=int, default=64)
+    parser.add_argument("--k", type=int, default=1_000)
+    parser.add_argument("--shards", type=int, default=cores(), help="actors")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory-rows", type=int, default=0, help="also show the memory for so many rows (2000000)")
+    parser.add_argument("--directory", help="parent of the temporary files")
+    given = parser.parse_args(argv)
+    start_ray()
+    sizes = Sizes(
+        rows=given.rows, dimensions=given.dimensions, k=given.k, shards=given.shards, repeats=given.repeats
+    )  # fmt: skip
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir=given.directory) as directory:
+        if given.memory_rows:  # first of all: later on there is freed memory that would be used again
+            figures |= memory(
+                Path(directory) / "memory", given.memory_rows, sizes.dimensions, min(sizes.k, 200), sizes.shards
+            )
+        figures |= run(Path(directory) / "time", sizes)
+    seconds, whole = figures["seconds"], figures["seconds_from_files"]
+    lines = [
+        ("torch loop, one process", measure.spread_of(seconds["loop"]), ""),
+        (f"{sizes.shards} shards", measure.spread_of(seconds["shards"]), ""),
+        ("time_over_loop", f"{figures['time_over_loop']:.2f}", f"<= {BAR}"),
+        ("same samples chosen", f"{figures['same_choice']:.1%}", ""),
+        ("from files, loop", measure.spread_of(whole["loop"]), ""),
+        ("from files, as a run does it", measure.spread_of(whole["shards"]), ""),
+    ]
+    if given.memory_rows:
+        lines += [
+            (f"features of {given.memory_rows:,} rows", f"{figures['features_mb']:.0f} MiB", ""),
+            ("held by all shards for them", f"{figures['shards_mb']:.0f} MiB", "O(N d)"),
+            ("driver's growth (driver_mb)", f"{figures['driver_mb']:.0f} MiB", ""),
+        ]
+    title = f"k-centers: {sizes.k:,} of {sizes.rows:,} x {sizes.dimensions}, medians of {sizes.repeats}"
+    measure.report(title, lines, figures)
+    ray.shutdown()
+    return 0
