@@ -167,7 +167,7 @@ def test_a_pass_that_was_killed_goes_on_with_the_rows_that_are_missing(given, pa
         "jobs/score.py",
         *arguments(given, out, "--scoring.features", "true", "--scoring.actors", "[1,1]"),
     ]
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     written = out / "scores-checkpoint"
     deadline = time.monotonic() + 200

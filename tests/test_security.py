@@ -15,6 +15,7 @@ import torch
 from prunefuse_ray import networks, rounds
 from prunefuse_ray.cli import main
 from prunefuse_ray.errors import PoolError
+from prunefuse_ray.images import ImageForm
 from prunefuse_ray.networks import NETWORK_FILE, WEIGHTS_FILE, NetworkError, NetworkSpec
 from prunefuse_ray.phases import trusted
 from prunefuse_ray.pool import Source, refuse_pickles, tables
