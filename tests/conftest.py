@@ -115,13 +115,6 @@ def tiny(where: Path, directory: Path, **more):
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that none of them runs alone at the end."""
-    longest = [
-        "test_rounds.py",
-        "test_sweep.py",
-        "test_training.py",
-        "test_cli.py",
-        "test_labeling.py",
-        "test_phases.py",
-    ]
+    longest = ["rounds", "training", "choosing", "sweep", "phases", "cli", "labeling", "known"]
     names = [f"test_{name}.py" for name in longest]
     items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))

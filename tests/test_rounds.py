@@ -127,7 +127,7 @@ def test_another_configuration_is_refused_with_the_difference(undisturbed, tiny_
 # --- the same outcome whatever happens ---
 
 
-@pytest.mark.parametrize("actors", [(2, 2), (3, 3), None])  # None: in the driver, as so small a pool is
+@pytest.mark.parametrize("actors", [(2, 2), pytest.param((3, 3), marks=pytest.mark.slow), None])  # None: in the driver, as so small a pool is
 def test_the_number_of_actors_changes_nothing(undisturbed, tiny_pool, tmp_path, actors):
     rounds.run(tiny(tiny_pool, tmp_path, scoring={"actors": actors}))
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
@@ -174,6 +174,14 @@ INSIDE = [
 ]
 
 
+def test_a_driver_killed_between_labels_and_training_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path)
+    steps = kill_at_each([("commit", 0, "label"), ("inside", 0, "train")], config, tmp_path)
+    assert steps == expected_steps(config), "a step was done twice or left out"
+    assert outcome(tmp_path / "tiny") == outcome(undisturbed)
+
+
+@pytest.mark.faults
 def test_a_driver_killed_inside_every_phase_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path):
     config = tiny(tiny_pool, tmp_path)
     steps = kill_at_each(INSIDE, config, tmp_path)

@@ -139,7 +139,7 @@ def test_both_precisions_learn_and_weights_stay_float32(data, tmp_path, precisio
     assert {t.dtype for t in weights(result).values() if t.is_floating_point()} == {torch.float32}
 
 
-@pytest.mark.parametrize("workers", [(0, 0), (2, 2)])
+@pytest.mark.parametrize("workers", [(0, 0), pytest.param((2, 2), marks=pytest.mark.slow)])
 def test_a_set_too_large_for_memory_trains_to_the_same_weights(data, tmp_path, local_ray, monkeypatch, workers):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)

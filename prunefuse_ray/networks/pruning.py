@@ -11,9 +11,9 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -23,14 +23,11 @@ from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, 
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
 from prunefuse_ray.networks.structure import attention_heads, is_unknown_attention, refill
 
-_IMPORTANCES: dict[str, Callable[[], Callable]] = {
-    "magnitude": lambda: torch_pruning.importance.MagnitudeImportance(p=2),
-    "magnitude_l1": lambda: torch_pruning.importance.MagnitudeImportance(p=1),
-    "random": torch_pruning.importance.RandomImportance,
-    "lamp": torch_pruning.importance.LAMPImportance,
-    "fpgm": torch_pruning.importance.FPGMImportance,
-    "bn_scale": torch_pruning.importance.BNScaleImportance,
-}
+# Imported where a network is pruned: it brings torchvision's models and torch's compiler, half of the seconds in which
+# a worker process starts that only trains or scores.
+if TYPE_CHECKING:
+    import torch_pruning
+
 # An embedding is no root for torch-pruning by default; left out, the first layer of a text network would stay wide.
 _ROOTS = (_ConvNd, nn.Linear, nn.Embedding)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -133,7 +130,7 @@ def _pruned_indices(
     tagged = copy.deepcopy(network).eval().requires_grad_(True)
     graph = _trace(tagged, spec)
     with isolated_seed(pruning.seed + step), torch.no_grad():
-        importance = _IMPORTANCES[pruning.importance]()
+        importance = _importance(pruning.importance)
         groups = list(_groups(graph, importance))
         if not groups:
             raise NetworkError(f"architecture: {spec.architecture} has no channels that could be pruned")
@@ -182,7 +179,23 @@ def _others(group: _Group, member: int, members: int) -> list[int]:
     return sorted(index + block * width for block in range(group.blocks) for index in others)
 
 
-def _trace(network: nn.Module, spec: NetworkSpec) -> torch_pruning.DependencyGraph:
+def _importance(name: str) -> Callable:
+    from torch_pruning import importance
+
+    makers: dict[str, Callable[[], Callable]] = {
+        "magnitude": lambda: importance.MagnitudeImportance(p=2),
+        "magnitude_l1": lambda: importance.MagnitudeImportance(p=1),
+        "random": importance.RandomImportance,
+        "lamp": importance.LAMPImportance,
+        "fpgm": importance.FPGMImportance,
+        "bn_scale": importance.BNScaleImportance,
+    }
+    return makers[name]()
+
+
+def _trace(network: nn.Module, spec: NetworkSpec) -> "torch_pruning.DependencyGraph":
+    import torch_pruning
+
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch-pruning announces parameters outside layers; they are handled
         graph = torch_pruning.DependencyGraph().build_dependency(
@@ -199,8 +212,10 @@ def _trace(network: nn.Module, spec: NetworkSpec) -> torch_pruning.DependencyGra
     return graph
 
 
-def _groups(graph: torch_pruning.DependencyGraph, importance: Callable) -> Iterator[_Group]:
+def _groups(graph: "torch_pruning.DependencyGraph", importance: Callable) -> Iterator[_Group]:
     """Every group of coupled channels except the one that leads to the network's output."""
+    from torch_pruning import prune_linear_in_channels
+
     output = next(iter(graph.module2node))  # the graph is walked backwards from the logits
     attentions = [module for module in graph.model.modules() if attention_heads(module) is not None]
     projections = {module.qkv: module for module in attentions}
@@ -213,14 +228,12 @@ def _groups(graph: torch_pruning.DependencyGraph, importance: Callable) -> Itera
         if inner:
             # Head channels are addressed from the layer behind the attention: in front of it they come three times.
             module = inner[0].proj
-            group = graph.get_pruning_group(
-                module, torch_pruning.prune_linear_in_channels, list(range(module.in_features))
-            )
+            group = graph.get_pruning_group(module, prune_linear_in_channels, list(range(module.in_features)))
             blocks.append(attention_heads(inner[0]) or 1)
         yield _scored(graph, group, math.lcm(*blocks), importance)
 
 
-def _scored(graph: torch_pruning.DependencyGraph, group, blocks: int, importance: Callable) -> _Group:
+def _scored(graph: "torch_pruning.DependencyGraph", group, blocks: int, importance: Callable) -> _Group:
     module, handler = group[0].dep.target.module, group[0].dep.handler
     root = graph._module2name[module]
     channels = len(group[0].idxs)
@@ -232,7 +245,7 @@ def _scored(graph: torch_pruning.DependencyGraph, group, blocks: int, importance
     return _Group(root, module, handler, channels, blocks, scores.view(blocks, -1).float().mean(0))
 
 
-def _blocks(graph: torch_pruning.DependencyGraph, dependency) -> int:
+def _blocks(graph: "torch_pruning.DependencyGraph", dependency) -> int:
     """In how many equal blocks this member of a group needs its channels."""
     module = dependency.target.module
     if isinstance(module, nn.MultiheadAttention):
