@@ -96,7 +96,7 @@ TINY = {
     "selection": {"budgets": [10, 18, 30]},
     "training": RECIPE,
     "finetuning": RECIPE,
-    "scoring": {"batch_size": 8, "actors": [1, 1]},
+    "scoring": {"batch_size": 8},  # in the driver: what actors do is for test_rounds
 }
 
 

@@ -191,6 +191,7 @@ def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray):
     assert difference < 0.3
 
 
+@pytest.mark.faults
 def test_a_killed_worker_costs_its_epoch_and_changes_nothing(data, tmp_path, local_ray):
     spec = networks.NetworkSpec(architecture="tests.nets:fragile", classes=2, input_shape=(1, 8, 8))
     dense = networks.Dense(network=networks.build(spec, seed=0), spec=spec)
@@ -271,6 +272,7 @@ def test_training_stops_when_validation_has_not_improved_for_long(data, tmp_path
     assert again.metrics["epochs"] == result.metrics["epochs"], "a stopped training went on"
 
 
+@pytest.mark.slow
 def test_workers_stop_after_the_same_epoch(data, tmp_path, local_ray):
     plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
     recipe = {"epochs": 12, "lr": 1e-12, "patience": 2, "warmup_epochs": 0}
