@@ -400,8 +400,15 @@ class Scoring(Section):
     """CPUs, and threads, of one scoring actor. It fixes the arithmetic: change it and last bits of scores change."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs of one scoring actor; with a GPU, pictures are decoded by separate CPU tasks."""
-    batch_size: Positive = 64
-    """Samples per forward pass; the last one is padded, so every pass has the same shape."""
+    batch_size: Positive | None = None
+    """Samples per forward pass; the last one is padded, so every pass has the same shape. Default: measured once for
+    a large pool, 64 for a small one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of scoring (training has its own). auto: bf16 for a large pool where the device is fast in it."""
+    backend: Literal["auto", "eager", "torch", "compile", "openvino"] = "auto"
+    """What runs the network: `eager` as it was trained, `torch` with its batch norms folded, `compile` (torch.compile)
+    and `openvino` (the extra; CPU only) the folded one. auto: the fastest for a large pool, `torch` for a small one.
+    Features (a set strategy, `features`) come from `eager` and `torch` alone."""
     features: bool = False
     """Also write each sample's penultimate features (float32)."""
 
@@ -409,6 +416,16 @@ class Scoring(Section):
     @classmethod
     def _ordered(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
         return None if value is None else _min_max(value)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Scoring:
+        if self.backend == "openvino" and self.gpus:
+            raise ValueError("scoring.backend: openvino runs on CPUs; set scoring.gpus to 0 or use compile")
+        if self.features and self.backend in ("compile", "openvino"):
+            raise ValueError(f"scoring.backend: {self.backend} gives no features; use torch, or auto")
+        if self.backend == "eager" and self.precision == "bf16":
+            raise ValueError("scoring.backend: eager is the network as it was trained, in fp32; use torch for bf16")
+        return self
 
 
 class Config(Section):
@@ -428,6 +445,14 @@ class Config(Section):
     fusion: Fusion = Fusion()
     distillation: Distillation = Distillation()
     scoring: Scoring = Scoring()
+
+    @model_validator(mode="after")
+    def _features(self) -> Config:
+        if self.selection.needs_features and self.scoring.backend in ("compile", "openvino"):
+            raise ValueError(
+                f"scoring.backend: {self.scoring.backend} gives no features, which selection needs; use torch, or auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _modality(self) -> Config:

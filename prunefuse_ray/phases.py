@@ -18,6 +18,7 @@ from prunefuse_ray import centers, growth, networks
 from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.annotation import Annotator
+from prunefuse_ray.arithmetic import SMALL_BATCH, check, choose
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError, ScoreError
 from prunefuse_ray.forms import decode_column, form_of
@@ -446,7 +447,7 @@ def _score(work: Work, step: Step) -> Done:
     job = ScoringJob(
         strategy=config.selection.strategy,
         form=work.form,
-        batch_size=config.scoring.batch_size,
+        batch_size=SMALL_BATCH,
         features=config.scoring.features or config.selection.needs_features,
         gradients=STRATEGIES[config.selection.strategy].gradients,
         predicted=config.selection.per_group == "predicted",
@@ -454,6 +455,9 @@ def _score(work: Work, step: Step) -> Done:
         gpu=work.scoring.gpus > 0,
         trusted=trusted(config),
     )
+    macs = _macs(work)
+    network = work.ledger.place(step, "proxies/0")
+    job = choose(work.ledger, config.scoring, network, job, work.scoring, work.info.rows * macs["proxy"])
     started = time.perf_counter()
     _score_into(work, step, "scores", work.pool, job, exclude=labeled, rows=work.info.rows)
     seconds = time.perf_counter() - started
@@ -476,7 +480,6 @@ def _score(work: Work, step: Step) -> Done:
     if config.selection.needs_labeled:
         source, none = work.samples(step.round), pa.array([], labeled.type)
         known = _score_into(work, step, "labeled", source, job, exclude=none, rows=len(labeled))
-    macs = _macs(work)
     return Done(
         outputs={},
         written=[*written, *known],
@@ -489,6 +492,7 @@ def _score(work: Work, step: Step) -> Done:
             "macs": summary.scored * macs["proxy"],
             "dense_macs": summary.scored * macs["dense"],
             "actors": [work.scoring.min_actors, work.scoring.max_actors],
+            "inference": check(work.pool, network, job, work.scoring),
         },
     )
 

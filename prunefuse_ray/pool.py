@@ -306,6 +306,16 @@ class _Rows:
         yield from opened(rows, self.source)
 
 
+def head(source: Source, rows: int) -> pa.Table:
+    """The first rows (id, sample), at most so many; the samples of an index opened."""
+    parts: list[pa.Table] = []
+    for table in canonical(source):
+        parts += opened(table.slice(0, rows - sum(p.num_rows for p in parts)), source)
+        if sum(p.num_rows for p in parts) >= rows:
+            break
+    return pa.concat_tables(parts, promote_options="permissive")
+
+
 def opened(rows: pa.Table, source: Source) -> Iterator[pa.Table]:
     """Canonical rows with their samples, a few at a time where they have to be opened; null for an unreadable one."""
     if not source.roots:

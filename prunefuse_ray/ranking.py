@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.arithmetic import SMALL_BATCH, check, choose
 from prunefuse_ray.config_files import differences, to_tree
 from prunefuse_ray.errors import ConfigError, LedgerError, ScoreError
 from prunefuse_ray.forms import Form, form_of
@@ -224,12 +225,13 @@ def _score(
     job = ScoringJob(
         strategy=strategy,
         form=form,
-        batch_size=config.scoring.batch_size,
+        batch_size=SMALL_BATCH,
         features=config.scoring.features,
         threads=plan.cpus,
         gpu=plan.gpus > 0,
         trusted=(saved.spec.architecture,),
     )
+    job = choose(ledger, config.scoring, network, job, plan, info.rows * macs)
     nothing = pa.array([], arrow_type(info.id_type))
     started = time.perf_counter()
     score_pool(source, network, job, plan, exclude=nothing, rows=info.rows, out=out, checkpoint=checkpoint)
@@ -260,6 +262,7 @@ def _score(
         "histogram": summary.histogram,
         "macs": summary.scored * macs,
         "seconds": seconds,
+        "inference": check(source, network, job, plan),
     }
     rejected = summary.rejected.sort_by("id").cast(REJECTED)
     ledger.commit(SCORE, {"rejected.parquet": rejected} if rejected.num_rows else {}, metrics, written)

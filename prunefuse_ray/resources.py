@@ -7,7 +7,8 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib.util import field, find_spec
 from typing import Any
 
 import ray
@@ -194,6 +195,8 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float 
         macs: multiply-accumulates of scoring the whole pool once, by which the default number of actors is bounded.
         rows: samples of the pool.
     """
+    if scoring.backend == "openvino" and find_spec("openvino") is None:
+        raise PlanError("scoring.backend: openvino is not installed; pip install 'prunefuse-ray[openvino]'")
     by_cpu = int((has.cpus - STREAM_CPUS) // scoring.cpus)
     fits = min(by_cpu, int(has.gpus // scoring.gpus)) if scoring.gpus else by_cpu
     could = max(fits, _actors_when_grown(scoring, has.autoscaler))

@@ -43,6 +43,11 @@ class ScoringJob:
     features: bool
     threads: int
     gpu: bool
+    backend: str = "torch"
+    """`networks.runner`"""
+    precision: str = "fp32"
+    call_rows: int | None = None
+    """Rows that an actor is given at once; default: four batches."""
     gradients: bool = False
     """Also write the factor `acquisition.gradient_factor`."""
     predicted: bool = False
@@ -65,8 +70,14 @@ class Scorer:
         self.device = torch.device("cuda" if job.gpu else "cpu")
         names = (networks.WEIGHTS_FILE, networks.NETWORK_FILE)
         plain = networks.from_files({name: (network / name).read_bytes() for name in names}, job.trusted).network
-        # The feature hook needs the plain network; folding is for speed where only logits are asked.
-        self.network = (plain.eval() if job.features else networks.inference_form(plain)).to(self.device)
+        self.network = networks.runner(
+            plain,
+            job.backend,
+            job.precision,
+            device=self.device,
+            example=self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8)),
+            threads=job.threads,
+        )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         if "decoded" in rows.column_names:
@@ -104,14 +115,19 @@ class Scorer:
             n = len(batch)
             if n < size:
                 batch = np.concatenate([batch, np.zeros((size - n, *batch.shape[1:]), np.uint8)])
-            x = self.job.form.inputs(torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(self.device))
+            x = self.inputs(batch)
             if self.job.features:
+                assert isinstance(self.network, torch.nn.Module)  # config: other backends give no features
                 f, y = networks.features_and_logits(self.network, x)
                 features.append(f[:n].float().cpu().numpy())
             else:
                 y = self.network(x)
             logits.append(y[:n].float().cpu().numpy())
         return np.concatenate(logits), np.concatenate(features) if features else None
+
+    def inputs(self, decoded_N: npt.NDArray[np.uint8]) -> torch.Tensor:
+        pixels = torch.from_numpy(np.require(decoded_N, requirements=["C", "W"]))
+        return self.job.form.inputs(pixels.to(self.device))
 
 
 def _vectors(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
@@ -178,7 +194,7 @@ def score_pool(
             Scorer,
             fn_constructor_args=(network, job),
             compute=ActorPoolStrategy(min_size=plan.min_actors, max_size=plan.max_actors),
-            batch_size=job.batch_size * 4,
+            batch_size=job.call_rows or job.batch_size * 4,
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=plan.cpus,

@@ -1,6 +1,7 @@
 """Dense networks by name, their pruned proxies, and fusion: plain torch, nothing of Ray."""
 
 from prunefuse_ray.networks.architectures import ARCHITECTURES, build, example_input
+from prunefuse_ray.networks.backends import Runner, has_openvino, runner
 from prunefuse_ray.networks.committee import COMMITTEE_RULES, Ensemble, check_partition, fuse_committee
 from prunefuse_ray.networks.files import NETWORK_FILE, WEIGHTS_FILE, Dense, from_files, to_files
 from prunefuse_ray.networks.fusion import FUSION_RULES, fuse
@@ -28,6 +29,7 @@ __all__ = [
     "Proxy",
     "PruningSpec",
     "Row",
+    "Runner",
     "build",
     "check_partition",
     "compose",
@@ -38,6 +40,7 @@ __all__ = [
     "fuse",
     "fuse_committee",
     "gather",
+    "has_openvino",
     "inference_form",
     "load_trained",
     "macs",
@@ -45,6 +48,7 @@ __all__ = [
     "prune",
     "pruning_table",
     "recalibrate_batch_norm",
+    "runner",
     "scatter",
     "split",
     "to_files",

@@ -70,10 +70,11 @@ def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return captured[0]
 
 
-def inference_form(network: nn.Module) -> nn.Module:
+def inference_form(network: nn.Module, precision: str = "fp32") -> nn.Module:
     """An eval-mode copy for scoring: batch norms folded into the convolution right before them, channels last.
 
-    Outputs equal the original's in eval mode up to rounding. Batch norms that read anything but one convolution (all
+    precision: fp32, or bf16 for weights and activations in bfloat16 (inputs of any precision are taken). Outputs equal
+    the original's in eval mode up to rounding, to that precision. Batch norms that read anything but one convolution (all
     but the inner ones of a pre-activation network) stay; so does everything where the network cannot be traced.
     """
     result = copy.deepcopy(network).eval().requires_grad_(False)
@@ -91,7 +92,16 @@ def inference_form(network: nn.Module) -> nn.Module:
         setattr(result.get_submodule(parent), child, nn.Identity())
     if any(isinstance(module, nn.Conv2d) for module in result.modules()):
         result = result.to(memory_format=torch.channels_last)
-    return result
+    return _Bfloat16(result) if precision == "bf16" else result
+
+
+class _Bfloat16(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.to(torch.bfloat16) if x.is_floating_point() else x)
 
 
 def _foldable(network: nn.Module) -> list[tuple[str, str]]:
