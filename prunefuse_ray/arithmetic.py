@@ -16,7 +16,7 @@ import torch
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
-from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.acquisition import STRATEGIES, softmax
 from prunefuse_ray.forms import decode_column
 from prunefuse_ray.ledger import Ledger
 from prunefuse_ray.pool import Source, head
@@ -88,9 +88,9 @@ def call_rows(per_second: float, batch_size: int, sample_bytes: int) -> int:
     return batch_size * max(1, round(most / batch_size))
 
 
-def choose(ledger: Ledger, scoring: cfg.Scoring, network: Place, job: ScoringJob, plan: ScoringPlan, macs: float) -> (
-    ScoringJob
-):  # fmt: skip
+def choose(
+    ledger: Ledger, scoring: cfg.Scoring, network: Place, job: ScoringJob, plan: ScoringPlan, macs: float
+) -> ScoringJob:
     """The job with the arithmetic of its run: what the run directory says, or else what is fastest, which is noted
     there. Measured where the pool will be scored.
 
@@ -121,7 +121,7 @@ def fastest(scoring: cfg.Scoring, network: Place, job: ScoringJob, macs: float) 
     )
     if macs < MACS_WORTH_MEASURING:
         return {"chosen": asdict(found[0]), "measured": []}
-    rates = [_rate(network, candidate.of(job)) for candidate in found]
+    rates = [rate_of(network, candidate.of(job)) for candidate in found]
     best = found[int(np.argmax(rates))]
     rows = call_rows(max(rates), best.batch_size, int(np.prod(job.form.shape)))
     measured = [
@@ -131,8 +131,8 @@ def fastest(scoring: cfg.Scoring, network: Place, job: ScoringJob, macs: float) 
     return {"chosen": asdict(replace(best, call_rows=rows)), "measured": measured}
 
 
-def _rate(network: Place, job: ScoringJob) -> float:
-    """Samples per second of forward passes."""
+def rate_of(network: Place, job: ScoringJob) -> float:
+    """Samples per second of the job's forward passes in this process."""
     scorer = Scorer(network, job)
     decoded_N = np.random.default_rng(0).integers(0, 256, (job.batch_size, *job.form.shape), np.uint8)
     scorer.forward(decoded_N)
@@ -170,9 +170,9 @@ def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]
     assert score is not None
     k = max(1, round(TOP_SHARE * len(decoded_N)))
     tops = [set(np.argsort(-score(each), kind="stable")[:k].tolist()) for each in logits]
-    used, exact = (torch.softmax(torch.from_numpy(each), 1) for each in logits)
+    used, exact = map(softmax, logits)
     return found | {
-        "largest_difference": float((used - exact).abs().max()),
+        "largest_difference": float(np.abs(used - exact).max()),
         "same_top": len(tops[0] & tops[1]) / k,
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ import torch
 from torch.nn import functional as F
 
 from prunefuse_ray import networks
+from prunefuse_ray.arithmetic import Arithmetic, fastest, rate_of
 from prunefuse_ray.config import Config, Recipe
 from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.plan import steps
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import STREAM_CPUS, cores, training_threads
+from prunefuse_ray.scoring import ScoringJob
+from prunefuse_ray.storage import Place
 
 SCORE_ROW_BYTES = 32
 """A row of a score file: id, score, reason; without features."""
@@ -139,11 +143,13 @@ def measured_costs(
     selector: networks.Proxy | networks.Dense,
     form: Form,
     samples: Sequence[object],
+    rows: int,
     seconds: float = 1.0,
 ) -> Costs:
     """Costs from about `seconds` of each kind of work in this process, with the threads that the run would use.
 
     Args:
+        rows: of the pool, on which it depends how a sample is scored (`arithmetic.candidates`).
         samples: some encoded samples of the pool, for the time that decoding takes; empty: not counted.
     """
     import pyarrow as pa
@@ -152,11 +158,7 @@ def measured_costs(
     proxy_macs, dense_macs = networks.macs(selector.network, shape), networks.macs(dense.network, shape)
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(config.scoring.cpus)
-        inference = networks.inference_form(selector.network.eval())
-        x = form.inputs(torch.zeros((config.scoring.batch_size, *form.shape), dtype=torch.uint8))
-        with torch.inference_mode():
-            forward = len(x) / _seconds_of(lambda: inference(x), seconds)
+        forward = _scoring_rate(config, selector, form, rows * proxy_macs)
         decode = math.inf
         if samples:
             column = pa.chunked_array([pa.array(samples)])
@@ -176,6 +178,24 @@ def measured_costs(
         dense_trained_per_second=dense_trained,
         actor_bytes=peak_bytes(),
     )
+
+
+def _scoring_rate(config: Config, selector: networks.Proxy | networks.Dense, form: Form, macs: float) -> float:
+    """Samples per second of the selector's forward passes, in the arithmetic that the run would choose here."""
+    job = ScoringJob(
+        strategy="least_confidence",
+        form=form,
+        batch_size=1,
+        features=config.scoring.features or config.selection.needs_features,
+        threads=config.scoring.cpus,
+        gpu=config.scoring.gpus > 0 and torch.cuda.is_available(),
+        trusted=(selector.spec.architecture,),
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        place = Place.at(directory)
+        for name, content in networks.to_files(selector).items():
+            (place / name).write_bytes(content)
+        return rate_of(place, Arithmetic(**fastest(config.scoring, place, job, macs)["chosen"]).of(job))
 
 
 def _training_rate(network: networks.Proxy | networks.Dense, recipe: Recipe, form: Form, seconds: float) -> float:

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.benchmarks import centers, measure, topk
+from prunefuse_ray.benchmarks import centers, measure, memory, scoring, topk
 
 
 def test_topk_finds_what_a_full_sort_does(local_ray, tmp_path):
@@ -28,6 +30,26 @@ def test_centers_measures_the_memory_of_its_actors(local_ray, tmp_path):
     figures = centers.memory(tmp_path, 30_000, 8, 10, 2)
     assert figures["features_mb"] == pytest.approx(30_000 * 8 * 4 / 2**20)
     assert figures["shards_mb"] > figures["features_mb"] / 2
+
+
+def test_scoring_measures_what_a_run_does(local_ray, tmp_path):
+    sizes = scoring.Sizes(rows=10_000, compared=10_000, repeats=1, actors=1, size=8, architecture="resnet20")
+    bench = scoring.Bench(tmp_path, sizes, scoring.generated(50, 8))
+    assert sum(len(pq.read_table(f)) for f in bench.pool.files) == 10_000
+    assert len(scoring.first(bench.pool, 1).files) == 1
+    assert {job.precision for job in bench.jobs.values()} <= {"fp32", "bf16"}
+    seconds = measure.side_by_side({"bare": bench.bare(bench.jobs["p5"], 5_000), "loader": bench.dataloader(5_000)}, 1)
+    assert all(s[0] > 0 for s in seconds.values())
+    scores = pq.read_table(tmp_path / "dataloader.parquet")["score"].to_numpy()
+    assert len(scores) == 5_000
+    np.testing.assert_array_equal(scores[:50], scores[50:100])
+
+
+def test_memory_scores_every_sample(local_ray, tmp_path):
+    figures = memory.run(
+        tmp_path, tmp_path / "spilled", rows=600, size=8, architecture="resnet20", actors=1, rows_per_file=250
+    )
+    assert figures["scored"] == 600
 
 
 def test_side_by_side_takes_turns():

@@ -82,7 +82,7 @@ def _costs(config: Config, info: PoolInfo, mine: argparse.Namespace) -> Costs:
         selector = make_selector(config, dense)
     except networks.NetworkError as error:
         raise ConfigError(f"network, pruning: {error}") from error
-    costs = measured_costs(config, dense, selector, form_of(config.pool, info), _some_samples(config))
+    costs = measured_costs(config, dense, selector, form_of(config.pool, info), _some_samples(config), info.rows)
     if mine.scoring_rate:
         costs = dataclasses.replace(costs, scored_per_second=mine.scoring_rate)
     if mine.training_rate:

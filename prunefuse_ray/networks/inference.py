@@ -74,8 +74,8 @@ def inference_form(network: nn.Module, precision: str = "fp32") -> nn.Module:
     """An eval-mode copy for scoring: batch norms folded into the convolution right before them, channels last.
 
     precision: fp32, or bf16 for weights and activations in bfloat16 (inputs of any precision are taken). Outputs equal
-    the original's in eval mode up to rounding, to that precision. Batch norms that read anything but one convolution (all
-    but the inner ones of a pre-activation network) stay; so does everything where the network cannot be traced.
+    the original's in eval mode up to rounding. Batch norms that read anything but one convolution (all but the inner
+    ones of a pre-activation network) stay; so does everything where the network cannot be traced.
     """
     result = copy.deepcopy(network).eval().requires_grad_(False)
     for conv_name, norm_name in _foldable(result):

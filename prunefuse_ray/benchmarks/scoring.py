@@ -1,0 +1,299 @@
+"""`scoring`: the pruned proxy through Ray Data, against a bare loop, plain float32, the dense network, a DataLoader."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from PIL import Image
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray import networks
+from prunefuse_ray.acquisition import least_confidence
+from prunefuse_ray.arithmetic import Arithmetic, fastest
+from prunefuse_ray.benchmarks import measure
+from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.forms import decode_column
+from prunefuse_ray.images import ImageForm, encode_png
+from prunefuse_ray.pool import Source, head
+from prunefuse_ray.resources import ScoringPlan, cores, start_ray
+from prunefuse_ray.scoring import ScoringJob, score_pool
+from prunefuse_ray.storage import Place
+
+ROWS_PER_FILE = 5_000
+LARGE = 1e13
+"""Multiply-accumulates of a pool that is worth measuring for, however small the benchmark's is."""
+BARS = {
+    "pipeline_over_bare": 0.9,
+    "pipeline_over_bare_50k": 0.75,
+    "default_over_eager": 2.0,
+    "p5_over_dense": 3.0,
+    "p8_over_dense": 6.0,
+    "over_dataloader": 3.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    rows: int
+    """Of the pipeline and the bare loop; the start-up counts in a pass over a quarter of them."""
+    compared: int
+    """Of the slower things it is compared with, and of the pipeline beside them."""
+    repeats: int
+    actors: int
+    size: int = 32
+    architecture: str = "resnet56"
+
+
+def write(directory: Path, rows: int, pictures: list[bytes]) -> Source:
+    """A pool of so many rows with ids of their own, whose pictures repeat."""
+    directory.mkdir(parents=True)
+    paths = []
+    for start in range(0, rows, ROWS_PER_FILE):
+        numbers = range(start, min(start + ROWS_PER_FILE, rows))
+        table = pa.table(
+            {
+                "id": pa.array(numbers, pa.int64()),
+                "image": pa.array([pictures[i % len(pictures)] for i in numbers], pa.binary()),
+            }
+        )
+        paths.append(directory / f"{start:09d}.parquet")
+        pq.write_table(table, paths[-1])
+    return Source(
+        fs=Place.at(str(directory)).fs,
+        files=tuple(map(str, paths)),
+        sizes=tuple(p.stat().st_size for p in paths),
+        id_column="id",
+        sample_column="image",
+    )
+
+
+def first(source: Source, files: int) -> Source:
+    return replace(source, files=source.files[:files], sizes=source.sizes[:files])
+
+
+def generated(count: int, size: int) -> list[bytes]:
+    """Smooth colour pictures with some noise, as PNGs: about as long to decode as photographs."""
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(0, 255, (count, 4, 4, 3)).astype(np.uint8)
+    pixels = []
+    for picture in coarse:
+        smooth = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC), np.int16)
+        pixels.append(np.clip(smooth + rng.integers(-8, 9, smooth.shape), 0, 255).astype(np.uint8))
+    return [encode_png(p) for p in pixels]
+
+
+def read_pictures(path: str, column: str) -> list[bytes]:
+    """The pictures of a Parquet pool of one's own."""
+    files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
+    found = [v for f in files for v in pq.read_table(f, columns=[column])[column].to_pylist()]
+    values = [v["bytes"] if isinstance(v, dict) else v for v in found]
+    if not values or not all(isinstance(v, bytes) for v in values):
+        raise ConfigError(
+            f"--pool: '{path}' holds no encoded pictures in column '{column}'; give Parquet files of them"
+        )
+    return values
+
+
+class Bench:
+    """Networks of one architecture on disk, and a pool to score with them."""
+
+    def __init__(self, directory: Path, sizes: Sizes, pictures: list[bytes]) -> None:
+        self.directory, self.sizes, self.runs = directory, sizes, 0
+        with Image.open(io.BytesIO(pictures[0])) as picture:
+            width, height = picture.size
+        self.form = ImageForm(height=height, width=width, channels=3)
+        spec = networks.NetworkSpec(architecture=sizes.architecture, classes=10, input_shape=self.form.network_shape)
+        dense = networks.build(spec, seed=0)
+        self.networks = {"dense": self._save("dense", networks.Dense(network=dense, spec=spec))}
+        for name, ratio in (("p5", 0.5), ("p8", 0.8)):
+            proxy = networks.prune(dense, spec, networks.PruningSpec(ratio=ratio))
+            self.networks[name] = self._save(name, proxy)
+        self.pool = write(directory / "pool", sizes.rows, pictures)
+        self.plan = ScoringPlan(min_actors=sizes.actors, max_actors=sizes.actors, cpus=1, gpus=0.0)
+        plain = ScoringJob(
+            strategy="least_confidence", form=self.form, batch_size=64, features=False, threads=1, gpu=False
+        )
+        self.eager = replace(plain, backend="eager")
+        # What a run of a large pool would choose; by a task, as there.
+        task = ray.remote(num_cpus=1)(fastest)
+        self.chosen = {n: ray.get(task.remote(cfg.Scoring(), p, plain, LARGE)) for n, p in self.networks.items()}
+        self.jobs = {n: Arithmetic(**c["chosen"]).of(plain) for n, c in self.chosen.items()}
+
+    def _save(self, name: str, saved: networks.Proxy | networks.Dense) -> Place:
+        place = Place.at(str(self.directory / name))
+        for file, content in networks.to_files(saved).items():
+            (place / file).write_bytes(content)
+        return place
+
+    def pipeline(self, name: str, job: ScoringJob, rows: int) -> Callable[[], None]:
+        """Score the first rows of the pool with a network, as a run does."""
+        source = first(self.pool, -(-rows // ROWS_PER_FILE))
+
+        def score() -> None:
+            self.runs += 1
+            out, done = (Place.at(str(self.directory / f"{n}{self.runs}")) for n in ("scores", "checkpoint"))
+            for place in (out, done):
+                place.fs.create_dir(place.path, recursive=True)
+            nothing = pa.array([], pa.int64())
+            score_pool(
+                source, self.networks[name], job, self.plan, exclude=nothing, rows=rows, out=out, checkpoint=done
+            )
+            for place in (out, done):
+                place.delete()
+
+        return score
+
+    def bare(self, job: ScoringJob, rows: int) -> Callable[[], None]:
+        """The network alone in this process with as many threads as all actors have, over tensors decoded before."""
+        decoded_N, _ = decode_column(head(self.pool, min(rows, ROWS_PER_FILE))["sample"], self.form)
+        threads = self.sizes.actors * job.threads
+
+        def loop() -> None:
+            torch.set_num_threads(threads)
+            plain = networks.from_files({f: (self.networks["p5"] / f).read_bytes() for f in NETWORK_FILES}).network
+            example = self.form.inputs(torch.from_numpy(decoded_N[: job.batch_size]))
+            run = networks.runner(
+                plain, job.backend, job.precision, device=torch.device("cpu"), example=example, threads=threads
+            )
+            done = 0
+            with torch.inference_mode():
+                while done < rows:
+                    start = done % (len(decoded_N) - job.batch_size + 1)
+                    x = self.form.inputs(torch.from_numpy(decoded_N[start : start + job.batch_size]))
+                    least_confidence(run(x).float().numpy())
+                    done += job.batch_size
+
+        return loop
+
+    def dataloader(self, rows: int) -> Callable[[], None]:
+        """What one would write instead: a torch DataLoader with two workers over the same files, plain float32."""
+        source = first(self.pool, -(-rows // ROWS_PER_FILE))
+
+        def loop() -> None:
+            torch.set_num_threads(cores())
+            files = {f: (self.networks["p5"] / f).read_bytes() for f in NETWORK_FILES}
+            network = networks.from_files(files).network.eval()
+            scores = []
+            with torch.inference_mode():
+                loader = torch.utils.data.DataLoader(_Pictures(source), batch_size=256, num_workers=2)
+                for x in loader:
+                    x = ((x.float() / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
+                    scores.append(1 - torch.softmax(network(x), 1).max(1).values)
+            pq.write_table(pa.table({"score": torch.cat(scores).numpy()}), self.directory / "dataloader.parquet")
+
+        return loop
+
+
+NETWORK_FILES = (networks.WEIGHTS_FILE, networks.NETWORK_FILE)
+
+
+class _Pictures(torch.utils.data.Dataset):
+    def __init__(self, source: Source) -> None:
+        table = pq.read_table(list(source.files), columns=["image"])
+        self.column = table["image"].combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        with Image.open(io.BytesIO(self.column[i].as_py())) as picture:
+            return torch.from_numpy(np.array(picture.convert("RGB")))
+
+
+def run(directory: Path, sizes: Sizes, pictures: list[bytes]) -> dict[str, Any]:
+    """The figures. Steady rates are of the rows between a short pass and a long one, so that no start-up counts."""
+    bench = Bench(directory, sizes, pictures)
+    job, quarter, few = bench.jobs["p5"], sizes.rows // 4, sizes.compared // 4
+    long = measure.side_by_side(
+        {
+            "pipeline": bench.pipeline("p5", job, sizes.rows),
+            "pipeline_quarter": bench.pipeline("p5", job, quarter),
+            "bare": bench.bare(job, sizes.rows),
+        },
+        sizes.repeats,
+    )
+    things: dict[str, tuple[str, ScoringJob]] = {
+        "p5": ("p5", job),
+        "p5_eager": ("p5", bench.eager),
+        "dense": ("dense", bench.jobs["dense"]),
+        "dense_eager": ("dense", bench.eager),
+        "p8": ("p8", bench.jobs["p8"]),
+    }
+    passes = {f"{n} {rows}": bench.pipeline(*t, rows) for n, t in things.items() for rows in (sizes.compared, few)}
+    passes |= {f"dataloader {rows}": bench.dataloader(rows) for rows in (sizes.compared, few)}
+    short = measure.side_by_side(passes, sizes.repeats)
+
+    def steady(seconds: dict[str, list[float]], whole: str, part: str, rows: int) -> float:
+        return rows / (statistics.median(seconds[whole]) - statistics.median(seconds[part]))
+
+    rates = {
+        n: steady(short, f"{n} {sizes.compared}", f"{n} {few}", sizes.compared - few) for n in (*things, "dataloader")
+    }
+    bare = sizes.rows / statistics.median(long["bare"])
+    return {
+        "rows": sizes.rows,
+        "compared_rows": sizes.compared,
+        "actors": sizes.actors,
+        "chosen": bench.chosen,
+        "seconds": long | short,
+        "samples_per_second": rates
+        | {
+            "bare": bare,
+            "pipeline": steady(long, "pipeline", "pipeline_quarter", sizes.rows - quarter),
+            "pipeline_from_call": quarter / statistics.median(long["pipeline_quarter"]),
+        },
+        "pipeline_over_bare": steady(long, "pipeline", "pipeline_quarter", sizes.rows - quarter) / bare,
+        "pipeline_over_bare_50k": quarter / statistics.median(long["pipeline_quarter"]) / bare,
+        "default_over_eager": rates["p5"] / rates["p5_eager"],
+        "p5_over_dense": rates["p5"] / rates["dense"],
+        "p8_over_dense": rates["p8"] / rates["dense"],
+        "p5_over_dense_eager": rates["p5"] / rates["dense_eager"],
+        "p8_over_dense_eager": rates["p8"] / rates["dense_eager"],
+        "over_dataloader": rates["p5"] / rates["dataloader"],
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="benchmark.py scoring", description=__doc__)
+    parser.add_argument("--pool", help="Parquet files of pictures of one size (default: generated ones, 32 x 32)")
+    parser.add_argument("--image-column", default="image")
+    parser.add_argument("--rows", type=int, default=200_000, help="the pictures are repeated to so many")
+    parser.add_argument("--compared-rows", type=int, default=40_000, help="of each comparison")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--actors", type=int, default=cores())
+    parser.add_argument("--architecture", default="resnet56")
+    parser.add_argument("--directory", help="parent of the temporary files")
+    given = parser.parse_args(argv)
+    start_ray()
+    sizes = Sizes(
+        rows=given.rows,
+        compared=given.compared_rows,
+        repeats=given.repeats,
+        actors=given.actors,
+        architecture=given.architecture,
+    )
+    pictures = read_pictures(given.pool, given.image_column) if given.pool else generated(ROWS_PER_FILE, sizes.size)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=given.directory) as directory:
+        figures = run(Path(directory), sizes, pictures)
+    figures["benchmark_seconds"] = time.perf_counter() - started
+    rates = figures["samples_per_second"]
+    lines = [(f"{name}, samples per second", f"{rate:,.0f}", "") for name, rate in rates.items()]
+    lines += [(name, f"{figures[name]:.2f}", f">= {bar:g}") for name, bar in BARS.items()]
+    lines += [(name, f"{figures[name]:.2f}", "") for name in ("p5_over_dense_eager", "p8_over_dense_eager")]
+    measure.report(f"scoring {sizes.rows:,} pictures with {sizes.architecture}", lines, figures)
+    ray.shutdown()
+    return 0
