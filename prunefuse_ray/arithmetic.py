@@ -179,5 +179,5 @@ def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]
 
 def _there(function: Callable[..., dict[str, Any]], plan: ScoringPlan, *args: Any) -> dict[str, Any]:
     """The function's result from a machine on which the pool is scored."""
-    task = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus or None, **plan.placement)(function)
+    task = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, **plan.placement)(function)
     return ray.get(task.remote(*args))

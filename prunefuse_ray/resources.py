@@ -7,8 +7,8 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.util import field, find_spec
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import ray
