@@ -16,7 +16,6 @@ from .nets import OWN
 from .test_centers import apart, badge, k_centers
 from .test_rounds import kill_at_each
 
-HERE = {"scoring": {"actors": None}}
 """So small a pool is scored by the driver."""
 
 
@@ -50,7 +49,7 @@ def selected(root):
 
 
 def test_k_centers_starts_from_the_labeled_features_of_the_same_proxy(local_ray, tiny_pool, tmp_path):
-    root = choose(tiny(tiny_pool, tmp_path, selection={"strategy": "k_centers"}, **HERE))
+    root = choose(tiny(tiny_pool, tmp_path, selection={"strategy": "k_centers"}))
     scores, labeled = read(root, "scores"), read(root, "labeled")
     assert labeled["id"].to_pylist() == sorted(read(root, "labels.parquet")["id"].to_pylist())
     rows = k_centers(matrix(scores, "feature"), matrix(labeled, "feature"), 8)
@@ -82,7 +81,7 @@ def test_badge_reads_gradients_that_the_saved_proxy_gives(local_ray, tiny_pool, 
 
 
 def test_cluster_margin_chooses_of_the_smallest_margins(local_ray, tiny_pool, tmp_path):
-    root = choose(tiny(tiny_pool, tmp_path, selection={"strategy": "cluster_margin"}, **HERE))
+    root = choose(tiny(tiny_pool, tmp_path, selection={"strategy": "cluster_margin"}))
     scores = read(root, "scores")
     assert len(set(selected(root)["id"].to_pylist())) == 8
     least = np.sort(scores["score"].to_numpy())[-80]
@@ -90,7 +89,7 @@ def test_cluster_margin_chooses_of_the_smallest_margins(local_ray, tiny_pool, tm
 
 
 def test_per_group_takes_equally_many_of_each_predicted_class(local_ray, tiny_pool, tmp_path):
-    root = choose(tiny(tiny_pool, tmp_path, selection={"per_group": "predicted"}, **HERE))
+    root = choose(tiny(tiny_pool, tmp_path, selection={"per_group": "predicted"}))
     scores = read(root, "scores").to_pylist()
     groups = [[r for r in scores if r["predicted"] == g] for g in (0, 1)]
     wanted = []
@@ -101,7 +100,7 @@ def test_per_group_takes_equally_many_of_each_predicted_class(local_ray, tiny_po
 
 
 def test_min_distance_keeps_the_chosen_apart_from_each_other_and_the_labeled(local_ray, tiny_pool, tmp_path):
-    config = tiny(tiny_pool, tmp_path, selection={"min_distance": 0.1}, **HERE)
+    config = tiny(tiny_pool, tmp_path, selection={"min_distance": 0.1})
     root = choose(config)
     scores, labeled = read(root, "scores"), read(root, "labeled")
     x, known = matrix(scores, "feature"), matrix(labeled, "feature")
@@ -114,7 +113,7 @@ def test_min_distance_keeps_the_chosen_apart_from_each_other_and_the_labeled(loc
 def test_features_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_pool, tmp_path):
     change = {"selection": {"strategy": "k_centers"}, "training": {"lr": 1e30, "warmup_epochs": 0}}
     with pytest.raises(ScoreError, match=r"not finite for 110 samples, e\.g\. ids 's"):
-        rounds.run(tiny(tiny_pool, tmp_path, **change, **HERE))
+        rounds.run(tiny(tiny_pool, tmp_path, **change))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,7 @@ MOMENTS = [
     ids=str,
 )
 def test_a_run_killed_in_any_phase_chooses_the_same(local_ray, tiny_pool, tmp_path, selection):
-    change = {"selection": merge({"budgets": [10, 18, 30]}, selection)}
+    change = {"selection": merge({"budgets": [10, 18, 30]}, selection), "scoring": {"actors": (1, 1)}}
     rounds.run(tiny(tiny_pool, tmp_path / "whole", **change))
     kill_at_each(MOMENTS, tiny(tiny_pool, tmp_path / "killed", **change), tmp_path)
     for r in (0, 1, 2):

@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto[s3], flask and flask-cors are missing"),
 ]
 ROOT = Path(__file__).parent.parent
-SHORT = {"selection": {"budgets": [10, 18]}}
+SHORT = {"selection": {"budgets": [10, 18]}, "scoring": {"actors": (1, 1)}}
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "known-to-nobody-but-the-tests"}
 
 
