@@ -16,12 +16,12 @@ import torch
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
-from prunefuse_ray.acquisition import STRATEGIES, softmax
+from prunefuse_ray.acquisition import consensus, softmax
 from prunefuse_ray.forms import decode_column
 from prunefuse_ray.ledger import Ledger
 from prunefuse_ray.pool import Source, head
 from prunefuse_ray.resources import ScoringPlan
-from prunefuse_ray.scoring import Scorer, ScoringJob
+from prunefuse_ray.scoring import Scorer, ScoringJob, scores_of
 from prunefuse_ray.storage import Place
 
 MACS_WORTH_MEASURING = 1e11
@@ -166,11 +166,9 @@ def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]
         return found
     plain = replace(job, backend="eager", precision="fp32")
     logits = [Scorer(network, j).forward(decoded_N)[0] for j in (job, plain)]
-    score = STRATEGIES[job.strategy].score
-    assert score is not None
     k = max(1, round(TOP_SHARE * len(decoded_N)))
-    tops = [set(np.argsort(-score(each), kind="stable")[:k].tolist()) for each in logits]
-    used, exact = map(softmax, logits)
+    tops = [set(np.argsort(-scores_of(job.strategy, each), kind="stable")[:k].tolist()) for each in logits]
+    used, exact = (softmax(consensus(each)) for each in logits)
     return found | {
         "largest_difference": float(np.abs(used - exact).max()),
         "same_top": len(tops[0] & tops[1]) / k,

@@ -110,6 +110,9 @@ class Pool(Section):
     label_column: str = "label"
     """Column of integer labels 0 .. classes-1, asked only for selected samples. WebDataset: the member's extension
     (default: cls), or json:FIELD. Where people give the labels (annotation.kind), only the test set needs it."""
+    group_column: str | None = None
+    """Column of strings or integers (site, patient, camera, ...) by which `selection.per_group: group` shares out the
+    choice; samples without a value are a group of their own. Parquet only."""
     classes: Annotated[int, Field(ge=2)] | list[str] | None = None
     """Number of classes, or their names in the order of the labels. Image folders: found from the sub-folders; Hugging
     Face: from the file's features."""
@@ -172,6 +175,8 @@ class Pool(Section):
                 raise ValueError(
                     f"{field} has {len(getattr(self, field))} values: give one for all channels, or {self.channels}"
                 )
+        if self.group_column is not None and self.source != "parquet":
+            raise ValueError(f"group_column is for pool.source parquet, not '{self.source}': leave it out")
         if self.allow_growth and self.source not in ("parquet", "images"):
             raise ValueError(
                 f"allow_growth is for pool.source parquet and images, not '{self.source}': set it to false"
@@ -229,18 +234,42 @@ class Pruning(Section):
     """Importance by which channels stay: magnitude (L2), magnitude_l1, random, lamp."""
     steps: Positive = 1
     """Number of pruning steps on the way to the ratio."""
+    committee: Positive = 1
+    """Disjoint proxies that together cover the dense network; above 1 the ratio is 1 - 1 / committee (its default
+    then). They are trained side by side, vote, and are fused into one network."""
     round_to: Positive | None = None
     """Round kept channel counts down to a multiple of this (hardware); refused where a layer would stay unpruned."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _even_shares(cls, tree: Any) -> Any:
+        """The share that a committee leaves each member follows from its size."""
+        size = str(tree.get("committee", 1)) if isinstance(tree, dict) else "1"
+        return {"ratio": 1 - 1 / int(size), **tree} if size.isdecimal() and int(size) > 1 else tree
+
+    @model_validator(mode="after")
+    def _partition(self) -> Pruning:
+        if self.committee > 1 and abs(self.ratio - (1 - 1 / self.committee)) > 1e-9:
+            raise ValueError(
+                f"ratio {self.ratio:g} does not make {self.committee} disjoint proxies: leave it out, or set it to "
+                f"{1 - 1 / self.committee:g}"
+            )
+        if self.committee > 1 and (self.steps > 1 or self.round_to is not None):
+            raise ValueError(
+                f"committee {self.committee} is cut in one step and by equal shares: leave out steps and round_to"
+            )
+        return self
 
 
 class Selection(Section):
     """Which samples get labeled, and how many."""
 
     strategy: str = "least_confidence"
-    """Acquisition strategy: least_confidence, margin, entropy, random; k_centers, badge, cluster_margin choose sets."""
-    per_group: Literal["predicted"] | None = None
-    """Choose equally many of each class that the network predicts (predicted), as far as there are so many. Only with
-    least_confidence, margin and entropy."""
+    """Acquisition strategy: least_confidence, margin, entropy, random; bald, vote_entropy, consensus_kl (of a
+    committee); k_centers, badge, cluster_margin choose sets."""
+    per_group: Literal["predicted", "group"] | None = None
+    """Choose equally many of each class that the network predicts (predicted), or of each value of pool.group_column
+    (group), as far as there are so many. Only with least_confidence, margin and entropy."""
     min_distance: Annotated[float, Field(gt=0)] | None = None
     """Leave out samples whose features are nearer than this (Euclidean distance) to a better one or a labeled one.
     Only with least_confidence, margin and entropy."""
@@ -455,6 +484,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _grouped(self) -> Config:
+        if (self.selection.per_group == "group") != (self.pool.group_column is not None):
+            raise ValueError(
+                f"selection.per_group is {self.selection.per_group or 'not set'} and pool.group_column is "
+                f"{self.pool.group_column or 'not set'}: groups need both per_group 'group' and the column that names "
+                "them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _modality(self) -> Config:
         if self.pool.text_column is None:
             return self
@@ -501,6 +540,19 @@ class Config(Section):
                 f"fusion.target 'fused' needs a pruned proxy, but selection.selector is '{self.selection.selector}': "
                 "set fusion.target to scratch"
             )
+        members = self.pruning.committee
+        if STRATEGIES[self.selection.strategy].members and members == 1:
+            raise ValueError(
+                f"selection.strategy '{self.selection.strategy}' asks the members of a committee: set "
+                "pruning.committee to 2 or more"
+            )
+        if members > 1 and self.selection.selector != "proxy":
+            raise ValueError(
+                f"pruning.committee {members} is of proxies, but selection.selector is '{self.selection.selector}': "
+                "set one of them back"
+            )
+        if members > 1 and self.fusion.rule == "positional":
+            raise ValueError("fusion.rule 'positional' knows no committee: use keep, function_preserving or scaled")
         if self.pool.channels == 1 and "flip" in self.training.augment and self.pool.source == "digits":
             raise ValueError(
                 "training.augment 'flip' turns digits into other signs: leave it out for pool.source digits"

@@ -24,6 +24,7 @@ from prunefuse_ray.config import Config, Recipe
 from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.plan import steps
 from prunefuse_ray.pool import PoolInfo
+from prunefuse_ray.recipe import per_member
 from prunefuse_ray.resources import STREAM_CPUS, cores, training_threads
 from prunefuse_ray.scoring import ScoringJob
 from prunefuse_ray.storage import Place
@@ -140,7 +141,7 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int) -> Estim
 def measured_costs(
     config: Config,
     dense: networks.Dense,
-    selector: networks.Proxy | networks.Dense,
+    selector: networks.Selector,
     form: Form,
     samples: Sequence[object],
     rows: int,
@@ -180,7 +181,7 @@ def measured_costs(
     )
 
 
-def _scoring_rate(config: Config, selector: networks.Proxy | networks.Dense, form: Form, macs: float) -> float:
+def _scoring_rate(config: Config, selector: networks.Selector, form: Form, macs: float) -> float:
     """Samples per second of the selector's forward passes, in the arithmetic that the run would choose here."""
     job = ScoringJob(
         strategy="least_confidence",
@@ -198,7 +199,7 @@ def _scoring_rate(config: Config, selector: networks.Proxy | networks.Dense, for
         return rate_of(place, Arithmetic(**fastest(config.scoring, place, job, macs)["chosen"]).of(job))
 
 
-def _training_rate(network: networks.Proxy | networks.Dense, recipe: Recipe, form: Form, seconds: float) -> float:
+def _training_rate(network: networks.Selector, recipe: Recipe, form: Form, seconds: float) -> float:
     module = network.network.train()
     x = form.inputs(torch.zeros((recipe.batch_size, *form.shape), dtype=torch.uint8))
     y = torch.zeros(recipe.batch_size, dtype=torch.int64)
@@ -206,7 +207,7 @@ def _training_rate(network: networks.Proxy | networks.Dense, recipe: Recipe, for
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(module(x), y).backward()
+        F.cross_entropy(*per_member(module(x), y)).backward()
         optimizer.step()
 
     return recipe.batch_size / _seconds_of(step, seconds)

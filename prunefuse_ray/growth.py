@@ -22,7 +22,7 @@ from prunefuse_ray.indexes import INDEX_ROWS, list_images, listing
 from prunefuse_ray.inspection import inspect_parquet, listing_digest
 from prunefuse_ray.ledger import Ledger, Output, Step
 from prunefuse_ray.plan import GROW
-from prunefuse_ray.pool import PoolInfo, Source, locate_parquet, part
+from prunefuse_ray.pool import PoolInfo, Source, locate_parquet, part, with_groups
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import id_digest, source_of
 
@@ -209,6 +209,7 @@ def _grow_images(
 
 def _grow_parquet(config: Config, ledger: Ledger, info: PoolInfo, added: pa.Table, now: pa.Table) -> PoolInfo:
     found = source_of(config.pool, ledger.root, "path", labeled=config.annotation.kind == "oracle")
+    found = with_groups(found, config.pool)
     everything = only(found, config.pool.path, set(now["file"].to_pylist()))
     new = only(found, config.pool.path, set(added["file"].to_pylist()))
     _check_types(everything, new)
@@ -223,7 +224,7 @@ def _check_types(everything: Source, new: Source) -> None:
     """PoolError where a new file cannot be read or has other columns than the files before it."""
     old = next(f for f in everything.files if f not in set(new.files))
     ids = () if everything.names is not None else (everything.id_column,)
-    columns = (*ids, everything.sample_column)
+    columns = (*ids, everything.sample_column, *([everything.group_column] if everything.group_column else []))
     wanted = pq.read_schema(old, filesystem=everything.fs)
     for file in new.files:
         try:

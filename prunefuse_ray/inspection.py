@@ -78,6 +78,8 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) ->
         wanted["id_column"] = source.id_column
     if source.label_column is not None:
         wanted["label_column"] = source.label_column
+    if source.group_column is not None:
+        wanted["group_column"] = source.group_column
     for name, column in wanted.items():
         if column not in schema.names:
             remedy = "; null makes ids of file names and row numbers" if name == "id_column" else ""
@@ -88,6 +90,12 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) ->
             f"pool.text_column: '{source.sample_column}' is of type "
             f"{schema.field(source.sample_column).type}; texts are strings"
         )
+    if source.group_column is not None:
+        kind = schema.field(source.group_column).type
+        if not any(is_kind(kind) for is_kind in (*strings, pa.types.is_integer)):
+            raise PoolError(
+                f"pool.group_column: '{source.group_column}' is of type {kind}; groups are strings or integers"
+            )
     if source.names is not None:
         return "string"
     kind = schema.field(source.id_column).type

@@ -26,7 +26,7 @@ from prunefuse_ray.known import read_known
 from prunefuse_ray.labeling import REQUEST, TABLE, annotator_of, labeled, request_of, request_table, wait_for_labels
 from prunefuse_ray.ledger import REJECTED, Ledger, Output, Step, arrow_type, labels_schema, selected_schema
 from prunefuse_ray.plan import GROW, INIT, REPORT, base, label_count, round_seed, steps, to_choose
-from prunefuse_ray.pool import PoolInfo, Source, random_choice, stream
+from prunefuse_ray.pool import PoolInfo, Source, random_choice, stream, with_groups
 from prunefuse_ray.predictions import doubts, predict
 from prunefuse_ray.preprocessing import PREPROCESSING_FILE, preprocessing_to_bytes
 from prunefuse_ray.report import render
@@ -157,7 +157,7 @@ def _init(work: Work, step: Step) -> Done:
     known = _take_known(work, step)
     shape = work.form.network_shape
     outputs = {f"dense/{k}": v for k, v in networks.to_files(dense).items()}
-    outputs |= {f"proxies/0/{k}": v for k, v in networks.to_files(selector).items()}
+    outputs |= {f"{proxies(config)}/{k}": v for k, v in networks.to_files(selector).items()}
     return Done(
         outputs={**outputs, **known.outputs},
         written=known.written,
@@ -204,15 +204,24 @@ def _take_known(work: Work, step: Step) -> Done:
     )
 
 
-def make_selector(config: Config, dense: networks.Dense) -> networks.Proxy | networks.Dense:
-    """The network that selects, with its initial weights: pruned from `dense`, itself, or another architecture."""
+def proxies(config: Config, parent: str = "proxies") -> str:
+    """Where below a step's directory the selecting network lies; a committee's members are 0, 1, ... in it."""
+    return parent if config.pruning.committee > 1 else f"{parent}/0"
+
+
+def make_selector(config: Config, dense: networks.Dense) -> networks.Selector:
+    """What selects, with its initial weights: a proxy pruned from `dense` or a committee of them, `dense` itself, or
+    another architecture."""
     kind, _, architecture = config.selection.selector.partition(":")
     if kind == "dense":
         return dense
     if kind == "svp":
         spec = dataclasses.replace(dense.spec, architecture=architecture)
         return networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
-    pruning = networks.PruningSpec(**config.pruning.model_dump(), seed=config.run.seed)
+    members = config.pruning.committee
+    pruning = networks.PruningSpec(**config.pruning.model_dump(exclude={"committee"}), seed=config.run.seed)
+    if members > 1:
+        return networks.Committee(networks.split(dense.network, dense.spec, pruning, members))
     return networks.prune(dense.network, dense.spec, pruning)
 
 
@@ -252,8 +261,9 @@ def _choose(work: Work, scored: Step, k: int) -> tuple[pa.Table, Mapping[str, An
         return chosen, {"closer_than_min_distance": close}
     paths, _ = work.ledger.files(scored, "scores")
     if selection.per_group is not None:
-        chosen, groups = top_k_of_groups(paths, work.ledger.root, k)
-        return chosen, {"per_group": {work.info.classes[g]: n for g, n in groups.items()}}
+        chosen, groups = top_k_of_groups(paths, work.ledger.root, k, selection.per_group)
+        named = groups if selection.per_group == "group" else {work.info.classes[g]: n for g, n in groups.items()}
+        return chosen, {"per_group": named}
     return top_k(paths, work.ledger.root, k), {}
 
 
@@ -354,7 +364,7 @@ def _request(work: Work, step: Step) -> Done:
             files=tuple(f.path for f in written),
             sizes=tuple(f.size for f in written),
         )
-        proxy = work.ledger.read_network(Step(step.round - 1, "train"), "proxies/0")
+        proxy = work.ledger.read_network(Step(step.round - 1, "train"), proxies(work.config))
         guesses = predict(source, proxy, work.form, trusted=trusted(work.config), in_process=work.training.in_process)
     return Done(
         outputs={TABLE: request_table(chosen, guesses, work.info.id_type)},
@@ -407,10 +417,10 @@ def _training_job(work: Work, step: Step, network: dict[str, bytes], recipe: cfg
 def _train_proxy(work: Work, step: Step) -> Done:
     """Train the selecting network on all labels so far, from its initial weights (after a sync: pruned fused ones)."""
     origin = base(work.config, step.round)
-    start = work.ledger.read_network(origin, "proxies/0" if origin.phase == INIT else "next/0")
+    start = work.ledger.read_network(origin, proxies(work.config, "proxies" if origin.phase == INIT else "next"))
     # The statistics of a trained network's batch norms are off by what was pruned before them.
     trained = work.config.network.weights is not None and isinstance(
-        networks.from_files(start, trusted(work.config)), networks.Proxy
+        networks.from_files(start, trusted(work.config)), (networks.Proxy, networks.Committee)
     )
     result = train(
         _training_job(work, step, start, work.config.training, recalibrate=trained),
@@ -426,7 +436,7 @@ def _train_proxy(work: Work, step: Step) -> Done:
         in_process=work.training.in_process,
     )
     return Done(
-        outputs={**_network_outputs(work, "proxies/0", result), "doubts.parquet": doubts(predicted)},
+        outputs={**_network_outputs(work, proxies(work.config), result), "doubts.parquet": doubts(predicted)},
         metrics=result.metrics,
         leftovers=("training",),
     )
@@ -456,15 +466,17 @@ def _score(work: Work, step: Step) -> Done:
         trusted=trusted(config),
     )
     macs = _macs(work)
-    network = work.ledger.place(step, "proxies/0")
+    network = work.ledger.place(step, proxies(config))
     job = choose(work.ledger, config.scoring, network, job, work.scoring, work.info.rows * macs["proxy"])
     started = time.perf_counter()
-    _score_into(work, step, "scores", work.pool, job, exclude=labeled, rows=work.info.rows)
+    _score_into(work, step, "scores", with_groups(work.pool, config.pool), job, exclude=labeled, rows=work.info.rows)
     seconds = time.perf_counter() - started
     written = out.files()
     try:
         summary = summarise(
-            [f.path for f in written], out, largest_score(config.selection.strategy, len(work.info.classes))
+            [f.path for f in written],
+            out,
+            largest_score(config.selection.strategy, len(work.info.classes), config.pruning.committee),
         )
         expected = work.info.rows - len(labeled)
         if summary.rows != expected:
@@ -502,7 +514,8 @@ def _score_into(work: Work, step: Step, name: str, source: Source, job: ScoringJ
     out, checkpoint = work.ledger.place(step, name), work.ledger.place(step, f"{name}-checkpoint")
     for place in (out, checkpoint):
         place.fs.create_dir(place.path, recursive=True)
-    score_pool(source, work.ledger.place(step, "proxies/0"), job, work.scoring, out=out, checkpoint=checkpoint, **more)
+    network = work.ledger.place(step, proxies(work.config))
+    score_pool(source, network, job, work.scoring, out=out, checkpoint=checkpoint, **more)
     return out.files()
 
 
@@ -524,9 +537,15 @@ def _fuse(work: Work, step: Step) -> Done:
     )
     target = dense.network
     if config.fusion.target == "fused":
-        proxy = networks.from_files(work.ledger.read_network(Step(step.round, "train"), "proxies/0"), trusted(config))
-        assert isinstance(proxy, networks.Proxy)  # config: only a pruned proxy can be fused
-        target = networks.fuse(dense.network, proxy, config.fusion.rule, epsilon=config.fusion.epsilon)
+        proxy = networks.from_files(
+            work.ledger.read_network(Step(step.round, "train"), proxies(config)), trusted(config)
+        )
+        rule, epsilon = config.fusion.rule, config.fusion.epsilon
+        if isinstance(proxy, networks.Committee):
+            target = networks.fuse_committee(dense.network, proxy.members, rule, epsilon=epsilon)
+        else:
+            assert isinstance(proxy, networks.Proxy)  # config: only pruned proxies can be fused
+            target = networks.fuse(dense.network, proxy, rule, epsilon=epsilon)
     fused = networks.to_files(networks.Dense(network=target, spec=dense.spec))
     return Done(outputs={f"fused-initial/{k}": v for k, v in fused.items()})
 
@@ -535,7 +554,7 @@ def _finetune(work: Work, step: Step) -> Done:
     """Train the target network on all labels, with distillation from the trained proxy."""
     config = work.config
     distil = config.distillation if config.distillation.weight > 0 and config.fusion.target == "fused" else None
-    teacher = work.ledger.read_network(Step(step.round, "train"), "proxies/0") if distil else None
+    teacher = work.ledger.read_network(Step(step.round, "train"), proxies(config)) if distil else None
     job = _training_job(
         work,
         step,
@@ -559,7 +578,7 @@ def _sync(work: Work, step: Step) -> Done:
     """Prune the fine-tuned fused network: the initial proxy of the next rounds."""
     fused = networks.from_files(work.ledger.read_network(Step(step.round, "finetune"), "fused"), trusted(work.config))
     proxy = make_selector(work.config, networks.Dense(network=fused.network, spec=fused.spec))
-    return Done(outputs={f"next/0/{k}": v for k, v in networks.to_files(proxy).items()})
+    return Done(outputs={f"{proxies(work.config, 'next')}/{k}": v for k, v in networks.to_files(proxy).items()})
 
 
 def _report(work: Work, step: Step) -> Done:

@@ -48,6 +48,8 @@ class Source:
     sample_column: str = "image"
     label_column: str | None = "label"
     """None where the samples have no labels."""
+    group_column: str | None = None
+    """Handed on as the column `group`, of strings."""
     roots: tuple[Place, ...] = ()
     """Where the files of an index lie; empty where the samples stand in the files themselves."""
     text: bool = False
@@ -96,6 +98,11 @@ def locate_parquet(paths: Any, pool: cfg.Pool, field: str, *, labeled: bool = Tr
         sample_column=pool.text_column or pool.image_column,
         label_column=pool.label_column if labeled else None,
     )
+
+
+def with_groups(source: Source, pool: cfg.Pool) -> Source:
+    """The source with the column by which a choice is shared out, where the configuration names one."""
+    return replace(source, group_column=pool.group_column)
 
 
 def digits_tables() -> tuple[pa.Table, pa.Table]:
@@ -192,18 +199,22 @@ def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
 
 
 def canonical(source: Source, *, label: bool = False) -> Iterator[pa.Table]:
-    """The rows as (id, sample[, label]); of an index, with root, file, offset and bytes in place of the sample."""
+    """The rows as (id, sample[, group][, label]); of an index, with its PLACES instead of the sample."""
     columns = [source.id_column, *(PLACES if source.roots else [source.sample_column])]
     if label:
         assert source.label_column is not None
         columns.append(source.label_column)
-    for table in tables(source, columns):
+    if source.group_column is not None:
+        columns.append(source.group_column)
+    for table in tables(source, list(dict.fromkeys(columns))):
         ids = table[source.id_column]
         rows = {"id": ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())}
         if source.roots:
             rows |= {name: table[name] for name in PLACES}
         else:
             rows["sample"] = plain_samples(table[source.sample_column])
+        if source.group_column is not None:
+            rows["group"] = pc.fill_null(table[source.group_column].cast(pa.string()), "")
         if label:
             rows["label"] = table[source.label_column].cast(pa.int64())
         yield pa.table(rows)

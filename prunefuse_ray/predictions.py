@@ -57,7 +57,11 @@ def _predict(
             place = pc.index_in(rows["id"], value_set=labels["id"].combine_chunks())
             rows = rows.filter(pc.is_valid(place)).append_column("label", labels["label"].take(place.drop_null()))
         decoded_N, _ = decode_column(rows["sample"], form)
-        parts.append(_row_probabilities(rows, model(form.inputs(torch.from_numpy(decoded_N))).float().softmax(1)))
+        parts.append(
+            _row_probabilities(
+                rows, networks.consensus(model(form.inputs(torch.from_numpy(decoded_N)))).float().softmax(1)
+            )
+        )
     return pa.concat_tables(parts)
 
 

@@ -18,6 +18,7 @@ from prunefuse_ray import networks
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.images import ImageForm
 from prunefuse_ray.preprocessing import PREPROCESSING_FILE, Form, preprocessing_from_bytes
+from prunefuse_ray.saved import network_files, network_place
 from prunefuse_ray.storage import Place
 
 BATCH = 64
@@ -48,7 +49,7 @@ class Predictor(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
+        return networks.consensus(self.network(x))
 
     def prepare(self, samples: Iterable[Any]) -> Tensor:
         """Samples as the network's input, on its device: (N, C, H, W), or (N, L) of texts.
@@ -93,7 +94,8 @@ class Predictor(nn.Module):
 
 
 def load(path: str | os.PathLike[str], *, trusted: str | None = None) -> Predictor:
-    """The network in a directory (a run's, its `fused/` or one of its proxies; a local path or URI), ready to predict.
+    """The network in a directory (a run's, its `fused/`, a proxy's, a committee's; a local path or URI), ready to
+    predict.
 
     Args:
         trusted: the network's architecture where that is code of your own (`package.module:function`). A directory
@@ -112,25 +114,7 @@ def load(path: str | os.PathLike[str], *, trusted: str | None = None) -> Predict
     return Predictor(read_network(files, place, trusted).network, form, classes)
 
 
-def network_place(path: str) -> Place:
-    """The directory of a network at `path`: itself, or `fused` in a run directory. LedgerError where there is none."""
-    place = Place.at(path)
-    for candidate in (place, place / "fused"):
-        if (candidate / networks.NETWORK_FILE).exists():
-            return candidate
-    raise LedgerError(
-        f"{place.path}: holds no {networks.NETWORK_FILE}; give a network's directory (RUN/fused, "
-        "RUN/rounds/NNN/proxies/0) or a finished run's"
-    )
-
-
-def network_files(place: Place) -> dict[str, bytes]:
-    """The files of a network's directory."""
-    names = (networks.NETWORK_FILE, networks.WEIGHTS_FILE, PREPROCESSING_FILE)
-    return {name: (place / name).read_bytes() for name in names if (place / name).exists()}
-
-
-def read_network(files: dict[str, bytes], place: Place, trusted: str | None) -> networks.Proxy | networks.Dense:
+def read_network(files: dict[str, bytes], place: Place, trusted: str | None) -> networks.Selector:
     """The network that the files hold; LedgerError where they do not, or name code that is not `trusted`."""
     try:
         return networks.from_files(files, () if trusted is None else (trusted,))

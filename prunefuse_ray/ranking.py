@@ -24,9 +24,10 @@ from prunefuse_ray.errors import ConfigError, LedgerError, ScoreError
 from prunefuse_ray.forms import Form, form_of
 from prunefuse_ray.ledger import EXECUTION_FIELDS, REJECTED, Ledger, Step, arrow_type, selected_schema
 from prunefuse_ray.pool import PoolInfo, Source, locate_parquet
-from prunefuse_ray.predictor import network_files, network_place, read_network
+from prunefuse_ray.predictor import read_network
 from prunefuse_ray.preprocessing import PREPROCESSING_FILE, preprocessing_from_bytes
 from prunefuse_ray.resources import observe, plan_scoring, start_ray
+from prunefuse_ray.saved import network_files, network_place
 from prunefuse_ray.scoring import ScoringJob, largest_score, score_pool, summarise
 from prunefuse_ray.selection import top_k
 from prunefuse_ray.storage import Place
@@ -47,7 +48,7 @@ class Strategy(cfg.Section):
     """By what samples are ranked."""
 
     strategy: str = "least_confidence"
-    """Acquisition strategy: least_confidence, margin or entropy."""
+    """Acquisition strategy: least_confidence, margin, entropy; of a committee also bald, vote_entropy, consensus_kl."""
 
     @field_validator("strategy")
     @classmethod
@@ -94,9 +95,10 @@ def rank(config: Ranking, network: str, out: str, top: int, trusted: str | None 
     files = network_files(place)
     saved = read_network(files, place, trusted)
     config = _as_trained(config, files, saved.spec)
+    _check_strategy(config.selection.strategy, saved)
     ledger = Ledger(Place.at(out))
     tree = to_tree(config) | {
-        "network": {"weights_sha256": hashlib.sha256(files[networks.WEIGHTS_FILE]).hexdigest()},
+        "network": {"weights_sha256": hashlib.sha256(_weights(files)).hexdigest()},
         "top": top,
     }
     started = time.perf_counter()
@@ -114,6 +116,19 @@ def rank(config: Ranking, network: str, out: str, top: int, trusted: str | None 
     finally:
         ledger.unlock()
     return _result(ledger, time.perf_counter() - started)
+
+
+def _weights(files: Mapping[str, bytes]) -> bytes:
+    """All weights, a committee's members in their order."""
+    return b"".join(content for name, content in files.items() if name.endswith(networks.WEIGHTS_FILE))
+
+
+def _check_strategy(strategy: str, saved: networks.Selector) -> None:
+    if STRATEGIES[strategy].members and not isinstance(saved, networks.Committee):
+        raise ConfigError(
+            f"selection.strategy: '{strategy}' asks the members of a committee, and this is a single network; use "
+            "least_confidence, margin or entropy"
+        )
 
 
 def _result(ledger: Ledger, seconds: float) -> Ranked:
@@ -211,7 +226,7 @@ def _score(
     config: Ranking,
     ledger: Ledger,
     network: Place,
-    saved: networks.Proxy | networks.Dense,
+    saved: networks.Selector,
     info: PoolInfo,
     form: Form,
     source: Source,
@@ -237,8 +252,9 @@ def _score(
     score_pool(source, network, job, plan, exclude=nothing, rows=info.rows, out=out, checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     written = out.files()
+    members = len(saved.members) if isinstance(saved, networks.Committee) else 1
     try:
-        summary = summarise([f.path for f in written], out, largest_score(strategy, saved.spec.classes))
+        summary = summarise([f.path for f in written], out, largest_score(strategy, saved.spec.classes, members))
         if summary.rows != info.rows:
             raise ScoreError(
                 f"{summary.rows} rows were scored of {info.rows}: the pool changed meanwhile, or two processes wrote "

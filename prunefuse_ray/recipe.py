@@ -49,6 +49,11 @@ def loss_sum(
     return (1.0 - weight) * hard + weight * temperature**2 * soft
 
 
+def per_member(logits: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and labels, one row per sample; of a committee's logits (M, N, C) one per member and sample."""
+    return (logits, labels_N) if logits.ndim == 2 else (logits.flatten(0, 1), labels_N.repeat(len(logits)))
+
+
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weights with decay; biases and normalisation parameters (fewer than two dimensions) without."""
     parameters = [p for p in network.parameters() if p.requires_grad]

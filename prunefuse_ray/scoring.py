@@ -6,7 +6,7 @@ Ray Data's row checkpoints make it resumable: after a kill, the same call scores
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,12 @@ from ray.data import ActorPoolStrategy, SaveMode
 from ray.data.checkpoint import CheckpointConfig
 
 from prunefuse_ray import networks
-from prunefuse_ray.acquisition import STRATEGIES, gradient_factor
+from prunefuse_ray.acquisition import STRATEGIES, consensus, gradient_factor
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.pool import Source, stream
 from prunefuse_ray.resources import ScoringPlan
+from prunefuse_ray.saved import network_files
 from prunefuse_ray.storage import Place
 from prunefuse_ray.telemetry import ScoringMeter
 
@@ -57,7 +58,8 @@ class ScoringJob:
 
 
 class Scorer:
-    """A scoring actor: samples (or decoded ones) in, (id, score, rejected[, feature][, gradient][, predicted]) out.
+    """A scoring actor: samples (or decoded ones) in, (id, score, rejected[, feature][, gradient][, predicted][, group])
+    out.
 
     Every forward pass has the shape (batch_size, C, H, W): a sample's score must not depend on how many samples
     happened to share its batch, and so not on the number of actors or on a resume.
@@ -68,10 +70,8 @@ class Scorer:
         self.job = job
         self.meter = ScoringMeter()
         self.device = torch.device("cuda" if job.gpu else "cpu")
-        names = (networks.WEIGHTS_FILE, networks.NETWORK_FILE)
-        plain = networks.from_files({name: (network / name).read_bytes() for name in names}, job.trusted).network
         self.network = networks.runner(
-            plain,
+            networks.from_files(network_files(network), job.trusted).network,
             job.backend,
             job.precision,
             device=self.device,
@@ -84,12 +84,11 @@ class Scorer:
             decoded_N, reasons = _unpack(rows, self.job.form)
         else:
             decoded_N, reasons = decode_column(rows["sample"], self.job.form)
-        logits_NC, features_ND = self.forward(decoded_N)
-        score = STRATEGIES[self.job.strategy].score
-        assert score is not None
+        logits, features_ND = self.forward(decoded_N)
+        logits_NC = consensus(logits)
         rejected = np.array([r is not None for r in reasons], dtype=bool)
         self.meter.count(len(rejected), int(rejected.sum()))
-        scores = score(logits_NC)
+        scores = scores_of(self.job.strategy, logits)
         if features_ND is not None:  # a score whose features cannot be chosen from is none; null would say rejected
             scores[~np.isfinite(features_ND).all(axis=1)] = np.nan
         columns = {
@@ -104,11 +103,14 @@ class Scorer:
             columns["gradient"] = _vectors(gradient_factor(logits_NC))
         if self.job.predicted:
             columns["predicted"] = pa.array(logits_NC.argmax(axis=1), pa.int32())
+        if "group" in rows.column_names:
+            columns["group"] = rows["group"]
         return pa.table(columns)
 
     @torch.inference_mode()
     def forward(self, decoded_N: npt.NDArray[np.uint8]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Logits (N, C) and, if asked, features (N, D) of decoded samples, uint8 (N, *form.shape)."""
+        """Logits (N, C), of a committee (M, N, C), and, if asked, features (N, D) of decoded samples, uint8
+        (N, *form.shape)."""
         size, logits, features = self.job.batch_size, [], []
         for start in range(0, len(decoded_N), size):
             batch = decoded_N[start : start + size]
@@ -122,12 +124,19 @@ class Scorer:
                 features.append(f[:n].float().cpu().numpy())
             else:
                 y = self.network(x)
-            logits.append(y[:n].float().cpu().numpy())
-        return np.concatenate(logits), np.concatenate(features) if features else None
+            logits.append(y[..., :n, :].float().cpu().numpy())
+        return np.concatenate(logits, axis=-2), np.concatenate(features) if features else None
 
     def inputs(self, decoded_N: npt.NDArray[np.uint8]) -> torch.Tensor:
         pixels = torch.from_numpy(np.require(decoded_N, requirements=["C", "W"]))
         return self.job.form.inputs(pixels.to(self.device))
+
+
+def scores_of(strategy: str, logits: np.ndarray) -> npt.NDArray[np.float32]:
+    """Scores (N,) of a network's logits (N, C), or of a committee's (M, N, C)."""
+    chosen = STRATEGIES[strategy]
+    assert chosen.score is not None
+    return chosen.score(logits if chosen.members else consensus(logits))
 
 
 def _vectors(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
@@ -144,13 +153,11 @@ class Decoder:
         decoded_N, reasons = decode_column(rows["sample"], self.form)
         flat = pa.array(decoded_N.reshape(-1), pa.uint8())
         size = math.prod(self.form.shape)
-        return pa.table(
-            {
-                "id": rows["id"],
-                "decoded": pa.FixedSizeListArray.from_arrays(flat, size),
-                "rejected": pa.array(reasons, pa.string()),
-            }
-        )
+        decoded = {
+            "decoded": pa.FixedSizeListArray.from_arrays(flat, size),
+            "rejected": pa.array(reasons, pa.string()),
+        }
+        return pa.table({**{n: rows[n] for n in rows.column_names if n != "sample"}, **decoded})
 
 
 def _unpack(rows: pa.Table, form: Form) -> tuple[npt.NDArray[np.uint8], list[str | None]]:
@@ -288,7 +295,9 @@ def _rejections(ids: list, reasons: list) -> pa.Table:
     return pa.table({"id": pa.array([str(i) for i in ids], pa.string()), "reason": pa.array(reasons, pa.string())})
 
 
-def largest_score(strategy: str, classes: int) -> float:
-    """The largest value a strategy's score can take: log C nats for entropy, 1 for the others."""
-    tops: dict[str, Callable[[int], float]] = {"entropy": math.log}
-    return tops.get(strategy, lambda _: 1.0)(classes)
+def largest_score(strategy: str, classes: int, members: int = 1) -> float:
+    """The largest value a strategy's score can take: log C nats for entropy, log M for what a committee disagrees
+    about, 1 for the others."""
+    if STRATEGIES[strategy].members:
+        return math.log(members)
+    return math.log(classes) if strategy == "entropy" else 1.0

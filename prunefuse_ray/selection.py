@@ -7,6 +7,7 @@ above it and, among equals, those of smallest id. Every pass is one task per gro
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,30 +60,27 @@ def top_k(files: list[str], where: Place, k: int) -> pa.Table:
     return ranked(best(pa.concat_tables(parts), k))
 
 
-def top_k_of_groups(files: list[str], where: Place, k: int) -> tuple[pa.Table, dict[int, int]]:
-    """The k best rows of score files with equal shares of the classes that the network predicts (column `predicted`).
+def top_k_of_groups(files: list[str], where: Place, k: int, column: str) -> tuple[pa.Table, dict[Any, int]]:
+    """The k best rows of score files with equal shares of the groups that `column` names (the predicted class, say).
 
-    The classes take one sample each in turn, the rarest first, each its best, until k are taken: where a class has too
+    The groups take one sample each in turn, the rarest first, each its best, until k are taken: where a group has too
     few, the others share the rest. Exact; every task and the driver hold O(k) rows.
 
     Returns:
-        (id, score, rank) by falling score, ties by rising id; and how many samples of each class were chosen.
+        (id, score, rank) by falling score, ties by rising id; and how many samples of each group were chosen.
 
     Raises:
         ScoreError: fewer than k scores.
     """
-    counted = _over_files(_count_groups, files, where)
-    sizes = np.zeros(max(map(len, counted), default=0), np.int64)
-    for part in counted:
-        sizes[: len(part)] += part
-    enough(int(sizes.sum()), k)
-    quotas = round_robin(sizes, k)
+    counted: Counter[Any] = sum(_over_files(_count_groups, files, where, column), Counter())
+    enough(counted.total(), k)
+    groups = sorted(counted)
+    quotas = round_robin([counted[g] for g in groups], k)
     rows: pa.Table | None = None
-    for part in _each_over_files(_gather_groups, files, where, quotas):
+    for part in _each_over_files(_gather_groups, files, where, column, groups, quotas):
         rows = best_of_groups(part if rows is None else pa.concat_tables([rows, part]), quotas)
     assert rows is not None
-    chosen = {int(g): int(quotas[g]) for g in np.flatnonzero(sizes)}
-    return ranked(best(rows.select(["id", "score"]), k)), chosen
+    return ranked(best(rows.select(["id", "score"]), k)), dict(zip(groups, map(int, quotas), strict=True))
 
 
 def enough(found: int, k: int) -> None:
@@ -150,20 +148,22 @@ def _gather(files: list[str], where: Place, threshold: int, ties: int) -> pa.Tab
     return pa.concat_tables([*above, *([equal] if equal is not None else [])])
 
 
-def _count_groups(files: list[str], where: Place) -> npt.NDArray[np.int64]:
-    counts = np.zeros(0, np.int64)
-    for table, _ in _batches(files, where, ["score", "predicted"]):
-        found = np.bincount(table["predicted"].to_numpy(), minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
+def _count_groups(files: list[str], where: Place, column: str) -> Counter[Any]:
+    counts: Counter[Any] = Counter()
+    for table, _ in _batches(files, where, ["score", column]):
+        for found in pc.value_counts(table[column]).to_pylist():
+            counts[found["values"]] += found["counts"]
     return counts
 
 
-def _gather_groups(files: list[str], where: Place, quotas: npt.NDArray[np.int64]) -> pa.Table:
-    """The rows of these files that could be among the best of their groups."""
+def _gather_groups(
+    files: list[str], where: Place, column: str, groups: list[Any], quotas: npt.NDArray[np.int64]
+) -> pa.Table:
+    """The rows of these files that could be among the best of their groups: (id, score, place of the group)."""
     kept: pa.Table | None = None
-    for table, _ in _batches(files, where, ["id", "score", "predicted"]):
-        rows = table.rename_columns(["id", "score", "group"])
+    for table, _ in _batches(files, where, ["id", "score", column]):
+        number = pc.index_in(table[column], value_set=pa.array(groups, table[column].type))
+        rows = table.select(["id", "score"]).append_column("group", number)
         kept = best_of_groups(rows if kept is None else pa.concat_tables([kept, rows]), quotas)
     assert kept is not None
     return kept

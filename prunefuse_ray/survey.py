@@ -23,6 +23,7 @@ from prunefuse_ray.pool import (
     locate_parquet,
     opened,
     tables,
+    with_groups,
     write_digits,
 )
 from prunefuse_ray.storage import Place
@@ -176,7 +177,7 @@ def _survey_parquet(pool: cfg.Pool, labeled: bool) -> Survey:
             "their names"
         )
     text = pool.text_column is not None
-    rows, digest, id_type = inspect_parquet(source, len(classes), "pool.path", text)
+    rows, digest, id_type = inspect_parquet(with_groups(source, pool), len(classes), "pool.path", text)
     for setting, other in others.items():
         inspect_parquet(other, len(classes), f"pool.{setting}", text)
     size: tuple[int, ...] = (pool.text_length,)

@@ -39,6 +39,7 @@ from prunefuse_ray.recipe import (
     learning_rate,
     loss_sum,
     parameter_groups,
+    per_member,
     steps_per_epoch,
 )
 from prunefuse_ray.resources import TrainingPlan, cores, training_threads
@@ -55,7 +56,8 @@ class TrainingJob:
     """One network to train on labeled samples."""
 
     network: dict[str, bytes]
-    """The network with its initial weights, as `networks.to_files` made it."""
+    """The network with its initial weights, as `networks.to_files` made it. The members of a committee are trained side
+    by side: the same batches, a forward and a backward pass for each, which share no weight."""
     recipe: cfg.Recipe
     samples: Source
     """The labeled samples: Parquet files with (id, image)."""
@@ -72,7 +74,7 @@ class TrainingJob:
     validation_labels: pa.Table | None = None
     """Its labels (id, label); None where they stand in a column of its own."""
     teacher: dict[str, bytes] | None = None
-    """The proxy to distil from."""
+    """The proxy (or committee) to distil from."""
     distillation: cfg.Distillation | None = None
     recalibrate: bool = False
     """Recompute batch-norm statistics before the first step: a fused network's are wrong (METHOD: fusion)."""
@@ -300,6 +302,7 @@ def _steps(
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and networks.fast_bf16(device))
     network.train()
     total = torch.tensor(state.loss, device=device)
+    members = 1
     for i in range(steps):
         batch = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
         draws = draw(len(batch), generator)
@@ -321,20 +324,21 @@ def _steps(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = network(x)
             with torch.no_grad():
-                taught = teacher(x) if teacher is not None and weight > 0 else None
+                taught = networks.consensus(teacher(x)) if teacher is not None and weight > 0 else None
         loss = loss_sum(
-            logits.float(),
-            y,
+            *per_member(logits.float(), y),
             recipe.label_smoothing,
             None if taught is None else taught.float(),
             weight,
             distillation.temperature if distillation else 1.0,
         )
-        # DDP averages gradients over workers; scaled like this the average is the mean over the global batch.
+        members = len(logits) if logits.ndim == 3 else 1
+        # Each member's loss counts whole, as if it were trained alone. DDP averages gradients over workers; scaled like
+        # this the average is the mean over the global batch.
         (loss * (world / len(batch))).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        total += loss.detach()
+        total += loss.detach() / members
         state.step, state.seen = i + 1, state.seen + len(rows)
         if i + 1 == steps or (i + 1) % PREEMPTION_STEPS == 0:
             state.loss = float(total)  # not at every step: it waits for the device
@@ -349,7 +353,7 @@ def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: to
     for start in range(0, len(samples), EVALUATION_BATCH):
         rows = slice(start, start + EVALUATION_BATCH)
         y = samples.labels_N[rows].to(device)
-        logits = network(job.inputs(samples.values_N[rows].to(device))).float()
+        logits = networks.consensus(network(job.inputs(samples.values_N[rows].to(device)))).float()
         correct += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
     return {"accuracy": correct / len(samples), "loss": loss / len(samples)}
@@ -387,12 +391,16 @@ def _validated(state: State) -> dict[str, Any]:
     return {"validation_accuracy": accuracies, "best_epoch": state.best["epoch"]}
 
 
-def _tested(network: nn.Module, best: Weights | None, job: TrainingJob, device: torch.device) -> dict[str, float]:
-    """Accuracy and loss on the test set, of the weights that are kept, under the names of the final metrics."""
+def _tested(network: nn.Module, best: Weights | None, job: TrainingJob, device: torch.device) -> dict[str, Any]:
+    """Accuracy and loss on the test set, of the weights that are kept, under the names of the final metrics. Those of a
+    committee are of its mean probability; each member's accuracy stands beside them."""
     if best is not None:
         network = copy.deepcopy(network)
         network.load_state_dict(best)
-    return {f"test_{name}": value for name, value in _evaluate(network, job, _test(job), device).items()}
+    found = {f"test_{name}": value for name, value in _evaluate(network, job, _test(job), device).items()}
+    if isinstance(network, networks.Members):
+        found["members_test_accuracy"] = [_evaluate(m, job, _test(job), device)["accuracy"] for m in network.members]
+    return found
 
 
 def _restore(

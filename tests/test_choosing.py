@@ -11,12 +11,10 @@ from prunefuse_ray.config_files import merge
 from prunefuse_ray.errors import ConfigError, ScoreError
 from prunefuse_ray.ledger import Ledger, Step
 
-from .conftest import pictures, tiny
+from .conftest import pictures, tiny, write_pool
 from .nets import OWN
 from .test_centers import apart, badge, k_centers
 from .test_rounds import kill_at_each
-
-"""So small a pool is scored by the driver."""
 
 
 class ChosenAlreadyError(Exception):
@@ -99,6 +97,42 @@ def test_per_group_takes_equally_many_of_each_predicted_class(local_ray, tiny_po
     assert selected(root)["id"].to_pylist() == [r["id"] for r in wanted]
 
 
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory):
+    """A pool whose column `site` has a rare value, some nulls, and many of the rest."""
+    where = tmp_path_factory.mktemp("sites")
+    write_pool(where / "pool", pictures(120), files=6)
+    write_pool(where / "test", pictures(40, seed=1), first_id=900)
+    for file in (where / "pool").iterdir():
+        table = pq.read_table(file)
+        site = ["rare" if n < 5 else None if n < 30 else "usual" for n in (int(i[1:]) for i in table["id"].to_pylist())]
+        pq.write_table(table.append_column("site", pa.array(site, pa.string())), file)
+    return where
+
+
+@pytest.mark.parametrize("actors", [None, (1, 1)])
+def test_per_group_takes_equally_many_of_each_value_of_a_column(local_ray, sites, tmp_path, actors):
+    change = {
+        "selection": {"per_group": "group", "budgets": [10, 25]},
+        "pool": {"group_column": "site"},
+        "scoring": {"actors": actors},
+    }
+    config = tiny(sites, tmp_path, **change)
+    root = choose(config)
+    sites_of = {f"s{n:04d}": "rare" if n < 5 else "" if n < 30 else "usual" for n in range(120)}
+    scores = read(root, "scores").to_pylist()
+    assert all(r["group"] == sites_of[r["id"]] for r in scores)
+    left = {g: sorted((r for r in scores if r["group"] == g), key=lambda r: (-r["score"], r["id"])) for g in
+            ("rare", "", "usual")}  # fmt: skip
+    quotas = dict(zip(sorted(left), round_robin([len(left[g]) for g in sorted(left)], 15), strict=True))
+    assert quotas["rare"] == len(left["rare"]), "the rare ones are all wanted"
+    assert abs(quotas[""] - quotas["usual"]) <= 1
+    wanted = sorted((r for g in left for r in left[g][: quotas[g]]), key=lambda r: (-r["score"], r["id"]))
+    assert selected(root)["id"].to_pylist() == [r["id"] for r in wanted]
+    commit = Ledger(rounds.run_place(config)).committed(Step(1, "select"))
+    assert commit.metrics["per_group"] == quotas
+
+
 def test_min_distance_keeps_the_chosen_apart_from_each_other_and_the_labeled(local_ray, tiny_pool, tmp_path):
     config = tiny(tiny_pool, tmp_path, selection={"min_distance": 0.1})
     root = choose(config)
@@ -125,6 +159,7 @@ def test_features_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tin
         ({"min_distance": 0.5, "per_group": "predicted"}, "leave one out"),
         ({"min_distance": 0.0}, "min_distance"),
         ({"per_group": "country"}, "per_group"),
+        ({"per_group": "group"}, "groups need both per_group 'group' and the column"),
         ({"strategy": "k_center"}, "did you mean 'k_centers'"),
     ],
 )

@@ -112,7 +112,7 @@ def test_classes_share_the_choice_equally_as_far_as_they_go(tmp_path, local_ray,
             if left[g] and len(rows) < k:
                 rows.append(left[g].pop(0))
     expected = sorted(rows, key=lambda i: (-float(scores[i]), ids[i]))
-    chosen, groups = top_k_of_groups(paths, Place.at(str(tmp_path)), k)
+    chosen, groups = top_k_of_groups(paths, Place.at(str(tmp_path)), k, "predicted")
     assert chosen["id"].to_pylist() == [ids[i] for i in expected]
     assert chosen["rank"].to_pylist() == list(range(k))
     assert sum(groups.values()) == k
@@ -128,4 +128,4 @@ def test_too_few_scores_for_all_classes_are_said(tmp_path, local_ray):
     (path,) = write_scores(tmp_path / "scores", ["a", "b"], np.array([0.5, np.nan], np.float32), 1)
     pq.write_table(pq.read_table(path).append_column("predicted", pa.array([0, 1], pa.int32())), path)
     with pytest.raises(ScoreError, match=r"selection\.budgets: 2 samples are wanted, but only 1"):
-        top_k_of_groups([path], Place.at(str(tmp_path)), 2)
+        top_k_of_groups([path], Place.at(str(tmp_path)), 2, "predicted")

@@ -44,6 +44,16 @@ def test_integer_ids_and_other_column_names(tmp_path, local_ray):
     assert {i: r["label"] for i, r in got.items()} == {2: 0, 5: 1}
 
 
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [("site", r"pool\.group_column: pool\.path has no column 'site'"), ("image", "groups are strings or integers")],
+)
+def test_a_group_column_that_cannot_serve_is_refused(made, column, said):
+    pool, _, _ = made
+    with pytest.raises(PoolError, match=said):
+        survey(pool.model_copy(update={"group_column": column}))
+
+
 def image_folder(root, classes=("cat", "dog"), each=3):
     for c, name in enumerate(classes):
         (root / name).mkdir(parents=True)

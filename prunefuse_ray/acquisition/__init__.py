@@ -6,6 +6,9 @@ from prunefuse_ray.acquisition.quotas import place_in_group, round_robin, turn_o
 from prunefuse_ray.acquisition.scores import (
     STRATEGIES,
     Strategy,
+    bald,
+    consensus,
+    consensus_kl,
     entropy,
     gradient_factor,
     hash_ids,
@@ -13,6 +16,7 @@ from prunefuse_ray.acquisition.scores import (
     margin,
     random_scores,
     softmax,
+    vote_entropy,
 )
 
 __all__ = [
@@ -24,8 +28,11 @@ __all__ = [
     "Points",
     "Rule",
     "Strategy",
+    "bald",
     "clocks",
     "cluster_sums",
+    "consensus",
+    "consensus_kl",
     "entropy",
     "exponent",
     "first_keys",
@@ -42,4 +49,5 @@ __all__ = [
     "take_in_turn",
     "to_fixed",
     "turn_order",
+    "vote_entropy",
 ]

@@ -36,8 +36,50 @@ def margin(logits_NC: Floats) -> npt.NDArray[np.float32]:
 
 def entropy(logits_NC: Floats) -> npt.NDArray[np.float32]:
     """Entropy of the class probabilities in nats, in [0, log C]."""
-    p_NC = softmax(logits_NC)
-    return -np.sum(p_NC * np.log(np.maximum(p_NC, np.finfo(np.float64).tiny)), axis=1).astype(np.float32)
+    return _entropy(softmax(logits_NC)).astype(np.float32)
+
+
+def consensus(logits: Floats) -> Floats:
+    """Logits (N, C) of a network's outputs: as they are; of a committee's (M, N, C), those of the members' mean
+    probability."""
+    if logits.ndim == 2:
+        return logits
+    return np.log(np.maximum(_each_softmax(logits).mean(axis=0), np.finfo(np.float64).tiny))
+
+
+def bald(logits_MNC: Floats) -> npt.NDArray[np.float32]:
+    """Mutual information in nats between a sample's label and which member is right, in [0, log M]: the entropy of the
+    mean probability less the mean entropy. Houlsby et al., "Bayesian Active Learning for Classification and Preference
+    Learning", 2011 (arXiv 1112.5745)."""
+    p_MNC = _each_softmax(logits_MNC)
+    return np.maximum(_entropy(p_MNC.mean(axis=0)) - _entropy(p_MNC).mean(axis=0), 0.0).astype(np.float32)
+
+
+def vote_entropy(logits_MNC: Floats) -> npt.NDArray[np.float32]:
+    """Entropy in nats of the members' votes, in [0, log M]. Dagan and Engelson, "Committee-Based Sampling for Training
+    Probabilistic Classifiers", 1995. Few members give few values: ties break by id."""
+    classes = logits_MNC.shape[2]
+    votes_NC = (logits_MNC.argmax(axis=2)[..., None] == np.arange(classes)).mean(axis=0)
+    return _entropy(votes_NC).astype(np.float32)
+
+
+def consensus_kl(logits_MNC: Floats) -> npt.NDArray[np.float32]:
+    """Divergence in nats of the member that differs most, KL(member || mean probability), in [0, log M]. McCallum and
+    Nigam, "Employing EM and Pool-Based Active Learning for Text Classification", 1998, take the members' mean instead
+    of the largest, which is `bald`."""
+    p_MNC = _each_softmax(logits_MNC)
+    tiny = np.finfo(np.float64).tiny
+    log_ratio = np.log(np.maximum(p_MNC, tiny)) - np.log(np.maximum(p_MNC.mean(axis=0), tiny))
+    return np.maximum((p_MNC * log_ratio).sum(axis=2).max(axis=0), 0.0).astype(np.float32)
+
+
+def _each_softmax(logits_MNC: Floats) -> npt.NDArray[np.float64]:
+    return softmax(logits_MNC.reshape(-1, logits_MNC.shape[-1])).reshape(logits_MNC.shape)
+
+
+def _entropy(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Over the last axis, in nats."""
+    return -np.sum(p * np.log(np.maximum(p, np.finfo(np.float64).tiny)), axis=-1)
 
 
 def hash_ids(ids_N: npt.NDArray) -> npt.NDArray[np.uint64]:
@@ -83,6 +125,8 @@ class Strategy:
     """The factor `gradient_factor`."""
     labeled: bool = False
     """The features of the labeled samples, too."""
+    members: bool = False
+    """Only for a committee: `score` takes its members' logits (M, N, C)."""
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -91,6 +135,9 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("least_confidence", least_confidence),
         Strategy("margin", margin),
         Strategy("entropy", entropy),
+        Strategy("bald", bald, members=True),
+        Strategy("vote_entropy", vote_entropy, members=True),
+        Strategy("consensus_kl", consensus_kl, members=True),
         Strategy("random", None),
         Strategy("k_centers", least_confidence, features=True, labeled=True),
         Strategy("badge", least_confidence, features=True, gradients=True),

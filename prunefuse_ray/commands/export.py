@@ -17,7 +17,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
     arguments = parser.parse_args(list(argv))
     from prunefuse_ray.exporting import to_onnx
-    from prunefuse_ray.predictor import load, network_place
+    from prunefuse_ray.predictor import load
+    from prunefuse_ray.saved import network_place
     from prunefuse_ray.storage import Place
 
     predictor = load(arguments.directory, trusted=arguments.trusted)

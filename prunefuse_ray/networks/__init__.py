@@ -2,8 +2,16 @@
 
 from prunefuse_ray.networks.architectures import ARCHITECTURES, build, example_input
 from prunefuse_ray.networks.backends import Runner, has_openvino, runner
-from prunefuse_ray.networks.committee import COMMITTEE_RULES, Ensemble, check_partition, fuse_committee
-from prunefuse_ray.networks.files import NETWORK_FILE, WEIGHTS_FILE, Dense, from_files, to_files
+from prunefuse_ray.networks.committee import (
+    COMMITTEE_RULES,
+    Committee,
+    Ensemble,
+    Members,
+    check_partition,
+    consensus,
+    fuse_committee,
+)
+from prunefuse_ray.networks.files import NETWORK_FILE, WEIGHTS_FILE, Dense, Selector, from_files, to_files
 from prunefuse_ray.networks.fusion import FUSION_RULES, fuse
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, scatter
 from prunefuse_ray.networks.inference import features_and_logits, inference_form, recalibrate_batch_norm
@@ -20,19 +28,23 @@ __all__ = [
     "IMPORTANCES",
     "NETWORK_FILE",
     "WEIGHTS_FILE",
+    "Committee",
     "Dense",
     "Ensemble",
     "KeptIndices",
     "Loaded",
+    "Members",
     "NetworkError",
     "NetworkSpec",
     "Proxy",
     "PruningSpec",
     "Row",
     "Runner",
+    "Selector",
     "build",
     "check_partition",
     "compose",
+    "consensus",
     "example_input",
     "fast_bf16",
     "features_and_logits",

@@ -8,6 +8,7 @@ of the members' logits, so it starts as their ensemble.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from prunefuse_ray.networks.fusion import filled, verify
 from prunefuse_ray.networks.indices import Proxy, check_names, grid
-from prunefuse_ray.networks.specs import NetworkError
+from prunefuse_ray.networks.specs import NetworkError, NetworkSpec
 
 COMMITTEE_RULES = ("keep", "function_preserving", "scaled")
 
@@ -29,6 +30,40 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([member(x) for member in self.members]).mean(0)
+
+
+class Members(nn.Module):
+    """Several networks side by side: inputs (N, ...) to logits (M, N, C)."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([member(x) for member in self.members])
+
+
+@dataclass
+class Committee:
+    """Disjoint proxies of one dense network (`split`), trained, asked and saved as one."""
+
+    members: list[Proxy]
+    network: Members = field(init=False)
+    """Holds the members' own modules."""
+
+    def __post_init__(self) -> None:
+        check_partition(self.members)
+        self.network = Members([member.network for member in self.members])
+
+    @property
+    def spec(self) -> NetworkSpec:
+        return self.members[0].spec
+
+
+def consensus(logits: Tensor) -> Tensor:
+    """Logits (N, C) of a network's outputs: as they are; of a committee's (M, N, C), those of the members' mean
+    probability."""
+    return logits if logits.ndim == 2 else logits.float().softmax(-1).mean(0).log()
 
 
 def check_partition(committee: Sequence[Proxy]) -> None:

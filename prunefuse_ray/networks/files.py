@@ -6,7 +6,7 @@ Nothing is pickled. What is read is checked against the architecture that it nam
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors
 import safetensors.torch
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_ray.networks.architectures import construct, is_custom
+from prunefuse_ray.networks.committee import Committee
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, kept_shape
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
 from prunefuse_ray.networks.structure import refill
@@ -31,12 +32,18 @@ class Dense:
     spec: NetworkSpec
 
 
-def to_files(saved: Proxy | Dense) -> dict[str, bytes]:
-    """The contents of WEIGHTS_FILE and NETWORK_FILE.
+Selector: TypeAlias = Proxy | Dense | Committee
+"""What can select samples; what can be saved."""
+
+
+def to_files(saved: Selector) -> dict[str, bytes]:
+    """The contents of WEIGHTS_FILE and NETWORK_FILE; of a committee those of its members, below 0/, 1/, ...
 
     Raises NetworkError for what could not be read back: weights other than float32, or names that a wrapper (a
     compiled or data-parallel module) has changed.
     """
+    if isinstance(saved, Committee):
+        return {f"{i}/{name}": file for i, m in enumerate(saved.members) for name, file in to_files(m).items()}
     for name, tensor in saved.network.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise NetworkError(f"weights: {name} is {tensor.dtype}; save the float32 weights")
@@ -53,7 +60,7 @@ def to_files(saved: Proxy | Dense) -> dict[str, bytes]:
     }
 
 
-def from_files(files: dict[str, bytes], trusted: Collection[str] = ()) -> Proxy | Dense:
+def from_files(files: dict[str, bytes], trusted: Collection[str] = ()) -> Selector:
     """The network that `to_files` wrote, on the CPU in training mode; bit-equal weights.
 
     The structure comes from the saved shapes, never from importances. Raises NetworkError for anything missing,
@@ -63,6 +70,8 @@ def from_files(files: dict[str, bytes], trusted: Collection[str] = ()) -> Proxy 
         trusted: architectures `package.module:function` that the reader's own configuration names. Any other such
             name is refused: to build it, Python would import and call what the file says.
     """
+    if NETWORK_FILE not in files and any(name.endswith(f"/{NETWORK_FILE}") for name in files):
+        return _committee(files, trusted)
     for name in (WEIGHTS_FILE, NETWORK_FILE):
         if name not in files:
             raise NetworkError(f"{name}: missing; found {sorted(files)}")
@@ -94,6 +103,18 @@ def from_files(files: dict[str, bytes], trusted: Collection[str] = ()) -> Proxy 
     if kept is None:
         return Dense(network, spec)
     return Proxy(network, kept, spec, PruningSpec.from_json(description["pruning"]))
+
+
+def _committee(files: dict[str, bytes], trusted: Collection[str]) -> Committee:
+    numbers = sorted({name.partition("/")[0] for name in files if "/" in name}, key=lambda n: (len(n), n))
+    members = []
+    for number in numbers:
+        own = {name.removeprefix(f"{number}/"): file for name, file in files.items() if name.startswith(f"{number}/")}
+        member = from_files(own, trusted)
+        if not isinstance(member, Proxy) or (members and member.spec != members[0].spec):
+            raise NetworkError(f"{number}/{NETWORK_FILE}: is no member of one committee with those before it")
+        members.append(member)
+    return Committee(members)
 
 
 def _kept_to_json(kept: KeptIndices) -> dict[str, Any]:

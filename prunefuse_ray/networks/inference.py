@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from prunefuse_ray.networks.committee import Members
 from prunefuse_ray.networks.specs import NetworkError
 
 
@@ -50,24 +51,39 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> Non
 def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """One forward pass that also returns what the final linear classifier reads.
 
-    x: (N, ...). Returns features (N, D) and logits (N, C). Raises NetworkError unless the network ends in an nn.Linear
-    over flat features.
+    x: (N, ...). Returns features (N, D) and logits (N, C); of a committee its members' features side by side, and
+    logits (M, N, C). Raises NetworkError unless the network ends in an nn.Linear over flat features.
     """
-    captured: list[tuple[Tensor, Tensor]] = []
-    classifier = next((m for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)), None)
-    if classifier is None:
+    committee = next((m for m in network.modules() if isinstance(m, Members)), None)
+    ends = [network] if committee is None else list(committee.members)
+    found = [next((m for m in reversed(list(end.modules())) if isinstance(m, nn.Linear)), None) for end in ends]
+    classifiers = [classifier for classifier in found if classifier is not None]
+    if len(classifiers) < len(ends):
         raise NetworkError("architecture: features need a network that ends in an nn.Linear; this one has none")
-    handle = classifier.register_forward_hook(lambda _, inputs, output: captured.append((inputs[0], output)))
+    captured: list[tuple[Tensor, Tensor]] = []
+    handles = [
+        classifier.register_forward_hook(lambda _, inputs, output: captured.append((inputs[0], output)))
+        for classifier in classifiers
+    ]
     try:
         logits = network(x)
     finally:
-        handle.remove()
-    if len(captured) != 1 or captured[0][1] is not logits or captured[0][0].ndim != 2:
+        for handle in handles:
+            handle.remove()
+    last = len(captured) == len(ends) and (
+        captured[0][1] is logits
+        if committee is None
+        else all(
+            torch.allclose(output, own, rtol=0, atol=0, equal_nan=True)
+            for (_, output), own in zip(captured, logits, strict=True)
+        )
+    )
+    if not last or any(features.ndim != 2 for features, _ in captured):
         raise NetworkError(
             "architecture: features need a network whose last operation is an nn.Linear over (N, features); "
             "use a strategy that works on scores alone"
         )
-    return captured[0]
+    return torch.cat([features for features, _ in captured], 1), logits
 
 
 def inference_form(network: nn.Module, precision: str = "fp32") -> nn.Module:
