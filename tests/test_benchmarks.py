@@ -6,7 +6,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.benchmarks import centers, measure, memory, scoring, topk
+from prunefuse_ray import rounds
+from prunefuse_ray.benchmarks import bare, centers, measure, memory, overhead, scoring, topk, training
+from prunefuse_ray.ledger import Step
+
+from .conftest import tiny
+from .nets import OWN
 
 
 def test_topk_finds_what_a_full_sort_does(local_ray, tmp_path):
@@ -50,6 +55,33 @@ def test_memory_scores_every_sample(local_ray, tmp_path):
         tmp_path, tmp_path / "spilled", rows=600, size=8, architecture="resnet20", actors=1, rows_per_file=250
     )
     assert figures["scored"] == 600
+
+
+def test_training_compares_the_same_work(local_ray, tmp_path):
+    sizes = training.Sizes(samples=64, epochs=2, repeats=1, batch_size=32, architecture="resnet8")
+    figures = training.run(tmp_path, sizes, scoring.generated(20, 32), workers=0)
+    assert set(figures["samples_per_second"]) == {"dense ours", "dense bare", "p5 ours", "p5 bare"}
+    assert figures["training_over_bare"] == min(figures["training_over_bare_dense"], figures["training_over_bare_p5"])
+
+
+def test_the_bare_loops_do_what_a_run_does(local_ray, tiny_pool, tmp_path, monkeypatch):
+    """From a run's files: as accurate, and with its scores."""
+    monkeypatch.setattr(overhead, "trusted", lambda _: OWN)
+    config = tiny(tiny_pool, tmp_path, distillation={"weight": 0.3})
+    ledger = rounds.run(config)
+    again = overhead.Bare(tmp_path / "tiny")
+    kept = {}
+    monkeypatch.setattr(bare, "train", lambda *args, work=bare.train: kept.update(accuracy=work(*args)))
+    for step in (Step(2, "train"), Step(2, "finetune")):
+        assert again.seconds(step) > 0
+        assert kept["accuracy"] == pytest.approx(ledger.require(step).metrics["test_accuracy"], abs=0.3)
+    assert again.seconds(Step(0, "select")) == 0
+    network = again.read(Step(0, "train"), "proxies/0")
+    bare.score(network, again.pool, again.form, "least_confidence", str(tmp_path / "bare.parquet"))
+    scores = {r["id"]: r["score"] for r in pq.read_table(tmp_path / "bare.parquet").to_pylist()}
+    found = pq.read_table(tmp_path / "tiny/rounds/000/scores").to_pylist()
+    assert all(r["score"] == pytest.approx(scores[r["id"]], abs=1e-5) for r in found)
+    assert len(scores) == 120
 
 
 def test_side_by_side_takes_turns():

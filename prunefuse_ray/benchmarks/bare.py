@@ -1,0 +1,81 @@
+"""The work of a run's phases as one would write it without a framework: loops over tensors, in this process."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from prunefuse_ray import networks
+from prunefuse_ray.augmentation import augment, draw
+from prunefuse_ray.config import Distillation, Recipe
+from prunefuse_ray.forms import Form, decode_column
+from prunefuse_ray.pool import Source, canonical
+from prunefuse_ray.recipe import distillation_weight, learning_rate, loss_sum, parameter_groups, steps_per_epoch
+from prunefuse_ray.samples import Samples
+from prunefuse_ray.scoring import scores_of
+
+BATCH = 64
+
+
+def train(
+    network: nn.Module,
+    samples: Samples,
+    test: Samples | None,
+    form: Form,
+    recipe: Recipe,
+    teacher: nn.Module | None = None,
+    distillation: Distillation | None = None,
+) -> float:
+    """Train `network` in place with the recipe's arithmetic; returns the test accuracy (0 without a test set)."""
+    optimizer = torch.optim.SGD(
+        parameter_groups(network, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
+    )
+    bf16 = recipe.precision != "fp32" and networks.fast_bf16(torch.device("cpu"))
+    steps = steps_per_epoch(len(samples), recipe.batch_size)
+    generator = torch.Generator().manual_seed(0)
+    network.train()
+    for epoch in range(recipe.epochs):
+        order = torch.randperm(len(samples), generator=generator)
+        for i in range(steps):
+            rows = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+            x = form.inputs(augment(samples.values_N[rows], draw(len(rows), generator), recipe.augment))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, epoch * steps + i, steps)
+            weight = distillation_weight(distillation, (epoch + i / steps) / recipe.epochs) if distillation else 0.0
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                logits = network(x)
+                with torch.no_grad():
+                    taught = teacher(x).float() if teacher is not None and weight > 0 else None
+            temperature = distillation.temperature if distillation else 1.0
+            loss = loss_sum(logits.float(), samples.labels_N[rows], recipe.label_smoothing, taught, weight, temperature)
+            (loss / len(rows)).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return evaluate(network, test, form) if test is not None else 0.0
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, test: Samples, form: Form) -> float:
+    """Accuracy on the test set."""
+    model, right = networks.inference_form(network), 0
+    for start in range(0, len(test), BATCH):
+        rows = slice(start, start + BATCH)
+        right += int((model(form.inputs(test.values_N[rows])).argmax(1) == test.labels_N[rows]).sum())
+    return right / len(test)
+
+
+@torch.inference_mode()
+def score(network: nn.Module, pool: Source, form: Form, strategy: str, file: str) -> None:
+    """Read, decode and score a pool; one file of (id, score)."""
+    model = networks.inference_form(network)
+    ids, scores = [], []
+    for rows in canonical(pool):
+        decoded_N, _ = decode_column(rows["sample"], form)
+        for start in range(0, len(decoded_N), 64):
+            logits = model(form.inputs(torch.from_numpy(decoded_N[start : start + 64])))
+            scores.append(scores_of(strategy, logits.float().numpy()))
+        ids.append(rows["id"].combine_chunks())
+    pq.write_table(pa.table({"id": pa.concat_arrays(ids), "score": np.concatenate(scores)}), file)
