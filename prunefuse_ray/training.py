@@ -46,7 +46,9 @@ from prunefuse_ray.resources import TrainingPlan, cores, training_threads
 from prunefuse_ray.samples import Samples, load_samples, load_test, sample_bytes
 from prunefuse_ray.storage import Place
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCHES = {"cpu": 64, "cuda": 500}
+"""On CPUs larger ones leave the caches: 500 took 1.5 times as long as 64 (ResNet-20, 32 x 32)."""
+RECALIBRATION_BATCH = 500
 PREEMPTION_STEPS = 16
 """Steps between two looks for an announced preemption; a look is a barrier for all workers."""
 
@@ -350,8 +352,9 @@ def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: to
     """Accuracy (share) and mean cross-entropy (nats) on the samples."""
     network = networks.inference_form(network)
     correct, loss = 0, 0.0
-    for start in range(0, len(samples), EVALUATION_BATCH):
-        rows = slice(start, start + EVALUATION_BATCH)
+    size = EVALUATION_BATCHES.get(device.type, 500)
+    for start in range(0, len(samples), size):
+        rows = slice(start, start + size)
         y = samples.labels_N[rows].to(device)
         logits = networks.consensus(network(job.inputs(samples.values_N[rows].to(device)))).float()
         correct += int((logits.argmax(1) == y).sum())
@@ -365,8 +368,8 @@ def _test(job: TrainingJob) -> Samples:
 
 def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[Tensor]:
     """The labeled samples in batches, not augmented, for batch-norm statistics."""
-    for start in range(0, min(len(samples), 10 * EVALUATION_BATCH), EVALUATION_BATCH):
-        values = samples.values_N[start : start + EVALUATION_BATCH].to(device)
+    for start in range(0, min(len(samples), 10 * RECALIBRATION_BATCH), RECALIBRATION_BATCH):
+        values = samples.values_N[start : start + RECALIBRATION_BATCH].to(device)
         yield job.inputs(centre(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
 
 
