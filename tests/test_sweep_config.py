@@ -128,7 +128,15 @@ def test_a_sweep_survives_its_file(tmp_path):
 @pytest.mark.parametrize("preset", SWEEPS, ids=lambda p: p.stem)
 def test_presets_are_valid(preset):
     found = trials(load_sweep(preset, {}, {}))
-    assert len(found) == {"digits_sweep": 24, "cifar10_small_comparison": 21, "cifar10_small_committee": 18}[preset.stem]
+    assert (
+        len(found)
+        == {
+            "digits_sweep": 24,
+            "cifar10_small_comparison": 21,
+            "cifar10_small_committee": 18,
+            "cifar10_small_fusion": 54,
+        }[preset.stem]
+    )
 
 
 def test_the_comparison_is_fair():
