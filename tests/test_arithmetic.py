@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -164,3 +165,18 @@ def test_features_come_from_the_folded_network_too(saved):
     )
     for ours, theirs in zip(fast, plain, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux where threads may run")
+def test_openvino_leaves_its_threads_free_to_move(saved):
+    """Pinned threads of all actors of a machine would share its first cores."""
+    pytest.importorskip("openvino")
+    scorer = Scorer(saved, dataclasses.replace(JOB, backend="openvino"))
+    scorer.forward(pictures(5))
+    allowed = {
+        line
+        for task in Path("/proc/self/task").iterdir()
+        for line in (task / "status").read_text().splitlines()
+        if line.startswith("Cpus_allowed_list")
+    }
+    assert len(allowed) == 1

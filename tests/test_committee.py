@@ -198,6 +198,6 @@ def test_what_cannot_be_combined_is_refused(change, said):
 
 
 def test_widths_that_cannot_be_shared_are_refused(local_ray, tiny_pool, tmp_path):
-    with pytest.raises(ConfigError, match="3 members cannot share the 8 channels"):
+    with pytest.raises(ConfigError, match="3 members cannot share the 16 channels"):
         rounds.run(tiny(tiny_pool, tmp_path, pruning={"committee": 3}))
     assert not list(tmp_path.iterdir())
