@@ -60,8 +60,8 @@ def _openvino(network: nn.Module, precision: str, example: Tensor, threads: int)
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            # It would pin each process's threads to the machine's first cores, the same ones for every actor: two actors
-            # of one thread on two cores then had the throughput of one.
+            # It would pin the threads of every actor to the same first cores of the machine: two actors of one thread
+            # on two cores then had the throughput of one.
             "ENABLE_CPU_PINNING": False,
             "PERFORMANCE_HINT": "LATENCY",
         },
