@@ -400,7 +400,9 @@ def _tested(network: nn.Module, best: Weights | None, job: TrainingJob, device: 
     if best is not None:
         network = copy.deepcopy(network)
         network.load_state_dict(best)
-    found = {f"test_{name}": value for name, value in _evaluate(network, job, _test(job), device).items()}
+    found: dict[str, Any] = {
+        f"test_{name}": value for name, value in _evaluate(network, job, _test(job), device).items()
+    }
     if isinstance(network, networks.Members):
         found["members_test_accuracy"] = [_evaluate(m, job, _test(job), device)["accuracy"] for m in network.members]
     return found

@@ -107,7 +107,7 @@ def from_files(files: dict[str, bytes], trusted: Collection[str] = ()) -> Select
 
 def _committee(files: dict[str, bytes], trusted: Collection[str]) -> Committee:
     numbers = sorted({name.partition("/")[0] for name in files if "/" in name}, key=lambda n: (len(n), n))
-    members = []
+    members: list[Proxy] = []
     for number in numbers:
         own = {name.removeprefix(f"{number}/"): file for name, file in files.items() if name.startswith(f"{number}/")}
         member = from_files(own, trusted)
