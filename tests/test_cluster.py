@@ -452,6 +452,41 @@ def test_unknown_and_mistyped_fields_would_be_seen():
     ]
 
 
+KUBERNETES = ["1.29", "1.34"]
+
+
+def pod_templates(which):
+    """Every pod template of a manifest, by where it stands."""
+    spec = cluster_spec(which)
+    found = {"head": spec["headGroupSpec"]["template"]}
+    found |= {group["groupName"]: group["template"] for group in spec["workerGroupSpecs"]}
+    if "submitterPodTemplate" in manifest(which)["spec"]:
+        found["submitter"] = manifest(which)["spec"]["submitterPodTemplate"]
+    return found
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("which", RAY_MANIFESTS)
+def test_kubernetes_knows_every_field_of_the_pods(which, version):
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    templates = pod_templates(which)
+    assert {"head", "training", "scoring-cpu", "scoring-gpu"} <= templates.keys()
+    for place, template in templates.items():
+        pod = {"apiVersion": "v1", "kind": "Pod", **template}
+        pod["metadata"] = {"name": place, **template.get("metadata", {})}
+        kubernetes_validate.validate(pod, version, strict=True)
+    template["spec"]["containers"][0]["imagePolicy"] = "Always"  # it is imagePullPolicy
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(pod, version, strict=True)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_knows_every_field_of_the_access_rules(version):
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    for document in documents(KUBERAY / "access.yaml"):
+        kubernetes_validate.validate(document, version, strict=True)
+
+
 @pytest.mark.skipif("KUBERAY_CRDS" not in os.environ, reason="KUBERAY_CRDS names no folder with KubeRay's CRD files")
 @pytest.mark.parametrize("which", RAY_MANIFESTS)
 def test_kuberay_manifests_fit_the_given_crds(which):
