@@ -7,6 +7,7 @@ of the members' logits, so it starts as their ensemble.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -63,7 +64,10 @@ class Committee:
 def consensus(logits: Tensor) -> Tensor:
     """Logits (N, C) of a network's outputs: as they are; of a committee's (M, N, C), those of the members' mean
     probability."""
-    return logits if logits.ndim == 2 else logits.float().softmax(-1).mean(0).log()
+    if logits.ndim == 2:
+        return logits
+    # In logarithms throughout: a probability that underflows would make an infinite loss.
+    return logits.float().log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 def check_partition(committee: Sequence[Proxy]) -> None:
