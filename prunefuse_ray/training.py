@@ -90,13 +90,7 @@ class TrainingJob:
     def inputs(self, decoded_N: Tensor) -> Tensor:
         """Decoded samples, uint8 (N, *form.shape), as the network's input."""
         x = self.form.inputs(decoded_N)
-        return x.contiguous(memory_format=memory_format(x.device)) if x.ndim == 4 else x
-
-
-def memory_format(device: torch.device) -> torch.memory_format:
-    """Channels last on GPUs. Not on CPUs: there oneDNN's backward pass of 1 x 1 convolutions with few channels writes
-    beyond its buffers in that format (torch 2.14: ResNet-20 at p = .5 on 64 x 64 pictures crashes)."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +192,12 @@ def _train(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
     recipe = job.recipe
 
-    network = networks.from_files(job.network, job.trusted).network.to(device).to(memory_format=memory_format(device))
-    teacher = networks.from_files(job.teacher, job.trusted).network.to(device).eval() if job.teacher else None
+    network = networks.channels_last(networks.from_files(job.network, job.trusted).network.to(device))
+    teacher = (
+        networks.inference_form(networks.from_files(job.teacher, job.trusted).network.to(device))
+        if job.teacher
+        else None
+    )
     samples = _load(job, config["file"], context.get_local_rank())
     validation = load_samples(job.validation, job.form, job.validation_labels) if job.validation and not rank else None
     optimizer = torch.optim.SGD(
@@ -301,7 +299,6 @@ def _steps(
     generator = torch.Generator().manual_seed(job.seed * 1_000_003 + state.epoch)
     order = torch.randperm(len(samples), generator=generator)
     steps = steps_per_epoch(len(samples), recipe.batch_size)
-    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and networks.fast_bf16(device))
     network.train()
     total = torch.tensor(state.loss, device=device)
     members = 1
@@ -323,7 +320,7 @@ def _steps(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
         weight = distillation_weight(distillation, step / (recipe.epochs * steps)) if distillation else 0.0
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with _precision(recipe, device):
             logits = network(x)
             with torch.no_grad():
                 taught = networks.consensus(teacher(x)) if teacher is not None and weight > 0 else None
@@ -347,6 +344,12 @@ def _steps(
             yield
 
 
+def _precision(recipe: cfg.Recipe, device: torch.device) -> torch.autocast:
+    """The arithmetic of training and of the evaluations within it."""
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and networks.fast_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
 @torch.inference_mode()
 def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: torch.device) -> dict[str, float]:
     """Accuracy (share) and mean cross-entropy (nats) on the samples."""
@@ -356,7 +359,8 @@ def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: to
     for start in range(0, len(samples), size):
         rows = slice(start, start + size)
         y = samples.labels_N[rows].to(device)
-        logits = networks.consensus(network(job.inputs(samples.values_N[rows].to(device)))).float()
+        with _precision(job.recipe, device):
+            logits = networks.consensus(network(job.inputs(samples.values_N[rows].to(device)))).float()
         correct += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
     return {"accuracy": correct / len(samples), "loss": loss / len(samples)}

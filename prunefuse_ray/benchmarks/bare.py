@@ -36,12 +36,13 @@ def train(
     bf16 = recipe.precision != "fp32" and networks.fast_bf16(torch.device("cpu"))
     steps = steps_per_epoch(len(samples), recipe.batch_size)
     generator = torch.Generator().manual_seed(0)
-    network.train()
+    networks.channels_last(network).train()
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(samples), generator=generator)
         for i in range(steps):
             rows = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
             x = form.inputs(augment(samples.values_N[rows], draw(len(rows), generator), recipe.augment))
+            x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch * steps + i, steps)
             weight = distillation_weight(distillation, (epoch + i / steps) / recipe.epochs) if distillation else 0.0
@@ -54,16 +55,17 @@ def train(
             (loss / len(rows)).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-    return evaluate(network, test, form) if test is not None else 0.0
+    return evaluate(network, test, form, bf16) if test is not None else 0.0
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, test: Samples, form: Form) -> float:
+def evaluate(network: nn.Module, test: Samples, form: Form, bf16: bool) -> float:
     """Accuracy on the test set."""
     model, right = networks.inference_form(network), 0
     for start in range(0, len(test), BATCH):
         rows = slice(start, start + BATCH)
-        right += int((model(form.inputs(test.values_N[rows])).argmax(1) == test.labels_N[rows]).sum())
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            right += int((model(form.inputs(test.values_N[rows])).argmax(1) == test.labels_N[rows]).sum())
     return right / len(test)
 
 

@@ -14,7 +14,12 @@ from prunefuse_ray.networks.committee import (
 from prunefuse_ray.networks.files import NETWORK_FILE, WEIGHTS_FILE, Dense, Selector, from_files, to_files
 from prunefuse_ray.networks.fusion import FUSION_RULES, fuse
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, scatter
-from prunefuse_ray.networks.inference import features_and_logits, inference_form, recalibrate_batch_norm
+from prunefuse_ray.networks.inference import (
+    channels_last,
+    features_and_logits,
+    inference_form,
+    recalibrate_batch_norm,
+)
 from prunefuse_ray.networks.measure import Row, macs, parameters, pruning_table
 from prunefuse_ray.networks.precision import fast_bf16
 from prunefuse_ray.networks.pruning import prune, split
@@ -42,6 +47,7 @@ __all__ = [
     "Runner",
     "Selector",
     "build",
+    "channels_last",
     "check_partition",
     "compose",
     "consensus",

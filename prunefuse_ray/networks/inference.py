@@ -1,8 +1,9 @@
-"""Running a trained network: statistics after fusion, features for selection, and the form for fast scoring."""
+"""Running a network: statistics after fusion, features for selection, the forms for training and for fast scoring."""
 
 import copy
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -109,6 +110,36 @@ def inference_form(network: nn.Module, precision: str = "fp32") -> nn.Module:
     if any(isinstance(module, nn.Conv2d) for module in result.modules()):
         result = result.to(memory_format=torch.channels_last)
     return _Bfloat16(result) if precision == "bf16" else result
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Put a network that is to be trained into channels-last format, in place; returns it. Inputs have to follow.
+
+    On CPUs its 1 x 1 convolutions with a stride read every stride-th pixel of their input and step by one instead:
+    the same numbers, but oneDNN's backward pass for the strided ones writes beyond its workspace in this format where
+    they have fewer than 16 input channels, as pruned networks do (uxlfoundation/oneDNN issue 6035; torch 2.14).
+    """
+    network = network.to(memory_format=torch.channels_last)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.device.type == "cpu" and _strided_pointwise(module):
+            module.register_forward_pre_hook(_Subsampled(*cast(tuple[int, int], module.stride)))
+            module.stride = (1, 1)
+    return network
+
+
+def _strided_pointwise(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid") and conv.stride != (1, 1)
+
+
+@dataclass(frozen=True)
+class _Subsampled:
+    """Forward pre-hook: every `rows`-th row and `columns`-th column of the input."""
+
+    rows: int
+    columns: int
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0][..., :: self.rows, :: self.columns],)
 
 
 class _Bfloat16(nn.Module):
