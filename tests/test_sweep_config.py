@@ -5,6 +5,7 @@ import math
 import pytest
 import yaml
 
+from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.config_files import PRESETS, to_tree
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.sweep_config import load_sweep, sweep_from_tree, trials
@@ -107,6 +108,12 @@ def test_the_base_may_build_on_a_preset_and_the_command_line_wins(tmp_path):
         20,
     )
     assert (sweep.base.run.name, sweep.base.run.directory, sweep.concurrency) == ("mine", "elsewhere", 3)
+
+
+def test_seeds_of_the_command_line_replace_the_files():
+    assert parse_sweep(["--preset", "digits_sweep", "--seeds", "4,7"]).seeds == [4, 7]
+    with pytest.raises(ConfigError, match=r"seeds\.1: 'b' is not valid"):
+        parse_sweep(["--preset", "digits_sweep", "--seeds", "0,b"])
 
 
 def test_what_is_no_sweep_is_said(tmp_path):

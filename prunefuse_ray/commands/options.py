@@ -39,11 +39,14 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
         "--run.directory and --run.name are the sweep's own.",
     )
     parser.add_argument("--concurrency", type=int, metavar="N", help="trials at a time; bounded by the cluster")
+    parser.add_argument("--seeds", metavar="N,...", help="instead of the file's seeds")
     parser.add_argument("--loggers", metavar="NAME,...", help="tensorboard, mlflow, wandb; empty for none")
     path, overrides, arguments = _parse(parser, argv)
-    settings = {}
+    settings: dict[str, Any] = {}
     if arguments.concurrency is not None:
         settings["concurrency"] = arguments.concurrency
+    if arguments.seeds is not None:
+        settings["seeds"] = arguments.seeds.split(",")
     if arguments.loggers is not None:
         settings["loggers"] = [name for name in arguments.loggers.split(",") if name]
     return load_sweep(path, overrides, settings)
