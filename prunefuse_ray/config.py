@@ -327,6 +327,9 @@ class Recipe(Section):
 
     epochs: Positive = 30
     """Passes over the labeled set."""
+    min_steps: Annotated[int, Field(ge=0)] = 300
+    """Fewest optimiser steps of a whole training. Where so few samples are labeled that `epochs` passes take fewer,
+    each epoch passes over the labeled set several times; 0: never."""
     batch_size: Positive = 32
     """Samples per optimiser step, over all workers together."""
     lr: Annotated[float, Field(gt=0)] = 0.1
@@ -345,7 +348,7 @@ class Recipe(Section):
     """Epochs at which the step schedule multiplies the learning rate by `step_factor`."""
     step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Factor of the step schedule."""
-    label_smoothing: Share = 0.0
+    label_smoothing: Share = 0.1
     """Share of the target probability that is spread over all classes."""
     augment: list[Augmentation] = ["crop"]
     """Augmentations, on the device: crop (pad by an eighth and crop), resized_crop (a random part of the picture,

@@ -24,7 +24,7 @@ from prunefuse_ray.config import Config, Recipe
 from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.plan import steps
 from prunefuse_ray.pool import PoolInfo
-from prunefuse_ray.recipe import per_member
+from prunefuse_ray.recipe import per_member, samples_per_epoch
 from prunefuse_ray.resources import STREAM_CPUS, cores, training_threads
 from prunefuse_ray.scoring import ScoringJob
 from prunefuse_ray.storage import Place
@@ -113,12 +113,12 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int) -> Estim
                 seconds = samples / (costs.scored_per_second * actors)
                 stored += samples * SCORE_ROW_BYTES
             case "train":
-                samples = labels * config.training.epochs
+                samples = config.training.epochs * samples_per_epoch(config.training, labels)
                 macs = 3 * samples * costs.proxy_macs
                 seconds = samples / costs.proxy_trained_per_second
                 stored += 4 * costs.parameters[0]
             case "finetune":
-                samples = labels * config.finetuning.epochs
+                samples = config.finetuning.epochs * samples_per_epoch(config.finetuning, labels)
                 macs = 3 * samples * costs.dense_macs
                 seconds = samples / costs.dense_trained_per_second
                 stored += 4 * costs.parameters[1]

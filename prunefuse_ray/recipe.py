@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +15,24 @@ from prunefuse_ray import config as cfg
 def steps_per_epoch(samples: int, batch_size: int) -> int:
     """Full batches only; a set smaller than a batch is one batch."""
     return max(1, samples // batch_size)
+
+
+def passes_per_epoch(recipe: cfg.Recipe, samples: int) -> int:
+    """How often an epoch passes over so many labeled samples, so that the training has `min_steps` steps."""
+    return max(1, math.ceil(recipe.min_steps / (recipe.epochs * steps_per_epoch(samples, recipe.batch_size))))
+
+
+def samples_per_epoch(recipe: cfg.Recipe, samples: int) -> int:
+    """Samples that an epoch trains on, repetitions counted."""
+    a_pass = min(samples, steps_per_epoch(samples, recipe.batch_size) * recipe.batch_size)
+    return a_pass * passes_per_epoch(recipe, samples)
+
+
+def batches(recipe: cfg.Recipe, samples: int, generator: torch.Generator) -> list[Tensor]:
+    """The batches of an epoch, as numbers of samples (B,): every pass in an order of its own, full batches only."""
+    size, steps = recipe.batch_size, steps_per_epoch(samples, recipe.batch_size)
+    passes = [torch.randperm(samples, generator=generator) for _ in range(passes_per_epoch(recipe, samples))]
+    return [order[i * size : (i + 1) * size] for order in passes for i in range(steps)]
 
 
 def learning_rate(recipe: cfg.Recipe, step: int, steps_an_epoch: int) -> float:

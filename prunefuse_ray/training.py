@@ -35,12 +35,13 @@ from prunefuse_ray.forms import Form
 from prunefuse_ray.images import ImageForm
 from prunefuse_ray.pool import Source
 from prunefuse_ray.recipe import (
+    batches,
     distillation_weight,
     learning_rate,
     loss_sum,
     parameter_groups,
     per_member,
-    steps_per_epoch,
+    samples_per_epoch,
 )
 from prunefuse_ray.resources import TrainingPlan, cores, training_threads
 from prunefuse_ray.samples import Samples, load_samples, load_test, sample_bytes
@@ -297,13 +298,12 @@ def _steps(
     """What is left of the current epoch, a step at a time; `state` counts along."""
     recipe, distillation = job.recipe, job.distillation
     generator = torch.Generator().manual_seed(job.seed * 1_000_003 + state.epoch)
-    order = torch.randperm(len(samples), generator=generator)
-    steps = steps_per_epoch(len(samples), recipe.batch_size)
+    epoch = batches(recipe, len(samples), generator)
+    steps = len(epoch)
     network.train()
     total = torch.tensor(state.loss, device=device)
     members = 1
-    for i in range(steps):
-        batch = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+    for i, batch in enumerate(epoch):
         draws = draw(len(batch), generator)
         if i < state.step:  # done before a preemption; the draws are repeated, so that the next ones are the same
             continue
@@ -379,7 +379,7 @@ def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterato
 
 def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:
     recipe = job.recipe
-    seen = state.epoch * min(len(samples), steps_per_epoch(len(samples), recipe.batch_size) * recipe.batch_size)
+    seen = state.epoch * samples_per_epoch(recipe, len(samples))
     return {
         "epochs": state.epoch,
         "train_loss": [h["train_loss"] for h in state.history if "train_loss" in h],

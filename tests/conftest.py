@@ -89,7 +89,7 @@ def rows(dataset) -> dict:
     return {r["id"]: r for r in table.to_pylist()}
 
 
-RECIPE = {"epochs": 3, "batch_size": 8, "warmup_epochs": 1, "augment": ["crop"]}
+RECIPE = {"epochs": 3, "min_steps": 0, "batch_size": 8, "warmup_epochs": 1, "augment": ["crop"]}
 TINY = {
     "pool": {"source": "parquet", "classes": 2, "channels": 1},
     "network": {"architecture": "tests.nets:tiny"},

@@ -42,7 +42,7 @@ def main(directory: Path) -> None:
     spec = networks.NetworkSpec(architecture="tests.nets:slow", classes=2, input_shape=(1, 8, 8))
     job = TrainingJob(
         network=networks.to_files(networks.Dense(network=networks.build(spec, seed=0), spec=spec)),
-        recipe=Recipe(epochs=EPOCHS, batch_size=BATCH, warmup_epochs=0, augment=[]),
+        recipe=Recipe(epochs=EPOCHS, min_steps=0, batch_size=BATCH, warmup_epochs=0, augment=[]),
         samples=source(directory / "samples"),
         labels=pa.table({"id": ids, "label": [i % 2 for i in range(SAMPLES)]}),
         test=source(directory / "test"),

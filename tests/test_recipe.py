@@ -9,7 +9,14 @@ from torch.nn import functional as F
 
 from prunefuse_ray import networks
 from prunefuse_ray.config import Distillation, Recipe
-from prunefuse_ray.recipe import distillation_weight, learning_rate, loss_sum, parameter_groups
+from prunefuse_ray.recipe import (
+    batches,
+    distillation_weight,
+    learning_rate,
+    loss_sum,
+    parameter_groups,
+    samples_per_epoch,
+)
 
 SPEC = networks.NetworkSpec(architecture="tests.nets:tiny", classes=2, input_shape=(1, 8, 8))
 
@@ -30,6 +37,27 @@ def test_the_step_schedule_of_the_paper():
     assert [learning_rate(recipe, e * 7, 7) for e in (0, 1, 90, 91, 135, 136, 180)] == pytest.approx(
         [0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     )
+
+
+@pytest.mark.parametrize(
+    ("samples", "passes", "sizes"),
+    [
+        (20, 10, [20]),  # fewer than a batch: one batch of all, 30 epochs of 10 steps
+        (50, 10, [32]),
+        (100, 4, [32, 32, 32]),  # 30 x 3 x 3 steps would be 270
+        (1000, 1, [32] * 31),  # enough as it is
+    ],
+)
+def test_few_samples_are_passed_over_until_there_are_enough_steps(samples, passes, sizes):
+    recipe = Recipe(epochs=30, batch_size=32, min_steps=300)
+    epoch = batches(recipe, samples, torch.Generator().manual_seed(0))
+    assert [len(batch) for batch in epoch] == sizes * passes
+    assert samples_per_epoch(recipe, samples) == sum(sizes) * passes
+    for start in range(0, len(epoch), len(sizes)):  # no sample twice within a pass
+        order = torch.cat(epoch[start : start + len(sizes)])
+        assert len(order.unique()) == len(order) == sum(sizes)
+    assert passes == 1 or not torch.equal(epoch[0], epoch[len(sizes)])
+    assert len(batches(recipe.model_copy(update={"min_steps": 0}), samples, torch.Generator())) == len(sizes)
 
 
 def test_the_distillation_weight_decays_on_request():

@@ -47,7 +47,8 @@ def data(tmp_path_factory):
 def job(data, network=None, **more):
     network = network or networks.Dense(network=networks.build(SPEC, seed=0), spec=SPEC)
     samples, labels, test = data
-    recipe = {"epochs": 4, "batch_size": 16, "warmup_epochs": 1, "augment": ["crop"], **more.pop("recipe", {})}
+    recipe = {"epochs": 4, "min_steps": 0, "batch_size": 16, "warmup_epochs": 1, "augment": ["crop"]}
+    recipe |= more.pop("recipe", {})
     return TrainingJob(
         network=networks.to_files(network), recipe=Recipe(**recipe), samples=samples, labels=labels, test=test,
         form=FORM, seed=0, trusted=OWN, **more,

@@ -13,7 +13,7 @@ from prunefuse_ray.augmentation import augment, draw
 from prunefuse_ray.config import Distillation, Recipe
 from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.pool import Source, canonical
-from prunefuse_ray.recipe import distillation_weight, learning_rate, loss_sum, parameter_groups, steps_per_epoch
+from prunefuse_ray.recipe import batches, distillation_weight, learning_rate, loss_sum, parameter_groups
 from prunefuse_ray.samples import Samples
 from prunefuse_ray.scoring import scores_of
 
@@ -34,13 +34,12 @@ def train(
         parameter_groups(network, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
     )
     bf16 = recipe.precision != "fp32" and networks.fast_bf16(torch.device("cpu"))
-    steps = steps_per_epoch(len(samples), recipe.batch_size)
     generator = torch.Generator().manual_seed(0)
     networks.channels_last(network).train()
     for epoch in range(recipe.epochs):
-        order = torch.randperm(len(samples), generator=generator)
-        for i in range(steps):
-            rows = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+        order = batches(recipe, len(samples), generator)
+        steps = len(order)
+        for i, rows in enumerate(order):
             x = form.inputs(augment(samples.values_N[rows], draw(len(rows), generator), recipe.augment))
             x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
             for group in optimizer.param_groups:

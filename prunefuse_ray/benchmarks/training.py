@@ -59,7 +59,8 @@ class Bench:
         }
 
     def recipe(self, epochs: int) -> Recipe:
-        return Recipe(epochs=epochs, batch_size=self.sizes.batch_size, warmup_epochs=0, augment=["crop", "flip"])
+        size = self.sizes.batch_size
+        return Recipe(epochs=epochs, min_steps=0, batch_size=size, warmup_epochs=0, augment=["crop", "flip"])
 
     def threads(self, name: str) -> int:
         """What the package trains with in the driver."""
