@@ -142,6 +142,7 @@ def test_presets_are_valid(preset):
             "cifar10_small_comparison": 21,
             "cifar10_small_committee": 18,
             "cifar10_small_fusion": 54,
+            "cifar10_small_recipe": 6,
         }[preset.stem]
     )
 
