@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import math
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -139,6 +142,24 @@ def start_ray() -> None:
         else:
             ray.init(address="local", num_cpus=cores() + STREAM_CPUS, include_dashboard=False, **quiet)
     configure_data()
+
+
+@contextmanager
+def importing(*modules: str) -> Iterator[None]:
+    """Import modules beside the body, which waits for other processes; all are there when it ends. Not for modules of
+    Ray's, which the body may be importing itself. What cannot be imported says so where it is used."""
+
+    def bring() -> None:
+        for name in modules:
+            with suppress(ImportError):
+                importlib.import_module(name)
+
+    thread = threading.Thread(target=bring, name="imports")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def configure_data() -> None:

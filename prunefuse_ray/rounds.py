@@ -24,6 +24,7 @@ from prunefuse_ray.resources import (
     Resources,
     ScoringPlan,
     TrainingPlan,
+    importing,
     observe,
     plan_scoring,
     plan_training,
@@ -62,7 +63,9 @@ def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = la
         if ledger.committed(Step(-1, REPORT)):
             return ledger
     annotator_of(config.annotation)  # says what it lacks before anything starts
-    start_ray()
+    # What a new run needs first: seconds of imports that need not wait for Ray's processes to start.
+    with importing("torch_pruning", *(["sklearn.datasets"] if config.pool.source == "digits" else [])):
+        start_ray()
     shared = SharedDirectory(ledger.root)
     shared.check()
     try:

@@ -1,11 +1,20 @@
 """Decisions about actors and workers: pure functions of the cluster's numbers."""
 
+import sys
+
 import pytest
 
 from prunefuse_ray.autoscaler import Autoscaler, NodeType
 from prunefuse_ray.config import Scoring, Workers
 from prunefuse_ray.errors import PlanError
-from prunefuse_ray.resources import MACS_WORTH_AN_ACTOR, Resources, plan_scoring, plan_training, training_threads
+from prunefuse_ray.resources import (
+    MACS_WORTH_AN_ACTOR,
+    Resources,
+    importing,
+    plan_scoring,
+    plan_training,
+    training_threads,
+)
 
 MUCH = 1e18
 
@@ -117,3 +126,12 @@ def test_nothing_is_asked_of_a_cluster_without_labels():
     plain = cluster(20, nodes=3, in_process=False)
     assert plan_scoring(Scoring(), plain, MUCH).placement == {}
     assert plan_training(Workers(), plain).placement is None
+
+
+def test_imports_run_beside_the_body_and_are_there_after_it(tmp_path, monkeypatch):
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.5)\nready = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with importing("no_such_module", "slow_module"):
+        assert not hasattr(sys.modules.get("slow_module"), "ready")  # the body does not wait for it
+    assert sys.modules["slow_module"].ready
+    del sys.modules["slow_module"]
