@@ -100,10 +100,8 @@ def choose(
     place = ledger.root / FILE
     if place.exists():
         return Arithmetic(**place.read_json()["chosen"]).of(job)
-    if plan.here or macs < MACS_WORTH_MEASURING:
-        found = fastest(scoring, network, job, macs)
-    else:
-        found = _there(fastest, plan, scoring, network, job, macs)
+    little = macs < MACS_WORTH_MEASURING
+    found = fastest(scoring, network, job, macs) if little else _there(fastest, plan, scoring, network, job, macs)
     place.write_json(found)
     return Arithmetic(**found["chosen"]).of(job)
 
@@ -149,7 +147,7 @@ def check(source: Source, network: Place, job: ScoringJob, plan: ScoringPlan) ->
     `deviation`."""
     rows = head(source, CHECKED)
     exact = job.backend in ("eager", "torch") and job.precision == "fp32"
-    return deviation(network, job, rows) if plan.here or exact else _there(deviation, plan, network, job, rows)
+    return deviation(network, job, rows) if exact else _there(deviation, plan, network, job, rows)
 
 
 def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]:
@@ -177,5 +175,7 @@ def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]
 
 def _there(function: Callable[..., dict[str, Any]], plan: ScoringPlan, *args: Any) -> dict[str, Any]:
     """The function's result from a machine on which the pool is scored."""
+    if plan.alone:
+        return function(*args)
     task = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, **plan.placement)(function)
     return ray.get(task.remote(*args))

@@ -88,6 +88,9 @@ class ScoringPlan:
     gpus: float
     here: bool = False
     """So little work, on one machine, that the driver does it itself."""
+    alone: bool = False
+    """The driver's machine is the only one and scores on CPUs: what depends on the machine may be measured in the
+    driver, without the start of another process."""
     labelled: bool = False
     """Nodes say what they are for: actors go to scoring (spot) machines, and to training machines that have room."""
     waits: str | None = None
@@ -238,6 +241,7 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float 
         cpus=scoring.cpus,
         gpus=scoring.gpus,
         here=small and has.in_process and scoring.actors is None and not scoring.gpus,
+        alone=has.in_process and not scoring.gpus,
         labelled=has.has_role("scoring"),
         waits=f"{needed} yet; waiting for the autoscaler" if smallest > fits else None,
     )

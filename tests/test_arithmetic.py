@@ -92,7 +92,7 @@ def test_what_cannot_be_is_refused(tree):
 def test_what_was_measured_once_is_kept(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(arithmetic, "MEASURED_SECONDS", 0.01)
     ledger = Ledger(Place.at(str(tmp_path)))
-    plan = ScoringPlan(min_actors=1, max_actors=1, cpus=1, gpus=0.0, here=True)
+    plan = ScoringPlan(min_actors=1, max_actors=1, cpus=1, gpus=0.0, here=True, alone=True)
     first = choose(ledger, Scoring(), saved, JOB, plan, LARGE)
     noted = json.loads((tmp_path / "scoring.json").read_text())
     best = max(noted["measured"], key=lambda m: m["samples_per_second"])
