@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from prunefuse_ray import spread
 from prunefuse_ray.acquisition import hash_ids
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.pool import Source, groups, ids_to_numpy, in_tasks, tables
@@ -48,17 +49,13 @@ def inspect_parquet(source: Source, classes: int, field: str, text: bool = False
     if not rows:
         raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
     buckets = -(-rows // HASHES_PER_BUCKET)
-    task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
-    answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
-    scans = cast(list[_Scan], ray.get([a[0] for a in answers]))
+    scans, twice = _scan(source, classes, buckets)
     for scan in scans:
         if scan.bad_labels:
             raise PoolError(
                 f"{field}: column '{source.label_column}' has labels outside 0 .. {classes - 1}, e.g. "
                 f"{'; '.join(scan.bad_labels[:5])}; mend them or pool.classes"
             )
-    find = ray.remote(num_cpus=0.5)(_duplicate_hashes)
-    twice = np.concatenate(ray.get([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)]))
     if len(twice):
         ids = [i for found in in_tasks(_ids_of_hashes, source, twice) for i in found]
         repeated = sorted({i for i in ids if ids.count(i) > 1})
@@ -108,6 +105,18 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) ->
 
 def _count_rows(source: Source) -> int:
     return sum(pq.read_metadata(f, filesystem=source.fs).num_rows for f in source.files)
+
+
+def _scan(source: Source, classes: int, buckets: int) -> tuple[list[_Scan], np.ndarray]:
+    """What the parts of a source hold, and hashes of ids that it holds twice. The hashes stay where they were made."""
+    if sum(source.sizes) <= spread.WORTH_A_TASK:
+        scan, *hashes = _scan_ids(source, classes, 1)
+        return [scan], _duplicate_hashes(*hashes)
+    task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
+    answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
+    find = ray.remote(num_cpus=0.5)(_duplicate_hashes)
+    twice = ray.get([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)])
+    return cast(list[_Scan], ray.get([a[0] for a in answers])), np.concatenate(twice)
 
 
 def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:

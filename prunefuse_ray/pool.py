@@ -27,6 +27,7 @@ from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.images import encode_png, plain_samples
 from prunefuse_ray.locating import check_names, locate
+from prunefuse_ray.spread import over
 from prunefuse_ray.storage import Place
 
 BATCH_ROWS = 65_536
@@ -162,8 +163,8 @@ def part(source: Source, numbers: Sequence[int]) -> Source:
 
 
 def in_tasks(function: Any, source: Source, *args: Any) -> list[Any]:
-    task = ray.remote(num_cpus=0.5)(function)
-    return ray.get([task.remote(group, *args) for group in groups(source)])
+    """function(part of the source, *args) of every part, in tasks where the source is large."""
+    return list(over(function, groups(source), *args, size=sum(source.sizes)))
 
 
 def tables(source: Source, columns: Sequence[str], rows: int | None = None) -> Iterator[pa.Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.ledger import doubts_schema
-from prunefuse_ray.pool import Source, ids_to_numpy, in_tasks, tables
+from prunefuse_ray.pool import Source, groups, ids_to_numpy, tables
+from prunefuse_ray.spread import over
 
 BATCH = 256
 
@@ -38,7 +40,8 @@ def predict(
     if not source.files:
         return pa.table({"id": pa.array([], pa.string())})
     args = (network, form, labels, tuple(trusted))
-    parts = [_predict(source, *args)] if in_process else in_tasks(_predict, source, *args)
+    # Forward passes are the work, not the bytes read: where they do not belong here, a single task is worth its start.
+    parts = over(_predict, groups(source), *args, size=0 if in_process else math.inf)
     found = pa.concat_tables(parts)
     # A sample that people left without a label may have been chosen again in a later round: it counts once.
     _, first = np.unique(ids_to_numpy(found["id"]), return_index=True)

@@ -27,6 +27,7 @@ from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.pool import Source, stream
 from prunefuse_ray.resources import ScoringPlan
 from prunefuse_ray.saved import network_files
+from prunefuse_ray.spread import over
 from prunefuse_ray.storage import Place
 from prunefuse_ray.telemetry import ScoringMeter
 
@@ -243,7 +244,7 @@ class ScoreSummary:
 
 
 def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
-    """Count, check and histogram the scores in `files`, one task per group of files.
+    """Count, check and histogram the scores in `files`, in tasks where they are large.
 
     Args:
         top: the largest score that the strategy can give; the histogram spans [0, top].
@@ -251,9 +252,9 @@ def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
     Raises:
         ScoreError: scores that are not finite, with the ids.
     """
-    task = ray.remote(num_cpus=0.5)(_summarise)
     step = -(-len(files) // 64) or 1
-    parts = ray.get([task.remote(files[i : i + step], out, top) for i in range(0, len(files), step)])
+    groups = [files[i : i + step] for i in range(0, len(files), step)]
+    parts = list(over(_summarise, groups, out, top, size=out.size_of(files)))
     bad = [i for p in parts for i in p["bad"]]
     if bad:
         raise ScoreError(

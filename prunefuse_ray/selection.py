@@ -16,11 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from prunefuse_ray.acquisition import place_in_group, round_robin
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.pool import best
+from prunefuse_ray.spread import over
 from prunefuse_ray.storage import Place
 
 GROUPS = 64
@@ -110,12 +110,9 @@ def _over_files(function: Callable[..., Any], files: list[str], where: Place, *a
 
 
 def _each_over_files(function: Callable[..., Any], files: list[str], where: Place, *args: Any) -> Iterator[Any]:
-    """One task per group of files; their answers one after the other, so that not all need be held."""
     step = -(-len(files) // GROUPS) or 1
-    task = ray.remote(num_cpus=0.5)(function)
-    answers = [task.remote(files[i : i + step], where, *args) for i in range(0, len(files), step)]
-    while answers:
-        yield ray.get(answers.pop(0))
+    groups = [files[i : i + step] for i in range(0, len(files), step)]
+    return over(function, groups, where, *args, size=where.size_of(files))
 
 
 def _batches(files: list[str], where: Place, columns: list[str]) -> Iterator[tuple[pa.Table, Keys]]:

@@ -58,6 +58,10 @@ class Place:
             (i for i in self.fs.get_file_info(selector) if i.type == pafs.FileType.File), key=lambda i: i.path
         )
 
+    def size_of(self, files: list[str]) -> int:
+        """Bytes of files, given by their paths on this storage, together."""
+        return sum(info.size for info in self.fs.get_file_info(files))
+
     def read_bytes(self) -> bytes:
         with self.fs.open_input_stream(self.path) as stream:
             return stream.readall()

@@ -17,12 +17,20 @@ import pytest
 from hypothesis import settings
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray import spread
 from prunefuse_ray.config_files import config_from_tree, merge
 from prunefuse_ray.images import encode_png
 from prunefuse_ray.resources import configure_data
 
 settings.register_profile("untimed", deadline=None)  # no test depends on how fast the machine is just now
 settings.load_profile("untimed")
+
+
+@pytest.fixture(params=["here", "tasks"])
+def either_way(request, monkeypatch):
+    """Small files read by this process, as they are, and by tasks, as if they were large."""
+    if request.param == "tasks":
+        monkeypatch.setattr(spread, "WORTH_A_TASK", -1)
 
 
 @pytest.fixture(scope="session")

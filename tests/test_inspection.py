@@ -10,6 +10,8 @@ from .conftest import parquet_pool, pictures, write_pool
 
 GREY8 = ImageForm(height=8, width=8, channels=1)
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def test_the_fingerprint_does_not_depend_on_the_files_a_pool_is_cut_into(made, tmp_path):
     pool, pixels, _ = made

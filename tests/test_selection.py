@@ -11,6 +11,8 @@ from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.selection import sort_keys, threshold_bucket, top_k, top_k_of_groups
 from prunefuse_ray.storage import Place
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 AWKWARD = np.array([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, np.inf, -np.inf, 0.5, np.nextafter(0.5, 1), 3e38], np.float32)
 
 
