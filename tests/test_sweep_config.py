@@ -141,6 +141,7 @@ def test_presets_are_valid(preset):
             "digits_sweep": 24,
             "cifar10_small_comparison": 21,
             "cifar10_small_committee": 18,
+            "cifar10_small_committee_fusion": 21,
             "cifar10_small_fusion": 54,
             "cifar10_small_recipe": 6,
         }[preset.stem]
