@@ -21,8 +21,8 @@ COSTS = Costs(
 CONFIG = config_from_tree(
     {
         "selection": {"budgets": [100, 200, 300]},
-        "training": {"epochs": 2, "min_steps": 0, "warmup_epochs": 0},
-        "finetuning": {"epochs": 3, "min_steps": 0, "warmup_epochs": 0},
+        "training": {"epochs": 2, "batch_size": 50, "min_steps": 0, "warmup_epochs": 0},
+        "finetuning": {"epochs": 3, "batch_size": 50, "min_steps": 0, "warmup_epochs": 0},
     }
 )
 
