@@ -341,6 +341,7 @@ tr { break-inside: avoid; }
 tr.groups th { border-bottom: 0; padding-bottom: 0; color: var(--ink); font-weight: 600; }
 .num { text-align: right; white-space: nowrap; }
 .text td { overflow-wrap: anywhere; }
+.text .whole { white-space: nowrap; }
 .swatch { white-space: nowrap; margin-right: 14px; }
 .swatch i {
   display: inline-block; width: 11px; height: 11px; margin-right: 6px; border-radius: 2px;

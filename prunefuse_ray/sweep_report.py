@@ -309,7 +309,7 @@ def _trials(view: _View) -> Html:
         rows.append(
             [
                 name,
-                r.outcome.status,
+                tag("span", r.outcome.status, class_="whole"),
                 tag("span", shared, class_="id") if shared else DASH,
                 f"{len(r.rows)} of {len(r.trial.config.selection.budgets)}",
                 percent(last.get("proxy_accuracy")),

@@ -93,7 +93,7 @@ def closing_table(result: Any) -> Table:
     found = points(result)
     metric = measured_metric(found, result.sweep)
     table = Table(box=box.SIMPLE)
-    table.add_column("combination")
+    table.add_column("combination", overflow="fold", min_width=24)
     for name in ("seeds", metric.replace("_", " "), "selection MACs", "of reference", "selection seconds"):
         table.add_column(name, justify="right")
     for p in found:
