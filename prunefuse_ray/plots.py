@@ -252,7 +252,7 @@ def scatter(
 
 
 def _mark_labels(axes: Axes, marks: Sequence[Mark], costs: Sequence[float], size: tuple[float, float]) -> None:
-    """Names beside the marks: on the side where there is room, a little above them, higher where they would lie on another one."""
+    """Names beside the marks: on the side where there is room, a little above them, higher where another one lies."""
     width, height = 0.82 * size[0], 0.75 * size[1]
     placed: list[tuple[float, float, float]] = []
     for mark, cost in sorted(zip(marks, costs, strict=True), key=lambda one: one[0].y):
