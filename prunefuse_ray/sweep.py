@@ -33,12 +33,14 @@ from prunefuse_ray.resources import Resources, cores, observe, plan_scoring, pla
 from prunefuse_ray.reuse import inputs_keys
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import materialise, survey
-from prunefuse_ray.sweep_config import Sweep, Trial, sweep_path, trials
+from prunefuse_ray.sweep_config import Sweep, Trial, sweep_from_tree, sweep_path, trials
 from prunefuse_ray.sweep_results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
 from prunefuse_ray.sweep_trial import POLL, Desk, TrialJob, drive
 
 SWEEP_EXECUTION_FIELDS = ("concurrency", "loggers", "max_failures", *(f"base.{f}" for f in EXECUTION_FIELDS))
 """What may differ when a sweep is started again."""
+GROWING_FIELDS = ("arms", "space", "seeds", "samples", "reference")
+"""What may differ, too, as long as every trial that the sweep had is still the same trial."""
 TIME = "budgets_passed"
 
 Notify = Callable[[str, str, dict[str, Any]], None]
@@ -86,12 +88,27 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
         return
     old = yaml.safe_load(place.read_bytes())
     changed = [d for d in differences(old, to_tree(sweep)) if not d.startswith(SWEEP_EXECUTION_FIELDS)]
+    if changed and all(d.startswith(GROWING_FIELDS) for d in changed):
+        changed = _trials_lost(old, sweep)
     if changed:
         lines = "\n  ".join(changed)
         raise LedgerError(
             f"{root.path} was started as another sweep:\n  {lines}\n"
             "Give the same file and options to go on with it, or another --run.name to start afresh"
         )
+
+
+def _trials_lost(old: dict[str, Any], sweep: Sweep) -> list[str]:
+    """A line for every trial of the sweep `old`, as it was written, that `sweep` has no more or has otherwise."""
+    now = {trial.name: trial for trial in trials(sweep)}
+    lines = []
+    for was in trials(sweep_from_tree(old)):
+        if was.name not in now:
+            lines.append(f"trial '{was.name}' would be gone; a sweep may gain arms, values and seeds, but not lose any")
+            continue
+        changed = differences(to_tree(was.config), to_tree(now[was.name].config))
+        lines += [f"trial '{was.name}': {d}" for d in changed if not d.startswith(EXECUTION_FIELDS)]
+    return lines
 
 
 def _record(root: Place, sweep: Sweep, todo: Iterable[Trial], infos: dict[str, tuple[PoolInfo, Any]]) -> None:

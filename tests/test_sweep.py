@@ -198,14 +198,26 @@ def test_the_same_sweep_again_tries_only_what_failed(swept):
     assert {p: p.stat().st_mtime_ns for p in (root / "trials" / "fuse_seed-0").rglob("*") if p.is_file()} == before
 
 
-def test_another_sweep_is_refused_with_the_difference(swept, tiny_pool):
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"base": {"training": {"epochs": 5}}}, "base.training.epochs: 3 -> 5"),
+        ({"arms": {"scratch": {"fusion": {"rule": "scaled"}}}}, "trial 'scratch_seed-0': fusion.rule: 'keep' -> 'scaled'"),
+        ({"seeds": [1]}, "trial 'fuse_seed-0' would be gone"),
+        ({"space": {"pruning.ratio": {"grid": [0.5]}}}, "trial 'fuse_seed-0' would be gone"),
+    ],
+)
+def test_another_sweep_is_refused_with_the_difference(swept, tiny_pool, more, said):
     _, root, _ = swept
-    other = sweep_from_tree(tree(tiny_pool, root.parent, seeds=[0, 1]))
     with pytest.raises(LedgerError) as caught:
-        run_sweep(other)
-    assert "seeds: [0] -> [0, 1]" in str(caught.value)
-    run_sweep_settings = sweep_from_tree(tree(tiny_pool, root.parent, concurrency=1, arms={}))
-    sweeping._check_unchanged_sweep(Place.at(str(root)), run_sweep_settings)
+        run_sweep(sweep_from_tree(tree(tiny_pool, root.parent, **more)))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [{"concurrency": 1}, {"seeds": [0, 1]}, {"arms": {"other": {}}, "reference": "other"}])
+def test_a_sweep_may_grow(swept, tiny_pool, more):
+    _, root, _ = swept
+    sweeping._check_unchanged_sweep(Place.at(str(root)), sweep_from_tree(tree(tiny_pool, root.parent, **more)))
 
 
 def test_the_report_is_made_from_the_files_without_ray_or_torch(swept):
