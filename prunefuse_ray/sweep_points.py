@@ -69,7 +69,14 @@ class Point:
         return by_labels[max(by_labels)] if by_labels and "selection_macs" in self.costs else None
 
 
-COSTS = ("selection_macs", "selection_training_macs", "dense_selection_macs", "selection_seconds", "seconds")
+COSTS = (
+    "selection_macs",
+    "selection_training_macs",
+    "dense_selection_macs",
+    "total_macs",
+    "selection_seconds",
+    "seconds",
+)
 
 
 def points(result: SweepResult) -> list[Point]:

@@ -210,17 +210,20 @@ def _cost(view: _View) -> Html | None:
                 percent(relative(p, reference, "selection_macs")),
                 quantity(_mean(p, "selection_training_macs")),
                 percent(relative(p, reference, "selection_training_macs")),
+                quantity(_mean(p, "total_macs")),
+                percent(relative(p, reference, "total_macs")),
                 duration(_mean(p, "selection_seconds")),
                 percent(relative(p, reference, "selection_seconds")),
             ]
         )
     lead = (
         "What it took to choose the labels of the last budget, over all rounds: scoring the pool, and training the "
-        f"networks that scored it. Shares are of {_of(view)}. Seconds are of scoring, that training and choosing, "
+        "networks that scored it. All MACs are these and those of the target: of the proxy fused into it, and of its "
+        f"own training. Shares are of {_of(view)}. Seconds are of scoring, that training and choosing, "
         "measured while other trials were running."
     )
-    groups = [("", 2), ("Scoring MACs", 2), ("Selector's training MACs", 2), ("Seconds", 2)]
-    head = ("Combination", "Accuracy", "", "Of reference", "", "Of reference", "", "Of reference")
+    groups = [("", 2), ("Scoring MACs", 2), ("Selector's training MACs", 2), ("All MACs", 2), ("Seconds", 2)]
+    head = ("Combination", "Accuracy", *("", "Of reference") * 4)
     return markup.section(
         "cost",
         "Accuracy against selection cost",

@@ -202,7 +202,10 @@ def test_the_same_sweep_again_tries_only_what_failed(swept):
     ("more", "said"),
     [
         ({"base": {"training": {"epochs": 5}}}, "base.training.epochs: 3 -> 5"),
-        ({"arms": {"scratch": {"fusion": {"rule": "scaled"}}}}, "trial 'scratch_seed-0': fusion.rule: 'keep' -> 'scaled'"),
+        (
+            {"arms": {"scratch": {"fusion": {"rule": "scaled"}}}},
+            "trial 'scratch_seed-0': fusion.rule: 'keep' -> 'scaled'",
+        ),
         ({"seeds": [1]}, "trial 'fuse_seed-0' would be gone"),
         ({"space": {"pruning.ratio": {"grid": [0.5]}}}, "trial 'fuse_seed-0' would be gone"),
     ],
@@ -218,6 +221,18 @@ def test_another_sweep_is_refused_with_the_difference(swept, tiny_pool, more, sa
 def test_a_sweep_may_grow(swept, tiny_pool, more):
     _, root, _ = swept
     sweeping._check_unchanged_sweep(Place.at(str(root)), sweep_from_tree(tree(tiny_pool, root.parent, **more)))
+
+
+def test_all_macs_are_those_of_selection_fused_proxy_and_target(swept):
+    _, root, _ = swept
+    ledger = Ledger(Place.at(str(root)) / "trials" / "fuse_seed-0")
+    one = ledger.committed(Step(-1, "init")).metrics["macs_per_sample"]
+    scoring = one["proxy"] * (120 - 10)
+    epochs, seen = 3, (8, 16)  # of 10 and 18 labels in batches of 8
+    proxies, target = [3 * one["proxy"] * epochs * n for n in seen], 3 * one["dense"] * epochs * seen[1]
+    totals = {r.trial.name: r.rows[-1]["total_macs"] for r in read_sweep(Place.at(str(root))).trials if r.rows}
+    assert totals["fuse_seed-0"] == scoring + sum(proxies) + target
+    assert totals["scratch_seed-0"] == scoring + proxies[0] + target, "nothing is made of its last proxy"
 
 
 def test_the_report_is_made_from_the_files_without_ray_or_torch(swept):
