@@ -29,6 +29,10 @@ class LedgerError(PruneFuseError):
     """A run directory that cannot be used: another configuration, another pool, a damaged file, a second driver."""
 
 
+class TrainingError(PruneFuseError):
+    """A training that came to nothing."""
+
+
 class ScoreError(PruneFuseError):
     """Scores that cannot be selected from (non-finite, or too many rejected samples)."""
 

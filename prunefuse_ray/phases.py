@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.annotation import Annotator
 from prunefuse_ray.arithmetic import SMALL_BATCH, check, choose
 from prunefuse_ray.config import Config
-from prunefuse_ray.errors import ConfigError, LedgerError, PoolError, ScoreError
+from prunefuse_ray.errors import ConfigError, LedgerError, PoolError, ScoreError, TrainingError
 from prunefuse_ray.forms import decode_column, form_of
 from prunefuse_ray.known import read_known
 from prunefuse_ray.labeling import REQUEST, TABLE, annotator_of, labeled, request_of, request_table, wait_for_labels
@@ -397,16 +398,15 @@ def _label_chosen(work: Work, step: Step) -> Done:
 
 def _training_job(work: Work, step: Step, network: dict[str, bytes], recipe: cfg.Recipe, **more: Any) -> TrainingJob:
     samples = work.samples(step.round)
-    share = work.config.pool.validation_share
-    labels, validation_labels = held_out(work.labels(step.round), share, work.config.run.seed)
+    labels, held = held_out(work.labels(step.round), work.config.pool.validation_share, work.config.run.seed)
     return TrainingJob(
         network=network,
         recipe=recipe,
         samples=samples,
         labels=labels,
         test=work.test,
-        validation=samples if share else work.validation,
-        validation_labels=validation_labels if share else None,
+        validation=samples if held.num_rows else work.validation,
+        validation_labels=held if held.num_rows else None,
         form=work.form,
         seed=round_seed(work.config, step.round, step.phase),
         trusted=trusted(work.config),
@@ -422,11 +422,7 @@ def _train_proxy(work: Work, step: Step) -> Done:
     trained = work.config.network.weights is not None and isinstance(
         networks.from_files(start, trusted(work.config)), (networks.Proxy, networks.Committee)
     )
-    result = train(
-        _training_job(work, step, start, work.config.training, recalibrate=trained),
-        work.training,
-        work.ledger.place(step, "training"),
-    )
+    result = _train(work, step, _training_job(work, step, start, work.config.training, recalibrate=trained), "training")
     predicted = predict(
         work.samples(step.round),
         result.network,
@@ -564,8 +560,19 @@ def _finetune(work: Work, step: Step) -> Done:
         distillation=distil,
         recalibrate=config.fusion.target == "fused",
     )
-    result = train(job, work.training, work.ledger.place(step, "finetuning"))
+    result = _train(work, step, job, "finetuning")
     return Done(outputs=_network_outputs(work, "fused", result), metrics=result.metrics, leftovers=("finetuning",))
+
+
+def _train(work: Work, step: Step, job: TrainingJob, section: str) -> TrainingResult:
+    """Train by a section of the configuration; TrainingError where the network's outputs are no numbers any more."""
+    result = train(job, work.training, work.ledger.place(step, section))
+    if not math.isfinite(loss := result.metrics["test_loss"]):
+        raise TrainingError(
+            f"round {step.round}, {step.phase}: the loss on the test set is {loss}: the network diverged; lower "
+            f"{section}.lr ({job.recipe.lr:g}) or raise {section}.warmup_epochs, in a run of another run.name"
+        )
+    return result
 
 
 def _network_outputs(work: Work, name: str, result: TrainingResult) -> dict[str, bytes]:

@@ -42,7 +42,7 @@ def learning_rate(recipe: cfg.Recipe, step: int, steps_an_epoch: int) -> float:
         drops = 1 if epoch < recipe.warmup_epochs else sum(epoch >= m for m in recipe.milestones)
         return recipe.lr * recipe.step_factor**drops
     if epoch < recipe.warmup_epochs:
-        return recipe.lr * (step + 1) / (recipe.warmup_epochs * steps_an_epoch)
+        return recipe.lr * min(1.0, (step + 1) / (recipe.warmup_epochs * steps_an_epoch))
     done = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
     return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * done))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -183,6 +184,13 @@ def _survey_parquet(pool: cfg.Pool, labeled: bool) -> Survey:
     size: tuple[int, ...] = (pool.text_length,)
     if not text:
         columns = (t[pool.image_column] for t in tables(source, [pool.image_column], rows=64))
+        if pool.crop_ratio < 1 and (first := next(columns, None)) is not None:
+            columns = itertools.chain([first], columns)
+            if any(value is not None and not isinstance(value, bytes) for value in sample_values(first)):
+                raise PoolError(
+                    f"pool.crop_ratio {pool.crop_ratio:g} crops scaled pictures, but column '{pool.image_column}' "
+                    "holds tensors, which are never scaled; set it to 1"
+                )
         size = pool.image_size or _first_size(columns, pool.channels)
     return Survey(
         info=PoolInfo(

@@ -1,8 +1,9 @@
 """Training on Ray Train: proxies, dense and fused networks; distillation; checkpoints that resume exactly.
 
 One training function serves both forms: inside the driver (Ray Train's local mode, without the start-up of a worker
-group) and data-parallel over a worker group. Every random draw depends on (seed, epoch) alone, so a resumed training
-ends with the same weights as an undisturbed one.
+group) and data-parallel over a worker group. Every random draw, those of dropout included, depends on the seed, the
+epoch and the step (dropout's on the worker, too), so a resumed training ends with the same weights as an undisturbed
+one: to the bit on CPUs, on GPUs up to what cuDNN's kernels add up in another order.
 """
 
 from __future__ import annotations
@@ -300,6 +301,9 @@ def _steps(
     generator = torch.Generator().manual_seed(job.seed * 1_000_003 + state.epoch)
     epoch = batches(recipe, len(samples), generator)
     steps = len(epoch)
+    # What the network itself draws (dropout, stochastic depth) comes from torch's global generators.
+    noise = torch.Generator().manual_seed(-1 - (job.seed * 1_000_003 + state.epoch))
+    seeds = torch.randint(2**62, (steps,), generator=noise).tolist()
     network.train()
     total = torch.tensor(state.loss, device=device)
     members = 1
@@ -321,7 +325,9 @@ def _steps(
             group["lr"] = learning_rate(recipe, step, steps)
         weight = distillation_weight(distillation, step / (recipe.epochs * steps)) if distillation else 0.0
         with _precision(recipe, device):
-            logits = network(x)
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(seeds[i] + rank)
+                logits = network(x)
             with torch.no_grad():
                 taught = networks.consensus(teacher(x)) if teacher is not None and weight > 0 else None
         loss = loss_sum(
@@ -371,9 +377,11 @@ def _test(job: TrainingJob) -> Samples:
 
 
 def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[Tensor]:
-    """The labeled samples in batches, not augmented, for batch-norm statistics."""
-    for start in range(0, min(len(samples), 10 * RECALIBRATION_BATCH), RECALIBRATION_BATCH):
-        values = samples.values_N[start : start + RECALIBRATION_BATCH].to(device)
+    """Labeled samples in batches of about equal size, not augmented, for batch-norm statistics. They are drawn at
+    random: in the order of ids a batch may have one class alone."""
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(job.seed))[: 10 * RECALIBRATION_BATCH]
+    for rows in order.tensor_split(-(-len(order) // RECALIBRATION_BATCH)):
+        values = samples.values_N[rows].to(device)
         yield job.inputs(centre(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-OWN = ("tests.nets:tiny", "tests.nets:fragile", "tests.nets:slow")
+OWN = ("tests.nets:tiny", "tests.nets:dropping", "tests.nets:tied", "tests.nets:fragile", "tests.nets:slow")
 """The names under which files that ask for these networks are trusted."""
 STRUCK = Path(tempfile.gettempdir()) / f"prunefuse-struck-{os.getuid()}"
 """Exists once a `fragile` network has ended its process."""
@@ -27,6 +27,21 @@ def tiny(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
         nn.Flatten(),
         nn.Linear(16, num_classes),
     )
+
+
+def dropping(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """Draws random numbers of its own in training."""
+    return tiny(num_classes=num_classes, input_shape=input_shape).insert(8, nn.Dropout(0.2))
+
+
+def tied(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """Two layers share their weights."""
+    network = nn.Sequential(
+        nn.Conv2d(input_shape[0], 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, num_classes),
+    )  # fmt: skip
+    network[5].weight = network[3].weight
+    return network
 
 
 class Fragile(nn.Sequential):

@@ -160,6 +160,16 @@ def test_the_check_sees_a_form_that_is_wrong(saved, monkeypatch):
     assert arithmetic.deviation(saved, JOB, table)["largest_difference"] > 1e-3  # rounding is 1e-7
 
 
+@pytest.mark.parametrize(("gpu", "where"), [(False, "here"), (True, "there")])
+def test_a_form_for_gpus_is_checked_where_they_are(monkeypatch, gpu, where):
+    """The plain network in float32 needs no look at another machine's arithmetic, but a GPU that may not be here."""
+    monkeypatch.setattr(arithmetic, "head", lambda *_: pa.table({}))
+    monkeypatch.setattr(arithmetic, "deviation", lambda *_: {"checked": "here"})
+    monkeypatch.setattr(arithmetic, "_there", lambda *_: {"checked": "there"})
+    job = dataclasses.replace(JOB, backend="eager", precision="fp32", gpu=gpu)
+    assert arithmetic.check(None, None, job, None) == {"checked": where}
+
+
 def test_features_come_from_the_folded_network_too(saved):
     plain, fast = (
         Scorer(saved, dataclasses.replace(JOB, features=True, backend=b)).forward(pictures(5))

@@ -69,6 +69,9 @@ def test_disagreement_is_what_its_definitions_say():
 def test_members_that_agree_disagree_about_nothing():
     one = np.random.default_rng(1).normal(0, 50, (1, 20, 5)).astype(np.float32)
     for score in (acquisition.bald, acquisition.consensus_kl, acquisition.vote_entropy):
+        broken = np.repeat(one, 2, axis=0)
+        broken[1, 3] = np.nan  # one member diverged: its argmax is a class none the less
+        assert np.flatnonzero(np.isnan(score(broken))).tolist() == [3]
         np.testing.assert_array_equal(score(np.repeat(one, 2, axis=0)), np.zeros(20, np.float32))
 
 
@@ -173,7 +176,7 @@ def test_a_saved_committee_ranks_a_pool(undisturbed, tiny_pool, tmp_path):
 
 def test_a_committee_that_lost_a_member_is_refused(undisturbed):
     files = network_files(Place.at(str(undisturbed / "rounds/000/proxies")))
-    with pytest.raises(networks.NetworkError, match="not disjoint, or do not cover"):
+    with pytest.raises(networks.NetworkError, match="the other members are missing"):
         networks.from_files({n: f for n, f in files.items() if not n.startswith("1/")}, OWN)
 
 

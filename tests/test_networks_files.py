@@ -21,6 +21,8 @@ from prunefuse_ray.networks import (
     to_files,
 )
 
+from .nets import OWN
+
 SPEC = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 8, 8))
 
 
@@ -48,6 +50,17 @@ def test_a_dense_network_comes_back():
     assert loaded.spec == SPEC
     for name, value in dense.network.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[name], value)
+
+
+def test_weights_that_an_architecture_ties_stay_tied():
+    spec = NetworkSpec(architecture="tests.nets:tied", classes=2, input_shape=(1, 8, 8))
+    network = from_files(to_files(Dense(build(spec, seed=0), spec)), OWN).network
+    assert network[3].weight is network[5].weight
+
+
+def test_the_directory_above_a_single_proxy_is_no_committee(files):
+    with pytest.raises(NetworkError, match=r"read from its own directory, \.\.\./0"):
+        from_files({f"0/{name}": data for name, data in files.items()})
 
 
 def test_a_proxy_comes_back_with_its_indices_and_without_pruning_again(monkeypatch):

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from prunefuse_ray import networks, rounds
+from prunefuse_ray import networks, phases, rounds
 from prunefuse_ray.config_files import merge
-from prunefuse_ray.errors import ConfigError, LedgerError, ScoreError
+from prunefuse_ray.errors import ConfigError, LedgerError, ScoreError, TrainingError
 from prunefuse_ray.images import encode_png
 from prunefuse_ray.ledger import Ledger, Step
 from prunefuse_ray.storage import Place
@@ -77,7 +77,17 @@ def test_a_budget_that_only_bad_samples_could_fill_is_refused(local_ray, spoiled
         rounds.run(spoiled_config(spoiled, tmp_path, selection={"budgets": [40, 58]}))
 
 
-def test_scores_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_pool, tmp_path):
+@pytest.mark.parametrize(("section", "step"), [("training", Step(0, "train")), ("finetuning", Step(2, "finetune"))])
+def test_a_training_that_diverges_is_no_result(local_ray, tiny_pool, tmp_path, section, step):
+    config = tiny(tiny_pool, tmp_path, **{section: {"lr": 1e30, "warmup_epochs": 0}})
+    with pytest.raises(TrainingError, match=rf"round {step.round}, {step.phase}.* lower {section}\.lr \(1e\+30\)"):
+        rounds.run(config)
+    assert Ledger(Place.at(str(tmp_path / "tiny"))).committed(step) is None
+
+
+def test_scores_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_pool, tmp_path, monkeypatch):
+    """As of a network that gives numbers for the test set, but not for the pool."""
+    monkeypatch.setattr(phases.math, "isfinite", lambda _: True)
     config = tiny(tiny_pool, tmp_path, training={"lr": 1e30, "warmup_epochs": 0})
     with pytest.raises(ScoreError, match=r"are not finite for 110 samples, e\.g\. ids 's"):
         rounds.run(config)

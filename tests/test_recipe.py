@@ -31,6 +31,12 @@ def test_cosine_warms_up_and_ends_near_zero():
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
+@pytest.mark.parametrize("warmup", [0.1, 0.5, 1.5])
+def test_a_warm_up_of_part_of_an_epoch_stays_below_the_peak(warmup):
+    recipe = Recipe(epochs=10, lr=0.4, warmup_epochs=warmup)
+    assert max(learning_rate(recipe, s, 3) for s in range(30)) == pytest.approx(0.4)
+
+
 def test_the_step_schedule_of_the_paper():
     """1 + 90 + 45 + 45 epochs at .01, .1, .01, .001."""
     recipe = Recipe(epochs=181, lr=0.1, schedule="step", warmup_epochs=1, milestones=[91, 136])

@@ -12,7 +12,7 @@ from prunefuse_ray.pool import stream
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
 
-from .conftest import parquet_pool, pictures, rows
+from .conftest import parquet_pool, pictures, rows, write_pool
 
 GREY8 = ImageForm(height=8, width=8, channels=1)
 
@@ -59,6 +59,14 @@ def image_folder(root, classes=("cat", "dog"), each=3):
         (root / name).mkdir(parents=True)
         for i in range(each):
             (root / name / f"{i}.png").write_bytes(encode_png(pictures(each, seed=c)[i]))
+
+
+def test_tensors_cannot_be_scaled_for_a_crop(tmp_path, local_ray):
+    for part, first in (("pool", 0), ("test", 900)):
+        write_pool(tmp_path / part, pictures(12), first_id=first, image=pa.array(pictures(12).tolist()))
+    assert survey(parquet_pool(tmp_path)).info.sample_size == (8, 8)
+    with pytest.raises(PoolError, match=r"crop_ratio 0\.875 crops scaled pictures, but column 'image' holds tensors"):
+        survey(parquet_pool(tmp_path, crop_ratio=0.875))
 
 
 def test_an_image_folder_becomes_an_index_and_streams_alike(tmp_path, local_ray):

@@ -148,7 +148,7 @@ def test_presets_are_valid(preset):
 
 
 def test_the_comparison_is_fair():
-    """Every arm has the same seeds, initial sets, budgets and target training; only how it is measured differs. The arms
+    """Every arm has the same seeds, initial sets, budgets and target training; only how it is measured differs. Those
     that ask how little fine-tuning is enough say so in their names."""
     found = trials(load_sweep(PRESETS / "cifar10_small_comparison.yaml", {}, {}))
     assert {t.arm for t in found} >= {"prunefuse-p50", "prunefuse-p80", "dense", "svp-resnet8", "random"}

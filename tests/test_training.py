@@ -12,6 +12,7 @@ from prunefuse_ray.config import Distillation, Recipe
 from prunefuse_ray.images import ImageForm
 from prunefuse_ray.pool import Source
 from prunefuse_ray.resources import TrainingPlan
+from prunefuse_ray.samples import Samples
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import TrainingJob, train
 
@@ -55,6 +56,12 @@ def job(data, network=None, **more):
     )  # fmt: skip
 
 
+def dropping():
+    """A network that draws random numbers of its own in every step."""
+    spec = dataclasses.replace(SPEC, architecture="tests.nets:dropping")
+    return networks.Dense(network=networks.build(spec, seed=0), spec=spec)
+
+
 def weights(result):
     return networks.from_files(result.network, OWN).network.state_dict()
 
@@ -80,16 +87,16 @@ def test_the_reported_accuracy_is_that_of_the_saved_network(data, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data, tmp_path):
-    first = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "a")))
-    again = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "b")))
+    first = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "a")))
+    again = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "b")))
     assert first.network == again.network
-    other = TrainingJob(**{**vars(job(data)), "seed": 1})
+    other = TrainingJob(**{**vars(job(data, dropping())), "seed": 1})
     assert train(other, IN_PROCESS, Place.at(str(tmp_path / "c"))).network != first.network
 
 
 @pytest.mark.parametrize("epoch", [1, 3, 4])
 def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp_path, monkeypatch, epoch):
-    whole = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    whole = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "whole")))
     persist = training._persist
 
     def stop(local, where, name):
@@ -100,11 +107,11 @@ def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp
     with monkeypatch.context() as patch:
         patch.setattr(training, "_persist", stop)
         with pytest.raises(KeyboardInterrupt):
-            train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+            train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "t")))
     epochs = []
     steps = training._steps
     monkeypatch.setattr(training, "_steps", lambda *a: (epochs.append(a[5].epoch), steps(*a))[1])
-    resumed = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    resumed = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "t")))
     assert resumed.network == whole.network
     assert resumed.metrics["train_loss"] == whole.metrics["train_loss"]
     assert epochs == list(range(epoch, 4)), "an epoch was trained twice"
@@ -112,7 +119,7 @@ def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp
 
 def test_a_training_stopped_by_a_preemption_goes_on_from_the_step_it_was_in(data, tmp_path, monkeypatch):
     recipe = {"batch_size": 2}  # 25 steps an epoch
-    whole = train(job(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    whole = train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "whole")))
     persist, names = training._persist, []
 
     def stop(local, where, name):
@@ -125,9 +132,9 @@ def test_a_training_stopped_by_a_preemption_goes_on_from_the_step_it_was_in(data
         patch.setattr(training, "_persist", stop)
         patch.setattr(training.Notice, "arrived", lambda self, step: step == 16)
         with pytest.raises(KeyboardInterrupt):
-            train(job(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+            train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
     assert names == ["epoch-0000-step-000016", "epoch-0001-step-000000", "epoch-0001-step-000016"]
-    resumed = train(job(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    resumed = train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
     assert resumed.network == whole.network
     assert resumed.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-6)
 
@@ -179,6 +186,18 @@ def test_batch_norm_is_recalibrated_before_fine_tuning(data, tmp_path):
     result = train(job(data, dense, recalibrate=True, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
     assert result.metrics["evaluations"][0]["epoch"] == 0
     assert weights(result)["1.running_var"].max() < 1e3
+
+
+def test_recalibration_sees_all_classes_in_batches_of_about_equal_size(data):
+    """Samples in the order of a folder per class, one more than two batches hold; a batch of one sample fails in some
+    networks."""
+    labels_N = torch.arange(1001) * 2 // 1001
+    pixels_N = (labels_N * 200).to(torch.uint8)
+    samples = Samples(values_N=pixels_N[:, None, None, None].expand(-1, 8, 8, 1), labels_N=labels_N)
+    batches = list(training._inputs(samples, job(data), torch.device("cpu")))
+    assert sorted(map(len, batches)) == [333, 334, 334]
+    shares = [(batch.amax((1, 2, 3)) > 0).float().mean().item() for batch in batches]
+    assert shares == pytest.approx([0.5, 0.5, 0.5], abs=0.1)
 
 
 def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray):

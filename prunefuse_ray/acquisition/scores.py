@@ -60,7 +60,9 @@ def vote_entropy(logits_MNC: Floats) -> npt.NDArray[np.float32]:
     Probabilistic Classifiers", 1995. Few members give few values: ties break by id."""
     classes = logits_MNC.shape[2]
     votes_NC = (logits_MNC.argmax(axis=2)[..., None] == np.arange(classes)).mean(axis=0)
-    return _entropy(votes_NC).astype(np.float32)
+    entropy_N = _entropy(votes_NC)
+    entropy_N[~np.isfinite(logits_MNC).all(axis=(0, 2))] = np.nan  # argmax makes a vote of NaN, too
+    return entropy_N.astype(np.float32)
 
 
 def consensus_kl(logits_MNC: Floats) -> npt.NDArray[np.float32]:

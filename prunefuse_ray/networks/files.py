@@ -98,15 +98,21 @@ def from_files(files: dict[str, bytes], trusted: Collection[str] = ()) -> Select
                 f"{WEIGHTS_FILE}: {name} is {state[name].dtype} {tuple(state[name].shape)} "
                 f"instead of {tensor.dtype} {shape}"
             )
-    refill(network, state)
     network.train()
     if kept is None:
+        network.load_state_dict(state)  # keeps weights tied that the architecture ties
         return Dense(network, spec)
+    refill(network, state)
     return Proxy(network, kept, spec, PruningSpec.from_json(description["pruning"]))
 
 
 def _committee(files: dict[str, bytes], trusted: Collection[str]) -> Committee:
     numbers = sorted({name.partition("/")[0] for name in files if "/" in name}, key=lambda n: (len(n), n))
+    if len(numbers) == 1:
+        raise NetworkError(
+            f"{numbers[0]}/{NETWORK_FILE}: is there alone; of a committee the other members are missing, and a network "
+            f"that is no committee's is read from its own directory, .../{numbers[0]}"
+        )
     members: list[Proxy] = []
     for number in numbers:
         own = {name.removeprefix(f"{number}/"): file for name, file in files.items() if name.startswith(f"{number}/")}
