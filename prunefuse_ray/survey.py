@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prunefuse_ray import config as cfg
@@ -183,7 +184,9 @@ def _survey_parquet(pool: cfg.Pool, labeled: bool) -> Survey:
         inspect_parquet(other, len(classes), f"pool.{setting}", text)
     size: tuple[int, ...] = (pool.text_length,)
     if not text:
-        columns = (t[pool.image_column] for t in tables(source, [pool.image_column], rows=64))
+        columns: Iterator[pa.ChunkedArray] = (
+            t[pool.image_column] for t in tables(source, [pool.image_column], rows=64)
+        )
         if pool.crop_ratio < 1 and (first := next(columns, None)) is not None:
             columns = itertools.chain([first], columns)
             if any(value is not None and not isinstance(value, bytes) for value in sample_values(first)):
