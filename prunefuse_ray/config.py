@@ -37,7 +37,8 @@ def _no_credentials(value: str) -> str:
     if "@" in rest.partition("/")[0] or (scheme != "file" and rest and options - STORE_OPTIONS):
         raise ValueError(
             "holds credentials, or an option that may be one; give credentials by the environment or the machine's "
-            f"role, not in the path. After a question mark stand {', '.join(sorted(STORE_OPTIONS))} only"
+            f"role, not in the path. After a question mark stand {', '.join(sorted(STORE_OPTIONS))} only; as a "
+            "wildcard in a URI use * or [...]"
         )
     return value
 

@@ -43,9 +43,16 @@ def inspect_parquet(source: Source, classes: int, field: str, text: bool = False
     Raises:
         PoolError: a missing column, files of different types, null or duplicate ids, labels outside 0 .. classes-1.
     """
-    schemas = [pq.read_schema(f, filesystem=source.fs) for f in (source.files[0], source.files[-1])]
-    id_type = _check_columns(schemas[0], source, field, text)
-    rows = sum(in_tasks(_count_rows, source))
+    try:
+        schema = pq.read_schema(source.files[0], filesystem=source.fs)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise PoolError(f"{field}: {_unreadable(source.files[0], error)}") from error
+    id_type = _check_columns(schema, source, field, text)
+    looks = in_tasks(_look, source, _kinds(schema, source))
+    if faults := [fault for _, found in looks for fault in found]:
+        more = f"; and {len(faults) - 5} more such files" if len(faults) > 5 else ""
+        raise PoolError(f"{field}: {'; '.join(faults[:5])}{more}; mend them, or name the files that belong together")
+    rows = sum(n for n, _ in looks)
     if not rows:
         raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
     buckets = -(-rows // HASHES_PER_BUCKET)
@@ -96,6 +103,8 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) ->
     if source.names is not None:
         return "string"
     kind = schema.field(source.id_column).type
+    if pa.types.is_uint64(kind):
+        raise PoolError(f"pool.id_column: '{source.id_column}' is of type {kind}; cast it to int64 or to strings")
     if pa.types.is_integer(kind):
         return "int64"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -103,8 +112,39 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) ->
     raise PoolError(f"pool.id_column: '{source.id_column}' is of type {kind}; ids are strings or integers")
 
 
-def _count_rows(source: Source) -> int:
-    return sum(pq.read_metadata(f, filesystem=source.fs).num_rows for f in source.files)
+def _kinds(schema: pa.Schema, source: Source) -> dict[str, str]:
+    """Column -> what it holds, as far as all files of a pool have to agree: the width of integers may differ."""
+    columns = [source.sample_column, source.label_column, source.group_column]
+    columns += [source.id_column] if source.names is None else []
+    found = {}
+    for column in (c for c in columns if c is not None):
+        kind = schema.field(column).type if column in schema.names else None
+        if kind is None:
+            found[column] = "missing"
+        elif pa.types.is_integer(kind) and not pa.types.is_uint64(kind):
+            found[column] = "integers"
+        else:
+            found[column] = "strings" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
+    return found
+
+
+def _look(source: Source, kinds: dict[str, str]) -> tuple[int, list[str]]:
+    """Rows of a part of a pool, and what its files lack of `kinds`, by their footers."""
+    rows, faults = 0, []
+    for file in source.files:
+        try:
+            footer = pq.read_metadata(file, filesystem=source.fs)
+        except (OSError, pa.ArrowInvalid) as error:
+            faults.append(_unreadable(file, error))
+            continue
+        rows += footer.num_rows
+        found = _kinds(footer.schema.to_arrow_schema(), source)
+        faults += [f"'{file}': column '{c}' is {found[c]}, before {k}" for c, k in kinds.items() if found[c] != k]
+    return rows, faults
+
+
+def _unreadable(file: str, error: Exception) -> str:
+    return f"'{file}' is no Parquet file that can be read ({error})"
 
 
 def _scan(source: Source, classes: int, buckets: int) -> tuple[list[_Scan], np.ndarray]:

@@ -127,12 +127,25 @@ class Ledger:
             raise LedgerError(f"{self.root.path}: config.yaml is damaged; restore it or start under another --run.name")
         return tree
 
+    def take_budgets(self, config: Mapping[str, Any]) -> None:
+        """Record the label budgets of a configuration that `check_config` let pass."""
+        old = self.read_config()
+        if (budgets := config["selection"]["budgets"]) != old["selection"]["budgets"]:
+            tree = old | {"selection": old["selection"] | {"budgets": budgets}}
+            (self.root / "config.yaml").write_bytes(yaml.safe_dump(tree, sort_keys=False).encode())
+
     def read_pool(self) -> dict[str, Any]:
         return (self.root / "pool.json").read_json()
 
     def check_config(self, config: Mapping[str, Any]) -> None:
-        """Refuse to go on under another configuration, with the difference."""
-        changed = [d for d in differences(self.read_config(), config) if not d.startswith(EXECUTION_FIELDS)]
+        """Refuse to go on under another configuration, with the difference. Only the label budgets of rounds that have
+        chosen nothing yet may be other ones: where samples turn out to be unusable, the last may be out of reach."""
+        old = self.read_config()
+        changed = [d for d in differences(old, config) if not d.startswith(EXECUTION_FIELDS)]
+        before, now = (tree.get("selection", {}).get("budgets", []) for tree in (old, config))
+        begun = sum(self.committed(Step(r, "select")) is not None for r in range(len(before)))
+        if len(before) == len(now) and before[:begun] == now[:begun]:
+            changed = [d for d in changed if not d.startswith("selection.budgets:")]
         if changed:
             lines = "\n  ".join(changed)
             raise LedgerError(
@@ -163,6 +176,12 @@ class Ledger:
         elif self._lock is not None:
             self._lock.close()
         self._lock = None
+
+    def check_lease(self) -> None:
+        """LedgerError where this process was the driver and, suspended for long, is so no more: it must neither write
+        nor remove anything."""
+        if isinstance(self._lock, Lease):
+            self._lock.check()
 
     # --- steps ---
 
@@ -203,8 +222,7 @@ class Ledger:
             outputs: name below the step's directory -> bytes, table or JSON tree.
             written: files that others have written below `place` already.
         """
-        if isinstance(self._lock, Lease):
-            self._lock.check()
+        self.check_lease()
         files: dict[str, dict[str, Any]] = {}
         for name, output in outputs.items():
             place = self.place(step, name)
@@ -229,8 +247,7 @@ class Ledger:
 
         What the other run has found to be unusable samples of the pool is taken over as well: the step knew of them.
         """
-        if isinstance(self._lock, Lease):
-            self._lock.check()
+        self.check_lease()
         theirs = other.require(step)
         for path, recorded in theirs.files.items():
             source, target = other.root / path, self.root / path
@@ -313,6 +330,7 @@ class Ledger:
 
     def record_rejected(self, found: pa.Table) -> int:
         """Add rejected samples (known ids stay as they are); returns how many there are now."""
+        self.check_lease()
         known = self.rejected()
         new = found.filter(pc.invert(pc.is_in(found["id"], value_set=known["id"].combine_chunks())))
         if new.num_rows:
@@ -338,5 +356,6 @@ class Ledger:
 
     def clear(self, step: Step, *names: str) -> None:
         """Remove leftovers of a phase that has no commit, or that its commit no longer needs."""
+        self.check_lease()
         for name in names:
             self.place(step, name).delete()

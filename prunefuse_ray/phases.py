@@ -27,7 +27,7 @@ from prunefuse_ray.known import read_known
 from prunefuse_ray.labeling import REQUEST, TABLE, annotator_of, labeled, request_of, request_table, wait_for_labels
 from prunefuse_ray.ledger import REJECTED, Ledger, Output, Step, arrow_type, labels_schema, selected_schema
 from prunefuse_ray.plan import GROW, INIT, REPORT, base, label_count, round_seed, steps, to_choose
-from prunefuse_ray.pool import PoolInfo, Source, random_choice, stream, with_groups
+from prunefuse_ray.pool import PoolInfo, Source, random_choice, stream, tables, with_groups
 from prunefuse_ray.predictions import doubts, predict
 from prunefuse_ray.preprocessing import PREPROCESSING_FILE, preprocessing_to_bytes
 from prunefuse_ray.report import render
@@ -198,10 +198,16 @@ def _take_known(work: Work, step: Step) -> Done:
         out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
     )
     labels = usable.append_column("source", pa.array(["known"] * usable.num_rows, pa.string()))
+    written = out.files()
+    found = sum(pq.read_metadata(f.path, filesystem=out.fs).num_rows for f in written)
+    if found != usable.num_rows:
+        raise PoolError(
+            f"pool.known_labels: '{path}' names {usable.num_rows} samples, but the pool gave {found} of them; mend it"
+        )
     return Done(
         outputs={KNOWN_LABELS: labels.cast(labels_schema(work.info.id_type))},
         metrics={"sha256": hashlib.sha256(known.content).hexdigest(), "labels": usable.num_rows},
-        written=out.files(),
+        written=written,
     )
 
 
@@ -486,8 +492,11 @@ def _score(work: Work, step: Step) -> Done:
     _note_rejected(work, summary.rejected)
     known: list[Any] = []
     if config.selection.needs_labeled:
-        source, none = work.samples(step.round), pa.array([], labeled.type)
-        known = _score_into(work, step, "labeled", source, job, exclude=none, rows=len(labeled))
+        # Samples that people were asked about and left without a label are in the pool again, and no centers.
+        source = work.samples(step.round)
+        asked = pa.concat_tables(tables(source, [source.id_column]))[source.id_column].combine_chunks()
+        skipped = asked.filter(pc.invert(pc.is_in(asked, value_set=labeled)))
+        known = _score_into(work, step, "labeled", source, job, exclude=skipped, rows=len(labeled))
     return Done(
         outputs={},
         written=[*written, *known],

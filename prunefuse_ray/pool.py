@@ -388,7 +388,7 @@ def random_choice(source: Source, k: int, seed: int, round_: int, exclude: pa.Ar
 
 
 def _random_part(source: Source, k: int, seed: int, round_: int, exclude: pa.Array) -> pa.Table:
-    kept = None
+    kept = None  # where all files of this part are empty, as distributed writers leave them
     for table in tables(source, [source.id_column]):
         ids = table[source.id_column]
         ids = ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string()).combine_chunks()
@@ -396,8 +396,7 @@ def _random_part(source: Source, k: int, seed: int, round_: int, exclude: pa.Arr
         rows = pa.table({"id": ids, "score": pa.array(scores, pa.float32())})
         rows = rows.filter(pc.invert(pc.is_in(rows["id"], value_set=exclude)))
         kept = best(rows if kept is None else pa.concat_tables([kept, rows]), k)
-    assert kept is not None
-    return kept
+    return pa.table({"id": exclude[:0], "score": pa.array([], pa.float32())}) if kept is None else kept
 
 
 def best(rows: pa.Table, k: int) -> pa.Table:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from prunefuse_ray import growth, networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.config_files import to_tree
-from prunefuse_ray.errors import ConfigError, LabelsWaiting
+from prunefuse_ray.errors import ConfigError, LabelsWaiting, LedgerError
 from prunefuse_ray.known import check_present, read_known
 from prunefuse_ray.labeling import annotator_of
 from prunefuse_ray.ledger import Commit, Ledger, Step
@@ -100,6 +100,8 @@ def _open(config: Config, ledger: Ledger, runs: int) -> Work:
     has = observe()
     if ledger.exists:
         ledger.lock()
+        ledger.check_config(to_tree(config))  # again: nobody else changes it now
+        ledger.take_budgets(to_tree(config))
         info = growth.seen_info(config, ledger)
         growth.check_unchanged(config, ledger)
         check_inputs(config, ledger)
@@ -116,6 +118,10 @@ def _open(config: Config, ledger: Ledger, runs: int) -> Work:
             check_known(config, known.table.num_rows)
             check_present(known, found, config.pool)
         ledger.lock()
+        if ledger.exists:
+            raise LedgerError(
+                f"{ledger.root.path}: another process began this run meanwhile; give the same command again"
+            )
         materialise(found, ledger.root)
         growth.record(config.pool, info, ledger.root)
         ledger.create(to_tree(config), info.to_json())

@@ -259,7 +259,8 @@ def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
     if bad:
         raise ScoreError(
             f"scores (or features) are not finite for {sum(p['bad_count'] for p in parts)} samples, e.g. ids "
-            f"{', '.join(map(repr, bad[:5]))}: the network diverged; lower training.lr or look at these samples"
+            f"{', '.join(map(repr, bad[:5]))}: the network diverged; look at these samples, or lower training.lr in "
+            "a run of another run.name"
         )
     counts = np.sum([p["counts"] for p in parts], axis=0) if parts else np.zeros(HISTOGRAM_BINS)
     rejected = pa.concat_tables([p["rejected"] for p in parts]) if parts else _rejections([], [])

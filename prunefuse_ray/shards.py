@@ -366,7 +366,7 @@ def _matrices(table: pa.Table, columns: Sequence[str]) -> list[npt.NDArray[np.fl
             named = table["id"].filter(pa.array(~finite)).to_pylist()[:NAMED]
             raise ScoreError(
                 f"{column}s are not finite, e.g. of the samples {', '.join(map(repr, named))}: the network diverged; "
-                "lower training.lr or look at these samples"
+                "look at these samples, or lower training.lr in a run of another run.name"
             )
         found.append(matrix)
     return found

@@ -8,13 +8,13 @@ import os
 import posixpath
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.errors import ConfigError, LedgerError
 
 S3_ATTEMPTS = 8
 """Attempts of one request to an S3 store, with growing pauses between them: a store that throttles or is away for half
@@ -30,9 +30,9 @@ class Place:
 
     @classmethod
     def at(cls, where: str) -> Place:
-        """The place of a local path or a URI (s3://, gs://, file://)."""
+        """The place of a local path or a URI (s3://, gs://, file://); ConfigError where it is neither."""
         if "://" in where:
-            fs, path = _s3(where) if where.startswith("s3://") else pafs.FileSystem.from_uri(where)
+            fs, path = _from_uri(where)
         else:
             fs, path = pafs.LocalFileSystem(), os.path.abspath(where)
         return cls(fs, path.rstrip("/"))
@@ -136,6 +136,19 @@ class _PatientS3(pafs.S3FileSystem):
 
 def _rebuild_s3(options: dict[str, Any]) -> _PatientS3:
     return _PatientS3(**options)
+
+
+def _from_uri(where: str) -> tuple[pafs.FileSystem, str]:
+    """The store and the path of a URI. What may not stand in a URI as it is (blanks, umlauts, brackets) is encoded."""
+    scheme, _, rest = where.partition("://")
+    path, mark, query = rest.partition("?")
+    uri = f"{scheme}://{quote(path, safe=':/%*@')}{mark}{query}"
+    try:
+        return _s3(uri) if scheme == "s3" else pafs.FileSystem.from_uri(uri)
+    except pa.ArrowInvalid as error:
+        raise ConfigError(
+            f"'{where}' is no place that can be used ({error}); give a path, s3://, gs://, file://"
+        ) from error
 
 
 def _s3(uri: str) -> tuple[pafs.FileSystem, str]:

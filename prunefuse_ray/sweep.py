@@ -27,7 +27,9 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from prunefuse_ray import growth, rounds
 from prunefuse_ray.config_files import differences, to_tree
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
+from prunefuse_ray.known import check_present, read_known
 from prunefuse_ray.ledger import EXECUTION_FIELDS, Ledger, Step
+from prunefuse_ray.plan import check_known
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.reuse import inputs_keys
@@ -68,6 +70,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None) -> list[Trial]:
     infos = _survey_pools(root, todo, has, at_once)
     directory.lock()
     try:
+        _check_unchanged_sweep(root, sweep)  # again: nobody else changes it now
         _record(root, sweep, todo, infos)
         if todo:
             keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
@@ -87,8 +90,11 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
             raise LedgerError(f"{root.path}: is the directory of a run; give the sweep another --run.name")
         return
     old = yaml.safe_load(place.read_bytes())
+    if not isinstance(old, dict):
+        raise LedgerError(f"{place.path}: is damaged; restore it, or give the sweep another --run.name")
     changed = [d for d in differences(old, to_tree(sweep)) if not d.startswith(SWEEP_EXECUTION_FIELDS)]
-    if changed and all(d.startswith(GROWING_FIELDS) for d in changed):
+    if all(d.startswith(GROWING_FIELDS) for d in changed):
+        # Also where nothing differs: the order of the fields in `space` makes names and draws.
         changed = _trials_lost(old, sweep)
     if changed:
         lines = "\n  ".join(changed)
@@ -128,6 +134,7 @@ def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: i
     Returns: key of the pool's fields -> what was found, and what is still to be written of it.
     """
     infos: dict[str, tuple[PoolInfo, Any]] = {}
+    known: dict[str, int] = {}
     checked: set[str] = set()
     for trial in todo:
         config, key = trial.config, pool_key(trial.config)
@@ -139,10 +146,16 @@ def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: i
             else:
                 found = survey(config.pool)
                 infos[key] = found.info, found
+            if config.pool.known_labels is not None:
+                labels = read_known(config.pool.known_labels, infos[key][0])
+                if infos[key][1] is not None:
+                    check_present(labels, infos[key][1], config.pool)
+                known[key] = labels.table.num_rows
         relevant = config.model_copy(update={n: getattr(Sweep().base, n) for n in ("run", "training", "finetuning")})
         if (form := relevant.model_dump_json()) not in checked:
             checked.add(form)
             try:
+                check_known(config, known.get(key, 0))
                 rounds.check(config, infos[key][0], has, at_once)
             except PruneFuseError as error:
                 raise type(error)(f"trial '{trial.point}': {error}") from error

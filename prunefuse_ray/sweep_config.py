@@ -208,7 +208,7 @@ def trials(sweep: Sweep) -> list[Trial]:
             for field, value in values.items():
                 section, _, key = field.partition(".")
                 tree = merge(tree, {section: {key: value}})
-            own = {"directory": f"{sweep_path(sweep)}/trials", "name": name, "seed": seed}
+            own = {"directory": _below(sweep_path(sweep), "trials"), "name": name, "seed": seed}
             try:
                 config = config_from_tree(merge(tree, {"run": own}))
             except ConfigError as error:
@@ -222,7 +222,13 @@ def trials(sweep: Sweep) -> list[Trial]:
 
 
 def sweep_path(sweep: Sweep) -> str:
-    return f"{sweep.base.run.directory.rstrip('/')}/{sweep.base.run.name}"
+    return _below(sweep.base.run.directory, sweep.base.run.name)
+
+
+def _below(directory: str, name: str) -> str:
+    """A directory's child; the options of a store stay at the end of its URI."""
+    path, mark, options = directory.partition("?") if "://" in directory else (directory, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
 def _points(sweep: Sweep) -> list[tuple[str, dict[str, Any], list[str]]]:

@@ -199,6 +199,7 @@ def test_the_same_annotator_may_not_contradict_himself_across_files(request_):
     [
         (b"", "labels.csv: is empty"),
         (b" \n", "labels.csv: is empty"),
+        (b",,\n,,\n", "labels.csv: is empty"),
         (b"id,lable\na,cat\n", "labels.csv: has no column 'label'; it has id, lable"),
         (b"id,lable\na,cat\n", "labels.csv: unknown column 'lable' (did you mean 'label'?)"),
         (b"a,cat\nb,dog\n", "labels.csv: has no column 'id'; it has a, cat"),

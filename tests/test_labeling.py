@@ -84,6 +84,20 @@ def test_a_run_waits_for_files_and_goes_on(local_ray, unlabeled, tmp_path):
     assert "16 of 60 pool samples" in page.replace("<b>", "").replace("</b>", "")
 
 
+def test_samples_left_without_a_label_are_no_centers(local_ray, unlabeled, tmp_path):
+    """They are in the pool again: k-centers must not take them for covered."""
+    config, root = config_for(unlabeled, tmp_path, accept_partial=True), tmp_path / "tiny"
+    config = config.model_copy(update={"selection": config.selection.model_copy(update={"strategy": "k_centers"})})
+    with pytest.raises(LabelsWaiting):
+        rounds.run(config)
+    ids = answer(root / "rounds/000/to_label", leave=3)
+    with pytest.raises(LabelsWaiting, match="of round 1"):
+        rounds.run(config)
+    centers = pq.read_table(root / "rounds/000/labeled")["id"].to_pylist()
+    assert sorted(centers) == sorted(ids)
+    assert len(pq.read_table(root / "rounds/000/scores")) == 60 - len(ids)
+
+
 def test_the_guess_is_that_of_the_saved_proxy(local_ray, unlabeled, tmp_path):
     import torch
 

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.lease import Lease
 from prunefuse_ray.ledger import REJECTED, Ledger, Step, labels_schema
 from prunefuse_ray.storage import Place
 
@@ -100,6 +101,36 @@ def test_fields_of_execution_may_change_and_others_may_not(ledger):
     ledger.check_config({"run": {"seed": 0, "name": "moved"}, "workers": {"cpus": 8}})
     with pytest.raises(LedgerError, match=r"run\.seed: 0 -> 1"):
         ledger.check_config({"run": {"seed": 1, "name": "a"}, "workers": {"cpus": 1}})
+
+
+def test_budgets_of_rounds_that_have_not_begun_may_change(tmp_path):
+    ledger = Ledger(Place.at(str(tmp_path / "run")))
+    ledger.create({"selection": {"budgets": [10, 20, 30], "strategy": "margin"}}, {})
+    ledger.commit(Step(0, "select"), {}, {})
+    ledger.commit(Step(1, "select"), {}, {})
+    lower = {"selection": {"budgets": [10, 20, 27], "strategy": "margin"}}
+    ledger.check_config(lower)
+    ledger.take_budgets(lower)
+    assert ledger.read_config() == lower
+    for budgets in ([10, 21, 27], [10, 20], [10, 20, 27, 30]):
+        with pytest.raises(LedgerError, match=r"selection\.budgets"):
+            ledger.check_config({"selection": {"budgets": budgets, "strategy": "margin"}})
+
+
+def test_a_driver_that_lost_its_lease_removes_nothing(tmp_path, monkeypatch):
+    """Suspended for long, it wakes beside another one, which has committed what it takes for its own leftovers."""
+    monkeypatch.setattr(Place, "local", False)
+    first, second = (Ledger(Place.at(str(tmp_path / "run"))) for _ in range(2))
+    first.lock()
+    Lease(first.root / ".lease")._write()
+    second.commit(Step(0, "score"), {"scores/a.parquet": pa.table({"id": ["a"]})}, {})
+    with pytest.raises(LedgerError):
+        first.clear(Step(0, "score"), "scores")
+    with pytest.raises(LedgerError):
+        first.record_rejected(pa.table({"id": ["a"], "reason": ["b"]}, REJECTED))
+    assert second.files(Step(0, "score"), "scores")[0]
+    assert (first.root / "rounds/000/scores/a.parquet").exists()
+    assert not (first.root / "rejected.parquet").exists()
 
 
 def test_rejected_samples_add_up_without_repeats(ledger):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.storage import Place
 
 
@@ -68,6 +68,16 @@ def test_damaged_files_are_said(root):
 
 def test_uris_and_paths_name_the_same_place(tmp_path):
     assert Place.at(f"file://{tmp_path}") == Place.at(str(tmp_path)) == Place.at(str(tmp_path) + "/")
+
+
+@pytest.mark.parametrize("name", ["my photos", "fotos ä", "a[0-9]*.parquet", "a%20b"])
+def test_a_uri_may_hold_what_has_to_be_encoded(tmp_path, name):
+    assert Place.at(f"file://{tmp_path}/{name}").path == f"{tmp_path}/{name.replace('%20', ' ')}"
+
+
+def test_a_uri_of_no_known_kind_is_refused():
+    with pytest.raises(ConfigError, match="'foo://x' is no place that can be used"):
+        Place.at("foo://x")
 
 
 # --- S3 and what speaks like it ---

@@ -8,7 +8,7 @@ import pytest
 from prunefuse_ray import config as cfg
 from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.images import ImageForm, decode, encode_png
-from prunefuse_ray.pool import stream
+from prunefuse_ray.pool import random_choice, stream
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import check_unchanged, materialise, sources, survey
 
@@ -52,6 +52,45 @@ def test_a_group_column_that_cannot_serve_is_refused(made, column, said):
     pool, _, _ = made
     with pytest.raises(PoolError, match=said):
         survey(pool.model_copy(update={"group_column": column}))
+
+
+def test_an_empty_file_is_part_of_a_pool(made, tmp_path):
+    """As distributed writers leave them behind."""
+    pool, _, ids = made
+    whole = pq.read_table(next((tmp_path / "pool").iterdir()))
+    pq.write_table(whole.slice(0, 0), tmp_path / "pool" / "zz.parquet")
+    assert survey(pool).info.rows == 40
+    source = sources(pool, Place.at("unused"))[0]
+    assert sorted(random_choice(source, 40, 0, 0, pa.array([], pa.string()))["id"].to_pylist()) == sorted(ids)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.set_column(0, "id", pa.array(range(t.num_rows))), "column 'id' is integers, before strings"),
+        (lambda t: t.drop_columns(["image"]), "column 'image' is missing, before binary"),
+        (lambda t: t.drop_columns(["label"]), "column 'label' is missing, before integers"),
+        (lambda t: None, "is no Parquet file that can be read"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(made, tmp_path, change, said):
+    pool, _, _ = made
+    last = sorted((tmp_path / "pool").iterdir())[-1]
+    changed = change(pq.read_table(last))
+    last.write_bytes(b"")
+    if changed is not None:
+        pq.write_table(changed, last)
+    with pytest.raises(PoolError, match=f"pool.path: '{last}'.*{said}"):
+        survey(pool)
+
+
+def test_ids_beyond_64_bits_with_a_sign_are_refused(made, tmp_path):
+    pool, _, _ = made
+    for file in (tmp_path / "pool").iterdir():
+        table = pq.read_table(file)
+        pq.write_table(table.set_column(0, "id", pa.array(range(table.num_rows), pa.uint64())), file)
+    with pytest.raises(PoolError, match="'id' is of type uint64; cast it"):
+        survey(pool)
 
 
 def image_folder(root, classes=("cat", "dog"), each=3):

@@ -218,6 +218,18 @@ def test_another_sweep_is_refused_with_the_difference(swept, tiny_pool, more, sa
 
 
 @pytest.mark.parametrize("more", [{"concurrency": 1}, {"seeds": [0, 1]}, {"arms": {"other": {}}, "reference": "other"}])
+def test_the_order_of_the_space_is_part_of_a_sweep(tmp_path):
+    """It makes the names of the trials; written down, the two cannot be told apart by their fields."""
+    space = {"pruning.ratio": {"grid": [0.5]}, "selection.strategy": {"grid": ["margin"]}}
+    own = {"base": {"run": {"directory": str(tmp_path), "name": "s"}}, "seeds": [0]}
+    sweep = sweep_from_tree({**own, "space": space})
+    sweeping._record(Place.at(str(tmp_path / "s")), sweep, [], {})
+    sweeping._check_unchanged_sweep(Place.at(str(tmp_path / "s")), sweep)
+    turned = sweep_from_tree({**own, "space": dict(reversed(space.items()))})
+    with pytest.raises(LedgerError, match=r"trial 'ratio-0\.5_strategy-margin_seed-0' would be gone"):
+        sweeping._check_unchanged_sweep(Place.at(str(tmp_path / "s")), turned)
+
+
 def test_a_sweep_may_grow(swept, tiny_pool, more):
     _, root, _ = swept
     sweeping._check_unchanged_sweep(Place.at(str(root)), sweep_from_tree(tree(tiny_pool, root.parent, **more)))
@@ -264,6 +276,22 @@ def test_what_cannot_run_is_refused_before_any_trial(local_ray, tiny_pool, tmp_p
         run_sweep(sweep_from_tree(tree(tiny_pool, tmp_path, **change)))
     assert said in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "said"),
+    [
+        ([f"s{i:04d}" for i in range(11)], ConfigError, "selection.budgets: the first budget is 10 labels"),
+        (["s0000", "nobody"], PoolError, "1 of 2 ids are not in the pool: 'nobody'"),
+    ],
+)
+def test_known_labels_are_checked_before_any_trial(local_ray, tiny_pool, tmp_path, ids, error, said):
+    known = tmp_path / "known.csv"
+    known.write_text("id,label\n" + "".join(f"{i},0\n" for i in ids))
+    with pytest.raises(error) as caught:
+        run_sweep(sweep_from_tree(tree(tiny_pool, tmp_path / "s", base={"pool": {"known_labels": str(known)}})))
+    assert said in str(caught.value)
+    assert not (tmp_path / "s").exists()
 
 
 def test_the_command_says_one_error(capsys, tmp_path):

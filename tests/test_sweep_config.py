@@ -8,7 +8,7 @@ import yaml
 from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.config_files import PRESETS, to_tree
 from prunefuse_ray.errors import ConfigError
-from prunefuse_ray.sweep_config import load_sweep, sweep_from_tree, trials
+from prunefuse_ray.sweep_config import load_sweep, sweep_from_tree, sweep_path, trials
 
 SWEEPS = sorted(p for p in PRESETS.glob("*.yaml") if "base" in yaml.safe_load(p.read_text()))
 
@@ -125,6 +125,13 @@ def test_what_is_no_sweep_is_said(tmp_path):
         load_sweep(written(tmp_path, {"base": "digit"}), {}, {})
     with pytest.raises(ConfigError, match="is a sweep itself"):
         load_sweep(written(tmp_path, {"base": "digits_sweep"}), {}, {})
+
+
+def test_a_sweep_lies_below_its_directory_whatever_options_the_store_has():
+    store = "s3://bucket/runs?region=eu-1&scheme=https"
+    sweep = sweep_from_tree({"base": {"run": {"directory": store, "name": "mine"}}})
+    assert sweep_path(sweep) == "s3://bucket/runs/mine?region=eu-1&scheme=https"
+    assert trials(sweep)[0].config.run.directory == "s3://bucket/runs/mine/trials?region=eu-1&scheme=https"
 
 
 def test_a_sweep_survives_its_file(tmp_path):

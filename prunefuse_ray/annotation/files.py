@@ -132,6 +132,8 @@ def read_labels(place: Place, written: datetime) -> tuple[list[Row], list[str]]:
         lines = list(_parquet_lines(place) if name.endswith(".parquet") else _csv_lines(place.read_bytes()))
     except (ValueError, csv.Error, pa.ArrowException) as error:
         return [], [f"{name}: {error}"]
+    if not lines:
+        return [], [f"{name}: is empty; give a header line with the columns id and label"]
     header, body = lines[0][1], lines[1:]
     faults = [f"{name}: has no column '{c}'; it has {', '.join(header)}" for c in ("id", "label") if c not in header]
     known = {*ASKED, *GIVEN}

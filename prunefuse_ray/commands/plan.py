@@ -40,13 +40,16 @@ def main(argv: Sequence[str]) -> int:
     secure()
     quiet()
     from prunefuse_ray.estimate import estimate, nodes_for
-    from prunefuse_ray.plan import check_budget
+    from prunefuse_ray.known import read_known
+    from prunefuse_ray.plan import check_budget, check_known
     from prunefuse_ray.resources import cores, observe, plan_scoring, start_ray
     from prunefuse_ray.survey import survey
 
     start_ray()
-    info = survey(config.pool).info
+    info = survey(config.pool, labeled=config.annotation.kind == "oracle").info
     check_budget(config, info.rows)
+    if config.pool.known_labels is not None:
+        check_known(config, read_known(config.pool.known_labels, info).table.num_rows)
     costs = _costs(config, info, mine)
     scoring = plan_scoring(config.scoring, observe(), info.rows * costs.proxy_macs)
     found = estimate(config, info, costs, scoring.max_actors)
