@@ -141,6 +141,9 @@ def _accuracy(view: _View) -> Html:
         return markup.section("accuracy", "Accuracy over label budget", tag("p", "No round is finished yet."))
     # Targets that are trained after the last round only make points, not curves.
     metric = view.metric if any(len(view.by_labels(p)) > 1 for p in view.points) else "proxy_accuracy"
+    shown = [(p, by_labels) for p in view.drawn if (by_labels := view.by_labels(p, metric))]
+    if any(len(by_labels) > 1 for _, by_labels in shown):
+        shown = [(p, by_labels) for p, by_labels in shown if len(by_labels) > 1]
     curves = [
         plots.Line(
             x=list(by_labels),
@@ -150,13 +153,12 @@ def _accuracy(view: _View) -> Html:
             dashed=view.color(p)[1],
             label=view.label(p),
         )
-        for p in view.drawn
-        if (by_labels := view.by_labels(p, metric))
+        for p, by_labels in shown
     ]
     words = f"Test accuracy of the {NAMES[metric]} after training on so many labels: mean over the seeds"
     words += ", bands of one standard deviation." if len(view.sweep.seeds) > 1 else "."
-    if len(view.drawn) < len(view.points):
-        words += f" The {len(view.drawn)} best of {len(view.points)} combinations are drawn."
+    if len(shown) < len(view.points):
+        words += f" Drawn are {len(shown)} of {len(view.points)} combinations, the best that were measured on the way."
     drawn = plots.lines(
         "accuracy",
         "Test accuracy over the number of labels",

@@ -217,7 +217,6 @@ def test_another_sweep_is_refused_with_the_difference(swept, tiny_pool, more, sa
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("more", [{"concurrency": 1}, {"seeds": [0, 1]}, {"arms": {"other": {}}, "reference": "other"}])
 def test_the_order_of_the_space_is_part_of_a_sweep(tmp_path):
     """It makes the names of the trials; written down, the two cannot be told apart by their fields."""
     space = {"pruning.ratio": {"grid": [0.5]}, "selection.strategy": {"grid": ["margin"]}}
@@ -230,6 +229,7 @@ def test_the_order_of_the_space_is_part_of_a_sweep(tmp_path):
         sweeping._check_unchanged_sweep(Place.at(str(tmp_path / "s")), turned)
 
 
+@pytest.mark.parametrize("more", [{"concurrency": 1}, {"seeds": [0, 1]}, {"arms": {"other": {}}, "reference": "other"}])
 def test_a_sweep_may_grow(swept, tiny_pool, more):
     _, root, _ = swept
     sweeping._check_unchanged_sweep(Place.at(str(root)), sweep_from_tree(tree(tiny_pool, root.parent, **more)))
