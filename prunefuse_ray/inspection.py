@@ -16,7 +16,7 @@ import ray
 from prunefuse_ray import spread
 from prunefuse_ray.acquisition import hash_ids
 from prunefuse_ray.errors import PoolError
-from prunefuse_ray.pool import Source, groups, ids_to_numpy, in_tasks, tables
+from prunefuse_ray.pool import Source, groups, ids_to_numpy, in_tasks, refuse_pickles, tables
 
 HASHES_PER_BUCKET = 20_000_000  # ids whose hashes one task compares for duplicates (160 MB)
 
@@ -134,11 +134,16 @@ def _look(source: Source, kinds: dict[str, str]) -> tuple[int, list[str]]:
     for file in source.files:
         try:
             footer = pq.read_metadata(file, filesystem=source.fs)
+            schema = footer.schema.to_arrow_schema()
+            refuse_pickles(schema, file)
+        except PoolError as error:
+            faults.append(str(error))
+            continue
         except (OSError, pa.ArrowInvalid) as error:
             faults.append(_unreadable(file, error))
             continue
         rows += footer.num_rows
-        found = _kinds(footer.schema.to_arrow_schema(), source)
+        found = _kinds(schema, source)
         faults += [f"'{file}': column '{c}' is {found[c]}, before {k}" for c, k in kinds.items() if found[c] != k]
     return rows, faults
 

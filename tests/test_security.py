@@ -116,7 +116,7 @@ def test_pickles_inside_other_columns_are_found(mark):
 
 
 def test_a_run_on_such_a_pool_stops_before_it_begins(local_ray, mark, tmp_path):
-    """The bad file is neither the first nor the last, whose schemas alone are looked at beforehand."""
+    """The bad file is neither the first nor the last: all of them are looked at."""
     write_pool(tmp_path / "pool", pictures(30), files=3)
     write_pool(tmp_path / "test", pictures(6, seed=1), first_id=900)
     middle = tmp_path / "pool" / "part-1.parquet"
