@@ -147,8 +147,7 @@ def test_presets_are_valid(preset):
         == {
             "digits_sweep": 24,
             "cifar10_small_comparison": 45,
-            "cifar10_small_committee_fusion": 21,
-            "cifar10_small_fusion": 54,
+            "cifar10_small_fusion": 66,
             "cifar10_small_recipe": 6,
         }[preset.stem]
     )
