@@ -1,5 +1,6 @@
 """The loop: what it decides, what it records, and that a kill at any moment changes nothing of the outcome."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import yaml
 from prunefuse_ray import networks, plan, rounds
 from prunefuse_ray.config_files import to_tree
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
-from prunefuse_ray.ledger import Ledger
+from prunefuse_ray.ledger import Ledger, Step
 
 from .conftest import pictures
 from .conftest import tiny as in_the_driver
@@ -225,6 +226,27 @@ def test_a_run_with_sync_survives_kills_and_prunes_the_fused_network(local_ray, 
     kept = networks.gather(fused.network.state_dict(), proxy.kept)
     for name, tensor in proxy.network.state_dict().items():
         assert (tensor == kept[name]).all(), name
+
+
+def test_a_driver_killed_before_it_noted_a_commit_notes_it_when_it_goes_on(
+    local_ray, tiny_pool, tmp_path, monkeypatch
+):
+    note = rounds._note
+
+    def die_before_noting(work, step):
+        if step == Step(0, "finetune"):
+            raise KeyboardInterrupt
+        note(work, step)
+
+    config = tiny(tiny_pool, tmp_path, fusion={"evaluate": "every"})
+    monkeypatch.setattr(rounds, "_note", die_before_noting)
+    with pytest.raises(KeyboardInterrupt):
+        rounds.run(config)
+    monkeypatch.undo()
+    ledger = rounds.run(config)
+    noted = json.loads((tmp_path / "tiny/rounds/000/metrics.json").read_text())["phases"]
+    assert noted["finetune"]["test_accuracy"] == ledger.require(Step(0, "finetune")).metrics["test_accuracy"]
+    assert set(noted) == {s.phase for s in plan.steps(config) if s.round == 0}
 
 
 def test_scoring_goes_on_with_the_rows_that_are_missing(undisturbed, tiny_pool, tmp_path):
