@@ -1,6 +1,9 @@
 """The benchmarks in small: that what they compare is right, not how long it takes."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,6 +25,28 @@ def test_topk_finds_what_a_full_sort_does(local_ray, tmp_path):
     files = sorted(map(str, tmp_path.glob("*.parquet")))
     assert sorted(topk.single(files, 500)["score"].to_pylist())[0] >= 0
     assert len(set(topk.by_full_sort(files, 30_000))) == 30_000
+
+
+def benchmark(*words: object) -> dict:
+    """The figures of a benchmark in a process of its own: other tests leave freed memory that would be used again."""
+    command = [sys.executable, "jobs/benchmark.py", *map(str, words)]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_the_driver_holds_no_samples_of_the_pool(tmp_path):
+    figures = benchmark("memory", "--rows", 150_000, "--object-store-mb", 200, "--actors", 1, "--directory", tmp_path)
+    assert figures["pool_mb"] > 400
+    assert figures["driver_mb"] < 100
+    assert figures["spilled_mb"] == 0
+
+
+@pytest.mark.slow
+def test_the_driver_holds_no_scores_but_the_top(tmp_path):
+    figures = benchmark("topk", "--rows", 30_000_000, "--k", 1_000, "--repeats", 1, "--directory", tmp_path)
+    assert figures["driver_mb"] < 100  # ids and scores of all: 360 MB
 
 
 def test_centers_chooses_what_the_loop_does(local_ray, tmp_path):

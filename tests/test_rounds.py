@@ -228,9 +228,7 @@ def test_a_run_with_sync_survives_kills_and_prunes_the_fused_network(local_ray, 
         assert (tensor == kept[name]).all(), name
 
 
-def test_a_driver_killed_before_it_noted_a_commit_notes_it_when_it_goes_on(
-    local_ray, tiny_pool, tmp_path, monkeypatch
-):
+def test_a_driver_killed_before_it_noted_a_commit_notes_it_when_it_goes_on(local_ray, tiny_pool, tmp_path, monkeypatch):
     note = rounds._note
 
     def die_before_noting(work, step):
