@@ -19,6 +19,10 @@ run: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# Every architecture at every pruning ratio, in less than 5 minutes.
+test-networks: install
+	$(BIN)/python -m pytest -n 2 -m 'slow or not slow' tests/test_networks_architectures.py
+
 test-slow: install
 	$(BIN)/python -m pytest -m slow --timeout 1800
 

@@ -224,7 +224,10 @@ def make_selector(config: Config, dense: networks.Dense) -> networks.Selector:
         return dense
     if kind == "svp":
         spec = dataclasses.replace(dense.spec, architecture=architecture)
-        return networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+        try:
+            return networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+        except networks.NetworkError as error:
+            raise ConfigError(f"selection.selector: {error}") from error
     members = config.pruning.committee
     pruning = networks.PruningSpec(**config.pruning.model_dump(exclude={"committee"}), seed=config.run.seed)
     if members > 1:
@@ -425,7 +428,7 @@ def _train_proxy(work: Work, step: Step) -> Done:
     origin = base(work.config, step.round)
     start = work.ledger.read_network(origin, proxies(work.config, "proxies" if origin.phase == INIT else "next"))
     # The statistics of a trained network's batch norms are off by what was pruned before them.
-    trained = work.config.network.weights is not None and isinstance(
+    trained = (work.config.network.weights is not None or origin.phase != INIT) and isinstance(
         networks.from_files(start, trusted(work.config)), (networks.Proxy, networks.Committee)
     )
     result = _train(work, step, _training_job(work, step, start, work.config.training, recalibrate=trained), "training")

@@ -14,9 +14,11 @@ from prunefuse_ray.networks import (
     from_files,
     fuse,
     gather,
+    macs,
     prune,
     to_files,
 )
+from prunefuse_ray.networks import pruning as pruning_module
 
 SPEC = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 8, 8))
 
@@ -127,6 +129,194 @@ class DepthwiseGrouped(nn.Module):
         return self.classifier(self.layers(x).mean((2, 3)))
 
 
+class Shuffled(nn.Module):
+    """A channel shuffle between two convolutions; `norm` and `head` say what else there is."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(input_shape[0], 16, 3, padding=1)
+        self.norm = self.normalisation()
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.gate = nn.Parameter(torch.ones(()))
+        self.classifier = nn.Linear(16, num_classes)
+
+    def normalisation(self) -> nn.Module:
+        return nn.BatchNorm2d(16)
+
+    def forward(self, x):
+        x = self.first(x)
+        mixed = x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return self.classifier((x + self.gate * self.second(self.norm(mixed))).relu().mean((2, 3)))
+
+
+class ShuffledGroupNorm(Shuffled):
+    def normalisation(self) -> nn.Module:
+        return nn.GroupNorm(2, 16)
+
+
+class ShuffledLayerNorm(Shuffled):
+    def normalisation(self) -> nn.Module:
+        return nn.LayerNorm([16, 8, 8], elementwise_affine=False)
+
+
+class ShuffledZeroHead(Shuffled):
+    """As trained vision transformers begin: nothing reaches the logits yet."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        nn.init.zeros_(self.classifier.weight)
+
+
+class ShuffledClosedGate(Shuffled):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        nn.init.zeros_(self.gate)
+
+
+class OwnAttention(nn.Module):
+    """Heads cut out of layers that nothing marks as an attention."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(256, 32)
+        self.norm = nn.LayerNorm(32)
+        self.q, self.k, self.v, self.o = (nn.Linear(32, 32) for _ in range(4))
+        self.classifier = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        x = self.embedding(x)
+        q, k, v = (layer(self.norm(x)).unflatten(-1, (4, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        x = x + self.o(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.classifier(x.mean(1))
+
+
+class FixedPositions(nn.Module):
+    """A positional code in a buffer, which pruning does not reach."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(256, 32)
+        self.register_buffer("positions", torch.randn(input_shape[0], 32))
+        self.norm = nn.LayerNorm(32)
+        self.classifier = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.norm(self.embedding(x) + self.positions).mean(1))
+
+
+class WithoutGains(FixedPositions):
+    """A layer normalisation of which no tensor tells its width."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.norm = nn.LayerNorm(32, elementwise_affine=False)
+
+    def forward(self, x):
+        return self.classifier(self.norm(self.embedding(x)).mean(1))
+
+
+class OneChannelGroups(nn.Module):
+    """Group normalisation of single channels, and a grouped convolution whose groups cannot become smaller."""
+
+    groups = 1
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(input_shape[0], 32, 3, padding=1)
+        self.norm = nn.GroupNorm(32, 32)
+        self.second = nn.Conv2d(32, 16, 3, padding=1, groups=self.groups)
+        self.third = nn.Conv2d(16, 8, 3, padding=1)
+        self.classifier = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.third(self.second(self.norm(self.first(x)).relu()).relu()).mean((2, 3)))
+
+
+class GroupsOfOne(OneChannelGroups):
+    groups = 16
+
+
+class Multiplied(nn.Module):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(input_shape[0], 8, 3)
+        self.depthwise = nn.Conv2d(8, 16, 3, groups=8)
+        self.classifier = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.depthwise(self.first(x)).mean((2, 3)))
+
+
+class Parametrised(Chain):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        nn.utils.parametrizations.weight_norm(self.conv)
+
+
+class Casting(Chain):
+    """Computes in single precision whatever it is given."""
+
+    def forward(self, x):
+        return super().forward(x.float())
+
+
+class Thinking(Chain):
+    """Has a tensor of its own and looks at values: shapes alone do not run through it."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.mean = torch.zeros(1, input_shape[0], 1, 1)
+
+    def forward(self, x):
+        x = x - self.mean.to(x.dtype)
+        return super().forward(x if x.abs().sum() < 1e9 else x / 2)
+
+
+class DepthwiseFirst(Chain):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.colours = nn.Conv2d(input_shape[0], input_shape[0], 3, padding=1, groups=input_shape[0])
+
+    def forward(self, x):
+        return super().forward(self.colours(x))
+
+
+class Standardised(nn.Module):
+    """Standardised weights before group normalisation, as in Big Transfer."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        timm = pytest.importorskip("timm")
+        self.first = timm.layers.StdConv2d(input_shape[0], 16, 3, padding=1)
+        self.norm = nn.GroupNorm(4, 16)
+        self.second = timm.layers.StdConv2d(16, 16, 3, padding=1)
+        self.classifier = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.second(self.norm(self.first(x)).relu()).mean((2, 3)))
+
+
+class Encoder(nn.Module):
+    """torch's own transformer layers, before and after whose blocks it may normalise."""
+
+    norm_first = True
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(256, 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=self.norm_first)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(32)
+        self.classifier = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.norm(self.encoder(self.embedding(x))).mean(1))
+
+
+class PostNormEncoder(Encoder):
+    norm_first = False
+
+
 def spec_of(kind: type, shape: tuple[int, ...] = (3, 8, 8)) -> NetworkSpec:
     return NetworkSpec(architecture=f"{__name__}:{kind.__name__}", classes=5, input_shape=shape)
 
@@ -223,6 +413,45 @@ def test_round_to_that_leaves_nothing_is_refused():
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.8])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (OneChannelGroups, (3, 8, 8)),
+        (Casting, (3, 8, 8)),
+        (Thinking, (3, 8, 8)),
+        (DepthwiseFirst, (3, 8, 8)),
+        (Standardised, (3, 8, 8)),
+        (Encoder, (8,)),
+        (PostNormEncoder, (8,)),
+    ],
+)
+def test_unusual_networks_that_can_be_followed_are_pruned(kind, shape, ratio):
+    spec = spec_of(kind, shape)
+    dense = build(spec, seed=0)
+    proxy = prune(dense, spec, PruningSpec(ratio=ratio))
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (dense, proxy.network)]
+    assert sizes[1] / sizes[0] < 1.3 * (1 - ratio) + 0.1
+    assert proxy.network.eval()(example_input(spec, samples=3)).shape == (3, 5)
+    assert macs(proxy.network, shape) < (1.2 - ratio) * macs(dense, shape)
+
+
+def test_indices_that_are_out_of_place_are_noticed(monkeypatch):
+    """The first channels in place of the chosen ones, in normalisations only: shapes and files would all be right."""
+    spec = NetworkSpec(architecture="torchvision:convnext_tiny", classes=5, input_shape=(3, 32, 32))
+    dense = build(spec, seed=0)
+    right = pruning_module.product_indices
+
+    def wrong(name, flat, shape):
+        dims = right(name, flat, shape)
+        return (torch.arange(len(dims[0])),) if name == "features.3.0.block.2.weight" else dims
+
+    prune(dense, spec, PruningSpec(ratio=0.5))
+    monkeypatch.setattr(pruning_module, "product_indices", wrong)
+    with pytest.raises(NetworkError, match=r"module features\.3\.0\.block\.3: it would read other channels"):
+        prune(dense, spec, PruningSpec(ratio=0.5))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.8])
 def test_depthwise_grouped_and_transposed_convolutions(ratio):
     spec = spec_of(DepthwiseGrouped)
     dense = build(spec, seed=0)
@@ -243,7 +472,18 @@ def test_depthwise_grouped_and_transposed_convolutions(ratio):
         (SplitAttention, (8,), "attention of unknown form"),
         (FunctionalCall, (3, 8, 8), "module hidden: it is not called"),
         (OnlyClassifier, (3, 8, 8), "no channels that could be pruned"),
-        (PaddedShortcut, (3, 8, 8), "cannot be pruned|cannot be followed|whole channels"),
+        (PaddedShortcut, (3, 8, 8), "module conv: its channels cannot be followed"),
+        (Shuffled, (3, 8, 8), "module second: it would read other channels"),
+        (ShuffledGroupNorm, (3, 8, 8), "module second: it would read other channels"),
+        (ShuffledLayerNorm, (3, 8, 8), "first.weight: the kept positions are not whole channels"),
+        (WithoutGains, (8,), r"module norm: it cannot run after pruning \(normalises the shape \(32,\), not \(16,\)"),
+        (ShuffledZeroHead, (3, 8, 8), "module second: it would read other channels"),
+        (ShuffledClosedGate, (3, 8, 8), "module second: it would read other channels"),
+        (OwnAttention, (8,), "module o: it would read other channels"),
+        (FixedPositions, (8,), "cannot run after pruning"),
+        (GroupsOfOne, (3, 8, 8), "module second: its channels are in 16 groups or heads of 1"),
+        (Multiplied, (3, 8, 8), "module depthwise: a depthwise convolution with several outputs"),
+        (Parametrised, (3, 8, 8), "module conv: its weights are computed from others"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(kind, shape, message):

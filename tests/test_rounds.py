@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from prunefuse_ray import networks, plan, rounds
@@ -208,21 +209,56 @@ def test_a_driver_killed_around_every_phase_ends_with_the_same_outcome(undisturb
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
 
 
+def load(root: Path, where: str):
+    return networks.from_files({f.name: f.read_bytes() for f in (root / where).iterdir()}, OWN)
+
+
+def test_after_a_sync_the_fused_network_takes_the_place_of_the_initial_one(local_ray, tiny_pool, tmp_path):
+    """The next proxy is pruned from it, and is fused back into it: twice, the second sync on the first."""
+    rounds.run(in_the_driver(tiny_pool, tmp_path, fusion={"sync_every": 1}, selection={"budgets": [10, 14, 18]}))
+    root = tmp_path / "tiny"
+    for r in (1, 2):
+        before = load(root, f"rounds/{r - 1:03d}/fused").network.state_dict()
+        start, trained = load(root, f"rounds/{r - 1:03d}/next/0"), load(root, f"rounds/{r:03d}/proxies/0")
+        assert all(torch.equal(a, b) for a, b in zip(
+            networks.gather(before, start.kept).values(), start.network.state_dict().values(), strict=True
+        ))  # fmt: skip
+        fused = load(root, f"rounds/{r:03d}/fused-initial").network.state_dict()
+        expected = networks.scatter(before, trained.network.state_dict(), start.kept)
+        assert all(torch.equal(fused[name], expected[name]) for name in expected)
+        assert not torch.equal(fused["0.weight"], before["0.weight"]), "the proxy was trained meanwhile"
+
+
+def test_a_smaller_architecture_selects_for_another(local_ray, tiny_pool, tmp_path):
+    """Selection via Proxy: its scores choose the samples, and the network asked for is trained on them from nothing."""
+    svp = {"selection": {"selector": "svp:resnet8", "budgets": [10, 18]}, "fusion": {"target": "scratch"}}
+    ledger = rounds.run(in_the_driver(tiny_pool, tmp_path, **svp))
+    root = tmp_path / "tiny"
+    selector, target = load(root, "rounds/000/proxies/0"), load(root, "rounds/001/fused")
+    assert (selector.spec.architecture, target.spec.architecture) == ("resnet8", "tests.nets:tiny")
+    scores = dict(scores_of(root, 0))
+    chosen = pq.read_table(root / "rounds/001/selected.parquet")["id"].to_pylist()
+    assert sorted(scores[i] for i in chosen) == sorted(scores.values())[-8:]
+    initial = load(root, "dense").network.state_dict()
+    start = load(root, "rounds/001/fused-initial").network.state_dict()
+    assert all(torch.equal(start[name], initial[name]) for name in initial)
+    macs = ledger.require(Step(-1, "init")).metrics["macs_per_sample"]
+    assert macs["proxy"] == networks.macs(selector.network, (1, 8, 8))
+
+
 @pytest.mark.faults
 def test_a_run_with_sync_survives_kills_and_prunes_the_fused_network(local_ray, tiny_pool, tmp_path):
     """Its next proxy starts from the kept weights of the fused network, whatever was killed meanwhile."""
-    sync = {"fusion": {"sync_every": 1}, "selection": {"budgets": [10, 18]}}
+    sync = {"fusion": {"sync_every": 1}, "selection": {"budgets": [10, 18, 26]}}
     rounds.run(tiny(tiny_pool, tmp_path / "whole", **sync))
     config = tiny(tiny_pool, tmp_path / "killed", **sync)
-    steps = kill_at_each([("commit", 0, "sync"), ("inside", 1, "train")], config, tmp_path)
+    moments = [("commit", 0, "sync"), ("inside", 1, "train"), ("inside", 1, "finetune"), ("commit", 1, "sync")]
+    steps = kill_at_each(moments, config, tmp_path)
     assert steps == expected_steps(config)
     root = tmp_path / "killed" / "tiny"
     assert outcome(root) == outcome(tmp_path / "whole" / "tiny")
 
-    def load(where):
-        return networks.from_files({f.name: f.read_bytes() for f in (root / where).iterdir()}, OWN)
-
-    fused, proxy = load("rounds/000/fused"), load("rounds/000/next/0")
+    fused, proxy = load(root, "rounds/000/fused"), load(root, "rounds/000/next/0")
     kept = networks.gather(fused.network.state_dict(), proxy.kept)
     for name, tensor in proxy.network.state_dict().items():
         assert (tensor == kept[name]).all(), name
@@ -275,6 +311,11 @@ def test_a_second_driver_is_refused(undisturbed, tiny_pool, tmp_path):
     [
         ({"selection": {"budgets": [10, 500]}}, ConfigError, "500 labels, but the pool has 120 samples"),
         ({"network": {"architecture": "resnet21"}}, ConfigError, "resnet2"),
+        (
+            {"selection": {"selector": "svp:resnet9"}, "fusion": {"target": "scratch"}},
+            ConfigError,
+            "selection.selector: architecture: unknown 'resnet9'",
+        ),
         ({"pool": {"image_column": "img"}}, PoolError, "pool.image_column"),
         ({"scoring": {"actors": [50, 50]}}, PlanError, "scoring.actors: 50 actors"),
         ({"workers": {"count": [6, 6]}}, PlanError, "workers.count: 6 workers"),

@@ -78,13 +78,20 @@ def isolated_seed(seed: int) -> Iterator[None]:
         generator.set_state(state)
 
 
+def _outputs(network: nn.Module, inputs: Tensor) -> Any:
+    """What the network returns in evaluation mode: on the meta device, where only shapes are worked out, and for
+    networks that need values (tensors of their own, decisions on what they see) with real ones."""
+    try:
+        return copy.deepcopy(network).to("meta").eval()(inputs.to("meta"))
+    except Exception:  # of whatever kind: if it is the network's fault it comes again
+        with torch.no_grad():
+            return copy.deepcopy(network).cpu().eval()(inputs)
+
+
 def _check(network: nn.Module, spec: NetworkSpec) -> None:
     """Raises NetworkError unless the network takes inputs of that shape and returns (N, classes) logits."""
-    shadow = copy.deepcopy(network).to("meta").eval()
     try:
-        outputs = shadow(example_input(spec).to("meta"))
-    except NotImplementedError:  # an operator without shape inference: the first real batch will tell
-        return
+        outputs = _outputs(network, example_input(spec))
     except Exception as error:
         raise NetworkError(
             f"input_shape: {spec.architecture} cannot take {spec.input_shape}: {first_line(error)}"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_ray.networks.architectures import example_input
-from prunefuse_ray.networks.indices import KeptIndices, Proxy, check_names, gather, scatter
+from prunefuse_ray.networks.indices import KeptIndices, Proxy, check_names, scatter
 from prunefuse_ray.networks.prenorm import fuse_prenorm, residual_stream
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec
 from prunefuse_ray.networks.structure import damp_cross, refill
@@ -79,31 +79,6 @@ def positional_indices(dense: Mapping[str, Tensor], proxy: Mapping[str, Tensor])
         return torch.arange(0, size, 2) if 2 * kept == size else torch.arange(kept)
 
     return {name: tuple(map(index, tensor.shape, proxy[name].shape)) for name, tensor in dense.items()}
-
-
-def check_alignment(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> None:
-    """Raises NetworkError unless every kept channel meets the same channels in the proxy as in the dense network.
-
-    Pruned and masked network must compute the same; random batch-norm values make it sensitive to every index. Where
-    a normalisation mixes channels, the two differ by nature and nothing is checked.
-    """
-    if any(isinstance(module, CROSS_CHANNEL_NORMS) for module in dense.modules()):
-        return
-    probe = copy.deepcopy(dense).cpu().double()
-    generator = torch.Generator().manual_seed(0)
-    for module in probe.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            for tensor in module.state_dict().values():
-                if tensor.is_floating_point():
-                    tensor.uniform_(0.5, 1.5, generator=generator)
-    pruned = filled(probe, gather(probe.state_dict(), kept))
-    try:
-        verify(fuse_preserving(probe, pruned, kept, factor=0.0), pruned, spec)
-    except Exception as error:
-        raise NetworkError(
-            f"architecture: {spec.architecture} cannot be pruned, because its channels could not be followed "
-            "through every operation (zero-padded shortcuts, reshapes and channel shuffles are such operations)"
-        ) from error
 
 
 def verify(fused: nn.Module, network: nn.Module, spec: NetworkSpec) -> None:

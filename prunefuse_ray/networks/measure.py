@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,14 +21,21 @@ def parameters(network: nn.Module) -> int:
 def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Multiply-accumulates per sample of convolutions, linear layers and attention; nothing else counts.
 
-    input_shape: without the batch dimension; (L,) stands for byte sequences. Nothing is computed: shapes run through
-    a copy without memory.
+    input_shape: without the batch dimension; (L,) stands for byte sequences. Shapes run through a copy without memory;
+    only a network that needs values is given some.
     """
-    spec = NetworkSpec(architecture="any", classes=2, input_shape=input_shape)
+    inputs = example_input(NetworkSpec(architecture="any", classes=2, input_shape=input_shape))
+    try:
+        return _counted(network, inputs, "meta")
+    except Exception:  # of whatever kind: if it is the network's fault it comes again
+        return _counted(network, inputs, "cpu")
+
+
+def _counted(network: nn.Module, inputs: Tensor, device: str) -> int:
     # Requiring gradients keeps attention on its plain path: fused kernels are not counted.
-    shadow = copy.deepcopy(network).to("meta").eval().requires_grad_(True)
+    shadow = copy.deepcopy(network).to(device).eval().requires_grad_(True)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        shadow(example_input(spec).to("meta"))
+        shadow(inputs.to(device))
     return counter.get_total_flops() // 2
 
 

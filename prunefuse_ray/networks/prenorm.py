@@ -15,7 +15,7 @@ through them the new channels receive gradients from the first step on.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from prunefuse_ray.networks.indices import KeptIndices, added, scatter
 from prunefuse_ray.networks.specs import NetworkError
-from prunefuse_ray.networks.structure import attention_heads, damp_cross
+from prunefuse_ray.networks.structure import damp_cross, query_rows
 
 
 def residual_stream(dense: nn.Module, kept: KeptIndices) -> Tensor | None:
@@ -51,7 +51,7 @@ def fuse_prenorm(
     dense_state, modules = dense.state_dict(), dict(dense.named_modules())
     owners = {name: modules[name.rpartition(".")[0]] for name in dense_state}
     axes = {name: _written_axis(owners[name], dims, stream) for name, dims in kept.items()}
-    queries = dict(_query_rows(modules, dense_state))
+    queries = dict(query_rows(dense))
     values = {}
     for name, tensor in proxy_state.items():
         values[name] = tensor.clone()
@@ -87,20 +87,6 @@ def _written_axis(owner: nn.Module, dims: tuple[Tensor | None, ...], stream: Ten
         return 0 if _same(dims[0], stream) else None
     axes = [axis for axis, index in enumerate(dims) if index is not None]
     return axes[0] if len(axes) == 1 and _same(dims[axes[0]], stream) else None
-
-
-def _query_rows(modules: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:
-    """Every tensor that stacks queries, keys and values along its first dimension, and how many rows are queries."""
-    for prefix, module in modules.items():
-        if isinstance(module, nn.MultiheadAttention):
-            names = [f"{prefix}.in_proj_weight", f"{prefix}.in_proj_bias"]
-        elif attention_heads(module) is not None:
-            names = [f"{prefix}.qkv.weight", f"{prefix}.qkv.bias"]
-        else:
-            continue
-        for name in names:
-            if name in state:
-                yield name, len(state[name]) // 3
 
 
 def _same(first: Tensor | None, second: Tensor | None) -> bool:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 
+from prunefuse_ray.networks.alignment import check_alignment
 from prunefuse_ray.networks.architectures import example_input, first_line, isolated_seed
-from prunefuse_ray.networks.fusion import CROSS_CHANNEL_NORMS, check_alignment
+from prunefuse_ray.networks.fusion import CROSS_CHANNEL_NORMS
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, product_indices, whole
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
 from prunefuse_ray.networks.structure import attention_heads, is_unknown_attention, refill
@@ -62,7 +64,7 @@ def prune(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec) -> Proxy:
 
         def choose(group: _Group, step: int = step) -> list[int]:
             dense_width = channels.setdefault(group.root, group.channels // group.blocks)
-            return _surplus(group, _kept_width(group.root, dense_width, pruning, step))
+            return _surplus(group, _kept_width(group, dense_width, pruning, step))
 
         indices = _prune_once(network, spec, pruning, step, choose)
         refill(network, gather(network.state_dict(), indices))
@@ -140,19 +142,34 @@ def _pruned_indices(
         _tag(tagged)
         for group, surplus in zip(groups, choices, strict=True):
             if surplus:
-                graph.get_pruning_group(group.module, group.prune, surplus).prune()
+                _remove(graph, group, surplus)
     return {
         name: product_indices(name, tensor.long(), shapes[name]) if tensor.ndim else ()
         for name, tensor in tagged.state_dict().items()
     }
 
 
-def _kept_width(root: str, dense_width: int, pruning: PruningSpec, step: int) -> int:
+def _remove(graph: "torch_pruning.DependencyGraph", group: _Group, surplus: list[int]) -> None:
+    try:
+        graph.get_pruning_group(group.module, group.prune, surplus).prune()
+    except Exception as error:
+        raise NetworkError(
+            f"module {group.root}: its channels cannot be followed ({first_line(error)}); this architecture cannot be "
+            "pruned"
+        ) from error
+
+
+def _kept_width(group: _Group, dense_width: int, pruning: PruningSpec, step: int) -> int:
     kept = pruning.kept(dense_width, step)
     if kept == 0:
         raise NetworkError(
-            f"round_to: {pruning.round_to} leaves none of the {dense_width} channels of {root} at ratio "
+            f"round_to: {pruning.round_to} leaves none of the {dense_width} channels of {group.root} at ratio "
             f"{pruning.ratio}; use a smaller round_to or ratio"
+        )
+    if group.blocks > 1 and kept == dense_width and step == pruning.steps:
+        raise NetworkError(
+            f"module {group.root}: its channels are in {group.blocks} groups or heads of {dense_width}, none of which "
+            f"can lose a share of {pruning.ratio}; use another ratio, or fewer groups"
         )
     return kept
 
@@ -219,9 +236,10 @@ def _groups(graph: "torch_pruning.DependencyGraph", importance: Callable) -> Ite
     output = next(iter(graph.module2node))  # the graph is walked backwards from the logits
     attentions = [module for module in graph.model.modules() if attention_heads(module) is not None]
     projections = {module.qkv: module for module in attentions}
-    for group in graph.get_all_groups(root_module_types=_ROOTS):
+    for group in _followed(graph):
         changed = {dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)}
-        if output in changed:
+        # Channels that only depthwise convolutions pass on are those of the network's input.
+        if output in changed or not any(isinstance(m, _ROOTS) and not _is_depthwise(m) for m in changed):
             continue
         blocks = [_blocks(graph, dep) for dep, _ in group]
         inner = [projections[module] for module in changed if isinstance(module, nn.Linear) and module in projections]
@@ -233,11 +251,33 @@ def _groups(graph: "torch_pruning.DependencyGraph", importance: Callable) -> Ite
         yield _scored(graph, group, math.lcm(*blocks), importance)
 
 
+def _followed(graph: "torch_pruning.DependencyGraph") -> list:
+    """torch-pruning's groups. Raises NetworkError with the first module from which it loses its way."""
+    try:
+        return list(graph.get_all_groups(root_module_types=_ROOTS))
+    except Exception as error:
+        for module in (m for m in graph.module2node if isinstance(m, _ROOTS)):
+            pruner = graph.get_pruner_of_module(module)
+            try:
+                graph.get_pruning_group(module, pruner.prune_out_channels, list(range(pruner.get_out_channels(module))))
+            except Exception as same:
+                raise NetworkError(
+                    f"module {graph._module2name[module]}: its channels cannot be followed ({first_line(same)}); "
+                    "this architecture cannot be pruned"
+                ) from same
+        raise error
+
+
 def _scored(graph: "torch_pruning.DependencyGraph", group, blocks: int, importance: Callable) -> _Group:
     module, handler = group[0].dep.target.module, group[0].dep.handler
     root = graph._module2name[module]
     channels = len(group[0].idxs)
-    scores = importance(group)
+    try:
+        scores = importance(group)
+    except (IndexError, RuntimeError) as error:  # its members do not agree in how many channels they share
+        raise NetworkError(
+            f"module {root}: its channels cannot be followed ({first_line(error)}); this architecture cannot be pruned"
+        ) from error
     if scores is None or len(scores) != channels or channels % blocks:
         raise NetworkError(
             f"module {root}: the importance of its {channels} channels cannot be computed; use another one"
@@ -251,10 +291,14 @@ def _blocks(graph: "torch_pruning.DependencyGraph", dependency) -> int:
     if isinstance(module, nn.MultiheadAttention):
         return module.num_heads
     if isinstance(module, nn.GroupNorm):
-        return module.num_groups
-    if isinstance(module, _ConvNd) and not (module.groups == module.out_channels == module.in_channels):
+        return 1 if module.num_groups == module.num_channels else module.num_groups
+    if isinstance(module, _ConvNd) and not _is_depthwise(module):
         return module.groups
     return 1
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd) and 1 < module.groups == module.out_channels == module.in_channels
 
 
 def _tag(network: nn.Module) -> None:
@@ -280,8 +324,19 @@ def _refuse_untraceable(network: nn.Module) -> None:
     for name, module in network.named_modules():
         if isinstance(module, _RECURRENT):
             raise NetworkError(f"module {name}: recurrent layers cannot be pruned")
+        if isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels < module.out_channels:
+            raise NetworkError(
+                f"module {name}: a depthwise convolution with several outputs per channel cannot be pruned"
+            )
+        if is_parametrized(module) or {"weight_g", "weight_v"} <= module._parameters.keys():
+            raise NetworkError(
+                f"module {name}: its weights are computed from others (weight normalisation or another "
+                "parametrisation); take that off before pruning"
+            )
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is None:
+            raise NetworkError(f"module {name}: an attention with kdim or vdim of their own cannot be pruned")
         if is_unknown_attention(module):
             raise NetworkError(
-                f"module {name}: an attention of unknown form cannot be pruned; use nn.MultiheadAttention, "
-                "or linear layers `qkv` and `proj` with an integer `num_heads`"
+                f"module {name or '(the network itself)'}: an attention of unknown form cannot be pruned; use "
+                "nn.MultiheadAttention, or linear layers `qkv` and `proj` with an integer `num_heads`"
             )

@@ -99,7 +99,7 @@ class PruningSpec:
         """
         if self.ratio == 0:
             return channels
-        share = Fraction(repr(self.ratio)) * Fraction(step or self.steps, self.steps)
+        share = Fraction(repr(float(self.ratio))) * Fraction(step or self.steps, self.steps)
         kept = max(1, math.floor(channels * (1 - share)))
         return kept - kept % self.round_to if self.round_to else kept
 

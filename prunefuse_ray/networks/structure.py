@@ -4,7 +4,7 @@ Pruning and loading both end here, so a proxy that was read from a file is made 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -12,6 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from prunefuse_ray.networks.indices import added, grid
 from prunefuse_ray.networks.specs import NetworkError
+
+_NUMBERS_OF_HEADS = ("num_heads", "n_heads", "heads", "n_head", "nhead", "num_attention_heads", "head_dim")
 
 
 def attention_heads(module: nn.Module) -> int | None:
@@ -28,8 +30,26 @@ def is_unknown_attention(module: nn.Module) -> bool:
     """Whether the module looks like an attention of another form, whose heads would be cut to pieces."""
     if isinstance(module, nn.MultiheadAttention) or attention_heads(module) is not None:
         return False
-    has_heads = any(getattr(module, name, 1) != 1 for name in ("num_heads", "n_heads", "heads", "n_head", "head_dim"))
-    return has_heads and sum(isinstance(child, nn.Linear) for child in module.children()) > 1
+    numbers = [getattr(module, name, None) for name in _NUMBERS_OF_HEADS]
+    return (
+        any(isinstance(n, int) and n > 1 for n in numbers)
+        and sum(isinstance(child, nn.Linear) for child in module.children()) > 1
+    )
+
+
+def query_rows(network: nn.Module) -> Iterator[tuple[str, int]]:
+    """Every tensor that stacks queries, keys and values along its first dimension, and how many rows are queries."""
+    state = network.state_dict()
+    for prefix, module in network.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            names = ["in_proj_weight", "in_proj_bias"]
+        elif attention_heads(module) is not None:
+            names = ["qkv.weight", "qkv.bias"]
+        else:
+            continue
+        for name in (f"{prefix}.{name}" if prefix else name for name in names):
+            if name in state:
+                yield name, len(state[name]) // 3
 
 
 def refill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -90,6 +110,8 @@ def _adapt(name: str, module: nn.Module) -> None:
             module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.GroupNorm):
         if module.affine:
+            if module.num_groups == module.num_channels:  # one channel per group: as many groups as channels
+                module.num_groups = len(module.weight)
             module.num_channels = len(module.weight)
             _divisible(name, "channels", module.num_channels, "num_groups", module.num_groups)
     elif isinstance(module, nn.Embedding):
