@@ -193,11 +193,15 @@ def _cost(view: _View) -> Html | None:
     measured = [p for p in view.points if p.final(view.metric)]
     if not measured:
         return None
+    by_chance = not any(_mean(p, "selection_macs") for p in measured)
     figures = [
         f
         for f in (
             _front(view, "selection_macs", "Accuracy over the MACs of scoring the pool", plots.macs_axis),
-            _front(view, "selection_seconds", "Accuracy over the seconds of selection", plots.time_axis),
+            None
+            if by_chance
+            else _front(view, "selection_seconds", "Accuracy over the seconds of selection", plots.time_axis),
+            _front(view, "total_macs", "Accuracy over all MACs, of the proxies and the target", plots.macs_axis),
         )
         if f is not None
     ]
