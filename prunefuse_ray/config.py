@@ -415,8 +415,9 @@ class Fusion(Section):
 class Distillation(Section):
     """Knowledge distillation from the trained proxy while the fused network is fine-tuned."""
 
-    weight: Share = 0.5
-    """Weight w of the distillation term: loss = (1-w) CE + w T^2 KL(proxy || fused); 0 switches it off."""
+    weight: Share = 0.0
+    """Weight w of the distillation term: loss = (1-w) CE + w T^2 KL(proxy || fused). The paper's method has one; by
+    default it is off, since a teacher weaker than its pupil costs accuracy (README)."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Temperature T of both softmaxes."""
     decay: Literal["none", "linear"] = "linear"

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from torch import nn
 
 from prunefuse_ray import centers, growth, networks
 from prunefuse_ray import config as cfg
@@ -233,6 +234,15 @@ def make_selector(config: Config, dense: networks.Dense) -> networks.Selector:
     if members > 1:
         return networks.Committee(networks.split(dense.network, dense.spec, pruning, members))
     return networks.prune(dense.network, dense.spec, pruning)
+
+
+def fused_network(config: Config, dense: nn.Module, selector: networks.Selector) -> nn.Module:
+    """`dense` with the selector's weights in it. Raises NetworkError where the configured rule has no exact form."""
+    rule, epsilon = config.fusion.rule, config.fusion.epsilon
+    if isinstance(selector, networks.Committee):
+        return networks.fuse_committee(dense, selector.members, rule, epsilon=epsilon)
+    assert isinstance(selector, networks.Proxy)  # config: only pruned proxies can be fused
+    return networks.fuse(dense, selector, rule, epsilon=epsilon)
 
 
 def _select(work: Work, step: Step) -> Done:
@@ -548,12 +558,7 @@ def _fuse(work: Work, step: Step) -> Done:
         proxy = networks.from_files(
             work.ledger.read_network(Step(step.round, "train"), proxies(config)), trusted(config)
         )
-        rule, epsilon = config.fusion.rule, config.fusion.epsilon
-        if isinstance(proxy, networks.Committee):
-            target = networks.fuse_committee(dense.network, proxy.members, rule, epsilon=epsilon)
-        else:
-            assert isinstance(proxy, networks.Proxy)  # config: only pruned proxies can be fused
-            target = networks.fuse(dense.network, proxy, rule, epsilon=epsilon)
+        target = fused_network(config, target, proxy)
     fused = networks.to_files(networks.Dense(network=target, spec=dense.spec))
     return Done(outputs={f"fused-initial/{k}": v for k, v in fused.items()})
 

@@ -17,7 +17,15 @@ from prunefuse_ray.errors import ConfigError, LabelsWaiting, LedgerError
 from prunefuse_ray.known import check_present, read_known
 from prunefuse_ray.labeling import annotator_of
 from prunefuse_ray.ledger import Commit, Ledger, Step
-from prunefuse_ray.phases import PHASES, Work, check_inputs, dense_network, make_selector, network_spec
+from prunefuse_ray.phases import (
+    PHASES,
+    Work,
+    check_inputs,
+    dense_network,
+    fused_network,
+    make_selector,
+    network_spec,
+)
 from prunefuse_ray.plan import GROW, INIT, REPORT, check_budget, check_known, label_count, steps
 from prunefuse_ray.pool import PoolInfo
 from prunefuse_ray.resources import (
@@ -155,7 +163,7 @@ def check(
         macs: of the selecting network per sample, where it has been built already.
 
     Raises:
-        ConfigError: a budget beyond the pool, or a network that cannot be built or pruned.
+        ConfigError: a budget beyond the pool, or a network that cannot be built, pruned or fused.
         PlanError: not enough CPUs or GPUs.
     """
     mine = has.part(runs)
@@ -167,16 +175,19 @@ def check(
 
 def _selector_macs(config: Config, info: PoolInfo) -> int:
     """MACs of the selecting network per sample. Building and pruning it here once refuses, before anything is
-    written, what cannot be built or pruned."""
+    written, what cannot be built, pruned or fused."""
     spec = network_spec(config, info)
     try:
         dense, _ = dense_network(config, spec)
-        selector = make_selector(config, dense).network
+        made = make_selector(config, dense)
+        if config.fusion.target == "fused":
+            fused_network(config, dense.network, made)  # not only when the labels are paid for
+        selector = made.network
         if config.scoring.features or config.selection.needs_features:
             networks.features_and_logits(selector.eval(), networks.example_input(spec))
         return networks.macs(selector, spec.input_shape)
     except networks.NetworkError as error:
-        raise ConfigError(f"network, pruning: {error}") from error
+        raise ConfigError(f"network, pruning, fusion: {error}") from error
 
 
 def _carry_out(work: Work, step: Step) -> Commit:

@@ -316,6 +316,11 @@ def test_a_second_driver_is_refused(undisturbed, tiny_pool, tmp_path):
             ConfigError,
             "selection.selector: architecture: unknown 'resnet9'",
         ),
+        (
+            {"network": {"architecture": "tests.nets:grouped"}, "fusion": {"rule": "function_preserving"}},
+            ConfigError,
+            "use the rule 'keep'",
+        ),
         ({"pool": {"image_column": "img"}}, PoolError, "pool.image_column"),
         ({"scoring": {"actors": [50, 50]}}, PlanError, "scoring.actors: 50 actors"),
         ({"workers": {"count": [6, 6]}}, PlanError, "workers.count: 6 workers"),
