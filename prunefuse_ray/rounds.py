@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from itertools import takewhile
 
 from prunefuse_ray import growth, networks
 from prunefuse_ray.config import Config
@@ -81,8 +82,8 @@ def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = la
         telemetry = Telemetry(ledger, config.run.name)
         telemetry.record("run_started", cluster=work.has.to_json())
         try:
-            if begun := [step for step in steps(config) if ledger.committed(step) is not None]:
-                _note(work, begun[-1])  # a kill may have come between its commit and its note
+            if done := list(takewhile(ledger.committed, steps(config))):
+                _note(work, done[-1])  # a kill may have come between its commit and its note
             for step in steps(config):
                 if ledger.committed(step) is None:
                     shared.check()  # of the nodes that have joined meanwhile

@@ -130,7 +130,7 @@ class DepthwiseGrouped(nn.Module):
 
 
 class Shuffled(nn.Module):
-    """A channel shuffle between two convolutions; `norm` and `head` say what else there is."""
+    """A channel shuffle between two convolutions, before a normalisation and a gate."""
 
     def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class WithoutGains(FixedPositions):
 
 
 class OneChannelGroups(nn.Module):
-    """Group normalisation of single channels, and a grouped convolution whose groups cannot become smaller."""
+    """Group normalisation of single channels."""
 
     groups = 1
 
@@ -233,7 +233,30 @@ class OneChannelGroups(nn.Module):
 
 
 class GroupsOfOne(OneChannelGroups):
+    """And a grouped convolution whose groups cannot become smaller."""
+
     groups = 16
+
+
+class PairsNormalised(nn.Module):
+    """Groups of two channels, of which a step before the last may leave one."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(input_shape[0], 8, 3, padding=1)
+        self.second = self.paired()
+        self.classifier = nn.Linear(8, num_classes)
+
+    def paired(self) -> nn.Module:
+        return nn.GroupNorm(4, 8)
+
+    def forward(self, x):
+        return self.classifier(self.second(self.first(x)).relu().mean((2, 3)))
+
+
+class PairsConvolved(PairsNormalised):
+    def paired(self) -> nn.Module:
+        return nn.Conv2d(8, 8, 3, groups=4)
 
 
 class Multiplied(nn.Module):
@@ -390,6 +413,13 @@ def test_iterative_pruning_composes_to_exact_counts_and_indices(steps, ratio):
     x = example_input(SPEC, samples=4)
     fused = fuse(dense, proxy, "function_preserving").eval()
     torch.testing.assert_close(fused(x), proxy.network.eval()(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [PairsNormalised, PairsConvolved])
+def test_blocks_stay_as_many_where_a_step_leaves_one_channel_of_each(kind):
+    dense = build(spec_of(kind), seed=0)
+    proxy = prune(dense, spec_of(kind), PruningSpec(ratio=0.5, steps=2))
+    assert proxy.network.first.out_channels == 4
 
 
 def test_later_steps_choose_among_the_channels_left():

@@ -152,6 +152,17 @@ def test_the_page_shows_the_figures():
     assert render_sweep(result()) == page
 
 
+def test_the_planes_are_those_of_costs_that_were_paid():
+    """Selection by chance costs nothing worth a plot; what proxies and targets cost in all stays the question."""
+    planes = ("Accuracy over the MACs of scoring", "Accuracy over the seconds of selection", "Accuracy over all MACs")
+    chosen, by_chance = result(), result()
+    for trial in by_chance.trials:
+        for row in trial.rows:
+            row["selection_macs"] = 0
+    assert [plane in render_sweep(chosen) for plane in planes] == [True, True, True]
+    assert [plane in render_sweep(by_chance) for plane in planes] == [False, False, True]
+
+
 def test_the_page_of_a_sweep_in_progress_and_of_failures():
     measured = result()
     trials_ = [

@@ -19,9 +19,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from prunefuse_ray.networks.architectures import example_input, first_line
-from prunefuse_ray.networks.indices import KeptIndices, added, gather
+from prunefuse_ray.networks.indices import KeptIndices, gather
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec
-from prunefuse_ray.networks.structure import damp_cross, query_rows, refill
+from prunefuse_ray.networks.structure import damp_cross, damp_queries, query_rows, refill
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Relative. In float64 right ones agree to 1e-12 and wrong ones differ in the first digits; float32 is for networks
@@ -85,9 +85,7 @@ def _both(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec, dtype: torch.d
         for name, tensor in state.items():
             damp_cross(modules, name, tensor, kept[name], 0.0)
             if name in queries:
-                rows, new = queries[name], added(len(tensor), kept[name][0])
-                tensor[new[new < rows]] = 0
-                tensor[:rows] *= (len(tensor) / (len(tensor) - len(new))) ** 0.5  # the softmax's other temperature
+                damp_queries(tensor, kept[name][0], queries[name], 0.0)
         return expected, _run(probe, inputs)
 
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "vgg16_bn": VGG16,
     "textcnn": TextCNN,
 }
+
+T = TypeVar("T")
 
 LIBRARIES = ("torchvision", "timm")
 _SMALLEST_SIDE = {"vgg16_bn": 32, "textcnn": 8}
@@ -78,20 +80,24 @@ def isolated_seed(seed: int) -> Iterator[None]:
         generator.set_state(state)
 
 
-def _outputs(network: nn.Module, inputs: Tensor) -> Any:
-    """What the network returns in evaluation mode: on the meta device, where only shapes are worked out, and for
-    networks that need values (tensors of their own, decisions on what they see) with real ones."""
+def on_shapes_or_values(work: Callable[[str], T]) -> T:
+    """The result of `work` on the meta device, where only shapes are worked out; or, for networks that need values
+    (tensors of their own, decisions on what they see), on the CPU."""
     try:
-        return copy.deepcopy(network).to("meta").eval()(inputs.to("meta"))
+        return work("meta")
     except Exception:  # of whatever kind: if it is the network's fault it comes again
-        with torch.no_grad():
-            return copy.deepcopy(network).cpu().eval()(inputs)
+        return work("cpu")
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, inputs: Tensor, device: str) -> Any:
+    return copy.deepcopy(network).to(device).eval()(inputs.to(device))
 
 
 def _check(network: nn.Module, spec: NetworkSpec) -> None:
     """Raises NetworkError unless the network takes inputs of that shape and returns (N, classes) logits."""
     try:
-        outputs = _outputs(network, example_input(spec))
+        outputs = on_shapes_or_values(lambda device: _outputs(network, example_input(spec), device))
     except Exception as error:
         raise NetworkError(
             f"input_shape: {spec.architecture} cannot take {spec.input_shape}: {first_line(error)}"

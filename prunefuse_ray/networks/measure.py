@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunefuse_ray.networks.architectures import build, example_input
+from prunefuse_ray.networks.architectures import build, example_input, on_shapes_or_values
 from prunefuse_ray.networks.pruning import prune
 from prunefuse_ray.networks.specs import NetworkSpec, PruningSpec
 
@@ -25,10 +25,7 @@ def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     only a network that needs values is given some.
     """
     inputs = example_input(NetworkSpec(architecture="any", classes=2, input_shape=input_shape))
-    try:
-        return _counted(network, inputs, "meta")
-    except Exception:  # of whatever kind: if it is the network's fault it comes again
-        return _counted(network, inputs, "cpu")
+    return on_shapes_or_values(lambda device: _counted(network, inputs, device))
 
 
 def _counted(network: nn.Module, inputs: Tensor, device: str) -> int:

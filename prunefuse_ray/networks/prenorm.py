@@ -24,7 +24,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from prunefuse_ray.networks.indices import KeptIndices, added, scatter
 from prunefuse_ray.networks.specs import NetworkError
-from prunefuse_ray.networks.structure import damp_cross, query_rows
+from prunefuse_ray.networks.structure import damp_cross, damp_queries, query_rows
 
 
 def residual_stream(dense: nn.Module, kept: KeptIndices) -> Tensor | None:
@@ -60,10 +60,6 @@ def fuse_prenorm(
             values[name] = (tensor - tensor.mean(axis, keepdim=True)) / math.sqrt(share)
         elif isinstance(owners[name], nn.LayerNorm) and name.endswith("weight"):
             values[name] *= math.sqrt(len(tensor) / len(dense_state[name]))
-        elif name in queries:
-            # Softmax divides by the root of the head width, which grows from kept to dense.
-            growth = len(dense_state[name]) / len(tensor)
-            values[name][: len(tensor) // 3] *= math.sqrt(growth)
     state = scatter(dense_state, values, kept)
     for name, tensor in state.items():
         dims = kept[name]
@@ -72,8 +68,7 @@ def fuse_prenorm(
         elif isinstance(owners[name], nn.LayerNorm) and name.endswith("bias"):
             tensor[added(len(tensor), dims[0])] *= factor
         elif name in queries:
-            new = added(len(tensor), dims[0])
-            tensor[new[new < queries[name]]] *= factor
+            damp_queries(tensor, dims[0], queries[name], factor)
         if axis is not None or not (stream is not None and len(dims) > 1 and _same(dims[1], stream)):
             damp_cross(modules, name, tensor, dims, factor)
     return state

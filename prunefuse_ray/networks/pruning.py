@@ -58,13 +58,15 @@ def prune(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec) -> Proxy:
     _refuse_untraceable(dense)
     network = copy.deepcopy(dense).cpu().float()
     kept = whole(network.state_dict())
-    channels: dict[str, int] = {}
-    """The dense width of every group, by the name of its root."""
+    firsts: dict[str, _Group] = {}
+    """Every group as it is in the dense network, by the name of its root."""
     for step in range(1, pruning.steps + 1) if pruning.ratio > 0 else ():
 
         def choose(group: _Group, step: int = step) -> list[int]:
-            dense_width = channels.setdefault(group.root, group.channels // group.blocks)
-            return _surplus(group, _kept_width(group, dense_width, pruning, step))
+            first = firsts.setdefault(group.root, group)
+            kept = _kept_width(first, pruning, step)
+            # Blocks of one channel look like no blocks at all, but have to stay as many as they were.
+            return [] if group.channels == kept * first.blocks else _surplus(group, kept)
 
         indices = _prune_once(network, spec, pruning, step, choose)
         refill(network, gather(network.state_dict(), indices))
@@ -153,13 +155,18 @@ def _remove(graph: "torch_pruning.DependencyGraph", group: _Group, surplus: list
     try:
         graph.get_pruning_group(group.module, group.prune, surplus).prune()
     except Exception as error:
-        raise NetworkError(
-            f"module {group.root}: its channels cannot be followed ({first_line(error)}); this architecture cannot be "
-            "pruned"
-        ) from error
+        raise _lost(group.root, error) from error
 
 
-def _kept_width(group: _Group, dense_width: int, pruning: PruningSpec, step: int) -> int:
+def _lost(module: str, error: Exception) -> NetworkError:
+    return NetworkError(
+        f"module {module}: its channels cannot be followed ({first_line(error)}); this architecture cannot be pruned"
+    )
+
+
+def _kept_width(group: _Group, pruning: PruningSpec, step: int) -> int:
+    """How many channels each block of a group of the dense network keeps after a step."""
+    dense_width = group.channels // group.blocks
     kept = pruning.kept(dense_width, step)
     if kept == 0:
         raise NetworkError(
@@ -261,10 +268,7 @@ def _followed(graph: "torch_pruning.DependencyGraph") -> list:
             try:
                 graph.get_pruning_group(module, pruner.prune_out_channels, list(range(pruner.get_out_channels(module))))
             except Exception as same:
-                raise NetworkError(
-                    f"module {graph._module2name[module]}: its channels cannot be followed ({first_line(same)}); "
-                    "this architecture cannot be pruned"
-                ) from same
+                raise _lost(graph._module2name[module], same) from same
         raise error
 
 
@@ -275,9 +279,7 @@ def _scored(graph: "torch_pruning.DependencyGraph", group, blocks: int, importan
     try:
         scores = importance(group)
     except (IndexError, RuntimeError) as error:  # its members do not agree in how many channels they share
-        raise NetworkError(
-            f"module {root}: its channels cannot be followed ({first_line(error)}); this architecture cannot be pruned"
-        ) from error
+        raise _lost(root, error) from error
     if scores is None or len(scores) != channels or channels % blocks:
         raise NetworkError(
             f"module {root}: the importance of its {channels} channels cannot be computed; use another one"

@@ -95,6 +95,18 @@ def damp_cross(
         tensor[grid(tensor.shape[:2], tuple(block), device=tensor.device)] *= factor
 
 
+def damp_queries(tensor: Tensor, rows: Tensor | None, queries: int, factor: float) -> None:
+    """Multiplies, in place, the queries of added head channels by `factor`; the kept ones make up for the softmax,
+    which divides by the root of a head's width.
+
+    tensor: of `query_rows`, with `queries` of them; rows: the kept ones of all its rows.
+    """
+    new = added(len(tensor), rows)
+    old = added(len(tensor), new)
+    tensor[new[new < queries]] *= factor
+    tensor[old[old < queries]] *= math.sqrt(len(tensor) / len(old))
+
+
 def _adapt(name: str, module: nn.Module) -> None:
     """Sets the attributes that repeat a shape."""
     if isinstance(module, _ConvNd):
