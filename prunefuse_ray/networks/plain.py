@@ -34,8 +34,9 @@ class TextCNN(nn.Module):
     """A deep convolutional network over bytes in the style of VDCNN-9 (Conneau et al., arXiv 1606.01781).
 
     Byte embeddings of 16, a convolution to 64, then four stages of two BN-ReLU convolutions at 64, 128, 256 and 512
-    channels with max pooling between. Global max pooling and one linear classifier stand for the paper's k-max pooling
-    and its three linear layers, which held nine tenths of its parameters. (N, L) bytes -> logits (N, classes).
+    channels with max pooling between. The mean over the text and one linear classifier stand for the paper's k-max
+    pooling and its three linear layers, which held nine tenths of its parameters: with some thousand labels the maximum
+    over a long text does not train (2,000 film reviews: 53 % against 67 %). (N, L) bytes -> logits (N, classes).
     """
 
     def __init__(self, *, classes: int, input_shape: tuple[int, ...]) -> None:
@@ -50,7 +51,7 @@ class TextCNN(nn.Module):
                 layers += [nn.Conv1d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
                 inputs = width
         self.features = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveMaxPool1d(1)
+        self.pool = nn.AdaptiveAvgPool1d(1)
         self.classifier = nn.Linear(inputs, classes)
         he_initialise(self)
 
