@@ -19,7 +19,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prunefuse_ray.config import Config, Positive, Section
-from prunefuse_ray.config_files import config_from_tree, explain, flatten, merge, preset_path, to_tree
+from prunefuse_ray.config_files import config_from_tree, explain, flatten, merge, overlay, preset_path, to_tree
 from prunefuse_ray.errors import ConfigError, near
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -166,7 +166,7 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, Any], settings: 
     base = _base(tree.get("base", {}))
     if path is not None and "name" not in base.get("run", {}):
         base = merge(base, {"run": {"name": Path(path).stem}})
-    return sweep_from_tree({**tree, "base": merge(base, overrides), **settings})
+    return sweep_from_tree({**tree, "base": overlay(base, overrides), **settings})
 
 
 def _base(given: Any) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _base(given: Any) -> dict[str, Any]:
     preset = yaml.safe_load(preset_path(str(given["preset"])).read_text(encoding="utf-8")) or {}
     if "base" in preset:
         raise ConfigError(f"base: preset '{given['preset']}' is a sweep itself; name the configuration of a run")
-    return merge({k: v for k, v in preset.items() if k != "run"}, rest)  # the sweep has a name of its own
+    return overlay({k: v for k, v in preset.items() if k != "run"}, rest)  # the sweep has a name of its own
 
 
 def sweep_from_tree(tree: Mapping[str, Any]) -> Sweep:
@@ -202,12 +202,13 @@ def trials(sweep: Sweep) -> list[Trial]:
     faults: list[str] = []
     for arm, values, prefix in _points(sweep):
         point = "_".join([*prefix, *([arm] if arm else []), *_written(values)]) or "base"
+        over = sweep.arms.get(arm, {})
+        for field, value in values.items():
+            section, _, key = field.partition(".")
+            over = merge(over, {section: {key: value}})
+        tree = overlay(to_tree(sweep.base), over)
         for seed in sweep.seeds:
             name = f"{point}_seed-{seed}"
-            tree = merge(to_tree(sweep.base), sweep.arms.get(arm, {}))
-            for field, value in values.items():
-                section, _, key = field.partition(".")
-                tree = merge(tree, {section: {key: value}})
             own = {"directory": _below(sweep_path(sweep), "trials"), "name": name, "seed": seed}
             try:
                 config = config_from_tree(merge(tree, {"run": own}))

@@ -45,6 +45,22 @@ def test_arms_are_combinations_and_not_products():
     ]
 
 
+def test_the_size_of_a_committee_settles_its_ratio(tmp_path):
+    """The base spells its ratio out, and nobody can take that back."""
+    arms = {"one": {"pruning": {"ratio": 0.6}}, "four": {"pruning": {"committee": 4}}}
+    found = trials(sweep_from_tree({"base": {"pruning": {"ratio": 0.8}}, "arms": arms, "seeds": [0]}))
+    assert [t.config.pruning.ratio for t in found] == [0.6, 0.75]
+    found = trials(sweep_from_tree({"space": {"pruning.committee": {"grid": [1, 2, 4]}}, "seeds": [0]}))
+    assert [t.config.pruning.ratio for t in found] == [0.5, 0.5, 0.75]
+    found = trials(sweep_from_tree({"base": {"pruning": {"ratio": 0.8}}, "arms": {"a": {"pruning": {"committee": 1}}}}))
+    assert found[0].config.pruning.ratio == 0.8, "one proxy has the ratio that it is given"
+    file = written(tmp_path, {"base": {"preset": "cifar10_small", "pruning": {"committee": 4}}})
+    assert load_sweep(file, {}, {}).base.pruning.ratio == 0.75
+    assert load_sweep(file, {"pruning": {"committee": "8"}}, {}).base.pruning.ratio == 0.875
+    with pytest.raises(ConfigError, match=r"ratio 0\.6 does not make 4 disjoint proxies: leave it out"):
+        trials(sweep_from_tree({"arms": {"a": arms["one"]}, "space": {"pruning.committee": {"grid": [4]}}}))
+
+
 def test_draws_are_the_same_every_time_and_inside_their_bounds():
     space = {
         "training.lr": {"loguniform": [0.001, 0.1]},
