@@ -106,13 +106,8 @@ class Sweep(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
         known = flatten(to_tree(self.base))
-        if self.base.annotation.kind != "oracle":
-            raise ValueError(
-                f"base.annotation.kind '{self.base.annotation.kind}' would ask people once per trial: a sweep needs "
-                "labels that are there; use oracle"
-            )
-        if self.base.pool.allow_growth:
-            raise ValueError("base.pool.allow_growth: a sweep compares runs on one pool; set it to false")
+        if why := _unsuited(self.base):
+            raise ValueError(f"base.{why}")
         for field in self.space:
             if field not in known:
                 raise ValueError(f"space: unknown field '{field}'{near(field, known)}; write it as section.field")
@@ -192,6 +187,18 @@ def sweep_from_tree(tree: Mapping[str, Any]) -> Sweep:
         raise ConfigError(explain(error, Sweep)) from error
 
 
+def _unsuited(config: Config) -> str | None:
+    """Why no trial can have this configuration; None where one can."""
+    if config.annotation.kind != "oracle":
+        return (
+            f"annotation.kind '{config.annotation.kind}' would ask people once per trial: a sweep needs labels that "
+            "are there; use oracle"
+        )
+    if config.pool.allow_growth:
+        return "pool.allow_growth: a sweep compares runs on one pool; set it to false"
+    return None
+
+
 def trials(sweep: Sweep) -> list[Trial]:
     """Every trial of a sweep, in a fixed order, each validated.
 
@@ -214,6 +221,9 @@ def trials(sweep: Sweep) -> list[Trial]:
                 config = config_from_tree(merge(tree, {"run": own}))
             except ConfigError as error:
                 faults += [f"trial '{point}': {line}" for line in str(error).splitlines()]
+                break
+            if why := _unsuited(config):
+                faults.append(f"trial '{point}': {why}")
                 break
             found.append(Trial(name=name, point=point, arm=arm, values=values, config=config))
     faults += _faulty_names(found)

@@ -13,6 +13,9 @@ from prunefuse_ray.sweep_config import load_sweep, sweep_from_tree, sweep_path, 
 SWEEPS = sorted(p for p in PRESETS.glob("*.yaml") if "base" in yaml.safe_load(p.read_text()))
 
 
+FILES = {"source": "parquet", "path": "p", "test_path": "t", "classes": 2}
+
+
 def written(tmp_path, tree):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(tree))
@@ -103,6 +106,19 @@ def test_draws_are_the_same_every_time_and_inside_their_bounds():
         ({"arms": {"a": {"pruning": {"ratio": 0.5}}}, "space": {"pruning.ratio": {"grid": [0.6]}}}, "name it once"),
         ({"arms": {"dense": {"selection": {"selector": "dense"}}}}, "set fusion.target to scratch"),
         ({"arms": {"a": {}}, "reference": "b"}, "reference: no arm 'b'"),
+        ({"base": {"annotation": {"kind": "files"}}}, "base.annotation.kind 'files' would ask people once per trial"),
+        (
+            {"arms": {"a": {"annotation": {"kind": "files"}}}},
+            "trial 'a': annotation.kind 'files' would ask people once per trial",
+        ),
+        (
+            {"space": {"annotation.kind": {"grid": ["oracle", "files"]}}},
+            "trial 'kind-files': annotation.kind 'files' would ask people once per trial",
+        ),
+        (
+            {"base": {"pool": FILES}, "space": {"pool.allow_growth": {"grid": [False, True]}}},
+            "trial 'allow_growth-True': pool.allow_growth: a sweep compares runs on one pool",
+        ),
         ({"seeds": [1, 1]}, "names a seed twice"),
         ({"base": {"training": {"epochs": 0}}}, "base.training.epochs: 0 is not valid"),
         ({"base": {"training": {"epoch": 1}}}, "base.training.epoch: unknown key (did you mean 'epochs'?)"),
