@@ -8,6 +8,7 @@ before the first one starts: each has a name, and is a whole configuration of th
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,14 @@ class Axis(Section):
     """Draw between these two."""
     loguniform: tuple[float, float] | None = None
     """Draw between these two, evenly over their logarithm."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said_how(cls, tree: Any) -> Any:
+        if not isinstance(tree, Mapping | Axis):
+            values = json.dumps(tree if isinstance(tree, list) else [tree], default=str)
+            raise ValueError(f"does not say how its values are tried: write {{grid: {values}}}")
+        return tree
 
     @model_validator(mode="after")
     def _one(self) -> Axis:
@@ -136,7 +145,7 @@ class Trial:
     """The combination without its seed: trials of one point are repetitions of each other."""
     arm: str
     values: dict[str, Any]
-    """What the space gave: field -> value."""
+    """What the space gave: field -> value, as `config` has it."""
     config: Config
 
 
@@ -161,7 +170,10 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, Any], settings: 
     base = _base(tree.get("base", {}))
     if path is not None and "name" not in base.get("run", {}):
         base = merge(base, {"run": {"name": Path(path).stem}})
-    return sweep_from_tree({**tree, "base": overlay(base, overrides), **settings})
+    sweep = sweep_from_tree({**tree, "base": overlay(base, overrides), **settings})
+    if sweep.base.run.seed != Config().run.seed:  # the default stands in every configuration that was written out
+        raise ConfigError(f"base.run.seed {sweep.base.run.seed}: a sweep has several; set `seeds`")
+    return sweep
 
 
 def _base(given: Any) -> dict[str, Any]:
@@ -225,7 +237,8 @@ def trials(sweep: Sweep) -> list[Trial]:
             if why := _unsuited(config):
                 faults.append(f"trial '{point}': {why}")
                 break
-            found.append(Trial(name=name, point=point, arm=arm, values=values, config=config))
+            valid = flatten(to_tree(config))
+            found.append(Trial(name=name, point=point, arm=arm, values={f: valid[f] for f in values}, config=config))
     faults += _faulty_names(found)
     if faults:
         raise ConfigError("\n".join(faults))

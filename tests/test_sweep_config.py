@@ -36,6 +36,13 @@ def test_a_grid_is_the_product_of_its_axes_and_seeds():
     assert found[0].config.run.directory == "runs/digits/trials"
 
 
+def test_values_are_those_of_the_configuration():
+    """YAML reads 1e-3 as text. The name stays as it was written: sweeps that were begun find their trials by it."""
+    found = trials(sweep_from_tree({"space": {"training.lr": {"grid": ["1e-3", 0.01]}}, "seeds": [0]}))
+    assert [t.values for t in found] == [{"training.lr": 0.001}, {"training.lr": 0.01}]
+    assert found[0].name == "lr-1e-3_seed-0"
+
+
 def test_arms_are_combinations_and_not_products():
     arms = {
         "fuse": {"pruning": {"ratio": 0.8}},
@@ -98,6 +105,11 @@ def test_draws_are_the_same_every_time_and_inside_their_bounds():
         ),
         ({"space": {"pruning.ratio": {"uniform": [0.8, 0.5]}}}, "uniform [0.8, 0.5] is empty"),
         ({"space": {"training.lr": {"loguniform": [0, 1]}}}, "reaches zero"),
+        (
+            {"space": {"pruning.ratio": [0.5, 0.8]}},
+            "space.pruning.ratio: does not say how its values are tried: write {grid: [0.5, 0.8]}",
+        ),
+        ({"space": {"pruning.ratio": 0.5}}, "write {grid: [0.5]}"),
         ({"space": {"pruning.ratio": {"grid": [0.5, 1.5]}}}, "trial 'ratio-1.5': pruning.ratio: 1.5 is not valid"),
         ({"space": {"pruning.ratio": {"grid": [0.5, 0.5]}}}, "'ratio-0.5_seed-0' is there twice"),
         ({"space": {"run.seed": {"grid": [1, 2]}}}, "for seeds there is `seeds`"),
@@ -153,6 +165,8 @@ def test_what_is_no_sweep_is_said(tmp_path):
         load_sweep(PRESETS / "cifar10_small.yaml", {}, {})
     with pytest.raises(ConfigError, match="a sweep has several; set `seeds`"):
         load_sweep(None, {"run": {"seed": 3}}, {})
+    with pytest.raises(ConfigError, match=r"base\.run\.seed 7: a sweep has several; set `seeds`"):
+        load_sweep(written(tmp_path, {"base": {"run": {"seed": 7}}}), {}, {})
     with pytest.raises(ConfigError, match="no such preset"):
         load_sweep(written(tmp_path, {"base": "digit"}), {}, {})
     with pytest.raises(ConfigError, match="is a sweep itself"):
