@@ -22,10 +22,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from prunefuse_ray.config import Config, Positive, Section
 from prunefuse_ray.config_files import config_from_tree, explain, flatten, merge, overlay, preset_path, to_tree
 from prunefuse_ray.errors import ConfigError, near
+from prunefuse_ray.ledger import EXECUTION_FIELDS
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 ARM_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 LONGEST_NAME = 150
+NO_MATTER = "says where and how fast a run works, not what comes out"
 
 
 class Axis(Section):
@@ -122,6 +124,9 @@ class Sweep(Section):
                 raise ValueError(f"space: unknown field '{field}'{near(field, known)}; write it as section.field")
             if field.startswith("run."):
                 raise ValueError(f"space: '{field}' is the sweep's own; for seeds there is `seeds`")
+            if field.startswith(EXECUTION_FIELDS):
+                raise ValueError(f"space: '{field}' {NO_MATTER}, so there is nothing to compare: set it in the base")
+        told: dict[str, str] = {}
         for arm, overrides in self.arms.items():
             if not ARM_NAME.match(arm):
                 raise ValueError(
@@ -131,6 +136,11 @@ class Sweep(Section):
                 raise ValueError(f"arms.{arm}: 'run' is the sweep's own; for seeds there is `seeds`")
             if both := sorted(flatten(overrides).keys() & self.space.keys()):
                 raise ValueError(f"arms.{arm}: '{both[0]}' stands in `space` too, which would win: name it once")
+            matters = sorted((f, v) for f, v in flatten(overrides).items() if not f.startswith(EXECUTION_FIELDS))
+            if (twin := told.setdefault(repr(matters), arm)) != arm:
+                idle = sorted(f for a in (twin, arm) for f in flatten(self.arms[a]) if f.startswith(EXECUTION_FIELDS))
+                why = f"'{idle[0]}' {NO_MATTER}" if idle else "both override the same"
+                raise ValueError(f"arms.{arm}: would be arms.{twin} again ({why}): leave one of them out")
         if self.reference is not None and self.reference not in self.arms:
             raise ValueError(f"reference: no arm '{self.reference}'{near(self.reference, self.arms)}")
         return self

@@ -16,6 +16,9 @@ SWEEPS = sorted(p for p in PRESETS.glob("*.yaml") if "base" in yaml.safe_load(p.
 FILES = {"source": "parquet", "path": "p", "test_path": "t", "classes": 2}
 
 
+SCRATCH = {"fusion": {"target": "scratch"}}
+
+
 def written(tmp_path, tree):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(tree))
@@ -71,6 +74,11 @@ def test_the_size_of_a_committee_settles_its_ratio(tmp_path):
         trials(sweep_from_tree({"arms": {"a": arms["one"]}, "space": {"pruning.committee": {"grid": [4]}}}))
 
 
+def test_arms_may_run_on_different_resources():
+    arms = {"a": {"workers": {"cpus": 1}}, "b": {"workers": {"cpus": 2}, **SCRATCH}}
+    assert [t.config.workers.cpus for t in trials(sweep_from_tree({"arms": arms, "seeds": [0]}))] == [1, 2]
+
+
 def test_draws_are_the_same_every_time_and_inside_their_bounds():
     space = {
         "training.lr": {"loguniform": [0.001, 0.1]},
@@ -113,6 +121,12 @@ def test_draws_are_the_same_every_time_and_inside_their_bounds():
         ({"space": {"pruning.ratio": {"grid": [0.5, 1.5]}}}, "trial 'ratio-1.5': pruning.ratio: 1.5 is not valid"),
         ({"space": {"pruning.ratio": {"grid": [0.5, 0.5]}}}, "'ratio-0.5_seed-0' is there twice"),
         ({"space": {"run.seed": {"grid": [1, 2]}}}, "for seeds there is `seeds`"),
+        ({"space": {"workers.cpus": {"grid": [1, 2]}}}, "space: 'workers.cpus' says where and how fast a run works"),
+        (
+            {"arms": {"a": {}, "b": {"workers": {"cpus": 2}}}},
+            "arms.b: would be arms.a again ('workers.cpus' says where and how fast a run works, not what comes out)",
+        ),
+        ({"arms": {"a": SCRATCH, "b": SCRATCH}}, "arms.b: would be arms.a again (both override the same)"),
         ({"arms": {"a b": {}}}, "'a b' is no name"),
         ({"arms": {"a": {"prunning": {"ratio": 0.5}}}}, "trial 'a': prunning: unknown key (did you mean 'pruning'?)"),
         ({"arms": {"a": {"pruning": {"ratio": 0.5}}}, "space": {"pruning.ratio": {"grid": [0.6]}}}, "name it once"),
