@@ -1,17 +1,29 @@
 """Figures of a sweep: means over seeds, costs, epochs to scratch, the front, the best; and the page they make."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from prunefuse_ray.commands.sweep import closing_table, round_line
 from prunefuse_ray.config_files import config_from_tree
+from prunefuse_ray.plan import steps
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep_config import sweep_from_tree, trials
 from prunefuse_ray.sweep_points import Stat, best, best_config, pareto, points, reference_of, relative, stat
 from prunefuse_ray.sweep_report import render_sweep, spread
-from prunefuse_ray.sweep_results import COMPLETE, FAILED, UNFINISHED, Outcome, SweepResult, TrialResult, Tuning, table
+from prunefuse_ray.sweep_results import (
+    COMPLETE,
+    FAILED,
+    UNFINISHED,
+    Outcome,
+    SweepResult,
+    TrialResult,
+    Tuning,
+    round_row,
+    table,
+)
 
 ARMS = {
     "fuse": {"pruning": {"ratio": 0.5}, "finetuning": {"evaluate_every": 2}},
@@ -134,6 +146,21 @@ def test_the_table_has_a_row_per_trial_and_round():
     first = rows.slice(1, 1).to_pylist()[0]
     assert first["trial"] == "fuse_epochs-5_seed-0"
     assert (first["labels"], first["fused_accuracy"], first["training.epochs"]) == (20, 0.8, 5)
+
+
+@pytest.mark.parametrize(("strategy", "scored"), [("margin", 2), ("random", 0)])
+def test_all_macs_count_the_proxies_of_earlier_targets_that_were_pruned(strategy, scored):
+    config = config_from_tree(
+        {"selection": {"budgets": [50, 100, 150], "strategy": strategy}, "fusion": {"sync_every": 1}}
+    )
+    cost = {"train": 10, "finetune": 100, "score": 1}
+
+    class Done:
+        def committed(self, step):
+            metrics = {"macs": cost.get(step.phase, 0), "seconds": 1.0, "test_accuracy": 0.5}
+            return SimpleNamespace(metrics=metrics) if step in steps(config) else None
+
+    assert round_row(Done(), config, 2)["total_macs"] == 3 * 10 + 3 * 100 + scored
 
 
 def test_the_page_shows_the_figures():
