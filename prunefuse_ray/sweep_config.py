@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +27,8 @@ from prunefuse_ray.ledger import EXECUTION_FIELDS
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 ARM_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 LONGEST_NAME = 150
+GRACE = 2
+"""Rounds that every trial may pass."""
 NO_MATTER = "says where and how fast a run works, not what comes out"
 
 
@@ -91,7 +93,9 @@ class Sweep(Section):
     metric: Literal["fused_accuracy", "proxy_accuracy"] = "fused_accuracy"
     """What is compared, at the last label budget: the best combination goes to best.yaml."""
     scheduler: Literal["auto", "asha", "none"] = "auto"
-    """asha stops trials that lag behind at the same label budget; auto: asha where the space has distributions."""
+    """asha: after rounds 2, 4, 8, ... trials whose metric is below the median there are stopped. It needs the metric
+    after every round (fused_accuracy: fusion.evaluate every) and the same budgets in all trials, three or more. auto:
+    asha where the space has distributions and that is so."""
     concurrency: Positive | None = None
     """Trials at a time. Default, and upper bound: what the cluster can run."""
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -102,10 +106,6 @@ class Sweep(Section):
     @property
     def draws(self) -> dict[str, Axis]:
         return {field: axis for field, axis in self.space.items() if axis.grid is None}
-
-    @property
-    def early_stopping(self) -> bool:
-        return self.scheduler == "asha" or (self.scheduler == "auto" and bool(self.draws))
 
     @field_validator("seeds")
     @classmethod
@@ -253,6 +253,33 @@ def trials(sweep: Sweep) -> list[Trial]:
     if faults:
         raise ConfigError("\n".join(faults))
     return found
+
+
+def stops_early(sweep: Sweep, found: Sequence[Trial]) -> bool:
+    """Whether ASHA stops trials on the way. Raises ConfigError where it is asked for but could not compare them."""
+    why = incomparable(sweep, found)
+    if sweep.scheduler == "asha" and why:
+        raise ConfigError(f"scheduler: asha {why}, or set scheduler to none")
+    return (sweep.scheduler == "asha" or (sweep.scheduler == "auto" and bool(sweep.draws))) and not why
+
+
+def incomparable(sweep: Sweep, found: Sequence[Trial]) -> str | None:
+    """Why ASHA cannot compare these trials on the way, and what would change that; None where it can."""
+    configs = [trial.config for trial in found]
+    budgets = configs[0].selection.budgets
+    if sweep.metric == "fused_accuracy" and any(c.fusion.evaluate != "every" for c in configs):
+        return (
+            "compares fused_accuracy, which trials with fusion.evaluate 'last' have after their last round alone: set "
+            "it to every, or metric to proxy_accuracy"
+        )
+    if any(c.selection.budgets != budgets for c in configs):
+        return "compares trials round by round, but their selection.budgets differ: give all trials the same"
+    if len(budgets) <= GRACE:
+        return (
+            f"first compares after round {GRACE}, since the first labels are chosen at random, by all alike, and "
+            f"selection.budgets has {len(budgets)}: nothing is left to stop; give {GRACE + 1} or more"
+        )
+    return None
 
 
 def sweep_path(sweep: Sweep) -> str:

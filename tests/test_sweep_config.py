@@ -8,7 +8,7 @@ import yaml
 from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.config_files import PRESETS, to_tree
 from prunefuse_ray.errors import ConfigError
-from prunefuse_ray.sweep_config import load_sweep, sweep_from_tree, sweep_path, trials
+from prunefuse_ray.sweep_config import load_sweep, stops_early, sweep_from_tree, sweep_path, trials
 
 SWEEPS = sorted(p for p in PRESETS.glob("*.yaml") if "base" in yaml.safe_load(p.read_text()))
 
@@ -95,8 +95,41 @@ def test_draws_are_the_same_every_time_and_inside_their_bounds():
     assert math.isclose(below, 0.5, abs_tol=0.12)
     assert {t.config.training.batch_size for t in first} == {16, 32}
     assert all(0.1 <= t.config.distillation.weight <= 0.9 for t in first)
-    assert sweep.early_stopping
-    assert not sweep_from_tree({"space": {"pruning.ratio": {"grid": [0.5]}}}).early_stopping
+
+
+EVERY = {"fusion": {"evaluate": "every"}}
+DRAWN = {"training.lr": {"loguniform": [0.01, 0.1]}}
+OTHER_BUDGETS = {"arms": {"few": {"selection": {"budgets": [50, 100, 150]}}, "many": {}}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "why"),
+    [
+        ({"base": EVERY}, None),
+        ({"metric": "proxy_accuracy"}, None),
+        # The proxies' accuracy in its place would stop the small ones, whose targets may be as good.
+        ({}, "asha compares fused_accuracy, which trials with fusion.evaluate 'last' have after their last round"),
+        ({"base": EVERY, "arms": {"a": {}, "b": {"fusion": {"evaluate": "last"}}}}, "set it to every, or metric to"),
+        ({"base": EVERY, **OTHER_BUDGETS}, "their selection.budgets differ: give all trials the same"),
+        ({"base": {**EVERY, "selection": {"budgets": [50, 100]}}}, "nothing is left to stop; give 3 or more"),
+    ],
+)
+def test_trials_are_stopped_where_they_can_be_compared_at_equal_labels(tree, why):
+    auto = sweep_from_tree({"space": DRAWN, "samples": 2, "seeds": [0], **tree})
+    assert stops_early(auto, trials(auto)) is (why is None)
+    asked = auto.model_copy(update={"scheduler": "asha"})
+    if why is None:
+        assert stops_early(asked, trials(asked))
+    else:
+        with pytest.raises(ConfigError, match=rf"^scheduler: asha .*{why.removeprefix('asha ')}.*, or set scheduler"):
+            stops_early(asked, trials(asked))
+    never = auto.model_copy(update={"scheduler": "none"})
+    assert not stops_early(never, trials(never))
+
+
+def test_a_grid_is_gone_through():
+    sweep = sweep_from_tree({"base": EVERY, "space": {"pruning.ratio": {"grid": [0.5]}}})
+    assert not stops_early(sweep, trials(sweep))
 
 
 @pytest.mark.parametrize(
