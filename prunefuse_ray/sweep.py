@@ -51,7 +51,7 @@ GROWING_FIELDS = ("arms", "space", "seeds", "samples", "reference")
 """What may differ, too, as long as every trial that the sweep had is still the same trial."""
 
 Notify = Callable[[str, str, dict[str, Any]], None]
-"""Called with ("start" | "round" | COMPLETE | STOPPED | FAILED, name of the trial, figures)."""
+"""Called with ("start" | "round" | how the trial ended, its name, figures)."""
 
 
 def sweep_place(sweep: Sweep) -> Place:

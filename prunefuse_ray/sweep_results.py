@@ -17,6 +17,7 @@ import pyarrow.csv
 import yaml
 
 from prunefuse_ray.config import Config
+from prunefuse_ray.config_files import config_from_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.ledger import Ledger, Step
 from prunefuse_ray.plan import REPORT, is_sync, steps
@@ -75,8 +76,16 @@ def outcome(root: Place, name: str) -> Outcome:
     place = outcome_place(root, name)
     if place.exists():
         tree = place.read_json()
+        if tree["status"] == STOPPED and ledger.exists and _through(ledger):
+            return Outcome(status=UNFINISHED)  # stopped too late to save anything: only its report is missing
         return Outcome(status=tree["status"], message=tree.get("message", ""))
     return Outcome(status=UNFINISHED)
+
+
+def _through(ledger: Ledger) -> bool:
+    """Whether a run has passed its last label budget."""
+    *_, last, _ = steps(config_from_tree(ledger.read_config()))
+    return ledger.committed(last) is not None
 
 
 # --- rows ---
