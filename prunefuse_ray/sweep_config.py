@@ -91,7 +91,8 @@ class Sweep(Section):
     reference: str | None = None
     """The arm that costs are given relative to; default: the dense network's costs, computed."""
     metric: Literal["fused_accuracy", "proxy_accuracy"] = "fused_accuracy"
-    """What is compared, at the last label budget: the best combination goes to best.yaml."""
+    """What is compared, at the last label budget (where budgets differ: the largest at which all trials measure it);
+    the best combination goes to best.yaml."""
     scheduler: Literal["auto", "asha", "none"] = "auto"
     """asha: after rounds 2, 4, 8, ... trials whose metric is below the median there are stopped. It needs the metric
     after every round (fused_accuracy: fusion.evaluate every) and the same budgets in all trials, three or more. auto:

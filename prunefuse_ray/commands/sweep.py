@@ -90,12 +90,12 @@ def round_line(row: dict[str, Any]) -> str:
 
 def closing_table(result: Any) -> Table:
     """The combinations with their accuracy and what selection cost them."""
-    from prunefuse_ray.sweep_points import measured_metric, points, reference_of, relative
+    from prunefuse_ray.sweep_points import compared_at, measured_metric, points, reference_of, relative
     from prunefuse_ray.sweep_report import spread
 
     found = points(result)
     metric = measured_metric(found, result.sweep)
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, caption=f"compared {compared_at(result)}")
     table.add_column("combination", overflow="fold", min_width=24)
     for name in ("seeds", metric.replace("_", " "), "selection MACs", "of reference", "selection seconds"):
         table.add_column(name, justify="right")
