@@ -347,6 +347,23 @@ def test_the_command_says_one_error(capsys, tmp_path):
     assert "base.pruning.ratio" in capsys.readouterr().err
 
 
+def test_the_command_says_why_no_trial_is_stopped_early(capsys, tmp_path, monkeypatch):
+    file = tmp_path / "drawn.yaml"
+    tree_ = {"base": {"run": {"directory": str(tmp_path)}}, "space": {"training.lr": {"uniform": [0.01, 0.1]}}}
+    file.write_text(yaml.safe_dump(tree_))
+
+    def interrupted(*_):
+        raise PlanError("enough")
+
+    monkeypatch.setattr(sweeping, "run_sweep", interrupted)
+    assert main(["sweep", "--config", str(file)]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no trial is stopped early: asha compares fused_accuracy" in said
+    file.write_text(yaml.safe_dump({**tree_, "scheduler": "asha"}))
+    assert main(["sweep", "--config", str(file)]) == 2
+    assert "scheduler: asha compares fused_accuracy" in capsys.readouterr().err
+
+
 def test_loggers_that_are_not_installed_are_refused(local_ray, tiny_pool, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(PlanError, match=r"pip install 'prunefuse-ray\[wandb\]'"):
