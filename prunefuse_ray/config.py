@@ -6,6 +6,7 @@ Every field has a default, so that the empty configuration is the embedded examp
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -226,6 +227,13 @@ class Network(Section):
     The proxy is pruned from them; a head for another number of classes is made anew."""
 
 
+def committee_ratio(pruning: Mapping[str, Any]) -> float | None:
+    """The pruning ratio that follows from the fields of this section, not yet validated: that of its committee's
+    members. None where it names no committee of two or more, or a ratio itself."""
+    size = str(pruning.get("committee", 1))
+    return 1 - 1 / int(size) if "ratio" not in pruning and size.isdecimal() and int(size) > 1 else None
+
+
 class Pruning(Section):
     """How the proxy is cut out of the dense network at initialisation."""
 
@@ -237,7 +245,8 @@ class Pruning(Section):
     """Number of pruning steps on the way to the ratio."""
     committee: Positive = 1
     """Disjoint proxies that together cover the dense network; above 1 the ratio is 1 - 1 / committee (its default
-    then). They are trained side by side, vote, and are fused into one network."""
+    then, also where a file or a sweep's base has another). They are trained side by side, vote, and are fused into one
+    network."""
     round_to: Positive | None = None
     """Round kept channel counts down to a multiple of this (hardware); refused where a layer would stay unpruned."""
 
@@ -245,8 +254,8 @@ class Pruning(Section):
     @classmethod
     def _even_shares(cls, tree: Any) -> Any:
         """The share that a committee leaves each member follows from its size."""
-        size = str(tree.get("committee", 1)) if isinstance(tree, dict) else "1"
-        return {"ratio": 1 - 1 / int(size), **tree} if size.isdecimal() and int(size) > 1 else tree
+        ratio = committee_ratio(tree) if isinstance(tree, dict) else None
+        return tree if ratio is None else {"ratio": ratio, **tree}
 
     @model_validator(mode="after")
     def _partition(self) -> Pruning:

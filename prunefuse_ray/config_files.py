@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prunefuse_ray.config import Config
+from prunefuse_ray.config import Config, committee_ratio
 from prunefuse_ray.errors import ConfigError, near
 
 Tree = TypeVar("Tree", bound=BaseModel)
@@ -23,7 +23,7 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     Raises:
         ConfigError: unreadable file, unknown key, wrong type or impossible value; all of them in one message.
     """
-    return config_from_tree(merge(read_tree(path) if path is not None else {}, overrides or {}))
+    return config_from_tree(overlay(read_tree(path) if path is not None else {}, overrides or {}))
 
 
 def read_tree(path: str | Path) -> dict[str, Any]:
@@ -66,6 +66,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on the tree of a configuration. The size of a committee settles its ratio: one below gives way."""
+    pruning = over.get("pruning")
+    ratio = committee_ratio(pruning) if isinstance(pruning, Mapping) else None
+    return merge(base, over if ratio is None else merge(over, {"pruning": {"ratio": ratio}}))
 
 
 def to_tree(config: BaseModel) -> dict[str, Any]:

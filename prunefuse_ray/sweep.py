@@ -35,18 +35,23 @@ from prunefuse_ray.resources import Resources, cores, observe, plan_scoring, pla
 from prunefuse_ray.reuse import inputs_keys
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import materialise, survey
-from prunefuse_ray.sweep_config import Sweep, Trial, sweep_from_tree, sweep_path, trials
+from prunefuse_ray.sweep_config import GRACE, Sweep, Trial, stops_early, sweep_from_tree, sweep_path, trials
 from prunefuse_ray.sweep_results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
 from prunefuse_ray.sweep_trial import POLL, Desk, TrialJob, drive
 
-SWEEP_EXECUTION_FIELDS = ("concurrency", "loggers", "max_failures", *(f"base.{f}" for f in EXECUTION_FIELDS))
+SWEEP_EXECUTION_FIELDS = (
+    "concurrency",
+    "loggers",
+    "max_failures",
+    "scheduler",
+    *(f"base.{f}" for f in EXECUTION_FIELDS),
+)
 """What may differ when a sweep is started again."""
 GROWING_FIELDS = ("arms", "space", "seeds", "samples", "reference")
 """What may differ, too, as long as every trial that the sweep had is still the same trial."""
-TIME = "budgets_passed"
 
 Notify = Callable[[str, str, dict[str, Any]], None]
-"""Called with ("start" | "round" | COMPLETE | STOPPED | FAILED, name of the trial, figures)."""
+"""Called with ("start" | "round" | how the trial ended, its name, figures)."""
 
 
 def sweep_place(sweep: Sweep) -> Place:
@@ -60,6 +65,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None) -> list[Trial]:
         PruneFuseError: something that the user can put right; no trial was started.
     """
     found = trials(sweep)
+    stopping = stops_early(sweep, found)
     root = sweep_place(sweep)
     directory = Ledger(root)
     _check_unchanged_sweep(root, sweep)
@@ -74,7 +80,8 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None) -> list[Trial]:
         _record(root, sweep, todo, infos)
         if todo:
             keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
-            _fit(sweep, root, in_order(todo, keys), _scheduler(sweep, root, found), at_once, notify)
+            scheduler = _scheduler(sweep, root, found) if stopping else None
+            _fit(sweep, root, in_order(todo, keys), scheduler, at_once, notify)
     finally:
         directory.unlock()
     return found
@@ -258,19 +265,14 @@ class _Events(tune.Callback):
         self.notify(found.status, name, {"message": found.message})
 
 
-def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> AsyncHyperBandScheduler | None:
-    """ASHA over rounds, told of what earlier starts of this sweep measured; None where every trial runs through."""
-    if not sweep.early_stopping:
-        return None
-    every = all(t.config.fusion.evaluate == "every" for t in found)
-    metric = sweep.metric if every else "proxy_accuracy"
-    longest = max(len(t.config.selection.budgets) for t in found)
+def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> AsyncHyperBandScheduler:
+    """ASHA over rounds, told of what earlier starts of this sweep measured."""
     asha = AsyncHyperBandScheduler(
-        time_attr=TIME,
-        metric=metric,
+        time_attr="budgets_passed",  # the same labels in every trial: `stops_early`
+        metric=sweep.metric,
         mode="max",
-        max_t=longest + 1,  # a trial that passes its last budget still writes its result
-        grace_period=min(2, longest),  # the first labels are chosen at random, by all alike
+        max_t=len(found[0].config.selection.budgets),
+        grace_period=GRACE,
         reduction_factor=2,
     )
     for trial in found:
@@ -280,7 +282,7 @@ def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> AsyncHyperB
             asha.on_trial_add(None, past)  # type: ignore[arg-type]
             for r in range(len(trial.config.selection.budgets)):
                 row = round_row(ledger, trial.config, r)
-                if row.get(metric) is not None:
+                if row.get(sweep.metric) is not None:
                     asha.on_trial_result(None, past, row)  # type: ignore[arg-type]
     return asha
 

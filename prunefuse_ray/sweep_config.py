@@ -8,8 +8,9 @@ before the first one starts: each has a name, and is a whole configuration of th
 from __future__ import annotations
 
 import itertools
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,12 +20,16 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prunefuse_ray.config import Config, Positive, Section
-from prunefuse_ray.config_files import config_from_tree, explain, flatten, merge, preset_path, to_tree
+from prunefuse_ray.config_files import config_from_tree, explain, flatten, merge, overlay, preset_path, to_tree
 from prunefuse_ray.errors import ConfigError, near
+from prunefuse_ray.ledger import EXECUTION_FIELDS
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 ARM_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 LONGEST_NAME = 150
+GRACE = 2
+"""Rounds that every trial may pass."""
+NO_MATTER = "says where and how fast a run works, not what comes out"
 
 
 class Axis(Section):
@@ -38,6 +43,14 @@ class Axis(Section):
     """Draw between these two."""
     loguniform: tuple[float, float] | None = None
     """Draw between these two, evenly over their logarithm."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said_how(cls, tree: Any) -> Any:
+        if not isinstance(tree, Mapping | Axis):
+            values = json.dumps(tree if isinstance(tree, list) else [tree], default=str)
+            raise ValueError(f"does not say how its values are tried: write {{grid: {values}}}")
+        return tree
 
     @model_validator(mode="after")
     def _one(self) -> Axis:
@@ -78,9 +91,12 @@ class Sweep(Section):
     reference: str | None = None
     """The arm that costs are given relative to; default: the dense network's costs, computed."""
     metric: Literal["fused_accuracy", "proxy_accuracy"] = "fused_accuracy"
-    """What is compared, at the last label budget: the best combination goes to best.yaml."""
+    """What is compared, at the last label budget (where budgets differ: the largest at which all trials measure it);
+    the best combination goes to best.yaml."""
     scheduler: Literal["auto", "asha", "none"] = "auto"
-    """asha stops trials that lag behind at the same label budget; auto: asha where the space has distributions."""
+    """asha: after rounds 2, 4, 8, ... trials whose metric is below the median there are stopped. It needs the metric
+    after every round (fused_accuracy: fusion.evaluate every) and the same budgets in all trials, three or more. auto:
+    asha where the space has distributions and that is so."""
     concurrency: Positive | None = None
     """Trials at a time. Default, and upper bound: what the cluster can run."""
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -92,10 +108,6 @@ class Sweep(Section):
     def draws(self) -> dict[str, Axis]:
         return {field: axis for field, axis in self.space.items() if axis.grid is None}
 
-    @property
-    def early_stopping(self) -> bool:
-        return self.scheduler == "asha" or (self.scheduler == "auto" and bool(self.draws))
-
     @field_validator("seeds")
     @classmethod
     def _different(cls, value: list[int]) -> list[int]:
@@ -106,18 +118,16 @@ class Sweep(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
         known = flatten(to_tree(self.base))
-        if self.base.annotation.kind != "oracle":
-            raise ValueError(
-                f"base.annotation.kind '{self.base.annotation.kind}' would ask people once per trial: a sweep needs "
-                "labels that are there; use oracle"
-            )
-        if self.base.pool.allow_growth:
-            raise ValueError("base.pool.allow_growth: a sweep compares runs on one pool; set it to false")
+        if why := _unsuited(self.base):
+            raise ValueError(f"base.{why}")
         for field in self.space:
             if field not in known:
                 raise ValueError(f"space: unknown field '{field}'{near(field, known)}; write it as section.field")
             if field.startswith("run."):
                 raise ValueError(f"space: '{field}' is the sweep's own; for seeds there is `seeds`")
+            if field.startswith(EXECUTION_FIELDS):
+                raise ValueError(f"space: '{field}' {NO_MATTER}, so there is nothing to compare: set it in the base")
+        told: dict[str, str] = {}
         for arm, overrides in self.arms.items():
             if not ARM_NAME.match(arm):
                 raise ValueError(
@@ -127,6 +137,11 @@ class Sweep(Section):
                 raise ValueError(f"arms.{arm}: 'run' is the sweep's own; for seeds there is `seeds`")
             if both := sorted(flatten(overrides).keys() & self.space.keys()):
                 raise ValueError(f"arms.{arm}: '{both[0]}' stands in `space` too, which would win: name it once")
+            matters = sorted((f, v) for f, v in flatten(overrides).items() if not f.startswith(EXECUTION_FIELDS))
+            if (twin := told.setdefault(repr(matters), arm)) != arm:
+                idle = sorted(f for a in (twin, arm) for f in flatten(self.arms[a]) if f.startswith(EXECUTION_FIELDS))
+                why = f"'{idle[0]}' {NO_MATTER}" if idle else "both override the same"
+                raise ValueError(f"arms.{arm}: would be arms.{twin} again ({why}): leave one of them out")
         if self.reference is not None and self.reference not in self.arms:
             raise ValueError(f"reference: no arm '{self.reference}'{near(self.reference, self.arms)}")
         return self
@@ -141,7 +156,7 @@ class Trial:
     """The combination without its seed: trials of one point are repetitions of each other."""
     arm: str
     values: dict[str, Any]
-    """What the space gave: field -> value."""
+    """What the space gave: field -> value, as `config` has it."""
     config: Config
 
 
@@ -166,7 +181,10 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, Any], settings: 
     base = _base(tree.get("base", {}))
     if path is not None and "name" not in base.get("run", {}):
         base = merge(base, {"run": {"name": Path(path).stem}})
-    return sweep_from_tree({**tree, "base": merge(base, overrides), **settings})
+    sweep = sweep_from_tree({**tree, "base": overlay(base, overrides), **settings})
+    if sweep.base.run.seed != Config().run.seed:  # the default stands in every configuration that was written out
+        raise ConfigError(f"base.run.seed {sweep.base.run.seed}: a sweep has several; set `seeds`")
+    return sweep
 
 
 def _base(given: Any) -> dict[str, Any]:
@@ -181,7 +199,7 @@ def _base(given: Any) -> dict[str, Any]:
     preset = yaml.safe_load(preset_path(str(given["preset"])).read_text(encoding="utf-8")) or {}
     if "base" in preset:
         raise ConfigError(f"base: preset '{given['preset']}' is a sweep itself; name the configuration of a run")
-    return merge({k: v for k, v in preset.items() if k != "run"}, rest)  # the sweep has a name of its own
+    return overlay({k: v for k, v in preset.items() if k != "run"}, rest)  # the sweep has a name of its own
 
 
 def sweep_from_tree(tree: Mapping[str, Any]) -> Sweep:
@@ -190,6 +208,18 @@ def sweep_from_tree(tree: Mapping[str, Any]) -> Sweep:
         return Sweep.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(explain(error, Sweep)) from error
+
+
+def _unsuited(config: Config) -> str | None:
+    """Why no trial can have this configuration; None where one can."""
+    if config.annotation.kind != "oracle":
+        return (
+            f"annotation.kind '{config.annotation.kind}' would ask people once per trial: a sweep needs labels that "
+            "are there; use oracle"
+        )
+    if config.pool.allow_growth:
+        return "pool.allow_growth: a sweep compares runs on one pool; set it to false"
+    return None
 
 
 def trials(sweep: Sweep) -> list[Trial]:
@@ -202,23 +232,55 @@ def trials(sweep: Sweep) -> list[Trial]:
     faults: list[str] = []
     for arm, values, prefix in _points(sweep):
         point = "_".join([*prefix, *([arm] if arm else []), *_written(values)]) or "base"
+        over = sweep.arms.get(arm, {})
+        for field, value in values.items():
+            section, _, key = field.partition(".")
+            over = merge(over, {section: {key: value}})
+        tree = overlay(to_tree(sweep.base), over)
         for seed in sweep.seeds:
             name = f"{point}_seed-{seed}"
-            tree = merge(to_tree(sweep.base), sweep.arms.get(arm, {}))
-            for field, value in values.items():
-                section, _, key = field.partition(".")
-                tree = merge(tree, {section: {key: value}})
             own = {"directory": _below(sweep_path(sweep), "trials"), "name": name, "seed": seed}
             try:
                 config = config_from_tree(merge(tree, {"run": own}))
             except ConfigError as error:
                 faults += [f"trial '{point}': {line}" for line in str(error).splitlines()]
                 break
-            found.append(Trial(name=name, point=point, arm=arm, values=values, config=config))
+            if why := _unsuited(config):
+                faults.append(f"trial '{point}': {why}")
+                break
+            valid = flatten(to_tree(config))
+            found.append(Trial(name=name, point=point, arm=arm, values={f: valid[f] for f in values}, config=config))
     faults += _faulty_names(found)
     if faults:
         raise ConfigError("\n".join(faults))
     return found
+
+
+def stops_early(sweep: Sweep, found: Sequence[Trial]) -> bool:
+    """Whether ASHA stops trials on the way. Raises ConfigError where it is asked for but could not compare them."""
+    why = incomparable(sweep, found)
+    if sweep.scheduler == "asha" and why:
+        raise ConfigError(f"scheduler: asha {why}, or set scheduler to none")
+    return (sweep.scheduler == "asha" or (sweep.scheduler == "auto" and bool(sweep.draws))) and not why
+
+
+def incomparable(sweep: Sweep, found: Sequence[Trial]) -> str | None:
+    """Why ASHA cannot compare these trials on the way, and what would change that; None where it can."""
+    configs = [trial.config for trial in found]
+    budgets = configs[0].selection.budgets
+    if sweep.metric == "fused_accuracy" and any(c.fusion.evaluate != "every" for c in configs):
+        return (
+            "compares fused_accuracy, which trials with fusion.evaluate 'last' have after their last round alone: set "
+            "it to every, or metric to proxy_accuracy"
+        )
+    if any(c.selection.budgets != budgets for c in configs):
+        return "compares trials round by round, but their selection.budgets differ: give all trials the same"
+    if len(budgets) <= GRACE:
+        return (
+            f"first compares after round {GRACE}, since the first labels are chosen at random, by all alike, and "
+            f"selection.budgets has {len(budgets)}: nothing is left to stop; give {GRACE + 1} or more"
+        )
+    return None
 
 
 def sweep_path(sweep: Sweep) -> str:

@@ -13,6 +13,7 @@ import pyarrow.csv
 import yaml
 
 from prunefuse_ray.config_files import merge, to_tree
+from prunefuse_ray.plan import steps
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep_config import Sweep
 from prunefuse_ray.sweep_results import SweepResult, TrialResult, read_sweep, table
@@ -55,18 +56,20 @@ class Point:
     name: str
     arm: str
     values: dict[str, Any]
+    labels: int
+    """The label budget at which it is compared: `common_budget`, or its own last one."""
     seeds: int
+    """How many of them passed it."""
     fused: dict[int, Stat]
     """Labels -> accuracy."""
     proxy: dict[int, Stat]
     costs: dict[str, Stat]
-    """Columns of ROW at the last budget, over the seeds that passed it."""
+    """Columns of ROW at `labels`."""
     catching: Catching | None
 
     def final(self, metric: str) -> Stat | None:
-        """The metric at the point's largest budget, where any seed has passed it."""
-        by_labels = self.fused if metric == "fused_accuracy" else self.proxy
-        return by_labels[max(by_labels)] if by_labels and "selection_macs" in self.costs else None
+        """The metric at the label budget that counts, where any seed has passed it."""
+        return (self.fused if metric == "fused_accuracy" else self.proxy).get(self.labels)
 
 
 COSTS = (
@@ -79,17 +82,38 @@ COSTS = (
 )
 
 
+def common_budget(result: SweepResult) -> int | None:
+    """The largest label budget at which every trial of a sweep measures its metric; None where there is none."""
+    phase = "finetune" if result.sweep.metric == "fused_accuracy" else "train"
+    measured = [
+        {config.selection.budgets[s.round] for s in steps(config) if s.phase == phase}
+        for config in (r.trial.config for r in result.trials)
+    ]
+    return max(set.intersection(*measured), default=None)
+
+
+def compared_at(result: SweepResult) -> str:
+    """In words, at how many labels combinations are compared."""
+    common = common_budget(result)
+    if common is None:
+        return "each at its own last label budget, since these differ and the metric is measured at none in common"
+    if all(r.trial.config.selection.budgets[-1] == common for r in result.trials):
+        return "at the last label budget"
+    return f"at {common:,} labels, the largest budget at which all are measured"
+
+
 def points(result: SweepResult) -> list[Point]:
     """The combinations in the order of the sweep."""
     grouped: dict[str, list[TrialResult]] = {}
     for r in result.trials:
         grouped.setdefault(r.trial.point, []).append(r)
-    return [_point(members, result) for members in grouped.values()]
+    common = common_budget(result)
+    return [_point(members, common, result) for members in grouped.values()]
 
 
-def _point(members: Sequence[TrialResult], result: SweepResult) -> Point:
+def _point(members: Sequence[TrialResult], common: int | None, result: SweepResult) -> Point:
     first = members[0].trial
-    last = first.config.selection.budgets[-1]
+    compared = common or first.config.selection.budgets[-1]
 
     def over(column: str) -> dict[int, Stat]:
         by_labels: dict[int, list[float | None]] = {}
@@ -97,11 +121,12 @@ def _point(members: Sequence[TrialResult], result: SweepResult) -> Point:
             by_labels.setdefault(row["labels"], []).append(row.get(column))
         return {labels: s for labels, values in sorted(by_labels.items()) if (s := stat(values))}
 
-    finals = [row for m in members for row in m.rows if row["labels"] == last]
+    finals = [row for m in members for row in m.rows if row["labels"] == compared]
     return Point(
         name=first.point,
         arm=first.arm,
         values=first.values,
+        labels=compared,
         seeds=len(finals),
         fused=over("fused_accuracy"),
         proxy=over("proxy_accuracy"),
@@ -180,7 +205,7 @@ def pareto(found: Sequence[Point], cost: str, metric: str) -> list[Point]:
 
 
 def best(found: Sequence[Point], metric: str) -> Point | None:
-    """The highest mean at the last budget among the points with the most seeds; of equals the cheaper selection."""
+    """The highest mean among the points with the most seeds; of equals the cheaper selection."""
     measured = [p for p in found if p.final(metric)]
     most = max((p.seeds for p in measured), default=0)
 
@@ -227,5 +252,5 @@ def best_config(result: SweepResult) -> str | None:
     base = result.sweep.base.run
     tree = merge(to_tree(config), {"run": {"directory": base.directory, "name": f"{base.name}-best"}})
     spread = "" if math.isnan(final.std) else f" ± {final.std:.2%}"
-    words = f"# {winner.name}: {metric} {final.mean:.2%}{spread} over {final.n} seeds, the best of {len(found)}.\n"
-    return words + yaml.safe_dump(tree, sort_keys=False)
+    words = f"# {winner.name}: {metric} {final.mean:.2%}{spread} over {final.n} seeds, the best of {len(found)}"
+    return f"{words}, {compared_at(result)}.\n" + yaml.safe_dump(tree, sort_keys=False)

@@ -10,7 +10,17 @@ from prunefuse_ray import markup, plots
 from prunefuse_ray.config import Config
 from prunefuse_ray.config_files import differences, flatten, to_tree
 from prunefuse_ray.markup import DASH, Child, Html, count, counted, duration, join, percent, quantity, tag
-from prunefuse_ray.sweep_points import Point, Stat, best, measured_metric, pareto, points, reference_of, relative
+from prunefuse_ray.sweep_points import (
+    Point,
+    Stat,
+    best,
+    compared_at,
+    measured_metric,
+    pareto,
+    points,
+    reference_of,
+    relative,
+)
 from prunefuse_ray.sweep_results import COMPLETE, FAILED, STOPPED, UNFINISHED, SweepResult
 
 COLORS = ("proxy", "fused", "score", "select", "label", "fuse", "ink")
@@ -24,6 +34,8 @@ class _View:
     def __init__(self, result: SweepResult) -> None:
         self.result, self.sweep, self.points = result, result.sweep, points(result)
         self.metric = measured_metric(self.points, self.sweep)
+        self.where = compared_at(result)
+        self.budgets_differ = len({tuple(r.trial.config.selection.budgets) for r in result.trials}) > 1
         self.best = best(self.points, self.metric)
         self.status = Counter(r.outcome.status for r in result.trials)
         ranked = sorted(self.points, key=lambda p: -(f.mean if (f := p.final(self.metric)) else -1.0))
@@ -101,6 +113,8 @@ def _summary(view: _View) -> str:
     words += f"{all_} trials complete." if done == all_ else f"{done} of {all_} trials complete."
     if view.status[STOPPED]:
         words += f" {view.status[STOPPED]} stopped early, behind others at equal labels."
+    if view.budgets_differ:
+        words += f" Label budgets differ: combinations are compared {view.where}."
     if view.best is not None:
         final = view.best.final(view.metric)
         share = relative(view.best, view.reference(view.best), "selection_macs")
@@ -180,10 +194,15 @@ def _accuracy_table(view: _View, metric: str) -> Html | None:
     for p in view.points:
         by_labels = view.by_labels(p, metric)
         named = tag("b", p.name) if view.best is p and metric == view.metric else p.name
-        rows.append([named, p.seeds, *(spread(by_labels.get(b)) for b in budgets)])
+        rows.append([named, p.seeds, *(_of_seeds(by_labels.get(b), p.seeds) for b in budgets)])
     title = f"Test accuracy of the {NAMES[metric]}, mean ± standard deviation over seeds"
     head = ("Combination", "Seeds", *(f"{count(b)} labels" for b in budgets))
     return tag("div", tag("h3", title, style="margin-top:22px"), markup.table(head, rows))
+
+
+def _of_seeds(value: Stat | None, seeds: int) -> str:
+    """`spread`, with its number of seeds where that is not the row's: trials are stopped, fail, or are not done."""
+    return spread(value) + (f" ({counted(value.n, 'seed')})" if value is not None and value.n != seeds else "")
 
 
 # --- cost ---
@@ -223,10 +242,10 @@ def _cost(view: _View) -> Html | None:
             ]
         )
     lead = (
-        "What it took to choose the labels of the last budget, over all rounds: scoring the pool, and training the "
-        "networks that scored it. All MACs are these and those of the target: of the proxy fused into it, and of its "
-        f"own training. Shares are of {_of(view)}. Seconds are of scoring, that training and choosing, "
-        "measured while other trials were running."
+        f"Compared {view.where}. What it took to choose these labels, over all rounds: scoring the pool, and training "
+        "the networks that scored it. All MACs are these and those of the target: of the proxy fused into it, and of "
+        f"its own training. Shares are of {_of(view)}. Seconds are of scoring, that training and choosing, measured "
+        "while other trials were running."
     )
     groups = [("", 2), ("Scoring MACs", 2), ("Selector's training MACs", 2), ("All MACs", 2), ("Seconds", 2)]
     head = ("Combination", "Accuracy", *("", "Of reference") * 4)
@@ -262,7 +281,8 @@ def _front(view: _View, cost: str, description: str, axis: Callable[[float], tup
     divisor, unit = axis(max(p.costs[cost].mean for p in shown))
     drawn = plots.scatter(cost, description, marks, steps, size=(520, 330), divisor=divisor, x_label=unit)
     names = ", ".join(view.label(p) for p in front)
-    caption = f"At the last label budget; bars of one standard deviation. The line is the Pareto front: {names}."
+    where = view.where[0].upper() + view.where[1:]
+    caption = f"{where}; bars of one standard deviation. The line is the Pareto front: {names}."
     return markup.figure(drawn, caption, title=description)
 
 

@@ -17,6 +17,7 @@ import pyarrow.csv
 import yaml
 
 from prunefuse_ray.config import Config
+from prunefuse_ray.config_files import config_from_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.ledger import Ledger, Step
 from prunefuse_ray.plan import REPORT, is_sync, steps
@@ -44,8 +45,8 @@ ROW = {
 """Columns of a round. Selection costs are sums over the rounds before, i.e. what it took to choose these labels:
 `selection_macs` of scoring the pool, `selection_training_macs` of training the networks that scored it, and
 `selection_seconds` of both and of choosing. `total_macs`: both, training the proxy that this round's target was fused
-from, and the target's own training (targets of earlier rounds count where a proxy was pruned from them), of rounds that
-have a target. `seconds`: all phases so far. `phases_shared`: of this round."""
+from, and the target's own training (targets of earlier rounds, and the proxies fused into them, count where a proxy was
+pruned from them), of rounds that have a target. `seconds`: all phases so far. `phases_shared`: of this round."""
 
 
 def pool_key(config: Config) -> str:
@@ -75,8 +76,16 @@ def outcome(root: Place, name: str) -> Outcome:
     place = outcome_place(root, name)
     if place.exists():
         tree = place.read_json()
+        if tree["status"] == STOPPED and ledger.exists and _through(ledger):
+            return Outcome(status=UNFINISHED)  # stopped too late to save anything: only its report is missing
         return Outcome(status=tree["status"], message=tree.get("message", ""))
     return Outcome(status=UNFINISHED)
+
+
+def _through(ledger: Ledger) -> bool:
+    """Whether a run has passed its last label budget."""
+    *_, last, _ = steps(config_from_tree(ledger.read_config()))
+    return ledger.committed(last) is not None
 
 
 # --- rows ---
@@ -92,10 +101,10 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
     scored = [q for q in range(round_) if ledger.committed(Step(q, "score"))]
     selecting = [Step(q, phase) for q in scored for phase in ("train", "score")]
     selecting += [Step(q, "select") for q in range(1, round_ + 1)]
-    trained = {Step(q, "train") for q in scored} | (
-        {Step(round_, "train")} if config.fusion.target == "fused" else set()
-    )
-    tuned = {Step(q, "finetune") for q in range(round_ + 1) if q == round_ or is_sync(config, q)}
+    targets = [q for q in range(round_ + 1) if q == round_ or is_sync(config, q)]
+    fused = targets if config.fusion.target == "fused" else []
+    costly = {Step(q, "train") for q in [*scored, *fused]}
+    costly |= {Step(q, "score") for q in scored} | {Step(q, "finetune") for q in targets}
     mine = [s for s in steps(config) if s.round == round_]
     row = {
         "round": round_,
@@ -106,9 +115,7 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
         "selection_macs": sum(of(Step(q, "score")).get("macs", 0) for q in scored),
         "selection_training_macs": sum(of(Step(q, "train")).get("macs", 0) for q in scored),
         "dense_selection_macs": sum(of(Step(q, "score")).get("dense_macs", 0) for q in scored),
-        "total_macs": sum(of(s).get("macs", 0) for s in trained | tuned | {Step(q, "score") for q in scored})
-        if of(Step(round_, "finetune"))
-        else None,
+        "total_macs": sum(of(s).get("macs", 0) for s in costly) if of(Step(round_, "finetune")) else None,
         "selection_seconds": sum(of(s).get("seconds", 0.0) for s in selecting),
         "finetuning_seconds": of(Step(round_, "finetune")).get("seconds"),
         "seconds": sum(of(s).get("seconds", 0.0) for s in steps(config) if s.phase != REPORT and s.round <= round_),

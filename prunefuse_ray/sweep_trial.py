@@ -88,10 +88,12 @@ def _run(name: str, job: TrialJob, desk: Any) -> None:
     if not ledger.exists:
         _begin(ledger, job.root / "pools" / pool_key(config), job.configs[name])
     keys = inputs_keys(config, ledger.read_pool())
-    last = {step.round: step for step in steps(config)}  # of each round
-    for r in range(len(config.selection.budgets)):
-        if ledger.committed(last[r]):
-            desk.post.remote(name, {**round_row(ledger, config, r), "before": True})
+    *plan, _ = steps(config)
+    ends = {step.round: step for step in plan if step.round >= 0}
+    if not ledger.committed(plan[-1]):  # else only its report is missing, and no scheduler has a say in that
+        for r, end in ends.items():
+            if ledger.committed(end):
+                desk.post.remote(name, {**round_row(ledger, config, r), "before": True})
 
     def adopt(ledger: Ledger, step: Step) -> Commit | None:
         while step in keys:
@@ -107,10 +109,12 @@ def _run(name: str, job: TrialJob, desk: Any) -> None:
         if event == "done":
             if step in keys:
                 desk.finish.remote(keys[step], name)
-            if step.round >= 0 and step == last[step.round]:
+            if step in ends.values() and step != plan[-1]:
                 desk.post.remote(name, {**round_row(ledger, config, step.round), "before": False})
 
     rounds.run(config, listen, adopt=adopt, runs=job.runs)
+    # Told of only now: a scheduler stops trials when a round is over, and this one should lack nothing then.
+    desk.post.remote(name, {**round_row(ledger, config, plan[-1].round), "before": False})
 
 
 def _wait_for(ledger: Ledger) -> None:

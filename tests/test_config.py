@@ -137,6 +137,13 @@ def test_presets_are_valid(preset):
     assert isinstance(load_config(preset), Config)
 
 
+def test_a_committee_given_over_a_file_has_its_own_ratio():
+    config = parse_run(["--preset", "cifar10_small", "--pruning.committee", "4"])
+    assert (config.pruning.committee, config.pruning.ratio) == (4, 0.75)
+    with pytest.raises(ConfigError, match=r"ratio 0\.6 does not make 4 disjoint proxies: leave it out"):
+        parse_run(["--preset", "cifar10_small", "--pruning.committee", "4", "--pruning.ratio", "0.6"])
+
+
 def test_help_lists_every_field_with_its_default(capsys):
     with pytest.raises(SystemExit) as stopped:
         parse_run(["--help"])

@@ -8,9 +8,15 @@ import yaml
 from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.config_files import PRESETS, to_tree
 from prunefuse_ray.errors import ConfigError
-from prunefuse_ray.sweep_config import load_sweep, sweep_from_tree, sweep_path, trials
+from prunefuse_ray.sweep_config import load_sweep, stops_early, sweep_from_tree, sweep_path, trials
 
 SWEEPS = sorted(p for p in PRESETS.glob("*.yaml") if "base" in yaml.safe_load(p.read_text()))
+
+
+FILES = {"source": "parquet", "path": "p", "test_path": "t", "classes": 2}
+
+
+SCRATCH = {"fusion": {"target": "scratch"}}
 
 
 def written(tmp_path, tree):
@@ -33,6 +39,13 @@ def test_a_grid_is_the_product_of_its_axes_and_seeds():
     assert found[0].config.run.directory == "runs/digits/trials"
 
 
+def test_values_are_those_of_the_configuration():
+    """YAML reads 1e-3 as text. The name stays as it was written: sweeps that were begun find their trials by it."""
+    found = trials(sweep_from_tree({"space": {"training.lr": {"grid": ["1e-3", 0.01]}}, "seeds": [0]}))
+    assert [t.values for t in found] == [{"training.lr": 0.001}, {"training.lr": 0.01}]
+    assert found[0].name == "lr-1e-3_seed-0"
+
+
 def test_arms_are_combinations_and_not_products():
     arms = {
         "fuse": {"pruning": {"ratio": 0.8}},
@@ -43,6 +56,27 @@ def test_arms_are_combinations_and_not_products():
         ("fuse_seed-0", "proxy", 0.8),
         ("dense_seed-0", "dense", 0.5),
     ]
+
+
+def test_the_size_of_a_committee_settles_its_ratio(tmp_path):
+    """The base spells its ratio out, and nobody can take that back."""
+    arms = {"one": {"pruning": {"ratio": 0.6}}, "four": {"pruning": {"committee": 4}}}
+    found = trials(sweep_from_tree({"base": {"pruning": {"ratio": 0.8}}, "arms": arms, "seeds": [0]}))
+    assert [t.config.pruning.ratio for t in found] == [0.6, 0.75]
+    found = trials(sweep_from_tree({"space": {"pruning.committee": {"grid": [1, 2, 4]}}, "seeds": [0]}))
+    assert [t.config.pruning.ratio for t in found] == [0.5, 0.5, 0.75]
+    found = trials(sweep_from_tree({"base": {"pruning": {"ratio": 0.8}}, "arms": {"a": {"pruning": {"committee": 1}}}}))
+    assert found[0].config.pruning.ratio == 0.8, "one proxy has the ratio that it is given"
+    file = written(tmp_path, {"base": {"preset": "cifar10_small", "pruning": {"committee": 4}}})
+    assert load_sweep(file, {}, {}).base.pruning.ratio == 0.75
+    assert load_sweep(file, {"pruning": {"committee": "8"}}, {}).base.pruning.ratio == 0.875
+    with pytest.raises(ConfigError, match=r"ratio 0\.6 does not make 4 disjoint proxies: leave it out"):
+        trials(sweep_from_tree({"arms": {"a": arms["one"]}, "space": {"pruning.committee": {"grid": [4]}}}))
+
+
+def test_arms_may_run_on_different_resources():
+    arms = {"a": {"workers": {"cpus": 1}}, "b": {"workers": {"cpus": 2}, **SCRATCH}}
+    assert [t.config.workers.cpus for t in trials(sweep_from_tree({"arms": arms, "seeds": [0]}))] == [1, 2]
 
 
 def test_draws_are_the_same_every_time_and_inside_their_bounds():
@@ -61,8 +95,41 @@ def test_draws_are_the_same_every_time_and_inside_their_bounds():
     assert math.isclose(below, 0.5, abs_tol=0.12)
     assert {t.config.training.batch_size for t in first} == {16, 32}
     assert all(0.1 <= t.config.distillation.weight <= 0.9 for t in first)
-    assert sweep.early_stopping
-    assert not sweep_from_tree({"space": {"pruning.ratio": {"grid": [0.5]}}}).early_stopping
+
+
+EVERY = {"fusion": {"evaluate": "every"}}
+DRAWN = {"training.lr": {"loguniform": [0.01, 0.1]}}
+OTHER_BUDGETS = {"arms": {"few": {"selection": {"budgets": [50, 100, 150]}}, "many": {}}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "why"),
+    [
+        ({"base": EVERY}, None),
+        ({"metric": "proxy_accuracy"}, None),
+        # The proxies' accuracy in its place would stop the small ones, whose targets may be as good.
+        ({}, "asha compares fused_accuracy, which trials with fusion.evaluate 'last' have after their last round"),
+        ({"base": EVERY, "arms": {"a": {}, "b": {"fusion": {"evaluate": "last"}}}}, "set it to every, or metric to"),
+        ({"base": EVERY, **OTHER_BUDGETS}, "their selection.budgets differ: give all trials the same"),
+        ({"base": {**EVERY, "selection": {"budgets": [50, 100]}}}, "nothing is left to stop; give 3 or more"),
+    ],
+)
+def test_trials_are_stopped_where_they_can_be_compared_at_equal_labels(tree, why):
+    auto = sweep_from_tree({"space": DRAWN, "samples": 2, "seeds": [0], **tree})
+    assert stops_early(auto, trials(auto)) is (why is None)
+    asked = auto.model_copy(update={"scheduler": "asha"})
+    if why is None:
+        assert stops_early(asked, trials(asked))
+    else:
+        with pytest.raises(ConfigError, match=rf"^scheduler: asha .*{why.removeprefix('asha ')}.*, or set scheduler"):
+            stops_early(asked, trials(asked))
+    never = auto.model_copy(update={"scheduler": "none"})
+    assert not stops_early(never, trials(never))
+
+
+def test_a_grid_is_gone_through():
+    sweep = sweep_from_tree({"base": EVERY, "space": {"pruning.ratio": {"grid": [0.5]}}})
+    assert not stops_early(sweep, trials(sweep))
 
 
 @pytest.mark.parametrize(
@@ -79,14 +146,38 @@ def test_draws_are_the_same_every_time_and_inside_their_bounds():
         ),
         ({"space": {"pruning.ratio": {"uniform": [0.8, 0.5]}}}, "uniform [0.8, 0.5] is empty"),
         ({"space": {"training.lr": {"loguniform": [0, 1]}}}, "reaches zero"),
+        (
+            {"space": {"pruning.ratio": [0.5, 0.8]}},
+            "space.pruning.ratio: does not say how its values are tried: write {grid: [0.5, 0.8]}",
+        ),
+        ({"space": {"pruning.ratio": 0.5}}, "write {grid: [0.5]}"),
         ({"space": {"pruning.ratio": {"grid": [0.5, 1.5]}}}, "trial 'ratio-1.5': pruning.ratio: 1.5 is not valid"),
         ({"space": {"pruning.ratio": {"grid": [0.5, 0.5]}}}, "'ratio-0.5_seed-0' is there twice"),
         ({"space": {"run.seed": {"grid": [1, 2]}}}, "for seeds there is `seeds`"),
+        ({"space": {"workers.cpus": {"grid": [1, 2]}}}, "space: 'workers.cpus' says where and how fast a run works"),
+        (
+            {"arms": {"a": {}, "b": {"workers": {"cpus": 2}}}},
+            "arms.b: would be arms.a again ('workers.cpus' says where and how fast a run works, not what comes out)",
+        ),
+        ({"arms": {"a": SCRATCH, "b": SCRATCH}}, "arms.b: would be arms.a again (both override the same)"),
         ({"arms": {"a b": {}}}, "'a b' is no name"),
         ({"arms": {"a": {"prunning": {"ratio": 0.5}}}}, "trial 'a': prunning: unknown key (did you mean 'pruning'?)"),
         ({"arms": {"a": {"pruning": {"ratio": 0.5}}}, "space": {"pruning.ratio": {"grid": [0.6]}}}, "name it once"),
         ({"arms": {"dense": {"selection": {"selector": "dense"}}}}, "set fusion.target to scratch"),
         ({"arms": {"a": {}}, "reference": "b"}, "reference: no arm 'b'"),
+        ({"base": {"annotation": {"kind": "files"}}}, "base.annotation.kind 'files' would ask people once per trial"),
+        (
+            {"arms": {"a": {"annotation": {"kind": "files"}}}},
+            "trial 'a': annotation.kind 'files' would ask people once per trial",
+        ),
+        (
+            {"space": {"annotation.kind": {"grid": ["oracle", "files"]}}},
+            "trial 'kind-files': annotation.kind 'files' would ask people once per trial",
+        ),
+        (
+            {"base": {"pool": FILES}, "space": {"pool.allow_growth": {"grid": [False, True]}}},
+            "trial 'allow_growth-True': pool.allow_growth: a sweep compares runs on one pool",
+        ),
         ({"seeds": [1, 1]}, "names a seed twice"),
         ({"base": {"training": {"epochs": 0}}}, "base.training.epochs: 0 is not valid"),
         ({"base": {"training": {"epoch": 1}}}, "base.training.epoch: unknown key (did you mean 'epochs'?)"),
@@ -121,6 +212,8 @@ def test_what_is_no_sweep_is_said(tmp_path):
         load_sweep(PRESETS / "cifar10_small.yaml", {}, {})
     with pytest.raises(ConfigError, match="a sweep has several; set `seeds`"):
         load_sweep(None, {"run": {"seed": 3}}, {})
+    with pytest.raises(ConfigError, match=r"base\.run\.seed 7: a sweep has several; set `seeds`"):
+        load_sweep(written(tmp_path, {"base": {"run": {"seed": 7}}}), {}, {})
     with pytest.raises(ConfigError, match="no such preset"):
         load_sweep(written(tmp_path, {"base": "digit"}), {}, {})
     with pytest.raises(ConfigError, match="is a sweep itself"):

@@ -1,17 +1,29 @@
 """Figures of a sweep: means over seeds, costs, epochs to scratch, the front, the best; and the page they make."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from prunefuse_ray.commands.sweep import closing_table, round_line
 from prunefuse_ray.config_files import config_from_tree
+from prunefuse_ray.plan import steps
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep_config import sweep_from_tree, trials
 from prunefuse_ray.sweep_points import Stat, best, best_config, pareto, points, reference_of, relative, stat
 from prunefuse_ray.sweep_report import render_sweep, spread
-from prunefuse_ray.sweep_results import COMPLETE, FAILED, UNFINISHED, Outcome, SweepResult, TrialResult, Tuning, table
+from prunefuse_ray.sweep_results import (
+    COMPLETE,
+    FAILED,
+    UNFINISHED,
+    Outcome,
+    SweepResult,
+    TrialResult,
+    Tuning,
+    round_row,
+    table,
+)
 
 ARMS = {
     "fuse": {"pruning": {"ratio": 0.5}, "finetuning": {"evaluate_every": 2}},
@@ -111,6 +123,64 @@ def test_a_front_of_several():
     assert [p.name for p in pareto([found[0], dear], "selection_macs", "fused_accuracy")] == ["fuse", "dense"]
 
 
+LEARNED = {50: 0.5, 100: 0.7, 200: 0.8, 400: 0.9}
+
+
+def of_budgets(*budgets, evaluate="every", stopped=()):
+    """A sweep over label budgets whose accuracy depends on the labels alone."""
+    sweep = sweep_from_tree(
+        {
+            "base": {"fusion": {"evaluate": evaluate}, "run": {"name": "x"}},
+            "space": {"selection.budgets": {"grid": list(budgets)}},
+            "seeds": [0, 1],
+        }
+    )
+
+    def trial_result(trial):
+        given = trial.config.selection.budgets
+        rows = [
+            {"round": r, "labels": n, "proxy_accuracy": 0.3, "selection_macs": 10 * n, "seconds": 1.0}
+            | ({"fused_accuracy": LEARNED[n]} if evaluate == "every" or n == given[-1] else {})
+            for r, n in enumerate(given)
+        ]
+        passed = rows[:1] if trial.name in stopped else rows
+        done = Outcome(status=COMPLETE)
+        return TrialResult(trial=trial, outcome=done, rows=passed, tuning=None, shared={})
+
+    return SweepResult(sweep=sweep, root=Place.at("/nowhere"), trials=[trial_result(t) for t in trials(sweep)])
+
+
+@pytest.mark.parametrize(
+    ("budgets", "evaluate", "labels", "where"),
+    [
+        ([[50, 100], [50, 400]], "every", [50, 50], "at 50 labels, the largest budget at which all are measured"),
+        ([[50, 100], [50, 100, 400]], "every", [100, 100], "at 100 labels, the largest budget at which all are"),
+        ([[50, 400], [100, 400]], "every", [400, 400], "at the last label budget"),
+        ([[50, 100], [50, 100, 400]], "last", [100, 400], "each at its own last label budget, since these differ"),
+        ([[50, 100], [200, 400]], "every", [100, 400], "each at its own last label budget, since these differ"),
+    ],
+)
+def test_combinations_are_compared_at_labels_that_all_have(budgets, evaluate, labels, where):
+    measured = of_budgets(*budgets, evaluate=evaluate)
+    found = points(measured)
+    assert [p.labels for p in found] == labels
+    assert [p.costs["selection_macs"].mean for p in found] == [10 * n for n in labels]
+    first = best_config(measured).splitlines()[0]
+    assert where in first
+    assert f"fused_accuracy {LEARNED[max(labels)]:.2%} " in first
+    page = render_sweep(measured)
+    assert f"Label budgets differ: combinations are compared {where}" in page
+    assert where in closing_table(measured).caption
+
+
+def test_a_cell_says_how_many_seeds_it_has_where_not_the_rows():
+    measured = of_budgets([50, 400], stopped=("budgets-50-400_seed-1",))
+    page = render_sweep(measured)
+    assert points(measured)[0].seeds == 1
+    assert "50.0 ± 0.0% (2 seeds)" in page
+    assert "90.0%<" in page, "the row's own number is not said again"
+
+
 def test_the_best_goes_into_a_configuration_that_a_run_takes():
     measured = result()
     assert best(points(measured), "fused_accuracy").name == "fuse"
@@ -134,6 +204,21 @@ def test_the_table_has_a_row_per_trial_and_round():
     first = rows.slice(1, 1).to_pylist()[0]
     assert first["trial"] == "fuse_epochs-5_seed-0"
     assert (first["labels"], first["fused_accuracy"], first["training.epochs"]) == (20, 0.8, 5)
+
+
+@pytest.mark.parametrize(("strategy", "scored"), [("margin", 2), ("random", 0)])
+def test_all_macs_count_the_proxies_of_earlier_targets_that_were_pruned(strategy, scored):
+    config = config_from_tree(
+        {"selection": {"budgets": [50, 100, 150], "strategy": strategy}, "fusion": {"sync_every": 1}}
+    )
+    cost = {"train": 10, "finetune": 100, "score": 1}
+
+    class Done:
+        def committed(self, step):
+            metrics = {"macs": cost.get(step.phase, 0), "seconds": 1.0, "test_accuracy": 0.5}
+            return SimpleNamespace(metrics=metrics) if step in steps(config) else None
+
+    assert round_row(Done(), config, 2)["total_macs"] == 3 * 10 + 3 * 100 + scored
 
 
 def test_the_page_shows_the_figures():

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.commands.terminal import console, quiet, secure, si
-from prunefuse_ray.sweep_config import trials
+from prunefuse_ray.sweep_config import incomparable, stops_early, trials
 
 NOT_ALL_TRIALS = 1
 """Exit code of a sweep that ended, but not with every trial."""
@@ -20,7 +20,8 @@ NOT_ALL_TRIALS = 1
 def main(argv: Sequence[str]) -> int:
     """Carry out, or go on with, a sweep."""
     sweep = parse_sweep(argv)
-    count = len(trials(sweep))
+    found = trials(sweep)
+    stops, count = stops_early(sweep, found), len(found)
     secure()
     quiet()
     from prunefuse_ray.sweep import run_sweep, sweep_place
@@ -30,7 +31,9 @@ def main(argv: Sequence[str]) -> int:
 
     root = sweep_place(sweep)
     console.print(f"sweep {sweep.base.run.name} in {root.path}: {count} trials")
-    progress = Progress(count, sum(outcome(root, t.name).status == COMPLETE for t in trials(sweep)))
+    if sweep.scheduler == "auto" and sweep.draws and not stops:
+        console.print(f"no trial is stopped early: asha {incomparable(sweep, found)}", markup=False)
+    progress = Progress(count, sum(outcome(root, t.name).status == COMPLETE for t in found))
     if progress.ended:
         console.print(f"{progress.ended} of them were complete already")
     try:
@@ -87,12 +90,12 @@ def round_line(row: dict[str, Any]) -> str:
 
 def closing_table(result: Any) -> Table:
     """The combinations with their accuracy and what selection cost them."""
-    from prunefuse_ray.sweep_points import measured_metric, points, reference_of, relative
+    from prunefuse_ray.sweep_points import compared_at, measured_metric, points, reference_of, relative
     from prunefuse_ray.sweep_report import spread
 
     found = points(result)
     metric = measured_metric(found, result.sweep)
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, caption=f"compared {compared_at(result)}")
     table.add_column("combination", overflow="fold", min_width=24)
     for name in ("seeds", metric.replace("_", " "), "selection MACs", "of reference", "selection seconds"):
         table.add_column(name, justify="right")
