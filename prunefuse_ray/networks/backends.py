@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -50,7 +51,9 @@ def _openvino(network: nn.Module, precision: str, example: Tensor, threads: int)
             f"backend: openvino is not installed ({error}); pip install 'prunefuse-ray[openvino]'"
         ) from error
     try:
-        model = openvino.convert_model(inference_form(network), example_input=example, input=[tuple(example.shape)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its converter traces by torch.jit
+            model = openvino.convert_model(inference_form(network), example_input=example, input=[tuple(example.shape)])
     except Exception as error:  # its converter raises errors of its own and those of torch's tracer
         raise NetworkError(f"backend: OpenVINO cannot convert this network ({error}); use backend torch") from error
     compiled = openvino.Core().compile_model(
