@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray import centers, shards
-from prunefuse_ray.acquisition import clocks, round_robin
+from prunefuse_ray.acquisition import clocks, random_scores, round_robin
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.storage import Place
 
@@ -174,6 +174,25 @@ def test_a_race_draws_with_probabilities_proportional_to_squared_distances(tmp_p
     to_both = np.minimum(to_first, ((x - x[3]) ** 2).sum(1))
     expected = seconds[3] * to_both / to_both.sum()
     assert (np.abs(thirds - expected) <= 5 * np.sqrt(expected)).all()
+
+
+def test_a_race_among_those_that_chance_left_draws_the_same_way():
+    """What is scored in round 0 is what the initial set left, which was drawn with the same seed."""
+    n, initial, draws = 120, 40, 1500
+    x = np.repeat([1, 2, 4], n // 3).astype(np.float32)
+    x[0] = 9  # the widest: the first
+    near = (x - x[0]) ** 2
+    found, expected = np.zeros(3), np.zeros(3)
+    for seed in range(draws):
+        rest = np.argsort(random_scores(np.arange(n), seed, 0))[: n - initial]
+        rest = np.union1d(rest, [0])
+        rows = shards.Rows(ids=pa.array(rest), scores=np.zeros(len(rest), np.float32), vectors=[x[rest, None].copy()])
+        with shards.Shards(rows, 0) as held:
+            second = centers.race(held, 2, seed, 0).table["id"][1].as_py()
+        found[second // 40] += 1
+        for group in range(3):
+            expected[group] += near[rest[rest // 40 == group]].sum() / near[rest].sum()
+    assert (np.abs(found - expected) <= 4 * np.sqrt(expected)).all()
 
 
 def test_cluster_margin_takes_from_each_heap_in_turn(tmp_path, sharded):
