@@ -27,7 +27,8 @@ from prunefuse_ray.acquisition import (
     turn_order,
 )
 from prunefuse_ray.selection import best_of_groups, enough, ranked, sort_keys, threshold_bucket
-from prunefuse_ray.shards import Added, Candidates, Files, Part, Rows, Shards, attempt, count_shards, plain_errors
+from prunefuse_ray.shards import Added, Candidates, Files, Part, Rows, Shards, attempt, count_shards
+from prunefuse_ray.spread import plain_errors
 
 CANDIDATE_BYTES = 2**20
 """Points that a shard sends at each step; more make fewer steps."""

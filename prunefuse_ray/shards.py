@@ -10,7 +10,6 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
 from prunefuse_ray.acquisition import (
     OPEN,
@@ -35,8 +34,9 @@ from prunefuse_ray.acquisition import (
     nearest_center,
     to_fixed,
 )
-from prunefuse_ray.errors import PruneFuseError, ScoreError
+from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.pool import Source, groups, ids_to_numpy
+from prunefuse_ray.spread import plain_errors
 from prunefuse_ray.storage import Place
 
 logger = logging.getLogger(__name__)
@@ -280,17 +280,6 @@ class Shards:
         while answers:
             with plain_errors():
                 yield ray.get(answers.pop(0))
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Errors for the user come out of an actor or task as they went in."""
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, PruneFuseError):
-            raise error.cause from None
-        raise
 
 
 def count_shards(files: Files, cpus: float, rows: int, dimensions: Sequence[int]) -> int:
