@@ -64,7 +64,8 @@ def top_k_of_groups(files: list[str], where: Place, k: int, column: str) -> tupl
     few, the others share the rest. Exact; every task and the driver hold O(k) rows.
 
     Returns:
-        (id, score, rank) by falling score, ties by rising id; and how many samples of each group were chosen.
+        (id, score, rank) by falling score, ties by rising id; and how many samples of each group were chosen, of those
+        groups of which any were.
 
     Raises:
         ScoreError: fewer than k scores.
@@ -77,7 +78,8 @@ def top_k_of_groups(files: list[str], where: Place, k: int, column: str) -> tupl
     for part in over_files(_gather_groups, files, where, column, groups, quotas):
         rows = best_of_groups(part if rows is None else pa.concat_tables([rows, part]), quotas)
     assert rows is not None
-    return ranked(best(rows.select(["id", "score"]), k)), dict(zip(groups, map(int, quotas), strict=True))
+    chosen = {group: int(n) for group, n in zip(groups, quotas, strict=True) if n}
+    return ranked(best(rows.select(["id", "score"]), k)), chosen
 
 
 def enough(found: int, k: int) -> None:
