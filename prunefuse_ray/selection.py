@@ -24,6 +24,8 @@ from prunefuse_ray.spread import over_files
 from prunefuse_ray.storage import Place
 
 BATCH_ROWS = 1 << 20
+REMEDY = "lower the last budget or enlarge the pool (between rounds: pool.allow_growth)"
+"""Of too few samples."""
 Keys = npt.NDArray[np.uint32]
 
 
@@ -86,8 +88,7 @@ def enough(found: int, k: int) -> None:
     """ScoreError where fewer than k samples have a score."""
     if found < k:
         raise ScoreError(
-            f"selection.budgets: {k} samples are wanted, but only {found} of the pool have a score; "
-            "lower the last budget"
+            f"selection.budgets: {k} samples are wanted, but only {found} of the pool have a score; {REMEDY}"
         )
 
 
