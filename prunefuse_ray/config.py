@@ -279,10 +279,10 @@ class Selection(Section):
     committee); k_centers, badge, cluster_margin choose sets."""
     per_group: Literal["predicted", "group"] | None = None
     """Choose equally many of each class that the network predicts (predicted), or of each value of pool.group_column
-    (group), as far as there are so many. Only with least_confidence, margin and entropy."""
+    (group), as far as there are so many. Only with strategies that score each sample for itself."""
     min_distance: Annotated[float, Field(gt=0)] | None = None
     """Leave out samples whose features are nearer than this (Euclidean distance) to a better one or a labeled one.
-    Only with least_confidence, margin and entropy."""
+    Only with strategies that score each sample for itself."""
     selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
     """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
     budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
@@ -304,7 +304,8 @@ class Selection(Section):
                 why = "chooses a set of its own" if strategy.features else "asks no network"
                 raise ValueError(
                     f"{field} {value} cannot be combined with strategy '{self.strategy}', which {why}: leave it out, "
-                    "or set strategy to least_confidence, margin or entropy"
+                    "or set strategy to least_confidence, margin or entropy (of a committee also bald, vote_entropy or "
+                    "consensus_kl)"
                 )
         if self.per_group is not None and self.min_distance is not None:
             raise ValueError(

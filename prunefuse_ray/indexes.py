@@ -22,6 +22,7 @@ from prunefuse_ray.images import PICTURE_EXTENSIONS
 from prunefuse_ray.inspection import listing_digest
 from prunefuse_ray.locating import Located, as_list, check_names, locate, root_of
 from prunefuse_ray.pool import Source, ids_to_numpy
+from prunefuse_ray.spread import plain_errors
 from prunefuse_ray.storage import Place
 
 PICTURES = tuple(f".{extension}" for extension in PICTURE_EXTENSIONS)
@@ -148,7 +149,7 @@ def write_index(index: Index, where: Place) -> None:
         else:
             waiting.append(write.remote(part, where, number))
     if waiting:
-        ray.get(waiting)
+        _results(waiting)
 
 
 def _write_part(table: pa.Table, where: Place, number: int) -> None:
@@ -269,10 +270,8 @@ def _scanned(
 
 
 def _results(references: list[Any]) -> list[Any]:
-    try:
+    with plain_errors():
         return ray.get(references)
-    except PoolError as error:  # Ray's error carries the task's traceback in its text; the message alone is meant
-        raise PoolError(str(getattr(error, "cause", error))) from error
 
 
 def _scan_files(

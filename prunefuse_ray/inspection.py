@@ -160,8 +160,9 @@ def _scan(source: Source, classes: int, buckets: int) -> tuple[list[_Scan], np.n
     task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
     answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
     find = ray.remote(num_cpus=0.5)(_duplicate_hashes)
-    twice = ray.get([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)])
-    return cast(list[_Scan], ray.get([a[0] for a in answers])), np.concatenate(twice)
+    with spread.plain_errors():
+        scans = cast(list[_Scan], ray.get([a[0] for a in answers]))
+        return scans, np.concatenate(ray.get([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)]))
 
 
 def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from prunefuse_ray.containers import class_number
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.ledger import arrow_type
 from prunefuse_ray.pool import PoolInfo, Source, digits_tables, in_tasks, locate_parquet, tables
+from prunefuse_ray.spread import plain_errors
 from prunefuse_ray.storage import Place
 from prunefuse_ray.survey import Survey
 
@@ -85,7 +86,8 @@ def _present(found: Survey, pool: cfg.Pool, wanted: pa.Array) -> list[pa.Array]:
     if found.info.source == "parquet":
         return in_tasks(_ids_among, locate_parquet(pool.path, pool, "pool.path"), wanted)
     task = ray.remote(num_cpus=0.5)(_rows_among)
-    return ray.get([task.remote(part, wanted) for part in found.indexes["path"].parts])
+    with plain_errors():
+        return ray.get([task.remote(part, wanted) for part in found.indexes["path"].parts])
 
 
 def _ids_among(source: Source, wanted: pa.Array) -> pa.Array:

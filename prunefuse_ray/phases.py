@@ -35,7 +35,7 @@ from prunefuse_ray.report import render
 from prunefuse_ray.resources import Resources, ScoringPlan, TrainingPlan
 from prunefuse_ray.samples import held_out
 from prunefuse_ray.scoring import ScoringJob, largest_score, score_pool, summarise
-from prunefuse_ray.selection import top_k, top_k_of_groups
+from prunefuse_ray.selection import REMEDY, top_k, top_k_of_groups
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import TrainingJob, TrainingResult, train
 from prunefuse_ray.views import view_run
@@ -295,14 +295,18 @@ def _random(work: Work, step: Step, k: int) -> pa.Table:
         exclude = pa.concat_arrays([work.labels(step.round - 1)["id"].combine_chunks(), rejected.combine_chunks()])
         chosen = random_choice(work.pool, k, work.config.run.seed, step.round, exclude)
         if chosen.num_rows < k:
-            raise ScoreError(
-                f"selection.budgets: round {step.round} wants {k} samples, but only {chosen.num_rows} usable "
-                "ones are left in the pool; lower the last budget"
-            )
+            raise _too_few(step.round, k, chosen.num_rows)
         bad = _undecodable(work, chosen["id"].combine_chunks())
         if not bad.num_rows:
             return chosen.append_column("rank", pa.array(range(k), pa.int64()))
         _note_rejected(work, bad)
+
+
+def _too_few(round_: int, wanted: int, left: int) -> ScoreError:
+    return ScoreError(
+        f"selection.budgets: round {round_} wants {wanted} samples, but only {left} usable ones are left in the pool; "
+        f"{REMEDY}"
+    )
 
 
 def _undecodable(work: Work, ids: pa.Array) -> pa.Table:
@@ -458,8 +462,13 @@ def _train_proxy(work: Work, step: Step) -> Done:
 
 
 def _grow(work: Work, step: Step) -> Done:
-    """Take in the files that have come into the pool since it was last looked at."""
+    """Take in the files that have come into the pool since it was last looked at. Where the next round would still find
+    too few samples nothing is recorded, so that the same command looks again."""
     outputs, metrics = growth.grow(work.config, work.ledger, work.info)
+    labels = work.labels(step.round).num_rows
+    left = work.info.rows + metrics["samples"] - labels - work.ledger.rejected().num_rows
+    if left < (wanted := to_choose(work.config, step.round + 1, labels)):
+        raise _too_few(step.round + 1, wanted, left)
     return Done(outputs=outputs, metrics=metrics)
 
 

@@ -27,7 +27,7 @@ from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.images import encode_png, plain_samples
 from prunefuse_ray.locating import check_names, locate
-from prunefuse_ray.spread import over
+from prunefuse_ray.spread import GROUPS, over
 from prunefuse_ray.storage import Place
 
 BATCH_ROWS = 65_536
@@ -139,7 +139,7 @@ def write_digits(where: Place) -> None:
 # --- reading in tasks ------------------------------------------------------------------------------------------------
 
 
-def groups(source: Source, count: int = 64) -> list[Source]:
+def groups(source: Source, count: int = GROUPS) -> list[Source]:
     """The source cut into at most `count` groups of files of about equal size."""
     count = min(count, len(source.files))
     order = sorted(range(len(source.files)), key=lambda i: -source.sizes[i])

@@ -27,7 +27,7 @@ from prunefuse_ray.forms import Form, decode_column
 from prunefuse_ray.pool import Source, stream
 from prunefuse_ray.resources import ScoringPlan
 from prunefuse_ray.saved import network_files
-from prunefuse_ray.spread import over
+from prunefuse_ray.spread import over_files
 from prunefuse_ray.storage import Place
 from prunefuse_ray.telemetry import ScoringMeter
 
@@ -252,9 +252,7 @@ def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
     Raises:
         ScoreError: scores that are not finite, with the ids.
     """
-    step = -(-len(files) // 64) or 1
-    groups = [files[i : i + step] for i in range(0, len(files), step)]
-    parts = list(over(_summarise, groups, out, top, size=out.size_of(files)))
+    parts = list(over_files(_summarise, files, out, top))
     bad = [i for p in parts for i in p["bad"]]
     if bad:
         raise ScoreError(

@@ -8,7 +8,7 @@ above it and, among equals, those of smallest id. Every pass is one task per gro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from prunefuse_ray.acquisition import place_in_group, round_robin
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.pool import best
-from prunefuse_ray.spread import over
+from prunefuse_ray.spread import over_files
 from prunefuse_ray.storage import Place
 
-GROUPS = 64
 BATCH_ROWS = 1 << 20
+REMEDY = "lower the last budget or enlarge the pool (between rounds: pool.allow_growth)"
+"""Of too few samples."""
 Keys = npt.NDArray[np.uint32]
 
 
@@ -49,15 +50,13 @@ def top_k(files: list[str], where: Place, k: int) -> pa.Table:
     Raises:
         ScoreError: fewer than k scores.
     """
-    high = _over_files(_count, files, where, None)
-    counts = np.sum(high, axis=0)
+    counts = np.sum(list(over_files(_count, files, where, None)), axis=0)
     enough(int(counts.sum()), k)
     bucket, above = threshold_bucket(counts, k)
-    low, above_low = threshold_bucket(np.sum(_over_files(_count, files, where, bucket), axis=0), k - above)
+    low, above_low = threshold_bucket(np.sum(list(over_files(_count, files, where, bucket)), axis=0), k - above)
     threshold = (bucket << 16) | low
     ties = k - above - above_low
-    parts = _over_files(_gather, files, where, threshold, ties)
-    return ranked(best(pa.concat_tables(parts), k))
+    return ranked(best(pa.concat_tables(over_files(_gather, files, where, threshold, ties)), k))
 
 
 def top_k_of_groups(files: list[str], where: Place, k: int, column: str) -> tuple[pa.Table, dict[Any, int]]:
@@ -67,28 +66,29 @@ def top_k_of_groups(files: list[str], where: Place, k: int, column: str) -> tupl
     few, the others share the rest. Exact; every task and the driver hold O(k) rows.
 
     Returns:
-        (id, score, rank) by falling score, ties by rising id; and how many samples of each group were chosen.
+        (id, score, rank) by falling score, ties by rising id; and how many samples of each group were chosen, of those
+        groups of which any were.
 
     Raises:
         ScoreError: fewer than k scores.
     """
-    counted: Counter[Any] = sum(_over_files(_count_groups, files, where, column), Counter())
+    counted: Counter[Any] = sum(over_files(_count_groups, files, where, column), Counter())
     enough(counted.total(), k)
     groups = sorted(counted)
     quotas = round_robin([counted[g] for g in groups], k)
     rows: pa.Table | None = None
-    for part in _each_over_files(_gather_groups, files, where, column, groups, quotas):
+    for part in over_files(_gather_groups, files, where, column, groups, quotas):
         rows = best_of_groups(part if rows is None else pa.concat_tables([rows, part]), quotas)
     assert rows is not None
-    return ranked(best(rows.select(["id", "score"]), k)), dict(zip(groups, map(int, quotas), strict=True))
+    chosen = {group: int(n) for group, n in zip(groups, quotas, strict=True) if n}
+    return ranked(best(rows.select(["id", "score"]), k)), chosen
 
 
 def enough(found: int, k: int) -> None:
     """ScoreError where fewer than k samples have a score."""
     if found < k:
         raise ScoreError(
-            f"selection.budgets: {k} samples are wanted, but only {found} of the pool have a score; "
-            "lower the last budget"
+            f"selection.budgets: {k} samples are wanted, but only {found} of the pool have a score; {REMEDY}"
         )
 
 
@@ -103,16 +103,6 @@ def best_of_groups(rows: pa.Table, quotas: npt.NDArray[np.int64]) -> pa.Table:
     rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
     groups = rows["group"].to_numpy()
     return rows.filter(pa.array(place_in_group(groups) < quotas[groups]))
-
-
-def _over_files(function: Callable[..., Any], files: list[str], where: Place, *args: Any) -> list[Any]:
-    return list(_each_over_files(function, files, where, *args))
-
-
-def _each_over_files(function: Callable[..., Any], files: list[str], where: Place, *args: Any) -> Iterator[Any]:
-    step = -(-len(files) // GROUPS) or 1
-    groups = [files[i : i + step] for i in range(0, len(files), step)]
-    return over(function, groups, where, *args, size=where.size_of(files))
 
 
 def _batches(files: list[str], where: Place, columns: list[str]) -> Iterator[tuple[pa.Table, Keys]]:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -20,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
 from prunefuse_ray.acquisition import (
     OPEN,
@@ -31,12 +29,12 @@ from prunefuse_ray.acquisition import (
     cluster_sums,
     exponent,
     first_keys,
-    hash_ids,
     nearest_center,
     to_fixed,
 )
-from prunefuse_ray.errors import PruneFuseError, ScoreError
+from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.pool import Source, groups, ids_to_numpy
+from prunefuse_ray.spread import plain_errors
 from prunefuse_ray.storage import Place
 
 logger = logging.getLogger(__name__)
@@ -87,13 +85,19 @@ class Rows:
     scores: npt.NDArray[np.float32]
     vectors: list[npt.NDArray[np.float32]]
 
+    def take(self, rows: npt.NDArray[np.int64]) -> Rows:
+        return Rows(
+            ids=self.ids.take(pa.array(rows)), scores=self.scores[rows], vectors=[v[rows] for v in self.vectors]
+        )
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """The rows whose id falls, by its hash, into one of so many parts: the same rows however the files are cut."""
-
-    number: int
-    of: int
+    @staticmethod
+    def concat(parts: Sequence[Rows]) -> Rows:
+        filled = [p for p in parts if len(p.ids)] or parts[:1]  # the ids of an empty file have no type
+        return Rows(
+            ids=pa.concat_arrays([p.ids for p in filled]),
+            scores=np.concatenate([p.scores for p in filled]),
+            vectors=[np.concatenate(column) for column in zip(*(p.vectors for p in filled), strict=True)],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +135,14 @@ class Shard:
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def load(self, source: Files | Rows, known: Files | None, part: Part | None) -> tuple[int, list[tuple[float, int]]]:
+    def load(self, source: Files | Rows, known: Files | None) -> tuple[int, list[tuple[float, int]]]:
         """Take in the rows. Returns their number, and the largest coordinate and the dimensions of each factor, over
         the rows and those of `known`.
 
         Raises:
             ScoreError: vectors that are not finite, with ids.
         """
-        rows = source if isinstance(source, Rows) else _read(source, part)
+        rows = source if isinstance(source, Rows) else read(source)
         self.ids, self.scores, self.raw = rows.ids, rows.scores, rows.vectors
         self.order = _order(self.ids)
         pa.default_memory_pool().release_unused()  # what reading took beside the rows
@@ -153,10 +157,6 @@ class Shard:
         self.powers = tuple(powers)
         self.points = Points.of([to_fixed(f, p) for f, p in zip(self.raw, powers, strict=True)])
         self.raw = []
-
-    def process(self) -> int:
-        """Number of the process that holds the rows."""
-        return os.getpid()
 
     # --- greedy choices ---
 
@@ -215,27 +215,18 @@ class Shard:
 class Shards:
     """All shards: a call goes to every one of them, and the answers come back in their order."""
 
-    def __init__(
-        self,
-        source: Files | Rows,
-        count: int,
-        known: Files | None = None,
-        part: Part | None = None,
-        *,
-        here: bool = False,
-    ) -> None:
+    def __init__(self, source: Files | Rows, count: int, known: Files | None = None) -> None:
         """Shards of the rows: at most `count` actors spread over the nodes; for `count` 0 one in this process.
 
         Args:
-            here: all in this process.
             known: files of further points (the labeled samples) that the scale of the fixed point has to hold.
         """
         cuts: Sequence[Files | Rows] = source.cut(max(1, count)) if isinstance(source, Files) else [source]
-        self.here = here or not count
+        self.here = not count
         make: Any = Shard if self.here else ray.remote(num_cpus=SHARD_CPUS, scheduling_strategy="SPREAD")(Shard).remote
         self.members = [make(n) for n in range(len(cuts))]
         try:
-            found = self.each("load", [(cut, known, part) for cut in cuts])
+            found = self.each("load", [(cut, known) for cut in cuts])
         except BaseException:
             self.close()
             raise
@@ -282,17 +273,6 @@ class Shards:
                 yield ray.get(answers.pop(0))
 
 
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Errors for the user come out of an actor or task as they went in."""
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, PruneFuseError):
-            raise error.cause from None
-        raise
-
-
 def count_shards(files: Files, cpus: float, rows: int, dimensions: Sequence[int]) -> int:
     """How many actors hold the features: one for every so many bytes, at most one per CPU and file; 0: the driver."""
     size = 4 * rows * sum(dimensions)
@@ -322,17 +302,13 @@ def _largest(values: npt.NDArray[np.float32]) -> float:
     return max(float(values.max()), -float(values.min())) if values.size else 0.0
 
 
-def _read(files: Files, part: Part | None) -> Rows:
+def read(files: Files) -> Rows:
     """The rows that have a score, each column of vectors in one array made beforehand."""
     rows, dimensions = files.shape()
-    if part is not None:
-        rows = sum(int(_of_part(table["id"], part).sum()) for table in _tables(files, ["id"], 0))
     vectors = [np.empty((rows, d), np.float32) for d in dimensions]
     ids: list[pa.ChunkedArray] = []
     scores, filled = np.empty(rows, np.float32), 0
     for table in _tables(files, ["id", "score", *files.columns], sum(dimensions)):
-        if part is not None:
-            table = table.filter(pa.array(_of_part(table["id"], part)))
         table = table.filter(pc.is_valid(table["score"]))
         place = slice(filled, filled + table.num_rows)
         for array, found in zip(vectors, _matrices(table, files.columns), strict=True):
@@ -378,7 +354,3 @@ def _tables(files: Files, columns: list[str], dimensions: int) -> Iterator[pa.Ta
         with files.where.fs.open_input_file(path) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=rows, columns=columns):
                 yield pa.Table.from_batches([batch])
-
-
-def _of_part(ids: pa.ChunkedArray, part: Part) -> npt.NDArray[np.bool_]:
-    return hash_ids(ids_to_numpy(ids)) % np.uint64(part.of) == part.number

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
+
+from prunefuse_ray.errors import PruneFuseError
+from prunefuse_ray.storage import Place
 
 WORTH_A_TASK = 16 * 2**20
 """Bytes of all files together below which no task is started: its worker's first imports take seconds."""
+GROUPS = 64
+"""Tasks at most: files beyond so many share one."""
 
 
 def over(function: Callable[..., Any], groups: Sequence[Any], *args: Any, size: float) -> Iterator[Any]:
@@ -21,6 +28,30 @@ def over(function: Callable[..., Any], groups: Sequence[Any], *args: Any, size: 
         yield from (function(group, *args) for group in groups)
         return
     task = ray.remote(num_cpus=0.5)(function)
-    answers = [task.remote(group, *args) for group in groups]
+    shared = [ray.put(arg) for arg in args]  # once, not once for every task
+    answers = [task.remote(group, *shared) for group in groups]
     while answers:
-        yield ray.get(answers.pop(0))
+        with plain_errors():
+            answer = ray.get(answers.pop(0))
+        yield answer
+
+
+def over_files(function: Callable[..., Any], files: Sequence[str], where: Place, *args: Any) -> Iterator[Any]:
+    """function(some of the files, where, *args) of all files, which lie on the storage of `where`; see `over`."""
+    step = -(-len(files) // GROUPS) or 1
+    groups = [list(files[i : i + step]) for i in range(0, len(files), step)]
+    return over(function, groups, where, *args, size=where.size_of(list(files)))
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Errors for the user come out of an actor or task, or of one that it depended on, as they went in."""
+    try:
+        yield
+    except RayTaskError as error:
+        cause: Any = error
+        while isinstance(cause, RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, PruneFuseError):
+            raise cause from None
+        raise

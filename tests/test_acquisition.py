@@ -1,5 +1,7 @@
 """Scores against values worked out by hand, and hashes that never change."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,6 +24,7 @@ from prunefuse_ray.acquisition import (
     softmax,
     to_fixed,
 )
+from prunefuse_ray.samples import HELD_OUT
 
 PROBABILITIES = np.array([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3], [0.9, 0.06, 0.04]])
 LOGITS = np.log(PROBABILITIES).astype(np.float32) + 7
@@ -92,6 +95,17 @@ def test_clocks_are_exponential_and_depend_on_the_id_alone():
     for quantile in (0.1, 0.5, 0.9, 0.99):  # share of times below t: 1 - exp(-t)
         assert np.mean(times < -np.log(1 - quantile)) == pytest.approx(quantile, abs=0.02)
     assert abs(np.corrcoef(times, clocks(ids, 0, 1))[0, 1]) < 0.03
+
+
+def test_draws_for_different_purposes_have_nothing_in_common():
+    """Clocks, initial set, random choices and held-out samples all hash the same ids with the same seed."""
+    ids = np.array([f"s{i}" for i in range(20_000)], object)
+    draws = {("random", r): random_scores(ids, 0, r) for r in (0, 1, 2, HELD_OUT)}
+    draws |= {("clock", r): np.exp(-clocks(ids, 0, r)) for r in (0, 1, 2)}
+    for (one, x), (other, y) in itertools.combinations(draws.items(), 2):
+        assert abs(np.corrcoef(x, y)[0, 1]) < 0.03, (one, other)
+        both = np.mean((x > 0.9) & (y > 0.9))  # what a choice looks at: the extremes
+        assert both == pytest.approx(0.01, abs=0.003), (one, other)
 
 
 # --- points in fixed point ---

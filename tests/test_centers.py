@@ -1,6 +1,7 @@
 """Set strategies against references of a few lines, on one matrix in one process, for any number of shards."""
 
-import functools
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -8,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray import centers, shards
-from prunefuse_ray.acquisition import clocks, round_robin
+from prunefuse_ray.acquisition import clocks, random_scores, round_robin
 from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.selection import top_k
 from prunefuse_ray.storage import Place
 
 N, D, C = 400, 16, 5
@@ -117,13 +119,37 @@ def fixed(values):
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), pa.float32()), values.shape[1])
 
 
+class InThisProcess:
+    """What `shards` asks of Ray, without processes: an actor takes seconds to start."""
+
+    def remote(self, **_):
+        return lambda cls: SimpleNamespace(remote=lambda *args: Actor(cls(*args)))
+
+    def put(self, value):
+        return value
+
+    def get(self, answers):
+        return answers
+
+    def kill(self, actor):
+        pass
+
+
+class Actor:
+    def __init__(self, held):
+        self.held = held
+
+    def __getattr__(self, method):
+        return SimpleNamespace(remote=getattr(self.held, method))
+
+
 @pytest.fixture(params=[0, 1, 2, 3])
 def sharded(request, monkeypatch):
     """So many shards, in this process; as many as CPUs, since every one is worth it. Each sends few candidates, so that
     it matters what the others' keys are."""
     monkeypatch.setattr(centers, "CANDIDATE_BYTES", 0)
     monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64 if request.param else 2**40)
-    monkeypatch.setattr(centers, "Shards", functools.partial(shards.Shards, here=True))
+    monkeypatch.setattr(shards, "ray", InThisProcess())
     return request.param
 
 
@@ -156,9 +182,8 @@ def test_badge_takes_duplicates_only_when_nothing_else_is_left(tmp_path, sharded
     assert len({tuple(made.x[i]) for i in rows[: N - 150]}) == N - 150
 
 
-def test_a_race_draws_with_probabilities_proportional_to_squared_distances(tmp_path, monkeypatch):
+def test_a_race_draws_with_probabilities_proportional_to_squared_distances():
     """The definition of k-means++: after the first, and after the second, over many seeds."""
-    monkeypatch.setattr(centers, "Shards", functools.partial(shards.Shards, here=True))
     x = np.array([[9, 0], [8, 0], [0, 0], [0, 4], [-2, 1]], np.float32)
     rows = shards.Rows(ids=pa.array(range(5)), scores=np.zeros(5, np.float32), vectors=[x.copy()])
     draws = 4000
@@ -174,6 +199,25 @@ def test_a_race_draws_with_probabilities_proportional_to_squared_distances(tmp_p
     to_both = np.minimum(to_first, ((x - x[3]) ** 2).sum(1))
     expected = seconds[3] * to_both / to_both.sum()
     assert (np.abs(thirds - expected) <= 5 * np.sqrt(expected)).all()
+
+
+def test_a_race_among_those_that_chance_left_draws_the_same_way():
+    """What is scored in round 0 is what the initial set left, which was drawn with the same seed."""
+    n, initial, draws = 120, 40, 1500
+    x = np.repeat([1, 2, 4], n // 3).astype(np.float32)
+    x[0] = 9  # the widest: the first
+    near = (x - x[0]) ** 2
+    found, expected = np.zeros(3), np.zeros(3)
+    for seed in range(draws):
+        rest = np.argsort(random_scores(np.arange(n), seed, 0))[: n - initial]
+        rest = np.union1d(rest, [0])
+        rows = shards.Rows(ids=pa.array(rest), scores=np.zeros(len(rest), np.float32), vectors=[x[rest, None].copy()])
+        with shards.Shards(rows, 0) as held:
+            second = centers.race(held, 2, seed, 0).table["id"][1].as_py()
+        found[second // 40] += 1
+        for group in range(3):
+            expected[group] += near[rest[rest // 40 == group]].sum() / near[rest].sum()
+    assert (np.abs(found - expected) <= 4 * np.sqrt(expected)).all()
 
 
 def test_cluster_margin_takes_from_each_heap_in_turn(tmp_path, sharded):
@@ -194,7 +238,7 @@ def test_cluster_margin_takes_from_each_heap_in_turn(tmp_path, sharded):
 def test_cluster_margin_is_the_papers_round_robin(tmp_path, sharded):
     """Given the clusters (those of one shard; any number finds the same)."""
     made = Made(tmp_path)
-    with shards.Shards(made.files, 1, here=True) as held:
+    with shards.Shards(made.files, 0) as held:
         expected_table = centers._cluster_margin(held, 35, 2, 1)
         clusters, order = held.members[0].clusters, held.members[0].ids.to_numpy()
     of_row = np.empty(N, int)
@@ -217,19 +261,85 @@ def test_spread_keeps_the_distance_and_then_fills_up(tmp_path, sharded, k):
     assert close == max(0, k - kept)
 
 
-def test_in_two_rounds_the_choice_covers_almost_as_well_whatever_the_files(tmp_path, local_ray):
+def test_in_two_rounds_the_choice_covers_almost_as_well_whatever_the_files(tmp_path, local_ray, monkeypatch):
     made = Made(tmp_path)
     x, known = made.x.astype(float), made.known_x.astype(float)
-    radius = {}
-    for name, work in (("exact", 10**13), ("rounds", 1)):
-        chosen = made.rows(centers.k_centers(made.files, made.known, 60, 2, exact_work=work))
+
+    def radius():
+        chosen = made.rows(centers.k_centers(made.files, made.known, 60, 2))
         assert len(set(chosen)) == 60
-        radius[name] = np.sqrt(np.min([((x - c) ** 2).sum(1) for c in [*known, *x[chosen]]], axis=0).max())
-    assert radius["rounds"] < 1.5 * radius["exact"]
+        return chosen, np.sqrt(np.min([((x - c) ** 2).sum(1) for c in [*known, *x[chosen]]], axis=0).max())
+
+    _, exact = radius()
+    monkeypatch.setattr(centers, "parts_of", lambda *_: 6)
+    chosen, found = radius()
+    assert found < 1.5 * exact
     other = Made(tmp_path / "other")
     other.files = other.write("again", np.arange(N)[::-1], other.x, 3)
-    same = other.rows(centers.k_centers(other.files, other.known, 60, 2, exact_work=1))
-    assert same == chosen
+    assert other.rows(centers.k_centers(other.files, other.known, 60, 2)) == chosen
+    monkeypatch.undo()
+    made.x[17, 3] = np.nan
+    made.files = made.write("broken", None, made.x, 2)
+    with pytest.raises(ScoreError) as caught:
+        centers._in_two_rounds(made.files, made.known, 60, 6)
+    assert str(caught.value).startswith("features are not finite, e.g. of the samples 17: the network diverged")
+
+
+def test_every_row_is_read_once_and_dealt_to_one_part(tmp_path):
+    made = Made(tmp_path, strings=True)
+    parts = centers._deal(made.files, 5)
+    ids = [i for part in parts for i in part.ids.to_pylist()]
+    assert sorted(ids) == made.ids.tolist()
+    for part in parts:
+        assert 40 < len(part.ids) < 130
+        rows = [int(i[1:]) for i in part.ids.to_pylist()]
+        np.testing.assert_array_equal(part.vectors[0], made.x[rows])
+        np.testing.assert_array_equal(part.scores, made.scores[rows])
+    again = centers._deal(made.with_columns("feature").cut(2)[1], 5)
+    assert all(set(some.ids.to_pylist()) <= set(part.ids.to_pylist()) for some, part in zip(again, parts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rows", "known", "k", "dimensions", "parts"),
+    [
+        (50_000, 1_000, 5_000, 64, 1),
+        (1_000_000, 10_000, 10_000, 64, 1),
+        (20_000_000, 1_000, 10_000, 64, 16),
+        (2_000_000, 1_000, 100_000, 64, 16),
+        (20_000_000, 10_000, 10_000, 64, 1),  # most of the work is for the labeled ones, in two rounds, too
+        (1_000_000, 1_000, 200_000, 64, 1),  # the second round alone is nearly as much
+        (10**9, 100, 100, 64, 1),  # reading is as much
+        (10**9, 10_000, 100_000, 64, 239),  # a gigabyte in each at most
+    ],
+)
+def test_two_rounds_are_for_where_they_save_work(rows, known, k, dimensions, parts):
+    assert centers.parts_of(rows, known, k, dimensions) == parts
+
+
+@pytest.mark.parametrize("strategy", ["k_centers", "badge", "cluster_margin", "spread"])
+@pytest.mark.parametrize("nothing", ["no files", "no scores"])
+def test_a_pool_with_nothing_left_to_choose_from_is_said(tmp_path, strategy, nothing, sharded):
+    made = Made(tmp_path)
+    columns = ("gradient", "feature") if strategy == "badge" else ("feature",)
+    files = made.with_columns(*columns)
+    if nothing == "no files":
+        files = replace(files, paths=(), sizes=())
+    else:
+        for path in files.paths:
+            table = pq.read_table(path)
+            pq.write_table(table.set_column(1, "score", pa.nulls(len(table), pa.float32())), path)
+    call = {
+        "k_centers": lambda: centers.k_centers(files, made.known, 3, sharded),
+        "badge": lambda: centers.badge(files, 3, 0, 0, sharded),
+        "cluster_margin": lambda: centers.cluster_margin(files, 3, 0, 0, sharded),
+        "spread": lambda: centers.spread(files, made.known, 3, 3.5, sharded),
+    }[strategy]
+    with pytest.raises(ScoreError) as said:
+        call()
+    with pytest.raises(ScoreError) as expected:
+        top_k(list(files.paths), made.where, 3)
+    assert str(said.value) == str(expected.value)
+    assert "3 samples are wanted, but only 0 of the pool have a score" in str(said.value)
 
 
 @pytest.mark.parametrize("strategy", ["k_centers", "badge", "cluster_margin", "spread"])

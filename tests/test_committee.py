@@ -1,5 +1,7 @@
 """A committee in the loop: disjoint proxies trained side by side, asked together, fused into one network."""
 
+import dataclasses
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +20,8 @@ from prunefuse_ray.training import train
 from .conftest import pictures
 from .conftest import tiny as in_the_driver
 from .nets import OWN
+from .test_centers import apart
+from .test_choosing import choose, matrix
 from .test_rounds import expected_steps, kill_at_each, scores_of
 from .test_training import IN_PROCESS, SPEC, data, job
 
@@ -66,6 +70,15 @@ def test_disagreement_is_what_its_definitions_say():
     np.testing.assert_allclose(acquisition.softmax(acquisition.consensus(logits)), p.mean(0), atol=1e-12)
 
 
+def test_networks_and_scores_mean_the_same_by_a_consensus():
+    """The torch form for training, the numpy form for scores."""
+    logits = np.random.default_rng(2).normal(0, 10, (3, 50, 4)).astype(np.float32)
+    for of in (logits, logits[:1], logits[0]):
+        np.testing.assert_allclose(
+            networks.consensus(torch.from_numpy(of)).numpy(), acquisition.consensus(of), rtol=1e-5, atol=1e-4
+        )
+
+
 def test_members_that_agree_disagree_about_nothing():
     one = np.random.default_rng(1).normal(0, 50, (1, 20, 5)).astype(np.float32)
     for score in (acquisition.bald, acquisition.consensus_kl, acquisition.vote_entropy):
@@ -94,9 +107,12 @@ def test_scores_are_those_of_the_saved_committee(undisturbed):
 # --- training and fusion ---
 
 
-def test_members_are_trained_as_if_each_were_alone(data, tmp_path):
-    dense = networks.build(SPEC, seed=0)
-    members = networks.split(dense, SPEC, networks.PruningSpec(ratio=0.5), 2)
+@pytest.mark.parametrize("architecture", ["tests.nets:tiny", "tests.nets:dropping"])
+def test_members_are_trained_as_if_each_were_alone(data, tmp_path, architecture):
+    """Where the network draws random numbers of its own, too."""
+    spec = dataclasses.replace(SPEC, architecture=architecture)
+    dense = networks.build(spec, seed=0)
+    members = networks.split(dense, spec, networks.PruningSpec(ratio=0.5), 2)
     recipe = {"label_smoothing": 0.1}
     alone = [train(job(data, m, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / f"t{i}")))
              for i, m in enumerate(members)]  # fmt: skip
@@ -156,6 +172,27 @@ def test_sync_and_sets_work_with_a_committee(local_ray, tiny_pool, tmp_path):
     for member in following.members:
         kept = networks.gather(fused.network.state_dict(), member.kept)
         assert all((tensor == kept[name]).all() for name, tensor in member.network.state_dict().items())
+
+
+@pytest.mark.parametrize("change", [{"per_group": "predicted"}, {"min_distance": 0.01}], ids=str)
+@pytest.mark.parametrize("strategy", ["bald", "vote_entropy", "consensus_kl"])
+def test_what_members_disagree_about_may_be_shared_out_and_kept_apart(local_ray, tiny_pool, tmp_path, strategy, change):
+    config = tiny(tiny_pool, tmp_path, selection={"strategy": strategy, "budgets": [10, 18], **change})
+    root = choose(config)
+    scores = pq.read_table(f"{root}/rounds/000/scores").sort_by("id")
+    chosen = pq.read_table(f"{root}/rounds/001/selected.parquet")["id"].to_pylist()
+    if "per_group" in change:
+        rows = scores.to_pylist()
+        groups = [
+            sorted((r for r in rows if r["predicted"] == g), key=lambda r: (-r["score"], r["id"])) for g in (0, 1)
+        ]
+        quotas = acquisition.round_robin([len(g) for g in groups], 8)
+        assert set(chosen) == {r["id"] for g, quota in zip(groups, quotas, strict=True) for r in g[:quota]}
+    else:
+        x, known = (
+            matrix(pq.read_table(f"{root}/rounds/000/{n}").sort_by("id"), "feature") for n in ("scores", "labeled")
+        )
+        assert chosen == scores["id"].take(apart(x, scores["score"].to_numpy(), known, 8, 0.01)).to_pylist()
 
 
 def test_a_saved_committee_ranks_a_pool(undisturbed, tiny_pool, tmp_path):

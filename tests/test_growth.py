@@ -7,7 +7,7 @@ import pytest
 from prunefuse_ray import config as cfg
 from prunefuse_ray import growth, rounds
 from prunefuse_ray.config_files import config_from_tree
-from prunefuse_ray.errors import LabelsWaiting, LedgerError, PoolError
+from prunefuse_ray.errors import LabelsWaiting, LedgerError, PoolError, ScoreError
 from prunefuse_ray.growth import FILES, check, compare
 from prunefuse_ray.images import encode_png
 from prunefuse_ray.ledger import Ledger, Step
@@ -183,3 +183,17 @@ def test_a_run_takes_in_what_came_while_it_waited(local_ray, tmp_path):
     recorded = pq.read_table(root / "rounds/000/grown/files.parquet")["file"].to_pylist()
     assert sorted(recorded) == [f"s{i:04d}.png" for i in range(30, 46)]
     assert growth.seen_info(config, ledger).rows == 46
+
+
+@pytest.mark.parametrize("strategy", ["badge", "margin", "random"])
+def test_a_pool_with_nothing_left_is_said_while_it_may_still_grow(local_ray, tmp_path, strategy):
+    write_pool(tmp_path / "pool", pictures(12))
+    write_pool(tmp_path / "test", pictures(12, seed=1), first_id=900)
+    change = {"pool": {"allow_growth": True}, "selection": {"strategy": strategy, "budgets": [12, 15]}}
+    config = tiny(tmp_path, tmp_path / "runs", **change)
+    with pytest.raises(ScoreError, match=r"round 1 wants 3 samples, but only 0 usable .* or enlarge the pool"):
+        rounds.run(config)
+    write_pool(tmp_path / "more", pictures(4, seed=2), first_id=12)
+    (tmp_path / "more" / "part-0.parquet").rename(tmp_path / "pool" / "part-1.parquet")
+    rounds.run(config)
+    assert pq.read_table(tmp_path / "runs/tiny/rounds/001/labels.parquet").num_rows == 3

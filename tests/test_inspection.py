@@ -55,5 +55,6 @@ def test_duplicate_ids_are_refused_wherever_they_lie(tmp_path, local_ray):
 def test_null_ids_are_refused(tmp_path, local_ray):
     write_pool(tmp_path / "pool", pictures(3), id=["a", None, "c"])
     write_pool(tmp_path / "test", pictures(2))
-    with pytest.raises(Exception, match="1 null ids"):
+    with pytest.raises(PoolError) as caught:
         survey(parquet_pool(tmp_path))
+    assert str(caught.value) == "pool.id_column: 'id' has 1 null ids; fill them in"

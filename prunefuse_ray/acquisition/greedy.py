@@ -26,6 +26,9 @@ TOO_CLOSE = 1e6
 """Added to the key of a point of the rule `spread` that is too close to a center; scores are far smaller."""
 OPEN = 2.0**120
 """Squared distance to the nearest center while there is none: beyond any real one, and a power of two."""
+RACES = 2_000_000
+"""Added to a round's number: the numbers of a race are none of those by which samples were drawn at random. Else all
+samples with small clocks of round 0 would be in the initial set, and a race among the others draws the farthest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Rule:
 
 def clocks(ids_N: npt.NDArray, seed: int, round_: int) -> Float64s:
     """Standard exponential random numbers, one per id, that depend on (id, seed, round) alone."""
-    x_N = mix(hash_ids(ids_N), seed, round_)
+    x_N = mix(hash_ids(ids_N), seed, RACES + round_)
     return -np.log(((x_N >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53) + 2.0**-60
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ def _held(directory: Path, rows: int, dimensions: int, k: int, shards: int) -> t
     files, known = write(directory, rows, dimensions, 100)
     rule = Rule(kind="farthest")
     with measure.memory_growth() as driver, Shards(files, shards, known) as held:
-        holders = [measure.psutil.Process(pid) for pid in held("process")]
+        holders = [measure.psutil.Process(pid) for pid in held("__ray_call__", lambda _: os.getpid())]
         held("begin", rule, known)
         greedy(held, rule, k)
         return sum(p.memory_full_info().uss for p in holders) / measure.MIB, driver.mb

@@ -34,14 +34,24 @@ class Ensemble(nn.Module):
 
 
 class Members(nn.Module):
-    """Several networks side by side: inputs (N, ...) to logits (M, N, C)."""
+    """Several networks side by side: inputs (N, ...) to logits (M, N, C).
+
+    In training every member draws its random numbers (dropout, stochastic depth) from where they stood before the first
+    member, and so is trained as if it were alone.
+    """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([member(x) for member in self.members])
+        if not self.training:
+            return torch.stack([member(x) for member in self.members])
+        logits = []
+        for member in self.members:
+            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+                logits.append(member(x))
+        return torch.stack(logits)
 
 
 @dataclass
