@@ -374,7 +374,8 @@ def test_loggers_that_are_not_installed_are_refused(local_ray, tiny_pool, tmp_pa
 
 
 def start(file: Path, home: Path, *more: str) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"HOME": str(home)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}  # the networks of the tests
     return subprocess.Popen(
         [sys.executable, "jobs/sweep.py", "--config", str(file), *more],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
