@@ -239,7 +239,8 @@ def test_presets_are_valid(preset):
         len(found)
         == {
             "digits_sweep": 24,
-            "cifar10_small_comparison": 45,
+            "digits_fusion": 18,
+            "cifar10_small_comparison": 48,
             "cifar10_small_fusion": 66,
             "cifar10_small_recipe": 6,
         }[preset.stem]
