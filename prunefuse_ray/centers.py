@@ -66,9 +66,8 @@ def k_centers(files: Files, known: Files | None, k: int, cpus: float) -> pa.Tabl
     Where that is too much work (`parts_of`), in two rounds: the samples are dealt into parts by the hashes of their
     ids, in each part SURPLUS x its share of k is chosen, and k among all of these. Every part is a random sample of the
     pool and so looks like it; after Malkomes et al., "Fast Distributed k-Center Clustering with Outliers on Massive
-    Data", NeurIPS 2015, who take k in every part, for a guarantee, and so save no work but time. 10,000 of 300,000 x 64
-    in 16 parts took 0.19 of the exact choice's processor time for a covering radius 1.07 times as large (normal
-    features), and 0.28 for 1.33 times (20,000 heaps of very different size).
+    Data", NeurIPS 2015, who take k in every part, for a guarantee, and so save no work but time. What it costs in
+    covering radius: `jobs/benchmark.py centers --two-rounds-rows 300000`.
 
     Args:
         known: files with the features of the labeled samples; None: there are none.
@@ -80,7 +79,7 @@ def k_centers(files: Files, known: Files | None, k: int, cpus: float) -> pa.Tabl
     rows, dimensions = files.shape()
     parts = parts_of(rows, known.shape()[0] if known else 0, k, sum(dimensions))
     if parts > 1:
-        return _in_two_rounds(files, known, k, parts)
+        return in_two_rounds(files, known, k, parts)
 
     def choose() -> pa.Table:
         with shards_of(files, k, cpus, known) as shards:
@@ -300,7 +299,7 @@ def _take(rule: Rule, parts: list[Candidates], limit: int) -> tuple[Added, pa.Ta
 # --- two rounds of k-centers ----------------------------------------------------------------------------------------
 
 
-def _in_two_rounds(files: Files, known: Files | None, k: int, parts: int) -> pa.Table:
+def in_two_rounds(files: Files, known: Files | None, k: int, parts: int) -> pa.Table:
     """The files are read once, by tasks that cut their rows into parts; then a task for every part, and one for all."""
     deal = ray.remote(num_cpus=0.5, num_returns=parts)(_deal)
     first = ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")(_choose_in_part)

@@ -281,7 +281,7 @@ def test_in_two_rounds_the_choice_covers_almost_as_well_whatever_the_files(tmp_p
     made.x[17, 3] = np.nan
     made.files = made.write("broken", None, made.x, 2)
     with pytest.raises(ScoreError) as caught:
-        centers._in_two_rounds(made.files, made.known, 60, 6)
+        centers.in_two_rounds(made.files, made.known, 60, 6)
     assert str(caught.value).startswith("features are not finite, e.g. of the samples 17: the network diverged")
 
 

@@ -18,7 +18,7 @@ import torch
 
 from prunefuse_ray.acquisition import Rule
 from prunefuse_ray.benchmarks import measure
-from prunefuse_ray.centers import greedy, k_centers
+from prunefuse_ray.centers import MAX_PARTS, greedy, in_two_rounds, k_centers
 from prunefuse_ray.resources import cores, start_ray
 from prunefuse_ray.shards import Files, Shards
 from prunefuse_ray.storage import Place
@@ -36,16 +36,16 @@ class Sizes:
     repeats: int
 
 
-def write(directory: Path, rows: int, dimensions: int, known: int) -> tuple[Files, Files]:
-    """Score files of random features (normal, of unequal widths), and of some labeled ones. By tasks: they leave no
-    memory here."""
+def write(directory: Path, rows: int, dimensions: int, known: int, heaps: int = 0) -> tuple[Files, Files]:
+    """Score files of random features (normal, of unequal widths; or in so many heaps of very different size), and of
+    some labeled ones. By tasks: they leave no memory here."""
     task = ray.remote(num_cpus=1)(_write)
 
     def files(name: str, n: int, count: int) -> Files:
         (directory / name).mkdir(parents=True, exist_ok=True)
         parts = np.array_split(np.arange(n), count)
         paths = ray.get(
-            [task.remote(directory / name / f"{f:03d}.parquet", ids, dimensions) for f, ids in enumerate(parts)]
+            [task.remote(directory / name / f"{f:03d}.parquet", ids, dimensions, heaps) for f, ids in enumerate(parts)]
         )
         return Files(
             where=Place.at(str(directory)), paths=tuple(paths), sizes=tuple(Path(p).stat().st_size for p in paths)
@@ -54,10 +54,14 @@ def write(directory: Path, rows: int, dimensions: int, known: int) -> tuple[File
     return files("scores", rows, FILES), files("labeled", known, 1)
 
 
-def _write(path: Path, ids: np.ndarray, dimensions: int) -> str:
+def _write(path: Path, ids: np.ndarray, dimensions: int, heaps: int) -> str:
     rng = np.random.default_rng([len(str(path.parent.name)), int(ids[0])])
     widths = np.linspace(0.3, 2.0, dimensions, dtype=np.float32)
     features = rng.standard_normal((len(ids), dimensions), np.float32) * widths
+    if heaps:
+        shared = np.random.default_rng(0)
+        middles_HD = shared.standard_normal((heaps, dimensions)) * np.exp(shared.normal(scale=0.5, size=(heaps, 1)))
+        features = (middles_HD[rng.zipf(1.3, len(ids)) % heaps] + 0.2 * features).astype(np.float32)
     table = pa.table(
         {
             "id": pa.array(ids, pa.int64()),
@@ -132,6 +136,32 @@ def run(directory: Path, sizes: Sizes) -> dict[str, Any]:
     }
 
 
+def rounds(directory: Path, rows: int, dimensions: int, k: int, heaps: int) -> dict[str, float]:
+    """Time and covering radius of k-centers in two rounds, over those of the exact choice, from files, as in a run."""
+    files, known = write(directory, rows, dimensions, 100, heaps)
+    chosen = {}
+
+    def exact() -> None:
+        chosen["exact"] = k_centers(files, known, k, cores())["id"]
+
+    def twice() -> None:
+        chosen["twice"] = in_two_rounds(files, known, k, MAX_PARTS)["id"]
+
+    seconds = measure.side_by_side({"exact": exact, "twice": twice}, 1)
+    x_ND, known_LD = matrix(files), matrix(known)
+    radius = {name: _radius(x_ND, torch.cat([known_LD, x_ND[ids.to_numpy()]])) for name, ids in chosen.items()}
+    return {
+        "time_over_exact": measure.ratio(seconds, "twice", "exact"),
+        "exact_seconds": seconds["exact"][0],
+        "radius_over_exact": radius["twice"] / radius["exact"],
+    }
+
+
+@torch.inference_mode()
+def _radius(x_ND: torch.Tensor, centers_KD: torch.Tensor) -> float:
+    return max(torch.cdist(some, centers_KD).amin(1).max().item() for some in x_ND.split(8_192))
+
+
 def memory(directory: Path, rows: int, dimensions: int, k: int, shards: int) -> dict[str, Any]:
     """What the actors' rows take, all together, against the bytes of the features; and the driver's growth."""
     empty, _ = _held(directory / "few", 1_000, dimensions, k, shards)
@@ -167,6 +197,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--shards", type=int, default=cores(), help="actors")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory-rows", type=int, default=0, help="also show the memory for so many rows (2000000)")
+    parser.add_argument(
+        "--two-rounds-rows", type=int, default=0, help="also choose a thirtieth of so many rows in two rounds (300000)"
+    )
     parser.add_argument("--directory", help="parent of the temporary files")
     given = parser.parse_args(argv)
     start_ray()
@@ -180,6 +213,11 @@ def main(argv: Sequence[str]) -> int:
                 Path(directory) / "memory", given.memory_rows, sizes.dimensions, min(sizes.k, 200), sizes.shards
             )
         figures |= run(Path(directory) / "time", sizes)
+        for name, heaps in ("normal", 0), ("heaps", given.two_rounds_rows // 15):
+            if rows := given.two_rounds_rows:
+                figures[f"two_rounds_{name}"] = rounds(
+                    Path(directory) / name, rows, sizes.dimensions, rows // 30, heaps
+                )
     seconds, whole = figures["seconds"], figures["seconds_from_files"]
     lines = [
         ("torch loop, one process", measure.spread_of(seconds["loop"]), ""),
@@ -195,6 +233,10 @@ def main(argv: Sequence[str]) -> int:
             ("held by all shards for them", f"{figures['shards_mb']:.0f} MiB", "O(N d)"),
             ("driver's growth (driver_mb)", f"{figures['driver_mb']:.0f} MiB", ""),
         ]
+    for name in ("normal", "heaps") if given.two_rounds_rows else ():
+        found = figures[f"two_rounds_{name}"]
+        said = f"{found['time_over_exact']:.2f} of {found['exact_seconds']:.1f} s; {found['radius_over_exact']:.2f}"
+        lines.append((f"two rounds over exact, {name}: time; radius", said, ""))
     title = f"k-centers: {sizes.k:,} of {sizes.rows:,} x {sizes.dimensions}, medians of {sizes.repeats}"
     measure.report(title, lines, figures)
     ray.shutdown()
