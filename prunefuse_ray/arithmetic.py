@@ -47,7 +47,14 @@ FILE = "scoring.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """What fixes a score to its last bit, beside the network and the machine; and how much an actor is given."""
+    """What fixes a score to its last bit, and how much an actor is given.
+
+    The promise: with the same network, backend, precision, batch size and threads, on the same kind of CPU or GPU, a
+    sample gets the same score to the last bit, whatever else shares its batch, however many actors score and however
+    often the pass is resumed; so the same configuration selects the same ids. Another batch size, or another kind of
+    machine, computes with other kernels: scores then agree to rounding, and samples whose scores differ by no more
+    than that may change places.
+    """
 
     backend: str
     precision: str

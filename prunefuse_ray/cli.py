@@ -1,4 +1,4 @@
-"""The commands, each a module of `prunefuse_ray.commands`. `prunefuse run` is `python jobs/run.py`."""
+"""The command line: finds the command, turns errors for the user into a message and an exit code."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from pydantic import (
 
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.errors import near
+from prunefuse_ray.networks.specs import IMPORTANCES
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -240,7 +241,8 @@ class Pruning(Section):
     ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Pruning ratio: share of the channels of every layer that is removed."""
     importance: str = "magnitude"
-    """Importance by which channels stay: magnitude (L2), magnitude_l1, random, lamp."""
+    """Importance by which channels stay: magnitude (L2 norm of the weights), magnitude_l1, random, lamp, fpgm,
+    bn_scale."""
     steps: Positive = 1
     """Number of pruning steps on the way to the ratio."""
     committee: Positive = 1
@@ -256,6 +258,13 @@ class Pruning(Section):
         """The share that a committee leaves each member follows from its size."""
         ratio = committee_ratio(tree) if isinstance(tree, dict) else None
         return tree if ratio is None else {"ratio": ratio, **tree}
+
+    @field_validator("importance")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in IMPORTANCES:
+            raise ValueError(f"unknown importance '{value}'{near(value, IMPORTANCES)}; known: {', '.join(IMPORTANCES)}")
+        return value
 
     @model_validator(mode="after")
     def _partition(self) -> Pruning:
@@ -528,8 +537,17 @@ class Config(Section):
                     f"{field}.patience {recipe.patience} needs a validation set: set pool.validation_path or "
                     "pool.validation_share"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _augmentable(self) -> Config:
+        for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
             if {"crop", "resized_crop"} <= set(recipe.augment):
                 raise ValueError(f"{field}.augment has both crop and resized_crop: leave one out")
+            if "flip" in recipe.augment and self.pool.source == "digits":
+                raise ValueError(
+                    f"{field}.augment 'flip' turns digits into other signs: leave it out for pool.source digits"
+                )
         return self
 
     @model_validator(mode="after")
@@ -568,10 +586,6 @@ class Config(Section):
             )
         if members > 1 and self.fusion.rule == "positional":
             raise ValueError("fusion.rule 'positional' knows no committee: use keep, function_preserving or scaled")
-        if self.pool.channels == 1 and "flip" in self.training.augment and self.pool.source == "digits":
-            raise ValueError(
-                "training.augment 'flip' turns digits into other signs: leave it out for pool.source digits"
-            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""A finished network in use: `load` a directory, `predict` on pictures or texts; no Ray, no run needed."""
+"""A finished network in use: `load` a directory, `predict` on pictures or texts. Starts no Ray, needs no run."""
 
 from __future__ import annotations
 

@@ -81,7 +81,8 @@ class TrainingJob:
     """The proxy (or committee) to distil from."""
     distillation: cfg.Distillation | None = None
     recalibrate: bool = False
-    """Recompute batch-norm statistics before the first step: a fused network's are wrong (METHOD: fusion)."""
+    """Recompute batch-norm statistics before the first step: those of a fused network, or of one
+    pruned from trained weights, are those of other inputs."""
 
     @property
     def training_form(self) -> Form:

@@ -1,4 +1,4 @@
-"""From a run directory to what the report shows: files alone, no Ray."""
+"""From a run directory to what the report shows: reads files alone and starts no Ray."""
 
 from __future__ import annotations
 

@@ -196,14 +196,19 @@ def test_what_members_disagree_about_may_be_shared_out_and_kept_apart(local_ray,
 
 
 def test_a_saved_committee_ranks_a_pool(undisturbed, tiny_pool, tmp_path):
-    config = Ranking.model_validate(
-        {"pool": {"source": "parquet", "path": str(tiny_pool / "pool"), "channels": 1},
-         "selection": {"strategy": "bald"}}
-    )  # fmt: skip
-    rank(config, str(undisturbed / "rounds/000/proxies"), str(tmp_path / "out"), 5, OWN[0])
-    again = {r["id"]: r["score"] for r in pq.read_table(tmp_path / "out/scores").to_pylist()}
+    def ranked(name: str, **scoring) -> tuple[Ranking, dict[str, float]]:
+        config = Ranking.model_validate(
+            {"pool": {"source": "parquet", "path": str(tiny_pool / "pool"), "channels": 1},
+             "selection": {"strategy": "bald"}, "scoring": scoring}
+        )  # fmt: skip
+        rank(config, str(undisturbed / "rounds/000/proxies"), str(tmp_path / name), 5, OWN[0])
+        return config, {r["id"]: r["score"] for r in pq.read_table(tmp_path / name / "scores").to_pylist()}
+
+    config, again = ranked("out", batch_size=8)  # the run's own: what fixes a score to its last bit (`Arithmetic`)
     assert len(again) == 120
     assert all(again[i] == score for i, score in scores_of(undisturbed, 0))
+    _, otherwise = ranked("otherwise")
+    assert all(otherwise[i] == pytest.approx(score, abs=1e-5) for i, score in again.items())
     with pytest.raises(ConfigError, match="asks the members of a committee"):
         rank(config, str(undisturbed / "fused"), str(tmp_path / "other"), 5, OWN[0])
 

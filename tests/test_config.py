@@ -1,5 +1,8 @@
 """The configuration: defaults, overrides, and one clear error for whatever is wrong."""
 
+import subprocess
+import sys
+
 import pytest
 import yaml
 
@@ -16,6 +19,7 @@ from prunefuse_ray.config_files import (
     to_tree,
 )
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.networks.specs import IMPORTANCES
 
 
 def test_the_empty_configuration_is_the_digits_example():
@@ -171,3 +175,23 @@ def test_merge_and_differences():
     assert merge(base, {"a": {"y": 5}, "c": 6}) == {"a": {"x": 1, "y": 5}, "b": 3, "c": 6}
     assert base == {"a": {"x": 1, "y": 2}, "b": 3}
     assert differences(base, {"a": {"x": 1, "y": 5}}) == ["a.y: 2 -> 5", "b: 3 -> '(not set)'"]
+
+
+@pytest.mark.parametrize("section", ["training", "finetuning"])
+def test_digits_are_flipped_in_no_training(section):
+    with pytest.raises(ConfigError, match=rf"{section}\.augment 'flip' turns digits"):
+        config_from_tree({section: {"augment": ["flip"]}})
+
+
+def test_every_importance_that_the_networks_know_is_taken_and_no_other():
+    for name in IMPORTANCES:
+        assert config_from_tree({"pruning": {"importance": name}}).pruning.importance == name
+    with pytest.raises(
+        ConfigError, match=r"importance: unknown importance .magnitud. .did you mean .magnitude."
+    ):
+        config_from_tree({"pruning": {"importance": "magnitud"}})
+
+
+def test_a_configuration_is_checked_without_torch():
+    code = "import sys; from prunefuse_ray.config import Config; Config(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,73 +1,8 @@
-"""Dense networks by name, their pruned proxies, and fusion: plain torch, nothing of Ray."""
+"""Dense networks by name, their pruned proxies, and fusion: plain torch, nothing of Ray.
 
-from prunefuse_ray.networks.architectures import ARCHITECTURES, build, example_input
-from prunefuse_ray.networks.backends import Runner, has_openvino, runner
-from prunefuse_ray.networks.committee import (
-    COMMITTEE_RULES,
-    Committee,
-    Ensemble,
-    Members,
-    check_partition,
-    consensus,
-    fuse_committee,
-)
-from prunefuse_ray.networks.files import NETWORK_FILE, WEIGHTS_FILE, Dense, Selector, from_files, to_files
-from prunefuse_ray.networks.fusion import FUSION_RULES, fuse
-from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, scatter
-from prunefuse_ray.networks.inference import (
-    channels_last,
-    features_and_logits,
-    inference_form,
-    recalibrate_batch_norm,
-)
-from prunefuse_ray.networks.measure import Row, macs, parameters, pruning_table
-from prunefuse_ray.networks.precision import fast_bf16
-from prunefuse_ray.networks.pruning import prune, split
-from prunefuse_ray.networks.specs import IMPORTANCES, NetworkError, NetworkSpec, PruningSpec
-from prunefuse_ray.networks.trained import Loaded, load_trained
+What is public stands in `__init__.pyi`. It is loaded when it is used: a configuration is checked without torch.
+"""
 
-__all__ = [
-    "ARCHITECTURES",
-    "COMMITTEE_RULES",
-    "FUSION_RULES",
-    "IMPORTANCES",
-    "NETWORK_FILE",
-    "WEIGHTS_FILE",
-    "Committee",
-    "Dense",
-    "Ensemble",
-    "KeptIndices",
-    "Loaded",
-    "Members",
-    "NetworkError",
-    "NetworkSpec",
-    "Proxy",
-    "PruningSpec",
-    "Row",
-    "Runner",
-    "Selector",
-    "build",
-    "channels_last",
-    "check_partition",
-    "compose",
-    "consensus",
-    "example_input",
-    "fast_bf16",
-    "features_and_logits",
-    "from_files",
-    "fuse",
-    "fuse_committee",
-    "gather",
-    "has_openvino",
-    "inference_form",
-    "load_trained",
-    "macs",
-    "parameters",
-    "prune",
-    "pruning_table",
-    "recalibrate_batch_norm",
-    "runner",
-    "scatter",
-    "split",
-    "to_files",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
