@@ -21,7 +21,7 @@ test: install
 
 # Every architecture at every pruning ratio, in less than 5 minutes.
 test-networks: install
-	$(BIN)/python -m pytest -n 2 -m 'slow or not slow' tests/test_networks_architectures.py
+	$(BIN)/python -m pytest -n 2 -m 'slow or not slow' tests/networks/test_architectures.py
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --timeout 1800
@@ -41,6 +41,7 @@ test-labelstudio: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: install
 	$(BIN)/mypy

@@ -8,7 +8,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     # torch is imported only by those who load a network.
     if name == "load":
-        from prunefuse_ray.predictor import load
+        from prunefuse_ray.inference.predictor import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

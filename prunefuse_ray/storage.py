@@ -165,3 +165,11 @@ def _s3(uri: str) -> tuple[pafs.FileSystem, str]:
     plain, path = pafs.FileSystem.from_uri(parts._replace(query=urlencode(query)).geturl())
     options = plain.__reduce__()[1][0]
     return _PatientS3(**{k: v for k, v in options.items() if v not in (None, "", -1.0)}), path
+
+
+def read_input(field_: str, path: str) -> bytes:
+    """A file that the configuration names. ConfigError where it cannot be read."""
+    try:
+        return Place.at(path).read_bytes()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"{field_}: '{path}' cannot be read ({error}); give a file that exists") from error

@@ -12,17 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from prunefuse_ray import networks, rounds
+from prunefuse_ray import networks
 from prunefuse_ray.cli import main
+from prunefuse_ray.data.images import ImageForm
+from prunefuse_ray.data.labeled_set import load_samples
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.reading import refuse_pickles, tables
 from prunefuse_ray.errors import PoolError
-from prunefuse_ray.images import ImageForm
+from prunefuse_ray.method.selector import trusted
 from prunefuse_ray.networks import NETWORK_FILE, WEIGHTS_FILE, NetworkError, NetworkSpec
-from prunefuse_ray.phases import trusted
-from prunefuse_ray.pool import Source, refuse_pickles, tables
-from prunefuse_ray.samples import load_samples
+from prunefuse_ray.run import loop
 from prunefuse_ray.storage import Place
-
-from .conftest import pictures, tiny, write_pool
+from tests.support.pools import pictures, write_pool
+from tests.support.runs import tiny
 
 SECRET = "wJalrXUtnFEMI-not-a-real-key"
 SPEC = NetworkSpec(architecture="resnet20", classes=2, input_shape=(1, 8, 8))
@@ -71,14 +73,16 @@ def test_a_file_cannot_have_a_module_imported(tmp_path, monkeypatch, mark):
     for name in ("evil:network", "os:system", "torchvision.models:resnet18", ":evil"):
         description["network"]["architecture"] = name
         with pytest.raises(NetworkError):
-            networks.from_files(files | {NETWORK_FILE: json.dumps(description).encode()}, trusted=("tests.nets:tiny",))
+            networks.from_files(
+                files | {NETWORK_FILE: json.dumps(description).encode()}, trusted=("tests.support.nets:tiny",)
+            )
     assert "evil" not in sys.modules
 
 
 def test_only_what_the_configuration_names_is_trusted(tmp_path):
     own = tiny(tmp_path, tmp_path, selection={"selector": "svp:mine.nets:small"}, fusion={"target": "scratch"})
-    assert trusted(own) == ("tests.nets:tiny", "mine.nets:small")
-    spec = NetworkSpec(architecture="tests.nets:tiny", classes=2, input_shape=(1, 8, 8))
+    assert trusted(own) == ("tests.support.nets:tiny", "mine.nets:small")
+    spec = NetworkSpec(architecture="tests.support.nets:tiny", classes=2, input_shape=(1, 8, 8))
     files = networks.to_files(networks.Dense(network=networks.build(spec, seed=0), spec=spec))
     with pytest.raises(NetworkError, match=r"set network\.architecture to it if you trust the file"):
         networks.from_files(files)
@@ -124,7 +128,7 @@ def test_a_run_on_such_a_pool_stops_before_it_begins(local_ray, mark, tmp_path):
     bad = table.set_column(0, "id", pickled_column(mark, table.num_rows))
     pq.write_table(bad, middle)
     with pytest.raises(PoolError, match="column 'id' holds pickled Python objects"):
-        rounds.run(tiny(tmp_path, tmp_path / "runs", selection={"budgets": [4, 8]}))
+        loop.run(tiny(tmp_path, tmp_path / "runs", selection={"budgets": [4, 8]}))
     assert not (tmp_path / "runs").exists()
 
 
@@ -155,7 +159,7 @@ def test_a_secret_in_a_path_is_refused_and_not_repeated(uri, field, capfd, tmp_p
 def test_a_secret_of_the_environment_is_in_no_file_of_a_run(local_ray, tiny_pool, tmp_path, monkeypatch):
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, SECRET)
-    rounds.run(tiny(tiny_pool, tmp_path, selection={"budgets": [10, 18]}))
+    loop.run(tiny(tiny_pool, tmp_path, selection={"budgets": [10, 18]}))
     token = os.environ["RAY_AUTH_TOKEN"]
     files = [f for f in tmp_path.rglob("*") if f.is_file()]
     assert {"config.yaml", "events.jsonl", "report.html", "result.json"} <= {f.name for f in files}

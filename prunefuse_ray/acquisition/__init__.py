@@ -1,7 +1,7 @@
 """Acquisition strategies on plain arrays: how much a sample is wanted. Higher = more wanted."""
 
+from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, exponent, means, nearest_center, to_fixed
 from prunefuse_ray.acquisition.greedy import OPEN, TAKEN, TOO_CLOSE, Front, Rule, clocks, first_keys, take_in_turn
-from prunefuse_ray.acquisition.points import Points, cluster_sums, exponent, means, nearest_center, to_fixed
 from prunefuse_ray.acquisition.quotas import place_in_group, round_robin, turn_order
 from prunefuse_ray.acquisition.scores import (
     STRATEGIES,

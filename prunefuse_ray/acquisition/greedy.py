@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from prunefuse_ray.acquisition.points import CENTERS_AT_ONCE, ROWS_AT_ONCE, Float64s, Points
+from prunefuse_ray.acquisition.fixed_point import CENTERS_AT_ONCE, ROWS_AT_ONCE, Float64s, Points
 from prunefuse_ray.acquisition.scores import hash_ids, mix
 
 Ints = npt.NDArray[np.int64]

@@ -2,8 +2,9 @@
 
 from prunefuse_ray.annotation.files import Files
 from prunefuse_ray.annotation.label_studio import connect
-from prunefuse_ray.annotation.request import Annotator, Answers, Request, annotations_schema, request_schema
-from prunefuse_ray.annotation.votes import Refuse, Take, Wait, agreement_schema, decide, majority, named
+from prunefuse_ray.annotation.request import Annotator, Answers, Request
+from prunefuse_ray.annotation.votes import Refuse, Take, Wait, decide, majority, named
+from prunefuse_ray.schemas import agreement_schema, annotations_schema, request_schema
 
 __all__ = [
     "Annotator",

@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prunefuse_ray.annotation.request import BATCH, Answers, Asked, Id, Request, annotations_schema, picture_kind
+from prunefuse_ray.annotation.request import BATCH, Answers, Asked, Id, Request, picture_kind
 from prunefuse_ray.annotation.votes import NAMED
 from prunefuse_ray.errors import near
+from prunefuse_ray.schemas import annotations_schema
 from prunefuse_ray.storage import Place
 
 SAMPLES = "samples.csv"

@@ -21,8 +21,9 @@ from PIL import Image
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, annotations_schema, picture_kind
+from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, picture_kind
 from prunefuse_ray.errors import LabelError
+from prunefuse_ray.schemas import annotations_schema
 
 TOKEN = "LABEL_STUDIO_API_KEY"
 """Environment variable that holds the token; it is written nowhere."""

@@ -12,37 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from prunefuse_ray.images import encode_png, sample_values
+from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.storage import Place
 
 Id = int | str
 BATCH = 64  # samples in memory at a time
-
-
-def annotations_schema(id_type: pa.DataType) -> pa.Schema:
-    """One row per label that a person gave: `annotations.parquet`."""
-    return pa.schema(
-        [
-            ("id", id_type),
-            ("label", pa.int64()),
-            ("annotator", pa.string()),
-            ("source", pa.string()),
-            ("time", pa.timestamp("us", tz="UTC")),
-        ]
-    )
-
-
-def request_schema(id_type: pa.DataType) -> pa.Schema:
-    """The samples of a round in the order of their rank, with the proxy's guess (null in round 0)."""
-    return pa.schema(
-        [
-            ("id", id_type),
-            ("rank", pa.int64()),
-            ("score", pa.float32()),
-            ("guess", pa.int64()),
-            ("probability", pa.float32()),
-        ]
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,21 +9,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from prunefuse_ray.annotation.request import Answers, Id
+from prunefuse_ray.schemas import agreement_schema
 
 NAMED = 10  # ids named in a message
-
-
-def agreement_schema(id_type: pa.DataType) -> pa.Schema:
-    """How the annotators of a sample agreed: `agreement.parquet`."""
-    return pa.schema(
-        [
-            ("id", id_type),
-            ("label", pa.int64()),
-            ("annotators", pa.int64()),
-            ("agreement", pa.float32()),
-            ("tie", pa.bool_()),
-        ]
-    )
 
 
 def majority(annotations: pa.Table) -> pa.Table:

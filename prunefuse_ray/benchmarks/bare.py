@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from prunefuse_ray import networks
-from prunefuse_ray.augmentation import augment, draw
-from prunefuse_ray.config import Distillation, Recipe
-from prunefuse_ray.forms import Form, decode_column
-from prunefuse_ray.pool import Source, canonical
-from prunefuse_ray.recipe import batches, distillation_weight, learning_rate, loss_sum, parameter_groups
-from prunefuse_ray.samples import Samples
-from prunefuse_ray.scoring import scores_of
+from prunefuse_ray.config.schema import Distillation, Recipe
+from prunefuse_ray.data.labeled_set import Samples
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.reading import canonical
+from prunefuse_ray.data.sample_format import Form, decode_column
+from prunefuse_ray.scoring.scorer import scores_of
+from prunefuse_ray.training.augmentation import augment, draw
+from prunefuse_ray.training.recipe import batches, distillation_weight, learning_rate, loss_sum, parameter_groups
 
 BATCH = 64
 

@@ -18,9 +18,9 @@ import torch
 
 from prunefuse_ray.acquisition import Rule
 from prunefuse_ray.benchmarks import measure
-from prunefuse_ray.centers import MAX_PARTS, greedy, in_two_rounds, k_centers
-from prunefuse_ray.resources import cores, start_ray
-from prunefuse_ray.shards import Files, Shards
+from prunefuse_ray.distributed.resources import cores, start_ray
+from prunefuse_ray.selection.set_strategies import MAX_PARTS, greedy, in_two_rounds, k_centers
+from prunefuse_ray.selection.shards import Files, Shards
 from prunefuse_ray.storage import Place
 
 FILES = 16

@@ -15,7 +15,7 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from prunefuse_ray.resources import cores
+from prunefuse_ray.distributed.resources import cores
 
 assert ray  # its import puts psutil, which comes with it, on the path
 import psutil  # noqa: E402

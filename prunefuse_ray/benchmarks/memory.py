@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import ray
 
 from prunefuse_ray import networks
-from prunefuse_ray.arithmetic import MACS_WORTH_MEASURING, Arithmetic, fastest
 from prunefuse_ray.benchmarks import measure
-from prunefuse_ray.config import Scoring
-from prunefuse_ray.images import ImageForm
-from prunefuse_ray.pool import Source
-from prunefuse_ray.resources import ScoringPlan, configure_data, cores
-from prunefuse_ray.scoring import ScoringJob, score_pool, summarise
+from prunefuse_ray.config.schema import Scoring
+from prunefuse_ray.data.images import ImageForm
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.distributed.resources import ScoringPlan, configure_data, cores
+from prunefuse_ray.scoring.backend_choice import MACS_WORTH_MEASURING, Arithmetic, fastest
+from prunefuse_ray.scoring.scorer import ScoringJob, score_pool, summarise
 from prunefuse_ray.storage import Place
 
 BAR_MB = 300

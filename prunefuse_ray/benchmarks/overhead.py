@@ -17,17 +17,17 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.benchmarks import bare, measure
-from prunefuse_ray.config import Config
-from prunefuse_ray.config_files import config_from_tree
-from prunefuse_ray.forms import form_of
-from prunefuse_ray.ledger import Ledger, Step
-from prunefuse_ray.phases import dense_network, make_selector, network_spec, proxies, trusted
-from prunefuse_ray.plan import INIT, steps
-from prunefuse_ray.pool import PoolInfo, Source
-from prunefuse_ray.resources import cores, training_threads
-from prunefuse_ray.samples import load_samples
+from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.data.labeled_set import load_samples
+from prunefuse_ray.data.pool import PoolInfo, Source
+from prunefuse_ray.data.sample_format import form_of
+from prunefuse_ray.data.survey import sources
+from prunefuse_ray.distributed.resources import cores, training_threads
+from prunefuse_ray.method.selector import dense_network, make_selector, network_spec, proxies, trusted
+from prunefuse_ray.method.steps import INIT, Step, steps
+from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
-from prunefuse_ray.survey import sources
 
 BAR = 0.4
 JOB = Path(__file__).parents[2] / "jobs" / "run.py"

@@ -22,14 +22,15 @@ from PIL import Image
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition import least_confidence
-from prunefuse_ray.arithmetic import Arithmetic, fastest
 from prunefuse_ray.benchmarks import measure
+from prunefuse_ray.data.images import ImageForm, encode_png
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.reading import head
+from prunefuse_ray.data.sample_format import decode_column
+from prunefuse_ray.distributed.resources import ScoringPlan, cores, start_ray
 from prunefuse_ray.errors import ConfigError
-from prunefuse_ray.forms import decode_column
-from prunefuse_ray.images import ImageForm, encode_png
-from prunefuse_ray.pool import Source, head
-from prunefuse_ray.resources import ScoringPlan, cores, start_ray
-from prunefuse_ray.scoring import ScoringJob, score_pool
+from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest
+from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
 from prunefuse_ray.storage import Place
 
 ROWS_PER_FILE = 5_000

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import ray
 
 from prunefuse_ray.benchmarks import measure
-from prunefuse_ray.resources import start_ray
-from prunefuse_ray.selection import top_k
+from prunefuse_ray.distributed.resources import start_ray
+from prunefuse_ray.selection.top_k import top_k
 from prunefuse_ray.storage import Place
 
 ROWS_PER_FILE = 1_000_000

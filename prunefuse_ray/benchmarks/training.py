@@ -19,13 +19,13 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.benchmarks import bare, measure
 from prunefuse_ray.benchmarks.scoring import generated, read_pictures, write
-from prunefuse_ray.config import Recipe
-from prunefuse_ray.images import ImageForm
-from prunefuse_ray.pool import Source
-from prunefuse_ray.resources import TrainingPlan, cores, start_ray, training_threads
-from prunefuse_ray.samples import load_samples
+from prunefuse_ray.config.schema import Recipe
+from prunefuse_ray.data.images import ImageForm
+from prunefuse_ray.data.labeled_set import load_samples
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.distributed.resources import TrainingPlan, cores, start_ray, training_threads
 from prunefuse_ray.storage import Place
-from prunefuse_ray.training import TrainingJob, train
+from prunefuse_ray.training.trainer import TrainingJob, train
 
 BAR = 0.9
 CLASSES = 10

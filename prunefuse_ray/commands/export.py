@@ -16,9 +16,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", metavar="FILE", help="where to write it (default: model.onnx in the directory)")
     parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
     arguments = parser.parse_args(list(argv))
-    from prunefuse_ray.exporting import to_onnx
-    from prunefuse_ray.predictor import load
-    from prunefuse_ray.saved import network_place
+    from prunefuse_ray.inference.onnx import to_onnx
+    from prunefuse_ray.inference.predictor import load
+    from prunefuse_ray.inference.saved_networks import network_place
     from prunefuse_ray.storage import Place
 
     predictor = load(arguments.directory, trusted=arguments.trusted)

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-from prunefuse_ray.config import Config
-from prunefuse_ray.config_files import load_config, preset_path
-from prunefuse_ray.sweep_config import Sweep, load_sweep
+from prunefuse_ray.config.files import load_config, preset_path
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.sweep.config import Sweep, load_sweep
 
 
 def parse_run(argv: Sequence[str]) -> Config:
@@ -58,7 +58,7 @@ def _parse(
     """(file, overrides of a run's fields, all arguments)"""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--config", metavar="FILE", help="a YAML file with the fields below as sections")
-    where.add_argument("--preset", metavar="NAME", help="a configuration of jobs/presets, by name")
+    where.add_argument("--preset", metavar="NAME", help="a configuration that comes with the package, by name")
     parser.add_argument(
         "--accept-partial",
         dest="annotation.accept_partial",

@@ -15,9 +15,9 @@ from prunefuse_ray.commands.terminal import console, quiet, secure, si
 from prunefuse_ray.errors import ConfigError
 
 if TYPE_CHECKING:
-    from prunefuse_ray.config import Config
-    from prunefuse_ray.estimate import Costs, Estimate
-    from prunefuse_ray.pool import PoolInfo
+    from prunefuse_ray.config.schema import Config
+    from prunefuse_ray.data.pool import PoolInfo
+    from prunefuse_ray.run.estimate import Costs, Estimate
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,11 +39,11 @@ def main(argv: Sequence[str]) -> int:
     config = parse_run(rest)
     secure()
     quiet()
-    from prunefuse_ray.estimate import estimate, nodes_for
-    from prunefuse_ray.known import read_known
-    from prunefuse_ray.plan import check_budget, check_known
-    from prunefuse_ray.resources import cores, observe, plan_scoring, start_ray
-    from prunefuse_ray.survey import survey
+    from prunefuse_ray.data.known_labels import read_known
+    from prunefuse_ray.data.survey import survey
+    from prunefuse_ray.distributed.resources import cores, observe, plan_scoring, start_ray
+    from prunefuse_ray.method.steps import check_budget, check_known
+    from prunefuse_ray.run.estimate import estimate, nodes_for
 
     start_ray()
     info = survey(config.pool, labeled=config.annotation.kind == "oracle").info
@@ -75,9 +75,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _costs(config: Config, info: PoolInfo, mine: argparse.Namespace) -> Costs:
     from prunefuse_ray import networks
-    from prunefuse_ray.estimate import measured_costs
-    from prunefuse_ray.forms import form_of
-    from prunefuse_ray.phases import make_selector, network_spec
+    from prunefuse_ray.data.sample_format import form_of
+    from prunefuse_ray.method.selector import make_selector, network_spec
+    from prunefuse_ray.run.estimate import measured_costs
 
     spec = network_spec(config, info)
     try:
@@ -101,9 +101,12 @@ def _some_samples(config: Config) -> list:
     """Encoded samples from the beginning of the pool, as long as they can be had without a run directory."""
     from itertools import islice
 
-    from prunefuse_ray.images import sample_values
-    from prunefuse_ray.indexes import index_source
-    from prunefuse_ray.pool import Source, digits_tables, locate_parquet, opened, tables
+    from prunefuse_ray.data.digits import digits_tables
+    from prunefuse_ray.data.images import sample_values
+    from prunefuse_ray.data.index import index_source
+    from prunefuse_ray.data.parquet import locate_parquet
+    from prunefuse_ray.data.pool import Source
+    from prunefuse_ray.data.reading import opened, tables
 
     pool = config.pool
     match pool.source:
@@ -137,11 +140,11 @@ def _table(found: Estimate) -> Table:
 
 def _against(mine: argparse.Namespace) -> int:
     """A run's estimate, made on this machine from its own configuration, beside what its commits say."""
-    from prunefuse_ray.config_files import config_from_tree
-    from prunefuse_ray.estimate import estimate
-    from prunefuse_ray.ledger import Ledger
-    from prunefuse_ray.plan import steps
-    from prunefuse_ray.pool import PoolInfo
+    from prunefuse_ray.config.files import config_from_tree
+    from prunefuse_ray.data.pool import PoolInfo
+    from prunefuse_ray.method.steps import steps
+    from prunefuse_ray.run.estimate import estimate
+    from prunefuse_ray.run.ledger import Ledger
     from prunefuse_ray.storage import Place
 
     ledger = Ledger(Place.at(mine.against))

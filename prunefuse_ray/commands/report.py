@@ -17,15 +17,15 @@ def main(argv: Sequence[str]) -> int:
 
     place = Place.at(arguments.directory)
     if (place / "sweep.yaml").exists():
-        from prunefuse_ray.sweep_points import write_results
-        from prunefuse_ray.sweep_report import render_sweep
+        from prunefuse_ray.sweep.analysis import write_results
+        from prunefuse_ray.sweep.page import render_sweep
 
         write_results(place, render_sweep)
         console.print((place / "report.html").path)
         return 0
-    from prunefuse_ray.ledger import Ledger
-    from prunefuse_ray.report import render
-    from prunefuse_ray.views import view_run
+    from prunefuse_ray.report.page import render
+    from prunefuse_ray.run.ledger import Ledger
+    from prunefuse_ray.run.view import view_run
 
     ledger = Ledger(place)
     console.print(ledger.write_text("report.html", render(view_run(ledger))).path)

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import console, quiet, secure, si
-from prunefuse_ray.config import Config
-from prunefuse_ray.plan import steps
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.method.steps import steps
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,8 +20,8 @@ def main(argv: Sequence[str]) -> int:
     config = parse_run(argv)
     secure()
     quiet()
-    from prunefuse_ray.phases import summary
-    from prunefuse_ray.rounds import run, run_place
+    from prunefuse_ray.run.loop import run, run_place
+    from prunefuse_ray.run.phases import summary
 
     console.print(f"run {config.run.name} in {run_place(config).path}")
     started = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Any
 
 from prunefuse_ray.commands.options import given_options
 from prunefuse_ray.commands.terminal import TRUSTED_HELP, console, quiet, secure
-from prunefuse_ray.config_files import read_tree, validated
+from prunefuse_ray.config.files import read_tree, validated
 from prunefuse_ray.errors import ConfigError
 
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
     secure()
     quiet()
-    from prunefuse_ray.ranking import Ranking, rank
+    from prunefuse_ray.run.rank import Ranking, rank
 
     arguments, given = given_options(parser, argv, Ranking)
     if arguments.top < 1:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.commands.terminal import console, quiet, secure, si
-from prunefuse_ray.sweep_config import incomparable, stops_early, trials
+from prunefuse_ray.sweep.config import incomparable, stops_early, trials
 
 NOT_ALL_TRIALS = 1
 """Exit code of a sweep that ended, but not with every trial."""
@@ -24,10 +24,10 @@ def main(argv: Sequence[str]) -> int:
     stops, count = stops_early(sweep, found), len(found)
     secure()
     quiet()
-    from prunefuse_ray.sweep import run_sweep, sweep_place
-    from prunefuse_ray.sweep_points import write_results
-    from prunefuse_ray.sweep_report import render_sweep
-    from prunefuse_ray.sweep_results import COMPLETE, FAILED, UNFINISHED, outcome
+    from prunefuse_ray.sweep.analysis import write_results
+    from prunefuse_ray.sweep.page import render_sweep
+    from prunefuse_ray.sweep.results import COMPLETE, FAILED, UNFINISHED, outcome
+    from prunefuse_ray.sweep.runner import run_sweep, sweep_place
 
     root = sweep_place(sweep)
     console.print(f"sweep {sweep.base.run.name} in {root.path}: {count} trials")
@@ -90,8 +90,8 @@ def round_line(row: dict[str, Any]) -> str:
 
 def closing_table(result: Any) -> Table:
     """The combinations with their accuracy and what selection cost them."""
-    from prunefuse_ray.sweep_points import compared_at, measured_metric, points, reference_of, relative
-    from prunefuse_ray.sweep_report import spread
+    from prunefuse_ray.sweep.analysis import compared_at, measured_metric, points, reference_of, relative
+    from prunefuse_ray.sweep.page import spread
 
     found = points(result)
     metric = measured_metric(found, result.sweep)

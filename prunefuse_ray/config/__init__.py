@@ -1,0 +1,35 @@
+"""What a run is: the schema of its configuration, and how it is read from files and options."""
+
+from prunefuse_ray.config.schema import (
+    Annotation,
+    Config,
+    Distillation,
+    Fusion,
+    Network,
+    Pool,
+    Positive,
+    Pruning,
+    Recipe,
+    Run,
+    Scoring,
+    Section,
+    Selection,
+    Workers,
+)
+
+__all__ = [
+    "Annotation",
+    "Config",
+    "Distillation",
+    "Fusion",
+    "Network",
+    "Pool",
+    "Positive",
+    "Pruning",
+    "Recipe",
+    "Run",
+    "Scoring",
+    "Section",
+    "Selection",
+    "Workers",
+]

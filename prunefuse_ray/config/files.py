@@ -1,0 +1,129 @@
+"""Configurations as files and nested values: reading, overriding, validating, comparing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from prunefuse_ray.config.schema import Config, committee_ratio
+from prunefuse_ray.errors import ConfigError, near
+
+Tree = TypeVar("Tree", bound=BaseModel)
+PRESETS = Path(__file__).resolve().parent / "presets"
+
+
+def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a YAML file (or the defaults), lay nested `overrides` over it and validate the whole.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type or impossible value; all of them in one message.
+    """
+    return config_from_tree(overlay(read_tree(path) if path is not None else {}, overrides or {}))
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """The sections of a YAML file, not validated. ConfigError where it cannot be read or holds none."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error}); give a readable YAML file") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give sections such as 'run:' and 'pool:'")
+    return tree
+
+
+def preset_path(name: str) -> Path:
+    """The YAML file of a preset that ships with the project; ConfigError lists the known ones."""
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ConfigError(f"--preset {name}: no such preset{near(name, known)}; known: {', '.join(known)}")
+    return path
+
+
+def config_from_tree(tree: Mapping[str, Any]) -> Config:
+    """Validate a nested mapping; raises ConfigError with one line per fault."""
+    return validated(Config, tree)
+
+
+def validated(model: type[Tree], tree: Mapping[str, Any], over: Mapping[str, Any] | None = None) -> Tree:
+    """A nested mapping, with `over` laid on it, as a model; raises ConfigError with one line per fault."""
+    try:
+        return model.model_validate(merge(tree, over or {}))
+    except ValidationError as error:
+        raise ConfigError(explain(error, model)) from error
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, section by section; neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on the tree of a configuration. The size of a committee settles its ratio: one below gives way."""
+    pruning = over.get("pruning")
+    ratio = committee_ratio(pruning) if isinstance(pruning, Mapping) else None
+    return merge(base, over if ratio is None else merge(over, {"pruning": {"ratio": ratio}}))
+
+
+def to_tree(config: BaseModel) -> dict[str, Any]:
+    """A configuration, or a part of it, as nested plain values, every default spelled out: `config.yaml`'s form."""
+    return config.model_dump(mode="json")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as {'section.field': value}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line 'field: old -> new' for every field in which two configuration trees differ."""
+    a, b = flatten(old), flatten(new)
+    missing = object()
+    return [
+        f"{key}: {a.get(key, '(not set)')!r} -> {b.get(key, '(not set)')!r}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, missing) != b.get(key, missing)
+    ]
+
+
+def explain(error: ValidationError, model: type[BaseModel] = Config) -> str:
+    """The faults of a tree of `model`, a line each."""
+    return "\n".join(_explain(e, model) for e in error.errors())
+
+
+def _explain(error: Any, model: type[BaseModel]) -> str:
+    """One fault of pydantic's as 'field: what is wrong; remedy'."""
+    loc = [str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "list[", "function-"))]
+    field, value = ".".join(loc), error.get("input")
+    match error["type"]:
+        case "extra_forbidden":
+            known = _fields_of(loc[:-1], model)
+            return f"{field}: unknown key{near(loc[-1], known)}; known here: {', '.join(known)}"
+        case "value_error":
+            return ": ".join(p for p in (field, str(error["ctx"]["error"])) if p)
+        case _:
+            shown = repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
+            return f"{field}: {shown[:200]} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _fields_of(path: Sequence[str], model: Any) -> list[str]:
+    for part in path:
+        # A mapping of sections (`space` of a sweep) has its keys' names in between.
+        model = model.model_fields[part].annotation if hasattr(model, "model_fields") else get_args(model)[1]
+    return list(model.model_fields)

@@ -1,0 +1,595 @@
+"""What a run is: one typed, validated tree. `config/files.py` reads it from YAML and command-line overrides.
+
+Every field has a default, so that the empty configuration is the embedded example (scikit-learn's digits).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.errors import near
+from prunefuse_ray.networks.specs import IMPORTANCES
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Augmentation = Literal["crop", "resized_crop", "flip", "cutout"]
+
+
+STORE_OPTIONS = {"endpoint_override", "region", "scheme", "tls_ca_file_path"}
+"""What may stand in the query of a URI. Signatures, keys and tokens may not."""
+
+
+def _no_credentials(value: str) -> str:
+    """Paths are written to config.yaml, logs and reports; a secret in one would travel with them."""
+    scheme, _, rest = value.partition("://")
+    options = {part.partition("=")[0] for part in rest.partition("?")[2].split("&")} if "?" in rest else set()
+    if "@" in rest.partition("/")[0] or (scheme != "file" and rest and options - STORE_OPTIONS):
+        raise ValueError(
+            "holds credentials, or an option that may be one; give credentials by the environment or the machine's "
+            f"role, not in the path. After a question mark stand {', '.join(sorted(STORE_OPTIONS))} only; as a "
+            "wildcard in a URI use * or [...]"
+        )
+    return value
+
+
+def _as_int(value: Any) -> Any:
+    """The command line gives strings, and a literal of integers takes none."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+PathOrUri = Annotated[str, AfterValidator(_no_credentials)]
+
+
+def _each_without_credentials(value: str | list[str]) -> str | list[str]:
+    """Checked after the choice between one and several: else the fault would be told with the value, twice."""
+    for path in [value] if isinstance(value, str) else value:
+        _no_credentials(path)
+    if not value:
+        raise ValueError("is empty; name a file, a directory or a pattern")
+    return value
+
+
+Paths = Annotated[str | list[str], AfterValidator(_each_without_credentials)]
+
+
+class Section(BaseModel):
+    """A part of the tree: unknown keys are errors, and the docstrings under the fields are the command's help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    """Where the run lives and what makes it repeatable."""
+
+    name: str = Field("digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; its directory is DIRECTORY/NAME."""
+    directory: PathOrUri = "runs"
+    """Parent of run directories: a local path, or a URI (s3://, gs://) that every node can reach."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of initialisation, initial set, shuffling and augmentation: the same seed gives the same selected ids."""
+
+
+class Pool(Section):
+    """The unlabeled samples, the held-out test set, and how pictures become tensors."""
+
+    needed: ClassVar[tuple[str, ...]] = ("path", "test_path")
+
+    source: Literal["digits", "parquet", "images", "webdataset", "huggingface"] = "digits"
+    """digits (embedded example), parquet (a column of pictures or texts; also Hugging Face's shards), images (a folder
+    per class), webdataset (tar files), huggingface (what `save_to_disk` wrote)."""
+    path: Paths | None = None
+    """Pool: a file, a directory, a pattern (train-*.parquet), or a list of them; local paths or URIs."""
+    test_path: Paths | None = None
+    """Held-out test set of the same form as the pool; never selected from, only reported."""
+    validation_path: Paths | None = None
+    """Validation set of the same form: each training keeps the weights of its best epoch on it."""
+    validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Share of the labeled set that is held out as the validation set, the same samples in every round."""
+    known_labels: PathOrUri | None = None
+    """Labels that exist already: Parquet or CSV with columns id, label (a number or a class name). They belong to the
+    initial set, and selection.budgets counts them."""
+    id_column: str | None = "id"
+    """Column of unique ids (string or integer); null: file name and row number. Parquet only; others have the ids
+    PATH, SHARD/KEY and FILE:ROW."""
+    image_column: str = "image"
+    """Column of pictures: encoded (binary, or {bytes, path}) or uint8 tensors (height x width x channels)."""
+    text_column: str | None = None
+    """Column of texts (strings) in place of pictures; the network reads their bytes. Parquet and huggingface."""
+    text_length: Positive = 1024
+    """Bytes of a text that the network reads; longer texts are cut, shorter ones filled up."""
+    label_column: str = "label"
+    """Column of integer labels 0 .. classes-1, asked only for selected samples. WebDataset: the member's extension
+    (default: cls), or json:FIELD. Where people give the labels (annotation.kind), only the test set needs it."""
+    group_column: str | None = None
+    """Column of strings or integers (site, patient, camera, ...) by which `selection.per_group: group` shares out the
+    choice; samples without a value are a group of their own. Parquet only."""
+    classes: Annotated[int, Field(ge=2)] | list[str] | None = None
+    """Number of classes, or their names in the order of the labels. Image folders: found from the sub-folders; Hugging
+    Face: from the file's features."""
+    channels: Annotated[Literal[1, 3], BeforeValidator(_as_int)] = 3
+    """Channels of the network's input: 3 (RGB) or 1 (grey). Pictures of another mode are converted."""
+    image_size: tuple[Positive, Positive] | None = None
+    """Height and width of the network's input in pixels. Default: those of the pool's first readable picture."""
+    other_sizes: Literal["resize", "reject"] = "resize"
+    """A picture of another size: scale its shorter side and crop the centre, or record it as rejected."""
+    crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the scaled picture's shorter side that the centre crop keeps; torchvision's presets use 0.875 (256 to
+    224)."""
+    max_pixels: Positive = 50_000_000
+    """A picture with more pixels than this is rejected unread (decompression bombs)."""
+    max_rejected: Share = 0.01
+    """Share of the pool that may be unreadable before the run stops."""
+    mean: list[float] = [0.5]
+    """Per-channel mean that is subtracted from pixels scaled to 0..1; one value serves all channels."""
+    std: list[Annotated[float, Field(gt=0)]] = [0.25]
+    """Per-channel standard deviation that pixels are divided by; one value serves all channels."""
+    allow_growth: bool = False
+    """Take in new files that appear in the pool between two rounds. Removed or changed files stay an error."""
+
+    @field_validator("path", "test_path", "validation_path", mode="before")
+    @classmethod
+    def _single(cls, value: Any) -> Any:
+        """One path is one path, whether it came from a file or from the command line, which makes a list of it."""
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _number_of_classes(cls, value: Any) -> Any:
+        """The command line makes a list of what may be one."""
+        return _as_int(value[0]) if isinstance(value, list) and len(value) == 1 else _as_int(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grey_digits(cls, tree: Any) -> Any:
+        """The embedded pictures are grey; nothing else about them has to be said."""
+        if isinstance(tree, dict) and tree.get("source", "digits") == "digits":
+            return {"channels": 1, **tree}
+        if isinstance(tree, dict) and tree["source"] == "webdataset":
+            return {"label_column": "cls", **tree}
+        return tree
+
+    @model_validator(mode="after")
+    def _complete(self) -> Pool:
+        if self.source != "digits":
+            for field in self.needed:
+                if getattr(self, field) is None:
+                    raise ValueError(f"{field} is missing: source '{self.source}' needs it; set pool.{field}")
+        if self.validation_path is not None and self.validation_share:
+            raise ValueError("validation_path and validation_share are both set: give one validation set")
+        if self.validation_path is not None and self.source == "digits":
+            raise ValueError("validation_path: the embedded digits have none; use validation_share")
+        if self.crop_ratio < 1 and self.other_sizes == "reject":
+            raise ValueError("crop_ratio crops scaled pictures, but other_sizes is 'reject': set one of them back")
+        for field in ("mean", "std"):
+            if len(getattr(self, field)) not in (1, self.channels):
+                raise ValueError(
+                    f"{field} has {len(getattr(self, field))} values: give one for all channels, or {self.channels}"
+                )
+        if self.group_column is not None and self.source != "parquet":
+            raise ValueError(f"group_column is for pool.source parquet, not '{self.source}': leave it out")
+        if self.allow_growth and self.source not in ("parquet", "images"):
+            raise ValueError(
+                f"allow_growth is for pool.source parquet and images, not '{self.source}': set it to false"
+            )
+        if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
+            raise ValueError("classes needs at least two different names")
+        return self
+
+
+class Annotation(Section):
+    """Who gives the labels."""
+
+    kind: Literal["oracle", "files", "label_studio"] = "oracle"
+    """oracle (pool.label_column; for benchmarks), files (a CSV to fill in, a round at a time), label_studio (a Label
+    Studio server). While labels are awaited the command ends with exit code 3; the same command again goes on."""
+    labels_per_sample: Positive = 1
+    """Labels by different annotators that a sample needs; the majority counts. Not for oracle."""
+    accept_partial: bool = False
+    """Go on with the labels that are there (`--accept-partial`): samples without one return to the pool."""
+    wait: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds to wait for labels, looking again and again, before the command ends with exit code 3."""
+    url: PathOrUri | None = Field(None, pattern=r"^https?://")
+    """Address of the Label Studio server. Its token comes from the environment variable LABEL_STUDIO_API_KEY alone."""
+    picture_url: PathOrUri | None = None
+    """Where annotators' browsers find the pictures, with {id} in it. Default: pictures travel inside the tasks."""
+    picture_size: Positive = 1024
+    """Longer side in pixels to which larger pictures are scaled down when they travel inside Label Studio's tasks."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Annotation:
+        if self.kind == "label_studio" and self.url is None:
+            raise ValueError("url is missing: kind 'label_studio' needs it; set annotation.url")
+        if self.picture_url is not None and "{id}" not in self.picture_url:
+            raise ValueError(f"picture_url '{self.picture_url}' names no sample: put {{id}} where the id belongs")
+        return self
+
+
+class Network(Section):
+    """The dense network: the one the user wants trained."""
+
+    architecture: str = "resnet20"
+    """resnet8/14/20/32/44/56/110/164, another built-in name, torchvision:NAME, or package.module:function for one's
+    own."""
+    weights: PathOrUri | None = None
+    """Trained weights of the dense network (a path or URI): safetensors, or a checkpoint that holds tensors alone.
+    The proxy is pruned from them; a head for another number of classes is made anew."""
+
+
+def committee_ratio(pruning: Mapping[str, Any]) -> float | None:
+    """The pruning ratio that follows from the fields of this section, not yet validated: that of its committee's
+    members. None where it names no committee of two or more, or a ratio itself."""
+    size = str(pruning.get("committee", 1))
+    return 1 - 1 / int(size) if "ratio" not in pruning and size.isdecimal() and int(size) > 1 else None
+
+
+class Pruning(Section):
+    """How the proxy is cut out of the dense network at initialisation."""
+
+    ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Pruning ratio: share of the channels of every layer that is removed."""
+    importance: str = "magnitude"
+    """Importance by which channels stay: magnitude (L2 norm of the weights), magnitude_l1, random, lamp, fpgm,
+    bn_scale."""
+    steps: Positive = 1
+    """Number of pruning steps on the way to the ratio."""
+    committee: Positive = 1
+    """Disjoint proxies that together cover the dense network; above 1 the ratio is 1 - 1 / committee (its default
+    then, also where a file or a sweep's base has another). They are trained side by side, vote, and are fused into one
+    network."""
+    round_to: Positive | None = None
+    """Round kept channel counts down to a multiple of this (hardware); refused where a layer would stay unpruned."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _even_shares(cls, tree: Any) -> Any:
+        """The share that a committee leaves each member follows from its size."""
+        ratio = committee_ratio(tree) if isinstance(tree, dict) else None
+        return tree if ratio is None else {"ratio": ratio, **tree}
+
+    @field_validator("importance")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in IMPORTANCES:
+            raise ValueError(f"unknown importance '{value}'{near(value, IMPORTANCES)}; known: {', '.join(IMPORTANCES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _partition(self) -> Pruning:
+        if self.committee > 1 and abs(self.ratio - (1 - 1 / self.committee)) > 1e-9:
+            raise ValueError(
+                f"ratio {self.ratio:g} does not make {self.committee} disjoint proxies: leave it out, or set it to "
+                f"{1 - 1 / self.committee:g}"
+            )
+        if self.committee > 1 and (self.steps > 1 or self.round_to is not None):
+            raise ValueError(
+                f"committee {self.committee} is cut in one step and by equal shares: leave out steps and round_to"
+            )
+        return self
+
+
+class Selection(Section):
+    """Which samples get labeled, and how many."""
+
+    strategy: str = "least_confidence"
+    """Acquisition strategy: least_confidence, margin, entropy, random; bald, vote_entropy, consensus_kl (of a
+    committee); k_centers, badge, cluster_margin choose sets."""
+    per_group: Literal["predicted", "group"] | None = None
+    """Choose equally many of each class that the network predicts (predicted), or of each value of pool.group_column
+    (group), as far as there are so many. Only with strategies that score each sample for itself."""
+    min_distance: Annotated[float, Field(gt=0)] | None = None
+    """Leave out samples whose features are nearer than this (Euclidean distance) to a better one or a labeled one.
+    Only with strategies that score each sample for itself."""
+    selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
+    """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
+    budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
+    """Label budgets, one per round, rising; the first is the random initial set, the last the whole budget."""
+
+    @field_validator("strategy")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in STRATEGIES:
+            raise ValueError(f"unknown strategy '{value}'{near(value, STRATEGIES)}; known: {', '.join(STRATEGIES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fair(self) -> Selection:
+        strategy = STRATEGIES[self.strategy]
+        for field in ("per_group", "min_distance"):
+            value = getattr(self, field)
+            if value is not None and (strategy.score is None or strategy.features):
+                why = "chooses a set of its own" if strategy.features else "asks no network"
+                raise ValueError(
+                    f"{field} {value} cannot be combined with strategy '{self.strategy}', which {why}: leave it out, "
+                    "or set strategy to least_confidence, margin or entropy (of a committee also bald, vote_entropy or "
+                    "consensus_kl)"
+                )
+        if self.per_group is not None and self.min_distance is not None:
+            raise ValueError(
+                f"per_group {self.per_group} and min_distance {self.min_distance:g} cannot be combined: leave one out"
+            )
+        return self
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the choice reads the penultimate features."""
+        return STRATEGIES[self.strategy].features or self.min_distance is not None
+
+    @property
+    def needs_labeled(self) -> bool:
+        """Whether the choice reads those of the labeled samples, too."""
+        return STRATEGIES[self.strategy].labeled or self.min_distance is not None
+
+    @field_validator("budgets")
+    @classmethod
+    def _rising(cls, value: list[int]) -> list[int]:
+        if any(b <= a for a, b in itertools.pairwise(value)):
+            raise ValueError(
+                f"{value} does not rise: each budget counts all labels so far, so give e.g. [50, 100, 150]"
+            )
+        return value
+
+
+class Recipe(Section):
+    """How one network is trained."""
+
+    epochs: Positive = 30
+    """Passes over the labeled set."""
+    min_steps: Annotated[int, Field(ge=0)] = 300
+    """Fewest optimiser steps of a whole training. Where so few samples are labeled that `epochs` passes take fewer,
+    each epoch passes over the labeled set several times; 0: never."""
+    batch_size: Positive = 32
+    """Samples per optimiser step, over all workers together."""
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    """Peak learning rate of SGD at this batch size."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = True
+    """Nesterov's form of momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty on weights (not on biases and normalisation parameters)."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """cosine: warm-up, then cosine to zero. step: `lr` times `step_factor` at each of `milestones`."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 3.0
+    """Epochs of warm-up: the learning rate rises from zero to `lr` (cosine), or is `lr` * `step_factor` (step)."""
+    milestones: list[Positive] = []
+    """Epochs at which the step schedule multiplies the learning rate by `step_factor`."""
+    step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Factor of the step schedule."""
+    label_smoothing: Share = 0.1
+    """Share of the target probability that is spread over all classes."""
+    augment: list[Augmentation] = ["crop"]
+    """Augmentations, on the device: crop (pad by an eighth and crop), resized_crop (a random part of the picture,
+    scaled), flip (left-right), cutout (a quarter square)."""
+    smallest_crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.08
+    """Smallest share of the picture's area that resized_crop takes."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Epochs without a better validation accuracy after which training stops; 0: never. Needs a validation set."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward and backward pass: auto is bf16 (autocast) where the device has it in hardware."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    """Epochs between evaluations on the test set; 0: only after the last."""
+
+    @model_validator(mode="after")
+    def _schedule(self) -> Recipe:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs: lower it below epochs"
+            )
+        if self.schedule == "step" and any(m >= self.epochs for m in self.milestones):
+            raise ValueError(f"milestones {self.milestones} reach beyond the last of {self.epochs} epochs")
+        return self
+
+
+class Workers(Section):
+    """Where training runs."""
+
+    count: tuple[Positive, Positive] = (1, 1)
+    """Smallest and largest number of training workers; they differ in elastic training. [1, 1] on one machine
+    trains inside the driver, without the start-up of a worker group."""
+    cpus: Positive = 1
+    """CPUs of one training worker."""
+    gpu: bool = False
+    """One GPU per training worker."""
+    sample_memory_gb: Annotated[float, Field(ge=0)] = 8.0
+    """Memory (GiB) for the decoded labeled samples in one training worker; a larger set is decoded once into a file in
+    the temporary directory (TMPDIR) of its node."""
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    """Worker failures that training survives, each going on from the last epoch's checkpoint; -1: any number."""
+
+    @field_validator("count")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        return _min_max(value)
+
+
+class Fusion(Section):
+    """How the trained proxy goes back into the dense network."""
+
+    rule: Literal["keep", "function_preserving", "scaled", "positional"] = "keep"
+    """keep: other weights stay as initialised. function_preserving: the fused network starts as the proxy.
+    scaled: in between. positional: the authors' public rule, for ablations only."""
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Factor of the rule `scaled` on the weights that function_preserving sets to zero."""
+    target: Literal["fused", "scratch"] = "fused"
+    """Start of the target network: fused with the proxy, or the dense initialisation alone (comparisons)."""
+    evaluate: Literal["last", "every"] = "last"
+    """Train the target after the last round only, or after every round (an accuracy per label budget)."""
+    sync_every: Annotated[int, Field(ge=0)] = 0
+    """T_sync: every so many rounds the fused network is fine-tuned and pruned for the next rounds' proxy; 0: never."""
+
+
+class Distillation(Section):
+    """Knowledge distillation from the trained proxy while the fused network is fine-tuned."""
+
+    weight: Share = 0.0
+    """Weight w of the distillation term: loss = (1-w) CE + w T^2 KL(proxy || fused). The paper's method has one; by
+    default it is off, since a teacher weaker than its pupil costs accuracy (README)."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Temperature T of both softmaxes."""
+    decay: Literal["none", "linear"] = "linear"
+    """Keep the weight, or let it fall linearly to zero over the fine-tuning."""
+
+
+class Scoring(Section):
+    """How the pool is scored."""
+
+    actors: tuple[Positive, Positive] | None = None
+    """Smallest and largest number of scoring actors. Default: from one to what the cluster's CPUs (GPUs) can hold,
+    those that its autoscaler could add included."""
+    cpus: Positive = 1
+    """CPUs, and threads, of one scoring actor. It fixes the arithmetic: change it and last bits of scores change."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of one scoring actor; with a GPU, pictures are decoded by separate CPU tasks."""
+    batch_size: Positive | None = None
+    """Samples per forward pass; the last one is padded, so every pass has the same shape. Default: measured once for
+    a large pool, 64 for a small one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of scoring (training has its own). auto: bf16 for a large pool where the device is fast in it."""
+    backend: Literal["auto", "eager", "torch", "compile", "openvino"] = "auto"
+    """What runs the network: `eager` as it was trained, `torch` with its batch norms folded, `compile` (torch.compile)
+    and `openvino` (the extra; CPU only) the folded one. auto: the fastest for a large pool, `torch` for a small one.
+    Features (a set strategy, `features`) come from `eager` and `torch` alone."""
+    features: bool = False
+    """Also write each sample's penultimate features (float32)."""
+
+    @field_validator("actors")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        return None if value is None else _min_max(value)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Scoring:
+        if self.backend == "openvino" and self.gpus:
+            raise ValueError("scoring.backend: openvino runs on CPUs; set scoring.gpus to 0 or use compile")
+        if self.features and self.backend in ("compile", "openvino"):
+            raise ValueError(f"scoring.backend: {self.backend} gives no features; use torch, or auto")
+        if self.backend == "eager" and self.precision == "bf16":
+            raise ValueError("scoring.backend: eager is the network as it was trained, in fp32; use torch for bf16")
+        return self
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: Run = Run()
+    pool: Pool = Pool.model_validate({})
+    annotation: Annotation = Annotation()
+    network: Network = Network()
+    pruning: Pruning = Pruning()
+    selection: Selection = Selection()
+    training: Recipe = Recipe()
+    """The proxy's training, in every round from its initial weights."""
+    finetuning: Recipe = Recipe()
+    """The target network's training after fusion."""
+    workers: Workers = Workers()
+    fusion: Fusion = Fusion()
+    distillation: Distillation = Distillation()
+    scoring: Scoring = Scoring()
+
+    @model_validator(mode="after")
+    def _features(self) -> Config:
+        if self.selection.needs_features and self.scoring.backend in ("compile", "openvino"):
+            raise ValueError(
+                f"scoring.backend: {self.scoring.backend} gives no features, which selection needs; use torch, or auto"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _grouped(self) -> Config:
+        if (self.selection.per_group == "group") != (self.pool.group_column is not None):
+            raise ValueError(
+                f"selection.per_group is {self.selection.per_group or 'not set'} and pool.group_column is "
+                f"{self.pool.group_column or 'not set'}: groups need both per_group 'group' and the column that names "
+                "them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _modality(self) -> Config:
+        if self.pool.text_column is None:
+            return self
+        if self.pool.source not in ("parquet", "huggingface"):
+            raise ValueError(f"pool.text_column needs pool.source parquet or huggingface, not '{self.pool.source}'")
+        for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
+            if recipe.augment:
+                raise ValueError(f"{field}.augment {recipe.augment} is for pictures: set it to [] for texts")
+        return self
+
+    @model_validator(mode="after")
+    def _stoppable(self) -> Config:
+        validated = self.pool.validation_path is not None or self.pool.validation_share > 0
+        for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
+            if recipe.patience and not validated:
+                raise ValueError(
+                    f"{field}.patience {recipe.patience} needs a validation set: set pool.validation_path or "
+                    "pool.validation_share"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _augmentable(self) -> Config:
+        for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
+            if {"crop", "resized_crop"} <= set(recipe.augment):
+                raise ValueError(f"{field}.augment has both crop and resized_crop: leave one out")
+            if "flip" in recipe.augment and self.pool.source == "digits":
+                raise ValueError(
+                    f"{field}.augment 'flip' turns digits into other signs: leave it out for pool.source digits"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _shareable(self) -> Config:
+        workers = self.workers.count[1]
+        for field, size in (
+            ("training.batch_size", self.training.batch_size),
+            ("finetuning.batch_size", self.finetuning.batch_size),
+            ("selection.budgets", self.selection.budgets[0]),
+        ):
+            if size < workers:
+                raise ValueError(
+                    f"{field} {size} leaves some of {workers} workers without samples: raise it or lower workers.count"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _fusable(self) -> Config:
+        if self.fusion.sync_every and self.fusion.target != "fused":
+            raise ValueError("fusion.sync_every prunes a fused network, but fusion.target is 'scratch': set it to 0")
+        if self.selection.selector != "proxy" and self.fusion.target == "fused":
+            raise ValueError(
+                f"fusion.target 'fused' needs a pruned proxy, but selection.selector is '{self.selection.selector}': "
+                "set fusion.target to scratch"
+            )
+        members = self.pruning.committee
+        if STRATEGIES[self.selection.strategy].members and members == 1:
+            raise ValueError(
+                f"selection.strategy '{self.selection.strategy}' asks the members of a committee: set "
+                "pruning.committee to 2 or more"
+            )
+        if members > 1 and self.selection.selector != "proxy":
+            raise ValueError(
+                f"pruning.committee {members} is of proxies, but selection.selector is '{self.selection.selector}': "
+                "set one of them back"
+            )
+        if members > 1 and self.fusion.rule == "positional":
+            raise ValueError("fusion.rule 'positional' knows no committee: use keep, function_preserving or scaled")
+        return self
+
+
+def _min_max(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] > value[1]:
+        raise ValueError(f"{list(value)} has its minimum above its maximum: give [smallest, largest]")
+    return value

@@ -1,0 +1,210 @@
+"""Checks of a Parquet pool over its id and label columns, in tasks, with memory bounded by hashes."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from prunefuse_ray.acquisition import hash_ids
+from prunefuse_ray.data.pool import Source, groups
+from prunefuse_ray.data.reading import ids_to_numpy, in_tasks, refuse_pickles, tables
+from prunefuse_ray.distributed import remote
+from prunefuse_ray.errors import PoolError
+
+HASHES_PER_BUCKET = 20_000_000  # ids whose hashes one task compares for duplicates (160 MB)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scan:
+    """What one task saw of its files."""
+
+    rows: int
+    digest: int
+    bad_labels: list[str]
+
+
+def listing_digest(names: Iterable[str], sizes: Iterable[int]) -> str:
+    """Order-independent digest of file names and sizes: what a resumed run compares before anything else. Directories
+    are left out, so that a pool may be moved."""
+    keys = np.array([f"{posixpath.basename(n)}:{s}" for n, s in zip(names, sizes, strict=True)], dtype=object)
+    return f"{int(hash_ids(keys).sum(dtype=np.uint64)):016x}"
+
+
+def inspect_parquet(source: Source, classes: int, field: str, text: bool = False) -> tuple[int, str, str]:
+    """Check a Parquet source over its id and label columns and return (rows, digest of ids, type of ids).
+
+    Raises:
+        PoolError: a missing column, files of different types, null or duplicate ids, labels outside 0 .. classes-1.
+    """
+    try:
+        schema = pq.read_schema(source.files[0], filesystem=source.fs)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise PoolError(f"{field}: {_unreadable(source.files[0], error)}") from error
+    id_type = _check_columns(schema, source, field, text)
+    looks = in_tasks(_look, source, _kinds(schema, source))
+    if faults := [fault for _, found in looks for fault in found]:
+        more = f"; and {len(faults) - 5} more such files" if len(faults) > 5 else ""
+        raise PoolError(f"{field}: {'; '.join(faults[:5])}{more}; mend them, or name the files that belong together")
+    rows = sum(n for n, _ in looks)
+    if not rows:
+        raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
+    buckets = -(-rows // HASHES_PER_BUCKET)
+    scans, twice = _scan(source, classes, buckets)
+    for scan in scans:
+        if scan.bad_labels:
+            raise PoolError(
+                f"{field}: column '{source.label_column}' has labels outside 0 .. {classes - 1}, e.g. "
+                f"{'; '.join(scan.bad_labels[:5])}; mend them or pool.classes"
+            )
+    if len(twice):
+        ids = [i for found in in_tasks(_ids_of_hashes, source, twice) for i in found]
+        repeated = sorted({i for i in ids if ids.count(i) > 1})
+        if repeated:
+            raise PoolError(
+                f"{field}: column '{source.id_column}' has duplicate ids, e.g. "
+                f"{', '.join(map(repr, repeated[:5]))}; make ids unique"
+            )
+    digest = sum(s.digest for s in scans) % 2**64
+    return rows, f"{digest:016x}", id_type
+
+
+def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) -> str:
+    samples = "text_column" if text else "image_column"
+    wanted = {samples: source.sample_column}
+    if source.names is None:
+        wanted["id_column"] = source.id_column
+    if source.label_column is not None:
+        wanted["label_column"] = source.label_column
+    if source.group_column is not None:
+        wanted["group_column"] = source.group_column
+    for name, column in wanted.items():
+        if column not in schema.names:
+            remedy = "; null makes ids of file names and row numbers" if name == "id_column" else ""
+            raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}{remedy}")
+    strings = (pa.types.is_string, pa.types.is_large_string)
+    if text and not any(is_kind(schema.field(source.sample_column).type) for is_kind in strings):
+        raise PoolError(
+            f"pool.text_column: '{source.sample_column}' is of type "
+            f"{schema.field(source.sample_column).type}; texts are strings"
+        )
+    if source.group_column is not None:
+        kind = schema.field(source.group_column).type
+        if not any(is_kind(kind) for is_kind in (*strings, pa.types.is_integer)):
+            raise PoolError(
+                f"pool.group_column: '{source.group_column}' is of type {kind}; groups are strings or integers"
+            )
+    if source.names is not None:
+        return "string"
+    kind = schema.field(source.id_column).type
+    if pa.types.is_uint64(kind):
+        raise PoolError(f"pool.id_column: '{source.id_column}' is of type {kind}; cast it to int64 or to strings")
+    if pa.types.is_integer(kind):
+        return "int64"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "string"
+    raise PoolError(f"pool.id_column: '{source.id_column}' is of type {kind}; ids are strings or integers")
+
+
+def _kinds(schema: pa.Schema, source: Source) -> dict[str, str]:
+    """Column -> what it holds, as far as all files of a pool have to agree: the width of integers may differ."""
+    columns = [source.sample_column, source.label_column, source.group_column]
+    columns += [source.id_column] if source.names is None else []
+    found = {}
+    for column in (c for c in columns if c is not None):
+        kind = schema.field(column).type if column in schema.names else None
+        if kind is None:
+            found[column] = "missing"
+        elif pa.types.is_integer(kind) and not pa.types.is_uint64(kind):
+            found[column] = "integers"
+        else:
+            found[column] = "strings" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
+    return found
+
+
+def _look(source: Source, kinds: dict[str, str]) -> tuple[int, list[str]]:
+    """Rows of a part of a pool, and what its files lack of `kinds`, by their footers."""
+    rows, faults = 0, []
+    for file in source.files:
+        try:
+            footer = pq.read_metadata(file, filesystem=source.fs)
+            schema = footer.schema.to_arrow_schema()
+            refuse_pickles(schema, file)
+        except PoolError as error:
+            faults.append(str(error))
+            continue
+        except (OSError, pa.ArrowInvalid) as error:
+            faults.append(_unreadable(file, error))
+            continue
+        rows += footer.num_rows
+        found = _kinds(schema, source)
+        faults += [f"'{file}': column '{c}' is {found[c]}, before {k}" for c, k in kinds.items() if found[c] != k]
+    return rows, faults
+
+
+def _unreadable(file: str, error: Exception) -> str:
+    return f"'{file}' is no Parquet file that can be read ({error})"
+
+
+def _scan(source: Source, classes: int, buckets: int) -> tuple[list[_Scan], np.ndarray]:
+    """What the parts of a source hold, and hashes of ids that it holds twice. The hashes stay where they were made."""
+    if sum(source.sizes) <= remote.WORTH_A_TASK:
+        scan, *hashes = _scan_ids(source, classes, 1)
+        return [scan], _duplicate_hashes(*hashes)
+    task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
+    answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
+    find = ray.remote(num_cpus=0.5)(_duplicate_hashes)
+    with remote.plain_errors():
+        scans = cast(list[_Scan], ray.get([a[0] for a in answers]))
+        return scans, np.concatenate(ray.get([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)]))
+
+
+def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
+    hashes, digest, bad = [], 0, []
+    rows = 0
+    columns = [source.id_column] if source.label_column is None else [source.id_column, source.label_column]
+    for table in tables(source, columns):
+        ids = table[source.id_column]
+        rows += table.num_rows
+        if ids.null_count:
+            raise PoolError(f"pool.id_column: '{source.id_column}' has {ids.null_count} null ids; fill them in")
+        hashes.append(_hashes(ids))
+        digest = (digest + int(hashes[-1].sum(dtype=np.uint64))) % 2**64
+        if source.label_column is None:
+            continue
+        labels = table[source.label_column]
+        if not pa.types.is_integer(labels.type):
+            raise PoolError(
+                f"pool.label_column: '{source.label_column}' is of type {labels.type}; labels are integers "
+                "0 .. classes-1"
+            )
+        valid = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, classes))
+        wrong = table.filter(pc.invert(pc.fill_null(valid, False)))
+        bad += [f"{r[source.label_column]} (id {r[source.id_column]!r})" for r in wrong.slice(0, 5).to_pylist()]
+    all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
+    parts = [all_hashes[all_hashes % np.uint64(buckets) == b] for b in range(buckets)]
+    return _Scan(rows=rows, digest=digest, bad_labels=bad), *parts
+
+
+def _duplicate_hashes(*parts: np.ndarray) -> np.ndarray:
+    values, counts = np.unique(np.concatenate(parts), return_counts=True)
+    return values[counts > 1][:1000]
+
+
+def _ids_of_hashes(source: Source, hashes: np.ndarray) -> list[str | int]:
+    return [
+        i
+        for table in tables(source, [source.id_column])
+        for i in table[source.id_column].filter(pa.array(np.isin(_hashes(table[source.id_column]), hashes))).to_pylist()
+    ]
+
+
+def _hashes(ids: pa.ChunkedArray) -> np.ndarray:
+    return hash_ids(ids_to_numpy(ids))

@@ -1,0 +1,123 @@
+"""Labels that exist before a run begins: read, checked against classes and pool, all faults said at once."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+import ray
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data.containers import class_number
+from prunefuse_ray.data.digits import digits_tables
+from prunefuse_ray.data.parquet import locate_parquet
+from prunefuse_ray.data.pool import PoolInfo, Source
+from prunefuse_ray.data.reading import in_tasks, tables
+from prunefuse_ray.data.survey import Survey
+from prunefuse_ray.distributed.remote import plain_errors
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.schemas import arrow_type
+from prunefuse_ray.storage import Place
+
+SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """Labels from a file: one row (id, label) per sample, ordered by id; and the file's contents for its digest."""
+
+    table: pa.Table
+    content: bytes
+
+
+def read_known(path: str, info: PoolInfo) -> Known:
+    """Read `pool.known_labels`: Parquet or CSV with the columns id and label (a class's number or name).
+
+    Raises:
+        PoolError: no such file or columns, labels outside the classes, a sample with two different labels.
+    """
+    place = Place.at(path)
+    try:
+        content = place.read_bytes()
+    except OSError as error:
+        raise PoolError(f"pool.known_labels: '{path}' cannot be read ({error}); give a file") from error
+    found = _read(content, path)
+    if missing := {"id", "label"} - set(found.column_names):
+        raise PoolError(
+            f"pool.known_labels: '{path}' has no column '{min(missing)}'; it has {', '.join(found.column_names)}"
+        )
+    try:
+        ids = found["id"].cast(arrow_type(info.id_type))
+    except pa.ArrowInvalid as error:
+        raise PoolError(f"pool.known_labels: ids that are not of the pool's type {info.id_type}: {error}") from error
+    labels: dict[Any, int] = {}
+    faults: list[str] = []
+    for id_, given in zip(ids.to_pylist(), found["label"].to_pylist(), strict=True):
+        label = class_number(given, info.classes)
+        if id_ in (None, ""):
+            faults.append("a row without an id")
+        elif label is None:
+            faults.append(f"{id_!r}: {given!r} is none of the {len(info.classes)} classes")
+        elif labels.setdefault(id_, label) != label:
+            faults.append(f"{id_!r}: both {info.classes[labels[id_]]!r} and {info.classes[label]!r}")
+    if faults:
+        raise PoolError(f"pool.known_labels: {_some(faults)}; mend '{path}'")
+    table = pa.table({"id": pa.array(labels, arrow_type(info.id_type)), "label": pa.array(labels.values(), pa.int64())})
+    return Known(table=table.sort_by("id"), content=content)
+
+
+def check_present(known: Known, found: Survey, pool: cfg.Pool) -> None:
+    """PoolError where the pool lacks some of the samples."""
+    wanted = known.table["id"].combine_chunks()
+    present = pa.concat_arrays([p.cast(wanted.type) for p in _present(found, pool, wanted)])
+    absent = wanted.filter(pc.invert(pc.is_in(wanted, value_set=present))).to_pylist()
+    if absent:
+        raise PoolError(
+            f"pool.known_labels: {len(absent)} of {len(wanted)} ids are not in the pool: "
+            f"{_some([repr(i) for i in absent])}; mend '{pool.known_labels}' or pool.path"
+        )
+
+
+def _present(found: Survey, pool: cfg.Pool, wanted: pa.Array) -> list[pa.Array]:
+    if found.info.source == "digits":
+        return [_among(digits_tables()[0]["id"], wanted)]
+    if found.info.source == "parquet":
+        return in_tasks(_ids_among, locate_parquet(pool.path, pool, "pool.path"), wanted)
+    task = ray.remote(num_cpus=0.5)(_rows_among)
+    with plain_errors():
+        return ray.get([task.remote(part, wanted) for part in found.indexes["path"].parts])
+
+
+def _ids_among(source: Source, wanted: pa.Array) -> pa.Array:
+    parts = [_among(t[source.id_column], wanted) for t in tables(source, [source.id_column])]
+    return pa.concat_arrays([wanted[:0], *parts])
+
+
+def _rows_among(rows: pa.Table, wanted: pa.Array) -> pa.Array:
+    return _among(rows["id"], wanted)
+
+
+def _among(ids: pa.ChunkedArray, wanted: pa.Array) -> pa.Array:
+    ids = ids.cast(wanted.type)
+    return ids.filter(pc.is_in(ids, value_set=wanted)).combine_chunks()
+
+
+def _read(content: bytes, path: str) -> pa.Table:
+    try:
+        if path.lower().endswith(".csv"):
+            # As text: ids such as 007 must not become numbers.
+            names = pyarrow.csv.open_csv(io.BytesIO(content)).schema.names
+            types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+            return pyarrow.csv.read_csv(io.BytesIO(content), convert_options=types)
+        return pq.read_table(pa.BufferReader(content))
+    except pa.ArrowInvalid as error:
+        raise PoolError(f"pool.known_labels: '{path}' is no readable CSV or Parquet file ({error})") from error
+
+
+def _some(faults: list[str]) -> str:
+    return "; ".join(faults[:SHOWN]) + (f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else "")

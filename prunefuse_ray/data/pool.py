@@ -1,0 +1,96 @@
+"""Where samples come from: every pool as one stream of (id, sample[, label]).
+
+Parquet files are read as they are. Of all else an index is made first (`index.py`), which is Parquet files too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from prunefuse_ray.distributed.remote import GROUPS
+from prunefuse_ray.storage import Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Parquet files with an id column, and how to get from a row to its sample."""
+
+    fs: pafs.FileSystem
+    files: tuple[str, ...]
+    sizes: tuple[int, ...]
+    names: tuple[str, ...] | None = None
+    """Per file, what its rows' ids begin with; None where a column holds the ids."""
+    id_column: str = "id"
+    sample_column: str = "image"
+    label_column: str | None = "label"
+    """None where the samples have no labels."""
+    group_column: str | None = None
+    """Handed on as the column `group`, of strings."""
+    roots: tuple[Place, ...] = ()
+    """Where the files of an index lie; empty where the samples stand in the files themselves."""
+    text: bool = False
+    """Whether an index's samples are texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolInfo:
+    """What was found in a pool: its fingerprint, and the facts that the configuration left open. `pool.json`."""
+
+    source: str
+    path: str
+    """as configured; several with commas between"""
+    rows: int
+    bytes: int
+    files: int
+    listing_digest: str
+    id_digest: str
+    id_type: str
+    classes: list[str]
+    sample_size: tuple[int, ...]
+    """(height, width) of pictures, (length,) of texts in bytes"""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> PoolInfo:
+        return cls(**{**tree, "sample_size": tuple(tree["sample_size"])})
+
+
+# --- locating -------------------------------------------------------------------------------------------------------
+
+
+# --- reading in tasks ------------------------------------------------------------------------------------------------
+
+
+def groups(source: Source, count: int = GROUPS) -> list[Source]:
+    """The source cut into at most `count` groups of files of about equal size."""
+    count = min(count, len(source.files))
+    order = sorted(range(len(source.files)), key=lambda i: -source.sizes[i])
+    bins: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for i in order:
+        lightest = loads.index(min(loads))
+        bins[lightest].append(i)
+        loads[lightest] += source.sizes[i] + 1
+    return [part(source, sorted(b)) for b in bins]
+
+
+def part(source: Source, numbers: Sequence[int]) -> Source:
+    """The source with some of its files."""
+    return replace(
+        source,
+        files=tuple(source.files[i] for i in numbers),
+        sizes=tuple(source.sizes[i] for i in numbers),
+        names=None if source.names is None else tuple(source.names[i] for i in numbers),
+    )
+
+
+# --- streaming ------------------------------------------------------------------------------------------------------
+
+
+# --- choosing without looking ---------------------------------------------------------------------------------------

@@ -1,0 +1,181 @@
+"""Rows of a pool: batches of its columns, ids made where there are none, samples of an index opened."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from prunefuse_ray.data.images import plain_samples
+from prunefuse_ray.data.pool import Source, groups
+from prunefuse_ray.distributed.remote import over
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.storage import Place
+
+BATCH_ROWS = 65_536
+
+
+BATCH_BYTES = 4 * 2**20  # of samples that are read at once
+
+
+LOADED_ROWS = 128  # samples of an index that are opened before they are handed on
+
+
+LOADER_THREADS = 8
+
+
+def in_tasks(function: Any, source: Source, *args: Any) -> list[Any]:
+    """function(part of the source, *args) of every part, in tasks where the source is large."""
+    return list(over(function, groups(source), *args, size=sum(source.sizes)))
+
+
+def tables(source: Source, columns: Sequence[str], rows: int | None = None) -> Iterator[pa.Table]:
+    """The named columns, in batches of at most `rows` rows (default: of some megabytes).
+
+    The ids of a source without an id column are made here: FILE:ROW.
+    """
+    derived = source.names is not None and source.id_column in columns
+    wanted = [c for c in columns if not (derived and c == source.id_column)]
+    for number, file in enumerate(source.files):
+        first = 0
+        with source.fs.open_input_file(file) as stream:
+            parquet = pq.ParquetFile(stream)
+            for batch in parquet.iter_batches(batch_size=rows or _batch_rows(parquet, wanted), columns=wanted):
+                table = pa.Table.from_batches([batch])
+                if derived:
+                    assert source.names is not None
+                    ids = [f"{source.names[number]}:{row}" for row in range(first, first + batch.num_rows)]
+                    table = table.append_column(source.id_column, pa.array(ids, pa.string()))
+                first += batch.num_rows
+                refuse_pickles(table.schema, file)
+                yield table
+
+
+def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
+    """How many rows of these columns make about BATCH_BYTES, by the sizes of the first row group."""
+    if not parquet.metadata.num_row_groups:
+        return BATCH_ROWS
+    group = parquet.metadata.row_group(0)
+    held = [group.column(i) for i in range(group.num_columns)]
+    size = sum(c.total_uncompressed_size for c in held if c.path_in_schema.split(".")[0] in columns)
+    return int(np.clip(BATCH_BYTES * group.num_rows // max(size, 1), 1, BATCH_ROWS))
+
+
+def canonical(source: Source, *, label: bool = False) -> Iterator[pa.Table]:
+    """The rows as (id, sample[, group][, label]); of an index, with its PLACES instead of the sample."""
+    columns = [source.id_column, *(PLACES if source.roots else [source.sample_column])]
+    if label:
+        assert source.label_column is not None
+        columns.append(source.label_column)
+    if source.group_column is not None:
+        columns.append(source.group_column)
+    for table in tables(source, list(dict.fromkeys(columns))):
+        ids = table[source.id_column]
+        rows = {"id": ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())}
+        if source.roots:
+            rows |= {name: table[name] for name in PLACES}
+        else:
+            rows["sample"] = plain_samples(table[source.sample_column])
+        if source.group_column is not None:
+            rows["group"] = pc.fill_null(table[source.group_column].cast(pa.string()), "")
+        if label:
+            rows["label"] = table[source.label_column].cast(pa.int64())
+        yield pa.table(rows)
+
+
+PLACES = ("root", "file", "offset", "bytes")
+
+
+PICKLED = "ray.data.arrow_pickled_object"
+"""Ray's extension type for columns of Python objects: to read a value of it is to run what it says."""
+
+
+def refuse_pickles(schema: pa.Schema, file: str) -> None:
+    """PoolError where a column holds pickled Python objects. A pool comes from elsewhere and must not run code."""
+    for field in schema:
+        # Where nothing has imported Ray Data the type is not known, and only the field says what its bytes are.
+        if _is_pickled(field.type) or (field.metadata or {}).get(b"ARROW:extension:name") == PICKLED.encode():
+            raise PoolError(
+                f"{file}: column '{field.name}' holds pickled Python objects, which can run code when they are read: "
+                "write it as bytes, strings, numbers or tensors"
+            )
+
+
+def _is_pickled(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.extension_name == PICKLED or _is_pickled(kind.storage_type)
+    return any(_is_pickled(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def ids_to_numpy(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Ids as int64 or as an array of Python strings: the one form whose hashes are compared."""
+    if pa.types.is_integer(ids.type):
+        return ids.to_numpy().astype(np.int64)
+    return np.array(ids.to_pylist(), dtype=object)
+
+
+def head(source: Source, rows: int) -> pa.Table:
+    """The first rows (id, sample), at most so many; the samples of an index opened."""
+    parts: list[pa.Table] = []
+    for table in canonical(source):
+        parts += opened(table.slice(0, rows - sum(p.num_rows for p in parts)), source)
+        if sum(p.num_rows for p in parts) >= rows:
+            break
+    return pa.concat_tables(parts, promote_options="permissive")
+
+
+def opened(rows: pa.Table, source: Source) -> Iterator[pa.Table]:
+    """Canonical rows with their samples, a few at a time where they have to be opened; null for an unreadable one."""
+    if not source.roots:
+        yield rows
+        return
+    for start in range(0, max(rows.num_rows, 1), LOADED_ROWS):
+        part = rows.slice(start, LOADED_ROWS)
+        samples = pa.array(_load(part, source.roots), pa.binary())
+        if source.text:
+            samples = pa.array([None if s is None else s.decode(errors="replace") for s in samples.to_pylist()])
+        yield part.drop_columns(list(PLACES)).append_column("sample", samples)
+
+
+def _load(rows: pa.Table, roots: tuple[Place, ...]) -> list[bytes | None]:
+    """The samples of index rows: whole files, or ranges of files that are opened once."""
+    places = rows.select(PLACES).to_pylist()
+    paths = [posixpath.join(roots[p["root"]].path, p["file"]) for p in places]
+    fs = roots[0].fs
+
+    def read(path: str) -> bytes | None:
+        try:
+            return Place(fs, path).read_bytes()
+        except OSError:
+            return None
+
+    def read_range(file: pa.NativeFile | None, at: dict[str, int]) -> bytes | None:
+        try:
+            return None if file is None else file.read_at(at["bytes"], at["offset"])
+        except OSError:
+            return None
+
+    with ThreadPoolExecutor(LOADER_THREADS) as threads:
+        if all(p["offset"] is None for p in places):
+            return list(threads.map(read, paths))
+        files = {path: _open(fs, path) for path in dict.fromkeys(paths)}
+        try:
+            return list(threads.map(read_range, [files[path] for path in paths], places))
+        finally:
+            for file in files.values():
+                if file is not None:
+                    file.close()
+
+
+def _open(fs: pafs.FileSystem, path: str) -> pa.NativeFile | None:
+    try:
+        return fs.open_input_file(path)
+    except OSError:
+        return None

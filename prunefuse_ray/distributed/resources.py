@@ -1,0 +1,294 @@
+"""What the cluster has, and the decisions that depend on it: how many actors score, where training runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import ray
+import ray.data
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.distributed.autoscaler import ROLE, Autoscaler, autoscaler
+from prunefuse_ray.errors import PlanError
+
+BLOCK_BYTES = 4 * 2**20
+STREAM_CPUS = 2
+"""CPUs left to reading, filtering finished rows and writing beside the scoring actors. Actors that hold every CPU
+would leave none for the tasks that feed them, and the stream would stand still without an error."""
+
+MACS_WORTH_AN_ACTOR = 50e9
+"""An actor takes seconds of CPU to start; below this much work (a few seconds of one core) another is a loss."""
+
+ROWS_WORTH_AN_ACTOR = 20_000
+"""A pool with fewer rows, and less work than MACS_WORTH_AN_ACTOR, is scored by the driver in less time than an actor
+takes to start."""
+
+MACS_WORTH_THREADS = 1e9
+"""An optimiser step with less work than this is trained by one thread inside the driver: a second one gains nothing on
+so small a step, and costs several times the step whenever another process takes its core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """The cluster as it is now."""
+
+    nodes: int
+    cpus: float
+    gpus: float
+    in_process: bool
+    """One node, which is this one: training may run inside the driver."""
+    roles: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """CPUs and GPUs of the nodes that carry the label ROLE, by its value."""
+    autoscaler: Autoscaler | None = None
+    """What the cluster may grow to; None where it stays as it is."""
+    cores: int = 0
+    """Cores of this machine for training inside the driver; 0: all of them."""
+
+    def part(self, runs: int) -> Resources:
+        """What each of `runs` runs may plan with, when they share the cluster. The CPUs left to reading and writing
+        are common to all, so that all scoring actors of all runs together leave them free."""
+        if runs == 1:
+            return self
+        cpus = STREAM_CPUS + max(0.0, self.cpus - STREAM_CPUS) / runs
+        return dataclasses.replace(
+            self,
+            cpus=cpus,
+            gpus=self.gpus / runs,
+            cores=max(1, (self.cores or cores()) // runs),
+            roles={role: (c / runs, g / runs) for role, (c, g) in self.roles.items()},
+            autoscaler=None,  # what it may bring is nobody's yet: every run would plan with all of it
+        )
+
+    def to_json(self) -> dict[str, float]:
+        return {"nodes": self.nodes, "cpus": self.cpus, "gpus": self.gpus}
+
+    def has_role(self, role: str) -> bool:
+        """Whether there are machines with this label, or could be."""
+        startable = self.autoscaler.node_types if self.autoscaler else ()
+        return role in self.roles or any(kind.role == role for kind in startable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringPlan:
+    """How many actors score, and what each holds."""
+
+    min_actors: int
+    max_actors: int
+    cpus: int
+    gpus: float
+    here: bool = False
+    """So little work, on one machine, that the driver does it itself."""
+    alone: bool = False
+    """The driver's machine is the only one and scores on CPUs: what depends on the machine may be measured in the
+    driver, without the start of another process."""
+    labelled: bool = False
+    """Nodes say what they are for: actors go to scoring (spot) machines, and to training machines that have room."""
+    waits: str | None = None
+    """What the cluster lacks for it now and the autoscaler has to bring, for people."""
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """Options of Ray's for scoring tasks and actors. A preference: where no scoring machine has room, any machine
+        but the head serves, so that nothing hangs while a spot market is empty."""
+        if not self.labelled:
+            return {}
+        return {"label_selector": {ROLE: "scoring"}, "fallback_strategy": [{"label_selector": {ROLE: "!head"}}]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Where one network is trained. `workers` (0, 0): inside the driver."""
+
+    workers: tuple[int, int]
+    cpus: int
+    gpu: bool
+    max_failures: int
+    cores: int = 0
+    """Cores that training inside the driver may use; 0: all of this machine's."""
+    sample_bytes: int = 8 * 2**30
+    """Decoded samples that one worker may hold in memory."""
+    labelled: bool = False
+    """Nodes say what they are for: workers run on training machines only, never on spot."""
+    waits: str | None = None
+    """What the cluster lacks for it now and the autoscaler has to bring, for people."""
+
+    @property
+    def placement(self) -> dict[str, str] | None:
+        """The label selector of the workers."""
+        return {ROLE: "training"} if self.labelled else None
+
+    @property
+    def in_process(self) -> bool:
+        return self.workers == (0, 0)
+
+
+def start_ray() -> None:
+    """Join the cluster that RAY_ADDRESS names (submitted jobs have it set), or start Ray on this machine.
+
+    A local Ray gets STREAM_CPUS logical CPUs more than the machine has cores, so that every core can hold a scoring
+    actor while the short reading and writing tasks still find a slot.
+    """
+    if not ray.is_initialized():
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            ray.init(address="local", num_cpus=cores() + STREAM_CPUS, include_dashboard=False, **quiet)
+    configure_data()
+
+
+@contextmanager
+def importing(*modules: str) -> Iterator[None]:
+    """Import modules beside the body, which waits for other processes; all are there when it ends. Not for modules of
+    Ray's, which the body may be importing itself. What cannot be imported says so where it is used."""
+
+    def bring() -> None:
+        for name in modules:
+            with suppress(ImportError):
+                importlib.import_module(name)
+
+    thread = threading.Thread(target=bring, name="imports")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def configure_data() -> None:
+    """Settings of Ray Data that every stream of this process shares."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # The default reader of Ray 2.60 adds a stage that lists files: 10 s for every stream here, against 0.5 s without.
+    context.use_datasource_v2 = False
+    # Ray Data cuts large files only by this size; its default of 128 MiB leaves a whole pool to one actor.
+    context.target_max_block_size = BLOCK_BYTES
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # These two warn that the bars are off, and, when one stream follows another at once, that no CPU is free yet;
+    # plan_scoring has refused by then what could really stand still.
+    for name in ("ray.data._internal.progress", "ray.data.dataset"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def observe() -> Resources:
+    """The resources of the cluster that this process is connected to."""
+    nodes = [n for n in ray.nodes() if n["Alive"]]
+    total = ray.cluster_resources()
+    here = ray.get_runtime_context().get_node_id()
+    roles: dict[str, tuple[float, float]] = {}
+    for node in nodes:
+        if (role := (node.get("Labels") or {}).get(ROLE)) is not None:
+            cpus, gpus = roles.get(role, (0.0, 0.0))
+            roles[role] = (cpus + node["Resources"].get("CPU", 0.0), gpus + node["Resources"].get("GPU", 0.0))
+    return Resources(
+        nodes=len(nodes),
+        cpus=total.get("CPU", 0.0),
+        gpus=total.get("GPU", 0.0),
+        # A head that declares no CPUs is not to be worked on, even where it is alone.
+        in_process=len(nodes) == 1 and nodes[0]["NodeID"] == here and total.get("CPU", 0.0) > 0,
+        roles=roles,
+        autoscaler=autoscaler(),
+    )
+
+
+def training_threads(macs_per_step: float, cores_: int) -> int:
+    """Threads of a training inside the driver."""
+    return cores_ if macs_per_step >= MACS_WORTH_THREADS else 1
+
+
+def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float = math.inf) -> ScoringPlan:
+    """The actor pool for a cluster, as it is or as its autoscaler can make it; PlanError, with the numbers, where not
+    even the smallest one would fit.
+
+    Args:
+        macs: multiply-accumulates of scoring the whole pool once, by which the default number of actors is bounded.
+        rows: samples of the pool.
+    """
+    if scoring.backend == "openvino" and find_spec("openvino") is None:
+        raise PlanError("scoring.backend: openvino is not installed; pip install 'prunefuse-ray[openvino]'")
+    by_cpu = int((has.cpus - STREAM_CPUS) // scoring.cpus)
+    fits = min(by_cpu, int(has.gpus // scoring.gpus)) if scoring.gpus else by_cpu
+    could = max(fits, _actors_when_grown(scoring, has.autoscaler))
+    smallest, largest = scoring.actors or (1, max(1, min(could, math.ceil(macs / MACS_WORTH_AN_ACTOR))))
+    needed = (
+        f"scoring.actors: {smallest} actors of {scoring.cpus} CPUs and {scoring.gpus:g} GPUs, with {STREAM_CPUS} "
+        f"CPUs for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs"
+    )
+    if smallest > could:
+        raise PlanError(
+            f"{needed}{_growth(has.autoscaler, could, 'actors')}: lower scoring.actors "
+            "or scoring.cpus, or start Ray with more (--num-cpus)"
+        )
+    small = macs < MACS_WORTH_AN_ACTOR and rows < ROWS_WORTH_AN_ACTOR
+    return ScoringPlan(
+        min_actors=smallest,
+        max_actors=min(largest, could),
+        cpus=scoring.cpus,
+        gpus=scoring.gpus,
+        here=small and has.in_process and scoring.actors is None and not scoring.gpus,
+        alone=has.in_process and not scoring.gpus,
+        labelled=has.has_role("scoring"),
+        waits=f"{needed} yet; waiting for the autoscaler" if smallest > fits else None,
+    )
+
+
+def _actors_when_grown(scoring: cfg.Scoring, grows: Autoscaler | None) -> int:
+    if grows is None:
+        return 0
+    actors, cpus = grows.units(scoring.cpus, scoring.gpus)
+    return min(actors, int((cpus - STREAM_CPUS) // scoring.cpus))
+
+
+def _growth(grows: Autoscaler | None, could: int, what: str) -> str:
+    """The rest of a refusal's first half, where there is an autoscaler."""
+    return f", and the autoscaler could bring them to {max(0, could)} {what} at most" if grows else ""
+
+
+def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
+    """Inside the driver for one worker on one machine, else a worker group; PlanError where it would not fit even the
+    cluster that the autoscaler can make."""
+    smallest = workers.count[0]
+    plan = TrainingPlan(
+        workers=(0, 0),
+        cpus=workers.cpus,
+        gpu=workers.gpu,
+        max_failures=workers.max_failures,
+        cores=has.cores,
+        sample_bytes=int(workers.sample_memory_gb * 2**30),
+    )
+    if workers.count == (1, 1) and has.in_process and (not workers.gpu or has.gpus >= 1):
+        return plan
+    labelled = has.has_role("training")
+    cpus, gpus = has.roles.get("training", (0.0, 0.0)) if labelled else (has.cpus, has.gpus)
+    fits = not (smallest * workers.cpus > cpus or (workers.gpu and smallest > gpus))
+    roles = ("training",) if labelled else ()
+    could = has.autoscaler.units(workers.cpus, 1 if workers.gpu else 0, roles)[0] if has.autoscaler else 0
+    needed = (
+        f"workers.count: {smallest} workers of {workers.cpus} CPUs{' and a GPU' if workers.gpu else ''} do not fit "
+        f"{cpus:g} CPUs and {gpus:g} GPUs{f' of the nodes with the label {ROLE}=training' if labelled else ''}"
+    )
+    if not fits and smallest > could:
+        raise PlanError(
+            f"{needed}{_growth(has.autoscaler, could, 'workers')}: lower workers.count or workers.cpus, or add machines"
+        )
+    return dataclasses.replace(
+        plan,
+        workers=workers.count,
+        labelled=labelled,
+        waits=None if fits else f"{needed} yet; waiting for the autoscaler",
+    )

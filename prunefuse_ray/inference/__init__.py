@@ -1,0 +1,1 @@
+"""Saved networks in use: loading, prediction, export. Starts no Ray."""

@@ -1,0 +1,95 @@
+"""What a run consists of: the method as a list of steps, and the numbers that follow from the configuration alone.
+
+Kousar, Bhatti, Moon, "PruneFuse", 2026 (arXiv 2603.26138), algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.errors import ConfigError
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    """One phase of one round, or of the run as a whole (round -1)."""
+
+    round: int
+    phase: str
+
+    @property
+    def directory(self) -> str:
+        return f"rounds/{self.round:03d}" if self.round >= 0 else ""
+
+    def __str__(self) -> str:
+        return f"round {self.round}, {self.phase}" if self.round >= 0 else self.phase
+
+
+INIT, REPORT, GROW = "init", "report", "grow"
+
+
+def steps(config: Config) -> list[Step]:
+    """Every step of a run, in order.
+
+    Round r selects (at random in round 0, then from the scores of round r-1), labels and trains the proxy from its
+    initial weights; the last round scores nothing. The target is made after the last round, or after every one.
+    People are asked (`request`) before their labels are taken; a pool that may grow is looked at before it is scored.
+    """
+    plan = [Step(-1, INIT)]
+    last = len(config.selection.budgets) - 1
+    for r in range(last + 1):
+        asked = [] if config.annotation.kind == "oracle" else [Step(r, "request")]
+        plan += [Step(r, "select"), *asked, Step(r, "label"), Step(r, "train")]
+        if r < last and config.pool.allow_growth:
+            plan.append(Step(r, GROW))
+        if r < last and STRATEGIES[config.selection.strategy].score is not None:
+            plan.append(Step(r, "score"))
+        sync = r < last and is_sync(config, r)
+        if r == last or config.fusion.evaluate == "every" or sync:
+            plan += [Step(r, "fuse"), Step(r, "finetune")]
+        if sync:
+            plan.append(Step(r, "sync"))
+    return [*plan, Step(-1, REPORT)]
+
+
+def is_sync(config: Config, round_: int) -> bool:
+    """Whether the fused network of this round is pruned for the next rounds' proxy (T_sync of the paper)."""
+    return config.fusion.sync_every > 0 and (round_ + 1) % config.fusion.sync_every == 0
+
+
+def base(config: Config, round_: int) -> Step:
+    """Where the dense network and the initial proxy of a round come from: the last sync before it, or the beginning."""
+    synced = [q for q in range(round_) if is_sync(config, q)]
+    return Step(synced[-1], "sync") if synced else Step(-1, INIT)
+
+
+def to_choose(config: Config, round_: int, labels: int) -> int:
+    """How many samples round `round_` adds to `labels` that there are: in round 0 those known beforehand; what earlier
+    rounds left open is made up."""
+    return config.selection.budgets[round_] - labels
+
+
+def check_budget(config: Config, rows: int) -> None:
+    """ConfigError where the pool is too small for the budget; a pool that may grow has to hold the initial set."""
+    which, budget = ("first", 0) if config.pool.allow_growth else ("last", -1)
+    if config.selection.budgets[budget] > rows:
+        raise ConfigError(
+            f"selection.budgets: the {which} budget is {config.selection.budgets[budget]} labels, but the pool has "
+            f"{rows} samples; lower it or enlarge the pool"
+        )
+
+
+def check_known(config: Config, known: int) -> None:
+    """ConfigError where more labels are known beforehand than the initial set has: budgets count them."""
+    if known > config.selection.budgets[0]:
+        raise ConfigError(
+            f"selection.budgets: the first budget is {config.selection.budgets[0]} labels, but pool.known_labels has "
+            f"{known}, which it counts; begin with {known} (no sample is paid for in round 0) or more"
+        )
+
+
+def round_seed(config: Config, round_: int, phase: str) -> int:
+    """A seed for one training: the same for every run with the same run.seed."""
+    return (config.run.seed * 1_000 + round_) * 2 + (phase == "finetune")

@@ -1,0 +1,51 @@
+"""The report's list of labels to look at again: those that the trained proxy finds least likely."""
+
+from __future__ import annotations
+
+from prunefuse_ray.report import html
+from prunefuse_ray.report.contact_sheets import TEXT_SHOWN
+from prunefuse_ray.report.html import Html, percent, tag
+from prunefuse_ray.report.view import Doubt, RunView
+
+
+def section(run: RunView) -> Html | None:
+    """The doubtful labels of the last round that has any."""
+    view = next((view for view in reversed(run.rounds) if view.doubts), None)
+    if view is None:
+        return None
+    words = (
+        f"The proxy of round {view.round} thinks another class more likely than these labels; the least likely "
+        "label comes first. Rare but right samples are among them, and labels that the proxy has learnt by heart are "
+        f"not. All labels in this order: rounds/{view.round:03d}/doubts.parquet."
+    )
+    written = all(one.image is None for one in view.doubts)
+    shown = tag("ul", map(_text, view.doubts), class_="texts") if written else _sheet(view.doubts)
+    return html.section(
+        "doubts", "Labels to look at again", tag("p", words), tag("div", shown, class_="sheets text" if written else "")
+    )
+
+
+def _sheet(doubts: list[Doubt]) -> Html:
+    def one(doubt: Doubt) -> Html:
+        shown = html.picture(doubt.image, doubt.id) if doubt.image is not None else None
+        return tag(
+            "figure",
+            shown or tag("div", "no picture", class_="broken"),
+            tag("b", doubt.label),
+            tag("span", percent(doubt.label_probability)),
+            tag("span", f"{doubt.guess}? {percent(doubt.probability)}"),
+            class_="sample",
+            title=f"{doubt.id}\n{_compared(doubt)}",
+        )
+
+    return tag("div", map(one, doubts), class_="sheet")
+
+
+def _text(doubt: Doubt) -> Html:
+    words = (doubt.text or "")[:TEXT_SHOWN]
+    about = (tag("b", doubt.label), " · ", _compared(doubt), " · ", tag("span", doubt.id, class_="id"))
+    return tag("li", tag("p", words), tag("div", about))
+
+
+def _compared(doubt: Doubt) -> str:
+    return f"label {doubt.label} {percent(doubt.label_probability)}, proxy: {doubt.guess} {percent(doubt.probability)}"

@@ -1,0 +1,231 @@
+"""What a run will take, before it is started: samples, multiply-accumulates, seconds, machines, memory, bytes.
+
+`estimate` is a pure function of the configuration, the pool's size and a few rates; `measured_rates` gets the rates
+from a second of work on this machine.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from prunefuse_ray import networks
+from prunefuse_ray.config.schema import Config, Recipe
+from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.data.sample_format import Form, decode_column
+from prunefuse_ray.distributed.resources import STREAM_CPUS, cores, training_threads
+from prunefuse_ray.method.steps import steps
+from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest, rate_of
+from prunefuse_ray.scoring.scorer import ScoringJob
+from prunefuse_ray.storage import Place
+from prunefuse_ray.training.recipe import per_member, samples_per_epoch
+
+SCORE_ROW_BYTES = 32
+"""A row of a score file: id, score, reason; without features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What one sample costs, and what one process does in a second."""
+
+    proxy_macs: int
+    """Multiply-accumulates of the selecting network per sample, forward."""
+    dense_macs: int
+    parameters: tuple[int, int]
+    """Of the selecting and of the dense network."""
+    scored_per_second: float
+    """Samples that one scoring actor reads, decodes and scores in a second."""
+    proxy_trained_per_second: float
+    """Samples of the proxy's training (forward and backward) in a second, over all workers."""
+    dense_trained_per_second: float
+    actor_bytes: int
+    """Memory of a scoring process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseEstimate:
+    """One phase of one round."""
+
+    round: int
+    phase: str
+    samples: int
+    macs: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A whole run. Phases that only move rows (select, label, fuse, report) count in bytes, not in seconds."""
+
+    phases: tuple[PhaseEstimate, ...]
+    actors: int
+    actor_bytes: int
+    bytes_read: int
+    bytes_stored: int
+
+    def seconds(self, phase: str | None = None) -> float:
+        return sum(p.seconds for p in self.phases if phase in (None, p.phase))
+
+    def actors_within(self, seconds: float) -> int | None:
+        """The smallest number of scoring actors with which the run ends in time; None where training alone is too
+        long. Scoring is taken to speed up with the actors, which holds while storage keeps up."""
+        left = seconds - (self.seconds() - self.seconds("score"))
+        if left <= 0:
+            return None
+        return max(1, math.ceil(self.seconds("score") * self.actors / left))
+
+
+def nodes_for(actors: int, cpus: int, node_cpus: int) -> int:
+    """Machines of `node_cpus` CPUs that hold so many actors and their stream."""
+    if node_cpus < cpus:
+        return 0
+    return max(math.ceil(actors / (node_cpus // cpus)), math.ceil((actors * cpus + STREAM_CPUS) / node_cpus))
+
+
+def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int) -> Estimate:
+    """What the run of `config` on the pool of `info` takes with `actors` scoring actors.
+
+    MACs are counted as the run counts them: forward once, training three times (forward, gradient of the inputs,
+    gradient of the weights).
+    """
+    phases, passes, stored = [], 0, 0
+    for step in steps(config):
+        if step.round < 0:
+            continue
+        labels = config.selection.budgets[step.round]
+        samples, macs, seconds = 0, 0, 0.0
+        match step.phase:
+            case "label":
+                passes += 1
+            case "score":
+                passes += 1
+                samples = info.rows - labels
+                macs = samples * costs.proxy_macs
+                seconds = samples / (costs.scored_per_second * actors)
+                stored += samples * SCORE_ROW_BYTES
+            case "train":
+                samples = config.training.epochs * samples_per_epoch(config.training, labels)
+                macs = 3 * samples * costs.proxy_macs
+                seconds = samples / costs.proxy_trained_per_second
+                stored += 4 * costs.parameters[0]
+            case "finetune":
+                samples = config.finetuning.epochs * samples_per_epoch(config.finetuning, labels)
+                macs = 3 * samples * costs.dense_macs
+                seconds = samples / costs.dense_trained_per_second
+                stored += 4 * costs.parameters[1]
+            case _:
+                pass
+        phases.append(PhaseEstimate(round=step.round, phase=step.phase, samples=samples, macs=macs, seconds=seconds))
+    share = config.selection.budgets[-1] / info.rows
+    return Estimate(
+        phases=tuple(phases),
+        actors=actors,
+        actor_bytes=costs.actor_bytes,
+        bytes_read=passes * info.bytes,
+        bytes_stored=stored + int(share * info.bytes),
+    )
+
+
+# --- rates of this machine ------------------------------------------------------------------------------------------
+
+
+def measured_costs(
+    config: Config,
+    dense: networks.Dense,
+    selector: networks.Selector,
+    form: Form,
+    samples: Sequence[object],
+    rows: int,
+    seconds: float = 1.0,
+) -> Costs:
+    """Costs from about `seconds` of each kind of work in this process, with the threads that the run would use.
+
+    Args:
+        rows: of the pool, on which it depends how a sample is scored (`backend_choice.candidates`).
+        samples: some encoded samples of the pool, for the time that decoding takes; empty: not counted.
+    """
+    import pyarrow as pa
+
+    shape = form.network_shape
+    proxy_macs, dense_macs = networks.macs(selector.network, shape), networks.macs(dense.network, shape)
+    threads = torch.get_num_threads()
+    try:
+        forward = _scoring_rate(config, selector, form, rows * proxy_macs)
+        decode = math.inf
+        if samples:
+            column = pa.chunked_array([pa.array(samples)])
+            decode = len(samples) / _seconds_of(lambda: decode_column(column, form), seconds)
+        torch.set_num_threads(training_threads(3 * proxy_macs * config.training.batch_size, cores()))
+        proxy_trained = _training_rate(selector, config.training, form, seconds)
+        torch.set_num_threads(training_threads(3 * dense_macs * config.finetuning.batch_size, cores()))
+        dense_trained = _training_rate(dense, config.finetuning, form, seconds)
+    finally:
+        torch.set_num_threads(threads)
+    return Costs(
+        proxy_macs=proxy_macs,
+        dense_macs=dense_macs,
+        parameters=(networks.parameters(selector.network), networks.parameters(dense.network)),
+        scored_per_second=1 / (1 / forward + 1 / decode),
+        proxy_trained_per_second=proxy_trained,
+        dense_trained_per_second=dense_trained,
+        actor_bytes=peak_bytes(),
+    )
+
+
+def _scoring_rate(config: Config, selector: networks.Selector, form: Form, macs: float) -> float:
+    """Samples per second of the selector's forward passes, in the arithmetic that the run would choose here."""
+    job = ScoringJob(
+        strategy="least_confidence",
+        form=form,
+        batch_size=1,
+        features=config.scoring.features or config.selection.needs_features,
+        threads=config.scoring.cpus,
+        gpu=config.scoring.gpus > 0 and torch.cuda.is_available(),
+        trusted=(selector.spec.architecture,),
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        place = Place.at(directory)
+        for name, content in networks.to_files(selector).items():
+            (place / name).write_bytes(content)
+        return rate_of(place, Arithmetic(**fastest(config.scoring, place, job, macs)["chosen"]).of(job))
+
+
+def _training_rate(network: networks.Selector, recipe: Recipe, form: Form, seconds: float) -> float:
+    module = network.network.train()
+    x = form.inputs(torch.zeros((recipe.batch_size, *form.shape), dtype=torch.uint8))
+    y = torch.zeros(recipe.batch_size, dtype=torch.int64)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(*per_member(module(x), y)).backward()
+        optimizer.step()
+
+    return recipe.batch_size / _seconds_of(step, seconds)
+
+
+def _seconds_of(work: Callable[[], object], seconds: float) -> float:
+    """Median seconds of one call, over calls that fill `seconds` (at least three); the first is not counted."""
+    work()
+    taken: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(taken) < 3 or time.perf_counter() < until:
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken))
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

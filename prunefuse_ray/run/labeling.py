@@ -1,0 +1,159 @@
+"""How the labels of a round come from people: the request that is put to them, the wait, and what is recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prunefuse_ray import annotation
+from prunefuse_ray import config as cfg
+from prunefuse_ray.annotation import Annotator, Request
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.errors import LabelError, LabelsWaiting
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.schemas import arrow_type, labels_schema
+from prunefuse_ray.storage import Place
+
+POLL = 10.0  # seconds between looks for labels
+REQUEST = "request"
+TABLE = "request.parquet"
+
+
+def annotator_of(config: cfg.Annotation) -> Annotator | None:
+    """Who labels; None for the oracle. LabelError where a server is named and the environment holds no token."""
+    match config.kind:
+        case "oracle":
+            return None
+        case "files":
+            return annotation.Files()
+        case "label_studio":
+            assert config.url is not None, "validated by config.Annotation"
+            return annotation.connect(
+                config.url,
+                labels_per_sample=config.labels_per_sample,
+                picture_url=config.picture_url,
+                picture_size=config.picture_size,
+            )
+
+
+def request_table(chosen: pa.Table, guesses: pa.Table | None, id_type: str) -> pa.Table:
+    """The chosen samples (id, score, rank) with the proxy's guesses (id, guess, probability), by rank."""
+    rows = chosen.sort_by("rank")
+    if guesses is None:
+        for name in ("guess", "probability"):
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.float32()))
+    else:
+        place = pc.index_in(rows["id"], value_set=guesses["id"].combine_chunks())
+        for name in ("guess", "probability"):
+            rows = rows.append_column(name, guesses[name].take(place))
+    schema = annotation.request_schema(arrow_type(id_type))
+    return rows.select(schema.names).cast(schema)
+
+
+def request_of(config: Config, ledger: Ledger, info: PoolInfo, round_: int) -> Request:
+    """The committed request of a round."""
+    step = Step(round_, REQUEST)
+    return Request(
+        run=config.run.name,
+        marker=run_marker(config, ledger, info),
+        round=round_,
+        classes=info.classes,
+        rows=ledger.read_table(step, TABLE, annotation.request_schema(arrow_type(info.id_type))),
+        place=ledger.place(step, "to_label"),
+        samples=tuple(Place(ledger.root.fs, path) for path in ledger.files(step, "samples")[0]),
+        texts=config.pool.text_column is not None,
+        folder=_folder(config.pool),
+    )
+
+
+def _folder(pool: cfg.Pool) -> str | None:
+    """The one folder that ids are paths below; None where the samples have to be exported for people to see them."""
+    one = isinstance(pool.path, str) and not set(pool.path) & set("*?[")
+    return str(pool.path) if pool.source == "images" and one else None
+
+
+def run_marker(config: Config, ledger: Ledger, info: PoolInfo) -> str:
+    """Tells this run from all others, wherever its directory lies: its name, its pool and when it began."""
+    began = ledger.committed(Step(-1, "init"))
+    assert began is not None
+    return hashlib.sha256(f"{config.run.name}|{info.id_digest}|{began.finished}".encode()).hexdigest()[:16]
+
+
+def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotation) -> annotation.Take:
+    """Put the request before the annotators and take their labels.
+
+    Raises:
+        LabelsWaiting: labels are missing after `config.wait` seconds; nothing was taken.
+        LabelError: something is wrong with the labels; nothing was taken.
+    """
+    annotator.ask(request)
+    deadline = time.monotonic() + config.wait
+    while True:
+        decision = annotation.decide(
+            request.ids,
+            annotator.collect(request),
+            labels_per_sample=config.labels_per_sample,
+            accept_partial=config.accept_partial,
+        )
+        match decision:
+            case annotation.Take():
+                return decision
+            case annotation.Refuse(faults=faults):
+                said = "\n  ".join(faults)
+                raise LabelError(
+                    f"the labels of round {request.round} cannot be taken; mend these and give the same command "
+                    f"again:\n  {said}"
+                )
+            case annotation.Wait(missing=missing):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise LabelsWaiting(_waiting(annotator, request, missing))
+                time.sleep(min(POLL, left))
+
+
+def _waiting(annotator: Annotator, request: Request, missing: tuple[Any, ...]) -> str:
+    total = len(request.ids)
+    if len(missing) == total:
+        return f"{total} samples of round {request.round} wait for labels {annotator.remedy(request)}"
+    return (
+        f"{len(missing)} of {total} samples of round {request.round} still wait for labels "
+        f"{annotator.remedy(request)}. Missing: {annotation.named(missing)}. To go on without them: --accept-partial"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labeled:
+    """What a round's labels come to."""
+
+    labels: pa.Table
+    outputs: Mapping[str, pa.Table]
+    metrics: Mapping[str, Any]
+
+
+def labeled(take: annotation.Take, id_type: str, kind: str) -> Labeled:
+    """One label per sample by majority, and beside it every label given and how they agreed."""
+    votes = annotation.majority(take.annotations)
+    labels = (
+        votes.select(["id", "label"])
+        .append_column("source", pa.array([kind] * votes.num_rows, pa.string()))
+        .cast(labels_schema(id_type))
+    )
+    return Labeled(
+        labels=labels,
+        outputs={"labels.parquet": labels, "annotations.parquet": take.annotations, "agreement.parquet": votes},
+        metrics={
+            "missing": take.missing,
+            "annotations": take.annotations.num_rows,
+            "annotators": len(set(take.annotations["annotator"].to_pylist())),
+            "agreement": pc.mean(votes["agreement"]).as_py(),
+            "ties": pc.sum(pc.cast(votes["tie"], pa.int64())).as_py(),
+        },
+    )

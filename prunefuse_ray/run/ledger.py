@@ -1,0 +1,327 @@
+"""The durable state of a run: the only writer of the run directory.
+
+A phase hands over what it produced; the ledger writes it and then, last, one small commit file that lists every file
+with its size and digest. A phase without its commit does not exist: its leftovers are removed (or, where a phase can
+go on from them, continued) when it runs again, and nothing reads a file that no commit names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import IO, Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import yaml
+
+from prunefuse_ray.config import Config
+from prunefuse_ray.config.files import differences
+from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run.lease import Lease
+from prunefuse_ray.schemas import REJECTED, labels_schema
+from prunefuse_ray.storage import Place
+
+EXECUTION_FIELDS = (
+    "run.directory",
+    "run.name",
+    "workers.",
+    "scoring.actors",
+    "pool.max_rejected",
+    "annotation.accept_partial",
+    "annotation.wait",
+    "annotation.url",
+    "annotation.picture_",
+)
+"""What may differ when a run is resumed: it says where, how fast and how patiently, not what."""
+
+Output: TypeAlias = bytes | pa.Table | Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """The record that a phase is done."""
+
+    step: Step
+    files: dict[str, dict[str, Any]]
+    """Path below the run directory -> {"size": bytes[, "sha256": hex]}"""
+    metrics: dict[str, Any]
+    finished: str
+
+
+class Ledger:
+    """A run directory, open for one driver."""
+
+    def __init__(self, root: Place) -> None:
+        self.root = root
+        self._commits: dict[Step, Commit | None] = {}
+        self._lock: IO[str] | Lease | None = None
+
+    # --- opening ---
+
+    @property
+    def exists(self) -> bool:
+        return (self.root / "config.yaml").exists()
+
+    def create(self, config: Mapping[str, Any], pool: Mapping[str, Any]) -> None:
+        """Start a run directory; `config.yaml` is its last file, so a half-made directory is no run."""
+        (self.root / "pool.json").write_json(pool)
+        (self.root / "config.yaml").write_bytes(yaml.safe_dump(dict(config), sort_keys=False).encode())
+
+    def read_config(self) -> dict[str, Any]:
+        try:
+            tree = yaml.safe_load((self.root / "config.yaml").read_bytes())
+        except (OSError, yaml.YAMLError) as error:
+            raise LedgerError(
+                f"{self.root.path}: config.yaml cannot be read ({error}); is this a run directory?"
+            ) from error
+        if not isinstance(tree, dict):
+            raise LedgerError(f"{self.root.path}: config.yaml is damaged; restore it or start under another --run.name")
+        return tree
+
+    def take_budgets(self, config: Mapping[str, Any]) -> None:
+        """Record the label budgets of a configuration that `check_config` let pass."""
+        old = self.read_config()
+        if (budgets := config["selection"]["budgets"]) != old["selection"]["budgets"]:
+            tree = old | {"selection": old["selection"] | {"budgets": budgets}}
+            (self.root / "config.yaml").write_bytes(yaml.safe_dump(tree, sort_keys=False).encode())
+
+    def read_pool(self) -> dict[str, Any]:
+        return (self.root / "pool.json").read_json()
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Refuse to go on under another configuration, with the difference. Only the label budgets of rounds that have
+        chosen nothing yet may be other ones: where samples turn out to be unusable, the last may be out of reach."""
+        old = self.read_config()
+        changed = [d for d in differences(old, config) if not d.startswith(EXECUTION_FIELDS)]
+        before, now = (tree.get("selection", {}).get("budgets", []) for tree in (old, config))
+        begun = sum(self.committed(Step(r, "select")) is not None for r in range(len(before)))
+        if len(before) == len(now) and before[:begun] == now[:begun]:
+            changed = [d for d in changed if not d.startswith("selection.budgets:")]
+        if changed:
+            lines = "\n  ".join(changed)
+            raise LedgerError(
+                f"{self.root.path} was started with another configuration:\n  {lines}\n"
+                "Give the same fields to resume it, or another --run.name to start afresh"
+            )
+
+    def lock(self) -> None:
+        """Make this process the only driver of the run directory: by a lock of the filesystem, which a kill releases,
+        or on an object store by a lease, which a kill lets run out."""
+        if not self.root.local:
+            lease = Lease(self.root / ".lease")
+            lease.acquire()
+            self._lock = lease
+            return
+        self.root.fs.create_dir(self.root.path, recursive=True)
+        self._lock = open(os.path.join(self.root.path, ".lock"), "w")  # noqa: SIM115 (held while the run lasts)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LedgerError(
+                f"{self.root.path}: another process is driving this run; wait for it, or end it"
+            ) from error
+
+    def unlock(self) -> None:
+        if isinstance(self._lock, Lease):
+            self._lock.release()
+        elif self._lock is not None:
+            self._lock.close()
+        self._lock = None
+
+    def check_lease(self) -> None:
+        """LedgerError where this process was the driver and, suspended for long, is so no more: it must neither write
+        nor remove anything."""
+        if isinstance(self._lock, Lease):
+            self._lock.check()
+
+    # --- steps ---
+
+    def _commit_place(self, step: Step) -> Place:
+        return self.root / step.directory / "commits" / f"{step.phase}.json"
+
+    def committed(self, step: Step) -> Commit | None:
+        """The step's commit, or None where it has not been done."""
+        if self._commits.get(step) is None:
+            place = self._commit_place(step)
+            if not place.exists():
+                return None
+            tree = place.read_json()
+            try:
+                self._commits[step] = Commit(
+                    step=step, files=tree["files"], metrics=tree["metrics"], finished=tree["finished"]
+                )
+            except (KeyError, TypeError) as error:
+                raise LedgerError(
+                    f"{place.path}: is not a commit ({error} is missing); restore it or start under another --run.name"
+                ) from error
+        return self._commits[step]
+
+    def place(self, step: Step, name: str) -> Place:
+        """Where a phase may let others write (scores, samples, checkpoints)."""
+        return self.root / step.directory / name
+
+    def commit(
+        self,
+        step: Step,
+        outputs: Mapping[str, Output],
+        metrics: Mapping[str, Any],
+        written: Iterable[pafs.FileInfo] = (),
+    ) -> Commit:
+        """Write a phase's outputs, then its commit.
+
+        Args:
+            outputs: name below the step's directory -> bytes, table or JSON tree.
+            written: files that others have written below `place` already.
+        """
+        self.check_lease()
+        files: dict[str, dict[str, Any]] = {}
+        for name, output in outputs.items():
+            place = self.place(step, name)
+            match output:
+                case bytes():
+                    place.write_bytes(output)
+                case pa.Table():
+                    place.write_table(output)
+                case _:
+                    place.write_json(output)
+            data = output if isinstance(output, bytes) else place.read_bytes()
+            files[self._below(place.path)] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        files |= {self._below(f.path): {"size": f.size} for f in written}
+        commit = Commit(
+            step=step, files=files, metrics=dict(metrics), finished=datetime.now(UTC).isoformat("T", "seconds")
+        )
+        self._write(commit)
+        return commit
+
+    def adopt(self, step: Step, other: Ledger, name: str) -> Commit:
+        """Take over a step that another run has committed, with `shared_from: name` among its figures.
+
+        What the other run has found to be unusable samples of the pool is taken over as well: the step knew of them.
+        """
+        self.check_lease()
+        theirs = other.require(step)
+        for path, recorded in theirs.files.items():
+            source, target = other.root / path, self.root / path
+            target.fs.create_dir(posixpath.dirname(target.path), recursive=True)
+            target.fs.copy_file(source.path, target.path)
+            if target.fs.get_file_info(target.path).size != recorded["size"]:
+                raise LedgerError(f"{source.path}: is not what {step} recorded (its size differs); restore it")
+        self.record_rejected(other.rejected())
+        metrics = {"shared_from": name, **theirs.metrics}  # where it was taken over already, its origin stays
+        commit = replace(theirs, metrics=metrics)
+        self._write(commit)
+        return commit
+
+    def _write(self, commit: Commit) -> None:
+        tree = {"files": commit.files, "metrics": commit.metrics, "finished": commit.finished}
+        self._commit_place(commit.step).write_json(tree)
+        self._commits[commit.step] = commit
+
+    def _below(self, path: str) -> str:
+        return path.removeprefix(self.root.path + "/")
+
+    # --- reading what was committed ---
+
+    def require(self, step: Step) -> Commit:
+        """The step's commit; LedgerError where it has none."""
+        commit = self.committed(step)
+        if commit is None:
+            raise LedgerError(f"{self.root.path}: {step} has not been committed")
+        return commit
+
+    def read_bytes(self, step: Step, name: str) -> bytes:
+        """A committed file, checked against its digest."""
+        path = self._below(self.place(step, name).path)
+        recorded = self.require(step).files.get(path)
+        if recorded is None:
+            raise LedgerError(f"{self.root.path}: {step} recorded no file '{path}'")
+        try:
+            data = (self.root / path).read_bytes()
+        except OSError as error:
+            raise LedgerError(
+                f"{self.root.path}: '{path}' of {step} is gone ({error}); restore it from a copy"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != recorded["sha256"]:
+            raise LedgerError(
+                f"{self.root.path}: '{path}' is not what {step} recorded (its digest differs); restore it "
+                "from a copy, or start under another --run.name"
+            )
+        return data
+
+    def read_table(self, step: Step, name: str, schema: pa.Schema) -> pa.Table:
+        table = pq.read_table(pa.BufferReader(self.read_bytes(step, name)))
+        if not table.schema.equals(schema):
+            raise LedgerError(f"{self.root.path}: '{name}' of {step} has schema {table.schema}, expected {schema}")
+        return table
+
+    def read_network(self, step: Step, name: str) -> dict[str, bytes]:
+        """The files of a network (weights.safetensors, network.json) committed below `name`."""
+        prefix = self._below(self.place(step, name).path) + "/"
+        names = [p.removeprefix(prefix) for p in self.require(step).files if p.startswith(prefix)]
+        return {n: self.read_bytes(step, f"{name}/{n}") for n in names}
+
+    def files(self, step: Step, name: str) -> tuple[list[str], list[int]]:
+        """Paths and sizes of the files that `step` committed below `name`."""
+        prefix = self._below(self.place(step, name).path) + "/"
+        found = {p: f["size"] for p, f in self.require(step).files.items() if p.startswith(prefix)}
+        return [(self.root / p).path for p in found], list(found.values())
+
+    def labels(self, steps: Sequence[Step], id_type: str) -> pa.Table:
+        """All labels recorded so far: (id, label, source)."""
+        schema = labels_schema(id_type)
+        tables = [self.read_table(s, "labels.parquet", schema) for s in steps if self.committed(s)]
+        return pa.concat_tables([schema.empty_table(), *tables])
+
+    # --- rejected samples ---
+
+    def rejected(self) -> pa.Table:
+        """Samples found unusable so far: (id, reason)."""
+        place = self.root / "rejected.parquet"
+        return place.read_table(REJECTED) if place.exists() else REJECTED.empty_table()
+
+    def record_rejected(self, found: pa.Table) -> int:
+        """Add rejected samples (known ids stay as they are); returns how many there are now."""
+        self.check_lease()
+        known = self.rejected()
+        new = found.filter(pc.invert(pc.is_in(found["id"], value_set=known["id"].combine_chunks())))
+        if new.num_rows:
+            known = pa.concat_tables([known, new.cast(REJECTED)]).sort_by("id")
+            (self.root / "rejected.parquet").write_table(known)
+        return known.num_rows
+
+    # --- plain files of the run ---
+
+    def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
+        (self.root / name).write_json(tree)
+
+    def write_text(self, name: str, text: str) -> Place:
+        place = self.root / name
+        place.write_bytes(text.encode())
+        return place
+
+    def append_line(self, name: str, line: str) -> None:
+        """Add a line to a small text file. The file is written anew: object stores cannot append."""
+        place = self.root / name
+        before = place.read_bytes() if place.exists() else b""
+        place.write_bytes(before + line.encode() + b"\n")
+
+    def clear(self, step: Step, *names: str) -> None:
+        """Remove leftovers of a phase that has no commit, or that its commit no longer needs."""
+        self.check_lease()
+        for name in names:
+            self.place(step, name).delete()
+
+
+def label_count(config: Config, ledger: Ledger, round_: int) -> int:
+    """Labels after a round: as recorded, or as planned where it is not labeled yet."""
+    commit = ledger.committed(Step(round_, "label"))
+    return (commit.metrics if commit else {}).get("labels", config.selection.budgets[round_])

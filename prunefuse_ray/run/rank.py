@@ -1,0 +1,295 @@
+"""Scoring without a loop: any saved network over any pool, into a directory of its own.
+
+The directory is kept like a run's (`ledger.py`): the same call goes on with the rows that are missing, and another
+network, pool or configuration is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray import networks
+from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.config.files import differences, to_tree
+from prunefuse_ray.data.parquet import locate_parquet
+from prunefuse_ray.data.pool import PoolInfo, Source
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, form_of, preprocessing_from_bytes
+from prunefuse_ray.data.survey import DIGITS, check_unchanged, materialise, source_of, survey
+from prunefuse_ray.data.texts import TextForm
+from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
+from prunefuse_ray.distributed.shared_directory import SharedDirectory
+from prunefuse_ray.errors import ConfigError, LedgerError, ScoreError
+from prunefuse_ray.inference.predictor import read_network
+from prunefuse_ray.inference.saved_networks import network_files, network_place
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
+from prunefuse_ray.schemas import REJECTED, arrow_type, selected_schema
+from prunefuse_ray.scoring.backend_choice import SMALL_BATCH, check, choose
+from prunefuse_ray.scoring.scorer import ScoringJob, largest_score, score_pool, summarise
+from prunefuse_ray.selection.top_k import top_k
+from prunefuse_ray.storage import Place
+
+SCORE, RANK = Step(-1, "score"), Step(-1, "rank")
+
+
+class UnlabeledPool(cfg.Pool):
+    """A pool of which nothing but its samples is asked."""
+
+    needed: ClassVar[tuple[str, ...]] = ("path",)
+
+
+class Strategy(cfg.Section):
+    """By what samples are ranked."""
+
+    strategy: str = "least_confidence"
+    """Acquisition strategy: least_confidence, margin, entropy; of a committee also bald, vote_entropy, consensus_kl."""
+
+    @field_validator("strategy")
+    @classmethod
+    def _scores(cls, value: str) -> str:
+        scored = [n for n, strategy in STRATEGIES.items() if strategy.score is not None and not strategy.features]
+        if value not in scored:
+            raise ValueError(f"'{value}' gives no scores; use one of {', '.join(scored)}")
+        return value
+
+
+class Ranking(cfg.Section):
+    """What is scored, and how; sections of a run's configuration."""
+
+    pool: UnlabeledPool = Field(default_factory=lambda: UnlabeledPool.model_validate({}))
+    scoring: cfg.Scoring = cfg.Scoring()
+    selection: Strategy = Strategy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """What a pass came to."""
+
+    root: Place
+    scored: int
+    rejected: int
+    ranked: int
+    seconds: float
+    """0 where everything had been done before."""
+
+
+def rank(config: Ranking, network: str, out: str, top: int, trusted: str | None = None) -> Ranked:
+    """Score every sample of the pool with the network in the directory `network`, and rank the `top` highest.
+
+    Writes below `out`: scores/*.parquet (id, score, rejected[, feature]), ranked.parquet (id, score, rank), and
+    rejected.parquet where there are such samples.
+
+    Args:
+        trusted: the network's architecture where that is code of one's own (`package.module:function`).
+
+    Raises:
+        PruneFuseError: something that the user can put right; nothing was written, or nothing was lost.
+    """
+    place = network_place(network)
+    files = network_files(place)
+    saved = read_network(files, place, trusted)
+    config = _as_trained(config, files, saved.spec)
+    _check_strategy(config.selection.strategy, saved)
+    ledger = Ledger(Place.at(out))
+    tree = to_tree(config) | {
+        "network": {"weights_sha256": hashlib.sha256(_weights(files)).hexdigest()},
+        "top": top,
+    }
+    started = time.perf_counter()
+    if ledger.exists:
+        _check_same(ledger, tree)
+        if ledger.committed(RANK) is not None:
+            return _result(ledger, 0.0)
+    start_ray()
+    SharedDirectory(ledger.root).check()
+    info, form, source = _open(config, ledger, tree)
+    try:
+        if ledger.committed(SCORE) is None:
+            _score(config, ledger, place, saved, info, form, source)
+        _rank(ledger, info, top)
+    finally:
+        ledger.unlock()
+    return _result(ledger, time.perf_counter() - started)
+
+
+def _weights(files: Mapping[str, bytes]) -> bytes:
+    """All weights, a committee's members in their order."""
+    return b"".join(content for name, content in files.items() if name.endswith(networks.WEIGHTS_FILE))
+
+
+def _check_strategy(strategy: str, saved: networks.Selector) -> None:
+    if STRATEGIES[strategy].members and not isinstance(saved, networks.Committee):
+        raise ConfigError(
+            f"selection.strategy: '{strategy}' asks the members of a committee, and this is a single network; use "
+            "least_confidence, margin or entropy"
+        )
+
+
+def _result(ledger: Ledger, seconds: float) -> Ranked:
+    scores, ranked = ledger.committed(SCORE), ledger.committed(RANK)
+    assert scores is not None
+    assert ranked is not None
+    return Ranked(
+        root=ledger.root,
+        scored=scores.metrics["samples"],
+        rejected=scores.metrics["rejected"],
+        ranked=ranked.metrics["ranked"],
+        seconds=seconds,
+    )
+
+
+def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.NetworkSpec) -> Ranking:
+    """The configuration with the pool's pictures or texts in the form that the network was trained on.
+
+    Raises ConfigError where a field that was given says otherwise, or where nobody says.
+    """
+    pool = config.pool
+    told: dict[str, Any] = {}
+    if PREPROCESSING_FILE in files:
+        form, _ = preprocessing_from_bytes(files[PREPROCESSING_FILE])
+        told = _pool_fields(form)
+    elif len(spec.input_shape) == 3:  # size and channels at least are fixed; mean and std are the configuration's
+        told = {"channels": spec.input_shape[0], "image_size": tuple(spec.input_shape[1:])}
+    else:
+        told = {"text_length": spec.input_shape[0]}
+    for field, value in told.items():
+        given = getattr(pool, field)
+        given = list(given) if isinstance(given, tuple | list) else given
+        wanted = list(value) if isinstance(value, tuple | list) else value
+        if isinstance(given, list) and isinstance(wanted, list) and len(given) == 1:
+            given = given * len(wanted)
+        if field in pool.model_fields_set and given is not None and given != wanted:
+            raise ConfigError(f"pool.{field}: {given}, but the network was trained with {wanted}; leave the field out")
+    if (len(spec.input_shape) == 1) != (pool.text_column is not None):
+        raise ConfigError(
+            f"pool.text_column: the network reads {'texts' if len(spec.input_shape) == 1 else 'pictures'}; "
+            f"{'name the column of texts' if len(spec.input_shape) == 1 else 'leave it out'}"
+        )
+    # What a run's file says beyond the samples is not asked here.
+    unasked = dict.fromkeys(("test_path", "validation_path", "known_labels", "classes"))
+    return config.model_copy(update={"pool": pool.model_copy(update={**told, **unasked})})
+
+
+def _pool_fields(form: Form) -> dict[str, Any]:
+    """The fields of `pool` that make this form."""
+    if isinstance(form, TextForm):
+        return {"text_length": form.shape[0]}
+    return {
+        "image_size": (form.height, form.width),
+        "channels": form.channels,
+        "crop_ratio": form.crop_ratio,
+        "other_sizes": "resize" if form.resize else "reject",
+        "mean": list(form.mean),
+        "std": list(form.std),
+    }
+
+
+def _check_same(ledger: Ledger, tree: Mapping[str, Any]) -> None:
+    changed = [d for d in differences(ledger.read_config(), tree) if not d.startswith(EXECUTION_FIELDS)]
+    if changed:
+        lines = "\n  ".join(changed)
+        raise LedgerError(
+            f"{ledger.root.path} holds scores of another network, pool or configuration:\n  {lines}\n"
+            "Give the same ones to go on with it, or another --out"
+        )
+
+
+def _open(config: Ranking, ledger: Ledger, tree: Mapping[str, Any]) -> tuple[PoolInfo, Form, Source]:
+    """Check the pool, then make or reopen the directory."""
+    if ledger.exists:
+        ledger.lock()
+        info = PoolInfo.from_json(ledger.read_pool())
+        try:
+            check_unchanged(config.pool, info)
+        except LedgerError as error:
+            raise LedgerError(str(error).replace("another --run.name", "another --out")) from error
+    else:
+        found = survey(config.pool, labeled=False)
+        info = found.info
+        ledger.lock()
+        materialise(found, ledger.root)
+        ledger.create(tree, info.to_json())
+    if config.pool.source == "digits":
+        source = locate_parquet((ledger.root / "pool" / "pool").path, DIGITS, "pool", labeled=False)
+    else:
+        source = source_of(config.pool, ledger.root, "path", labeled=False)
+    return info, form_of(config.pool, info), source
+
+
+def _score(
+    config: Ranking,
+    ledger: Ledger,
+    network: Place,
+    saved: networks.Selector,
+    info: PoolInfo,
+    form: Form,
+    source: Source,
+) -> None:
+    macs = networks.macs(saved.network, saved.spec.input_shape)
+    plan = plan_scoring(config.scoring, observe(), info.rows * macs, info.rows)
+    out, checkpoint = ledger.place(SCORE, "scores"), ledger.place(SCORE, "scores-checkpoint")
+    for place in (out, checkpoint):
+        place.fs.create_dir(place.path, recursive=True)
+    strategy = config.selection.strategy
+    job = ScoringJob(
+        strategy=strategy,
+        form=form,
+        batch_size=SMALL_BATCH,
+        features=config.scoring.features,
+        threads=plan.cpus,
+        gpu=plan.gpus > 0,
+        trusted=(saved.spec.architecture,),
+    )
+    job = choose(ledger.root, config.scoring, network, job, plan, info.rows * macs)
+    nothing = pa.array([], arrow_type(info.id_type))
+    started = time.perf_counter()
+    score_pool(source, network, job, plan, exclude=nothing, rows=info.rows, out=out, checkpoint=checkpoint)
+    seconds = time.perf_counter() - started
+    written = out.files()
+    members = len(saved.members) if isinstance(saved, networks.Committee) else 1
+    try:
+        summary = summarise([f.path for f in written], out, largest_score(strategy, saved.spec.classes, members))
+        if summary.rows != info.rows:
+            raise ScoreError(
+                f"{summary.rows} rows were scored of {info.rows}: the pool changed meanwhile, or two processes wrote "
+                "here; the scores were removed, run again"
+            )
+    except ScoreError:
+        ledger.clear(SCORE, "scores", "scores-checkpoint")
+        raise
+    allowed = config.pool.max_rejected
+    if summary.rejected.num_rows > allowed * info.rows:
+        example = summary.rejected.slice(0, 1).to_pylist()[0]
+        raise ScoreError(
+            f"pool.max_rejected: {summary.rejected.num_rows} of {info.rows} samples cannot be used, more than the "
+            f"allowed share {allowed:g}; e.g. {example['id']!r}: {example['reason']}. Mend the pool and give another "
+            "--out, or raise pool.max_rejected"
+        )
+    metrics = {
+        "samples": summary.scored,
+        "rejected": summary.rejected.num_rows,
+        "samples_per_second": summary.scored / seconds,
+        "histogram": summary.histogram,
+        "macs": summary.scored * macs,
+        "seconds": seconds,
+        "inference": check(source, network, job, plan),
+    }
+    rejected = summary.rejected.sort_by("id").cast(REJECTED)
+    ledger.commit(SCORE, {"rejected.parquet": rejected} if rejected.num_rows else {}, metrics, written)
+    ledger.clear(SCORE, "scores-checkpoint")
+
+
+def _rank(ledger: Ledger, info: PoolInfo, top: int) -> None:
+    commit = ledger.committed(SCORE)
+    assert commit is not None
+    k = min(top, commit.metrics["samples"])
+    chosen = top_k(ledger.files(SCORE, "scores")[0], ledger.root, k)
+    ledger.commit(RANK, {"ranked.parquet": chosen.cast(selected_schema(info.id_type))}, {"ranked": k})

@@ -1,0 +1,126 @@
+"""From a run directory to what the report shows: reads files alone and starts no Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.data.images import encode_png, sample_values
+from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.data.reading import refuse_pickles
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
+from prunefuse_ray.run.growth import seen_info
+from prunefuse_ray.run.ledger import Ledger, label_count
+from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
+from prunefuse_ray.storage import Place
+
+SHEET = 24
+"""Samples shown from either end of a round's choice."""
+
+
+def view_run(ledger: Ledger) -> RunView:
+    """Everything of a run that its report shows. Raises LedgerError where the directory is no run or is damaged."""
+    tree = ledger.read_config()
+    config = config_from_tree(tree)
+    info = seen_info(config, ledger)
+    result = ledger.root / "result.json"
+    rejected = ledger.rejected()
+    rounds = range(len(config.selection.budgets))
+    return RunView(
+        name=config.run.name,
+        directory=ledger.root.path,
+        complete=result.exists(),
+        config=tree,
+        pool={"rows": info.rows, "files": info.files, "bytes": info.bytes, "classes": info.classes, "path": info.path},
+        rounds=[view_round(ledger, config, info, r) for r in rounds if ledger.committed(Step(r, "select"))],
+        result=result.read_json() if result.exists() else None,
+        rejected=[(r["id"], r["reason"]) for r in rejected.slice(0, 20).to_pylist()],
+        rejected_count=rejected.num_rows,
+    )
+
+
+def view_round(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> RoundView:
+    """One round: figures, the distribution of the scores that it was chosen from, and the ends of its choice."""
+    selected = ledger.read_table(Step(round_, "select"), "selected.parquet", selected_schema(info.id_type))
+    scored = ledger.committed(Step(round_ - 1, "score")) if round_ else None
+    metrics = ledger.root / "rounds" / f"{round_:03d}" / "metrics.json"
+    count = selected.num_rows
+    first = selected.slice(0, min(SHEET, count))
+    last = selected.slice(max(first.num_rows, count - SHEET))
+    return RoundView(
+        round=round_,
+        labels=label_count(config, ledger, round_),
+        chosen=count,
+        strategy=config.selection.strategy if scored else "random",
+        metrics=metrics.read_json() if metrics.exists() else {},
+        scores=None if scored is None else _histogram(scored.metrics["histogram"], selected),
+        first=_chosen(ledger, info, round_, first),
+        last=_chosen(ledger, info, round_, last),
+        doubts=_doubts(ledger, info, round_),
+    )
+
+
+def _doubts(ledger: Ledger, info: PoolInfo, round_: int) -> list[Doubt]:
+    """The first few labels that the round's proxy finds less likely than another class."""
+    step = Step(round_, "train")
+    if not ledger.committed(step):
+        return []
+    schema = doubts_schema(info.id_type)
+    rows = ledger.read_table(step, "doubts.parquet", schema)
+    rows = rows.filter(pc.not_equal(rows["label"], rows["guess"])).slice(0, SHEET)
+    wanted = rows["id"].combine_chunks()
+    samples: dict[Any, bytes | str | None] = {}
+    for r in range(round_ + 1):
+        for path in ledger.files(Step(r, "label"), "samples")[0]:
+            samples |= _samples(Place(ledger.root.fs, path), wanted)
+    doubts = []
+    for row in rows.to_pylist():
+        sample = samples.get(row["id"])
+        text, image = (sample, None) if isinstance(sample, str) else (None, sample)
+        named = {"id": str(row["id"]), "label": info.classes[row["label"]], "guess": info.classes[row["guess"]]}
+        doubts.append(Doubt(**row | named, image=image, text=text))
+    return doubts
+
+
+def _histogram(saved: dict[str, Any], selected: pa.Table) -> ScoreHistogram:
+    threshold = pc.min(selected["score"]).as_py()
+    return ScoreHistogram(edges=np.array(saved["edges"]), counts=np.array(saved["counts"]), threshold=threshold)
+
+
+def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table) -> list[Chosen]:
+    """The rows with their labels and pictures, as far as the round has been labeled."""
+    step = Step(round_, "label")
+    samples: dict[Any, bytes | str | None] = {}
+    labels: dict[Any, str] = {}
+    if ledger.committed(step):
+        wanted = rows["id"].combine_chunks()
+        recorded = ledger.read_table(step, "labels.parquet", labels_schema(info.id_type))
+        for row in recorded.filter(pc.is_in(recorded["id"], value_set=wanted)).to_pylist():
+            labels[row["id"]] = info.classes[row["label"]]
+        for path in ledger.files(step, "samples")[0]:
+            samples |= _samples(Place(ledger.root.fs, path), wanted)
+    chosen = []
+    for row in rows.to_pylist():
+        id_, sample = row["id"], samples.get(row["id"])
+        text, image = (sample, None) if isinstance(sample, str) else (None, sample)
+        chosen.append(
+            Chosen(id=str(id_), score=row["score"], rank=row["rank"], label=labels.get(id_, ""), image=image, text=text)
+        )
+    return chosen
+
+
+def _samples(file: Place, wanted: pa.Array) -> dict[Any, bytes | str | None]:
+    """Samples by id: texts as they are, pictures as PNG or JPEG bytes."""
+    table = pq.read_table(file.path, filesystem=file.fs, columns=["id", "sample"])
+    refuse_pickles(table.schema, file.path)
+    table = table.filter(pc.is_in(table["id"], value_set=wanted))
+    values = sample_values(table["sample"])
+    shown = [v if v is None or isinstance(v, bytes | str) else encode_png(np.asarray(v)) for v in values]
+    return dict(zip(table["id"].to_pylist(), shown, strict=True))

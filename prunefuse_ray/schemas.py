@@ -1,0 +1,88 @@
+"""The columns of every table in a run directory."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+
+def selected_schema(id_type: str) -> pa.Schema:
+    return pa.schema([("id", arrow_type(id_type)), ("score", pa.float32()), ("rank", pa.int64())])
+
+
+def labels_schema(id_type: str) -> pa.Schema:
+    return pa.schema([("id", arrow_type(id_type)), ("label", pa.int64()), ("source", pa.string())])
+
+
+def doubts_schema(id_type: str) -> pa.Schema:
+    """The labeled samples by rising probability of their label under the proxy: `doubts.parquet`."""
+    return pa.schema(
+        [
+            ("id", arrow_type(id_type)),
+            ("label", pa.int64()),
+            ("label_probability", pa.float32()),
+            ("guess", pa.int64()),
+            ("probability", pa.float32()),
+        ]
+    )
+
+
+REJECTED = pa.schema([("id", pa.string()), ("reason", pa.string())])
+
+
+def arrow_type(id_type: str) -> pa.DataType:
+    return {"int64": pa.int64(), "string": pa.string()}[id_type]
+
+
+POOL_FILES = pa.schema([("file", pa.string()), ("bytes", pa.int64())])
+
+
+INDEX = pa.schema(
+    [
+        ("id", pa.string()),
+        ("label", pa.int64()),
+        ("root", pa.int32()),
+        ("file", pa.string()),
+        ("offset", pa.int64()),
+        ("bytes", pa.int64()),
+    ]
+)
+"""root: number of the directory that `file` is relative to; offset: null where the sample is the whole file."""
+
+
+def annotations_schema(id_type: pa.DataType) -> pa.Schema:
+    """One row per label that a person gave: `annotations.parquet`."""
+    return pa.schema(
+        [
+            ("id", id_type),
+            ("label", pa.int64()),
+            ("annotator", pa.string()),
+            ("source", pa.string()),
+            ("time", pa.timestamp("us", tz="UTC")),
+        ]
+    )
+
+
+def request_schema(id_type: pa.DataType) -> pa.Schema:
+    """The samples of a round in the order of their rank, with the proxy's guess (null in round 0)."""
+    return pa.schema(
+        [
+            ("id", id_type),
+            ("rank", pa.int64()),
+            ("score", pa.float32()),
+            ("guess", pa.int64()),
+            ("probability", pa.float32()),
+        ]
+    )
+
+
+def agreement_schema(id_type: pa.DataType) -> pa.Schema:
+    """How the annotators of a sample agreed: `agreement.parquet`."""
+    return pa.schema(
+        [
+            ("id", id_type),
+            ("label", pa.int64()),
+            ("annotators", pa.int64()),
+            ("agreement", pa.float32()),
+            ("tie", pa.bool_()),
+        ]
+    )

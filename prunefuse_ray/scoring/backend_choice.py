@@ -1,0 +1,190 @@
+"""How a pool is scored: backend, precision and batch size, chosen once per run, and how far they are from the plain
+network in float32."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray import networks
+from prunefuse_ray.acquisition import consensus, softmax
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.reading import head
+from prunefuse_ray.data.sample_format import decode_column
+from prunefuse_ray.distributed.resources import ScoringPlan
+from prunefuse_ray.scoring.scorer import Scorer, ScoringJob, scores_of
+from prunefuse_ray.storage import Place
+
+MACS_WORTH_MEASURING = 1e11
+"""A pass over the pool with less work than this (some ten seconds of one core) is over before measuring pays, and its
+scores may as well be float32."""
+
+MACS_WORTH_COMPILING = 1e15
+"""torch.compile takes about a minute in every actor."""
+
+SMALL_BATCH = 64
+BATCH_SIZES = {False: (32, 64, 128, 256), True: (128, 512, 2048)}
+"""Without and with a GPU. On CPUs a batch of 512 was 2.4 times slower than one of 64 (it leaves the caches)."""
+
+CALL_SECONDS = 1.0
+"""What an actor is given at once keeps it busy for about so long: enough to hide what a call costs, little enough to
+share the pool out evenly and to lose little with a killed actor."""
+MEASURED_SECONDS = 0.5
+
+CHECKED = 256
+TOP_SHARE = 0.1
+FILE = "scoring.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """What fixes a score to its last bit, and how much an actor is given.
+
+    The promise: with the same network, backend, precision, batch size and threads, on the same kind of CPU or GPU, a
+    sample gets the same score to the last bit, whatever else shares its batch, however many actors score and however
+    often the pass is resumed; so the same configuration selects the same ids. Another batch size, or another kind of
+    machine, computes with other kernels: scores then agree to rounding, and samples whose scores differ by no more
+    than that may change places.
+    """
+
+    backend: str
+    precision: str
+    batch_size: int
+    call_rows: int
+
+    def of(self, job: ScoringJob) -> ScoringJob:
+        return replace(job, **asdict(self))
+
+
+def candidates(
+    scoring: cfg.Scoring, *, macs: float, features: bool, gpu: bool, fast_bf16: bool, openvino: bool
+) -> list[Arithmetic]:
+    """What comes into question for a pass of so many multiply-accumulates; a single one is not measured."""
+    large = macs >= MACS_WORTH_MEASURING
+    precision = scoring.precision
+    if precision == "auto":
+        precision = "bf16" if large and fast_bf16 and scoring.backend != "eager" else "fp32"
+    backends = [scoring.backend]
+    if scoring.backend == "auto":
+        backends = ["torch"]
+        if large and not features:
+            backends += ["openvino"] if openvino and not gpu else []
+            backends += ["compile"] if gpu and macs >= MACS_WORTH_COMPILING else []
+    batches = BATCH_SIZES[gpu] if large else (SMALL_BATCH,)
+    if scoring.batch_size is not None:
+        batches = (scoring.batch_size,)
+    return [
+        Arithmetic(backend=backend, precision=precision, batch_size=size, call_rows=4 * size)
+        for backend in backends
+        for size in batches
+    ]
+
+
+def call_rows(per_second: float, batch_size: int, sample_bytes: int) -> int:
+    """Whole batches that take about CALL_SECONDS, of at most 64 MiB of decoded samples."""
+    most = min(per_second * CALL_SECONDS, 2**26 / sample_bytes)
+    return batch_size * max(1, round(most / batch_size))
+
+
+def choose(
+    root: Place, scoring: cfg.Scoring, network: Place, job: ScoringJob, plan: ScoringPlan, macs: float
+) -> ScoringJob:
+    """The job with the arithmetic of its run: what the run directory says, or else what is fastest, which is noted
+    there. Measured where the pool will be scored.
+
+    Args:
+        root: the run directory.
+        macs: multiply-accumulates of one pass over the pool.
+    """
+    place = root / FILE
+    if place.exists():
+        return Arithmetic(**place.read_json()["chosen"]).of(job)
+    little = macs < MACS_WORTH_MEASURING
+    found = fastest(scoring, network, job, macs) if little else _there(fastest, plan, scoring, network, job, macs)
+    place.write_json(found)
+    return Arithmetic(**found["chosen"]).of(job)
+
+
+def fastest(scoring: cfg.Scoring, network: Place, job: ScoringJob, macs: float) -> dict[str, Any]:
+    """The fastest candidate in this process, `chosen`, and the rates that were measured."""
+    device = torch.device("cuda" if job.gpu else "cpu")
+    found = candidates(
+        scoring,
+        macs=macs,
+        features=job.features,
+        gpu=job.gpu,
+        fast_bf16=networks.fast_bf16(device),
+        openvino=networks.has_openvino(),
+    )
+    if macs < MACS_WORTH_MEASURING:
+        return {"chosen": asdict(found[0]), "measured": []}
+    rates = [rate_of(network, candidate.of(job)) for candidate in found]
+    best = found[int(np.argmax(rates))]
+    rows = call_rows(max(rates), best.batch_size, int(np.prod(job.form.shape)))
+    measured = [
+        {"backend": a.backend, "precision": a.precision, "batch_size": a.batch_size, "samples_per_second": rate}
+        for a, rate in zip(found, rates, strict=True)
+    ]
+    return {"chosen": asdict(replace(best, call_rows=rows)), "measured": measured}
+
+
+def rate_of(network: Place, job: ScoringJob) -> float:
+    """Samples per second of the job's forward passes in this process."""
+    scorer = Scorer(network, job)
+    decoded_N = np.random.default_rng(0).integers(0, 256, (job.batch_size, *job.form.shape), np.uint8)
+    scorer.forward(decoded_N)
+    taken: list[float] = []
+    while len(taken) < 3 or sum(taken) < MEASURED_SECONDS:
+        started = time.perf_counter()
+        scorer.forward(decoded_N)
+        taken.append(time.perf_counter() - started)
+    return job.batch_size / statistics.median(taken)
+
+
+def check(source: Source, network: Place, job: ScoringJob, plan: ScoringPlan) -> dict[str, Any]:
+    """How the job's arithmetic differs from the plain network in float32, on the pool's first samples; see
+    `deviation`."""
+    rows = head(source, CHECKED)
+    # On a GPU only where there is one, which the driver's machine need not have.
+    exact = job.backend in ("eager", "torch") and job.precision == "fp32" and not job.gpu
+    return deviation(network, job, rows) if exact else _there(deviation, plan, network, job, rows)
+
+
+def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]:
+    """The largest difference of a probability, and the share of the top tenth by score that is the same."""
+    decoded_N, reasons = decode_column(rows["sample"], job.form)
+    decoded_N = decoded_N[np.array([reason is None for reason in reasons], dtype=bool)]
+    found: dict[str, Any] = {
+        "backend": job.backend,
+        "precision": job.precision,
+        "batch_size": job.batch_size,
+        "checked": len(decoded_N),
+    }
+    if not len(decoded_N):
+        return found
+    plain = replace(job, backend="eager", precision="fp32")
+    logits = [Scorer(network, j).forward(decoded_N)[0] for j in (job, plain)]
+    k = max(1, round(TOP_SHARE * len(decoded_N)))
+    tops = [set(np.argsort(-scores_of(job.strategy, each), kind="stable")[:k].tolist()) for each in logits]
+    used, exact = (softmax(consensus(each)) for each in logits)
+    return found | {
+        "largest_difference": float(np.abs(used - exact).max()),
+        "same_top": len(tops[0] & tops[1]) / k,
+    }
+
+
+def _there(function: Callable[..., dict[str, Any]], plan: ScoringPlan, *args: Any) -> dict[str, Any]:
+    """The function's result from a machine on which the pool is scored."""
+    if plan.alone:
+        return function(*args)
+    task = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, **plan.placement)(function)
+    return ray.get(task.remote(*args))

@@ -1,0 +1,96 @@
+"""What a trained network says of a round's samples: a guess for annotators, and labels that it finds unlikely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from prunefuse_ray import networks
+from prunefuse_ray.data.pool import Source, groups
+from prunefuse_ray.data.reading import ids_to_numpy, tables
+from prunefuse_ray.data.sample_format import Form, decode_column
+from prunefuse_ray.distributed.remote import over
+from prunefuse_ray.schemas import doubts_schema
+
+BATCH = 256
+
+
+def predict(
+    source: Source,
+    network: dict[str, bytes],
+    form: Form,
+    labels: pa.Table | None = None,
+    *,
+    trusted: Collection[str] = (),
+    in_process: bool,
+) -> pa.Table:
+    """(id, guess, probability) of the samples of `source`, read a few at a time; with `labels` (id, label) those of
+    the labeled samples alone, with the columns `label` and `label_probability` besides.
+
+    Args:
+        source: Parquet files of (id, sample).
+        network: a saved network, as `networks.to_files` made it.
+        trusted: architectures of the user's own that the configuration names (`networks.from_files`).
+        in_process: here, instead of in tasks on the cluster.
+    """
+    if not source.files:
+        return pa.table({"id": pa.array([], pa.string())})
+    args = (network, form, labels, tuple(trusted))
+    # Forward passes are the work, not the bytes read: where they do not belong here, a single task is worth its start.
+    parts = over(_predict, groups(source), *args, size=0 if in_process else math.inf)
+    found = pa.concat_tables(parts)
+    # A sample that people left without a label may have been chosen again in a later round: it counts once.
+    _, first = np.unique(ids_to_numpy(found["id"]), return_index=True)
+    return found.take(pa.array(np.sort(first)))
+
+
+@torch.inference_mode()
+def _predict(
+    source: Source, network: dict[str, bytes], form: Form, labels: pa.Table | None, trusted: tuple[str, ...]
+) -> pa.Table:
+    model = networks.inference_form(networks.from_files(network, trusted).network)
+    parts = []
+    for table in tables(source, [source.id_column, source.sample_column], BATCH):
+        rows = table.rename_columns(["id", "sample"])
+        if labels is not None:
+            place = pc.index_in(rows["id"], value_set=labels["id"].combine_chunks())
+            rows = rows.filter(pc.is_valid(place)).append_column("label", labels["label"].take(place.drop_null()))
+        decoded_N, _ = decode_column(rows["sample"], form)
+        parts.append(
+            _row_probabilities(
+                rows, networks.consensus(model(form.inputs(torch.from_numpy(decoded_N)))).float().softmax(1)
+            )
+        )
+    return pa.concat_tables(parts)
+
+
+def _row_probabilities(rows: pa.Table, p_NC: torch.Tensor) -> pa.Table:
+    probability_N, guess_N = p_NC.max(1)
+    columns = {
+        "id": rows["id"],
+        "guess": pa.array(guess_N.numpy(), pa.int64()),
+        "probability": pa.array(probability_N.numpy(), pa.float32()),
+    }
+    if "label" in rows.column_names:
+        label_N = torch.from_numpy(rows["label"].to_numpy().copy())
+        columns["label"] = rows["label"]
+        columns["label_probability"] = pa.array(p_NC.gather(1, label_N[:, None])[:, 0].numpy(), pa.float32())
+    return pa.table(columns)
+
+
+def doubts(predicted: pa.Table) -> pa.Table:
+    """Predictions of labeled samples, the most doubtful label first (ties by id): `doubts_schema`.
+
+    Self-confidence, the probability of the given label, is the ranking of Northcutt, Jiang and Chuang, "Confident
+    Learning", 2021 (arXiv 1911.00068), section 4. Here the network was trained on the labels that it judges, so it
+    doubts fewer of them than a cross-validated one would.
+    """
+    schema = doubts_schema("int64" if pa.types.is_integer(predicted.schema.field("id").type) else "string")
+    return (
+        predicted.select(schema.names).sort_by([("label_probability", "ascending"), ("id", "ascending")]).cast(schema)
+    )

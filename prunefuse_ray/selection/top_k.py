@@ -1,0 +1,160 @@
+"""The exact global choice over score files: top-k by a radix select, in bounded memory and without a global sort.
+
+Scores are mapped to 32-bit keys that order like the scores. One pass counts the upper 16 bits, a second the lower 16
+bits inside the bucket where the k-th best lies; then the threshold is known exactly, and a last pass gathers the rows
+above it and, among equals, those of smallest id. Every pass is one task per group of files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from prunefuse_ray.acquisition import place_in_group, round_robin
+from prunefuse_ray.distributed.remote import over_files
+from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.storage import Place
+
+BATCH_ROWS = 1 << 20
+REMEDY = "lower the last budget or enlarge the pool (between rounds: pool.allow_growth)"
+"""Of too few samples."""
+Keys = npt.NDArray[np.uint32]
+
+
+def sort_keys(scores: npt.NDArray[np.float32]) -> Keys:
+    """Unsigned keys in the order of the scores (higher score, higher key); -0.0 equals 0.0. No NaN."""
+    bits = (scores + np.float32(0.0)).view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
+
+
+def threshold_bucket(counts: npt.NDArray[np.int64], k: int) -> tuple[int, int]:
+    """The bucket that holds the k-th largest key, and how many keys lie in higher buckets."""
+    from_top = np.cumsum(counts[::-1])
+    place = int(np.searchsorted(from_top, k))
+    return len(counts) - 1 - place, int(from_top[place] - counts[len(counts) - 1 - place])
+
+
+def top_k(files: list[str], where: Place, k: int) -> pa.Table:
+    """The k best rows of score files: (id, score, rank), by falling score, ties by rising id. Null scores never.
+
+    The driver holds O(k) rows.
+
+    Raises:
+        ScoreError: fewer than k scores.
+    """
+    counts = np.sum(list(over_files(_count, files, where, None)), axis=0)
+    enough(int(counts.sum()), k)
+    bucket, above = threshold_bucket(counts, k)
+    low, above_low = threshold_bucket(np.sum(list(over_files(_count, files, where, bucket)), axis=0), k - above)
+    threshold = (bucket << 16) | low
+    ties = k - above - above_low
+    return ranked(best(pa.concat_tables(over_files(_gather, files, where, threshold, ties)), k))
+
+
+def top_k_of_groups(files: list[str], where: Place, k: int, column: str) -> tuple[pa.Table, dict[Any, int]]:
+    """The k best rows of score files with equal shares of the groups that `column` names (the predicted class, say).
+
+    The groups take one sample each in turn, the rarest first, each its best, until k are taken: where a group has too
+    few, the others share the rest. Exact; every task and the driver hold O(k) rows.
+
+    Returns:
+        (id, score, rank) by falling score, ties by rising id; and how many samples of each group were chosen, of those
+        groups of which any were.
+
+    Raises:
+        ScoreError: fewer than k scores.
+    """
+    counted: Counter[Any] = sum(over_files(_count_groups, files, where, column), Counter())
+    enough(counted.total(), k)
+    groups = sorted(counted)
+    quotas = round_robin([counted[g] for g in groups], k)
+    rows: pa.Table | None = None
+    for part in over_files(_gather_groups, files, where, column, groups, quotas):
+        rows = best_of_groups(part if rows is None else pa.concat_tables([rows, part]), quotas)
+    assert rows is not None
+    chosen = {group: int(n) for group, n in zip(groups, quotas, strict=True) if n}
+    return ranked(best(rows.select(["id", "score"]), k)), chosen
+
+
+def enough(found: int, k: int) -> None:
+    """ScoreError where fewer than k samples have a score."""
+    if found < k:
+        raise ScoreError(
+            f"selection.budgets: {k} samples are wanted, but only {found} of the pool have a score; {REMEDY}"
+        )
+
+
+def ranked(rows: pa.Table) -> pa.Table:
+    """(id, score, rank) of rows in the order of their choice."""
+    return rows.append_column("rank", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
+
+
+def best_of_groups(rows: pa.Table, quotas: npt.NDArray[np.int64]) -> pa.Table:
+    """Of (id, score, group) the `quotas[group]` rows of highest score in each group, ties by smaller id; by group."""
+    keys = [("group", "ascending"), ("score", "descending"), ("id", "ascending")]
+    rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
+    groups = rows["group"].to_numpy()
+    return rows.filter(pa.array(place_in_group(groups) < quotas[groups]))
+
+
+def _batches(files: list[str], where: Place, columns: list[str]) -> Iterator[tuple[pa.Table, Keys]]:
+    for file in files:
+        with where.fs.open_input_file(file) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS, columns=columns):
+                table = pa.Table.from_batches([batch])
+                if table["score"].null_count:
+                    table = table.filter(pc.is_valid(table["score"]))
+                yield table, sort_keys(table["score"].to_numpy())
+
+
+def _count(files: list[str], where: Place, bucket: int | None) -> npt.NDArray[np.int64]:
+    """Histogram of the upper half of the keys, or of the lower half of the keys in one upper bucket."""
+    counts = np.zeros(1 << 16, np.int64)
+    for _, keys in _batches(files, where, ["score"]):
+        upper = keys >> np.uint32(16)
+        half = upper if bucket is None else keys[upper == bucket] & np.uint32(0xFFFF)
+        counts += np.bincount(half, minlength=1 << 16)
+    return counts
+
+
+def _gather(files: list[str], where: Place, threshold: int, ties: int) -> pa.Table:
+    """Rows above the threshold, and of those on it the `ties` with the smallest ids."""
+    above, equal = [], None
+    for table, keys in _batches(files, where, ["id", "score"]):
+        above.append(table.filter(pa.array(keys > threshold)))
+        on_it = table.filter(pa.array(keys == threshold))
+        equal = best(on_it if equal is None else pa.concat_tables([equal, on_it]), ties)
+    return pa.concat_tables([*above, *([equal] if equal is not None else [])])
+
+
+def _count_groups(files: list[str], where: Place, column: str) -> Counter[Any]:
+    counts: Counter[Any] = Counter()
+    for table, _ in _batches(files, where, ["score", column]):
+        for found in pc.value_counts(table[column]).to_pylist():
+            counts[found["values"]] += found["counts"]
+    return counts
+
+
+def _gather_groups(
+    files: list[str], where: Place, column: str, groups: list[Any], quotas: npt.NDArray[np.int64]
+) -> pa.Table:
+    """The rows of these files that could be among the best of their groups: (id, score, place of the group)."""
+    kept: pa.Table | None = None
+    for table, _ in _batches(files, where, ["id", "score", column]):
+        number = pc.index_in(table[column], value_set=pa.array(groups, table[column].type))
+        rows = table.select(["id", "score"]).append_column("group", number)
+        kept = best_of_groups(rows if kept is None else pa.concat_tables([kept, rows]), quotas)
+    assert kept is not None
+    return kept
+
+
+def best(rows: pa.Table, k: int) -> pa.Table:
+    """The k rows of highest score, ties by smaller id, in that order."""
+    return rows.take(pc.sort_indices(rows, sort_keys=[("score", "descending"), ("id", "ascending")])[:k])

@@ -1,0 +1,256 @@
+"""What a sweep says, from its files alone: means over seeds, costs, epochs to scratch, the Pareto front, the best."""
+
+from __future__ import annotations
+
+import io
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.csv
+import yaml
+
+from prunefuse_ray.config.files import merge, to_tree
+from prunefuse_ray.method.steps import steps
+from prunefuse_ray.storage import Place
+from prunefuse_ray.sweep.config import Sweep
+from prunefuse_ray.sweep.results import SweepResult, TrialResult, read_sweep, table
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean and sample standard deviation over the seeds; the latter is NaN for one seed."""
+
+    mean: float
+    std: float
+    n: int
+
+
+def stat(values: Iterable[float | None]) -> Stat | None:
+    known = [v for v in values if v is not None]
+    if not known:
+        return None
+    return Stat(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else math.nan, len(known))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catching:
+    """Epochs that fused networks needed to the final accuracy of scratch targets trained on the very same labels."""
+
+    epochs: Stat | None
+    """Over the seeds that reached it."""
+    reached: int
+    seeds: int
+    scratch_epochs: int
+    scratch: Stat
+    every: int
+    """Epochs between two measurements: the resolution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One combination over its seeds."""
+
+    name: str
+    arm: str
+    values: dict[str, Any]
+    labels: int
+    """The label budget at which it is compared: `common_budget`, or its own last one."""
+    seeds: int
+    """How many of them passed it."""
+    fused: dict[int, Stat]
+    """Labels -> accuracy."""
+    proxy: dict[int, Stat]
+    costs: dict[str, Stat]
+    """Columns of ROW at `labels`."""
+    catching: Catching | None
+
+    def final(self, metric: str) -> Stat | None:
+        """The metric at the label budget that counts, where any seed has passed it."""
+        return (self.fused if metric == "fused_accuracy" else self.proxy).get(self.labels)
+
+
+COSTS = (
+    "selection_macs",
+    "selection_training_macs",
+    "dense_selection_macs",
+    "total_macs",
+    "selection_seconds",
+    "seconds",
+)
+
+
+def common_budget(result: SweepResult) -> int | None:
+    """The largest label budget at which every trial of a sweep measures its metric; None where there is none."""
+    phase = "finetune" if result.sweep.metric == "fused_accuracy" else "train"
+    measured = [
+        {config.selection.budgets[s.round] for s in steps(config) if s.phase == phase}
+        for config in (r.trial.config for r in result.trials)
+    ]
+    return max(set.intersection(*measured), default=None)
+
+
+def compared_at(result: SweepResult) -> str:
+    """In words, at how many labels combinations are compared."""
+    common = common_budget(result)
+    if common is None:
+        return "each at its own last label budget, since these differ and the metric is measured at none in common"
+    if all(r.trial.config.selection.budgets[-1] == common for r in result.trials):
+        return "at the last label budget"
+    return f"at {common:,} labels, the largest budget at which all are measured"
+
+
+def points(result: SweepResult) -> list[Point]:
+    """The combinations in the order of the sweep."""
+    grouped: dict[str, list[TrialResult]] = {}
+    for r in result.trials:
+        grouped.setdefault(r.trial.point, []).append(r)
+    common = common_budget(result)
+    return [_point(members, common, result) for members in grouped.values()]
+
+
+def _point(members: Sequence[TrialResult], common: int | None, result: SweepResult) -> Point:
+    first = members[0].trial
+    compared = common or first.config.selection.budgets[-1]
+
+    def over(column: str) -> dict[int, Stat]:
+        by_labels: dict[int, list[float | None]] = {}
+        for row in (row for m in members for row in m.rows):
+            by_labels.setdefault(row["labels"], []).append(row.get(column))
+        return {labels: s for labels, values in sorted(by_labels.items()) if (s := stat(values))}
+
+    finals = [row for m in members for row in m.rows if row["labels"] == compared]
+    return Point(
+        name=first.point,
+        arm=first.arm,
+        values=first.values,
+        labels=compared,
+        seeds=len(finals),
+        fused=over("fused_accuracy"),
+        proxy=over("proxy_accuracy"),
+        costs={c: s for c in COSTS if (s := stat(row.get(c) for row in finals))},
+        catching=_catching(members, result.trials),
+    )
+
+
+def _catching(members: Sequence[TrialResult], everyone: Sequence[TrialResult]) -> Catching | None:
+    needed, finals, epochs, gaps = list[int | None](), list[float](), 0, list[int]()
+    for member in members:
+        if member.tuning is None or member.trial.config.fusion.target != "fused" or not member.tuning.evaluations:
+            continue
+        twin = next((t for t in everyone if _is_twin(t, member)), None)
+        if twin is None or twin.tuning is None:
+            continue
+        final = twin.rows[-1]["fused_accuracy"]
+        needed.append(next((e for e, accuracy in member.tuning.evaluations if accuracy >= final), None))
+        finals.append(final)
+        epochs = twin.tuning.epochs
+        gaps.append(member.trial.config.finetuning.evaluate_every)
+    scratch = stat(finals)
+    if scratch is None:
+        return None
+    reached = [n for n in needed if n is not None]
+    return Catching(
+        epochs=stat(reached), reached=len(reached), seeds=len(needed), scratch_epochs=epochs, scratch=scratch,
+        every=max(gaps),
+    )  # fmt: skip
+
+
+def _is_twin(other: TrialResult, member: TrialResult) -> bool:
+    """Whether `other` trained from scratch on the same labels, for as long."""
+    assert member.tuning is not None
+    mine, theirs = member.trial.config, other.trial.config
+    recipes = [c.finetuning.model_copy(update={"evaluate_every": 0}) for c in (mine, theirs)]
+    return (
+        other.tuning is not None
+        and theirs.fusion.target == "scratch"
+        and theirs.network == mine.network
+        and recipes[0] == recipes[1]
+        and other.tuning.labels_key == member.tuning.labels_key
+    )
+
+
+# --- comparisons ---
+
+
+def reference_of(found: Sequence[Point], sweep: Sweep, point: Point) -> Point | None:
+    """The point that another one's costs are relative to: of the reference arm, with the same values of the space."""
+    return next((p for p in found if sweep.reference and p.arm == sweep.reference and p.values == point.values), None)
+
+
+def relative(point: Point, reference: Point | None, cost: str) -> float | None:
+    """A cost as a share of the reference's; MACs without a reference: of what the dense network would have needed."""
+    mine = point.costs.get(cost)
+    theirs = reference.costs.get(cost) if reference else None
+    if reference is None and cost == "selection_macs":
+        theirs = point.costs.get("dense_selection_macs")
+    return mine.mean / theirs.mean if mine and theirs and theirs.mean else None
+
+
+def pareto(found: Sequence[Point], cost: str, metric: str) -> list[Point]:
+    """Points than which no other is at once cheaper and more accurate, by rising cost (means over seeds)."""
+
+    def key(point: Point) -> tuple[float, float]:
+        final = point.final(metric)
+        assert final is not None
+        return point.costs[cost].mean, -final.mean
+
+    front: list[Point] = []
+    for point in sorted((p for p in found if p.final(metric) and cost in p.costs), key=key):
+        if not front or key(point)[1] < key(front[-1])[1]:
+            front.append(point)
+    return front
+
+
+def best(found: Sequence[Point], metric: str) -> Point | None:
+    """The highest mean among the points with the most seeds; of equals the cheaper selection."""
+    measured = [p for p in found if p.final(metric)]
+    most = max((p.seeds for p in measured), default=0)
+
+    def key(point: Point) -> tuple[float, float]:
+        final = point.final(metric)
+        assert final is not None
+        return final.mean, -point.costs["selection_macs"].mean
+
+    return max((p for p in measured if p.seeds == most), key=key, default=None)
+
+
+def measured_metric(found: Sequence[Point], sweep: Sweep) -> str:
+    """The sweep's metric, or the proxies' accuracy as long as no target has been trained."""
+    return sweep.metric if any(p.final(sweep.metric) for p in found) else "proxy_accuracy"
+
+
+# --- files ---
+
+
+def write_results(root: Place, render: Callable[[SweepResult], str]) -> SweepResult:
+    """Write sweep.parquet, sweep.csv, best.yaml and report.html from the trials' files."""
+    result = read_sweep(root)
+    rows = table(result)
+    (root / "sweep.parquet").write_table(rows)
+    text = io.BytesIO()
+    pyarrow.csv.write_csv(rows, text)
+    (root / "sweep.csv").write_bytes(text.getvalue())
+    if (config := best_config(result)) is not None:
+        (root / "best.yaml").write_bytes(config.encode())
+    (root / "report.html").write_bytes(render(result).encode())
+    return result
+
+
+def best_config(result: SweepResult) -> str | None:
+    """The configuration of the best point, for a run of its own."""
+    found = points(result)
+    metric = measured_metric(found, result.sweep)
+    winner = best(found, metric)
+    if winner is None:
+        return None
+    final = winner.final(metric)
+    assert final is not None
+    config = next(r.trial.config for r in result.trials if r.trial.point == winner.name)
+    base = result.sweep.base.run
+    tree = merge(to_tree(config), {"run": {"directory": base.directory, "name": f"{base.name}-best"}})
+    spread = "" if math.isnan(final.std) else f" ± {final.std:.2%}"
+    words = f"# {winner.name}: {metric} {final.mean:.2%}{spread} over {final.n} seeds, the best of {len(found)}"
+    return f"{words}, {compared_at(result)}.\n" + yaml.safe_dump(tree, sort_keys=False)

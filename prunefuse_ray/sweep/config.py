@@ -1,0 +1,330 @@
+"""What a sweep is: a base configuration, named arms, a search space, seeds; and the trials that follow from them.
+
+A sweep is the product of its arms (named sets of overrides, for comparisons whose sides differ in several fields at
+once), the grids of its space, its draws from the distributions of the space, and its seeds. All trials are known
+before the first one starts: each has a name, and is a whole configuration of the main job.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from prunefuse_ray.config.files import config_from_tree, explain, flatten, merge, overlay, preset_path, to_tree
+from prunefuse_ray.config.schema import Config, Positive, Section
+from prunefuse_ray.errors import ConfigError, near
+from prunefuse_ray.run.ledger import EXECUTION_FIELDS
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+ARM_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+LONGEST_NAME = 150
+GRACE = 2
+"""Rounds that every trial may pass."""
+NO_MATTER = "says where and how fast a run works, not what comes out"
+
+
+class Axis(Section):
+    """What one field is tried with: exactly one of these."""
+
+    grid: Annotated[list[Any], Field(min_length=1)] | None = None
+    """Every one of these values."""
+    choice: Annotated[list[Any], Field(min_length=1)] | None = None
+    """Draw one of these values."""
+    uniform: tuple[float, float] | None = None
+    """Draw between these two."""
+    loguniform: tuple[float, float] | None = None
+    """Draw between these two, evenly over their logarithm."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said_how(cls, tree: Any) -> Any:
+        if not isinstance(tree, Mapping | Axis):
+            values = json.dumps(tree if isinstance(tree, list) else [tree], default=str)
+            raise ValueError(f"does not say how its values are tried: write {{grid: {values}}}")
+        return tree
+
+    @model_validator(mode="after")
+    def _one(self) -> Axis:
+        given = {k: v for k, v in self.model_dump().items() if v is not None}
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of grid, choice, uniform, loguniform, not {list(given) or 'none'}")
+        kind, value = next(iter(given.items()))
+        if kind in ("uniform", "loguniform") and value[0] >= value[1]:
+            raise ValueError(f"{kind} {list(value)} is empty: give [smallest, largest]")
+        if kind == "loguniform" and value[0] <= 0:
+            raise ValueError(f"loguniform {list(value)} reaches zero: its smallest value must be positive")
+        return self
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        if self.choice is not None:
+            return self.choice[int(rng.integers(len(self.choice)))]
+        if self.uniform is not None:
+            return float(f"{rng.uniform(*self.uniform):.4g}")
+        assert self.loguniform is not None
+        low, high = np.log(self.loguniform)
+        return float(f"{np.exp(rng.uniform(low, high)):.4g}")
+
+
+class Sweep(Section):
+    """A whole sweep."""
+
+    base: Config = Config()
+    """What all trials have in common. In a file: the name of a preset, or a configuration that may begin with
+    `preset: NAME`. Its run.directory and run.name are the sweep's own: SWEEP = DIRECTORY/NAME."""
+    space: dict[str, Axis] = Field({})
+    """Field (as `section.field`) -> {grid: [...]}, {choice: [...]}, {uniform: [low, high]} or {loguniform: ...}."""
+    arms: dict[str, dict[str, Any]] = Field({})
+    """Name -> overrides of the base, nested as in a configuration. Every arm is combined with the whole space."""
+    seeds: list[Seed] = Field([0, 1, 2], min_length=1)
+    """Seeds (run.seed) of every combination; figures are means and standard deviations over them."""
+    samples: Positive = 16
+    """Draws from the distributions of `space`; without distributions of no effect."""
+    reference: str | None = None
+    """The arm that costs are given relative to; default: the dense network's costs, computed."""
+    metric: Literal["fused_accuracy", "proxy_accuracy"] = "fused_accuracy"
+    """What is compared, at the last label budget (where budgets differ: the largest at which all trials measure it);
+    the best combination goes to best.yaml."""
+    scheduler: Literal["auto", "asha", "none"] = "auto"
+    """asha: after rounds 2, 4, 8, ... trials whose metric is below the median there are stopped. It needs the metric
+    after every round (fused_accuracy: fusion.evaluate every) and the same budgets in all trials, three or more. auto:
+    asha where the space has distributions and that is so."""
+    concurrency: Positive | None = None
+    """Trials at a time. Default, and upper bound: what the cluster can run."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often a trial is taken up again after the loss of its process or node. Its own errors are not retried."""
+    loggers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(["tensorboard"])
+    """Where Ray Tune logs every round of every trial; mlflow and wandb are extras, configured by their environment."""
+
+    @property
+    def draws(self) -> dict[str, Axis]:
+        return {field: axis for field, axis in self.space.items() if axis.grid is None}
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{value} names a seed twice: each gives the same run again")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sweep:
+        known = flatten(to_tree(self.base))
+        if why := _unsuited(self.base):
+            raise ValueError(f"base.{why}")
+        for field in self.space:
+            if field not in known:
+                raise ValueError(f"space: unknown field '{field}'{near(field, known)}; write it as section.field")
+            if field.startswith("run."):
+                raise ValueError(f"space: '{field}' is the sweep's own; for seeds there is `seeds`")
+            if field.startswith(EXECUTION_FIELDS):
+                raise ValueError(f"space: '{field}' {NO_MATTER}, so there is nothing to compare: set it in the base")
+        told: dict[str, str] = {}
+        for arm, overrides in self.arms.items():
+            if not ARM_NAME.match(arm):
+                raise ValueError(
+                    f"arms: '{arm}' is no name: letters, digits, '.', '_' and '-', a letter or digit first"
+                )
+            if "run" in overrides:
+                raise ValueError(f"arms.{arm}: 'run' is the sweep's own; for seeds there is `seeds`")
+            if both := sorted(flatten(overrides).keys() & self.space.keys()):
+                raise ValueError(f"arms.{arm}: '{both[0]}' stands in `space` too, which would win: name it once")
+            matters = sorted((f, v) for f, v in flatten(overrides).items() if not f.startswith(EXECUTION_FIELDS))
+            if (twin := told.setdefault(repr(matters), arm)) != arm:
+                idle = sorted(f for a in (twin, arm) for f in flatten(self.arms[a]) if f.startswith(EXECUTION_FIELDS))
+                why = f"'{idle[0]}' {NO_MATTER}" if idle else "both override the same"
+                raise ValueError(f"arms.{arm}: would be arms.{twin} again ({why}): leave one of them out")
+        if self.reference is not None and self.reference not in self.arms:
+            raise ValueError(f"reference: no arm '{self.reference}'{near(self.reference, self.arms)}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run of a sweep."""
+
+    name: str
+    point: str
+    """The combination without its seed: trials of one point are repetitions of each other."""
+    arm: str
+    values: dict[str, Any]
+    """What the space gave: field -> value, as `config` has it."""
+    config: Config
+
+
+def load_sweep(path: str | Path | None, overrides: Mapping[str, Any], settings: Mapping[str, Any]) -> Sweep:
+    """Read a sweep file, lay `overrides` over its base and `settings` over its own fields, and validate the whole.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type or impossible value; all of them in one message.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"--config {path}: cannot be read ({error}); give a readable YAML file") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give fields such as 'base:' and 'space:'")
+        if not tree.keys() & {"base", "space", "arms"} and tree.keys() & Config.model_fields.keys():
+            raise ConfigError(f"--config {path}: is the configuration of a run; a sweep names it under `base:`")
+    if "seed" in overrides.get("run", {}):
+        raise ConfigError("--run.seed: a sweep has several; set `seeds` in its file")
+    base = _base(tree.get("base", {}))
+    if path is not None and "name" not in base.get("run", {}):
+        base = merge(base, {"run": {"name": Path(path).stem}})
+    sweep = sweep_from_tree({**tree, "base": overlay(base, overrides), **settings})
+    if sweep.base.run.seed != Config().run.seed:  # the default stands in every configuration that was written out
+        raise ConfigError(f"base.run.seed {sweep.base.run.seed}: a sweep has several; set `seeds`")
+    return sweep
+
+
+def _base(given: Any) -> dict[str, Any]:
+    """The base of a sweep file as a tree: a preset by name, or a tree that may build on one."""
+    if isinstance(given, str):
+        given = {"preset": given}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"base: {given!r} is neither the name of a preset nor a configuration")
+    rest = {k: v for k, v in given.items() if k != "preset"}
+    if "preset" not in given:
+        return rest
+    preset = yaml.safe_load(preset_path(str(given["preset"])).read_text(encoding="utf-8")) or {}
+    if "base" in preset:
+        raise ConfigError(f"base: preset '{given['preset']}' is a sweep itself; name the configuration of a run")
+    return overlay({k: v for k, v in preset.items() if k != "run"}, rest)  # the sweep has a name of its own
+
+
+def sweep_from_tree(tree: Mapping[str, Any]) -> Sweep:
+    """Validate a nested mapping; raises ConfigError with one line per fault."""
+    try:
+        return Sweep.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(explain(error, Sweep)) from error
+
+
+def _unsuited(config: Config) -> str | None:
+    """Why no trial can have this configuration; None where one can."""
+    if config.annotation.kind != "oracle":
+        return (
+            f"annotation.kind '{config.annotation.kind}' would ask people once per trial: a sweep needs labels that "
+            "are there; use oracle"
+        )
+    if config.pool.allow_growth:
+        return "pool.allow_growth: a sweep compares runs on one pool; set it to false"
+    return None
+
+
+def trials(sweep: Sweep) -> list[Trial]:
+    """Every trial of a sweep, in a fixed order, each validated.
+
+    Raises:
+        ConfigError: trials that are no configuration, with the fields that made them so, in one message.
+    """
+    found: list[Trial] = []
+    faults: list[str] = []
+    for arm, values, prefix in _points(sweep):
+        point = "_".join([*prefix, *([arm] if arm else []), *_written(values)]) or "base"
+        over = sweep.arms.get(arm, {})
+        for field, value in values.items():
+            section, _, key = field.partition(".")
+            over = merge(over, {section: {key: value}})
+        tree = overlay(to_tree(sweep.base), over)
+        for seed in sweep.seeds:
+            name = f"{point}_seed-{seed}"
+            own = {"directory": _below(sweep_path(sweep), "trials"), "name": name, "seed": seed}
+            try:
+                config = config_from_tree(merge(tree, {"run": own}))
+            except ConfigError as error:
+                faults += [f"trial '{point}': {line}" for line in str(error).splitlines()]
+                break
+            if why := _unsuited(config):
+                faults.append(f"trial '{point}': {why}")
+                break
+            valid = flatten(to_tree(config))
+            found.append(Trial(name=name, point=point, arm=arm, values={f: valid[f] for f in values}, config=config))
+    faults += _faulty_names(found)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return found
+
+
+def stops_early(sweep: Sweep, found: Sequence[Trial]) -> bool:
+    """Whether ASHA stops trials on the way. Raises ConfigError where it is asked for but could not compare them."""
+    why = incomparable(sweep, found)
+    if sweep.scheduler == "asha" and why:
+        raise ConfigError(f"scheduler: asha {why}, or set scheduler to none")
+    return (sweep.scheduler == "asha" or (sweep.scheduler == "auto" and bool(sweep.draws))) and not why
+
+
+def incomparable(sweep: Sweep, found: Sequence[Trial]) -> str | None:
+    """Why ASHA cannot compare these trials on the way, and what would change that; None where it can."""
+    configs = [trial.config for trial in found]
+    budgets = configs[0].selection.budgets
+    if sweep.metric == "fused_accuracy" and any(c.fusion.evaluate != "every" for c in configs):
+        return (
+            "compares fused_accuracy, which trials with fusion.evaluate 'last' have after their last round alone: set "
+            "it to every, or metric to proxy_accuracy"
+        )
+    if any(c.selection.budgets != budgets for c in configs):
+        return "compares trials round by round, but their selection.budgets differ: give all trials the same"
+    if len(budgets) <= GRACE:
+        return (
+            f"first compares after round {GRACE}, since the first labels are chosen at random, by all alike, and "
+            f"selection.budgets has {len(budgets)}: nothing is left to stop; give {GRACE + 1} or more"
+        )
+    return None
+
+
+def sweep_path(sweep: Sweep) -> str:
+    return _below(sweep.base.run.directory, sweep.base.run.name)
+
+
+def _below(directory: str, name: str) -> str:
+    """A directory's child; the options of a store stay at the end of its URI."""
+    path, mark, options = directory.partition("?") if "://" in directory else (directory, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def _points(sweep: Sweep) -> list[tuple[str, dict[str, Any], list[str]]]:
+    """(arm, values, first part of the name) of every combination. Draws depend on their place in the order alone."""
+    grids = {field: axis.grid for field, axis in sweep.space.items() if axis.grid is not None}
+    products = [dict(zip(grids, values, strict=True)) for values in itertools.product(*grids.values())]
+    drawn: list[dict[str, Any]] = [{}]
+    if sweep.draws:
+        rng = np.random.default_rng(0)
+        drawn = [{field: axis.draw(rng) for field, axis in sweep.draws.items()} for _ in range(sweep.samples)]
+    return [
+        (arm, {**grid, **values}, [f"{n:03d}"] if sweep.draws else [])
+        for arm in (sweep.arms or {"": {}})
+        for n, values in enumerate(drawn)
+        for grid in products
+    ]
+
+
+def _written(values: Mapping[str, Any]) -> list[str]:
+    """'ratio-0.5', or 'training.lr-0.1' where two sections have a field of that name."""
+    leaves = [field.partition(".")[2] for field in values]
+    return [
+        f"{leaf if leaves.count(leaf) == 1 else field}-{_slug(value)}"
+        for leaf, (field, value) in zip(leaves, values.items(), strict=True)
+    ]
+
+
+def _slug(value: Any) -> str:
+    shown = "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return re.sub(r"[^A-Za-z0-9._]+", "-", shown).strip("-.") or "none"
+
+
+def _faulty_names(found: list[Trial]) -> list[str]:
+    names = [t.name for t in found]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    faults = [f"trial '{n}' is there twice: the space or the arms name the same combination again" for n in twice]
+    return faults + [f"trial '{n[:60]}…': its name is too long" for n in names if len(n) > LONGEST_NAME]

@@ -1,0 +1,375 @@
+"""A sweep as one self-contained HTML page: how accurate each combination is at equal labels, and what choosing cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from prunefuse_ray.config.files import differences, flatten, to_tree
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.report import html, plots
+from prunefuse_ray.report.html import DASH, Child, Html, count, counted, duration, join, percent, quantity, tag
+from prunefuse_ray.sweep.analysis import (
+    Point,
+    Stat,
+    best,
+    compared_at,
+    measured_metric,
+    pareto,
+    points,
+    reference_of,
+    relative,
+)
+from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, UNFINISHED, SweepResult
+
+COLORS = ("proxy", "fused", "score", "select", "label", "fuse", "ink")
+DRAWN = 14  # curves that can still be told apart, half of them dashed
+NAMES = {"fused_accuracy": "target", "proxy_accuracy": "selecting network"}
+
+
+class _View:
+    """A sweep's results with what every section asks of them."""
+
+    def __init__(self, result: SweepResult) -> None:
+        self.result, self.sweep, self.points = result, result.sweep, points(result)
+        self.metric = measured_metric(self.points, self.sweep)
+        self.where = compared_at(result)
+        self.budgets_differ = len({tuple(r.trial.config.selection.budgets) for r in result.trials}) > 1
+        self.best = best(self.points, self.metric)
+        self.status = Counter(r.outcome.status for r in result.trials)
+        ranked = sorted(self.points, key=lambda p: -(f.mean if (f := p.final(self.metric)) else -1.0))
+        shown = {p.name for p in ranked[:DRAWN]}
+        self.drawn = [p for p in self.points if p.name in shown]
+
+    def color(self, point: Point) -> tuple[str, bool]:
+        """(color, dashed)."""
+        place = [p.name for p in self.drawn].index(point.name)
+        return COLORS[place % len(COLORS)], place >= len(COLORS)
+
+    def label(self, point: Point) -> str:
+        """A name short enough for a plot: the values without the fields'."""
+        if self.sweep.draws:
+            return point.name
+        words = [str(v) for v in point.values.values()]
+        return " ".join([point.arm, *words] if point.arm else words) or point.name
+
+    def reference(self, point: Point) -> Point | None:
+        return reference_of(self.points, self.sweep, point)
+
+    def by_labels(self, point: Point, metric: str | None = None) -> dict[int, Stat]:
+        return point.fused if (metric or self.metric) == "fused_accuracy" else point.proxy
+
+
+def render_sweep(result: SweepResult) -> str:
+    """The HTML page of a sweep, finished or not."""
+    view = _View(result)
+    sections = {
+        "accuracy": ("Accuracy", _accuracy(view)),
+        "cost": ("Selection cost", _cost(view)),
+        "epochs": ("Epochs to scratch", _epochs(view)),
+        "failures": ("Failures", _failures(view)),
+        "trials": ("Trials", _trials(view)),
+        "configuration": ("Configuration", _configuration(view)),
+    }
+    present = {key: (title, body) for key, (title, body) in sections.items() if body is not None}
+    return html.page(
+        result.sweep.base.run.name,
+        _header(view),
+        tag("nav", (join(tag("a", title, href=f"#{key}"), " ") for key, (title, _) in present.items())),
+        (body for _, body in present.values()),
+    )
+
+
+def spread(value: Stat | None, places: int = 1) -> str:
+    """A share as '93.1 ± 0.4%'; one seed has no spread."""
+    if value is None:
+        return DASH
+    if math.isnan(value.std):
+        return percent(value.mean, places)
+    return f"{100 * value.mean:.{places}f} ± {100 * value.std:.{places}f}%"
+
+
+# --- the head ---
+
+
+def _header(view: _View) -> Html:
+    left = view.status[UNFINISHED]
+    words, kind = ("in progress", "state running") if left else ("complete", "state")
+    if not left and view.status[FAILED]:
+        words, kind = f"complete, {counted(view.status[FAILED], 'failure')}", "state running"
+    return tag(
+        "header",
+        tag("h1", view.sweep.base.run.name, tag("span", words, class_=kind)),
+        tag("p", tag("span", view.result.root.path, class_="id"), class_="path"),
+        tag("p", _summary(view), class_="summary"),
+        html.tiles(list(_headline(view))),
+    )
+
+
+def _summary(view: _View) -> str:
+    done, all_ = view.status[COMPLETE], len(view.result.trials)
+    words = f"{counted(len(view.points), 'combination')} over {counted(len(view.sweep.seeds), 'seed')}: "
+    words += f"{all_} trials complete." if done == all_ else f"{done} of {all_} trials complete."
+    if view.status[STOPPED]:
+        words += f" {view.status[STOPPED]} stopped early, behind others at equal labels."
+    if view.budgets_differ:
+        words += f" Label budgets differ: combinations are compared {view.where}."
+    if view.best is not None:
+        final = view.best.final(view.metric)
+        share = relative(view.best, view.reference(view.best), "selection_macs")
+        words += f" Best: {view.best.name}, whose {NAMES[view.metric]} reaches {spread(final)}"
+        words += f" at {percent(share)} of the selection MACs of {_of(view)}." if share is not None else "."
+    return words
+
+
+def _of(view: _View) -> str:
+    return f"the arm {view.sweep.reference}" if view.sweep.reference else "the dense network"
+
+
+def _headline(view: _View) -> Iterator[tuple[str, Child, Child]]:
+    done = view.status[COMPLETE]
+    yield (
+        "Trials",
+        f"{done} of {len(view.result.trials)}",
+        f"{view.status[STOPPED]} stopped, {view.status[FAILED]} failed",
+    )
+    if view.best is not None and (final := view.best.final(view.metric)) is not None:
+        yield "Best accuracy", percent(final.mean), view.best.name
+        share = relative(view.best, view.reference(view.best), "selection_macs")
+        yield "Its selection MACs", percent(share), f"of {_of(view)}"
+    shared = sum(n for r in view.result.trials for n in r.shared.values())
+    yield "Shared work", counted(shared, "phase"), "taken over from another trial"
+    yield (
+        "Work of all trials",
+        duration(sum(r.rows[-1]["seconds"] for r in view.result.trials if r.rows)),
+        "as if alone",
+    )
+
+
+# --- accuracy ---
+
+
+def _accuracy(view: _View) -> Html:
+    if not any(p.fused or p.proxy for p in view.points):
+        return html.section("accuracy", "Accuracy over label budget", tag("p", "No round is finished yet."))
+    # Targets that are trained after the last round only make points, not curves.
+    metric = view.metric if any(len(view.by_labels(p)) > 1 for p in view.points) else "proxy_accuracy"
+    shown = [(p, by_labels) for p in view.drawn if (by_labels := view.by_labels(p, metric))]
+    if any(len(by_labels) > 1 for _, by_labels in shown):
+        shown = [(p, by_labels) for p, by_labels in shown if len(by_labels) > 1]
+    curves = [
+        plots.Line(
+            x=list(by_labels),
+            y=[s.mean for s in by_labels.values()],
+            spread=[s.std for s in by_labels.values()],
+            color=view.color(p)[0],
+            dashed=view.color(p)[1],
+            label=view.label(p),
+        )
+        for p, by_labels in shown
+    ]
+    words = f"Test accuracy of the {NAMES[metric]} after training on so many labels: mean over the seeds"
+    words += ", bands of one standard deviation." if len(view.sweep.seeds) > 1 else "."
+    if len(shown) < len(view.points):
+        words += f" Drawn are {len(shown)} of {len(view.points)} combinations, the best that were measured on the way."
+    drawn = plots.lines(
+        "accuracy",
+        "Test accuracy over the number of labels",
+        curves,
+        size=(1080, max(320, 60 + 19 * len(curves))),
+        x_label="labels",
+        y_percent=True,
+    )
+    tables = [_accuracy_table(view, m) for m in (view.metric, "fused_accuracy", "proxy_accuracy")]
+    written = list(dict.fromkeys(t for t in tables if t is not None))
+    return html.section("accuracy", "Accuracy over label budget", html.figure(drawn, words), *written)
+
+
+def _accuracy_table(view: _View, metric: str) -> Html | None:
+    budgets = sorted({labels for p in view.points for labels in view.by_labels(p, metric)})
+    if not budgets:
+        return None
+    rows = []
+    for p in view.points:
+        by_labels = view.by_labels(p, metric)
+        named = tag("b", p.name) if view.best is p and metric == view.metric else p.name
+        rows.append([named, p.seeds, *(_of_seeds(by_labels.get(b), p.seeds) for b in budgets)])
+    title = f"Test accuracy of the {NAMES[metric]}, mean ± standard deviation over seeds"
+    head = ("Combination", "Seeds", *(f"{count(b)} labels" for b in budgets))
+    return tag("div", tag("h3", title, style="margin-top:22px"), html.table(head, rows))
+
+
+def _of_seeds(value: Stat | None, seeds: int) -> str:
+    """`spread`, with its number of seeds where that is not the row's: trials are stopped, fail, or are not done."""
+    return spread(value) + (f" ({counted(value.n, 'seed')})" if value is not None and value.n != seeds else "")
+
+
+# --- cost ---
+
+
+def _cost(view: _View) -> Html | None:
+    measured = [p for p in view.points if p.final(view.metric)]
+    if not measured:
+        return None
+    by_chance = not any(_mean(p, "selection_macs") for p in measured)
+    figures = [
+        f
+        for f in (
+            _front(view, "selection_macs", "Accuracy over the MACs of scoring the pool", plots.macs_axis),
+            None
+            if by_chance
+            else _front(view, "selection_seconds", "Accuracy over the seconds of selection", plots.time_axis),
+            _front(view, "total_macs", "Accuracy over all MACs, of the proxies and the target", plots.macs_axis),
+        )
+        if f is not None
+    ]
+    rows = []
+    for p in measured:
+        reference = view.reference(p)
+        rows.append(
+            [
+                p.name,
+                spread(p.final(view.metric)),
+                quantity(_mean(p, "selection_macs")),
+                percent(relative(p, reference, "selection_macs")),
+                quantity(_mean(p, "selection_training_macs")),
+                percent(relative(p, reference, "selection_training_macs")),
+                quantity(_mean(p, "total_macs")),
+                percent(relative(p, reference, "total_macs")),
+                duration(_mean(p, "selection_seconds")),
+                percent(relative(p, reference, "selection_seconds")),
+            ]
+        )
+    lead = (
+        f"Compared {view.where}. What it took to choose these labels, over all rounds: scoring the pool, and training "
+        "the networks that scored it. All MACs are these and those of the target: of the proxy fused into it, and of "
+        f"its own training. Shares are of {_of(view)}. Seconds are of scoring, that training and choosing, measured "
+        "while other trials were running."
+    )
+    groups = [("", 2), ("Scoring MACs", 2), ("Selector's training MACs", 2), ("All MACs", 2), ("Seconds", 2)]
+    head = ("Combination", "Accuracy", *("", "Of reference") * 4)
+    return html.section(
+        "cost",
+        "Accuracy against selection cost",
+        tag("div", *figures, class_="two even") if figures else None,
+        html.table(head, rows, groups=groups),
+        lead=lead,
+    )
+
+
+def _mean(point: Point, cost: str) -> float | None:
+    return point.costs[cost].mean if cost in point.costs else None
+
+
+def _front(view: _View, cost: str, description: str, axis: Callable[[float], tuple[float, str]]) -> Html | None:
+    """The plane of accuracy and a cost, with the Pareto front over all combinations."""
+    shown = [p for p in view.drawn if p.final(view.metric) and cost in p.costs]
+    front = pareto(view.points, cost, view.metric)
+    if not shown or max(p.costs[cost].mean for p in shown) <= 0:
+        return None
+    marks = []
+    for p in shown:
+        final = p.final(view.metric)
+        assert final is not None
+        std = 0.0 if math.isnan(final.std) else final.std
+        color, hollow = view.color(p)
+        marks.append(
+            plots.Mark(x=p.costs[cost].mean, y=final.mean, spread=std, color=color, hollow=hollow, label=view.label(p))
+        )
+    steps = [(p.costs[cost].mean, f.mean) for p in front if (f := p.final(view.metric))]
+    divisor, unit = axis(max(p.costs[cost].mean for p in shown))
+    drawn = plots.scatter(cost, description, marks, steps, size=(520, 330), divisor=divisor, x_label=unit)
+    names = ", ".join(view.label(p) for p in front)
+    where = view.where[0].upper() + view.where[1:]
+    caption = f"{where}; bars of one standard deviation. The line is the Pareto front: {names}."
+    return html.figure(drawn, caption, title=description)
+
+
+# --- epochs to the accuracy of training from scratch ---
+
+
+def _epochs(view: _View) -> Html | None:
+    rows: list[Sequence[Child]] = []
+    for p in view.points:
+        c = p.catching
+        if c is None:
+            continue
+        needed = DASH
+        if c.epochs is not None:
+            needed = f"{c.epochs.mean:.1f}" + ("" if math.isnan(c.epochs.std) else f" ± {c.epochs.std:.1f}")
+        share = percent(c.epochs.mean / c.scratch_epochs if c.epochs else None)
+        rows.append([p.name, spread(c.scratch), c.scratch_epochs, f"{c.reached} of {c.seeds}", needed, share, c.every])
+    if not rows:
+        return None
+    lead = (
+        "Fine-tuning epochs after which the fused network first reaches the final accuracy of the same network trained "
+        "from scratch, with the same recipe, on the same labels (last budget). Epoch 0 is the fused network before "
+        "any training. Mean over the seeds that reached it."
+    )
+    head = ("Combination", "Scratch", "Its epochs", "Reached", "Epochs needed", "Of scratch", "Measured every")
+    return html.section("epochs", "Epochs to the accuracy of training from scratch", html.table(head, rows), lead=lead)
+
+
+# --- trials ---
+
+
+def _failures(view: _View) -> Html | None:
+    failed = [r for r in view.result.trials if r.outcome.status == FAILED]
+    if not failed:
+        return None
+    rows = [(tag("span", r.trial.name, class_="id"), r.outcome.message) for r in failed]
+    lead = "Starting the sweep again tries these, and only these, again."
+    return html.section(
+        "failures", "Failed trials", html.table(("Trial", "Message"), rows, left=2, class_="text"), lead=lead
+    )
+
+
+def _trials(view: _View) -> Html:
+    rows = []
+    for r in view.result.trials:
+        last = r.rows[-1] if r.rows else {}
+        name = tag("span", r.trial.name, class_="id")
+        if r.outcome.status == COMPLETE:
+            name = tag("a", name, href=f"trials/{r.trial.name}/report.html")
+        shared = ", ".join(f"{n} of {origin}" for origin, n in r.shared.items())
+        rows.append(
+            [
+                name,
+                tag("span", r.outcome.status, class_="whole"),
+                tag("span", shared, class_="id") if shared else DASH,
+                f"{len(r.rows)} of {len(r.trial.config.selection.budgets)}",
+                percent(last.get("proxy_accuracy")),
+                percent(last.get("fused_accuracy")),
+                duration(last.get("seconds")),
+            ]
+        )
+    head = ("Trial", "Status", "Phases shared", "Rounds", "Selecting network", "Target", "Time")
+    shown = html.table(head, rows, left=3, class_="text")
+    note = "Time is what the trial's phases took, also where another trial did the work."
+    return html.section(
+        "trials",
+        "Trials",
+        html.details(counted(len(rows), "trial"), tag("p", note, class_="note"), shown, opened=len(rows) <= 40),
+    )
+
+
+# --- configuration ---
+
+
+def _configuration(view: _View) -> Html:
+    sweep = to_tree(view.sweep)
+    asked = [(f, str(axis)) for f, axis in view.sweep.space.items()]
+    asked += [
+        (f"arm {arm}", ", ".join(f"{k} {v}" for k, v in flatten(o).items())) for arm, o in view.sweep.arms.items()
+    ]
+    asked += [(k, str(sweep[k])) for k in ("seeds", "reference", "metric", "scheduler") if sweep[k] is not None]
+    if view.sweep.draws:
+        asked.append(("samples", str(view.sweep.samples)))
+    changed = [tuple(d.split(": ", 1)) for d in differences(to_tree(Config()), sweep["base"])]
+    base = [(field, words.partition(" -> ")[2]) for field, words in changed]
+    blocks = [
+        tag("div", tag("h3", title), html.facts(pairs))
+        for title, pairs in (("What was tried", asked), ("Base, where it differs from the defaults", base))
+    ]
+    return html.section("configuration", "Configuration", tag("div", *blocks, class_="config"))

@@ -1,0 +1,218 @@
+"""What came out of each trial of a sweep, from its files alone: how it ended, and a row of figures per round.
+
+Figures of a phase that a trial took over from another (`shared_from`) count for it as if it had done the work itself:
+costs are those of the method, not of the sweep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import yaml
+
+from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.method.steps import REPORT, Step, is_sync, steps
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.storage import Place
+from prunefuse_ray.sweep.config import Sweep, Trial, sweep_from_tree, trials
+from prunefuse_ray.sweep.sharing import inputs_keys
+
+COMPLETE, STOPPED, FAILED, UNFINISHED = "complete", "stopped", "failed", "unfinished"
+
+ROW = {
+    "round": pa.int64(),
+    "labels": pa.int64(),
+    "budgets_passed": pa.int64(),
+    "proxy_accuracy": pa.float64(),
+    "fused_accuracy": pa.float64(),
+    "selection_macs": pa.int64(),
+    "selection_training_macs": pa.int64(),
+    "dense_selection_macs": pa.int64(),
+    "total_macs": pa.int64(),
+    "selection_seconds": pa.float64(),
+    "finetuning_seconds": pa.float64(),
+    "seconds": pa.float64(),
+    "phases_shared": pa.int64(),
+}
+"""Columns of a round. Selection costs are sums over the rounds before, i.e. what it took to choose these labels:
+`selection_macs` of scoring the pool, `selection_training_macs` of training the networks that scored it, and
+`selection_seconds` of both and of choosing. `total_macs`: both, training the proxy that this round's target was fused
+from, and the target's own training (targets of earlier rounds, and the proxies fused into them, count where a proxy was
+pruned from them), of rounds that have a target. `seconds`: all phases so far. `phases_shared`: of this round."""
+
+
+def pool_key(config: Config) -> str:
+    """A short name for the pool that a configuration describes."""
+    return hashlib.sha256(config.pool.model_dump_json().encode()).hexdigest()[:12]
+
+
+# --- what became of a trial ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended, if it did."""
+
+    status: str
+    message: str = ""
+
+
+def outcome_place(root: Place, name: str) -> Place:
+    return root / "outcomes" / f"{name}.json"
+
+
+def outcome(root: Place, name: str) -> Outcome:
+    ledger = Ledger(root / "trials" / name)
+    if ledger.exists and ledger.committed(Step(-1, REPORT)):
+        return Outcome(status=COMPLETE)
+    place = outcome_place(root, name)
+    if place.exists():
+        tree = place.read_json()
+        if tree["status"] == STOPPED and ledger.exists and _through(ledger):
+            return Outcome(status=UNFINISHED)  # stopped too late to save anything: only its report is missing
+        return Outcome(status=tree["status"], message=tree.get("message", ""))
+    return Outcome(status=UNFINISHED)
+
+
+def _through(ledger: Ledger) -> bool:
+    """Whether a run has passed its last label budget."""
+    *_, last, _ = steps(config_from_tree(ledger.read_config()))
+    return ledger.committed(last) is not None
+
+
+# --- rows ---
+
+
+def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
+    """The figures of one round that are known; see ROW."""
+
+    def of(step: Step) -> Mapping[str, Any]:
+        commit = ledger.committed(step)
+        return commit.metrics if commit else {}
+
+    scored = [q for q in range(round_) if ledger.committed(Step(q, "score"))]
+    selecting = [Step(q, phase) for q in scored for phase in ("train", "score")]
+    selecting += [Step(q, "select") for q in range(1, round_ + 1)]
+    targets = [q for q in range(round_ + 1) if q == round_ or is_sync(config, q)]
+    fused = targets if config.fusion.target == "fused" else []
+    costly = {Step(q, "train") for q in [*scored, *fused]}
+    costly |= {Step(q, "score") for q in scored} | {Step(q, "finetune") for q in targets}
+    mine = [s for s in steps(config) if s.round == round_]
+    row = {
+        "round": round_,
+        "labels": config.selection.budgets[round_],
+        "budgets_passed": round_ + 1,
+        "proxy_accuracy": of(Step(round_, "train")).get("test_accuracy"),
+        "fused_accuracy": of(Step(round_, "finetune")).get("test_accuracy"),
+        "selection_macs": sum(of(Step(q, "score")).get("macs", 0) for q in scored),
+        "selection_training_macs": sum(of(Step(q, "train")).get("macs", 0) for q in scored),
+        "dense_selection_macs": sum(of(Step(q, "score")).get("dense_macs", 0) for q in scored),
+        "total_macs": sum(of(s).get("macs", 0) for s in costly) if of(Step(round_, "finetune")) else None,
+        "selection_seconds": sum(of(s).get("seconds", 0.0) for s in selecting),
+        "finetuning_seconds": of(Step(round_, "finetune")).get("seconds"),
+        "seconds": sum(of(s).get("seconds", 0.0) for s in steps(config) if s.phase != REPORT and s.round <= round_),
+        "phases_shared": sum("shared_from" in of(s) for s in mine),
+    }
+    return {k: v for k, v in row.items() if v is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How the target's training on the last budget went."""
+
+    labels_key: str
+    """Inputs key of the last labels: trials with the same one trained their targets on the same labels."""
+    epochs: int
+    evaluations: list[tuple[int, float]]
+    """(epoch, test accuracy), where it was measured while training"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    trial: Trial
+    outcome: Outcome
+    rows: list[dict[str, Any]]
+    tuning: Tuning | None
+    shared: dict[str, int]
+    """Trial -> number of phases that were taken over from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """A sweep as it stands on disk."""
+
+    sweep: Sweep
+    root: Place
+    trials: list[TrialResult]
+
+
+def read_sweep(root: Place) -> SweepResult:
+    """Raises LedgerError where the directory is no sweep or is damaged."""
+    try:
+        tree = yaml.safe_load((root / "sweep.yaml").read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise LedgerError(f"{root.path}: sweep.yaml cannot be read ({error}); is this a sweep's directory?") from error
+    sweep = sweep_from_tree(tree)
+    return SweepResult(sweep=sweep, root=root, trials=[_read_trial(root, t) for t in trials(sweep)])
+
+
+def _read_trial(root: Place, trial: Trial) -> TrialResult:
+    ledger, config = Ledger(root / "trials" / trial.name), trial.config
+    rows: list[dict[str, Any]] = []
+    tuning, shared = None, dict[str, int]()
+    if ledger.exists:
+        plan = steps(config)
+        ends = {s.round: s for s in plan}
+        rows = [round_row(ledger, config, r) for r in range(len(config.selection.budgets)) if ledger.committed(ends[r])]
+        for step in plan:
+            commit = ledger.committed(step)
+            if commit is not None and (origin := commit.metrics.get("shared_from")):
+                shared[origin] = shared.get(origin, 0) + 1
+        last = len(config.selection.budgets) - 1
+        if tuned := ledger.committed(Step(last, "finetune")):
+            tuning = Tuning(
+                labels_key=inputs_keys(config, ledger.read_pool())[Step(last, "label")],
+                epochs=tuned.metrics["epochs"],
+                evaluations=[(e["epoch"], e["accuracy"]) for e in tuned.metrics.get("evaluations", [])],
+            )
+    return TrialResult(trial=trial, outcome=outcome(root, trial.name), rows=rows, tuning=tuning, shared=shared)
+
+
+def table(result: SweepResult) -> pa.Table:
+    """A row per trial and round: who, what was tried, and ROW."""
+    fields = sorted({field for r in result.trials for field in r.trial.values})
+    names = {"trial": pa.string(), "point": pa.string(), "arm": pa.string(), "seed": pa.int64(), "status": pa.string()}
+    rows = [
+        {
+            "trial": r.trial.name,
+            "point": r.trial.point,
+            "arm": r.trial.arm or None,
+            "seed": r.trial.config.run.seed,
+            "status": r.outcome.status,
+            **{f: r.trial.values.get(f) for f in fields},
+            **row,
+        }
+        for r in result.trials
+        for row in r.rows
+    ]
+    columns = {n: pa.array([row.get(n) for row in rows], kind) for n, kind in names.items()}
+    columns |= {f: _column([row[f] for row in rows]) for f in fields}
+    columns |= {n: pa.array([row.get(n) for row in rows], kind) for n, kind in ROW.items()}
+    return pa.table(columns)
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Values of a field as numbers or words; lists and mixtures as JSON."""
+    for kind in (bool, int, float, str):
+        allowed = (int, float) if kind is float else kind
+        if all(v is None or (isinstance(v, allowed) and (kind is bool or not isinstance(v, bool))) for v in values):
+            return pa.array([None if v is None else kind(v) for v in values])
+    return pa.array([json.dumps(v) for v in values])

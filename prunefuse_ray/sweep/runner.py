@@ -1,0 +1,372 @@
+"""A sweep on Ray Tune: its trials are runs of the main job, side by side, sharing what they have in common.
+
+Tune decides which trials are in flight and which are stopped early, takes a trial up again when its process or node is
+lost, and logs. What is durable is not Tune's but the runs' own ledgers: a sweep that is killed goes on when it is
+started again, since finished trials are found finished and each other one goes on in the phase it was in.
+
+A trial is two things: a thin actor of Tune's beside the driver, and a task that drives the run. The task stands outside
+the trial's placement group. Inside it, every task and actor that the run starts would have to fit the group, and on a
+small machine none would.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+import yaml
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler
+
+from prunefuse_ray.config.files import differences, to_tree
+from prunefuse_ray.data.known_labels import check_present, read_known
+from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.data.survey import materialise, survey
+from prunefuse_ray.distributed.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
+from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
+from prunefuse_ray.method.steps import Step, check_known
+from prunefuse_ray.run import growth, loop
+from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
+from prunefuse_ray.storage import Place
+from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, stops_early, sweep_from_tree, sweep_path, trials
+from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
+from prunefuse_ray.sweep.sharing import inputs_keys
+from prunefuse_ray.sweep.trial import POLL, Desk, TrialJob, drive
+
+SWEEP_EXECUTION_FIELDS = (
+    "concurrency",
+    "loggers",
+    "max_failures",
+    "scheduler",
+    *(f"base.{f}" for f in EXECUTION_FIELDS),
+)
+"""What may differ when a sweep is started again."""
+GROWING_FIELDS = ("arms", "space", "seeds", "samples", "reference")
+"""What may differ, too, as long as every trial that the sweep had is still the same trial."""
+
+Notify = Callable[[str, str, dict[str, Any]], None]
+"""Called with ("start" | "round" | how the trial ended, its name, figures)."""
+
+
+def sweep_place(sweep: Sweep) -> Place:
+    return Place.at(sweep_path(sweep))
+
+
+def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None) -> list[Trial]:
+    """Carry out a sweep, or what is missing of it; returns its trials. What became of each: `sweep/results.py`.
+
+    Raises:
+        PruneFuseError: something that the user can put right; no trial was started.
+    """
+    found = trials(sweep)
+    stopping = stops_early(sweep, found)
+    root = sweep_place(sweep)
+    directory = Ledger(root)
+    _check_unchanged_sweep(root, sweep)
+    start_ray()
+    has = observe()
+    todo = [t for t in found if outcome(root, t.name).status not in (COMPLETE, STOPPED)]
+    at_once = concurrency(sweep, todo, has)
+    infos = _survey_pools(root, todo, has, at_once)
+    directory.lock()
+    try:
+        _check_unchanged_sweep(root, sweep)  # again: nobody else changes it now
+        _record(root, sweep, todo, infos)
+        if todo:
+            keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
+            scheduler = _scheduler(sweep, root, found) if stopping else None
+            _fit(sweep, root, in_order(todo, keys), scheduler, at_once, notify)
+    finally:
+        directory.unlock()
+    return found
+
+
+# --- before anything starts ---
+
+
+def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
+    place = root / "sweep.yaml"
+    if not place.exists():
+        if (root / "config.yaml").exists():
+            raise LedgerError(f"{root.path}: is the directory of a run; give the sweep another --run.name")
+        return
+    old = yaml.safe_load(place.read_bytes())
+    if not isinstance(old, dict):
+        raise LedgerError(f"{place.path}: is damaged; restore it, or give the sweep another --run.name")
+    changed = [d for d in differences(old, to_tree(sweep)) if not d.startswith(SWEEP_EXECUTION_FIELDS)]
+    if all(d.startswith(GROWING_FIELDS) for d in changed):
+        # Also where nothing differs: the order of the fields in `space` makes names and draws.
+        changed = _trials_lost(old, sweep)
+    if changed:
+        lines = "\n  ".join(changed)
+        raise LedgerError(
+            f"{root.path} was started as another sweep:\n  {lines}\n"
+            "Give the same file and options to go on with it, or another --run.name to start afresh"
+        )
+
+
+def _trials_lost(old: dict[str, Any], sweep: Sweep) -> list[str]:
+    """A line for every trial of the sweep `old`, as it was written, that `sweep` has no more or has otherwise."""
+    now = {trial.name: trial for trial in trials(sweep)}
+    lines = []
+    for was in trials(sweep_from_tree(old)):
+        if was.name not in now:
+            lines.append(f"trial '{was.name}' would be gone; a sweep may gain arms, values and seeds, but not lose any")
+            continue
+        changed = differences(to_tree(was.config), to_tree(now[was.name].config))
+        lines += [f"trial '{was.name}': {d}" for d in changed if not d.startswith(EXECUTION_FIELDS)]
+    return lines
+
+
+def _record(root: Place, sweep: Sweep, todo: Iterable[Trial], infos: dict[str, tuple[PoolInfo, Any]]) -> None:
+    """Write what the sweep is; the pools first, so that a sweep that exists has them."""
+    pools = {pool_key(trial.config): trial.config.pool for trial in todo}
+    for key, (info, found) in infos.items():
+        if found is not None:
+            materialise(found, root / "pools" / key)
+            growth.record(pools[key], info, root / "pools" / key)
+            (root / "pools" / key / "pool.json").write_json(info.to_json())
+    (root / "sweep.yaml").write_bytes(yaml.safe_dump(to_tree(sweep), sort_keys=False).encode())
+
+
+def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: int) -> dict[str, tuple[PoolInfo, Any]]:
+    """Look through every pool once, whatever the number of trials, and check that each trial can run on it.
+
+    Returns: key of the pool's fields -> what was found, and what is still to be written of it.
+    """
+    infos: dict[str, tuple[PoolInfo, Any]] = {}
+    known: dict[str, int] = {}
+    checked: set[str] = set()
+    for trial in todo:
+        config, key = trial.config, pool_key(trial.config)
+        if key not in infos:
+            recorded = root / "pools" / key / "pool.json"
+            if recorded.exists():
+                infos[key] = PoolInfo.from_json(recorded.read_json()), None
+                growth.check_unchanged(config, Ledger(root / "pools" / key))
+            else:
+                found = survey(config.pool)
+                infos[key] = found.info, found
+            if config.pool.known_labels is not None:
+                labels = read_known(config.pool.known_labels, infos[key][0])
+                if infos[key][1] is not None:
+                    check_present(labels, infos[key][1], config.pool)
+                known[key] = labels.table.num_rows
+        relevant = config.model_copy(update={n: getattr(Sweep().base, n) for n in ("run", "training", "finetuning")})
+        if (form := relevant.model_dump_json()) not in checked:
+            checked.add(form)
+            try:
+                check_known(config, known.get(key, 0))
+                loop.check(config, infos[key][0], has, at_once)
+            except PruneFuseError as error:
+                raise type(error)(f"trial '{trial.point}': {error}") from error
+    return infos
+
+
+def concurrency(sweep: Sweep, todo: Sequence[Trial], has: Resources) -> int:
+    """How many trials at a time: as many as wanted, as long as each one's part of the cluster holds what it needs.
+
+    Where trials train inside their drivers, at most one for each core: small trainings lose more by sharing a core than
+    they gain by a second thread.
+    """
+    limit = has.cores or cores() if has.in_process else max(1, int(has.cpus))
+    for runs in range(min(limit, sweep.concurrency or limit, len(todo)), 1, -1):
+        part = has.part(runs)
+        try:
+            for trial in todo:
+                plan_scoring(trial.config.scoring, part, 1.0)
+                plan_training(trial.config.workers, part)
+            return runs
+        except PlanError:
+            continue
+    return 1
+
+
+def in_order(todo: Sequence[Trial], keys: dict[str, dict[Step, str]]) -> list[Trial]:
+    """Trials that have much in common as far apart as possible: the first is done when the next one could use it."""
+    before: Counter[str] = Counter()
+    waves = []
+    for trial in todo:
+        family = keys[trial.name].get(Step(0, "train"), trial.name)
+        waves.append(before[family])
+        before[family] += 1
+    return [trial for _, _, trial in sorted(zip(waves, range(len(todo)), todo, strict=True))]
+
+
+# --- Ray Tune ---
+
+
+def _already_done(root: Place, all_: Iterable[Trial]) -> dict[str, str]:
+    """Inputs key -> trial, of every step that any trial has committed."""
+    done: dict[str, str] = {}
+    for trial in all_:
+        ledger = Ledger(root / "trials" / trial.name)
+        if ledger.exists:
+            for step, key in inputs_keys(trial.config, ledger.read_pool()).items():
+                if key not in done and ledger.committed(step):
+                    done[key] = trial.name
+    return done
+
+
+def _trial(config: dict[str, Any], *, job: TrialJob, desk: Any, placement: dict[str, Any]) -> None:
+    """Tune's side of a trial: report each round of the run as it ends."""
+    name = config["trial"]["name"]
+    # "DEFAULT" takes the task, and with it all that the run starts, out of the trial's placement group.
+    driver = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT", **placement)(drive)
+    ref = driver.remote(name, job, desk)
+    try:
+        ended: list[Any] = []
+        while not ended:
+            ended, _ = ray.wait([ref], timeout=POLL)
+            for row in ray.get(desk.rows.remote(name)):
+                tune.report(row)
+        failure = ray.get(ref)
+    finally:
+        ray.cancel(ref, force=True)  # stopped by the scheduler; of no effect on a task that has ended
+    if failure is not None:
+        outcome_place(job.root, name).write_json({"status": FAILED, **failure})
+
+
+class _Events(tune.Callback):
+    """Tells the person, and the sweep's directory, what becomes of the trials."""
+
+    def __init__(self, root: Place, desk: Any, notify: Notify) -> None:
+        self.root, self.desk, self.notify = root, desk, notify
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.notify("start", trial.config["trial"]["name"], {})
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        if not result.get("before", True):
+            self.notify("round", trial.config["trial"]["name"], result)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Lost more often than `max_failures`."""
+        name = trial.config["trial"]["name"]
+        self.desk.release.remote(name)
+        lost = str(trial.get_error() or "its process was lost").strip().splitlines()[-1]
+        message = f"given up after {trial.num_failures} losses of its process or node ({lost})"
+        outcome_place(self.root, name).write_json({"status": FAILED, "message": message})
+        self.notify(FAILED, name, {"message": message})
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        name = trial.config["trial"]["name"]
+        self.desk.release.remote(name)
+        found = outcome(self.root, name)
+        if found.status not in (COMPLETE, FAILED):
+            outcome_place(self.root, name).write_json({"status": STOPPED, "message": "behind others at equal labels"})
+            found = outcome(self.root, name)
+        self.notify(found.status, name, {"message": found.message})
+
+
+def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> AsyncHyperBandScheduler:
+    """ASHA over rounds, told of what earlier starts of this sweep measured."""
+    asha = AsyncHyperBandScheduler(
+        time_attr="budgets_passed",  # the same labels in every trial: `stops_early`
+        metric=sweep.metric,
+        mode="max",
+        max_t=len(found[0].config.selection.budgets),
+        grace_period=GRACE,
+        reduction_factor=2,
+    )
+    for trial in found:
+        ledger = Ledger(root / "trials" / trial.name)
+        if outcome(root, trial.name).status in (COMPLETE, STOPPED) and ledger.exists:
+            past: Any = SimpleNamespace(trial_id=trial.name)
+            asha.on_trial_add(None, past)  # type: ignore[arg-type]
+            for r in range(len(trial.config.selection.budgets)):
+                row = round_row(ledger, trial.config, r)
+                if row.get(sweep.metric) is not None:
+                    asha.on_trial_result(None, past, row)  # type: ignore[arg-type]
+    return asha
+
+
+def placement(nodes: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Where trials are driven from: (resources of Tune's actor, options of the driving task).
+
+    The actor stands on the head, beside the sweep's driver, without which it is nothing. The task needs no CPU of Ray's
+    either; among machines that can be taken away it prefers those that last.
+    """
+    kinds = {n.get("Labels", {}).get("ray.io/market-type") for n in nodes if n["Alive"]}
+    steady = "spot" in kinds and "on-demand" in kinds
+    return {"node:__internal_head__": 0.0001}, (
+        {"label_selector": {"ray.io/market-type": "on-demand"}} if steady else {}
+    )
+
+
+def _loggers(sweep: Sweep, root: Place) -> list[tune.Callback]:
+    """Ray's own callbacks, by name. Where MLflow and W&B log to, their environment variables say."""
+    found: list[tune.Callback] = []
+    for name in sweep.loggers:
+        if name == "tensorboard":
+            from ray.tune.logger import TBXLoggerCallback
+
+            found.append(TBXLoggerCallback())
+        elif name == "mlflow":
+            _require("mlflow")
+            from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+            found.append(MLflowLoggerCallback(experiment_name=root.name))
+        else:
+            _require("wandb")
+            from ray.air.integrations.wandb import WandbLoggerCallback
+
+            found.append(WandbLoggerCallback(project=root.name))
+    return found
+
+
+def _require(package: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise PlanError(f"loggers: {package} is not installed: pip install 'prunefuse-ray[{package}]', or leave it out")
+
+
+def _fit(
+    sweep: Sweep,
+    root: Place,
+    ordered: Sequence[Trial],
+    scheduler: AsyncHyperBandScheduler | None,
+    at_once: int,
+    notify: Notify,
+) -> None:
+    """Hand the trials to Tune."""
+    resources, task = placement(ray.nodes())
+    desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(_already_done(root, trials(sweep)))
+    job = TrialJob(root=root, configs={t.name: to_tree(t.config) for t in ordered}, runs=at_once, directory=os.getcwd())
+    for trial in ordered:
+        outcome_place(root, trial.name).delete()  # what failed before is tried again
+    # Only the loggers that were asked for, and none of Tune's tables on the console.
+    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    points = [
+        {"name": t.name, "seed": t.config.run.seed, **({"arm": t.arm} if t.arm else {}), **t.values} for t in ordered
+    ]
+    tuner = tune.Tuner(
+        tune.with_resources(
+            partial(_trial, job=job, desk=desk, placement=task), tune.PlacementGroupFactory([resources])
+        ),
+        param_space={"trial": tune.grid_search(points)},
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+            trial_name_creator=lambda t: t.config["trial"]["name"],
+            trial_dirname_creator=lambda t: t.config["trial"]["name"],
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=root.path,
+            storage_filesystem=root.fs,
+            failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
+            callbacks=[_Events(root, desk, notify), *_loggers(sweep, root)],
+            verbose=0,
+        ),
+    )
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses files of its own loggers, which are off
+    tuner.fit()

@@ -1,0 +1,119 @@
+"""Work that two runs have in common: when a phase of one run is provably that of another.
+
+A phase's *inputs key* is a hash of all that its outcome depends on: the configuration fields that it reads, the pool,
+its round, and the keys of the phases whose files it reads. Two phases with the same key write the same files, up to
+the last bits of floating-point arithmetic on another machine or with another number of threads; that is what a run
+accepts when it is resumed, too. So a run may take over the files of such a phase in place of its own work.
+
+What is shared follows from that: trials of one seed have the initial network and proxy (same network, selector and
+pruning), the initial set, its labels and samples (same pool and first budget) and the proxy trained on it (also the
+same training recipe) in common, whatever their strategies; a scratch target trained on the same labels is the same
+under every selector. Never shared: two seeds, two pools, the closing report.
+
+The rule errs on the side of working twice: a field matters unless it stands in `_unread`, so that a field that is new
+in the configuration separates runs until someone has looked at it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from prunefuse_ray.config.files import flatten, to_tree
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.method.steps import REPORT, Step, base, steps, to_choose
+from prunefuse_ray.run.ledger import EXECUTION_FIELDS
+
+AFTER = ("finetuning.", "fusion.", "distillation.")
+"""Read only once the proxy is trained."""
+WITH_NETWORKS = ("network.", "pruning.", "selection.selector", "training.", "scoring.")
+"""Not read by what only chooses at random and fetches samples."""
+THROUGH_PARENTS = ("selection.strategy", "selection.budgets", "selection.per_group", "selection.min_distance")
+"""They decide which samples are labeled, and reach every later phase by the key of the labels."""
+PLANNING = ("fusion.evaluate", "fusion.sync_every")
+"""They decide which phases there are, not what one of them does."""
+
+
+def inputs_keys(config: Config, pool: Mapping[str, Any]) -> dict[Step, str]:
+    """Step -> inputs key, for every step of a run that may be shared.
+
+    Args:
+        pool: the pool's fingerprint, as in `pool.json`.
+    """
+    fields = {k: v for k, v in flatten(to_tree(config)).items() if not k.startswith(EXECUTION_FIELDS)}
+    keys: dict[Step, str] = {}
+    for step in steps(config):
+        if step.phase == REPORT:
+            continue
+        unread = _unread(config, step)
+        inputs: dict[str, Any] = {
+            "step": [step.round, step.phase],
+            "pool": {k: v for k, v in pool.items() if k != "path"},
+            "fields": {k: v for k, v in fields.items() if not k.startswith(unread)},
+            "parents": [keys[p] for p in _parents(config, step) if p in keys],
+        }
+        if step.phase == "select":
+            # Runs that share have an oracle, and so every label of the rounds before.
+            before = config.selection.budgets[step.round - 1] if step.round else 0
+            inputs["chosen"] = to_choose(config, step.round, before)
+        keys[step] = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+    return keys
+
+
+def _parents(config: Config, step: Step) -> list[Step]:
+    """The steps whose files `step` reads (the labels of a round stand for those of the rounds before it, too)."""
+    r, origin = step.round, base(config, step.round)
+    fused = config.fusion.target == "fused"
+    match step.phase:
+        case "init":
+            return []
+        case "select" if _by_chance(config, step):
+            return [Step(r - 1, "label")]
+        case "select":
+            return [s for s in steps(config) if s.round == r - 1 and s.phase not in ("fuse", "finetune", "sync")]
+        case "label":
+            return [Step(r, "select")]
+        case "train":
+            return [Step(r, "label"), origin]
+        case "score":
+            return [Step(r, "train"), Step(r, "label")]
+        case "fuse":
+            return [Step(r, "train"), origin] if fused else []
+        case "finetune":
+            return [Step(r, "fuse"), Step(r, "label"), *([Step(r, "train")] if fused else [])]
+        case "sync":
+            return [Step(r, "finetune")]
+        case _:  # not known here: whatever came before it
+            plan = steps(config)
+            return plan[: plan.index(step)]
+
+
+def _by_chance(config: Config, step: Step) -> bool:
+    return step.round == 0 or config.selection.strategy == "random"
+
+
+def _unread(config: Config, step: Step) -> tuple[str, ...]:
+    """Prefixes of the fields that `step` does not read, or that reach it by its parents' keys."""
+    scratch = config.fusion.target == "scratch"
+    target = (*THROUGH_PARENTS, *PLANNING, "scoring.")
+    of_scratch = (*target, "pruning.", "selection.selector", "training.", "fusion.rule", "fusion.epsilon")
+    match step.phase:
+        case "init":
+            pruned = config.selection.selector == "proxy"
+            return (*AFTER, *THROUGH_PARENTS, "training.", "scoring.", *(() if pruned else ("pruning.",)))
+        case "select" if not _by_chance(config, step):
+            return (*AFTER, "selection.budgets")
+        case "select" | "label":
+            return (*AFTER, *WITH_NETWORKS, *THROUGH_PARENTS)
+        case "train":
+            return (*AFTER, *THROUGH_PARENTS, "scoring.")
+        case "score":
+            return (*AFTER, "selection.budgets")
+        case "fuse":
+            return (*(of_scratch if scratch else target), "finetuning.", "distillation.")
+        case "finetune":
+            return (*of_scratch, "distillation.") if scratch else target
+        case _:
+            return ()

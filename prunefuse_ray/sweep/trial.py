@@ -1,0 +1,140 @@
+"""One trial of a sweep, as the task that drives it: a run that takes over what another trial has done already."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.errors import LedgerError, PruneFuseError
+from prunefuse_ray.method.steps import Step, steps
+from prunefuse_ray.run import loop
+from prunefuse_ray.run.ledger import Commit, Ledger
+from prunefuse_ray.storage import Place
+from prunefuse_ray.sweep.results import pool_key, round_row
+from prunefuse_ray.sweep.sharing import inputs_keys
+
+POLL = 0.2  # seconds between two looks at what another process does
+PATIENCE = 120.0  # seconds that a run waits for the process that held its directory before to be gone
+
+
+class Desk:
+    """Knows which trial has done, or is doing, which step, by the step's inputs key; carries rounds from the task that
+    drives a trial to the actor that reports them. It can be lost without harm: then work may be done twice."""
+
+    def __init__(self, done: dict[str, str]) -> None:
+        self.done, self.held = done, dict[str, str]()
+        self.posted: dict[str, list[dict[str, Any]]] = {}
+
+    def claim(self, key: str, trial: str) -> tuple[str, str]:
+        """("take", the trial that has done it), ("wait", the one at work on it) or ("work", the claimant)."""
+        if key in self.done:
+            return "take", self.done[key]
+        holder = self.held.setdefault(key, trial)
+        return ("work" if holder == trial else "wait"), holder
+
+    def finish(self, key: str, trial: str) -> None:
+        self.done.setdefault(key, trial)
+        self.held.pop(key, None)
+
+    def release(self, trial: str) -> None:
+        """A trial has ended, somehow: what it has not finished is free."""
+        self.held = {key: holder for key, holder in self.held.items() if holder != trial}
+
+    def post(self, trial: str, row: dict[str, Any]) -> None:
+        self.posted.setdefault(trial, []).append(row)
+
+    def rows(self, trial: str) -> list[dict[str, Any]]:
+        return self.posted.pop(trial, [])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialJob:
+    """What a task that drives trials of a sweep needs to know."""
+
+    root: Place
+    configs: dict[str, dict[str, Any]]
+    runs: int
+    directory: str
+
+
+def drive(name: str, job: TrialJob, desk: Any) -> dict[str, str] | None:
+    """Drive one trial to its end, in a task. Returns None, or how it failed; what Ray lost is raised, to be retried."""
+    if os.path.isdir(job.directory):
+        os.chdir(job.directory)  # relative paths mean what they meant where the sweep was started
+    try:
+        _run(name, job, desk)
+    except PruneFuseError as error:
+        return {"message": str(error)}
+    except Exception as error:
+        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            raise
+        return {"message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    finally:
+        ray.get(desk.release.remote(name))
+    return None
+
+
+def _run(name: str, job: TrialJob, desk: Any) -> None:
+    config = config_from_tree(job.configs[name])
+    ledger = Ledger(loop.run_place(config))
+    _wait_for(ledger)
+    if not ledger.exists:
+        _begin(ledger, job.root / "pools" / pool_key(config), job.configs[name])
+    keys = inputs_keys(config, ledger.read_pool())
+    *plan, _ = steps(config)
+    ends = {step.round: step for step in plan if step.round >= 0}
+    if not ledger.committed(plan[-1]):  # else only its report is missing, and no scheduler has a say in that
+        for r, end in ends.items():
+            if ledger.committed(end):
+                desk.post.remote(name, {**round_row(ledger, config, r), "before": True})
+
+    def adopt(ledger: Ledger, step: Step) -> Commit | None:
+        while step in keys:
+            answer, other = ray.get(desk.claim.remote(keys[step], name))
+            if answer == "take" and other != name:
+                return ledger.adopt(step, Ledger(job.root / "trials" / other), other)
+            if answer != "wait":
+                break
+            time.sleep(POLL)
+        return None
+
+    def listen(event: str, step: Step, commit: Commit | None) -> None:
+        if event == "done":
+            if step in keys:
+                desk.finish.remote(keys[step], name)
+            if step in ends.values() and step != plan[-1]:
+                desk.post.remote(name, {**round_row(ledger, config, step.round), "before": False})
+
+    loop.run(config, listen, adopt=adopt, runs=job.runs)
+    # Told of only now: a scheduler stops trials when a round is over, and this one should lack nothing then.
+    desk.post.remote(name, {**round_row(ledger, config, plan[-1].round), "before": False})
+
+
+def _wait_for(ledger: Ledger) -> None:
+    """Until the driver of an earlier attempt, which may take a moment to die, has let go of the run."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            ledger.lock()
+            return ledger.unlock()
+        except LedgerError:
+            if time.monotonic() > deadline:
+                raise
+            ledger.unlock()
+            time.sleep(POLL)
+
+
+def _begin(ledger: Ledger, pool: Place, tree: dict[str, Any]) -> None:
+    """Make the run directory from the sweep's look at the pool."""
+    for file in pool.files(recursive=True):
+        below = file.path.removeprefix(pool.path + "/")
+        if below != "pool.json":
+            (ledger.root / below).write_bytes(Place(pool.fs, file.path).read_bytes())
+    ledger.create(tree, (pool / "pool.json").read_json())

@@ -1,0 +1,1 @@
+"""One network trained on labeled samples, on Ray Train: recipe, augmentation, checkpoints."""

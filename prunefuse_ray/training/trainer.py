@@ -1,0 +1,501 @@
+"""Training on Ray Train: proxies, dense and fused networks; distillation; checkpoints that resume exactly.
+
+One training function serves both forms: inside the driver (Ray Train's local mode, without the start-up of a worker
+group) and data-parallel over a worker group. Every random draw, those of dropout included, depends on the seed, the
+epoch and the step (dropout's on the worker, too), so a resumed training ends with the same weights as an undisturbed
+one: to the bit on CPUs, on GPUs up to what cuDNN's kernels add up in another order.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import ray.train
+import ray.train.collective
+import safetensors
+import safetensors.torch
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray import networks
+from prunefuse_ray.data.images import ImageForm
+from prunefuse_ray.data.labeled_set import Samples, load_samples, load_test, sample_bytes
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.sample_format import Form
+from prunefuse_ray.distributed.resources import TrainingPlan, cores, training_threads
+from prunefuse_ray.storage import Place
+from prunefuse_ray.training.augmentation import augment, centre, draw
+from prunefuse_ray.training.recipe import (
+    batches,
+    distillation_weight,
+    learning_rate,
+    loss_sum,
+    parameter_groups,
+    per_member,
+    samples_per_epoch,
+)
+
+EVALUATION_BATCHES = {"cpu": 64, "cuda": 500}
+"""On CPUs larger ones leave the caches: 500 took 1.5 times as long as 64 (ResNet-20, 32 x 32)."""
+RECALIBRATION_BATCH = 500
+PREEMPTION_STEPS = 16
+"""Steps between two looks for an announced preemption; a look is a barrier for all workers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """One network to train on labeled samples."""
+
+    network: dict[str, bytes]
+    """The network with its initial weights, as `networks.to_files` made it. The members of a committee are trained side
+    by side: the same batches, a forward and a backward pass for each, which share no weight."""
+    recipe: cfg.Recipe
+    samples: Source
+    """The labeled samples: Parquet files with (id, image)."""
+    labels: pa.Table
+    """Their labels: (id, label)."""
+    test: Source
+    """The test set, with its labels in a column of its own."""
+    form: Form
+    seed: int
+    trusted: tuple[str, ...] = ()
+    """Architectures of the user's own that the configuration names (`networks.from_files`)."""
+    validation: Source | None = None
+    """The validation set: the weights of the best epoch on it are the result. None: those of the last epoch."""
+    validation_labels: pa.Table | None = None
+    """Its labels (id, label); None where they stand in a column of its own."""
+    teacher: dict[str, bytes] | None = None
+    """The proxy (or committee) to distil from."""
+    distillation: cfg.Distillation | None = None
+    recalibrate: bool = False
+    """Recompute batch-norm statistics before the first step: those of a fused network, or of one
+    pruned from trained weights, are those of other inputs."""
+
+    @property
+    def training_form(self) -> Form:
+        """The form in which labeled samples are held: larger than the network's input where random crops need it."""
+        crops = isinstance(self.form, ImageForm) and "resized_crop" in self.recipe.augment
+        return self.form.uncropped if crops else self.form  # type: ignore[union-attr]
+
+    def inputs(self, decoded_N: Tensor) -> Tensor:
+        """Decoded samples, uint8 (N, *form.shape), as the network's input."""
+        x = self.form.inputs(decoded_N)
+        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """The trained network and how it went."""
+
+    network: dict[str, bytes]
+    metrics: dict[str, Any]
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class State:
+    """Where a training stands: after `epoch` whole epochs and `step` steps of the next one."""
+
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    step: int = 0
+    loss: float = 0.0
+    """Sum of the losses of those steps' samples, on this worker."""
+    seen: int = 0
+    """How many samples those were."""
+    best: dict[str, float] | None = None
+    """The epoch of highest validation accuracy so far, and that accuracy; the first of several."""
+
+    @property
+    def name(self) -> str:
+        """Names in the order of progress, so that the last one is the newest."""
+        return f"epoch-{self.epoch:04d}-step-{self.step:06d}"
+
+    def finished(self, recipe: cfg.Recipe) -> bool:
+        """Whether all epochs are done, or none of the last `patience` was better on the validation set."""
+        waited = recipe.patience and self.best and self.epoch - self.best["epoch"] >= recipe.patience
+        return self.epoch == recipe.epochs or bool(waited)
+
+
+Weights: TypeAlias = dict[str, Tensor]
+
+
+def weights_of(network: nn.Module) -> Weights:
+    """A copy of the weights on the CPU."""
+    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in network.state_dict().items()}
+
+
+def save_state(
+    directory: Path, network: nn.Module, optimizer: torch.optim.SGD, state: State, best: Weights | None = None
+) -> None:
+    """Weights, momentum, the best epoch's weights and progress as safetensors and JSON."""
+    tensors = {f"network.{k}": v for k, v in weights_of(network).items()}
+    tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
+    for name, parameter in network.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer.detach().cpu().contiguous()
+    safetensors.torch.save_file(tensors, directory / "state.safetensors", metadata={"state": json.dumps(vars(state))})
+
+
+def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) -> tuple[State, Weights | None]:
+    """Put a saved state back into `network` and `optimizer`; also returns the best epoch's weights."""
+    with safetensors.safe_open(directory / "state.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state = State(**json.loads(file.metadata()["state"]))
+    network.load_state_dict(_under("network.", tensors))
+    for name, parameter in network.named_parameters():
+        if f"momentum.{name}" in tensors:
+            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
+    return state, _under("best.", tensors) or None
+
+
+def _under(prefix: str, tensors: Weights) -> Weights:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _persist(local: Path, where: Place, name: str) -> None:
+    """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
+    (where / name / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
+    for old in where.files(recursive=True):
+        if old.path.endswith("state.safetensors") and name not in old.path:
+            Place(where.fs, old.path).delete()
+
+
+def _persisted(where: Place) -> Place | None:
+    found = [f.path for f in where.files(recursive=True) if f.path.endswith("state.safetensors")]
+    return Place(where.fs, found[-1]) if found else None
+
+
+# --- the training function ------------------------------------------------------------------------------------------
+
+
+def _train(config: dict[str, Any]) -> None:
+    """The function that every worker runs (or the driver, in local mode)."""
+    job: TrainingJob = config["job"]
+    storage: Place | None = config["storage"]  # set in local mode only, where Ray Train stores nothing
+    context = ray.train.get_context()
+    world, rank = context.get_world_size(), context.get_world_rank()
+    device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
+    recipe = job.recipe
+
+    network = networks.channels_last(networks.from_files(job.network, job.trusted).network.to(device))
+    teacher = (
+        networks.inference_form(networks.from_files(job.teacher, job.trusted).network.to(device))
+        if job.teacher
+        else None
+    )
+    samples = _load(job, config["file"], context.get_local_rank())
+    validation = load_samples(job.validation, job.form, job.validation_labels) if job.validation and not rank else None
+    optimizer = torch.optim.SGD(
+        parameter_groups(network, recipe.weight_decay),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+    )
+    restored = _restore(network, optimizer, storage)
+    state, best = restored or (State(), None)
+    if restored is None and job.recalibrate:
+        networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
+        if recipe.evaluate_every and rank == 0:
+            state.history.append({"epoch": 0, **_evaluate(network, job, _test(job), device)})
+    parallel = ray.train.torch.prepare_model(network) if world > 1 else network
+
+    def save(metrics: dict[str, Any]) -> None:
+        """Rank 0 stores what all workers share; the others meet it at the barrier."""
+        if rank > 0:
+            ray.train.report({})
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            save_state(Path(directory), network, optimizer, state, best)
+            _report(metrics, Path(directory), state.name, storage)
+
+    if state.finished(recipe):  # killed between the last epoch and the end
+        metrics = _metrics(state, samples, job, config["macs"])
+        ray.train.report(metrics | _tested(network, best, job, device) if rank == 0 else {})
+    notice = Notice(listening=storage is None)
+    while not state.finished(recipe):
+        started, before = time.perf_counter(), state.seconds
+        for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank):
+            if notice.arrived(state.step):
+                state.seconds = before + time.perf_counter() - started
+                save(_metrics(state, samples, job, config["macs"]))
+        entry = {"epoch": state.epoch + 1, "train_loss": state.loss / max(1, state.seen)}
+        state.epoch, state.step, state.loss, state.seen = state.epoch + 1, 0, 0.0, 0
+        state.seconds = before + time.perf_counter() - started
+        if recipe.evaluate_every and state.epoch % recipe.evaluate_every == 0 and rank == 0:
+            entry |= _evaluate(network, job, _test(job), device)
+        if validation is not None:
+            found = _evaluate(network, job, validation, device)
+            entry |= {f"validation_{name}": value for name, value in found.items()}
+            if state.best is None or found["accuracy"] > state.best["accuracy"]:
+                state.best, best = {"epoch": state.epoch, "accuracy": found["accuracy"]}, weights_of(network)
+        if world > 1 and job.validation is not None:  # all workers have to stop after the same epoch
+            state.best = ray.train.collective.broadcast_from_rank_zero(state.best)
+        state.history.append(entry)
+        metrics = _metrics(state, samples, job, config["macs"])
+        if state.finished(recipe) and rank == 0:
+            metrics |= _tested(network, best, job, device)
+        save(metrics)
+
+
+def _load(job: TrainingJob, file: str | None, local_rank: int) -> Samples:
+    """The labeled samples; too large a set in a file that the workers of a node share."""
+    if file is None:
+        return load_samples(job.samples, job.training_form, job.labels)
+    path = Path(tempfile.gettempdir()) / file
+    first = load_samples(job.samples, job.training_form, job.labels, path) if local_rank == 0 else None
+    ray.train.collective.barrier()
+    samples = first or load_samples(job.samples, job.training_form, job.labels, path, fill=False)
+    ray.train.collective.barrier()
+    if local_rank == 0:
+        path.unlink()  # all have mapped it: it lasts as long as they do, and nothing is left behind
+    return samples
+
+
+class Notice:
+    """Tells once that a preemption of one of the worker group's nodes was announced.
+
+    Every worker asks at the same steps: Ray Train's answer is a barrier.
+    """
+
+    def __init__(self, listening: bool) -> None:
+        self.listening = listening
+
+    def arrived(self, step: int) -> bool:
+        if not self.listening or step % PREEMPTION_STEPS:
+            return False
+        arrived = ray.train.get_preemption_info() is not None
+        self.listening = not arrived
+        return arrived
+
+
+def _steps(
+    network: nn.Module,
+    optimizer: torch.optim.SGD,
+    teacher: nn.Module | None,
+    samples: Samples,
+    job: TrainingJob,
+    state: State,
+    device: torch.device,
+    world: int,
+    rank: int,
+) -> Iterator[None]:
+    """What is left of the current epoch, a step at a time; `state` counts along."""
+    recipe, distillation = job.recipe, job.distillation
+    generator = torch.Generator().manual_seed(job.seed * 1_000_003 + state.epoch)
+    epoch = batches(recipe, len(samples), generator)
+    steps = len(epoch)
+    # What the network itself draws (dropout, stochastic depth) comes from torch's global generators.
+    noise = torch.Generator().manual_seed(-1 - (job.seed * 1_000_003 + state.epoch))
+    seeds = torch.randint(2**62, (steps,), generator=noise).tolist()
+    network.train()
+    total = torch.tensor(state.loss, device=device)
+    members = 1
+    for i, batch in enumerate(epoch):
+        draws = draw(len(batch), generator)
+        if i < state.step:  # done before a preemption; the draws are repeated, so that the next ones are the same
+            continue
+        rows = batch[rank::world]
+        values = augment(
+            samples.values_N[rows].to(device),
+            draws[rank::world],
+            recipe.augment,
+            size=job.form.shape[:2] if isinstance(job.form, ImageForm) else None,
+            smallest=recipe.smallest_crop,
+        )
+        x, y = job.inputs(values), samples.labels_N[rows].to(device)
+        step = state.epoch * steps + i
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step, steps)
+        weight = distillation_weight(distillation, step / (recipe.epochs * steps)) if distillation else 0.0
+        with _precision(recipe, device):
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(seeds[i] + rank)
+                logits = network(x)
+            with torch.no_grad():
+                taught = networks.consensus(teacher(x)) if teacher is not None and weight > 0 else None
+        loss = loss_sum(
+            *per_member(logits.float(), y),
+            recipe.label_smoothing,
+            None if taught is None else taught.float(),
+            weight,
+            distillation.temperature if distillation else 1.0,
+        )
+        members = len(logits) if logits.ndim == 3 else 1
+        # Each member's loss counts whole, as if it were trained alone. DDP averages gradients over workers; scaled like
+        # this the average is the mean over the global batch.
+        (loss * (world / len(batch))).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        total += loss.detach() / members
+        state.step, state.seen = i + 1, state.seen + len(rows)
+        if i + 1 == steps or (i + 1) % PREEMPTION_STEPS == 0:
+            state.loss = float(total)  # not at every step: it waits for the device
+            yield
+
+
+def _precision(recipe: cfg.Recipe, device: torch.device) -> torch.autocast:
+    """The arithmetic of training and of the evaluations within it."""
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and networks.fast_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+@torch.inference_mode()
+def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: torch.device) -> dict[str, float]:
+    """Accuracy (share) and mean cross-entropy (nats) on the samples."""
+    network = networks.inference_form(network)
+    correct, loss = 0, 0.0
+    size = EVALUATION_BATCHES.get(device.type, 500)
+    for start in range(0, len(samples), size):
+        rows = slice(start, start + size)
+        y = samples.labels_N[rows].to(device)
+        with _precision(job.recipe, device):
+            logits = networks.consensus(network(job.inputs(samples.values_N[rows].to(device)))).float()
+        correct += int((logits.argmax(1) == y).sum())
+        loss += float(F.cross_entropy(logits, y, reduction="sum"))
+    return {"accuracy": correct / len(samples), "loss": loss / len(samples)}
+
+
+def _test(job: TrainingJob) -> Samples:
+    return load_test(job.test, job.form)
+
+
+def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[Tensor]:
+    """Labeled samples in batches of about equal size, not augmented, for batch-norm statistics. They are drawn at
+    random: in the order of ids a batch may have one class alone."""
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(job.seed))[: 10 * RECALIBRATION_BATCH]
+    for rows in order.tensor_split(-(-len(order) // RECALIBRATION_BATCH)):
+        values = samples.values_N[rows].to(device)
+        yield job.inputs(centre(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
+
+
+def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:
+    recipe = job.recipe
+    seen = state.epoch * samples_per_epoch(recipe, len(samples))
+    return {
+        "epochs": state.epoch,
+        "train_loss": [h["train_loss"] for h in state.history if "train_loss" in h],
+        "evaluations": [h for h in state.history if "accuracy" in h],
+        **_validated(state),
+        "macs": 3 * macs * seen,  # forward, gradient of the inputs, gradient of the weights
+        "samples_per_second": seen / state.seconds if state.seconds else 0.0,
+    }
+
+
+def _validated(state: State) -> dict[str, Any]:
+    """What the validation set told: accuracy after every epoch, and the epoch whose weights are kept."""
+    if state.best is None:
+        return {}
+    accuracies = [h["validation_accuracy"] for h in state.history if "validation_accuracy" in h]
+    return {"validation_accuracy": accuracies, "best_epoch": state.best["epoch"]}
+
+
+def _tested(network: nn.Module, best: Weights | None, job: TrainingJob, device: torch.device) -> dict[str, Any]:
+    """Accuracy and loss on the test set, of the weights that are kept, under the names of the final metrics. Those of a
+    committee are of its mean probability; each member's accuracy stands beside them."""
+    if best is not None:
+        network = copy.deepcopy(network)
+        network.load_state_dict(best)
+    found: dict[str, Any] = {
+        f"test_{name}": value for name, value in _evaluate(network, job, _test(job), device).items()
+    }
+    if isinstance(network, networks.Members):
+        found["members_test_accuracy"] = [_evaluate(m, job, _test(job), device)["accuracy"] for m in network.members]
+    return found
+
+
+def _restore(
+    network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None
+) -> tuple[State, Weights | None] | None:
+    if storage is None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as directory:
+            return load_state(Path(directory), network, optimizer)
+    found = _persisted(storage)
+    if found is None:
+        return None
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "state.safetensors").write_bytes(found.read_bytes())
+        return load_state(Path(directory), network, optimizer)
+
+
+def _report(metrics: dict[str, Any], directory: Path, name: str, storage: Place | None) -> None:
+    """Report progress with its checkpoint: Ray Train stores it, or in local mode this does."""
+    if storage is not None:
+        _persist(directory, storage, name)
+        ray.train.report(metrics)
+    else:
+        checkpoint = ray.train.Checkpoint.from_directory(directory)
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+
+# --- running it -----------------------------------------------------------------------------------------------------
+
+
+def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
+    """Train one network; called again with the same `where` after a kill, it goes on from the last epoch.
+
+    Args:
+        where: a directory of its own for this training's checkpoints, on storage that all workers reach.
+    """
+    loaded = networks.from_files(job.network, job.trusted)
+    macs = networks.macs(loaded.network, job.form.network_shape)
+    if plan.in_process:
+        batch = min(job.recipe.batch_size, job.labels.num_rows)
+        torch.set_num_threads(training_threads(3 * macs * batch, plan.cores or cores()))
+    large = sample_bytes(job.labels.num_rows, job.training_form) > plan.sample_bytes
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config={
+            "job": job,
+            "storage": where if plan.in_process else None,
+            "gpu": plan.gpu,
+            "macs": macs,
+            "file": f"prunefuse-{uuid.uuid4().hex}" if large else None,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
+            use_gpu=plan.gpu,
+            resources_per_worker=None if plan.in_process else {"CPU": plan.cpus} | ({"GPU": 1} if plan.gpu else {}),
+            label_selector=plan.placement,  # type: ignore[call-arg]
+        ),
+        run_config=RunConfig(
+            name=where.name,
+            storage_path=where.path.rpartition("/")[0],
+            storage_filesystem=where.fs,
+            failure_config=FailureConfig(max_failures=plan.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    result = trainer.fit()
+    if plan.in_process:
+        final = _persisted(where)
+        assert final is not None
+        data = final.read_bytes()
+    else:
+        assert result.checkpoint is not None
+        with result.checkpoint.as_directory() as directory:
+            data = (Path(directory) / "state.safetensors").read_bytes()
+    tensors = safetensors.torch.load(data)
+    loaded.network.load_state_dict(_under("best.", tensors) or _under("network.", tensors))
+    assert result.metrics is not None
+    return TrainingResult(network=networks.to_files(loaded), metrics=result.metrics)

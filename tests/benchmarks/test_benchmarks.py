@@ -1,0 +1,141 @@
+"""The benchmarks in small: that what they compare is right, not how long it takes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from prunefuse_ray.benchmarks import bare, centers, measure, memory, overhead, scoring, topk, training
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run import loop
+from tests.support import ROOT
+from tests.support.nets import OWN
+from tests.support.runs import tiny
+
+
+def test_topk_finds_what_a_full_sort_does(local_ray, tmp_path):
+    figures = topk.run(tmp_path, 30_000, 500, 20_000, 1, 5_000)
+    assert figures["same_as_full_sort"]
+    assert figures["subset_rows"] == 20_000
+    assert figures["time_over_single"] > 0
+    files = sorted(map(str, tmp_path.glob("*.parquet")))
+    assert sorted(topk.single(files, 500)["score"].to_pylist())[0] >= 0
+    assert len(set(topk.by_full_sort(files, 30_000))) == 30_000
+
+
+def benchmark(*words: object) -> dict:
+    """The figures of a benchmark in a process of its own: other tests leave freed memory that would be used again."""
+    command = [sys.executable, "jobs/benchmark.py", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_the_driver_holds_no_samples_of_the_pool(tmp_path):
+    figures = benchmark("memory", "--rows", 150_000, "--object-store-mb", 200, "--actors", 1, "--directory", tmp_path)
+    assert figures["pool_mb"] > 400
+    assert figures["driver_mb"] < 100
+    assert figures["spilled_mb"] == 0
+
+
+@pytest.mark.slow
+def test_the_driver_holds_no_scores_but_the_top(tmp_path):
+    figures = benchmark("topk", "--rows", 30_000_000, "--k", 1_000, "--repeats", 1, "--directory", tmp_path)
+    assert figures["driver_mb"] < 100  # ids and scores of all: 360 MB
+
+
+def test_centers_chooses_what_the_loop_does(local_ray, tmp_path):
+    figures = centers.run(tmp_path, centers.Sizes(rows=1_000, dimensions=8, k=50, shards=2, repeats=1))
+    assert figures["same_choice"] == 1.0
+    assert figures["same_as_run"]
+    assert set(figures["seconds"]) == {"loop", "shards"}
+
+
+def test_centers_compares_two_rounds_with_the_exact_choice(local_ray, tmp_path):
+    for heaps in (0, 60):
+        figures = centers.rounds(tmp_path / str(heaps), 1_200, 8, 100, heaps)
+        assert figures["radius_over_exact"] < 2.0, "each choice is within twice the best radius, and nearly greedy"
+        assert figures["time_over_exact"] > 0.0
+
+
+def test_centers_measures_the_memory_of_its_actors(local_ray, tmp_path):
+    figures = centers.memory(tmp_path, 30_000, 8, 10, 2)
+    assert figures["features_mb"] == pytest.approx(30_000 * 8 * 4 / 2**20)
+    assert figures["shards_mb"] > figures["features_mb"] / 2
+
+
+def test_scoring_measures_what_a_run_does(local_ray, tmp_path):
+    sizes = scoring.Sizes(rows=10_000, compared=10_000, repeats=1, actors=1, size=8, architecture="resnet20")
+    bench = scoring.Bench(tmp_path, sizes, scoring.generated(50, 8))
+    assert sum(len(pq.read_table(f)) for f in bench.pool.files) == 10_000
+    assert len(scoring.first(bench.pool, 1).files) == 1
+    assert {job.precision for job in bench.jobs.values()} <= {"fp32", "bf16"}
+    seconds = measure.side_by_side({"bare": bench.bare(bench.jobs["p5"], 5_000), "loader": bench.dataloader(5_000)}, 1)
+    assert all(s[0] > 0 for s in seconds.values())
+    scores = pq.read_table(tmp_path / "dataloader.parquet")["score"].to_numpy()
+    assert len(scores) == 5_000
+    np.testing.assert_array_equal(scores[:50], scores[50:100])
+
+
+def test_memory_scores_every_sample(local_ray, tmp_path):
+    figures = memory.run(
+        tmp_path, tmp_path / "spilled", rows=600, size=8, architecture="resnet20", actors=1, rows_per_file=250
+    )
+    assert figures["scored"] == 600
+
+
+def test_training_compares_the_same_work(local_ray, tmp_path):
+    sizes = training.Sizes(samples=64, epochs=2, repeats=1, batch_size=32, architecture="resnet8")
+    figures = training.run(tmp_path, sizes, scoring.generated(20, 32), workers=0)
+    assert set(figures["samples_per_second"]) == {"dense ours", "dense bare", "p5 ours", "p5 bare"}
+    assert figures["training_over_bare"] == min(figures["training_over_bare_dense"], figures["training_over_bare_p5"])
+
+
+def test_the_bare_loops_do_what_a_run_does(local_ray, tiny_pool, tmp_path, monkeypatch):
+    """From a run's files: as accurate, and with its scores."""
+    monkeypatch.setattr(overhead, "trusted", lambda _: OWN)
+    config = tiny(tiny_pool, tmp_path, distillation={"weight": 0.3})
+    ledger = loop.run(config)
+    again = overhead.Bare(tmp_path / "tiny")
+    kept = {}
+    monkeypatch.setattr(bare, "train", lambda *args, work=bare.train: kept.update(accuracy=work(*args)))
+    for step in (Step(2, "train"), Step(2, "finetune")):
+        assert again.seconds(step) > 0
+        assert kept["accuracy"] == pytest.approx(ledger.require(step).metrics["test_accuracy"], abs=0.3)
+    assert again.seconds(Step(0, "select")) == 0
+    network = again.read(Step(0, "train"), "proxies/0")
+    bare.score(network, again.pool, again.form, "least_confidence", str(tmp_path / "bare.parquet"))
+    scores = {r["id"]: r["score"] for r in pq.read_table(tmp_path / "bare.parquet").to_pylist()}
+    found = pq.read_table(tmp_path / "tiny/rounds/000/scores").to_pylist()
+    assert all(r["score"] == pytest.approx(scores[r["id"]], abs=1e-5) for r in found)
+    assert len(scores) == 120
+
+
+def test_side_by_side_takes_turns():
+    order = []
+    seconds = measure.side_by_side({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == ["a", "b"] * 3
+    assert [len(s) for s in seconds.values()] == [3, 3]
+    assert measure.ratio({"x": [1, 9, 2], "y": [4, 4, 4]}, "x", "y") == 0.5
+
+
+def test_memory_growth_sees_what_was_there_for_a_moment():
+    import time
+
+    import numpy as np
+
+    with measure.memory_growth() as grown:
+        held = np.ones(60 * 2**20 // 8)
+        time.sleep(0.3)
+        del held
+    assert grown.mb == pytest.approx(60, abs=15)
+
+
+def test_the_last_line_of_a_report_is_its_figures(capsys):
+    measure.report("title", [("a", "1", "<= 2")], {"a": 1})
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert json.loads(line)["a"] == 1

@@ -1,0 +1,195 @@
+"""The configuration: defaults, overrides, and one clear error for whatever is wrong."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from prunefuse_ray.commands.options import parse_run
+from prunefuse_ray.config.files import (
+    PRESETS,
+    config_from_tree,
+    differences,
+    flatten,
+    load_config,
+    merge,
+    preset_path,
+    to_tree,
+)
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.networks.specs import IMPORTANCES
+
+
+def test_the_empty_configuration_is_the_digits_example():
+    config = config_from_tree({})
+    assert config.pool.source == "digits"
+    assert config.network.architecture == "resnet20"
+    assert config.pruning.ratio == 0.5
+    assert config.selection.strategy == "least_confidence"
+    assert (config.selection.budgets[0], config.selection.budgets[-1]) == (50, 250)
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"pool": {"sorce": "digits"}}, ["pool.sorce", "unknown key", "'source'"]),
+        ({"pol": {}}, ["pol", "unknown key", "'pool'"]),
+        ({"run": {"seed": "a"}}, ["run.seed", "'a'", "integer"]),
+        ({"run": {"name": "../x"}}, ["run.name", "'../x'"]),
+        ({"run": 3}, ["run", "3"]),
+        ({"selection": {"budgets": [50, 50]}}, ["selection.budgets", "[50, 50]", "does not rise"]),
+        ({"selection": {"budgets": []}}, ["selection.budgets", "at least 1"]),
+        ({"selection": {"budgets": [0, 5]}}, ["selection.budgets.0", "greater than or equal to 1"]),
+        ({"selection": {"strategy": "margn"}}, ["selection.strategy", "'margn'", "did you mean 'margin'"]),
+        ({"pool": {"source": "parquet", "classes": 2}}, ["pool", "path is missing", "set pool.path"]),
+        ({"pool": {"mean": [1, 2]}}, ["mean has 2 values", "give one for all channels"]),
+        ({"pruning": {"ratio": 1.0}}, ["pruning.ratio", "1.0", "less than 1"]),
+        ({"pruning": {"ratio": float("nan")}}, ["pruning.ratio", "nan", "finite"]),
+        ({"training": {"epochs": 3, "warmup_epochs": 3}}, ["training", "warmup_epochs 3", "lower it below epochs"]),
+        ({"training": {"schedule": "step", "epochs": 5, "milestones": [7]}}, ["training", "milestones [7]"]),
+        ({"scoring": {"actors": [3, 1]}}, ["scoring.actors", "[3, 1]"]),
+        ({"pool": {"text_column": "text"}}, ["pool.text_column", "parquet"]),
+        ({"workers": {"count": [1, 64]}}, ["training.batch_size 32", "64 workers", "lower workers.count"]),
+        ({"selection": {"selector": "dense"}}, ["fusion.target", "set fusion.target to scratch"]),
+        ({"annotation": {"kind": "label_studio"}}, ["annotation", "url is missing", "set annotation.url"]),
+        ({"annotation": {"url": "http://me:secret@host"}}, ["annotation.url", "credentials"]),
+        ({"annotation": {"picture_url": "http://host/x"}}, ["picture_url 'http://host/x'", "put {id}"]),
+        ({"pool": {"allow_growth": True}}, ["pool", "allow_growth", "pool.source"]),
+        ({"run": {"directory": "s3://key:secret@bucket/x"}}, ["run.directory", "credentials"]),
+    ],
+)
+def test_each_fault_is_said_with_field_value_and_remedy(tree, said):
+    with pytest.raises(ConfigError) as caught:
+        config_from_tree(tree)
+    for part in said:
+        assert part in str(caught.value)
+
+
+def test_all_faults_are_said_at_once():
+    with pytest.raises(ConfigError) as caught:
+        config_from_tree({"run": {"seed": -1}, "pruning": {"ratio": 2}})
+    assert str(caught.value).count("\n") == 1
+
+
+def test_the_command_line_lies_over_the_file(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("run: {name: a, seed: 3}\nselection: {budgets: [10, 20]}\n")
+    config = parse_run(
+        (
+            f"--config {file} --run.name b --scoring.actors 1,2 --training.augment [] --pool.channels 1 "
+            "--pool.image_size null --pruning.ratio .8"
+        ).split()
+    )
+    assert (config.run.name, config.run.seed, config.selection.budgets) == ("b", 3, [10, 20])
+    assert (config.scoring.actors, config.training.augment, config.pool.channels) == ((1, 2), [], 1)
+    assert config.pruning.ratio == 0.8
+
+
+def test_accepting_partial_labels_has_a_flag_of_its_own():
+    assert parse_run(["--accept-partial"]).annotation.accept_partial
+    assert not parse_run([]).annotation.accept_partial
+    assert parse_run(["--annotation.accept_partial", "true"]).annotation.accept_partial
+
+
+@pytest.mark.parametrize(("given", "path"), [("a.tar", "a.tar"), ("[a.tar]", "a.tar"), ("a,b/*.tar", ["a", "b/*.tar"])])
+def test_one_path_is_the_same_in_a_file_and_on_the_command_line(tmp_path, given, path):
+    more = ["--pool.source", "webdataset", "--pool.test_path", "t", "--pool.classes", "2"]
+    config = parse_run([*more, "--pool.path", given])
+    assert (config.pool.path, config.pool.classes, config.pool.label_column) == (path, 2, "cls")
+    file = tmp_path / "my.yaml"
+    file.write_text(yaml.safe_dump({"pool": {"source": "webdataset", "path": path, "test_path": "t", "classes": 2}}))
+    assert load_config(file) == config
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"pool": {"validation_path": "v"}}, "validation_path: the embedded digits have none"),
+        ({"training": {"patience": 3}}, "training.patience 3 needs a validation set"),
+        ({"training": {"augment": ["crop", "resized_crop"]}}, "both crop and resized_crop"),
+        ({"pool": {"crop_ratio": 0.9, "other_sizes": "reject"}}, "crop_ratio crops scaled pictures"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_said(tree, said):
+    with pytest.raises(ConfigError) as caught:
+        config_from_tree(tree)
+    assert said in str(caught.value)
+
+
+def test_unreadable_files_and_presets_are_said(tmp_path):
+    with pytest.raises(ConfigError, match=r"no\.yaml"):
+        load_config(tmp_path / "no.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("run: [")
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(bad)
+    bad.write_text("3")
+    with pytest.raises(ConfigError, match="sections"):
+        load_config(bad)
+    with pytest.raises(ConfigError, match=r"did you mean 'cifar10_small'"):
+        preset_path("cifar10_smal")
+
+
+# Those with a `base` are sweeps: tests/sweep/test_config.py.
+RUNS = sorted(p for p in PRESETS.glob("*.yaml") if "base" not in yaml.safe_load(p.read_text()))
+
+
+@pytest.mark.parametrize("preset", RUNS, ids=lambda p: p.stem)
+def test_presets_are_valid(preset):
+    assert isinstance(load_config(preset), Config)
+
+
+def test_a_committee_given_over_a_file_has_its_own_ratio():
+    config = parse_run(["--preset", "cifar10_small", "--pruning.committee", "4"])
+    assert (config.pruning.committee, config.pruning.ratio) == (4, 0.75)
+    with pytest.raises(ConfigError, match=r"ratio 0\.6 does not make 4 disjoint proxies: leave it out"):
+        parse_run(["--preset", "cifar10_small", "--pruning.committee", "4", "--pruning.ratio", "0.6"])
+
+
+def test_help_lists_every_field_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_run(["--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, value in flatten(to_tree(config_from_tree({}))).items():
+        assert f"--{name} " in text
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            assert f"(default: {value})" in text
+
+
+def test_help_describes_every_field():
+    for section in Config.model_fields.values():
+        for name, field in section.annotation.model_fields.items():
+            assert field.description, name
+
+
+def test_a_configuration_survives_yaml():
+    config = config_from_tree({"pool": {"image_size": [4, 5]}, "scoring": {"actors": [1, 3]}})
+    assert config_from_tree(yaml.safe_load(yaml.safe_dump(to_tree(config)))) == config
+
+
+def test_merge_and_differences():
+    base = {"a": {"x": 1, "y": 2}, "b": 3}
+    assert merge(base, {"a": {"y": 5}, "c": 6}) == {"a": {"x": 1, "y": 5}, "b": 3, "c": 6}
+    assert base == {"a": {"x": 1, "y": 2}, "b": 3}
+    assert differences(base, {"a": {"x": 1, "y": 5}}) == ["a.y: 2 -> 5", "b: 3 -> '(not set)'"]
+
+
+@pytest.mark.parametrize("section", ["training", "finetuning"])
+def test_digits_are_flipped_in_no_training(section):
+    with pytest.raises(ConfigError, match=rf"{section}\.augment 'flip' turns digits"):
+        config_from_tree({section: {"augment": ["flip"]}})
+
+
+def test_every_importance_that_the_networks_know_is_taken_and_no_other():
+    for name in IMPORTANCES:
+        assert config_from_tree({"pruning": {"importance": name}}).pruning.importance == name
+    with pytest.raises(ConfigError, match=r"importance: unknown importance .magnitud. .did you mean .magnitude."):
+        config_from_tree({"pruning": {"importance": "magnitud"}})
+
+
+def test_a_configuration_is_checked_without_torch():
+    code = "import sys; from prunefuse_ray.config import Config; Config(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

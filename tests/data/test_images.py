@@ -1,0 +1,149 @@
+"""Decoding: every mode and size that pools hold, and a reason for whatever cannot be read."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from prunefuse_ray.data.images import ImageForm, decode, encode_png, picture_size
+from prunefuse_ray.data.sample_format import decode_column
+from prunefuse_ray.errors import Rejected
+
+RGB8 = ImageForm(height=8, width=8, channels=3)
+GREY8 = ImageForm(height=8, width=8, channels=1)
+
+
+def encoded(picture: Image.Image, format_: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format=format_)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def rgb():
+    return np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def test_a_png_decodes_to_its_pixels(rgb):
+    np.testing.assert_array_equal(decode(encode_png(rgb), RGB8), rgb)
+
+
+def test_grey_becomes_three_equal_channels(rgb):
+    grey = rgb[:, :, 0]
+    out = decode(encode_png(grey), RGB8)
+    for channel in range(3):
+        np.testing.assert_array_equal(out[:, :, channel], grey)
+
+
+def test_alpha_is_dropped(rgb):
+    alpha = np.dstack([rgb, np.zeros((8, 8), np.uint8)])
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(alpha)), RGB8), rgb)
+
+
+def test_palette_pictures_are_converted(rgb):
+    picture = Image.fromarray(rgb).convert("P")
+    np.testing.assert_array_equal(decode(encoded(picture), RGB8), np.asarray(picture.convert("RGB")))
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    out = decode(encoded(Image.fromarray(values)), GREY8)[:, :, 0]
+    np.testing.assert_array_equal(out, np.rint(values / 257).astype(np.uint8))
+
+
+def test_colour_in_a_grey_pool_follows_the_luma_of_bt601(rgb):
+    out = decode(encode_png(rgb), GREY8)[:, :, 0]
+    luma = rgb @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(out - luma).max() <= 1
+
+
+def test_another_size_is_scaled_by_its_shorter_side_and_cropped():
+    wide = np.zeros((16, 48, 3), np.uint8)
+    wide[:, 16:32] = 200  # the middle third is what a centre crop keeps
+    out = decode(encode_png(wide), RGB8)
+    assert out.shape == (8, 8, 3)
+    assert (out[:, 1:-1] == 200).all()
+
+
+def test_another_size_is_rejected_on_request(rgb):
+    with pytest.raises(Rejected, match="8 x 8 pixels, expected 9 x 9"):
+        decode(encode_png(rgb), ImageForm(height=9, width=9, channels=3, resize=False))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "null"),
+        (b"", "known format"),
+        (b"not a picture", "known format"),
+        (np.zeros((8, 8, 3), np.float32), "float32"),
+        (np.zeros((7, 8, 3), np.uint8), r"shape \(7, 8, 3\)"),
+    ],
+)
+def test_what_cannot_be_read_has_a_reason(value, reason):
+    with pytest.raises(Rejected, match=reason):
+        decode(value, RGB8)
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG"])
+def test_truncated_files_are_rejected(format_):
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), format_)
+    with pytest.raises(Rejected):
+        decode(data[: len(data) // 2], RGB8)
+
+
+@pytest.mark.parametrize("side", [12_000, 20_000])
+def test_decompression_bombs_are_rejected_unread(side):
+    bomb = encoded(Image.new("1", (side, side)))
+    assert len(bomb) < 100_000
+    with pytest.raises(Rejected, match=r"pool\.max_pixels|decompression bomb"):
+        decode(bomb, RGB8)
+
+
+def test_a_column_keeps_its_rows_and_marks_the_bad_ones(rgb):
+    column = pa.chunked_array([[encode_png(rgb), b"x"], [None, encode_png(255 - rgb)]], pa.binary())
+    pixels, reasons = decode_column(column, RGB8)
+    np.testing.assert_array_equal(pixels[0], rgb)
+    np.testing.assert_array_equal(pixels[3], 255 - rgb)
+    assert [r is None for r in reasons] == [True, False, False, True]
+    assert not pixels[1:3].any()
+
+
+@pytest.mark.parametrize("kind", ["tensor", "nested"])
+def test_tensor_columns(rgb, kind):
+    batch = np.stack([rgb, 255 - rgb])
+    column = (
+        pa.chunked_array([pa.FixedShapeTensorArray.from_numpy_ndarray(batch)])
+        if kind == "tensor"
+        else pa.chunked_array([pa.array(batch.tolist(), pa.list_(pa.list_(pa.list_(pa.uint8()))))])
+    )
+    pixels, reasons = decode_column(column, RGB8)
+    np.testing.assert_array_equal(pixels, batch)
+    assert reasons == [None, None]
+
+
+def test_picture_size(rgb):
+    assert picture_size(encode_png(rgb), 3) == (8, 8)
+    assert picture_size(np.zeros((5, 6, 3), np.uint8), 3) == (5, 6)
+    with pytest.raises(Rejected):
+        picture_size(b"x", 3)
+
+
+def test_the_presets_crop_the_centre_of_a_larger_scaling(rgb):
+    """torchvision's presets: shorter side to 256, centre crop of 224; here 10 and 8."""
+    form = ImageForm(height=8, width=8, channels=3, crop_ratio=0.8)
+    assert (form.uncropped.height, form.uncropped.width) == (10, 10)
+    ring = np.zeros((20, 20, 3), np.uint8)
+    ring[2:-2, 2:-2] = 200  # what the crop keeps: all but a tenth at every side
+    assert (decode(encode_png(ring), form)[1:-1, 1:-1] == 200).all()
+    assert (decode(encode_png(ring), form.uncropped)[0] < 100).all()
+    assert decode(encode_png(rgb), form).shape == (8, 8, 3)
+    from torchvision.transforms import v2
+
+    photo = np.random.default_rng(5).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    preset = v2.Compose([v2.Resize(10), v2.CenterCrop(8)])
+    difference = np.asarray(preset(Image.fromarray(photo)), int) - decode(encode_png(photo), form)
+    assert np.abs(difference).mean() < 12, "a column beside it at most, where the odd pixel goes the other way"

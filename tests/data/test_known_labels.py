@@ -1,0 +1,111 @@
+"""Labels that exist already: read, checked all at once, part of the labeled set from round 0, counted by budgets."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunefuse_ray.data.known_labels import read_known
+from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.errors import ConfigError, LedgerError, PoolError
+from prunefuse_ray.run import loop
+from tests.support.runs import tiny
+
+INFO = PoolInfo(
+    source="parquet", path="", rows=0, bytes=0, files=0, listing_digest="", id_digest="", id_type="string",
+    classes=["dark", "light"], sample_size=(8, 8),
+)  # fmt: skip
+
+
+def write(tmp_path, text):
+    (tmp_path / "known.csv").write_text(text)
+    return str(tmp_path / "known.csv")
+
+
+def test_names_and_numbers_from_csv_and_parquet(tmp_path):
+    found = read_known(write(tmp_path, "id,label\ns2,light\ns1,0\ns3,1\ns3,light\n"), INFO).table
+    assert found.to_pylist() == [{"id": "s1", "label": 0}, {"id": "s2", "label": 1}, {"id": "s3", "label": 1}]
+    pq.write_table(pa.table({"id": ["s1"], "label": pa.array([1], pa.int8())}), tmp_path / "k.parquet")
+    assert read_known(str(tmp_path / "k.parquet"), INFO).table.to_pylist() == [{"id": "s1", "label": 1}]
+
+
+def test_ids_that_look_like_numbers_stay_what_the_pool_has(tmp_path):
+    path = write(tmp_path, "id,label\n007,1\n")
+    assert read_known(path, INFO).table["id"].to_pylist() == ["007"]
+    numbered = PoolInfo(**{**vars(INFO), "id_type": "int64"})
+    assert read_known(path, numbered).table["id"].to_pylist() == [7]
+
+
+def test_all_faults_are_said_at_once(tmp_path):
+    path = write(tmp_path, "id,label\ns1,0\ns1,1\ns2,grey\n,1\ns4,2\n")
+    with pytest.raises(PoolError) as caught:
+        read_known(path, INFO)
+    for said in ("'s1': both 'dark' and 'light'", "'s2': 'grey' is none of the 2", "without an id", "'s4': '2'"):
+        assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("key,label\na,1\n", "no column 'id'; it has key, label"), (None, "cannot be read"), ("", "CSV")]
+)
+def test_a_file_that_cannot_be_used_is_said(tmp_path, text, said):
+    path = str(tmp_path / "none.csv") if text is None else write(tmp_path, text)
+    with pytest.raises(PoolError, match=said):
+        read_known(path, INFO)
+
+
+# --- in a run ---
+
+
+def known_file(tmp_path, ids, name="known.csv"):
+    path = tmp_path / name
+    path.write_text("id,label\n" + "".join(f"s{i:04d},{['0', '1'][i % 2]}\n" for i in ids))
+    return str(path)
+
+
+def run_tree(tmp_path, ids, budgets):
+    return {"pool": {"known_labels": known_file(tmp_path, ids)}, "selection": {"budgets": budgets}}
+
+
+@pytest.mark.parametrize("first", [10, pytest.param(14, marks=pytest.mark.slow)])
+def test_known_labels_are_counted_and_never_asked_for(local_ray, tiny_pool, tmp_path, first):
+    """With a first budget of just the known labels nothing is paid for before the proxy chooses."""
+    ids = range(0, 20, 2)
+    config = tiny(tiny_pool, tmp_path / "runs", **run_tree(tmp_path, [*ids], [first, 18]))
+    loop.run(config)
+    root = tmp_path / "runs" / "tiny"
+    known = pq.read_table(root / "known/labels.parquet").to_pylist()
+    assert [(r["id"], r["label"], r["source"]) for r in known] == [(f"s{i:04d}", 0, "known") for i in ids]
+    asked = [pq.read_table(root / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist() for r in (0, 1)]
+    assert [len(a) for a in asked] == [first - 10, 18 - first]
+    assert not {i for a in asked for i in a} & {r["id"] for r in known}
+    scored = {i for f in (root / "rounds/000/scores").glob("*") for i in pq.read_table(f)["id"].to_pylist()}
+    assert len(scored) == 120 - first
+    assert not scored & {r["id"] for r in known}
+    whole = pq.read_table(root / "selected.parquet")
+    assert whole.column_names == ["id", "round", "score", "rank"]
+    assert whole["id"].to_pylist() == [
+        i
+        for r in (0, 1)
+        for i in pq.read_table(root / f"rounds/{r:03d}/selected.parquet").sort_by("rank")["id"].to_pylist()
+    ]
+    assert (root / "fused/preprocessing.json").is_file()
+    (root / "commits/report.json").unlink()  # as if it had been killed before its end
+    known_file(tmp_path, [*ids][:-1])
+    with pytest.raises(LedgerError, match=r"pool\.known_labels.* is not the file that the run began with"):
+        loop.run(config)
+
+
+@pytest.mark.parametrize(
+    ("ids", "budgets", "error", "said"),
+    [
+        (range(12), [10, 18], ConfigError, "the first budget is 10 labels, but pool.known_labels has 12"),
+        ([1, 500, 501], [10, 18], PoolError, "2 of 3 ids are not in the pool: 's0500'; 's0501'"),
+    ],
+)
+def test_known_labels_that_do_not_fit_are_refused_and_nothing_is_written(
+    local_ray, tiny_pool, tmp_path, ids, budgets, error, said
+):
+    config = tiny(tiny_pool, tmp_path / "runs", **run_tree(tmp_path, ids, budgets))
+    with pytest.raises(error) as caught:
+        loop.run(config)
+    assert said in str(caught.value)
+    assert not (tmp_path / "runs").exists()

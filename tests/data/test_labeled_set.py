@@ -1,0 +1,106 @@
+"""Samples in memory: the right pictures with the right labels."""
+
+import errno
+import os
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from prunefuse_ray.data.images import ImageForm
+from prunefuse_ray.data.labeled_set import held_out, load_samples, load_test
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.storage import Place
+from tests.support.pools import pictures, write_pool
+
+FORM = ImageForm(height=8, width=8, channels=1)
+
+
+def source(directory) -> Source:
+    files = Place.at(str(directory)).files()
+    return Source(fs=Place.at("/").fs, files=tuple(f.path for f in files), sizes=tuple(f.size for f in files))
+
+
+@pytest.fixture
+def labeled(tmp_path):
+    ids = write_pool(tmp_path / "samples", pictures(50), files=2)
+    return source(tmp_path / "samples"), pa.table({"id": ids, "label": [i % 2 for i in range(50)]})
+
+
+def test_samples_without_their_pictures_are_said(labeled):
+    samples, labels = labeled
+    more = pa.concat_tables([labels, pa.table({"id": ["s9999"], "label": [0]})])
+    with pytest.raises(PoolError, match="51 labels, but 50 of their samples"):
+        load_samples(samples, FORM, more)
+
+
+def test_samples_come_in_the_order_of_their_ids_with_their_labels(labeled):
+    samples, labels = labeled
+    shuffled = labels.take(np.random.default_rng(0).permutation(50))
+    loaded = load_samples(samples, FORM, shuffled)
+    assert loaded.labels_N.tolist() == [i % 2 for i in range(50)]
+    np.testing.assert_array_equal(loaded.values_N, pictures(50))
+
+
+def test_only_samples_with_a_label_are_read(labeled):
+    samples, labels = labeled
+    loaded = load_samples(samples, FORM, labels.slice(10, 5))
+    np.testing.assert_array_equal(loaded.values_N, pictures(50)[10:15])
+
+
+def test_a_test_picture_that_cannot_be_read_is_said(tmp_path):
+    write_pool(tmp_path, pictures(3), image=pa.array([b"x", None, b""], pa.binary()))
+    with pytest.raises(PoolError, match=r"sample 's0000' cannot be read .*; remove or mend it"):
+        load_test(source(tmp_path), FORM)
+
+
+def test_the_test_set_is_read_once_and_again_when_it_changes(tmp_path):
+    write_pool(tmp_path, pictures(4))
+    first = load_test(source(tmp_path), FORM)
+    assert load_test(source(tmp_path), FORM) is first
+    write_pool(tmp_path, pictures(6))
+    assert len(load_test(source(tmp_path), FORM)) == 6
+
+
+def test_samples_on_disk_are_those_in_memory(labeled, tmp_path):
+    samples, labels = labeled
+    held, file = load_samples(samples, FORM, labels.slice(3, 40)), tmp_path / "decoded"
+    written = load_samples(samples, FORM, labels.slice(3, 40), file)
+    mapped = load_samples(samples, FORM, labels.slice(3, 40), file, fill=False)
+    file.unlink()
+    for other in (written, mapped):
+        assert torch.equal(other.values_N, held.values_N)
+        assert torch.equal(other.labels_N, held.labels_N)
+
+
+def test_a_disk_without_room_is_said_before_training(labeled, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    samples, labels = labeled
+    with pytest.raises(PoolError, match=r"no room for .* GiB .*No space left.*sample_memory_gb"):
+        load_samples(samples, FORM, labels, tmp_path / "decoded")
+    assert not (tmp_path / "decoded").exists()
+
+
+def test_held_out_samples_stay_held_out_while_the_set_grows():
+    labels = pa.table({"id": [f"s{i}" for i in range(400)], "label": [0] * 400})
+    train, held = held_out(labels, 0.2, seed=3)
+    assert sorted(train["id"].to_pylist() + held["id"].to_pylist()) == sorted(labels["id"].to_pylist())
+    assert 50 < held.num_rows < 110
+    fewer, early = held_out(labels.slice(0, 100), 0.2, seed=3)
+    assert set(early["id"].to_pylist()) <= set(held["id"].to_pylist())
+    assert set(fewer["id"].to_pylist()) <= set(train["id"].to_pylist())
+    assert held_out(labels, 0.2, seed=4)[1]["id"].to_pylist() != held["id"].to_pylist()
+
+
+def test_neither_side_of_a_held_out_set_is_empty():
+    labels = pa.table({"id": ["a", "b", "c"], "label": [0, 1, 0]})
+    for share in (0.001, 0.5):
+        for seed in range(20):
+            train, held = held_out(labels, share, seed)
+            assert train.num_rows > 0 < held.num_rows
+    assert held_out(labels, 0.0, 0)[0] is labels

@@ -1,0 +1,137 @@
+"""Decisions about actors and workers: pure functions of the cluster's numbers."""
+
+import sys
+
+import pytest
+
+from prunefuse_ray.config.schema import Scoring, Workers
+from prunefuse_ray.distributed.autoscaler import Autoscaler, NodeType
+from prunefuse_ray.distributed.resources import (
+    MACS_WORTH_AN_ACTOR,
+    Resources,
+    importing,
+    plan_scoring,
+    plan_training,
+    training_threads,
+)
+from prunefuse_ray.errors import PlanError
+
+MUCH = 1e18
+
+
+GROWS = Autoscaler(
+    node_types=(NodeType(cpus=8, gpus=1, most=2, role="training"), NodeType(cpus=4, gpus=0, most=5, role="scoring")),
+    most=6,
+)
+
+
+def cluster(cpus, gpus=0, nodes=1, in_process=True, **more):
+    return Resources(nodes=nodes, cpus=cpus, gpus=gpus, in_process=in_process, **more)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "has", "macs", "actors"),
+    [
+        ({}, cluster(4), MUCH, (1, 2)),
+        ({}, cluster(4), 1.0, (1, 1)),
+        ({}, cluster(66), 3 * MACS_WORTH_AN_ACTOR, (1, 3)),
+        ({"actors": (2, 9)}, cluster(4), 1.0, (2, 2)),
+        ({"cpus": 2}, cluster(10), MUCH, (1, 4)),
+        ({"gpus": 0.5}, cluster(34, gpus=2), MUCH, (1, 4)),
+    ],
+)
+def test_scoring_actors_leave_room_for_their_stream(scoring, has, macs, actors):
+    plan = plan_scoring(Scoring(**scoring), has, macs)
+    assert (plan.min_actors, plan.max_actors) == actors
+
+
+def test_a_small_pool_is_scored_by_the_driver_of_one_machine():
+    assert plan_scoring(Scoring(), cluster(4), 1e9, 1_000).here
+    assert not plan_scoring(Scoring(), cluster(4), 1e9, 1_000_000).here, "many tiny samples: decoding counts too"
+    assert not plan_scoring(Scoring(), cluster(4), 1e12, 1_000).here
+    assert not plan_scoring(Scoring(), cluster(8, nodes=2, in_process=False), 1e9, 1_000).here
+    assert not plan_scoring(Scoring(actors=(1, 1)), cluster(4), 1e9, 1_000).here, "actors were asked for"
+
+
+@pytest.mark.parametrize(
+    ("scoring", "has"),
+    [({}, cluster(2)), ({"actors": (3, 3)}, cluster(4)), ({"gpus": 1}, cluster(16)), ({"cpus": 4}, cluster(5))],
+)
+def test_a_plan_that_would_stand_still_is_refused_with_its_numbers(scoring, has):
+    with pytest.raises(PlanError, match=rf"scoring\.actors: .* do not fit {has.cpus:g} CPUs and 0 GPUs"):
+        plan_scoring(Scoring(**scoring), has, MUCH)
+
+
+def test_small_steps_are_not_spread_over_threads():
+    assert [training_threads(macs, 8) for macs in (6e7, 2e9)] == [1, 8]
+
+
+def test_one_worker_on_this_machine_trains_inside_the_driver():
+    assert plan_training(Workers(), cluster(4)).in_process
+    assert not plan_training(Workers(), cluster(4, in_process=False)).in_process
+    assert not plan_training(Workers(count=(1, 2)), cluster(4)).in_process
+
+
+@pytest.mark.parametrize("workers", [{"count": (5, 6)}, {"count": (1, 2), "cpus": 8}, {"gpu": True}])
+def test_training_that_does_not_fit_is_refused(workers):
+    with pytest.raises(PlanError, match=r"workers\.count: .* do not fit 4 CPUs and 0 GPUs"):
+        plan_training(Workers(**workers), cluster(4))
+
+
+# --- clusters that grow, machines with labels ---
+
+
+def test_scoring_is_planned_for_what_the_autoscaler_could_add():
+    """Two machines of 8 CPUs and four of 4: 32 actors, of which two make room for the stream."""
+    head = cluster(0, in_process=False, autoscaler=GROWS)
+    plan = plan_scoring(Scoring(), head, MUCH)
+    assert (plan.min_actors, plan.max_actors) == (1, 30)
+    assert "1 actors of 1 CPUs" in plan.waits
+    assert "waiting for the autoscaler" in plan.waits
+    assert plan_scoring(Scoring(actors=(2, 9)), head, MUCH).max_actors == 9
+    assert plan_scoring(Scoring(actors=(2, 99)), head, MUCH).max_actors == 30
+    assert plan_scoring(Scoring(gpus=0.5), head, MUCH).max_actors == 4
+    assert plan_scoring(Scoring(), cluster(8, autoscaler=GROWS), MUCH).waits is None
+
+
+def test_what_no_autoscaler_could_satisfy_is_refused_with_both_numbers():
+    head = cluster(0, in_process=False, autoscaler=GROWS)
+    with pytest.raises(PlanError, match=r"31 actors .* do not fit 0 CPUs .* could bring them to 30 actors at most"):
+        plan_scoring(Scoring(actors=(31, 31)), head, MUCH)
+    with pytest.raises(PlanError, match=r"3 workers .* and a GPU .*role=training, .* could bring them to 2 workers"):
+        plan_training(Workers(count=(3, 3), gpu=True), head)
+
+
+def test_training_waits_for_training_machines_only():
+    """The 20 CPUs of scoring machines do not count: training stays off spot."""
+    spot = cluster(20, in_process=False, roles={"scoring": (20, 0)}, autoscaler=GROWS)
+    plan = plan_training(Workers(count=(2, 2), gpu=True), spot)
+    assert plan.placement == {"prunefuse.io/role": "training"}
+    assert "2 workers of 1 CPUs and a GPU do not fit 0 CPUs and 0 GPUs" in plan.waits
+    there = cluster(20, in_process=False, roles={"scoring": (12, 0), "training": (8, 1)})
+    assert plan_training(Workers(cpus=8, gpu=True), there).waits is None
+    with pytest.raises(PlanError, match="9 CPUs"):
+        plan_training(Workers(cpus=9), there)
+
+
+def test_scoring_prefers_scoring_machines_and_never_the_head():
+    labelled = cluster(20, in_process=False, roles={"scoring": (12, 0), "training": (8, 1)})
+    assert plan_scoring(Scoring(), labelled, MUCH).placement == {
+        "label_selector": {"prunefuse.io/role": "scoring"},
+        "fallback_strategy": [{"label_selector": {"prunefuse.io/role": "!head"}}],
+    }
+
+
+def test_nothing_is_asked_of_a_cluster_without_labels():
+    plain = cluster(20, nodes=3, in_process=False)
+    assert plan_scoring(Scoring(), plain, MUCH).placement == {}
+    assert plan_training(Workers(), plain).placement is None
+
+
+def test_imports_run_beside_the_body_and_are_there_after_it(tmp_path, monkeypatch):
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.5)\nready = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with importing("no_such_module", "slow_module"):
+        assert not hasattr(sys.modules.get("slow_module"), "ready")  # the body does not wait for it
+    assert sys.modules["slow_module"].ready
+    del sys.modules["slow_module"]

@@ -1,0 +1,142 @@
+"""Taking a network away: three lines to predictions, and ONNX that computes the same."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import prunefuse_ray
+from prunefuse_ray import networks
+from prunefuse_ray.cli import main
+from prunefuse_ray.data.images import ImageForm, encode_png
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, preprocessing_from_bytes, preprocessing_to_bytes
+from prunefuse_ray.data.texts import TextForm
+from prunefuse_ray.errors import LedgerError, Rejected
+
+FORM = ImageForm(height=16, width=12, channels=3, crop_ratio=0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+CLASSES = ["cat", "cow", "dog"]
+
+
+def save(where, form, architecture="resnet20"):
+    spec = networks.NetworkSpec(architecture=architecture, classes=3, input_shape=form.network_shape)
+    network = networks.build(spec, seed=0)
+    network.train()
+    with torch.no_grad():
+        network(networks.example_input(spec, samples=8))
+    where.mkdir(parents=True)
+    for name, data in networks.to_files(networks.Dense(network=network, spec=spec)).items():
+        (where / name).write_bytes(data)
+    (where / PREPROCESSING_FILE).write_bytes(preprocessing_to_bytes(form, CLASSES))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    where = tmp_path_factory.mktemp("taken") / "run" / "fused"
+    return where, save(where, FORM)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return np.random.default_rng(3).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+
+
+def by_hand(network, photo):
+    """Scale so that 15 x 20 fits inside, crop 12 x 16 from the centre, normalise; with Pillow and torch alone."""
+    scaled = Image.fromarray(photo).resize((15, 20), Image.Resampling.BILINEAR).crop((1, 2, 13, 18))
+    x = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (FORM.mean, FORM.std))
+    with torch.inference_mode():
+        return torch.softmax(network((x - mean) / std), 1)[0]
+
+
+def test_three_lines_from_a_directory_to_a_prediction(saved, photo, tmp_path):
+    (tmp_path / "photo.png").write_bytes(encode_png(photo))
+    model = prunefuse_ray.load(saved[0])
+    (found,) = model.predict([tmp_path / "photo.png"])
+    expected = by_hand(saved[1], photo)
+    assert found.label == CLASSES[int(expected.argmax())]
+    assert found.probability == pytest.approx(float(expected.max()), abs=1e-4)
+    assert list(found.probabilities) == CLASSES
+    assert sum(found.probabilities.values()) == pytest.approx(1)
+
+
+def test_pictures_may_come_in_any_form_and_number(saved, photo, tmp_path):
+    (tmp_path / "a.png").write_bytes(encode_png(photo))
+    forms = [str(tmp_path / "a.png"), encode_png(photo), Image.fromarray(photo), photo] * 40
+    found = [p.probability for p in prunefuse_ray.load(saved[0].parent).predict(iter(forms))]
+    assert len(found) == 160
+    assert max(found) - min(found) < 1e-5
+
+
+def test_the_module_is_ready_for_use(saved):
+    model = prunefuse_ray.load(str(saved[0]))
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert model.classes == CLASSES
+    assert model.form == FORM
+    assert model(torch.randn(2, 3, 16, 12)).shape == (2, 3)
+    with pytest.raises(Rejected, match="known format"):
+        list(model.predict([b"no picture"]))
+
+
+def test_texts_are_predicted_from_strings(tmp_path):
+    form = TextForm(length=32)
+    network = save(tmp_path / "n", form, "textcnn")
+    found = list(prunefuse_ray.load(tmp_path / "n").predict(["a good film", "ein schöner Film"]))
+    codes = torch.zeros(1, 32, dtype=torch.int64)
+    codes[0, :11] = torch.tensor(list(b"a good film"))
+    with torch.inference_mode():
+        expected = torch.softmax(network(codes), 1)[0]
+    assert found[0].probability == pytest.approx(float(expected.max()), abs=1e-4)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("form", [FORM, TextForm(length=9)])
+def test_preprocessing_survives_its_file(form):
+    assert preprocessing_from_bytes(preprocessing_to_bytes(form, CLASSES)) == (form, CLASSES)
+
+
+def test_what_is_no_network_is_said(saved, tmp_path):
+    with pytest.raises(LedgerError, match=r"holds no network\.json; give a network's directory"):
+        prunefuse_ray.load(tmp_path)
+    for name in ("network.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((saved[0] / name).read_bytes())
+    with pytest.raises(LedgerError, match=r"has no preprocessing\.json"):
+        prunefuse_ray.load(tmp_path)
+    (tmp_path / PREPROCESSING_FILE).write_text('{"format": 9}')
+    with pytest.raises(LedgerError, match="not a description of format 1"):
+        prunefuse_ray.load(tmp_path)
+    (tmp_path / PREPROCESSING_FILE).write_bytes((saved[0] / PREPROCESSING_FILE).read_bytes())
+    (tmp_path / "weights.safetensors").write_bytes(b"x")
+    with pytest.raises(LedgerError, match="not a safetensors file"):
+        prunefuse_ray.load(tmp_path)
+    assert main(["export", str(tmp_path)]) == 2
+    assert not (tmp_path / "model.onnx").exists()
+
+
+# --- ONNX ---
+
+
+@pytest.mark.parametrize("kind", ["pictures", "texts"])
+def test_the_onnx_graph_computes_the_networks_logits(saved, photo, tmp_path, kind):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    directory, samples = saved[0], np.stack([photo[:16, :12], 255 - photo[:16, :12]])
+    if kind == "texts":
+        directory, samples = tmp_path / "n", np.arange(64, dtype=np.uint8).reshape(2, 32)
+        save(directory, TextForm(length=32), "textcnn")
+    assert main(["export", str(directory), "--format", "onnx", "--out", str(tmp_path / "m.onnx")]) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    model = prunefuse_ray.load(directory)
+    for rows in (samples, samples[:1], np.repeat(samples, 5, 0)):
+        found = session.run(None, {"samples": rows})[0]
+        with torch.inference_mode():
+            expected = model(model.form.inputs(torch.from_numpy(rows))).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+    properties = {p.key: p.value for p in onnx.load(io.BytesIO((tmp_path / "m.onnx").read_bytes())).metadata_props}
+    assert json.loads(properties["classes"]) == CLASSES

@@ -1,0 +1,93 @@
+"""What a run will take: by hand from the configuration, and against what a run took."""
+
+import pytest
+
+from prunefuse_ray.cli import main
+from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.run import loop
+from prunefuse_ray.run.estimate import Costs, estimate, nodes_for, peak_bytes
+from tests.support.runs import tiny
+
+INFO = PoolInfo(
+    source="digits", path="", rows=1_000, bytes=500_000, files=4, listing_digest="", id_digest="", id_type="string",
+    classes=["a", "b"], sample_size=(8, 8),
+)  # fmt: skip
+COSTS = Costs(
+    proxy_macs=100, dense_macs=400, parameters=(10, 50), scored_per_second=50.0, proxy_trained_per_second=20.0,
+    dense_trained_per_second=5.0, actor_bytes=7,
+)  # fmt: skip
+CONFIG = config_from_tree(
+    {
+        "selection": {"budgets": [100, 200, 300]},
+        "training": {"epochs": 2, "batch_size": 50, "min_steps": 0, "warmup_epochs": 0},
+        "finetuning": {"epochs": 3, "batch_size": 50, "min_steps": 0, "warmup_epochs": 0},
+    }
+)
+
+
+def test_an_estimate_by_hand():
+    """Rounds of 100, 200, 300 labels: 900 + 800 scored; 2 epochs of 600 and 3 of 300 trained."""
+    found = estimate(CONFIG, INFO, COSTS, actors=2)
+    by_phase = {p: [(e.samples, e.macs) for e in found.phases if e.phase == p] for p in ("score", "train", "finetune")}
+    assert by_phase["score"] == [(900, 90_000), (800, 80_000)]
+    assert by_phase["train"] == [(200, 60_000), (400, 120_000), (600, 180_000)]
+    assert by_phase["finetune"] == [(900, 1_080_000)]
+    assert found.seconds("score") == 1_700 / (50 * 2)
+    assert found.seconds("train") == 1_200 / 20
+    assert found.seconds("finetune") == 900 / 5
+    assert found.seconds() == 17 + 60 + 180
+    assert found.bytes_read == (3 + 2) * 500_000  # three rounds fetch their samples, two score the pool
+    assert found.bytes_stored == 1_700 * 32 + 3 * 4 * 10 + 4 * 50 + 150_000
+
+
+@pytest.mark.parametrize(("seconds", "actors"), [(1e9, 1), (274, 1), (241, 34), (240, None), (1, None)])
+def test_actors_for_a_wanted_time(seconds, actors):
+    """240 s train; 34 s of one actor score: n actors end within 240 + 34 / n."""
+    assert estimate(CONFIG, INFO, COSTS, actors=2).actors_within(seconds) == actors
+
+
+@pytest.mark.parametrize(
+    ("actors", "cpus", "node_cpus", "nodes"), [(1, 1, 8, 1), (6, 1, 8, 1), (7, 1, 8, 2), (4, 3, 8, 2), (1, 9, 8, 0)]
+)
+def test_machines_hold_the_actors_and_their_stream(actors, cpus, node_cpus, nodes):
+    assert nodes_for(actors, cpus, node_cpus) == nodes
+
+
+def test_random_selection_scores_nothing():
+    config = config_from_tree({"selection": {"budgets": [100, 200], "strategy": "random"}})
+    found = estimate(config, INFO, COSTS, actors=1)
+    assert found.seconds("score") == 0
+    assert found.actors_within(1e9) == 1
+
+
+def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_path, capsys, monkeypatch):
+    """Budgets that fill whole batches: then every MAC that a run counts is foreseen."""
+    from prunefuse_ray.commands import plan
+
+    config = tiny(tiny_pool, tmp_path, selection={"budgets": [16, 24]})
+    loop.run(config)
+    monkeypatch.setattr(plan.console, "_width", 200)
+    assert main(["plan", "--against", str(tmp_path / "tiny"), "--training-rate", "1e9", "--scoring-rate", "10"]) == 0
+    rows = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
+    assert rows["score"][:2] == rows["score"][2:4]  # "1.2 M" foreseen, "1.2 M" counted
+    assert rows["train"][:2] == rows["train"][2:4]
+    assert rows["finetune"][:2] == rows["finetune"][2:4]
+    assert rows["score"][4] == "10.4"  # 104 samples, 10 a second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--within", "0"], "--within 0: give a number above zero"),
+        (["--against", "x", "--run.seed", "1"], "--run.seed: --against takes the configuration of the run directory"),
+        (["--against", "/nowhere"], "is this a run directory?"),
+    ],
+)
+def test_bad_arguments_are_one_message(arguments, said, capsys):
+    assert main(["plan", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_this_process_holds_memory():
+    assert 50e6 < peak_bytes() < 50e9

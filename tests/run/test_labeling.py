@@ -1,0 +1,230 @@
+"""Runs whose labels come from people: they wait, go on, and neither lose a label nor ask for one twice."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from prunefuse_ray.annotation import Answers, annotations_schema
+from prunefuse_ray.config.files import to_tree
+from prunefuse_ray.config.schema import Annotation
+from prunefuse_ray.errors import LabelError, LabelsWaiting
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run import labeling, loop
+from prunefuse_ray.run.ledger import Ledger
+from tests.support import ROOT
+from tests.support.annotators import CLASSES, answer, asked, truth
+from tests.support.nets import OWN
+from tests.support.pools import pictures, write_pool
+from tests.support.runs import tiny
+
+
+@pytest.fixture(scope="module")
+def unlabeled(tmp_path_factory):
+    """A Parquet pool without a label column."""
+    where = tmp_path_factory.mktemp("unlabeled")
+    write_pool(where / "pool", pictures(60), files=3)
+    for file in (where / "pool").iterdir():
+        pq.write_table(pq.read_table(file).drop_columns(["label"]), file)
+    write_pool(where / "test", pictures(20, seed=1), first_id=900)
+    return where
+
+
+def config_for(where, directory, *, budgets=(10, 16), **annotation):
+    change = {"annotation": {"kind": "files", **annotation}, "pool": {"classes": CLASSES}}
+    return tiny(where, directory, **change, selection={"budgets": list(budgets)})
+
+
+def labels_of(root: Path, round_: int) -> list[dict]:
+    return pq.read_table(root / f"rounds/{round_:03d}/labels.parquet").to_pylist()
+
+
+def test_a_run_waits_for_files_and_goes_on(local_ray, unlabeled, tmp_path):
+    config, root = config_for(unlabeled, tmp_path), tmp_path / "tiny"
+    with pytest.raises(LabelsWaiting, match=r"10 samples of round 0 wait for labels in .*samples\.csv") as waiting:
+        loop.run(config)
+    assert waiting.value.exit_code == 3
+    first = root / "rounds/000/to_label"
+    assert {row["guess"] for row in asked(first)} == {""}, "no proxy has been trained yet"
+    ids = answer(first, leave=2)
+
+    # Two labels are missing, then one is wrong: nothing is taken.
+    with pytest.raises(LabelsWaiting, match=r"2 of 10 samples .* --accept-partial"):
+        loop.run(config)
+    (first / "labels-eve.csv").write_text("id,label\nnobody,light\n")
+    with pytest.raises(LabelError, match=r"labels-eve\.csv line 2: id 'nobody'.*\n.*2 of 10 samples lack labels"):
+        loop.run(config_for(unlabeled, tmp_path, accept_partial=True))
+    assert not (root / "rounds/000/labels.parquet").exists()
+    (first / "labels-eve.csv").unlink()
+
+    # On request the round goes on without them, and the next one makes them up.
+    seen = []
+    with pytest.raises(LabelsWaiting, match="8 samples of round 1"):
+        loop.run(config_for(unlabeled, tmp_path, accept_partial=True), lambda *e: seen.append(e))
+    assert sorted(r["id"] for r in labels_of(root, 0)) == sorted(ids)
+    assert all(CLASSES[r["label"]] == truth(r["id"]) and r["source"] == "files" for r in labels_of(root, 0))
+    second = root / "rounds/001/to_label"
+    assert all(row["guess"] in CLASSES and float(row["probability"]) >= 0.5 for row in asked(second))
+    assert not {row["id"] for row in asked(second)} & set(ids), "a label that is there is not asked for again"
+
+    # What was taken stays taken, whatever becomes of the file.
+    (first / "labels.csv").unlink()
+    answer(second)
+    ledger = loop.run(config)
+    result = (ledger.root / "result.json").read_json()
+    assert [r["labels"] for r in result["rounds"]] == [8, 16]
+    commit = ledger.committed(Step(0, "label"))
+    assert commit is not None
+    assert (commit.metrics["labels"], commit.metrics["missing"], commit.metrics["annotators"]) == (8, 2, 1)
+    page = (root / "report.html").read_text()
+    assert "16 of 60 pool samples" in page.replace("<b>", "").replace("</b>", "")
+
+
+def test_samples_left_without_a_label_are_no_centers(local_ray, unlabeled, tmp_path):
+    """They are in the pool again: k-centers must not take them for covered."""
+    config, root = config_for(unlabeled, tmp_path, accept_partial=True), tmp_path / "tiny"
+    config = config.model_copy(update={"selection": config.selection.model_copy(update={"strategy": "k_centers"})})
+    with pytest.raises(LabelsWaiting):
+        loop.run(config)
+    ids = answer(root / "rounds/000/to_label", leave=3)
+    with pytest.raises(LabelsWaiting, match="of round 1"):
+        loop.run(config)
+    centers = pq.read_table(root / "rounds/000/labeled")["id"].to_pylist()
+    assert sorted(centers) == sorted(ids)
+    assert len(pq.read_table(root / "rounds/000/scores")) == 60 - len(ids)
+
+
+def test_the_guess_is_that_of_the_saved_proxy(local_ray, unlabeled, tmp_path):
+    import torch
+
+    from prunefuse_ray import networks
+
+    config, root = config_for(unlabeled, tmp_path), tmp_path / "tiny"
+    with pytest.raises(LabelsWaiting):
+        loop.run(config)
+    answer(root / "rounds/000/to_label")
+    with pytest.raises(LabelsWaiting):
+        loop.run(config)
+    directory = root / "rounds/000/proxies/0"
+    proxy = networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}, OWN).network.eval()
+    pixels = pictures(60)
+    for row in asked(root / "rounds/001/to_label"):
+        x = (torch.tensor(pixels[int(row["id"][1:])]).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
+        p = torch.softmax(proxy(x), 1)[0]
+        assert row["guess"] == CLASSES[int(p.argmax())]
+        assert float(row["probability"]) == pytest.approx(p.max().item(), abs=1e-4)
+        assert float(row["score"]) == pytest.approx(1 - p.max().item(), abs=2e-4)
+
+
+def test_several_annotators_and_wrong_labels(local_ray, unlabeled, tmp_path):
+    """Three people, one of whom always says `dark`; the majority is trained, everything is kept."""
+    config, root = config_for(unlabeled, tmp_path, labels_per_sample=3, budgets=(12,)), tmp_path / "tiny"
+    with pytest.raises(LabelsWaiting):
+        loop.run(config)
+    folder = root / "rounds/000/to_label"
+    ids = answer(folder, name="labels-ann.csv")
+    answer(folder, name="labels-bob.csv", wrong=1)
+    with pytest.raises(LabelsWaiting, match="12 samples of round 0 wait"):
+        loop.run(config)
+    (folder / "labels-cyd.csv").write_text("id,label\n" + "".join(f"{i},dark\n" for i in ids))
+    loop.run(config)
+    votes = {r["id"]: r for r in pq.read_table(root / "rounds/000/agreement.parquet").to_pylist()}
+    kept = pq.read_table(root / "rounds/000/annotations.parquet")
+    assert kept.num_rows == 36
+    assert set(kept["annotator"].to_pylist()) == {"ann", "bob", "cyd"}
+    light = [i for i in ids[1:] if truth(i) == "light"]
+    assert all(votes[i]["label"] == 1 and votes[i]["agreement"] == pytest.approx(2 / 3) for i in light)
+    assert votes[ids[0]]["label"] == 0, "two of three said dark, or all of them"
+    assert {r["id"]: r["label"] for r in labels_of(root, 0)} == {i: v["label"] for i, v in votes.items()}
+
+
+# --- waiting, without a run ---
+
+
+class Slow:
+    """Someone who answers at the third look."""
+
+    looks = 0
+
+    def ask(self, request):
+        pass
+
+    def collect(self, request):
+        self.looks += 1
+        rows = [{"id": "a", "label": 1, "annotator": "", "source": "x", "time": None}] if self.looks > 2 else []
+        return Answers(annotations=pa.Table.from_pylist(rows, annotations_schema(pa.string())))
+
+    def remedy(self, request):
+        return "somewhere"
+
+
+class Asks:
+    ids = ("a",)
+    round = 4
+
+
+def test_waiting_ends_when_the_labels_are_there_or_the_time_is_over(monkeypatch):
+    monkeypatch.setattr(labeling, "POLL", 0.01)
+    taken = labeling.wait_for_labels(Slow(), Asks(), Annotation(kind="files", wait=60))
+    assert taken.annotations.num_rows == 1
+    slow = Slow()
+    with pytest.raises(LabelsWaiting, match="1 samples of round 4 wait for labels somewhere"):
+        labeling.wait_for_labels(slow, Asks(), Annotation(kind="files"))
+    assert slow.looks == 1
+
+
+# --- kills ---
+
+
+def drive(config, tmp_path, *kill) -> int:
+    import ray
+
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(to_tree(config)))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.driver", str(file), *map(str, kill)],
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        capture_output=True, text=True, timeout=240, cwd=ROOT,
+    )  # fmt: skip
+    if done.returncode != -signal.SIGKILL and "LabelsWaiting" not in done.stderr:
+        pytest.fail(done.stdout + done.stderr)
+    return done.returncode
+
+
+def killed_and_resumed(unlabeled, tmp_path, moment, phase):
+    config, root = config_for(unlabeled, tmp_path, budgets=(10,)), tmp_path / "tiny"
+    if phase == "label" and moment in ("commit", "done"):
+        assert drive(config, tmp_path) != -signal.SIGKILL  # it waits
+        answer(root / "rounds/000/to_label")
+    assert drive(config, tmp_path, moment, 0, phase) == -signal.SIGKILL
+    ledger = Ledger(loop.run_place(config))
+    if moment == "done" and phase == "label":
+        (root / "rounds/000/to_label/labels.csv").unlink()  # recorded: never asked for again
+    elif not (root / "rounds/000/to_label/labels.csv").exists():
+        with pytest.raises(LabelsWaiting, match="10 samples of round 0"):
+            loop.run(config)
+        assert len(asked(root / "rounds/000/to_label")) == 10
+        answer(root / "rounds/000/to_label")
+    loop.run(config)
+    assert [CLASSES[r["label"]] for r in labels_of(root, 0)] == [truth(r["id"]) for r in labels_of(root, 0)]
+    assert len(labels_of(root, 0)) == 10
+    assert (ledger.root / "result.json").exists()
+
+
+def test_a_kill_while_the_samples_are_written_out_loses_nothing(local_ray, unlabeled, tmp_path):
+    killed_and_resumed(unlabeled, tmp_path, "inside", "label")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("moment", "phase"),
+    [("start", "request"), ("commit", "request"), ("done", "request"), ("commit", "label"), ("done", "label")],
+)
+def test_a_kill_at_any_moment_loses_nothing(local_ray, unlabeled, tmp_path, moment, phase):
+    killed_and_resumed(unlabeled, tmp_path, moment, phase)

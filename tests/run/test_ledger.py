@@ -1,0 +1,154 @@
+"""The ledger: what has no commit does not exist, and what is read back is what was written."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run.lease import Lease
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.schemas import REJECTED, labels_schema
+from prunefuse_ray.storage import Place
+
+STEP = Step(3, "select")
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(Place.at(str(tmp_path / "run")))
+    ledger.create({"run": {"seed": 0, "name": "a"}, "workers": {"cpus": 1}}, {"rows": 5})
+    return ledger
+
+
+def test_config_is_the_last_file_of_a_new_run(tmp_path, monkeypatch):
+    ledger = Ledger(Place.at(str(tmp_path / "run")))
+    order = []
+    write = Place.write_bytes
+    monkeypatch.setattr(Place, "write_bytes", lambda place, data: (order.append(place.name), write(place, data))[1])
+    ledger.create({}, {})
+    assert order[-1] == "config.yaml"
+
+
+def test_the_commit_is_written_after_everything_it_names(ledger, monkeypatch):
+    order = []
+    write = Place.write_bytes
+    monkeypatch.setattr(Place, "write_bytes", lambda place, data: (order.append(place.name), write(place, data))[1])
+    ledger.commit(STEP, {"a.json": {"x": 1}, "b": b"1"}, {})
+    assert order == ["a.json", "b", "select.json"]
+
+
+def test_outputs_without_a_commit_do_not_exist(ledger):
+    ledger.place(STEP, "a").write_bytes(b"left over")
+    assert ledger.committed(STEP) is None
+    with pytest.raises(LedgerError, match="round 3, select has not been committed"):
+        ledger.read_bytes(STEP, "a")
+
+
+def test_a_commit_is_read_back_by_another_process(ledger):
+    ledger.commit(STEP, {"a": b"data"}, {"seconds": 1.5})
+    again = Ledger(ledger.root)
+    commit = again.committed(STEP)
+    assert commit is not None
+    assert commit.metrics == {"seconds": 1.5}
+    assert again.read_bytes(STEP, "a") == b"data"
+
+
+def test_files_that_no_commit_names_are_not_read(ledger):
+    place = ledger.place(STEP, "scores") / "1.parquet"
+    place.write_bytes(b"mine")
+    ledger.commit(STEP, {}, {}, written=(ledger.place(STEP, "scores")).files())
+    (ledger.place(STEP, "scores") / "2.parquet").write_bytes(b"a late writer's")
+    paths, sizes = ledger.files(STEP, "scores")
+    assert (paths, sizes) == ([place.path], [4])
+
+
+@pytest.mark.parametrize("damage", [b"dat", b"datA", None])
+def test_a_damaged_or_missing_file_is_said(ledger, damage):
+    ledger.commit(STEP, {"a": b"data"}, {})
+    place = ledger.place(STEP, "a")
+    place.delete()
+    if damage is not None:
+        place.write_bytes(damage)
+    with pytest.raises(LedgerError, match=r"'rounds/003/a' (of round 3, select is gone|is not what round 3, select)"):
+        Ledger(ledger.root).read_bytes(STEP, "a")
+
+
+def test_a_damaged_commit_is_said(ledger):
+    ledger.commit(STEP, {}, {})
+    place = ledger.root / "rounds/003/commits/select.json"
+    for content in (b"{", json.dumps({"files": {}}).encode()):
+        place.write_bytes(content)
+        with pytest.raises(LedgerError, match=r"select\.json"):
+            Ledger(ledger.root).committed(STEP)
+
+
+def test_tables_of_another_schema_are_refused(ledger):
+    ledger.commit(STEP, {"labels.parquet": pa.table({"id": ["a"], "label": [1.5], "source": ["x"]})}, {})
+    with pytest.raises(LedgerError, match=r"labels\.parquet"):
+        ledger.read_table(STEP, "labels.parquet", labels_schema("string"))
+
+
+def test_labels_gather_over_rounds(ledger):
+    for r, ids in enumerate((["a", "b"], ["c"])):
+        table = pa.table({"id": ids, "label": [1] * len(ids), "source": ["oracle"] * len(ids)}, labels_schema("string"))
+        ledger.commit(Step(r, "label"), {"labels.parquet": table}, {})
+    steps = [Step(r, "label") for r in range(3)]
+    assert ledger.labels(steps, "string")["id"].to_pylist() == ["a", "b", "c"]
+    assert ledger.labels(steps[:1], "string")["id"].to_pylist() == ["a", "b"]
+
+
+def test_fields_of_execution_may_change_and_others_may_not(ledger):
+    ledger.check_config({"run": {"seed": 0, "name": "moved"}, "workers": {"cpus": 8}})
+    with pytest.raises(LedgerError, match=r"run\.seed: 0 -> 1"):
+        ledger.check_config({"run": {"seed": 1, "name": "a"}, "workers": {"cpus": 1}})
+
+
+def test_budgets_of_rounds_that_have_not_begun_may_change(tmp_path):
+    ledger = Ledger(Place.at(str(tmp_path / "run")))
+    ledger.create({"selection": {"budgets": [10, 20, 30], "strategy": "margin"}}, {})
+    ledger.commit(Step(0, "select"), {}, {})
+    ledger.commit(Step(1, "select"), {}, {})
+    lower = {"selection": {"budgets": [10, 20, 27], "strategy": "margin"}}
+    ledger.check_config(lower)
+    ledger.take_budgets(lower)
+    assert ledger.read_config() == lower
+    for budgets in ([10, 21, 27], [10, 20], [10, 20, 27, 30]):
+        with pytest.raises(LedgerError, match=r"selection\.budgets"):
+            ledger.check_config({"selection": {"budgets": budgets, "strategy": "margin"}})
+
+
+def test_a_driver_that_lost_its_lease_removes_nothing(tmp_path, monkeypatch):
+    """Suspended for long, it wakes beside another one, which has committed what it takes for its own leftovers."""
+    monkeypatch.setattr(Place, "local", False)
+    first, second = (Ledger(Place.at(str(tmp_path / "run"))) for _ in range(2))
+    first.lock()
+    Lease(first.root / ".lease")._write()
+    second.commit(Step(0, "score"), {"scores/a.parquet": pa.table({"id": ["a"]})}, {})
+    with pytest.raises(LedgerError):
+        first.clear(Step(0, "score"), "scores")
+    with pytest.raises(LedgerError):
+        first.record_rejected(pa.table({"id": ["a"], "reason": ["b"]}, REJECTED))
+    assert second.files(Step(0, "score"), "scores")[0]
+    assert (first.root / "rounds/000/scores/a.parquet").exists()
+    assert not (first.root / "rejected.parquet").exists()
+
+
+def test_rejected_samples_add_up_without_repeats(ledger):
+    def rows(*ids):
+        return pa.table({"id": list(ids), "reason": ["why"] * len(ids)}, REJECTED)
+
+    assert ledger.record_rejected(rows("b", "a")) == 2
+    assert ledger.record_rejected(rows("b", "c")) == 3
+    assert Ledger(ledger.root).rejected()["id"].to_pylist() == ["a", "b", "c"]
+
+
+def test_only_one_driver_at_a_time(ledger):
+    ledger.lock()
+    other = Ledger(ledger.root)
+    with pytest.raises(LedgerError, match="another process"):
+        other.lock()
+    ledger.unlock()
+    other.lock()
+    other.unlock()

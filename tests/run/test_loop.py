@@ -1,0 +1,336 @@
+"""The loop: what it decides, what it records, and that a kill at any moment changes nothing of the outcome."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from prunefuse_ray import networks
+from prunefuse_ray.config.files import to_tree
+from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
+from prunefuse_ray.method import steps
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run import loop
+from prunefuse_ray.run.ledger import Ledger
+from tests.support import ROOT
+from tests.support.nets import OWN
+from tests.support.pools import pictures
+from tests.support.runs import tiny as in_the_driver
+
+
+def tiny(where: Path, directory: Path, **more):
+    return in_the_driver(where, directory, **{"scoring": {"actors": (1, 1)}, **more})
+
+
+def scores_of(root: Path, round_: int) -> list[tuple]:
+    files = (root / f"rounds/{round_:03d}/scores").glob("*.parquet")
+    return sorted((r["id"], r["score"]) for f in files for r in pq.read_table(f).to_pylist())
+
+
+def outcome(root: Path) -> dict:
+    """What must not depend on kills or on the number of actors: selected ids, scores, labels, weights."""
+    found: dict = {}
+    rounds_ = sorted((root / "rounds").iterdir())
+    for r, directory in enumerate(rounds_):
+        found[r, "scores"] = scores_of(root, r)
+        for name in ("selected", "labels"):
+            found[r, name] = pq.read_table(directory / f"{name}.parquet").to_pylist()
+        found[r, "proxy"] = (directory / "proxies/0/weights.safetensors").read_bytes()
+    found["fused"] = (rounds_[-1] / "fused/weights.safetensors").read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray, tiny_pool, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("undisturbed")
+    loop.run(tiny(tiny_pool, directory))
+    return directory / "tiny"
+
+
+# --- an undisturbed run ---
+
+
+def test_a_run_labels_exactly_the_budget_without_repeats(undisturbed):
+    ids = []
+    for r, chosen in enumerate([10, 8, 12]):
+        selected = pq.read_table(undisturbed / f"rounds/{r:03d}/selected.parquet")
+        labels = pq.read_table(undisturbed / f"rounds/{r:03d}/labels.parquet")
+        assert selected.num_rows == chosen
+        assert sorted(labels["id"].to_pylist()) == sorted(selected["id"].to_pylist())
+        assert labels["label"].to_pylist() == [int(i[1:]) % 2 for i in labels["id"].to_pylist()]
+        ids += selected["id"].to_pylist()
+    assert len(set(ids)) == 30
+
+
+def test_selection_is_the_top_of_the_scores_of_the_round_before(undisturbed):
+    for r in (1, 2):
+        scores = scores_of(undisturbed, r - 1)
+        best = sorted(scores, key=lambda s: (-s[1], s[0]))
+        selected = pq.read_table(undisturbed / f"rounds/{r:03d}/selected.parquet")
+        assert selected["id"].to_pylist() == [i for i, _ in best[: selected.num_rows]]
+
+
+def test_labeled_samples_are_not_scored(undisturbed):
+    labeled = set()
+    for r, rows in ((0, 110), (1, 102)):
+        labeled |= set(pq.read_table(undisturbed / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist())
+        scored = {i for i, _ in scores_of(undisturbed, r)}
+        assert len(scored) == rows
+        assert not scored & labeled
+
+
+def test_scores_are_those_of_the_saved_proxy(undisturbed):
+    """Recomputed here from the files with plain torch, one sample at a time."""
+    import torch
+
+    directory = undisturbed / "rounds/000/proxies/0"
+    proxy = networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}, OWN).network.eval()
+    pixels = pictures(120)
+    for id_, score in scores_of(undisturbed, 0)[::10]:
+        x = (torch.tensor(pixels[int(id_[1:])]).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
+        expected = 1 - torch.softmax(proxy(x), 1).max().item()
+        assert score == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_run_directory_is_the_documented_one(undisturbed):
+    for name in (
+        "config.yaml",
+        "pool.json",
+        "result.json",
+        "report.html",
+        "fused/weights.safetensors",
+        "fused/network.json",
+    ):
+        assert (undisturbed / name).is_file(), name
+    for name in ("selected.parquet", "labels.parquet", "metrics.json", "proxies/0/weights.safetensors"):
+        assert (undisturbed / "rounds/001" / name).is_file(), name
+    assert not list(undisturbed.rglob("*.pkl")) + list(undisturbed.rglob("*.pt"))
+    assert not (undisturbed / "rounds/000/training").exists() or not list(
+        (undisturbed / "rounds/000/training").rglob("*.*")
+    )
+
+
+def test_a_complete_run_does_nothing_again(undisturbed, tiny_pool):
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
+    seen = []
+    loop.run(tiny(tiny_pool, undisturbed.parent), lambda *e: seen.append(e))
+    assert not seen
+    assert {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()} == before
+
+
+def test_another_configuration_is_refused_with_the_difference(undisturbed, tiny_pool):
+    other = tiny(tiny_pool, undisturbed.parent, run={"seed": 5}, training={"epochs": 4})
+    with pytest.raises(LedgerError) as caught:
+        loop.run(other)
+    assert "run.seed: 0 -> 5" in str(caught.value)
+    assert "training.epochs: 3 -> 4" in str(caught.value)
+    assert "--run.name" in str(caught.value)
+
+
+# --- the same outcome whatever happens ---
+
+
+@pytest.mark.parametrize(
+    "actors", [(2, 2), pytest.param((3, 3), marks=pytest.mark.slow), None]
+)  # None: in the driver, as so small a pool is
+def test_the_number_of_actors_changes_nothing(undisturbed, tiny_pool, tmp_path, actors):
+    loop.run(tiny(tiny_pool, tmp_path, scoring={"actors": actors}))
+    assert outcome(tmp_path / "tiny") == outcome(undisturbed)
+
+
+def drive(config, tmp_path, *kill) -> tuple[int, list[str]]:
+    """Run the driver against the test's Ray; returns its exit code and the steps that it finished."""
+    import ray
+
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(to_tree(config)))
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.driver", str(file), *map(str, kill)],
+        env=environment, capture_output=True, text=True, timeout=240, cwd=ROOT,
+    )  # fmt: skip
+    if done.returncode not in (0, -signal.SIGKILL):
+        pytest.fail(done.stdout + done.stderr)
+    return done.returncode, [line.removeprefix("DONE ") for line in done.stdout.splitlines() if line.startswith("DONE")]
+
+
+def kill_at_each(moments, config, tmp_path):
+    """Kill one run at each moment in turn, then let it finish; returns all finished steps in order."""
+    steps = []
+    for moment in moments:
+        code, done = drive(config, tmp_path, *moment)
+        assert code == -signal.SIGKILL, f"{moment} was never reached"
+        steps += done
+    code, done = drive(config, tmp_path)
+    assert code == 0
+    return steps + done
+
+
+def expected_steps(config):
+    return [f"{s.round} {s.phase}" for s in steps.steps(config)]
+
+
+INSIDE = [
+    ("commit", 0, "select"),
+    ("commit", 0, "label"),
+    ("inside", 0, "train"),
+    ("inside", 0, "score"),
+    ("inside", 2, "finetune"),
+]
+
+
+def test_a_driver_killed_inside_training_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path)
+    steps = kill_at_each([("inside", 0, "train")], config, tmp_path)
+    assert steps == expected_steps(config), "a step was done twice or left out"
+    assert outcome(tmp_path / "tiny") == outcome(undisturbed)
+
+
+@pytest.mark.faults
+def test_a_driver_killed_inside_every_phase_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path)
+    steps = kill_at_each(INSIDE, config, tmp_path)
+    assert steps == expected_steps(config), "a step was done twice or left out"
+    assert outcome(tmp_path / "tiny") == outcome(undisturbed)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("moment", ["start", "commit", "done"])
+def test_a_driver_killed_around_every_phase_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path, moment):
+    config = tiny(tiny_pool, tmp_path)
+    done = kill_at_each([(moment, s.round, s.phase) for s in steps.steps(config)], config, tmp_path)
+    # A kill in the listener, right after a commit, comes before the step is printed as done or after it: never twice.
+    assert sorted(set(done)) == sorted(done)
+    assert outcome(tmp_path / "tiny") == outcome(undisturbed)
+
+
+def load(root: Path, where: str):
+    return networks.from_files({f.name: f.read_bytes() for f in (root / where).iterdir()}, OWN)
+
+
+def test_after_a_sync_the_fused_network_takes_the_place_of_the_initial_one(local_ray, tiny_pool, tmp_path):
+    """The next proxy is pruned from it, and is fused back into it: twice, the second sync on the first."""
+    loop.run(in_the_driver(tiny_pool, tmp_path, fusion={"sync_every": 1}, selection={"budgets": [10, 14, 18]}))
+    root = tmp_path / "tiny"
+    for r in (1, 2):
+        before = load(root, f"rounds/{r - 1:03d}/fused").network.state_dict()
+        start, trained = load(root, f"rounds/{r - 1:03d}/next/0"), load(root, f"rounds/{r:03d}/proxies/0")
+        assert all(torch.equal(a, b) for a, b in zip(
+            networks.gather(before, start.kept).values(), start.network.state_dict().values(), strict=True
+        ))  # fmt: skip
+        fused = load(root, f"rounds/{r:03d}/fused-initial").network.state_dict()
+        expected = networks.scatter(before, trained.network.state_dict(), start.kept)
+        assert all(torch.equal(fused[name], expected[name]) for name in expected)
+        assert not torch.equal(fused["0.weight"], before["0.weight"]), "the proxy was trained meanwhile"
+
+
+def test_a_smaller_architecture_selects_for_another(local_ray, tiny_pool, tmp_path):
+    """Selection via Proxy: its scores choose the samples, and the network asked for is trained on them from nothing."""
+    svp = {"selection": {"selector": "svp:resnet8", "budgets": [10, 18]}, "fusion": {"target": "scratch"}}
+    ledger = loop.run(in_the_driver(tiny_pool, tmp_path, **svp))
+    root = tmp_path / "tiny"
+    selector, target = load(root, "rounds/000/proxies/0"), load(root, "rounds/001/fused")
+    assert (selector.spec.architecture, target.spec.architecture) == ("resnet8", "tests.support.nets:tiny")
+    scores = dict(scores_of(root, 0))
+    chosen = pq.read_table(root / "rounds/001/selected.parquet")["id"].to_pylist()
+    assert sorted(scores[i] for i in chosen) == sorted(scores.values())[-8:]
+    initial = load(root, "dense").network.state_dict()
+    start = load(root, "rounds/001/fused-initial").network.state_dict()
+    assert all(torch.equal(start[name], initial[name]) for name in initial)
+    macs = ledger.require(Step(-1, "init")).metrics["macs_per_sample"]
+    assert macs["proxy"] == networks.macs(selector.network, (1, 8, 8))
+
+
+@pytest.mark.faults
+def test_a_run_with_sync_survives_kills_and_prunes_the_fused_network(local_ray, tiny_pool, tmp_path):
+    """Its next proxy starts from the kept weights of the fused network, whatever was killed meanwhile."""
+    sync = {"fusion": {"sync_every": 1}, "selection": {"budgets": [10, 18, 26]}}
+    loop.run(tiny(tiny_pool, tmp_path / "whole", **sync))
+    config = tiny(tiny_pool, tmp_path / "killed", **sync)
+    moments = [("commit", 0, "sync"), ("inside", 1, "train"), ("inside", 1, "finetune"), ("commit", 1, "sync")]
+    steps = kill_at_each(moments, config, tmp_path)
+    assert steps == expected_steps(config)
+    root = tmp_path / "killed" / "tiny"
+    assert outcome(root) == outcome(tmp_path / "whole" / "tiny")
+
+    fused, proxy = load(root, "rounds/000/fused"), load(root, "rounds/000/next/0")
+    kept = networks.gather(fused.network.state_dict(), proxy.kept)
+    for name, tensor in proxy.network.state_dict().items():
+        assert (tensor == kept[name]).all(), name
+
+
+def test_a_driver_killed_before_it_noted_a_commit_notes_it_when_it_goes_on(local_ray, tiny_pool, tmp_path, monkeypatch):
+    note = loop._note
+
+    def die_before_noting(work, step):
+        if step == Step(0, "finetune"):
+            raise KeyboardInterrupt
+        note(work, step)
+
+    config = tiny(tiny_pool, tmp_path, fusion={"evaluate": "every"})
+    monkeypatch.setattr(loop, "_note", die_before_noting)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(config)
+    monkeypatch.undo()
+    ledger = loop.run(config)
+    noted = json.loads((tmp_path / "tiny/rounds/000/metrics.json").read_text())["phases"]
+    assert noted["finetune"]["test_accuracy"] == ledger.require(Step(0, "finetune")).metrics["test_accuracy"]
+    assert set(noted) == {s.phase for s in steps.steps(config) if s.round == 0}
+
+
+def test_scoring_goes_on_with_the_rows_that_are_missing(undisturbed, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path)
+    drive(config, tmp_path, "inside", 0, "score")
+    scores = tmp_path / "tiny/rounds/000/scores"
+    kept = {f: f.stat().st_mtime_ns for f in scores.glob("*.parquet")}
+    drive(config, tmp_path, "done", 0, "score")
+    survived = [f for f, t in kept.items() if f.exists() and f.stat().st_mtime_ns == t]
+    assert survived, "rows that were finished before the kill were scored again"
+    assert scores_of(tmp_path / "tiny", 0) == scores_of(undisturbed, 0)
+
+
+def test_a_second_driver_is_refused(undisturbed, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path)
+    held = Ledger(loop.run_place(config))
+    held.lock()
+    with pytest.raises(LedgerError, match="another process is driving this run"):
+        loop.run(config)
+    held.unlock()
+
+
+# --- bad input: nothing written ---
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"selection": {"budgets": [10, 500]}}, ConfigError, "500 labels, but the pool has 120 samples"),
+        ({"network": {"architecture": "resnet21"}}, ConfigError, "resnet2"),
+        (
+            {"selection": {"selector": "svp:resnet9"}, "fusion": {"target": "scratch"}},
+            ConfigError,
+            "selection.selector: architecture: unknown 'resnet9'",
+        ),
+        (
+            {"network": {"architecture": "tests.support.nets:grouped"}, "fusion": {"rule": "function_preserving"}},
+            ConfigError,
+            "use the rule 'keep'",
+        ),
+        ({"pool": {"image_column": "img"}}, PoolError, "pool.image_column"),
+        ({"scoring": {"actors": [50, 50]}}, PlanError, "scoring.actors: 50 actors"),
+        ({"workers": {"count": [6, 6]}}, PlanError, "workers.count: 6 workers"),
+    ],
+)
+def test_what_cannot_run_is_refused_and_nothing_is_written(local_ray, tiny_pool, tmp_path, change, error, said):
+    with pytest.raises(error) as caught:
+        loop.run(tiny(tiny_pool, tmp_path, **change))
+    assert said in str(caught.value)
+    assert not list(tmp_path.iterdir())

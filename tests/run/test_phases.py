@@ -1,0 +1,227 @@
+"""The phases: what they do with samples that cannot be used, and with texts."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from prunefuse_ray import networks
+from prunefuse_ray.config.files import merge
+from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.errors import ConfigError, LedgerError, ScoreError, TrainingError
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run import loop, phases
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.storage import Place
+from tests.support.nets import OWN
+from tests.support.nets import tiny as tiny_network
+from tests.support.pools import pictures, write_pool
+from tests.support.runs import tiny
+
+# --- bad samples ---
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory):
+    """A pool of RGB pictures in which six samples are odd and three of those cannot be used."""
+    where = tmp_path_factory.mktemp("spoiled")
+    pixels = pictures(60, channels=3)
+    images = [encode_png(p) for p in pixels]
+    images[0] = b"not a picture"
+    images[1] = images[1][: len(images[1]) // 2]
+    images[2] = None
+    images[3] = encode_png(pixels[3][:, :, 0])
+    images[4] = encode_png(np.dstack([pixels[4], pixels[4][:, :, :1]]))
+    images[5] = encode_png(pictures(1, size=20, channels=3)[0])
+    write_pool(where / "pool", pixels, files=2, image=pa.array(images, pa.binary()))
+    write_pool(where / "test", pictures(20, channels=3, seed=1), first_id=900)
+    return where
+
+
+def spoiled_config(spoiled, tmp_path, **more):
+    change = {
+        "pool": {"channels": 3, "image_size": [8, 8], "max_rejected": 0.1},
+        "selection": {"budgets": [40, 57]},
+    }
+    return tiny(spoiled, tmp_path, **merge(change, more))
+
+
+def test_bad_samples_are_recorded_and_never_selected(local_ray, spoiled, tmp_path):
+    """The budget takes every usable sample of the pool, so each bad one would have been chosen at some time."""
+    loop.run(spoiled_config(spoiled, tmp_path))
+    root = tmp_path / "tiny"
+    rejected = {r["id"]: r["reason"] for r in pq.read_table(root / "rejected.parquet").to_pylist()}
+    assert sorted(rejected) == ["s0000", "s0001", "s0002"]
+    assert "known format" in rejected["s0000"]
+    assert "null" in rejected["s0002"]
+    chosen = [i for r in (0, 1) for i in pq.read_table(root / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist()]
+    assert sorted(chosen) == [f"s{i:04d}" for i in range(3, 60)]
+    assert "3 " in (root / "report.html").read_text()
+
+
+def test_pictures_of_another_size_are_rejected_on_request(local_ray, spoiled, tmp_path):
+    change = {"pool": {"other_sizes": "reject"}, "selection": {"budgets": [40, 56]}}
+    loop.run(spoiled_config(spoiled, tmp_path, **change))
+    rejected = {r["id"]: r["reason"] for r in pq.read_table(tmp_path / "tiny/rejected.parquet").to_pylist()}
+    assert rejected["s0005"] == "20 x 20 pixels, expected 8 x 8"
+
+
+def test_too_many_bad_samples_stop_the_run(local_ray, spoiled, tmp_path):
+    with pytest.raises(ScoreError, match=r"pool\.max_rejected: [123] of 60 samples"):
+        loop.run(spoiled_config(spoiled, tmp_path, pool={"max_rejected": 0.01}))
+    loop.run(spoiled_config(spoiled, tmp_path))  # the remedy that the message names
+    assert (tmp_path / "tiny" / "result.json").exists()
+
+
+def test_a_budget_that_only_bad_samples_could_fill_is_refused(local_ray, spoiled, tmp_path):
+    with pytest.raises(ScoreError, match="only 17 of the pool have a score; lower the last budget"):
+        loop.run(spoiled_config(spoiled, tmp_path, selection={"budgets": [40, 58]}))
+
+
+@pytest.mark.parametrize(("section", "step"), [("training", Step(0, "train")), ("finetuning", Step(2, "finetune"))])
+def test_a_training_that_diverges_is_no_result(local_ray, tiny_pool, tmp_path, section, step):
+    config = tiny(tiny_pool, tmp_path, **{section: {"lr": 1e30, "warmup_epochs": 0}})
+    with pytest.raises(TrainingError, match=rf"round {step.round}, {step.phase}.* lower {section}\.lr \(1e\+30\)"):
+        loop.run(config)
+    assert Ledger(Place.at(str(tmp_path / "tiny"))).committed(step) is None
+
+
+def test_scores_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_pool, tmp_path, monkeypatch):
+    """As of a network that gives numbers for the test set, but not for the pool."""
+    monkeypatch.setattr(phases.math, "isfinite", lambda _: True)
+    config = tiny(tiny_pool, tmp_path, training={"lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(ScoreError, match=r"are not finite for 110 samples, e\.g\. ids 's"):
+        loop.run(config)
+    ledger = Ledger(Place.at(str(tmp_path / "tiny")))
+    assert ledger.committed(Step(0, "train")) is not None
+    assert ledger.committed(Step(0, "score")) is None
+
+
+# --- texts ---
+
+
+def test_a_pool_of_texts_goes_through_the_whole_loop(local_ray, tmp_path):
+    """Two classes told apart by their words; one text is empty."""
+    words = [["fine", "good", "nice"], ["poor", "bad", "dull"]]
+    rng = np.random.default_rng(0)
+    for part, n in (("pool", 60), ("test", 20)):
+        (tmp_path / part).mkdir()
+        texts = [" ".join(rng.choice(words[i % 2], 6)) for i in range(n)]
+        if part == "pool":
+            texts[7] = " "
+        table = {"id": list(range(n)), "text": texts, "label": [i % 2 for i in range(n)]}
+        pq.write_table(pa.table(table), tmp_path / part / "a.parquet")
+    recipe = {"epochs": 6, "augment": [], "lr": 0.05}
+    change = {
+        "pool": {"channels": 3, "text_column": "text", "text_length": 32, "max_rejected": 0.1},
+        "network": {"architecture": "textcnn"}, "training": recipe, "finetuning": recipe,
+        "selection": {"budgets": [20, 59], "strategy": "entropy"},
+    }  # fmt: skip
+    loop.run(tiny(tmp_path, tmp_path / "runs", **change))
+    root = tmp_path / "runs" / "tiny"
+    assert pq.read_table(root / "rejected.parquet").to_pylist() == [{"id": "7", "reason": "an empty text"}]
+    chosen = [i for r in (0, 1) for i in pq.read_table(root / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist()]
+    assert sorted(chosen) == sorted(set(range(60)) - {7})
+    assert (root / "report.html").read_text().count("dull") > 0
+
+
+# --- a network that is already trained ---
+
+
+@pytest.fixture(scope="module")
+def trained_file(tiny_pool, tmp_path_factory):
+    """A tiny network that tells dark pictures from light ones, saved as a data-parallel training script would."""
+    torch.manual_seed(0)
+    network = tiny_network(num_classes=2, input_shape=(1, 8, 8))
+    x = (torch.from_numpy(pictures(120)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    y = torch.arange(120) % 2
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(30):
+        torch.nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    path = tmp_path_factory.mktemp("trained") / "checkpoint.pth"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}, "epoch": 30}, path)
+    return path, network.state_dict()
+
+
+def accuracy(network):
+    x = (torch.from_numpy(pictures(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        return (network.eval()(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
+
+
+def load(directory):
+    return networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}, OWN)
+
+
+def test_a_run_starts_from_a_trained_network(local_ray, tiny_pool, trained_file, tmp_path):
+    """Half of a trained network's channels still tell the classes apart; a changed file is refused on resume."""
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(trained_file[0].read_bytes())
+    recipe = {"epochs": 1, "lr": 1e-9, "warmup_epochs": 0, "evaluate_every": 1}
+    config = tiny(
+        tiny_pool,
+        tmp_path / "runs",
+        network={"weights": str(path)},
+        selection={"budgets": [20, 30]},
+        training=recipe,
+    )
+    loop.run(config)
+    root = tmp_path / "runs" / "tiny"
+    dense, proxy = load(root / "dense"), load(root / "proxies/0")
+    for name, tensor in dense.network.state_dict().items():
+        assert torch.equal(tensor, trained_file[1][name]), name
+    kept = networks.gather(trained_file[1], proxy.kept)
+    for name, tensor in proxy.network.state_dict().items():
+        assert torch.equal(tensor, kept[name]), name
+    commit = Ledger(Place.at(str(root))).committed(Step(-1, "init"))
+    assert commit.metrics["inputs"]["network.weights"]["replaced"] == []
+    before_training = Ledger(Place.at(str(root))).committed(Step(0, "train")).metrics["evaluations"][0]
+    assert before_training["epoch"] == 0
+    assert before_training["accuracy"] >= 0.9, "the kept channels of the trained network tell the classes apart"
+    assert accuracy(load(root / "fused").network) >= 0.9
+    (root / "commits/report.json").unlink()  # as if it had been killed before its end
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(LedgerError, match=r"network\.weights.* is not the file that the run began with"):
+        loop.run(config)
+    path.unlink()
+    loop.run(config)  # the run holds what it took from the file
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "network.weights"), (b"x", "neither safetensors nor"), ("other", "missing: 1.bias, ")],
+)
+def test_weights_that_cannot_be_used_are_refused_and_nothing_is_written(
+    local_ray, tiny_pool, trained_file, tmp_path, content, said
+):
+    path = tmp_path / "weights"
+    if content == "other":
+        torch.save({k: v for k, v in trained_file[1].items() if not k.startswith("1.")}, path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        loop.run(tiny(tiny_pool, tmp_path / "runs", network={"weights": str(path)}))
+    assert said in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+# --- a validation set ---
+
+
+@pytest.mark.parametrize("kind", [pytest.param("path", marks=pytest.mark.slow), "share"])
+def test_a_validation_set_chooses_the_weights(local_ray, tiny_pool, tmp_path, kind):
+    write_pool(tmp_path / "validation", pictures(30, seed=2), first_id=500)
+    given = {"validation_path": str(tmp_path / "validation")} if kind == "path" else {"validation_share": 0.3}
+    config = tiny(tiny_pool, tmp_path / "runs", pool=given, selection={"budgets": [20, 40]}, training={"patience": 2})
+    loop.run(config)
+    for phase in (Step(0, "train"), Step(1, "train"), Step(1, "finetune")):
+        metrics = Ledger(Place.at(str(tmp_path / "runs" / "tiny"))).committed(phase).metrics
+        accuracies = metrics["validation_accuracy"]
+        assert accuracies.index(max(accuracies)) + 1 == metrics["best_epoch"]
+        assert len(accuracies) == metrics["epochs"]
+    seen = metrics["macs"] / metrics["epochs"]
+    full = 32 if kind == "share" else 40  # whole batches of 8 out of the 40 labels, or out of those not held out
+    assert seen <= full * 3 * networks.macs(tiny_network(num_classes=2, input_shape=(1, 8, 8)), (1, 8, 8))

@@ -1,0 +1,185 @@
+"""Scoring without a loop: the network's own scores, exactly once, and never those of something else."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from prunefuse_ray import networks
+from prunefuse_ray.cli import main
+from prunefuse_ray.data.images import ImageForm, encode_png
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, preprocessing_to_bytes
+from tests.support import ROOT
+from tests.support.pools import pictures, write_pool
+
+SPEC = networks.NetworkSpec(architecture="tests.support.nets:tiny", classes=3, input_shape=(1, 8, 8))
+FORM = ImageForm(height=8, width=8, channels=1, mean=(0.4,), std=(0.3,))
+
+
+def save(where, seed=0):
+    network = networks.build(SPEC, seed=seed)
+    proxy = networks.prune(network, SPEC, networks.PruningSpec(ratio=0.5))
+    where.mkdir()
+    for name, data in networks.to_files(proxy).items():
+        (where / name).write_bytes(data)
+    (where / PREPROCESSING_FILE).write_bytes(preprocessing_to_bytes(FORM, ["a", "b", "c"]))
+    return proxy.network.eval()
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A saved proxy, and a pool without labels, in which one sample cannot be read."""
+    where = tmp_path_factory.mktemp("given")
+    network = save(where / "proxy")
+    images = [encode_png(p) for p in pictures(60)]
+    images[7] = b"x"
+    write_pool(where / "pool", pictures(60), files=4, image=images)
+    for file in (where / "pool").iterdir():
+        pq.write_table(pq.read_table(file).drop_columns(["label"]), file)
+    return where, network
+
+
+def arguments(given, out, *more):
+    return [
+        str(given[0] / "proxy"), "--out", str(out), "--top", "5", "--pool.source", "parquet",
+        "--trusted", "tests.support.nets:tiny",
+        "--pool.path", str(given[0] / "pool"), "--pool.max_rejected", ".1", "--scoring.batch_size", "8", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def passed(given, local_ray, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "pass"
+    assert main(["score", *arguments(given, out, "--scoring.features", "true")]) == 0
+    return out
+
+
+def scores_of(out):
+    return {r["id"]: r for f in (out / "scores").glob("*.parquet") for r in pq.read_table(f).to_pylist()}
+
+
+def test_scores_are_the_networks_on_its_own_preprocessing(given, passed):
+    scores = scores_of(passed)
+    assert sorted(scores) == [f"s{i:04d}" for i in range(60)]
+    x = (torch.from_numpy(pictures(60)).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
+    with torch.inference_mode():
+        expected = 1 - torch.softmax(given[1](x), 1).max(1).values
+    for i in set(range(60)) - {7}:
+        assert scores[f"s{i:04d}"]["score"] == pytest.approx(float(expected[i]), abs=1e-5)
+        assert len(scores[f"s{i:04d}"]["feature"]) == 8
+    assert scores["s0007"]["score"] is None
+    assert pq.read_table(passed / "rejected.parquet")["id"].to_pylist() == ["s0007"]
+
+
+def test_the_ranked_list_is_the_top_of_the_scores(passed):
+    usable = [r for r in scores_of(passed).values() if r["score"] is not None]
+    best = sorted(usable, key=lambda r: (-r["score"], r["id"]))[:5]
+    ranked = pq.read_table(passed / "ranked.parquet").to_pylist()
+    assert [(r["id"], r["rank"]) for r in ranked] == [(r["id"], n) for n, r in enumerate(best)]
+
+
+def test_the_same_command_again_does_nothing(given, passed, capsys):
+    before = {p: p.stat().st_mtime_ns for p in passed.rglob("*.parquet")}
+    assert main(["score", *arguments(given, passed, "--scoring.features", "true", "--scoring.actors", "1,1")]) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in passed.rglob("*.parquet")} == before
+
+
+def test_another_network_pool_or_question_is_refused(given, passed, tmp_path, capsys):
+    save(tmp_path / "other", seed=1)
+    base = arguments(given, passed, "--scoring.features", "true")
+    for change, said in (
+        ([str(tmp_path / "other"), *base[1:]], "network.weights_sha256"),
+        ([*base, "--selection.strategy", "entropy"], "selection.strategy: 'least_confidence' -> 'entropy'"),
+        ([*base, "--pool.path", str(tmp_path)], "pool.path"),
+    ):
+        assert main(["score", *change]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert "another --out" in error
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--pool.channels", "3"], "pool.channels: 3, but the network was trained with 1"),
+        (["--pool.mean", "0.9"], "pool.mean: [0.9], but the network was trained with [0.4]"),
+        (["--selection.strategy", "random"], "'random' gives no scores; use one of"),
+        (["--pool.image_column", "picture"], "pool.image_column"),
+        (["--pool.max_rejected", "0"], "pool.max_rejected: 1 of 60 samples cannot be used"),
+        (["--top", "0"], "--top 0"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_message(given, local_ray, tmp_path, capsys, more, said):
+    assert main(["score", *arguments(given, tmp_path / "out", *more)]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out" / "ranked.parquet").exists()
+
+
+def test_a_directory_without_a_network_is_said(tmp_path, capsys):
+    assert main(["score", str(tmp_path), "--out", str(tmp_path / "o"), "--pool.source", "digits"]) == 2
+    assert "holds no network.json" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_runs_own_file_names_the_pool(given, local_ray, tmp_path):
+    (tmp_path / "my.yaml").write_text(
+        f"run: {{name: x}}\nnetwork: {{architecture: resnet20}}\nselection: {{strategy: margin, budgets: [10]}}\n"
+        f"pool: {{source: parquet, path: {given[0]}/pool, test_path: nowhere, validation_path: nowhere, classes: 3,\n"
+        f"  max_rejected: 0.1}}\n"
+    )
+    out = tmp_path / "out"
+    assert (
+        main(
+            [
+                "score",
+                str(given[0] / "proxy"),
+                "--out",
+                str(out),
+                "--config",
+                str(tmp_path / "my.yaml"),
+                "--trusted",
+                "tests.support.nets:tiny",
+            ]
+        )
+        == 0
+    )
+    x = (torch.from_numpy(pictures(60)).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
+    with torch.inference_mode():
+        two = torch.softmax(given[1](x), 1).topk(2, 1).values
+    expected = 1 - (two[:, 0] - two[:, 1])
+    assert scores_of(out)["s0003"]["score"] == pytest.approx(float(expected[3]), abs=1e-5)
+
+
+@pytest.mark.faults
+def test_a_pass_that_was_killed_goes_on_with_the_rows_that_are_missing(given, passed, tmp_path):
+    import ray
+
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "jobs/score.py",
+        *arguments(given, out, "--scoring.features", "true", "--scoring.actors", "[1,1]"),
+    ]
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    written = out / "scores-checkpoint"
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        if written.is_dir() and any("pending" not in n for n in os.listdir(written)):
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "ranked.parquet").exists(), "it was over before it could be killed"
+    kept = {f: f.stat().st_mtime_ns for f in (out / "scores").glob("*.parquet")}
+    assert main(["score", *command[2:]]) == 0
+    assert any(f.exists() and f.stat().st_mtime_ns == t for f, t in kept.items()), "finished rows were scored again"
+    assert scores_of(out) == scores_of(passed)
+    ranked = [pq.read_table(o / "ranked.parquet").to_pylist() for o in (out, passed)]
+    assert ranked[0] == ranked[1]

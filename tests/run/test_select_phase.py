@@ -1,0 +1,208 @@
+"""Strategies and their options in the real loop: what is written, and that the choice is the one the files ask for."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunefuse_ray import networks
+from prunefuse_ray.acquisition import clocks, round_robin
+from prunefuse_ray.config.files import merge
+from prunefuse_ray.errors import ConfigError, ScoreError
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run import loop, phases
+from prunefuse_ray.run.ledger import Ledger
+from tests.run.test_loop import kill_at_each
+from tests.selection.test_set_strategies import apart, badge, k_centers
+from tests.support.nets import OWN
+from tests.support.pools import pictures, write_pool
+from tests.support.runs import tiny
+
+
+class ChosenAlreadyError(Exception):
+    """Ends a run as soon as it has chosen by its scores."""
+
+
+def choose(config):
+    """Run until the first choice by scores; returns the run directory."""
+
+    def listen(event, step, _):
+        if (event, step) == ("done", Step(1, "select")):
+            raise ChosenAlreadyError
+
+    with pytest.raises(ChosenAlreadyError):
+        loop.run(config, listen)
+    return loop.run_place(config).path
+
+
+def read(root, name):
+    """The files of round 0 below `name`, by rising id."""
+    return pq.read_table(f"{root}/rounds/000/{name}").sort_by("id")
+
+
+def matrix(table, column):
+    return np.stack(table[column].to_numpy()).astype(float)
+
+
+def selected(root):
+    return pq.read_table(f"{root}/rounds/001/selected.parquet")
+
+
+def test_k_centers_starts_from_the_labeled_features_of_the_same_proxy(local_ray, tiny_pool, tmp_path):
+    root = choose(tiny(tiny_pool, tmp_path, selection={"strategy": "k_centers"}))
+    scores, labeled = read(root, "scores"), read(root, "labeled")
+    assert labeled["id"].to_pylist() == sorted(read(root, "labels.parquet")["id"].to_pylist())
+    rows = k_centers(matrix(scores, "feature"), matrix(labeled, "feature"), 8)
+    assert selected(root)["id"].to_pylist() == scores["id"].take(rows).to_pylist()
+    assert selected(root)["score"].to_pylist() == scores["score"].take(rows).to_pylist()
+    assert selected(root)["rank"].to_pylist() == list(range(8))
+
+
+def test_badge_reads_gradients_that_the_saved_proxy_gives(local_ray, tiny_pool, tmp_path):
+    """Through Ray Data and an actor. The gradients are checked against torch's own derivative."""
+    import torch
+
+    root = choose(tiny(tiny_pool, tmp_path, selection={"strategy": "badge"}))
+    scores = read(root, "scores")
+    a, h, ids = matrix(scores, "gradient"), matrix(scores, "feature"), scores["id"].to_pylist()
+    rows = badge(a, h, 8, clocks(np.array(ids, object), 0, 0))
+    assert selected(root)["id"].to_pylist() == [ids[i] for i in rows]
+
+    files = {f.name: (f.read_bytes()) for f in (tmp_path / "tiny/rounds/000/proxies/0").iterdir()}
+    network = networks.from_files(files, OWN).network.eval()
+    classifier = [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1]
+    pixels = pictures(120)
+    for i in (0, 50, 100):
+        x = (torch.tensor(pixels[int(ids[i][1:])]).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
+        logits = network(x)
+        loss = torch.nn.functional.cross_entropy(logits, logits.argmax(1))
+        (gradient,) = torch.autograd.grad(loss, classifier.weight)
+        np.testing.assert_allclose(np.outer(a[i], h[i]), gradient.numpy(), atol=1e-4)
+
+
+def test_cluster_margin_chooses_of_the_smallest_margins(local_ray, tiny_pool, tmp_path):
+    root = choose(tiny(tiny_pool, tmp_path, selection={"strategy": "cluster_margin"}))
+    scores = read(root, "scores")
+    assert len(set(selected(root)["id"].to_pylist())) == 8
+    least = np.sort(scores["score"].to_numpy())[-80]
+    assert (selected(root)["score"].to_numpy() >= least).all()
+
+
+def test_per_group_takes_equally_many_of_each_predicted_class(local_ray, tiny_pool, tmp_path):
+    root = choose(tiny(tiny_pool, tmp_path, selection={"per_group": "predicted"}))
+    scores = read(root, "scores").to_pylist()
+    groups = [[r for r in scores if r["predicted"] == g] for g in (0, 1)]
+    wanted = []
+    for rows, quota in zip(groups, round_robin([len(g) for g in groups], 8), strict=True):
+        wanted += sorted(rows, key=lambda r: (-r["score"], r["id"]))[:quota]
+    wanted.sort(key=lambda r: (-r["score"], r["id"]))
+    assert selected(root)["id"].to_pylist() == [r["id"] for r in wanted]
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory):
+    """A pool whose column `site` has a rare value, some nulls, and many of the rest."""
+    where = tmp_path_factory.mktemp("sites")
+    write_pool(where / "pool", pictures(120), files=6)
+    write_pool(where / "test", pictures(40, seed=1), first_id=900)
+    for file in (where / "pool").iterdir():
+        table = pq.read_table(file)
+        site = ["rare" if n < 5 else None if n < 30 else "usual" for n in (int(i[1:]) for i in table["id"].to_pylist())]
+        pq.write_table(table.append_column("site", pa.array(site, pa.string())), file)
+    return where
+
+
+@pytest.mark.parametrize("actors", [None, (1, 1)])
+def test_per_group_takes_equally_many_of_each_value_of_a_column(local_ray, sites, tmp_path, actors):
+    change = {
+        "selection": {"per_group": "group", "budgets": [10, 25]},
+        "pool": {"group_column": "site"},
+        "scoring": {"actors": actors},
+    }
+    config = tiny(sites, tmp_path, **change)
+    root = choose(config)
+    sites_of = {f"s{n:04d}": "rare" if n < 5 else "" if n < 30 else "usual" for n in range(120)}
+    scores = read(root, "scores").to_pylist()
+    assert all(r["group"] == sites_of[r["id"]] for r in scores)
+    left = {g: sorted((r for r in scores if r["group"] == g), key=lambda r: (-r["score"], r["id"])) for g in
+            ("rare", "", "usual")}  # fmt: skip
+    quotas = dict(zip(sorted(left), round_robin([len(left[g]) for g in sorted(left)], 15), strict=True))
+    assert quotas["rare"] == len(left["rare"]), "the rare ones are all wanted"
+    assert abs(quotas[""] - quotas["usual"]) <= 1
+    wanted = sorted((r for g in left for r in left[g][: quotas[g]]), key=lambda r: (-r["score"], r["id"]))
+    assert selected(root)["id"].to_pylist() == [r["id"] for r in wanted]
+    commit = Ledger(loop.run_place(config)).committed(Step(1, "select"))
+    assert commit.metrics["per_group"] == quotas
+
+
+def test_min_distance_keeps_the_chosen_apart_from_each_other_and_the_labeled(local_ray, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path, selection={"min_distance": 0.1})
+    root = choose(config)
+    scores, labeled = read(root, "scores"), read(root, "labeled")
+    x, known = matrix(scores, "feature"), matrix(labeled, "feature")
+    rows = apart(x, scores["score"].to_numpy(), known, 8, 0.1)
+    assert selected(root)["id"].to_pylist() == scores["id"].take(pa.array(rows)).to_pylist()
+    commit = Ledger(loop.run_place(config)).committed(Step(1, "select"))
+    assert 0 <= commit.metrics["closer_than_min_distance"] <= 8
+
+
+def test_features_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_pool, tmp_path, monkeypatch):
+    """As of a network that gives numbers for the test set, but not for the pool."""
+    monkeypatch.setattr(phases.math, "isfinite", lambda _: True)
+    change = {"selection": {"strategy": "k_centers"}, "training": {"lr": 1e30, "warmup_epochs": 0}}
+    with pytest.raises(ScoreError, match=r"not finite for 110 samples, e\.g\. ids 's"):
+        loop.run(tiny(tiny_pool, tmp_path, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"per_group": "predicted", "strategy": "random"}, "asks no network"),
+        ({"per_group": "predicted", "strategy": "badge"}, "chooses a set of its own"),
+        ({"min_distance": 0.5, "strategy": "k_centers"}, "min_distance 0.5 cannot be combined"),
+        ({"min_distance": 0.5, "per_group": "predicted"}, "leave one out"),
+        ({"min_distance": 0.0}, "min_distance"),
+        ({"per_group": "country"}, "per_group"),
+        ({"per_group": "group"}, "groups need both per_group 'group' and the column"),
+        ({"strategy": "k_center"}, "did you mean 'k_centers'"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(tiny_pool, tmp_path, change, said):
+    with pytest.raises(ConfigError) as caught:
+        tiny(tiny_pool, tmp_path, selection=change)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"strategy": "k_centers"}, {"strategy": "badge"}, {"min_distance": 0.5}], ids=str)
+def test_a_network_without_a_classifier_over_features_is_refused(local_ray, tiny_pool, tmp_path, change):
+    more = {"network": {"architecture": "tests.support.nets:convolutional"}, "selection": change}
+    with pytest.raises(ConfigError, match="features need a network"):
+        loop.run(tiny(tiny_pool, tmp_path, **more))
+    assert not list(tmp_path.iterdir())
+
+
+MOMENTS = [
+    ("inside", 0, "score"),
+    ("commit", 0, "score"),
+    ("commit", 1, "select"),
+    ("done", 1, "select"),
+    ("commit", 1, "score"),
+]
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "selection",
+    [{"strategy": "k_centers"}, {"strategy": "badge"}, {"strategy": "cluster_margin"}, {"min_distance": 0.2}],
+    ids=str,
+)
+def test_a_run_killed_in_any_phase_chooses_the_same(local_ray, tiny_pool, tmp_path, selection):
+    change = {"selection": merge({"budgets": [10, 18, 30]}, selection), "scoring": {"actors": (1, 1)}}
+    loop.run(tiny(tiny_pool, tmp_path / "whole", **change))
+    kill_at_each(MOMENTS, tiny(tiny_pool, tmp_path / "killed", **change), tmp_path)
+    for r in (0, 1, 2):
+        whole, killed = (
+            pq.read_table(tmp_path / run / f"tiny/rounds/{r:03d}/selected.parquet") for run in ("whole", "killed")
+        )
+        assert killed.equals(whole)

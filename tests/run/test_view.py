@@ -1,0 +1,98 @@
+"""From a run's files to its report: the right facts, without Ray."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from prunefuse_ray.config.files import config_from_tree, to_tree
+from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.view import SHEET, view_run
+from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
+from prunefuse_ray.storage import Place
+from tests.support import ROOT
+from tests.support.pools import pictures
+
+INFO = PoolInfo(
+    source="parquet", path="p", rows=200, bytes=9, files=1, listing_digest="", id_digest="", id_type="string",
+    classes=["cat", "dog"], sample_size=(8, 8),
+)  # fmt: skip
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """A run of two rounds in its second: 60 samples chosen by score, labeled, nothing trained yet."""
+    ledger = Ledger(Place.at(str(tmp_path / "run")))
+    ledger.create(to_tree(config_from_tree({"selection": {"budgets": [10, 70]}})), INFO.to_json())
+    add(ledger, 0, 10, "a")
+    histogram = {"edges": [0.0, 0.5, 1.0], "counts": [100, 90]}
+    ledger.commit(Step(0, "score"), {}, {"histogram": histogram})
+    add(ledger, 1, 60, "b")
+    return ledger
+
+
+def add(ledger, round_, n, prefix):
+    ids = [f"{prefix}{i:02d}" for i in range(n)]
+    scores = np.linspace(1, 0.4, n).astype(np.float32)
+    table = pa.table({"id": ids, "score": scores, "rank": range(n)}, selected_schema("string"))
+    ledger.commit(Step(round_, "select"), {"selected.parquet": table}, {})
+    samples = ledger.place(Step(round_, "label"), "samples")
+    images = pa.array([encode_png(p) for p in pictures(n)], pa.binary())
+    (samples / "1.parquet").write_table(pa.table({"id": ids, "sample": images}))
+    labels = pa.table(
+        {"id": ids, "label": [i % 2 for i in range(n)], "source": ["oracle"] * n}, labels_schema("string")
+    )
+    ledger.commit(Step(round_, "label"), {"labels.parquet": labels}, {}, samples.files())
+
+
+def test_doubtful_labels_come_with_their_samples_of_any_round(ledger):
+    rows = [("a01", 1, 0.1, 0, 0.9), ("b00", 0, 0.3, 1, 0.7), ("b01", 1, 0.8, 1, 0.8)]
+    columns = doubts_schema("string").names
+    table = pa.Table.from_pylist([dict(zip(columns, r, strict=True)) for r in rows], doubts_schema("string"))
+    ledger.commit(Step(1, "train"), {"doubts.parquet": table}, {"test_accuracy": 0.5})
+    first, second = view_run(ledger).rounds
+    assert first.doubts == []
+    assert [(d.id, d.label, d.guess) for d in second.doubts] == [("a01", "dog", "cat"), ("b00", "cat", "dog")]
+    assert second.doubts[0].image == encode_png(pictures(10)[1])
+
+
+def test_a_run_in_progress_shows_what_is_committed(ledger):
+    view = view_run(ledger)
+    assert (view.complete, len(view.rounds), view.pool["rows"]) == (False, 2, 200)
+    first, second = view.rounds
+    assert (first.strategy, first.scores) == ("random", None)
+    assert (second.strategy, second.labels, second.chosen) == ("least_confidence", 70, 60)
+    assert second.scores.counts.tolist() == [100, 90]
+    assert second.scores.threshold == pytest.approx(0.4)
+
+
+def test_the_sheet_shows_both_ends_with_labels_and_pictures(ledger):
+    first, second = view_run(ledger).rounds
+    assert [c.id for c in second.first] == [f"b{i:02d}" for i in range(SHEET)]
+    assert [c.id for c in second.last] == [f"b{i:02d}" for i in range(60 - SHEET, 60)]
+    assert [c.label for c in second.first[:3]] == ["cat", "dog", "cat"]
+    assert second.last[-1].image == encode_png(pictures(60)[59])
+    assert len(first.first) == 10
+    assert not first.last, "a sample is shown twice"
+
+
+def test_a_directory_that_is_no_run_is_said(tmp_path):
+    with pytest.raises(LedgerError, match="is this a run directory"):
+        view_run(Ledger(Place.at(str(tmp_path))))
+
+
+def test_the_report_starts_no_ray_and_loads_no_torch(ledger):
+    code = (
+        "import sys; from prunefuse_ray.cli import main; code = main(['report', sys.argv[1]]); import ray;"
+        "assert not ray.is_initialized(); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, ledger.root.path], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert (Path(ledger.root.path) / "report.html").stat().st_size > 10_000

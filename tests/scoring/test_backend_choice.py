@@ -1,0 +1,201 @@
+"""How scoring computes: what is chosen, where it is kept, and how far it is from plain float32."""
+
+import contextlib
+import dataclasses
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from prunefuse_ray import networks
+from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.schema import Scoring
+from prunefuse_ray.data.images import ImageForm, encode_png
+from prunefuse_ray.distributed.resources import ScoringPlan
+from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.scoring import backend_choice
+from prunefuse_ray.scoring.backend_choice import (
+    MACS_WORTH_COMPILING,
+    MACS_WORTH_MEASURING,
+    call_rows,
+    candidates,
+    choose,
+)
+from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
+from prunefuse_ray.storage import Place
+from tests.support.pools import pictures
+
+FORM = ImageForm(height=8, width=8, channels=1)
+SPEC = networks.NetworkSpec(architecture="resnet20", classes=10, input_shape=(1, 8, 8))
+JOB = ScoringJob(strategy="entropy", form=FORM, batch_size=16, features=False, threads=1, gpu=False)
+LARGE, SMALL = MACS_WORTH_MEASURING, MACS_WORTH_MEASURING / 2
+ALL_FAST = {"features": False, "gpu": False, "fast_bf16": True, "openvino": True}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    torch.manual_seed(0)
+    proxy = networks.prune(networks.build(SPEC, seed=0), SPEC, networks.PruningSpec(ratio=0.5))
+    proxy.network.train()
+    for _ in range(3):
+        proxy.network(torch.randn(16, 1, 8, 8))
+    place = Place.at(str(tmp_path_factory.mktemp("proxy")))
+    for name, data in networks.to_files(proxy).items():
+        (place / name).write_bytes(data)
+    return place
+
+
+def of(found):
+    return {(a.backend, a.precision) for a in found}
+
+
+@pytest.mark.parametrize(
+    ("scoring", "macs", "machine", "expected", "batches"),
+    [
+        ({}, SMALL, {}, {("torch", "fp32")}, 1),
+        ({"precision": "bf16"}, SMALL, {}, {("torch", "bf16")}, 1),
+        ({}, LARGE, {}, {("torch", "bf16"), ("openvino", "bf16")}, 4),
+        ({}, LARGE, {"openvino": False, "fast_bf16": False}, {("torch", "fp32")}, 4),
+        ({}, LARGE, {"features": True}, {("torch", "bf16")}, 4),
+        ({"precision": "fp32"}, LARGE, {}, {("torch", "fp32"), ("openvino", "fp32")}, 4),
+        ({"backend": "eager"}, LARGE, {}, {("eager", "fp32")}, 4),
+        ({"backend": "openvino", "batch_size": 8}, LARGE, {}, {("openvino", "bf16")}, 1),
+        ({}, LARGE, {"gpu": True}, {("torch", "bf16")}, 3),
+        ({}, MACS_WORTH_COMPILING, {"gpu": True}, {("torch", "bf16"), ("compile", "bf16")}, 3),
+    ],
+)
+def test_what_comes_into_question(scoring, macs, machine, expected, batches):
+    found = candidates(Scoring(**scoring), macs=macs, **{**ALL_FAST, **machine})
+    assert of(found) == expected
+    assert len(found) == batches * len(expected)
+
+
+def test_an_actor_is_given_a_second_of_work_in_whole_batches():
+    assert call_rows(1000.0, 64, 3072) == 1024
+    assert call_rows(1.0, 64, 3072) == 64
+    assert call_rows(1e9, 64, 2**20) == 64
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"scoring": {"backend": "openvino", "gpus": 1}},
+        {"scoring": {"backend": "openvino", "features": True}},
+        {"scoring": {"backend": "eager", "precision": "bf16"}},
+        {"scoring": {"backend": "compile"}, "selection": {"strategy": "badge"}},
+    ],
+)
+def test_what_cannot_be_is_refused(tree):
+    with pytest.raises(ConfigError, match=r"scoring\.backend"):
+        config_from_tree(tree)
+
+
+def test_what_was_measured_once_is_kept(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(backend_choice, "MEASURED_SECONDS", 0.01)
+    root = Place.at(str(tmp_path))
+    plan = ScoringPlan(min_actors=1, max_actors=1, cpus=1, gpus=0.0, here=True, alone=True)
+    first = choose(root, Scoring(), saved, JOB, plan, LARGE)
+    noted = json.loads((tmp_path / "scoring.json").read_text())
+    best = max(noted["measured"], key=lambda m: m["samples_per_second"])
+    assert (best["backend"], best["precision"], best["batch_size"]) == (
+        first.backend,
+        first.precision,
+        first.batch_size,
+    )
+    assert first.call_rows % first.batch_size == 0
+    monkeypatch.setattr(backend_choice, "fastest", None)  # it must not be asked again
+    assert choose(root, Scoring(), saved, JOB, plan, LARGE) == first
+    assert dataclasses.replace(first, backend="x", precision="x", batch_size=1, call_rows=1) == dataclasses.replace(
+        JOB, backend="x", precision="x", batch_size=1, call_rows=1
+    )
+
+
+FORMS = [
+    ("eager", "fp32", 0.0),
+    ("torch", "fp32", 1e-5),
+    ("torch", "bf16", 0.05),
+    ("openvino", "fp32", 1e-5),
+    ("openvino", "bf16", 0.05),
+    pytest.param("compile", "fp32", 1e-5, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("backend", "precision", "off"), FORMS)
+def test_every_form_is_near_the_plain_network_and_says_how_near(saved, backend, precision, off):
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    job = dataclasses.replace(JOB, backend=backend, precision=precision)
+    images = [encode_png(p) for p in pictures(60)]
+    table = pa.table({"id": list(range(61)), "sample": pa.array([*images, b"bad"], pa.binary())})
+    found = backend_choice.deviation(saved, job, table)
+    assert found["checked"] == 60
+    assert found["largest_difference"] <= off
+    assert (found["largest_difference"] > 0) == (backend != "eager")
+    assert 0.5 <= found["same_top"] <= 1
+
+
+@pytest.mark.parametrize(("backend", "precision", "off"), FORMS)
+def test_a_score_depends_on_no_neighbour(saved, backend, precision, off):
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    scorer = Scorer(saved, dataclasses.replace(JOB, backend=backend, precision=precision))
+    pixels = pictures(40)
+    order = np.random.default_rng(0).permutation(40)
+    whole = scorer.forward(pixels)[0]
+    np.testing.assert_array_equal(scorer.forward(pixels[order])[0], whole[order])
+    np.testing.assert_array_equal(scorer.forward(pixels[:1])[0], whole[:1])
+
+
+def test_the_check_sees_a_form_that_is_wrong(saved, monkeypatch):
+    """A folded network whose classifier was lost."""
+    form = networks.backends.inference_form
+
+    def broken(network, precision="fp32"):
+        found = form(network, precision)
+        torch.nn.init.zeros_(found.classifier.weight)
+        return found
+
+    monkeypatch.setattr(networks.backends, "inference_form", broken)
+    images = [encode_png(p) for p in pictures(60)]
+    table = pa.table({"id": list(range(60)), "sample": pa.array(images, pa.binary())})
+    assert backend_choice.deviation(saved, JOB, table)["largest_difference"] > 1e-3  # rounding is 1e-7
+
+
+@pytest.mark.parametrize(("gpu", "where"), [(False, "here"), (True, "there")])
+def test_a_form_for_gpus_is_checked_where_they_are(monkeypatch, gpu, where):
+    """The plain network in float32 needs no look at another machine's arithmetic, but a GPU that may not be here."""
+    monkeypatch.setattr(backend_choice, "head", lambda *_: pa.table({}))
+    monkeypatch.setattr(backend_choice, "deviation", lambda *_: {"checked": "here"})
+    monkeypatch.setattr(backend_choice, "_there", lambda *_: {"checked": "there"})
+    job = dataclasses.replace(JOB, backend="eager", precision="fp32", gpu=gpu)
+    assert backend_choice.check(None, None, job, None) == {"checked": where}
+
+
+def test_features_come_from_the_folded_network_too(saved):
+    plain, fast = (
+        Scorer(saved, dataclasses.replace(JOB, features=True, backend=b)).forward(pictures(5))
+        for b in ("eager", "torch")
+    )
+    for ours, theirs in zip(fast, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux where threads may run")
+def test_openvino_leaves_its_threads_free_to_move(saved):
+    """Pinned threads of all actors of a machine would share its first cores."""
+    pytest.importorskip("openvino")
+    scorer = Scorer(saved, dataclasses.replace(JOB, backend="openvino"))
+    allowed = set()
+    worker = threading.Thread(target=lambda: [scorer.forward(pictures(64)) for _ in range(100)])
+    worker.start()
+    while worker.is_alive():
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                status = (task / "status").read_text()
+                allowed |= {line for line in status.splitlines() if line.startswith("Cpus_allowed_list")}
+    worker.join()
+    assert len(allowed) == 1

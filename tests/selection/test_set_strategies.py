@@ -1,0 +1,386 @@
+"""Set strategies against references of a few lines, on one matrix in one process, for any number of shards."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunefuse_ray.acquisition import clocks, random_scores, round_robin
+from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.selection import set_strategies, shards
+from prunefuse_ray.selection.top_k import top_k
+from prunefuse_ray.storage import Place
+
+N, D, C = 400, 16, 5
+
+
+# --- references -------------------------------------------------------------------------------------------------------
+
+
+def k_centers(x, known, k):
+    """Sener & Savarese 2018, algorithm 1."""
+    near = np.min([((x - c) ** 2).sum(1) for c in known], axis=0) if len(known) else np.full(len(x), np.inf)
+    chosen = []
+    for _ in range(k):
+        near[chosen] = -1
+        chosen.append(int(near.argmax()))
+        near = np.minimum(near, ((x - x[chosen[-1]]) ** 2).sum(1))
+    return chosen
+
+
+def badge(a, h, k, e):
+    """k-means++ over the explicit embeddings; e: an exponential random number for each row (see `race` there)."""
+    g = np.einsum("nc,nd->ncd", a, h).reshape(len(a), -1)
+    chosen = [int((g**2).sum(1).argmax())]
+    near = ((g - g[chosen[0]]) ** 2).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rings = e / near
+        while len(chosen) < k:
+            chosen.append(int(rings.argmin()))
+            now, before = rings[chosen[-1]], near
+            near = np.minimum(before, ((g - g[chosen[-1]]) ** 2).sum(1))
+            rings = np.where(near > 0, now + (rings - now) * before / near, np.inf)
+    return chosen
+
+
+def cluster_margin(scores, clusters, k, m):
+    """Citovsky et al. 2021, algorithm 2, with the lowest margin (highest score) first in each cluster."""
+    left = {}
+    for i in np.lexsort([np.arange(len(scores)), -scores]):
+        if scores[i] >= np.sort(scores)[-m]:
+            left.setdefault(clusters[i], []).append(int(i))
+    turn, chosen = sorted(left, key=lambda c: (len(left[c]), c)), []
+    while len(chosen) < k:
+        for c in turn:
+            if left[c] and len(chosen) < k:
+                chosen.append(left[c].pop(0))
+    return chosen
+
+
+def apart(x, scores, known, k, distance):
+    """The best first, unless too close to one chosen or known; then the best of those left over."""
+    order = list(np.lexsort([np.arange(len(scores)), -scores]))
+    chosen = []
+    for i in order:
+        if len(chosen) < k and all(((x[i] - c) ** 2).sum() >= distance**2 for c in [*known, *x[chosen]]):
+            chosen.append(int(i))
+    return (chosen + [int(i) for i in order if i not in chosen])[:k]
+
+
+# --- the same from files ----------------------------------------------------------------------------------------------
+
+
+class Made:
+    """A pool in score files, in an order that is not that of the ids; row i has the id i (or its string)."""
+
+    def __init__(self, where, *, duplicates=0, strings=False, seed=0, clumps=None):
+        rng = np.random.default_rng(seed)
+        self.x = rng.normal(size=(N, D)).astype(np.float32)
+        if clumps:  # separate heaps of equal width
+            self.x = (self.x * 0.05 + rng.normal(size=(clumps, D))[rng.integers(0, clumps, N)]).astype(np.float32)
+        if duplicates:
+            self.x[-duplicates:] = self.x[:duplicates]
+        p = rng.dirichlet(np.ones(C), N)
+        self.a = (p - np.eye(C)[p.argmax(1)]).astype(np.float32)
+        if duplicates:
+            self.a[-duplicates:] = self.a[:duplicates]
+        self.scores = (rng.integers(0, 40, N) / 40).astype(np.float32)
+        self.known_x = rng.normal(size=(7, D)).astype(np.float32)
+        self.ids = np.array([f"s{i:04d}" for i in range(N)], object) if strings else np.arange(N)
+        self.where = Place.at(str(where))
+        self.files = self.write("scores", rng.permutation(N), self.x, 7)
+        self.known = self.write("labeled", None, self.known_x, 2)
+
+    def write(self, name, order, x, files):
+        paths = []
+        order = np.arange(len(x)) if order is None else order
+        for f in range(files):
+            rows = order[f::files]
+            table = {"id": self.ids[rows], "score": pa.array(self.scores[rows], pa.float32()),
+                     "feature": fixed(x[rows]), "gradient": fixed(self.a[rows])}  # fmt: skip
+            (self.where / name / f"{f}.parquet").write_table(pa.table(table))
+            paths.append((self.where / name / f"{f}.parquet").path)
+        return shards.Files(where=self.where, paths=tuple(paths), sizes=(1,) * files)
+
+    def with_columns(self, *columns):
+        return shards.Files(where=self.where, paths=self.files.paths, sizes=self.files.sizes, columns=columns)
+
+    def rows(self, table):
+        assert table["rank"].to_pylist() == list(range(table.num_rows))
+        rows = [int(str(i).lstrip("s")) for i in table["id"].to_pylist()]
+        np.testing.assert_array_equal(table["score"].to_numpy(), self.scores[rows])
+        return rows
+
+
+def fixed(values):
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), pa.float32()), values.shape[1])
+
+
+class InThisProcess:
+    """What `shards` asks of Ray, without processes: an actor takes seconds to start."""
+
+    def remote(self, **_):
+        return lambda cls: SimpleNamespace(remote=lambda *args: Actor(cls(*args)))
+
+    def put(self, value):
+        return value
+
+    def get(self, answers):
+        return answers
+
+    def kill(self, actor):
+        pass
+
+
+class Actor:
+    def __init__(self, held):
+        self.held = held
+
+    def __getattr__(self, method):
+        return SimpleNamespace(remote=getattr(self.held, method))
+
+
+@pytest.fixture(params=[0, 1, 2, 3])
+def sharded(request, monkeypatch):
+    """So many shards, in this process; as many as CPUs, since every one is worth it. Each sends few candidates, so that
+    it matters what the others' keys are."""
+    monkeypatch.setattr(set_strategies, "CANDIDATE_BYTES", 0)
+    monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64 if request.param else 2**40)
+    monkeypatch.setattr(shards, "ray", InThisProcess())
+    return request.param
+
+
+@pytest.mark.parametrize("change", [{}, {"duplicates": 150}, {"strings": True}, {"clumps": 5}], ids=str)
+def test_k_centers_is_the_greedy_choice(tmp_path, sharded, change):
+    made = Made(tmp_path, **change)
+    expected = k_centers(made.x.astype(float), made.known_x.astype(float), 300)
+    assert made.rows(set_strategies.k_centers(made.files, made.known, 300, sharded)) == expected
+
+
+def test_k_centers_without_labeled_samples_begins_with_the_smallest_id(tmp_path, sharded):
+    made = Made(tmp_path)
+    expected = k_centers(made.x.astype(float), [], 50)
+    assert made.rows(set_strategies.k_centers(made.files, None, 50, sharded)) == expected
+    assert expected[0] == 0
+
+
+@pytest.mark.parametrize("change", [{}, {"duplicates": 150}, {"strings": True}], ids=str)
+def test_badge_is_k_means_plus_plus_of_the_explicit_embeddings(tmp_path, sharded, change):
+    made = Made(tmp_path, **change)
+    expected = badge(made.a.astype(float), made.x.astype(float), 200, clocks(made.ids, 3, 1))
+    table = set_strategies.badge(made.with_columns("gradient", "feature"), 200, 3, 1, sharded)
+    assert made.rows(table) == expected
+
+
+def test_badge_takes_duplicates_only_when_nothing_else_is_left(tmp_path, sharded):
+    made = Made(tmp_path, duplicates=150)
+    rows = made.rows(set_strategies.badge(made.with_columns("gradient", "feature"), N, 0, 0, sharded))
+    assert sorted(rows) == list(range(N))
+    assert len({tuple(made.x[i]) for i in rows[: N - 150]}) == N - 150
+
+
+def test_a_race_draws_with_probabilities_proportional_to_squared_distances():
+    """The definition of k-means++: after the first, and after the second, over many seeds."""
+    x = np.array([[9, 0], [8, 0], [0, 0], [0, 4], [-2, 1]], np.float32)
+    rows = shards.Rows(ids=pa.array(range(5)), scores=np.zeros(5, np.float32), vectors=[x.copy()])
+    draws = 4000
+    seconds, thirds = np.zeros(5), np.zeros(5)
+    with shards.Shards(rows, 0) as held:
+        for seed in range(draws):
+            _, second, third = set_strategies.race(held, 3, seed, 0).table["id"].to_pylist()
+            seconds[second] += 1
+            thirds[third] += second == 3
+    to_first = ((x - x[0]) ** 2).sum(1)
+    expected = draws * to_first / to_first.sum()
+    assert (np.abs(seconds - expected) <= 5 * np.sqrt(expected)).all()
+    to_both = np.minimum(to_first, ((x - x[3]) ** 2).sum(1))
+    expected = seconds[3] * to_both / to_both.sum()
+    assert (np.abs(thirds - expected) <= 5 * np.sqrt(expected)).all()
+
+
+def test_a_race_among_those_that_chance_left_draws_the_same_way():
+    """What is scored in round 0 is what the initial set left, which was drawn with the same seed."""
+    n, initial, draws = 120, 40, 1500
+    x = np.repeat([1, 2, 4], n // 3).astype(np.float32)
+    x[0] = 9  # the widest: the first
+    near = (x - x[0]) ** 2
+    found, expected = np.zeros(3), np.zeros(3)
+    for seed in range(draws):
+        rest = np.argsort(random_scores(np.arange(n), seed, 0))[: n - initial]
+        rest = np.union1d(rest, [0])
+        rows = shards.Rows(ids=pa.array(rest), scores=np.zeros(len(rest), np.float32), vectors=[x[rest, None].copy()])
+        with shards.Shards(rows, 0) as held:
+            second = set_strategies.race(held, 2, seed, 0).table["id"][1].as_py()
+        found[second // 40] += 1
+        for group in range(3):
+            expected[group] += near[rest[rest // 40 == group]].sum() / near[rest].sum()
+    assert (np.abs(found - expected) <= 4 * np.sqrt(expected)).all()
+
+
+def test_cluster_margin_takes_from_each_heap_in_turn(tmp_path, sharded):
+    """Separate heaps, as many as clusters: any sound clustering finds them."""
+    made = Made(tmp_path, clumps=10, seed=4)
+    chosen = made.rows(set_strategies.cluster_margin(made.files, 30, 0, 0, sharded))
+    heaps = np.unique([np.flatnonzero(((made.x - c) ** 2).sum(1) < 1)[0] for c in made.x], return_inverse=True)[1]
+    assert len(set(heaps)) == 10
+    # Which of equally large heaps comes first is a matter of their numbers, so turns are compared as sets.
+    sizes = np.bincount(heaps[made.scores >= np.sort(made.scores)[-300]], minlength=10)
+    got = np.bincount(heaps[chosen], minlength=10)
+    np.testing.assert_array_equal(np.sort(got), np.sort(round_robin(sizes, 30)))
+    for heap in set(heaps):
+        best = sorted(np.flatnonzero(heaps == heap), key=lambda i: (-made.scores[i], i))
+        assert [i for i in chosen if heaps[i] == heap] == best[: got[heap]]
+
+
+def test_cluster_margin_is_the_papers_round_robin(tmp_path, sharded):
+    """Given the clusters (those of one shard; any number finds the same)."""
+    made = Made(tmp_path)
+    with shards.Shards(made.files, 0) as held:
+        expected_table = set_strategies._cluster_margin(held, 35, 2, 1)
+        clusters, order = held.members[0].clusters, held.members[0].ids.to_numpy()
+    of_row = np.empty(N, int)
+    of_row[order] = clusters
+    table = set_strategies.cluster_margin(made.files, 35, 2, 1, sharded)
+    assert table.equals(expected_table)
+    assert made.rows(table) == cluster_margin(made.scores, of_row, 35, 350)
+
+
+@pytest.mark.parametrize("k", [40, 390])
+def test_spread_keeps_the_distance_and_then_fills_up(tmp_path, sharded, k):
+    made = Made(tmp_path, duplicates=100)
+    table, close = set_strategies.spread(made.files, made.known, k, 3.5, sharded)
+    x, known = made.x.astype(float), made.known_x.astype(float)
+    assert made.rows(table) == apart(x, made.scores, known, k, 3.5)
+    whole = apart(x, made.scores, known, N, 3.5)
+    kept = next(
+        n for n, i in enumerate(whole) if any(((x[i] - c) ** 2).sum() < 3.5**2 for c in [*known, *x[whole[:n]]])
+    )
+    assert close == max(0, k - kept)
+
+
+def test_in_two_rounds_the_choice_covers_almost_as_well_whatever_the_files(tmp_path, local_ray, monkeypatch):
+    made = Made(tmp_path)
+    x, known = made.x.astype(float), made.known_x.astype(float)
+
+    def radius():
+        chosen = made.rows(set_strategies.k_centers(made.files, made.known, 60, 2))
+        assert len(set(chosen)) == 60
+        return chosen, np.sqrt(np.min([((x - c) ** 2).sum(1) for c in [*known, *x[chosen]]], axis=0).max())
+
+    _, exact = radius()
+    monkeypatch.setattr(set_strategies, "parts_of", lambda *_: 6)
+    chosen, found = radius()
+    assert found < 1.5 * exact
+    other = Made(tmp_path / "other")
+    other.files = other.write("again", np.arange(N)[::-1], other.x, 3)
+    assert other.rows(set_strategies.k_centers(other.files, other.known, 60, 2)) == chosen
+    monkeypatch.undo()
+    made.x[17, 3] = np.nan
+    made.files = made.write("broken", None, made.x, 2)
+    with pytest.raises(ScoreError) as caught:
+        set_strategies.in_two_rounds(made.files, made.known, 60, 6)
+    assert str(caught.value).startswith("features are not finite, e.g. of the samples 17: the network diverged")
+
+
+def test_every_row_is_read_once_and_dealt_to_one_part(tmp_path):
+    made = Made(tmp_path, strings=True)
+    parts = set_strategies._deal(made.files, 5)
+    ids = [i for part in parts for i in part.ids.to_pylist()]
+    assert sorted(ids) == made.ids.tolist()
+    for part in parts:
+        assert 40 < len(part.ids) < 130
+        rows = [int(i[1:]) for i in part.ids.to_pylist()]
+        np.testing.assert_array_equal(part.vectors[0], made.x[rows])
+        np.testing.assert_array_equal(part.scores, made.scores[rows])
+    again = set_strategies._deal(made.with_columns("feature").cut(2)[1], 5)
+    assert all(set(some.ids.to_pylist()) <= set(part.ids.to_pylist()) for some, part in zip(again, parts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rows", "known", "k", "dimensions", "parts"),
+    [
+        (50_000, 1_000, 5_000, 64, 1),
+        (1_000_000, 10_000, 10_000, 64, 1),
+        (20_000_000, 1_000, 10_000, 64, 16),
+        (2_000_000, 1_000, 100_000, 64, 16),
+        (20_000_000, 10_000, 10_000, 64, 1),  # most of the work is for the labeled ones, in two rounds, too
+        (1_000_000, 1_000, 200_000, 64, 1),  # the second round alone is nearly as much
+        (10**9, 100, 100, 64, 1),  # reading is as much
+        (10**9, 10_000, 100_000, 64, 239),  # a gigabyte in each at most
+    ],
+)
+def test_two_rounds_are_for_where_they_save_work(rows, known, k, dimensions, parts):
+    assert set_strategies.parts_of(rows, known, k, dimensions) == parts
+
+
+@pytest.mark.parametrize("strategy", ["k_centers", "badge", "cluster_margin", "spread"])
+@pytest.mark.parametrize("nothing", ["no files", "no scores"])
+def test_a_pool_with_nothing_left_to_choose_from_is_said(tmp_path, strategy, nothing, sharded):
+    made = Made(tmp_path)
+    columns = ("gradient", "feature") if strategy == "badge" else ("feature",)
+    files = made.with_columns(*columns)
+    if nothing == "no files":
+        files = replace(files, paths=(), sizes=())
+    else:
+        for path in files.paths:
+            table = pq.read_table(path)
+            pq.write_table(table.set_column(1, "score", pa.nulls(len(table), pa.float32())), path)
+    call = {
+        "k_centers": lambda: set_strategies.k_centers(files, made.known, 3, sharded),
+        "badge": lambda: set_strategies.badge(files, 3, 0, 0, sharded),
+        "cluster_margin": lambda: set_strategies.cluster_margin(files, 3, 0, 0, sharded),
+        "spread": lambda: set_strategies.spread(files, made.known, 3, 3.5, sharded),
+    }[strategy]
+    with pytest.raises(ScoreError) as said:
+        call()
+    with pytest.raises(ScoreError) as expected:
+        top_k(list(files.paths), made.where, 3)
+    assert str(said.value) == str(expected.value)
+    assert "3 samples are wanted, but only 0 of the pool have a score" in str(said.value)
+
+
+@pytest.mark.parametrize("strategy", ["k_centers", "badge", "cluster_margin", "spread"])
+def test_actors_choose_what_one_process_does(tmp_path, local_ray, monkeypatch, strategy):
+    made = Made(tmp_path)
+    call = {
+        "k_centers": lambda: set_strategies.k_centers(made.files, made.known, 60, 2),
+        "badge": lambda: set_strategies.badge(made.with_columns("gradient", "feature"), 60, 0, 0, 2),
+        "cluster_margin": lambda: set_strategies.cluster_margin(made.files, 60, 0, 0, 2),
+        "spread": lambda: set_strategies.spread(made.files, made.known, 60, 3.5, 2),
+    }[strategy]
+    here = call()
+    monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64)
+    assert call() == here
+
+
+def test_rows_without_a_score_are_never_chosen(tmp_path, sharded):
+    made = Made(tmp_path)
+    for path in made.files.paths:
+        table = pq.read_table(path)
+        mask = np.array([i % 2 == 0 for i in table["id"].to_pylist()])
+        scores = pa.array(table["score"].to_numpy(), pa.float32(), mask=mask)
+        pq.write_table(table.set_column(1, "score", scores), path)
+    rows = made.rows(set_strategies.k_centers(made.files, made.known, N // 2, sharded))
+    assert sorted(rows) == list(range(1, N, 2))
+    with pytest.raises(ScoreError, match=f"{N // 2 + 1} samples are wanted, but only {N // 2} of the pool"):
+        set_strategies.k_centers(made.files, made.known, N // 2 + 1, sharded)
+
+
+def test_features_that_are_not_finite_are_named(tmp_path, local_ray, monkeypatch):
+    monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64)
+    made = Made(tmp_path)
+    made.x[17, 3] = np.nan
+    made.files = made.write("broken", None, made.x, 2)
+    with pytest.raises(ScoreError, match=r"features are not finite, e\.g\. of the samples 17: the network diverged"):
+        set_strategies.k_centers(made.files, made.known, 5, 2)
+
+
+def test_shards_are_as_many_as_there_is_work_for(tmp_path):
+    files = shards.Files(where=Place.at(str(tmp_path)), paths=tuple("abcdef"), sizes=(1,) * 6)
+    assert shards.count_shards(files, 16, 100_000, [64]) == 0
+    assert shards.count_shards(files, 16, 500_000, [64]) == 4
+    assert shards.count_shards(files, 2, 500_000, [64]) == 2
+    assert shards.count_shards(files, 16, 10**8, [64]) == 6

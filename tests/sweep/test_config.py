@@ -1,0 +1,266 @@
+"""Sweep files: what they mean, and what is refused before anything starts."""
+
+import math
+
+import pytest
+import yaml
+
+from prunefuse_ray.commands.options import parse_sweep
+from prunefuse_ray.config.files import PRESETS, to_tree
+from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.sweep.config import load_sweep, stops_early, sweep_from_tree, sweep_path, trials
+
+SWEEPS = sorted(p for p in PRESETS.glob("*.yaml") if "base" in yaml.safe_load(p.read_text()))
+
+
+FILES = {"source": "parquet", "path": "p", "test_path": "t", "classes": 2}
+
+
+SCRATCH = {"fusion": {"target": "scratch"}}
+
+
+def written(tmp_path, tree):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    return file
+
+
+def names(sweep):
+    return [t.name for t in trials(sweep)]
+
+
+def test_a_grid_is_the_product_of_its_axes_and_seeds():
+    space = {"pruning.ratio": {"grid": [0.5, 0.8]}, "selection.strategy": {"grid": ["margin", "entropy"]}}
+    found = trials(sweep_from_tree({"space": space, "seeds": [0, 7]}))
+    got = [(t.config.pruning.ratio, t.config.selection.strategy, t.config.run.seed) for t in found]
+    assert got == [(p, s, seed) for p in (0.5, 0.8) for s in ("margin", "entropy") for seed in (0, 7)]
+    assert found[1].name == "ratio-0.5_strategy-margin_seed-7"
+    assert found[0].point == found[1].point == "ratio-0.5_strategy-margin"
+    assert found[0].config.run.directory == "runs/digits/trials"
+
+
+def test_values_are_those_of_the_configuration():
+    """YAML reads 1e-3 as text. The name stays as it was written: sweeps that were begun find their trials by it."""
+    found = trials(sweep_from_tree({"space": {"training.lr": {"grid": ["1e-3", 0.01]}}, "seeds": [0]}))
+    assert [t.values for t in found] == [{"training.lr": 0.001}, {"training.lr": 0.01}]
+    assert found[0].name == "lr-1e-3_seed-0"
+
+
+def test_arms_are_combinations_and_not_products():
+    arms = {
+        "fuse": {"pruning": {"ratio": 0.8}},
+        "dense": {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}},
+    }
+    found = trials(sweep_from_tree({"arms": arms, "seeds": [0]}))
+    assert [(t.name, t.config.selection.selector, t.config.pruning.ratio) for t in found] == [
+        ("fuse_seed-0", "proxy", 0.8),
+        ("dense_seed-0", "dense", 0.5),
+    ]
+
+
+def test_the_size_of_a_committee_settles_its_ratio(tmp_path):
+    """The base spells its ratio out, and nobody can take that back."""
+    arms = {"one": {"pruning": {"ratio": 0.6}}, "four": {"pruning": {"committee": 4}}}
+    found = trials(sweep_from_tree({"base": {"pruning": {"ratio": 0.8}}, "arms": arms, "seeds": [0]}))
+    assert [t.config.pruning.ratio for t in found] == [0.6, 0.75]
+    found = trials(sweep_from_tree({"space": {"pruning.committee": {"grid": [1, 2, 4]}}, "seeds": [0]}))
+    assert [t.config.pruning.ratio for t in found] == [0.5, 0.5, 0.75]
+    found = trials(sweep_from_tree({"base": {"pruning": {"ratio": 0.8}}, "arms": {"a": {"pruning": {"committee": 1}}}}))
+    assert found[0].config.pruning.ratio == 0.8, "one proxy has the ratio that it is given"
+    file = written(tmp_path, {"base": {"preset": "cifar10_small", "pruning": {"committee": 4}}})
+    assert load_sweep(file, {}, {}).base.pruning.ratio == 0.75
+    assert load_sweep(file, {"pruning": {"committee": "8"}}, {}).base.pruning.ratio == 0.875
+    with pytest.raises(ConfigError, match=r"ratio 0\.6 does not make 4 disjoint proxies: leave it out"):
+        trials(sweep_from_tree({"arms": {"a": arms["one"]}, "space": {"pruning.committee": {"grid": [4]}}}))
+
+
+def test_arms_may_run_on_different_resources():
+    arms = {"a": {"workers": {"cpus": 1}}, "b": {"workers": {"cpus": 2}, **SCRATCH}}
+    assert [t.config.workers.cpus for t in trials(sweep_from_tree({"arms": arms, "seeds": [0]}))] == [1, 2]
+
+
+def test_draws_are_the_same_every_time_and_inside_their_bounds():
+    space = {
+        "training.lr": {"loguniform": [0.001, 0.1]},
+        "distillation.weight": {"uniform": [0.1, 0.9]},
+        "training.batch_size": {"choice": [16, 32]},
+    }
+    sweep = sweep_from_tree({"space": space, "seeds": [0], "samples": 200})
+    first, again = trials(sweep), trials(sweep)
+    assert first == again
+    rates = [t.config.training.lr for t in first]
+    assert len(set(rates)) > 190
+    assert all(0.001 <= r <= 0.1 for r in rates)
+    below = sum(r < 0.01 for r in rates) / 200  # half of a log-uniform draw lies below the geometric mean
+    assert math.isclose(below, 0.5, abs_tol=0.12)
+    assert {t.config.training.batch_size for t in first} == {16, 32}
+    assert all(0.1 <= t.config.distillation.weight <= 0.9 for t in first)
+
+
+EVERY = {"fusion": {"evaluate": "every"}}
+DRAWN = {"training.lr": {"loguniform": [0.01, 0.1]}}
+OTHER_BUDGETS = {"arms": {"few": {"selection": {"budgets": [50, 100, 150]}}, "many": {}}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "why"),
+    [
+        ({"base": EVERY}, None),
+        ({"metric": "proxy_accuracy"}, None),
+        # The proxies' accuracy in its place would stop the small ones, whose targets may be as good.
+        ({}, "asha compares fused_accuracy, which trials with fusion.evaluate 'last' have after their last round"),
+        ({"base": EVERY, "arms": {"a": {}, "b": {"fusion": {"evaluate": "last"}}}}, "set it to every, or metric to"),
+        ({"base": EVERY, **OTHER_BUDGETS}, "their selection.budgets differ: give all trials the same"),
+        ({"base": {**EVERY, "selection": {"budgets": [50, 100]}}}, "nothing is left to stop; give 3 or more"),
+    ],
+)
+def test_trials_are_stopped_where_they_can_be_compared_at_equal_labels(tree, why):
+    auto = sweep_from_tree({"space": DRAWN, "samples": 2, "seeds": [0], **tree})
+    assert stops_early(auto, trials(auto)) is (why is None)
+    asked = auto.model_copy(update={"scheduler": "asha"})
+    if why is None:
+        assert stops_early(asked, trials(asked))
+    else:
+        with pytest.raises(ConfigError, match=rf"^scheduler: asha .*{why.removeprefix('asha ')}.*, or set scheduler"):
+            stops_early(asked, trials(asked))
+    never = auto.model_copy(update={"scheduler": "none"})
+    assert not stops_early(never, trials(never))
+
+
+def test_a_grid_is_gone_through():
+    sweep = sweep_from_tree({"base": EVERY, "space": {"pruning.ratio": {"grid": [0.5]}}})
+    assert not stops_early(sweep, trials(sweep))
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        (
+            {"space": {"pruning.ration": {"grid": [1]}}},
+            "unknown field 'pruning.ration' (did you mean 'pruning.ratio'?)",
+        ),
+        ({"space": {"pruning.ratio": {"grid": [0.5], "choice": [0.5]}}}, "exactly one of grid, choice"),
+        (
+            {"space": {"pruning.ratio": {"grids": [0.5]}}},
+            "space.pruning.ratio.grids: unknown key (did you mean 'grid'?)",
+        ),
+        ({"space": {"pruning.ratio": {"uniform": [0.8, 0.5]}}}, "uniform [0.8, 0.5] is empty"),
+        ({"space": {"training.lr": {"loguniform": [0, 1]}}}, "reaches zero"),
+        (
+            {"space": {"pruning.ratio": [0.5, 0.8]}},
+            "space.pruning.ratio: does not say how its values are tried: write {grid: [0.5, 0.8]}",
+        ),
+        ({"space": {"pruning.ratio": 0.5}}, "write {grid: [0.5]}"),
+        ({"space": {"pruning.ratio": {"grid": [0.5, 1.5]}}}, "trial 'ratio-1.5': pruning.ratio: 1.5 is not valid"),
+        ({"space": {"pruning.ratio": {"grid": [0.5, 0.5]}}}, "'ratio-0.5_seed-0' is there twice"),
+        ({"space": {"run.seed": {"grid": [1, 2]}}}, "for seeds there is `seeds`"),
+        ({"space": {"workers.cpus": {"grid": [1, 2]}}}, "space: 'workers.cpus' says where and how fast a run works"),
+        (
+            {"arms": {"a": {}, "b": {"workers": {"cpus": 2}}}},
+            "arms.b: would be arms.a again ('workers.cpus' says where and how fast a run works, not what comes out)",
+        ),
+        ({"arms": {"a": SCRATCH, "b": SCRATCH}}, "arms.b: would be arms.a again (both override the same)"),
+        ({"arms": {"a b": {}}}, "'a b' is no name"),
+        ({"arms": {"a": {"prunning": {"ratio": 0.5}}}}, "trial 'a': prunning: unknown key (did you mean 'pruning'?)"),
+        ({"arms": {"a": {"pruning": {"ratio": 0.5}}}, "space": {"pruning.ratio": {"grid": [0.6]}}}, "name it once"),
+        ({"arms": {"dense": {"selection": {"selector": "dense"}}}}, "set fusion.target to scratch"),
+        ({"arms": {"a": {}}, "reference": "b"}, "reference: no arm 'b'"),
+        ({"base": {"annotation": {"kind": "files"}}}, "base.annotation.kind 'files' would ask people once per trial"),
+        (
+            {"arms": {"a": {"annotation": {"kind": "files"}}}},
+            "trial 'a': annotation.kind 'files' would ask people once per trial",
+        ),
+        (
+            {"space": {"annotation.kind": {"grid": ["oracle", "files"]}}},
+            "trial 'kind-files': annotation.kind 'files' would ask people once per trial",
+        ),
+        (
+            {"base": {"pool": FILES}, "space": {"pool.allow_growth": {"grid": [False, True]}}},
+            "trial 'allow_growth-True': pool.allow_growth: a sweep compares runs on one pool",
+        ),
+        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"base": {"training": {"epochs": 0}}}, "base.training.epochs: 0 is not valid"),
+        ({"base": {"training": {"epoch": 1}}}, "base.training.epoch: unknown key (did you mean 'epochs'?)"),
+        ({"schedulers": "asha"}, "schedulers: unknown key (did you mean 'scheduler'?)"),
+    ],
+)
+def test_bad_sweeps_are_refused_with_the_field(tree, said):
+    with pytest.raises(ConfigError) as caught:
+        trials(sweep_from_tree(tree))
+    assert said in str(caught.value)
+
+
+def test_the_base_may_build_on_a_preset_and_the_command_line_wins(tmp_path):
+    file = written(tmp_path, {"base": {"preset": "cifar10_small", "pruning": {"ratio": 0.6}}, "seeds": [0]})
+    sweep = load_sweep(file, {"training": {"epochs": "20"}, "run": {"directory": "elsewhere"}}, {"concurrency": 3})
+    assert (sweep.base.network.architecture, sweep.base.pruning.ratio, sweep.base.training.epochs) == (
+        "resnet20",
+        0.6,
+        20,
+    )
+    assert (sweep.base.run.name, sweep.base.run.directory, sweep.concurrency) == ("mine", "elsewhere", 3)
+
+
+def test_seeds_of_the_command_line_replace_the_files():
+    assert parse_sweep(["--preset", "digits_sweep", "--seeds", "4,7"]).seeds == [4, 7]
+    with pytest.raises(ConfigError, match=r"seeds\.1: 'b' is not valid"):
+        parse_sweep(["--preset", "digits_sweep", "--seeds", "0,b"])
+
+
+def test_what_is_no_sweep_is_said(tmp_path):
+    with pytest.raises(ConfigError, match="is the configuration of a run; a sweep names it under `base:`"):
+        load_sweep(PRESETS / "cifar10_small.yaml", {}, {})
+    with pytest.raises(ConfigError, match="a sweep has several; set `seeds`"):
+        load_sweep(None, {"run": {"seed": 3}}, {})
+    with pytest.raises(ConfigError, match=r"base\.run\.seed 7: a sweep has several; set `seeds`"):
+        load_sweep(written(tmp_path, {"base": {"run": {"seed": 7}}}), {}, {})
+    with pytest.raises(ConfigError, match="no such preset"):
+        load_sweep(written(tmp_path, {"base": "digit"}), {}, {})
+    with pytest.raises(ConfigError, match="is a sweep itself"):
+        load_sweep(written(tmp_path, {"base": "digits_sweep"}), {}, {})
+
+
+def test_a_sweep_lies_below_its_directory_whatever_options_the_store_has():
+    store = "s3://bucket/runs?region=eu-1&scheme=https"
+    sweep = sweep_from_tree({"base": {"run": {"directory": store, "name": "mine"}}})
+    assert sweep_path(sweep) == "s3://bucket/runs/mine?region=eu-1&scheme=https"
+    assert trials(sweep)[0].config.run.directory == "s3://bucket/runs/mine/trials?region=eu-1&scheme=https"
+
+
+def test_a_sweep_survives_its_file(tmp_path):
+    sweep = load_sweep(PRESETS / "cifar10_small_comparison.yaml", {}, {})
+    assert sweep_from_tree(yaml.safe_load(yaml.safe_dump(to_tree(sweep)))) == sweep
+
+
+@pytest.mark.parametrize("preset", SWEEPS, ids=lambda p: p.stem)
+def test_presets_are_valid(preset):
+    found = trials(load_sweep(preset, {}, {}))
+    assert (
+        len(found)
+        == {
+            "digits_sweep": 24,
+            "digits_fusion": 18,
+            "cifar10_small_comparison": 48,
+            "cifar10_small_fusion": 66,
+            "cifar10_small_recipe": 6,
+        }[preset.stem]
+    )
+
+
+def test_the_comparison_is_fair():
+    """Every arm has the same seeds, initial sets, budgets and target training; only how it is measured differs. Those
+    that ask how little fine-tuning is enough say so in their names."""
+    found = trials(load_sweep(PRESETS / "cifar10_small_comparison.yaml", {}, {}))
+    assert {t.arm for t in found} >= {"prunefuse-p50", "prunefuse-p80", "dense", "svp-resnet8", "random"}
+    same = {
+        (
+            t.config.finetuning.model_copy(update={"evaluate_every": 0}).model_dump_json(),
+            t.config.training.model_dump_json(),
+            tuple(t.config.selection.budgets),
+            t.config.network.architecture,
+        )
+        for t in found
+        if "-halved" not in t.arm
+    }
+    assert len(same) == 1
+    assert all(sum(t.arm == arm for t in found) >= 3 for arm in {t.arm for t in found})

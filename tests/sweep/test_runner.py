@@ -1,0 +1,503 @@
+"""Sweeps on a real Ray: what trials share, what a kill or a failure does to them, what comes out."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from prunefuse_ray.cli import main
+from prunefuse_ray.config.files import config_from_tree, load_config, merge, to_tree
+from prunefuse_ray.distributed.resources import Resources
+from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
+from prunefuse_ray.method.steps import Step, steps
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.storage import Place
+from prunefuse_ray.sweep import runner as sweeping
+from prunefuse_ray.sweep.analysis import write_results
+from prunefuse_ray.sweep.config import sweep_from_tree, trials
+from prunefuse_ray.sweep.page import render_sweep
+from prunefuse_ray.sweep.results import (
+    COMPLETE,
+    FAILED,
+    STOPPED,
+    UNFINISHED,
+    outcome,
+    outcome_place,
+    pool_key,
+    read_sweep,
+)
+from prunefuse_ray.sweep.runner import concurrency, in_order, placement, run_sweep
+from prunefuse_ray.sweep.sharing import inputs_keys
+from prunefuse_ray.sweep.trial import Desk, TrialJob, _run
+from tests.support import ROOT
+from tests.support.runs import TINY
+
+ARMS = {
+    "fuse": {"finetuning": {"evaluate_every": 1}},
+    "scratch": {"fusion": {"target": "scratch"}},
+    "broken": {"training": {"lr": 1e30, "warmup_epochs": 0}},
+}
+
+
+def tree(pool: Path, directory: Path, **more):
+    base = merge(TINY, {"pool": {"path": str(pool / "pool"), "test_path": str(pool / "test")}})
+    own = {
+        "selection": {"budgets": [10, 18]},
+        "scoring": {"actors": None},
+        "run": {"directory": str(directory), "name": "swept"},
+    }
+    return merge({"base": merge(base, own), "arms": ARMS, "seeds": [0], "loggers": ["tensorboard"]}, more)
+
+
+class Heard:
+    def __init__(self):
+        self.events = []
+
+    def __call__(self, event, name, figures):
+        self.events.append((event, name, figures))
+
+    def of(self, event):
+        return sorted(name for e, name, _ in self.events if e == event)
+
+
+# --- decisions, without Ray ---
+
+
+def test_a_desk_hands_out_each_step_once():
+    desk = Desk({"old": "a"})
+    assert desk.claim("old", "b") == ("take", "a")
+    assert desk.claim("k", "b") == ("work", "b")
+    assert desk.claim("k", "b") == ("work", "b"), "a trial that was lost and came back goes on"
+    assert desk.claim("k", "c") == ("wait", "b")
+    desk.finish("k", "b")
+    assert desk.claim("k", "c") == ("take", "b")
+    assert desk.claim("l", "b")[0] == "work"
+    desk.release("b")
+    assert desk.claim("l", "c") == ("work", "c"), "nobody waits for a trial that has ended"
+
+
+def has(cpus, gpus=0.0, nodes=1, cores=2):
+    return Resources(nodes=nodes, cpus=cpus, gpus=gpus, in_process=nodes == 1, cores=cores if nodes == 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("resources", "base", "wanted", "expected"),
+    [
+        (has(4), {}, None, 2),  # two cores: a scoring actor each, two logical CPUs for both their streams
+        (has(4), {}, 1, 1),
+        (has(4), {}, 9, 2),
+        (has(3, cores=1), {}, None, 1),
+        (has(4), {"scoring": {"actors": [2, 2]}}, None, 1),
+        (has(66, nodes=5), {"workers": {"count": [4, 4], "cpus": 4}}, None, 4),  # 64 CPUs in four parts of 16
+        (has(66, gpus=4, nodes=5), {"workers": {"count": [2, 2], "gpu": True}}, None, 2),
+        (has(4, gpus=1), {"workers": {"gpu": True}}, None, 1),
+    ],
+)
+def test_concurrency_is_what_the_cluster_holds(resources, base, wanted, expected):
+    sweep = sweep_from_tree({"base": base, "seeds": list(range(20)), "concurrency": wanted})
+    assert concurrency(sweep, trials(sweep), resources) == expected
+
+
+def test_parts_of_a_cluster_leave_the_streams_their_cpus():
+    for runs in (2, 3, 5):
+        part = has(32, nodes=4).part(runs)
+        assert runs * (part.cpus - 2) + 2 <= 32
+    assert has(4).part(2).cores == 1
+
+
+def test_trials_with_much_in_common_start_apart():
+    sweep = sweep_from_tree({"space": {"selection.strategy": {"grid": ["margin", "entropy"]}}, "seeds": [0, 1, 2]})
+    found = trials(sweep)
+    keys = {t.name: inputs_keys(t.config, {"rows": 1}) for t in found}
+    by_seed = sorted(found, key=lambda t: t.config.run.seed)  # the worst order: neighbours share their first rounds
+    assert [(t.config.selection.strategy, t.config.run.seed) for t in in_order(by_seed, keys)] == [
+        (s, seed) for s in ("margin", "entropy") for seed in (0, 1, 2)
+    ]
+
+
+def test_drivers_stand_on_machines_that_last():
+    def node(kind=None):
+        return {"Alive": True, "Labels": {"ray.io/market-type": kind} if kind else {}}
+
+    assert placement([node()])[1] == {}
+    assert placement([node("on-demand"), node("spot")])[1] == {"label_selector": {"ray.io/market-type": "on-demand"}}
+    assert placement([node("spot")])[1] == {}, "rather on a spot node than nowhere"
+
+
+def test_the_last_round_is_told_of_when_nothing_of_the_run_is_missing(tmp_path, monkeypatch):
+    """A scheduler that stops a trial at its last label budget would keep it from its report for ever."""
+    config = config_from_tree({"selection": {"budgets": [50, 100, 150]}, "run": {"directory": str(tmp_path / "t")}})
+    Place.at(str(tmp_path / "pools" / pool_key(config) / "pool.json")).write_json({"rows": 1})
+    told = []
+    desk = SimpleNamespace(
+        post=SimpleNamespace(remote=lambda _, row: told.append(row["budgets_passed"])),
+        finish=SimpleNamespace(remote=lambda *_: None),
+    )
+
+    def run(config, listen, **_):
+        for step in steps(config):
+            listen("done", step, None)
+        assert told == [1, 2]
+
+    monkeypatch.setattr("prunefuse_ray.sweep.trial.loop.run", run)
+    job = TrialJob(root=Place.at(str(tmp_path)), configs={"a": to_tree(config)}, runs=1, directory=".")
+    _run("a", job, desk)
+    assert told == [1, 2, 3]
+
+
+# --- a sweep ---
+
+
+@pytest.fixture(scope="module")
+def swept(local_ray, tiny_pool, tmp_path_factory):
+    """An arm, its twin from scratch, and an arm that cannot score."""
+    directory = tmp_path_factory.mktemp("sweeps")
+    heard = Heard()
+    sweep = sweep_from_tree(tree(tiny_pool, directory))
+    run_sweep(sweep, heard)
+    write_results(Place.at(str(directory / "swept")), render_sweep)
+    return sweep, directory / "swept", heard
+
+
+def test_a_failing_trial_is_reported_and_the_others_go_on(swept):
+    _, root, heard = swept
+    assert heard.of(COMPLETE) == ["fuse_seed-0", "scratch_seed-0"]
+    assert heard.of(FAILED) == ["broken_seed-0"]
+    (message,) = [figures["message"] for event, _, figures in heard.events if event == FAILED]
+    assert "the network diverged; lower training.lr" in message
+    assert outcome(Place.at(str(root)), "broken_seed-0").message == message
+
+
+def test_every_round_is_reported(swept):
+    _, _, heard = swept
+    rounds = [(n, f["labels"]) for e, n, f in heard.events if e == "round" and n == "fuse_seed-0"]
+    assert rounds == [("fuse_seed-0", 10), ("fuse_seed-0", 18)]
+
+
+def test_what_trials_have_in_common_is_done_once(swept):
+    sweep, root, _ = swept
+    first, second, third = (Ledger(Place.at(str(root / "trials" / t.name))) for t in trials(sweep))
+    keys = [inputs_keys(t.config, first.read_pool()) for t in trials(sweep)]
+    assert len({k[Step(0, "select")] for k in keys}) == 1
+    done = [
+        step
+        for ledger, mine in ((first, keys[0]), (second, keys[1]), (third, keys[2]))
+        for step in mine
+        if ledger.committed(step) and "shared_from" not in ledger.committed(step).metrics
+    ]
+    for step in (Step(-1, "init"), Step(0, "select"), Step(0, "label")):
+        assert done.count(step) == 1, step
+    for step in (Step(0, "score"), Step(1, "select"), Step(1, "label"), Step(1, "train")):
+        assert done.count(step) == 1, step
+    assert done.count(Step(1, "finetune")) == 2
+    ids = [ledger.read_bytes(Step(1, "label"), "labels.parquet") for ledger in (first, second)]
+    assert ids[0] == ids[1]
+
+
+def test_a_trial_that_was_stopped_after_its_last_round_is_finished(swept, tmp_path):
+    _, root, _ = swept
+    shutil.copytree(root / "trials/fuse_seed-0", tmp_path / "trials/late")
+    outcome_place(Place.at(str(tmp_path)), "late").write_json({"status": STOPPED, "message": "behind others"})
+    assert outcome(Place.at(str(tmp_path)), "late").status == COMPLETE
+    (tmp_path / "trials/late/commits/report.json").unlink()
+    assert outcome(Place.at(str(tmp_path)), "late").status == UNFINISHED
+    (tmp_path / "trials/late/rounds/001/commits/finetune.json").unlink()
+    assert outcome(Place.at(str(tmp_path)), "late").status == STOPPED
+
+
+def test_results_and_report_stand_in_the_directory(swept):
+    _, root, _ = swept
+    rows = pq.read_table(root / "sweep.parquet")
+    assert rows.num_rows == 4  # the broken trial passed no round: it has no scores for the first one
+    assert pyarrow.csv.read_csv(root / "sweep.csv").column_names == rows.column_names
+    assert json.loads((root / "trials/fuse_seed-0/result.json").read_text())["rounds"][1]["labels"] == 18
+    config = load_config(root / "best.yaml")
+    assert config.run.name == "swept-best"
+    page = (root / "report.html").read_text()
+    assert "the network diverged" in page
+    assert "Epochs to the accuracy of training from scratch" in page
+    assert list((root / "tune").rglob("events.out.tfevents*"))
+    (twin,) = [r for r in read_sweep(Place.at(str(root))).trials if r.trial.arm == "scratch"]
+    assert twin.shared["fuse_seed-0"] >= 6 or twin.shared.keys() <= {"fuse_seed-0", "broken_seed-0"}
+
+
+def test_the_same_sweep_again_tries_only_what_failed(swept):
+    sweep, root, _ = swept
+    before = {p: p.stat().st_mtime_ns for p in (root / "trials" / "fuse_seed-0").rglob("*") if p.is_file()}
+    heard = Heard()
+    run_sweep(sweep, heard)
+    assert heard.of("start") == ["broken_seed-0"]
+    assert heard.of(FAILED) == ["broken_seed-0"]
+    assert {p: p.stat().st_mtime_ns for p in (root / "trials" / "fuse_seed-0").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"base": {"training": {"epochs": 5}}}, "base.training.epochs: 3 -> 5"),
+        (
+            {"arms": {"scratch": {"fusion": {"rule": "scaled"}}}},
+            "trial 'scratch_seed-0': fusion.rule: 'keep' -> 'scaled'",
+        ),
+        ({"seeds": [1]}, "trial 'fuse_seed-0' would be gone"),
+        ({"space": {"pruning.ratio": {"grid": [0.5]}}}, "trial 'fuse_seed-0' would be gone"),
+    ],
+)
+def test_another_sweep_is_refused_with_the_difference(swept, tiny_pool, more, said):
+    _, root, _ = swept
+    with pytest.raises(LedgerError) as caught:
+        run_sweep(sweep_from_tree(tree(tiny_pool, root.parent, **more)))
+    assert said in str(caught.value)
+
+
+def test_the_order_of_the_space_is_part_of_a_sweep(tmp_path):
+    """It makes the names of the trials; written down, the two cannot be told apart by their fields."""
+    space = {"pruning.ratio": {"grid": [0.5]}, "selection.strategy": {"grid": ["margin"]}}
+    own = {"base": {"run": {"directory": str(tmp_path), "name": "s"}}, "seeds": [0]}
+    sweep = sweep_from_tree({**own, "space": space})
+    sweeping._record(Place.at(str(tmp_path / "s")), sweep, [], {})
+    sweeping._check_unchanged_sweep(Place.at(str(tmp_path / "s")), sweep)
+    turned = sweep_from_tree({**own, "space": dict(reversed(space.items()))})
+    with pytest.raises(LedgerError, match=r"trial 'ratio-0\.5_strategy-margin_seed-0' would be gone"):
+        sweeping._check_unchanged_sweep(Place.at(str(tmp_path / "s")), turned)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"concurrency": 1}, {"scheduler": "none"}, {"seeds": [0, 1]}, {"arms": {"other": {}}, "reference": "other"}],
+)
+def test_a_sweep_may_grow(swept, tiny_pool, more):
+    _, root, _ = swept
+    sweeping._check_unchanged_sweep(Place.at(str(root)), sweep_from_tree(tree(tiny_pool, root.parent, **more)))
+
+
+def test_all_macs_are_those_of_selection_fused_proxy_and_target(swept):
+    _, root, _ = swept
+    ledger = Ledger(Place.at(str(root)) / "trials" / "fuse_seed-0")
+    one = ledger.committed(Step(-1, "init")).metrics["macs_per_sample"]
+    scoring = one["proxy"] * (120 - 10)
+    epochs, seen = 3, (8, 16)  # of 10 and 18 labels in batches of 8
+    proxies, target = [3 * one["proxy"] * epochs * n for n in seen], 3 * one["dense"] * epochs * seen[1]
+    totals = {r.trial.name: r.rows[-1]["total_macs"] for r in read_sweep(Place.at(str(root))).trials if r.rows}
+    assert totals["fuse_seed-0"] == scoring + sum(proxies) + target
+    assert totals["scratch_seed-0"] == scoring + proxies[0] + target, "nothing is made of its last proxy"
+
+
+def test_the_report_is_made_from_the_files_without_ray_or_torch(swept):
+    _, root, _ = swept
+    write_results(Place.at(str(root)), render_sweep)
+    page = (root / "report.html").read_bytes()
+    (root / "report.html").unlink()
+    code = (
+        "import sys; from prunefuse_ray.cli import main; code = main(['report', sys.argv[1]]);"
+        "assert not {'torch', 'ray'} & set(sys.modules);"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert (root / "report.html").read_bytes() == page
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"arms": {"big": {"selection": {"budgets": [10, 500]}}}}, ConfigError, "trial 'big': selection.budgets"),
+        ({"arms": {"odd": {"network": {"architecture": "resnet21"}}}}, ConfigError, "trial 'odd': network"),
+        ({"arms": {"many": {"scoring": {"actors": [50, 50]}}}}, PlanError, "trial 'many': scoring.actors"),
+        ({"base": {"pool": {"image_column": "img"}}}, PoolError, "pool.image_column"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_any_trial(local_ray, tiny_pool, tmp_path, change, error, said):
+    with pytest.raises(error) as caught:
+        run_sweep(sweep_from_tree(tree(tiny_pool, tmp_path, **change)))
+    assert said in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "said"),
+    [
+        ([f"s{i:04d}" for i in range(11)], ConfigError, "selection.budgets: the first budget is 10 labels"),
+        (["s0000", "nobody"], PoolError, "1 of 2 ids are not in the pool: 'nobody'"),
+    ],
+)
+def test_known_labels_are_checked_before_any_trial(local_ray, tiny_pool, tmp_path, ids, error, said):
+    known = tmp_path / "known.csv"
+    known.write_text("id,label\n" + "".join(f"{i},0\n" for i in ids))
+    with pytest.raises(error) as caught:
+        run_sweep(sweep_from_tree(tree(tiny_pool, tmp_path / "s", base={"pool": {"known_labels": str(known)}})))
+    assert said in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_command_says_one_error(capsys, tmp_path):
+    assert main(["sweep", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert main(["sweep", "--preset", "digits_sweep", "--pruning.ratio", "2"]) == 2
+    assert "base.pruning.ratio" in capsys.readouterr().err
+
+
+def test_the_command_says_why_no_trial_is_stopped_early(capsys, tmp_path, monkeypatch):
+    file = tmp_path / "drawn.yaml"
+    tree_ = {"base": {"run": {"directory": str(tmp_path)}}, "space": {"training.lr": {"uniform": [0.01, 0.1]}}}
+    file.write_text(yaml.safe_dump(tree_))
+
+    def interrupted(*_):
+        raise PlanError("enough")
+
+    monkeypatch.setattr(sweeping, "run_sweep", interrupted)
+    assert main(["sweep", "--config", str(file)]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no trial is stopped early: asha compares fused_accuracy" in said
+    file.write_text(yaml.safe_dump({**tree_, "scheduler": "asha"}))
+    assert main(["sweep", "--config", str(file)]) == 2
+    assert "scheduler: asha compares fused_accuracy" in capsys.readouterr().err
+
+
+def test_loggers_that_are_not_installed_are_refused(local_ray, tiny_pool, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PlanError, match=r"pip install 'prunefuse-ray\[wandb\]'"):
+        sweeping._loggers(sweep_from_tree({"loggers": ["wandb"]}), Place.at(str(tmp_path)))
+
+
+# --- kills ---
+
+
+def start(file: Path, home: Path, *more: str) -> subprocess.Popen:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}  # the networks of the tests
+    return subprocess.Popen(
+        [sys.executable, "jobs/sweep.py", "--config", str(file), *more],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 500) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.05)
+
+
+def undisturbed_bytes(root: Path, trial: str) -> bytes:
+    return (root / "trials" / trial / "fused" / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_a_killed_sweep_goes_on_where_it_was(swept, tiny_pool, tmp_path):
+    """SIGKILL of the sweep's driver while a trial is in its second training; nothing is done twice after that."""
+    _, whole, _ = swept
+    made = tree(tiny_pool, tmp_path, concurrency=1)
+    made["arms"] = {k: v for k, v in ARMS.items() if k != "broken"}
+    file = tmp_path / "swept.yaml"
+    file.write_text(yaml.safe_dump(made))
+    root = tmp_path / "swept"
+    first = start(file, tmp_path)
+    wait_for(root / "trials/fuse_seed-0/rounds/001/commits/label.json", first)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    time.sleep(1.0)
+    kept = {p: p.stat().st_mtime_ns for p in (root / "trials/fuse_seed-0").rglob("commits/*.json")}
+    assert not (root / "trials/fuse_seed-0/result.json").exists()
+    again = start(file, tmp_path)
+    output, _ = again.communicate(timeout=900)
+    assert again.returncode == 0, output
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept, "a committed phase was done again"
+    for trial in ("fuse_seed-0", "scratch_seed-0"):
+        assert undisturbed_bytes(root, trial) == undisturbed_bytes(whole, trial)
+    third = start(file, tmp_path)
+    output, _ = third.communicate(timeout=900)
+    assert third.returncode == 0
+    assert "2 of them were complete already" in output
+    changed = start(file, tmp_path, "--training.lr", "0.05")
+    output, _ = changed.communicate(timeout=300)
+    assert changed.returncode == 2
+    assert "base.training.lr: 0.1 -> 0.05" in output
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_a_trial_survives_the_loss_of_its_driver(local_ray, swept, tiny_pool, tmp_path):
+    """SIGKILL of the process that drives a trial: Tune takes the trial up again, and it resumes from its ledger."""
+    import threading
+
+    _, whole, _ = swept
+    made = tree(tiny_pool, tmp_path, concurrency=1)
+    made["arms"] = {"fuse": ARMS["fuse"]}
+    killed = []
+
+    def kill():
+        marker = tmp_path / "swept/trials/fuse_seed-0/rounds/000/commits/train.json"
+        while not marker.exists():
+            time.sleep(0.02)
+        lock = str(tmp_path / "swept/trials/fuse_seed-0/.lock")
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                held = any(os.readlink(f"/proc/{pid}/fd/{fd}") == lock for fd in os.listdir(f"/proc/{pid}/fd"))
+            except OSError:
+                continue
+            if held and int(pid) != os.getpid():
+                os.kill(int(pid), signal.SIGKILL)
+                killed.append(pid)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    heard = Heard()
+    run_sweep(sweep_from_tree(made), heard)
+    assert killed
+    assert heard.of(COMPLETE) == ["fuse_seed-0"]
+    assert undisturbed_bytes(tmp_path / "swept", "fuse_seed-0") == undisturbed_bytes(whole, "fuse_seed-0")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_asha_stops_what_lags_and_a_second_start_leaves_it_stopped(local_ray, tiny_pool, tmp_path):
+    """Learning rates from hopeless to good, one trial at a time, the good one first."""
+    made = tree(tiny_pool, tmp_path, concurrency=1, scheduler="asha", metric="proxy_accuracy")
+    made["arms"] = {}
+    made["base"]["selection"] = {"budgets": [10, 18, 26, 34]}
+    made["space"] = {"training.lr": {"grid": [0.05, 1e-6, 2e-6, 3e-6, 4e-6]}}
+    sweep = sweep_from_tree(made)
+    heard = Heard()
+    run_sweep(sweep, heard)
+    assert len(heard.of("stopped")) >= 2
+    assert "lr-0.05_seed-0" in heard.of(COMPLETE)
+    again = Heard()
+    run_sweep(sweep, again)
+    assert not set(again.of("start")) & set(heard.of("stopped"))
+    for r in read_sweep(Place.at(str(tmp_path / "swept"))).trials:
+        # On a busy machine a stop may come too late; then the second start has written the report.
+        assert (r.outcome.status == COMPLETE) == (len(r.rows) == 4), "what has passed every budget is whole"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_mlflow_gets_every_trial(local_ray, tiny_pool, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    made = tree(tiny_pool, tmp_path / "sweeps", loggers=["mlflow"])
+    made["arms"] = {"fuse": ARMS["fuse"]}
+    run_sweep(sweep_from_tree(made))
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("swept").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["labels"] == 18
+    assert run.data.params["trial/arm"] == "fuse"
+
+
+def test_configs_of_trials_are_whole(swept):
+    _, root, _ = swept
+    for name in ("fuse_seed-0", "scratch_seed-0"):
+        assert config_from_tree(yaml.safe_load((root / "trials" / name / "config.yaml").read_text())).run.name == name

@@ -1,0 +1,40 @@
+"""An announced preemption: a checkpoint at once, and training that goes on from it on the nodes that are left."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+from tests.support.preempted import BATCH, EPOCHS, SAMPLES
+
+
+@pytest.mark.faults
+def test_an_announced_preemption_costs_the_steps_after_its_checkpoint_only(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.support.preempted", str(tmp_path)],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PREEMPTION_STEPS_LOG": str(tmp_path / "steps.log"),
+            "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    told = json.loads(run.stdout.splitlines()[-1])
+    midway = [c for c in told["checkpoints"] if not c.endswith("step-000000")]
+    assert len(midway) == 1, f"no checkpoint when the preemption was announced: {told['checkpoints']}"
+    epoch, step = (int(part) for part in midway[0].split("-")[1::2])
+    # Two workers until the deadline, then one that takes up the work exactly where the checkpoint was made.
+    whole = EPOCHS * SAMPLES // BATCH
+    assert min(told["steps"]) < whole
+    assert whole - (epoch * SAMPLES // BATCH + step) in told["steps"]
+    assert len(told["steps"]) == 3
+    assert told["epochs"] == EPOCHS == len(told["losses"])

@@ -1,0 +1,311 @@
+"""Training: the schedule, the loss, exact resume, and what a worker group does with the same job."""
+
+import dataclasses
+import tempfile
+
+import pyarrow as pa
+import pytest
+import torch
+
+from prunefuse_ray import networks
+from prunefuse_ray.config.schema import Distillation, Recipe
+from prunefuse_ray.data.images import ImageForm
+from prunefuse_ray.data.labeled_set import Samples
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.distributed.resources import TrainingPlan
+from prunefuse_ray.storage import Place
+from prunefuse_ray.training import trainer
+from prunefuse_ray.training.trainer import TrainingJob, train
+from tests.support.nets import OWN, STRUCK
+from tests.support.pools import pictures, write_pool
+
+FORM = ImageForm(height=8, width=8, channels=1)
+SPEC = networks.NetworkSpec(architecture="tests.support.nets:tiny", classes=2, input_shape=(1, 8, 8))
+IN_PROCESS = TrainingPlan(workers=(0, 0), cpus=1, gpu=False, max_failures=0)
+
+
+# --- schedules and losses, by hand ---
+
+
+# --- training ---
+
+
+def source(directory) -> Source:
+    files = sorted(directory.glob("*.parquet"))
+    place = Place.at(str(directory))
+    return Source(fs=place.fs, files=tuple(map(str, files)), sizes=tuple(f.stat().st_size for f in files))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    where = tmp_path_factory.mktemp("data")
+    ids = write_pool(where / "samples", pictures(50), files=2)
+    write_pool(where / "test", pictures(40, seed=1), first_id=900)
+    labels = pa.table({"id": ids, "label": [i % 2 for i in range(50)]})
+    return source(where / "samples"), labels, source(where / "test")
+
+
+def job(data, network=None, **more):
+    network = network or networks.Dense(network=networks.build(SPEC, seed=0), spec=SPEC)
+    samples, labels, test = data
+    recipe = {"epochs": 4, "min_steps": 0, "batch_size": 16, "warmup_epochs": 1, "augment": ["crop"]}
+    recipe |= more.pop("recipe", {})
+    return TrainingJob(
+        network=networks.to_files(network), recipe=Recipe(**recipe), samples=samples, labels=labels, test=test,
+        form=FORM, seed=0, trusted=OWN, **more,
+    )  # fmt: skip
+
+
+def dropping():
+    """A network that draws random numbers of its own in every step."""
+    spec = dataclasses.replace(SPEC, architecture="tests.support.nets:dropping")
+    return networks.Dense(network=networks.build(spec, seed=0), spec=spec)
+
+
+def weights(result):
+    return networks.from_files(result.network, OWN).network.state_dict()
+
+
+def test_training_learns_and_reports(data, tmp_path):
+    result = train(job(data, recipe={"epochs": 10, "evaluate_every": 5}), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["test_accuracy"] > 0.9
+    assert result.metrics["epochs"] == len(result.metrics["train_loss"]) == 10
+    assert [e["epoch"] for e in result.metrics["evaluations"]] == [5, 10]
+    assert result.metrics["evaluations"][-1]["accuracy"] == result.metrics["test_accuracy"]
+    # 10 epochs of 3 full batches of 16, forward and twice backward
+    per_sample = networks.macs(networks.build(SPEC, seed=0), (1, 8, 8))
+    assert result.metrics["macs"] == 10 * 48 * 3 * per_sample
+
+
+def test_the_reported_accuracy_is_that_of_the_saved_network(data, tmp_path):
+    result = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    network = networks.from_files(result.network, OWN).network.eval()
+    x = (torch.from_numpy(pictures(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        right = (network(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
+    assert result.metrics["test_accuracy"] == pytest.approx(right)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data, tmp_path):
+    first = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "a")))
+    again = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "b")))
+    assert first.network == again.network
+    other = TrainingJob(**{**vars(job(data, dropping())), "seed": 1})
+    assert train(other, IN_PROCESS, Place.at(str(tmp_path / "c"))).network != first.network
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 4])
+def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp_path, monkeypatch, epoch):
+    whole = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    persist = trainer._persist
+
+    def stop(local, where, name):
+        persist(local, where, name)
+        if name.startswith(f"epoch-{epoch:04d}"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_persist", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    epochs = []
+    steps = trainer._steps
+    monkeypatch.setattr(trainer, "_steps", lambda *a: (epochs.append(a[5].epoch), steps(*a))[1])
+    resumed = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert resumed.network == whole.network
+    assert resumed.metrics["train_loss"] == whole.metrics["train_loss"]
+    assert epochs == list(range(epoch, 4)), "an epoch was trained twice"
+
+
+def test_a_training_stopped_by_a_preemption_goes_on_from_the_step_it_was_in(data, tmp_path, monkeypatch):
+    recipe = {"batch_size": 2}  # 25 steps an epoch
+    whole = train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    persist, names = trainer._persist, []
+
+    def stop(local, where, name):
+        persist(local, where, name)
+        names.append(name)
+        if name == "epoch-0001-step-000016":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_persist", stop)
+        patch.setattr(trainer.Notice, "arrived", lambda self, step: step == 16)
+        with pytest.raises(KeyboardInterrupt):
+            train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert names == ["epoch-0000-step-000016", "epoch-0001-step-000000", "epoch-0001-step-000016"]
+    resumed = train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert resumed.network == whole.network
+    assert resumed.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_both_precisions_learn_and_weights_stay_float32(data, tmp_path, precision):
+    recipe = {"epochs": 10, "precision": precision}
+    result = train(job(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["test_accuracy"] > 0.9
+    assert {t.dtype for t in weights(result).values() if t.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("workers", [(0, 0), pytest.param((2, 2), marks=pytest.mark.slow)])
+def test_a_set_too_large_for_memory_trains_to_the_same_weights(data, tmp_path, local_ray, monkeypatch, workers):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    plan = dataclasses.replace(IN_PROCESS, workers=workers)
+    held = train(job(data), plan, Place.at(str(tmp_path / "held")))
+    on_disk = train(job(data), dataclasses.replace(plan, sample_bytes=0), Place.at(str(tmp_path / "on-disk")))
+    torch.testing.assert_close(weights(on_disk), weights(held), atol=0 if workers == (0, 0) else 1e-4, rtol=0)
+    assert not list(tmp_path.glob("prunefuse-*")), "the decoded samples were left behind"
+
+
+def test_distillation_pulls_towards_the_teacher(data, tmp_path):
+    """With labels that are all wrong, only the teacher can teach what is right."""
+    teacher = networks.from_files(
+        train(job(data, recipe={"epochs": 10}), IN_PROCESS, Place.at(str(tmp_path / "a"))).network, OWN
+    )
+    samples, labels, test = data
+    wrong = pa.table({"id": labels["id"], "label": [(i + 1) % 2 for i in range(50)]})
+
+    def accuracy(name, **more):
+        result = train(
+            job((samples, wrong, test), recipe={"epochs": 10}, **more), IN_PROCESS, Place.at(str(tmp_path / name))
+        )
+        return result.metrics["test_accuracy"]
+
+    distil = Distillation(weight=0.95, temperature=2.0, decay="none")
+    assert accuracy("b", teacher=networks.to_files(teacher), distillation=distil) > 0.8 > 0.2 > accuracy("c")
+
+
+def test_batch_norm_is_recalibrated_before_fine_tuning(data, tmp_path):
+    network = networks.build(SPEC, seed=0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.fill_(1e6)
+    dense = networks.Dense(network=network, spec=SPEC)
+    recipe = {"epochs": 2, "lr": 1e-9, "evaluate_every": 1}
+    result = train(job(data, dense, recalibrate=True, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["evaluations"][0]["epoch"] == 0
+    assert weights(result)["1.running_var"].max() < 1e3
+
+
+def test_recalibration_sees_all_classes_in_batches_of_about_equal_size(data):
+    """Samples in the order of a folder per class, one more than two batches hold; a batch of one sample fails in some
+    networks."""
+    labels_N = torch.arange(1001) * 2 // 1001
+    pixels_N = (labels_N * 200).to(torch.uint8)
+    samples = Samples(values_N=pixels_N[:, None, None, None].expand(-1, 8, 8, 1), labels_N=labels_N)
+    batches = list(trainer._inputs(samples, job(data), torch.device("cpu")))
+    assert sorted(map(len, batches)) == [333, 334, 334]
+    shares = [(batch.amax((1, 2, 3)) > 0).float().mean().item() for batch in batches]
+    assert shares == pytest.approx([0.5, 0.5, 0.5], abs=0.1)
+
+
+def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray):
+    """Workers share the batches: with batch-norm statistics per worker the weights agree roughly, not to the bit."""
+    plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
+    group = train(job(data), plan, Place.at(str(tmp_path / "group")))
+    alone = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "alone")))
+    assert group.metrics["epochs"] == 4
+    assert group.metrics["macs"] == alone.metrics["macs"]
+    difference = (weights(group)["8.weight"] - weights(alone)["8.weight"]).norm() / weights(alone)["8.weight"].norm()
+    assert difference < 0.3
+
+
+@pytest.mark.faults
+def test_a_killed_worker_costs_its_epoch_and_changes_nothing(data, tmp_path, local_ray):
+    spec = networks.NetworkSpec(architecture="tests.support.nets:fragile", classes=2, input_shape=(1, 8, 8))
+    dense = networks.Dense(network=networks.build(spec, seed=0), spec=spec)
+    STRUCK.touch()  # the first training is left in peace
+    whole = train(job(data, dense), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    STRUCK.unlink()
+    plan = TrainingPlan(workers=(1, 1), cpus=1, gpu=False, max_failures=1)
+    try:
+        struck = train(job(data, dense), plan, Place.at(str(tmp_path / "struck")))
+        assert STRUCK.exists(), "the worker was not killed"
+    finally:
+        STRUCK.unlink(missing_ok=True)
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(struck)[name], tensor, atol=1e-4, rtol=1e-4)
+    assert len(struck.metrics["train_loss"]) == 4
+
+
+# --- validation ---
+
+
+def validated(data, **more):
+    """A job that trains on 30 of the samples and validates on the other 20."""
+    samples, labels, test = data
+    keep = labels.slice(30)
+    return job((samples, labels.slice(0, 30), test), validation=samples, validation_labels=keep, **more)
+
+
+def test_the_weights_of_the_best_epoch_on_the_validation_set_are_kept(data, tmp_path, monkeypatch):
+    accuracies = iter([0.5, 0.9, 0.9, 0.7])
+    after = []
+    evaluate = trainer._evaluate
+
+    def evaluated(network, job_, samples, device):
+        found = evaluate(network, job_, samples, device)
+        if len(samples) != 20:  # the test set
+            return found
+        after.append(trainer.weights_of(network))
+        return found | {"accuracy": next(accuracies)}
+
+    monkeypatch.setattr(trainer, "_evaluate", evaluated)
+    result = train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["validation_accuracy"] == [0.5, 0.9, 0.9, 0.7]
+    assert result.metrics["best_epoch"] == 2
+    for name, tensor in weights(result).items():
+        assert torch.equal(tensor, after[1][name]), name
+    assert not torch.equal(after[1]["0.weight"], after[3]["0.weight"])
+    network = networks.from_files(result.network, OWN).network.eval()
+    x = (torch.from_numpy(pictures(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        right = (network(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
+    assert result.metrics["test_accuracy"] == pytest.approx(right), "reported of other weights than those kept"
+
+
+def test_a_stopped_training_keeps_the_same_best_epoch(data, tmp_path, monkeypatch):
+    whole = train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    persist = trainer._persist
+
+    def stop(local, where, name):
+        persist(local, where, name)
+        if name.startswith("epoch-0003"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_persist", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    resumed = train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert resumed.network == whole.network
+    assert resumed.metrics["best_epoch"] == whole.metrics["best_epoch"]
+
+
+def test_training_stops_when_validation_has_not_improved_for_long(data, tmp_path):
+    """A learning rate of next to nothing never improves on the first epoch."""
+    recipe = {"epochs": 20, "lr": 1e-12, "patience": 3, "warmup_epochs": 0}
+    result = train(validated(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["epochs"] == result.metrics["best_epoch"] + 3 < 20
+    again = train(validated(data, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert again.metrics["epochs"] == result.metrics["epochs"], "a stopped training went on"
+
+
+@pytest.mark.slow
+def test_workers_stop_after_the_same_epoch(data, tmp_path, local_ray):
+    plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
+    recipe = {"epochs": 12, "lr": 1e-12, "patience": 2, "warmup_epochs": 0}
+    result = train(validated(data, recipe=recipe), plan, Place.at(str(tmp_path / "group")))
+    assert result.metrics["epochs"] == result.metrics["best_epoch"] + 2 < 12
+
+
+def test_random_crops_are_cut_from_the_uncropped_picture(data, tmp_path):
+    form = ImageForm(height=6, width=6, channels=1, crop_ratio=0.75)
+    crops = TrainingJob(**{**vars(job(data, recipe={"augment": ["resized_crop"], "epochs": 8})), "form": form})
+    assert crops.training_form.shape == (8, 8, 1)
+    assert TrainingJob(**{**vars(crops), "recipe": Recipe(augment=["flip"])}).training_form == form
+    spec = networks.NetworkSpec(architecture="tests.support.nets:tiny", classes=2, input_shape=(1, 6, 6))
+    dense = networks.Dense(network=networks.build(spec, seed=0), spec=spec)
+    crops = TrainingJob(**{**vars(crops), "network": networks.to_files(dense), "recalibrate": True})
+    assert train(crops, IN_PROCESS, Place.at(str(tmp_path / "t"))).metrics["test_accuracy"] > 0.9
