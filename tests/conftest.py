@@ -3,7 +3,7 @@
 import os
 import secrets
 
-from tests.support.pools import parquet_pool, pictures, write_pool
+from tests.support.pools import parquet_pool, random_images, write_pool
 
 # One thread a process: the suite runs in two of them, and threads that wait for each other would lose that.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,17 +51,17 @@ def local_ray(tmp_path_factory):
 @pytest.fixture
 def made(tmp_path, local_ray):
     """A Parquet pool of 40 samples in 3 files and a test set of 6."""
-    pixels = pictures(40)
+    pixels = random_images(40)
     ids = write_pool(tmp_path / "pool", pixels, files=3)
-    write_pool(tmp_path / "test", pictures(6, seed=1), first_id=900)
+    write_pool(tmp_path / "test", random_images(6, seed=1), first_id=900)
     return parquet_pool(tmp_path), pixels, ids
 
 
 @pytest.fixture(scope="module")
 def tiny_pool(tmp_path_factory):
     where = tmp_path_factory.mktemp("tiny")
-    write_pool(where / "pool", pictures(120), files=6)
-    write_pool(where / "test", pictures(40, seed=1), first_id=900)
+    write_pool(where / "pool", random_images(120), files=6)
+    write_pool(where / "test", random_images(40, seed=1), first_id=900)
     return where
 
 

@@ -23,7 +23,7 @@ from prunefuse_ray.method.selector import trusted
 from prunefuse_ray.networks import NETWORK_FILE, WEIGHTS_FILE, NetworkError, NetworkSpec
 from prunefuse_ray.run import loop
 from prunefuse_ray.storage import Place
-from tests.support.pools import pictures, write_pool
+from tests.support.pools import random_images, write_pool
 from tests.support.runs import tiny
 
 SECRET = "wJalrXUtnFEMI-not-a-real-key"
@@ -121,8 +121,8 @@ def test_pickles_inside_other_columns_are_found(mark):
 
 def test_a_run_on_such_a_pool_stops_before_it_begins(local_ray, mark, tmp_path):
     """The bad file is neither the first nor the last: all of them are looked at."""
-    write_pool(tmp_path / "pool", pictures(30), files=3)
-    write_pool(tmp_path / "test", pictures(6, seed=1), first_id=900)
+    write_pool(tmp_path / "pool", random_images(30), files=3)
+    write_pool(tmp_path / "test", random_images(6, seed=1), first_id=900)
     middle = tmp_path / "pool" / "part-1.parquet"
     table = pq.read_table(middle)
     bad = table.set_column(0, "id", pickled_column(mark, table.num_rows))

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prunefuse_ray.annotation.request import BATCH, Answers, Asked, Id, Request, picture_kind
+from prunefuse_ray.annotation.request import BATCH, Answers, Asked, Id, Request, image_kind
 from prunefuse_ray.annotation.votes import NAMED
 from prunefuse_ray.errors import near
 from prunefuse_ray.schemas import annotations_schema
@@ -35,7 +35,7 @@ class Files:
     """An annotator who reads and writes files in the run directory."""
 
     def ask(self, request: Request) -> None:
-        """Write `samples.csv`, and the pictures of a Parquet pool beside it; the CSV last, so that it is complete."""
+        """Write `samples.csv`, and the images of a Parquet pool beside it; the CSV last, so that it is complete."""
         target = request.place / SAMPLES
         if target.exists():
             return
@@ -88,14 +88,14 @@ def _texts(request: Request) -> dict[Id, str]:
 
 
 def _export(request: Request, asked: dict[Id, Asked]) -> dict[Id, str]:
-    """Write the pictures below `to_label/pictures`, named by rank and id, and return their paths from there."""
+    """Write the images below `to_label/images`, named by rank and id, and return their paths from there."""
 
     def write(item: tuple[Id, bytes | str]) -> tuple[Id, str]:
         id_, data = item
         assert isinstance(data, bytes)
         safe = re.sub(r"[^A-Za-z0-9._-]+", "_", str(id_))[-80:].strip(".") or "sample"
-        kind = picture_kind(data)
-        name = f"pictures/{asked[id_].rank:06d}-{safe.removesuffix('.' + kind)}.{kind}"
+        kind = image_kind(data)
+        name = f"images/{asked[id_].rank:06d}-{safe.removesuffix('.' + kind)}.{kind}"
         (request.place / name).write_bytes(data)
         return id_, name
 

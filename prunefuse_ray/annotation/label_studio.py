@@ -21,7 +21,7 @@ from PIL import Image
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, picture_kind
+from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, image_kind
 from prunefuse_ray.errors import LabelError
 from prunefuse_ray.schemas import annotations_schema
 
@@ -118,8 +118,8 @@ class LabelStudio:
 
     client: Client
     labels_per_sample: int = 1
-    picture_url: str | None = None
-    picture_size: int = 1024
+    image_url: str | None = None
+    image_size: int = 1024
 
     def ask(self, request: Request) -> None:
         """Make the project and import those samples that have no task yet, whatever became of earlier imports."""
@@ -218,9 +218,9 @@ class LabelStudio:
     # --- the tasks ---
 
     def _new_tasks(self, request: Request, asked: dict[Id, Asked], ids: set[Id]) -> Iterator[dict[str, Any]]:
-        if self.picture_url is not None and not request.texts:
+        if self.image_url is not None and not request.texts:
             values: Iterator[tuple[Id, str]] = (
-                (i, self.picture_url.replace("{id}", requests.utils.quote(str(i)))) for i in request.ids if i in ids
+                (i, self.image_url.replace("{id}", requests.utils.quote(str(i)))) for i in request.ids if i in ids
             )
         else:
             values = ((i, self._value(v)) for i, v in request.values(ids))
@@ -233,7 +233,7 @@ class LabelStudio:
             yield task
 
     def _value(self, value: bytes | str) -> str:
-        return value if isinstance(value, str) else data_uri(value, self.picture_size)
+        return value if isinstance(value, str) else data_uri(value, self.image_size)
 
 
 def _marker(request: Request) -> str:
@@ -263,13 +263,13 @@ def prediction(guess: str, probability: float | None) -> dict[str, Any]:
 
 
 def data_uri(data: bytes, longest: int) -> str:
-    """A picture inside an address, as browsers show it; scaled down and as PNG where that is needed."""
-    kind = picture_kind(data)
+    """An image inside an address, as browsers show it; scaled down and as PNG where that is needed."""
+    kind = image_kind(data)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if max(picture.size) > longest or kind not in SHOWN_BY_BROWSERS:
+        with Image.open(io.BytesIO(data)) as image:
+            if max(image.size) > longest or kind not in SHOWN_BY_BROWSERS:
                 kind = "jpg" if kind == "jpg" else "png"
-                shown = picture.convert("RGB" if kind == "jpg" else "RGBA" if "A" in picture.mode else "RGB")
+                shown = image.convert("RGB" if kind == "jpg" else "RGBA" if "A" in image.mode else "RGB")
                 shown.thumbnail((longest, longest))
                 buffer = io.BytesIO()
                 shown.save(buffer, format="JPEG" if kind == "jpg" else "PNG")
@@ -281,7 +281,7 @@ def data_uri(data: bytes, longest: int) -> str:
 
 
 def connect(
-    url: str, *, labels_per_sample: int = 1, picture_url: str | None = None, picture_size: int = 1024
+    url: str, *, labels_per_sample: int = 1, image_url: str | None = None, image_size: int = 1024
 ) -> LabelStudio:
     """The annotator behind the server at `url`. LabelError where the environment holds no token."""
     token = os.environ.get(TOKEN, "").strip()
@@ -290,6 +290,6 @@ def connect(
     return LabelStudio(
         client=Client(url, token),
         labels_per_sample=labels_per_sample,
-        picture_url=picture_url,
-        picture_size=picture_size,
+        image_url=image_url,
+        image_size=image_size,
     )

@@ -68,7 +68,7 @@ class Request:
         }
 
     def values(self, only: set[Id] | None = None) -> Iterator[tuple[Id, bytes | str]]:
-        """(id, sample) a few at a time: texts as they are, pictures as encoded bytes."""
+        """(id, sample) a few at a time: texts as they are, images as encoded bytes."""
         for place in self.samples:
             with place.fs.open_input_file(place.path) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(batch_size=BATCH, columns=["id", "sample"]):
@@ -103,10 +103,10 @@ class Annotator(Protocol):
         """Where the samples wait and what to do, to follow '12 samples wait for labels '."""
 
 
-def picture_kind(data: bytes) -> str:
-    """File ending of encoded picture bytes ("png", "jpg", ...); "bin" where Pillow does not know them."""
+def image_kind(data: bytes) -> str:
+    """File ending of encoded image bytes ("png", "jpg", ...); "bin" where Pillow does not know them."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return {"jpeg": "jpg"}.get((picture.format or "bin").lower(), (picture.format or "bin").lower())
+        with Image.open(io.BytesIO(data)) as image:
+            return {"jpeg": "jpg"}.get((image.format or "bin").lower(), (image.format or "bin").lower())
     except Exception:  # Pillow's parsers raise anything; the file is exported as it is
         return "bin"

@@ -31,7 +31,7 @@ WATCH_SECONDS = 0.5
 
 
 def write(directory: Path, rows: int, size: int, rows_per_file: int) -> Source:
-    """Random pictures (size, size, 3) as plain bytes of tensors, uncompressed. By tasks: they leave no memory here."""
+    """Random images (size, size, 3) as plain bytes of tensors, uncompressed. By tasks: they leave no memory here."""
     directory.mkdir(parents=True)
     task = ray.remote(num_cpus=1)(_write)
     starts = range(0, rows, rows_per_file)

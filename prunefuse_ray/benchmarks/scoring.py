@@ -58,8 +58,8 @@ class Sizes:
     architecture: str = "resnet56"
 
 
-def write(directory: Path, rows: int, pictures: list[bytes]) -> Source:
-    """A pool of so many rows with ids of their own, whose pictures repeat."""
+def write(directory: Path, rows: int, images: list[bytes]) -> Source:
+    """A pool of so many rows with ids of their own, whose images repeat."""
     directory.mkdir(parents=True)
     paths = []
     for start in range(0, rows, ROWS_PER_FILE):
@@ -67,7 +67,7 @@ def write(directory: Path, rows: int, pictures: list[bytes]) -> Source:
         table = pa.table(
             {
                 "id": pa.array(numbers, pa.int64()),
-                "image": pa.array([pictures[i % len(pictures)] for i in numbers], pa.binary()),
+                "image": pa.array([images[i % len(images)] for i in numbers], pa.binary()),
             }
         )
         paths.append(directory / f"{start:09d}.parquet")
@@ -86,35 +86,33 @@ def first(source: Source, files: int) -> Source:
 
 
 def generated(count: int, size: int) -> list[bytes]:
-    """Smooth colour pictures with some noise, as PNGs: about as long to decode as photographs."""
+    """Smooth colour images with some noise, as PNGs: about as long to decode as photographs."""
     rng = np.random.default_rng(0)
     coarse = rng.uniform(0, 255, (count, 4, 4, 3)).astype(np.uint8)
     pixels = []
-    for picture in coarse:
-        smooth = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC), np.int16)
+    for image in coarse:
+        smooth = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC), np.int16)
         pixels.append(np.clip(smooth + rng.integers(-8, 9, smooth.shape), 0, 255).astype(np.uint8))
     return [encode_png(p) for p in pixels]
 
 
-def read_pictures(path: str, column: str) -> list[bytes]:
-    """The pictures of a Parquet pool of one's own."""
+def read_images(path: str, column: str) -> list[bytes]:
+    """The images of a Parquet pool of one's own."""
     files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
     found = [v for f in files for v in pq.read_table(f, columns=[column])[column].to_pylist()]
     values = [v["bytes"] if isinstance(v, dict) else v for v in found]
     if not values or not all(isinstance(v, bytes) for v in values):
-        raise ConfigError(
-            f"--pool: '{path}' holds no encoded pictures in column '{column}'; give Parquet files of them"
-        )
+        raise ConfigError(f"--pool: '{path}' holds no encoded images in column '{column}'; give Parquet files of them")
     return values
 
 
 class Bench:
     """Networks of one architecture on disk, and a pool to score with them."""
 
-    def __init__(self, directory: Path, sizes: Sizes, pictures: list[bytes]) -> None:
+    def __init__(self, directory: Path, sizes: Sizes, images: list[bytes]) -> None:
         self.directory, self.sizes, self.runs = directory, sizes, 0
-        with Image.open(io.BytesIO(pictures[0])) as picture:
-            width, height = picture.size
+        with Image.open(io.BytesIO(images[0])) as image:
+            width, height = image.size
         self.form = ImageForm(height=height, width=width, channels=3)
         spec = networks.NetworkSpec(architecture=sizes.architecture, classes=10, input_shape=self.form.network_shape)
         dense = networks.build(spec, seed=0)
@@ -122,7 +120,7 @@ class Bench:
         for name, ratio in (("p5", 0.5), ("p8", 0.8)):
             proxy = networks.prune(dense, spec, networks.PruningSpec(ratio=ratio))
             self.networks[name] = self._save(name, proxy)
-        self.pool = write(directory / "pool", sizes.rows, pictures)
+        self.pool = write(directory / "pool", sizes.rows, images)
         self.plan = ScoringPlan(min_actors=sizes.actors, max_actors=sizes.actors, cpus=1, gpus=0.0)
         plain = ScoringJob(
             strategy="least_confidence", form=self.form, batch_size=64, features=False, threads=1, gpu=False
@@ -189,7 +187,7 @@ class Bench:
             network = networks.from_files(files).network.eval()
             scores = []
             with torch.inference_mode():
-                loader = torch.utils.data.DataLoader(_Pictures(source), batch_size=256, num_workers=2)
+                loader = torch.utils.data.DataLoader(_Images(source), batch_size=256, num_workers=2)
                 for x in loader:
                     x = ((x.float() / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
                     scores.append(1 - torch.softmax(network(x), 1).max(1).values)
@@ -201,7 +199,7 @@ class Bench:
 NETWORK_FILES = (networks.WEIGHTS_FILE, networks.NETWORK_FILE)
 
 
-class _Pictures(torch.utils.data.Dataset):
+class _Images(torch.utils.data.Dataset):
     def __init__(self, source: Source) -> None:
         table = pq.read_table(list(source.files), columns=["image"])
         self.column = table["image"].combine_chunks()
@@ -210,13 +208,13 @@ class _Pictures(torch.utils.data.Dataset):
         return len(self.column)
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        with Image.open(io.BytesIO(self.column[i].as_py())) as picture:
-            return torch.from_numpy(np.array(picture.convert("RGB")))
+        with Image.open(io.BytesIO(self.column[i].as_py())) as image:
+            return torch.from_numpy(np.array(image.convert("RGB")))
 
 
-def run(directory: Path, sizes: Sizes, pictures: list[bytes]) -> dict[str, Any]:
+def run(directory: Path, sizes: Sizes, images: list[bytes]) -> dict[str, Any]:
     """The figures. Steady rates are of the rows between a short pass and a long one, so that no start-up counts."""
-    bench = Bench(directory, sizes, pictures)
+    bench = Bench(directory, sizes, images)
     job, quarter, few = bench.jobs["p5"], sizes.rows // 4, sizes.compared // 4
     long = measure.side_by_side(
         {
@@ -266,9 +264,9 @@ def run(directory: Path, sizes: Sizes, pictures: list[bytes]) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark.py scoring", description=__doc__)
-    parser.add_argument("--pool", help="Parquet files of pictures of one size (default: generated ones, 32 x 32)")
+    parser.add_argument("--pool", help="Parquet files of images of one size (default: generated ones, 32 x 32)")
     parser.add_argument("--image-column", default="image")
-    parser.add_argument("--rows", type=int, default=200_000, help="the pictures are repeated to so many")
+    parser.add_argument("--rows", type=int, default=200_000, help="the images are repeated to so many")
     parser.add_argument("--compared-rows", type=int, default=20_000, help="of each comparison")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--actors", type=int, default=cores())
@@ -283,14 +281,14 @@ def main(argv: Sequence[str]) -> int:
         actors=given.actors,
         architecture=given.architecture,
     )
-    pictures = read_pictures(given.pool, given.image_column) if given.pool else generated(ROWS_PER_FILE, sizes.size)
+    images = read_images(given.pool, given.image_column) if given.pool else generated(ROWS_PER_FILE, sizes.size)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=given.directory) as directory:
-        figures = run(Path(directory), sizes, pictures)
+        figures = run(Path(directory), sizes, images)
     figures["benchmark_seconds"] = time.perf_counter() - started
     rates = figures["samples_per_second"]
     lines = [(f"{name}, samples per second", f"{rate:,.0f}", "") for name, rate in rates.items()]
     lines += [(name, f"{figures[name]:.2f}", f">= {bar:g}") for name, bar in BARS.items()]
-    measure.report(f"scoring {sizes.rows:,} pictures with {sizes.architecture}", lines, figures)
+    measure.report(f"scoring {sizes.rows:,} images with {sizes.architecture}", lines, figures)
     ray.shutdown()
     return 0

@@ -18,7 +18,7 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.benchmarks import bare, measure
-from prunefuse_ray.benchmarks.scoring import generated, read_pictures, write
+from prunefuse_ray.benchmarks.scoring import generated, read_images, write
 from prunefuse_ray.config.schema import Recipe
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import load_samples
@@ -44,11 +44,11 @@ class Sizes:
 class Bench:
     """Labeled samples on disk, the dense network and its proxy of half the channels."""
 
-    def __init__(self, directory: Path, sizes: Sizes, pictures: list[bytes]) -> None:
+    def __init__(self, directory: Path, sizes: Sizes, images: list[bytes]) -> None:
         self.directory, self.sizes, self.runs = directory, sizes, 0
-        self.samples = write(directory / "samples", sizes.samples, pictures)
+        self.samples = write(directory / "samples", sizes.samples, images)
         self.labels = pa.table({"id": range(sizes.samples), "label": np.arange(sizes.samples) % CLASSES})
-        held = write(directory / "test", CLASSES, pictures[:CLASSES])
+        held = write(directory / "test", CLASSES, images[:CLASSES])
         self.test = Source(fs=held.fs, files=held.files, sizes=held.sizes, label_column="id")
         self.form = ImageForm(height=32, width=32, channels=3)
         spec = networks.NetworkSpec(architecture=sizes.architecture, classes=CLASSES, input_shape=(3, 32, 32))
@@ -97,13 +97,13 @@ class Bench:
         return call
 
 
-def run(directory: Path, sizes: Sizes, pictures: list[bytes], workers: int) -> dict[str, Any]:
+def run(directory: Path, sizes: Sizes, images: list[bytes], workers: int) -> dict[str, Any]:
     """The figures: steady rates, and how long one epoch takes from the call to the result.
 
     Args:
         workers: of the worker group that is measured as well, one thread each; 0: none is.
     """
-    bench = Bench(directory, sizes, pictures)
+    bench = Bench(directory, sizes, images)
     calls: dict[str, Callable[[], None]] = {}
     for name in bench.saved:
         for epochs in (1, sizes.epochs):
@@ -147,7 +147,7 @@ def run(directory: Path, sizes: Sizes, pictures: list[bytes], workers: int) -> d
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark.py training", description=__doc__)
-    parser.add_argument("--pool", help="Parquet files of pictures of 32 x 32 (default: generated ones)")
+    parser.add_argument("--pool", help="Parquet files of images of 32 x 32 (default: generated ones)")
     parser.add_argument("--image-column", default="image")
     parser.add_argument("--samples", type=int, default=2_000)
     parser.add_argument("--epochs", type=int, default=3)
@@ -158,7 +158,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--directory", help="parent of the temporary files")
     given = parser.parse_args(argv)
     start_ray()
-    pictures = read_pictures(given.pool, given.image_column) if given.pool else generated(given.samples, 32)
+    images = read_images(given.pool, given.image_column) if given.pool else generated(given.samples, 32)
     sizes = Sizes(
         samples=given.samples,
         epochs=given.epochs,
@@ -167,7 +167,7 @@ def main(argv: Sequence[str]) -> int:
         architecture=given.architecture,
     )
     with tempfile.TemporaryDirectory(dir=given.directory) as directory:
-        figures = run(Path(directory), sizes, pictures, given.workers)
+        figures = run(Path(directory), sizes, images, given.workers)
     lines = [
         (f"{what}, samples per second", f"{rate:,.0f}", "") for what, rate in figures["samples_per_second"].items()
     ]

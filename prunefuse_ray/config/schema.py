@@ -6,6 +6,7 @@ Every field has a default, so that the empty configuration is the embedded examp
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,6 +23,8 @@ from pydantic import (
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.errors import near
 from prunefuse_ray.networks.specs import IMPORTANCES
+
+logger = logging.getLogger(__name__)
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -69,6 +72,18 @@ class Section(BaseModel):
     """A part of the tree: unknown keys are errors, and the docstrings under the fields are the command's help."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Fields under the names that they had in earlier versions -> their names now."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, tree: Any) -> Any:
+        """Earlier names are still read, with a note."""
+        if not isinstance(tree, Mapping) or not (old := cls.renamed.keys() & tree.keys()):
+            return tree
+        for name in sorted(old):
+            logger.warning("%s: the field '%s' is now called '%s'", cls.__name__.lower(), name, cls.renamed[name])
+        return {cls.renamed.get(name, name): value for name, value in tree.items()}
 
 
 class Run(Section):
@@ -83,12 +98,12 @@ class Run(Section):
 
 
 class Pool(Section):
-    """The unlabeled samples, the held-out test set, and how pictures become tensors."""
+    """The unlabeled samples, the held-out test set, and how images become tensors."""
 
     needed: ClassVar[tuple[str, ...]] = ("path", "test_path")
 
     source: Literal["digits", "parquet", "images", "webdataset", "huggingface"] = "digits"
-    """digits (embedded example), parquet (a column of pictures or texts; also Hugging Face's shards), images (a folder
+    """digits (embedded example), parquet (a column of images or texts; also Hugging Face's shards), images (a folder
     per class), webdataset (tar files), huggingface (what `save_to_disk` wrote)."""
     path: Paths | None = None
     """Pool: a file, a directory, a pattern (train-*.parquet), or a list of them; local paths or URIs."""
@@ -105,9 +120,9 @@ class Pool(Section):
     """Column of unique ids (string or integer); null: file name and row number. Parquet only; others have the ids
     PATH, SHARD/KEY and FILE:ROW."""
     image_column: str = "image"
-    """Column of pictures: encoded (binary, or {bytes, path}) or uint8 tensors (height x width x channels)."""
+    """Column of images: encoded (binary, or {bytes, path}) or uint8 tensors (height x width x channels)."""
     text_column: str | None = None
-    """Column of texts (strings) in place of pictures; the network reads their bytes. Parquet and huggingface."""
+    """Column of texts (strings) in place of images; the network reads their bytes. Parquet and huggingface."""
     text_length: Positive = 1024
     """Bytes of a text that the network reads; longer texts are cut, shorter ones filled up."""
     label_column: str = "label"
@@ -120,16 +135,16 @@ class Pool(Section):
     """Number of classes, or their names in the order of the labels. Image folders: found from the sub-folders; Hugging
     Face: from the file's features."""
     channels: Annotated[Literal[1, 3], BeforeValidator(_as_int)] = 3
-    """Channels of the network's input: 3 (RGB) or 1 (grey). Pictures of another mode are converted."""
+    """Channels of the network's input: 3 (RGB) or 1 (grey). Images of another mode are converted."""
     image_size: tuple[Positive, Positive] | None = None
-    """Height and width of the network's input in pixels. Default: those of the pool's first readable picture."""
+    """Height and width of the network's input in pixels. Default: those of the pool's first readable image."""
     other_sizes: Literal["resize", "reject"] = "resize"
-    """A picture of another size: scale its shorter side and crop the centre, or record it as rejected."""
+    """An image of another size: scale its shorter side and crop the centre, or record it as rejected."""
     crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of the scaled picture's shorter side that the centre crop keeps; torchvision's presets use 0.875 (256 to
+    """Share of the scaled image's shorter side that the centre crop keeps; torchvision's presets use 0.875 (256 to
     224)."""
     max_pixels: Positive = 50_000_000
-    """A picture with more pixels than this is rejected unread (decompression bombs)."""
+    """An image with more pixels than this is rejected unread (decompression bombs)."""
     max_rejected: Share = 0.01
     """Share of the pool that may be unreadable before the run stops."""
     mean: list[float] = [0.5]
@@ -154,7 +169,7 @@ class Pool(Section):
     @model_validator(mode="before")
     @classmethod
     def _grey_digits(cls, tree: Any) -> Any:
-        """The embedded pictures are grey; nothing else about them has to be said."""
+        """The embedded images are grey; nothing else about them has to be said."""
         if isinstance(tree, dict) and tree.get("source", "digits") == "digits":
             return {"channels": 1, **tree}
         if isinstance(tree, dict) and tree["source"] == "webdataset":
@@ -172,7 +187,7 @@ class Pool(Section):
         if self.validation_path is not None and self.source == "digits":
             raise ValueError("validation_path: the embedded digits have none; use validation_share")
         if self.crop_ratio < 1 and self.other_sizes == "reject":
-            raise ValueError("crop_ratio crops scaled pictures, but other_sizes is 'reject': set one of them back")
+            raise ValueError("crop_ratio crops scaled images, but other_sizes is 'reject': set one of them back")
         for field in ("mean", "std"):
             if len(getattr(self, field)) not in (1, self.channels):
                 raise ValueError(
@@ -192,6 +207,8 @@ class Pool(Section):
 class Annotation(Section):
     """Who gives the labels."""
 
+    renamed = {"picture_url": "image_url", "picture_size": "image_size"}
+
     kind: Literal["oracle", "files", "label_studio"] = "oracle"
     """oracle (pool.label_column; for benchmarks), files (a CSV to fill in, a round at a time), label_studio (a Label
     Studio server). While labels are awaited the command ends with exit code 3; the same command again goes on."""
@@ -203,17 +220,17 @@ class Annotation(Section):
     """Seconds to wait for labels, looking again and again, before the command ends with exit code 3."""
     url: PathOrUri | None = Field(None, pattern=r"^https?://")
     """Address of the Label Studio server. Its token comes from the environment variable LABEL_STUDIO_API_KEY alone."""
-    picture_url: PathOrUri | None = None
-    """Where annotators' browsers find the pictures, with {id} in it. Default: pictures travel inside the tasks."""
-    picture_size: Positive = 1024
-    """Longer side in pixels to which larger pictures are scaled down when they travel inside Label Studio's tasks."""
+    image_url: PathOrUri | None = None
+    """Where annotators' browsers find the images, with {id} in it. Default: images travel inside the tasks."""
+    image_size: Positive = 1024
+    """Longer side in pixels to which larger images are scaled down when they travel inside Label Studio's tasks."""
 
     @model_validator(mode="after")
     def _complete(self) -> Annotation:
         if self.kind == "label_studio" and self.url is None:
             raise ValueError("url is missing: kind 'label_studio' needs it; set annotation.url")
-        if self.picture_url is not None and "{id}" not in self.picture_url:
-            raise ValueError(f"picture_url '{self.picture_url}' names no sample: put {{id}} where the id belongs")
+        if self.image_url is not None and "{id}" not in self.image_url:
+            raise ValueError(f"image_url '{self.image_url}' names no sample: put {{id}} where the id belongs")
         return self
 
 
@@ -371,10 +388,10 @@ class Recipe(Section):
     label_smoothing: Share = 0.1
     """Share of the target probability that is spread over all classes."""
     augment: list[Augmentation] = ["crop"]
-    """Augmentations, on the device: crop (pad by an eighth and crop), resized_crop (a random part of the picture,
+    """Augmentations, on the device: crop (pad by an eighth and crop), resized_crop (a random part of the image,
     scaled), flip (left-right), cutout (a quarter square)."""
     smallest_crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.08
-    """Smallest share of the picture's area that resized_crop takes."""
+    """Smallest share of the image's area that resized_crop takes."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Epochs without a better validation accuracy after which training stops; 0: never. Needs a validation set."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -452,7 +469,7 @@ class Scoring(Section):
     cpus: Positive = 1
     """CPUs, and threads, of one scoring actor. It fixes the arithmetic: change it and last bits of scores change."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs of one scoring actor; with a GPU, pictures are decoded by separate CPU tasks."""
+    """GPUs of one scoring actor; with a GPU, images are decoded by separate CPU tasks."""
     batch_size: Positive | None = None
     """Samples per forward pass; the last one is padded, so every pass has the same shape. Default: measured once for
     a large pool, 64 for a small one."""
@@ -525,7 +542,7 @@ class Config(Section):
             raise ValueError(f"pool.text_column needs pool.source parquet or huggingface, not '{self.pool.source}'")
         for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
             if recipe.augment:
-                raise ValueError(f"{field}.augment {recipe.augment} is for pictures: set it to [] for texts")
+                raise ValueError(f"{field}.augment {recipe.augment} is for images: set it to [] for texts")
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from prunefuse_ray.data.images import PICTURE_EXTENSIONS
+from prunefuse_ray.data.images import IMAGE_EXTENSIONS
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
 
@@ -47,30 +47,30 @@ def scan_tar(place: Place, label: str | None) -> Iterator[Range]:
     """
     extension, _, field = (label or "").partition(":")
     seen: set[str] = set()
-    key, picture, value = None, None, None
+    key, image, value = None, None, None
     for member, read in _members(place):
         matched = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]+)", member.name)
         if matched is None:
             continue
         if matched[1] != key:
             if key is not None:
-                yield _range(key, picture, value)
-            key, picture, value = matched[1], None, None
+                yield _range(key, image, value)
+            key, image, value = matched[1], None, None
             if key in seen:
                 raise PoolError(f"{place.path}: the key '{key}' comes twice; keep the members of a sample together")
             seen.add(key)
         kind = matched[2].lower()
-        if picture is None and kind.rpartition(".")[2] in PICTURE_EXTENSIONS:
-            picture = member
+        if image is None and kind.rpartition(".")[2] in IMAGE_EXTENSIONS:
+            image = member
         elif label is not None and kind == extension:
             value = _label(read(), field)
     if key is not None:
-        yield _range(key, picture, value)
+        yield _range(key, image, value)
 
 
-def _range(key: str, picture: tarfile.TarInfo | None, label: Any) -> Range:
-    # Without a picture the sample is empty bytes, which decoding rejects with a reason.
-    offset, size = (picture.offset_data, picture.size) if picture is not None else (0, 0)
+def _range(key: str, image: tarfile.TarInfo | None, label: Any) -> Range:
+    # Without an image the sample is empty bytes, which decoding rejects with a reason.
+    offset, size = (image.offset_data, image.size) if image is not None else (0, 0)
     return Range(key=key, offset=offset, bytes=size, label=label)
 
 
@@ -182,7 +182,7 @@ def _ranges(column: pa.Array, body: pa.Buffer, place: Place) -> tuple[np.ndarray
     kind = column.type
     wide = pa.types.is_large_binary(kind) or pa.types.is_large_string(kind)
     if not (wide or pa.types.is_binary(kind) or pa.types.is_string(kind)):
-        raise PoolError(f"{place.path}: a column of type {kind} holds neither encoded pictures nor texts")
+        raise PoolError(f"{place.path}: a column of type {kind} holds neither encoded images nor texts")
     _, offsets, data = column.buffers()
     n = len(column)
     if data is None or offsets is None or not data.size:

@@ -10,7 +10,7 @@ from prunefuse_ray.storage import Place
 
 
 def digits_tables() -> tuple[pa.Table, pa.Table]:
-    """scikit-learn's digits as (pool, test): 1,797 grey 8 x 8 pictures, every fifth of a fixed shuffle held out."""
+    """scikit-learn's digits as (pool, test): 1,797 grey 8 x 8 images, every fifth of a fixed shuffle held out."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""Pictures to tensors: what can be read, in which mode and size; no Ray.
+"""Images to tensors: what can be read, in which mode and size; no Ray.
 
 Anything that cannot be read is a reason, not an exception: bad samples must not stop a pool of millions.
 """
@@ -21,20 +21,20 @@ from prunefuse_ray.errors import Rejected
 if TYPE_CHECKING:
     from torch import Tensor
 
-PICTURE_EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff")
+IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff")
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageForm:
-    """What every picture is brought to: uint8 (height, width, channels)."""
+    """What every image is brought to: uint8 (height, width, channels)."""
 
     height: int
     width: int
     channels: int
     resize: bool = True
     crop_ratio: float = 1.0
-    """Share of the scaled picture's shorter side that the centre crop keeps; below 1, every picture is scaled."""
+    """Share of the scaled image's shorter side that the centre crop keeps; below 1, every image is scaled."""
     max_pixels: int = 50_000_000
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
@@ -50,7 +50,7 @@ class ImageForm:
 
     @property
     def uncropped(self) -> ImageForm:
-        """The form of the whole scaled picture (its centre square, for a square form): what random crops are cut
+        """The form of the whole scaled image (its centre square, for a square form): what random crops are cut
         from."""
         height, width = round(self.height / self.crop_ratio), round(self.width / self.crop_ratio)
         return replace(self, height=height, width=width, crop_ratio=1.0)
@@ -70,7 +70,7 @@ class ImageForm:
 def decode(value: object, form: ImageForm) -> Pixels:
     """One sample as uint8 (H, W, C): PNG/JPEG bytes, or an array that already has that shape.
 
-    Grey, palette, 16-bit and alpha pictures are converted to the form's mode (alpha is dropped). A picture of another
+    Grey, palette, 16-bit and alpha images are converted to the form's mode (alpha is dropped). An image of another
     size has its shorter side scaled to the form (divided by `form.crop_ratio`) and its centre cropped, if
     `form.resize`. Tensors are never scaled.
 
@@ -80,7 +80,7 @@ def decode(value: object, form: ImageForm) -> Pixels:
     if value is None:
         raise Rejected("no image (null)")
     if isinstance(value, bytes | bytearray | memoryview):
-        return _decode_picture(bytes(value), form)
+        return _decode_image(bytes(value), form)
     pixels = np.asarray(value)
     if pixels.dtype != np.uint8:
         raise Rejected(f"tensor of {pixels.dtype}, expected uint8")
@@ -91,21 +91,21 @@ def decode(value: object, form: ImageForm) -> Pixels:
     return pixels
 
 
-def _decode_picture(data: bytes, form: ImageForm) -> Pixels:
+def _decode_image(data: bytes, form: ImageForm) -> Pixels:
     try:
         with warnings.catch_warnings():
             # The size limit below is ours; Pillow's own warning at a third of its limit would only add noise.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:
-                if picture.width * picture.height > form.max_pixels:
-                    raise Rejected(f"{picture.width} x {picture.height} pixels, more than pool.max_pixels")
-                size = (picture.width, picture.height)
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > form.max_pixels:
+                    raise Rejected(f"{image.width} x {image.height} pixels, more than pool.max_pixels")
+                size = (image.width, image.height)
                 if size != (form.width, form.height) and not form.resize:
                     raise Rejected(f"{size[0]} x {size[1]} pixels, expected {form.width} x {form.height}")
                 # Lets a JPEG decode at a half, quarter or eighth of its size when that is still large enough.
                 whole = form.uncropped
-                picture.draft("RGB" if form.channels == 3 else "L", (whole.width, whole.height))
-                converted = _to_mode(picture, form.channels)
+                image.draft("RGB" if form.channels == 3 else "L", (whole.width, whole.height))
+                converted = _to_mode(image, form.channels)
                 if converted.size != (form.width, form.height) or form.crop_ratio < 1:
                     converted = _resize(converted, form)
     except Rejected:
@@ -113,7 +113,7 @@ def _decode_picture(data: bytes, form: ImageForm) -> Pixels:
     except Image.DecompressionBombError as error:
         raise Rejected(f"decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
-        raise Rejected("not a picture in a known format") from error
+        raise Rejected("not an image in a known format") from error
     # Pillow's decoders raise whatever their parser meets in damaged data; each means the same here.
     except Exception as error:
         raise Rejected(f"cannot be decoded: {type(error).__name__}: {error}") from error
@@ -121,30 +121,30 @@ def _decode_picture(data: bytes, form: ImageForm) -> Pixels:
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-def _to_mode(picture: Image.Image, channels: int) -> Image.Image:
+def _to_mode(image: Image.Image, channels: int) -> Image.Image:
     mode = "RGB" if channels == 3 else "L"
-    if picture.mode.startswith("I"):  # 16-bit grey: Pillow's convert() would clip instead of scale
-        scaled = np.asarray(picture, dtype=np.float64) / 257.0
-        picture = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
-    return picture.convert(mode)
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's convert() would clip instead of scale
+        scaled = np.asarray(image, dtype=np.float64) / 257.0
+        image = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+    return image.convert(mode)
 
 
-def _resize(picture: Image.Image, form: ImageForm) -> Image.Image:
+def _resize(image: Image.Image, form: ImageForm) -> Image.Image:
     """Scale so that the uncropped form fits inside, then crop the centre."""
     whole = form.uncropped
-    scale = max(whole.width / picture.width, whole.height / picture.height)
-    w, h = max(whole.width, round(picture.width * scale)), max(whole.height, round(picture.height * scale))
+    scale = max(whole.width / image.width, whole.height / image.height)
+    w, h = max(whole.width, round(image.width * scale)), max(whole.height, round(image.height * scale))
     left, top = (w - form.width) // 2, (h - form.height) // 2
-    scaled = picture.resize((w, h), Image.Resampling.BILINEAR)
+    scaled = image.resize((w, h), Image.Resampling.BILINEAR)
     return scaled.crop((left, top, left + form.width, top + form.height))
 
 
-def picture_size(value: object, channels: int) -> tuple[int, int]:
+def image_size(value: object, channels: int) -> tuple[int, int]:
     """(height, width) of a sample; Rejected where it cannot be read."""
     if isinstance(value, bytes):
         try:
-            with Image.open(io.BytesIO(value)) as picture:
-                return picture.height, picture.width
+            with Image.open(io.BytesIO(value)) as image:
+                return image.height, image.width
         except Exception as error:
             raise Rejected(f"cannot be decoded: {error}") from error
     if value is None:
@@ -190,6 +190,6 @@ def _nested(value: object) -> object:
 def encode_png(pixels_HWC: Pixels) -> bytes:
     """uint8 (H, W, C) or (H, W) as PNG bytes."""
     buffer = io.BytesIO()
-    picture = pixels_HWC[:, :, 0] if pixels_HWC.ndim == 3 and pixels_HWC.shape[2] == 1 else pixels_HWC
-    Image.fromarray(picture).save(buffer, format="PNG")
+    image = pixels_HWC[:, :, 0] if pixels_HWC.ndim == 3 and pixels_HWC.shape[2] == 1 else pixels_HWC
+    Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -17,7 +17,7 @@ import ray
 from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import hash_ids
 from prunefuse_ray.data.containers import arrow_files, arrow_schema, class_names, class_number, scan_arrow, scan_tar
-from prunefuse_ray.data.images import PICTURE_EXTENSIONS
+from prunefuse_ray.data.images import IMAGE_EXTENSIONS
 from prunefuse_ray.data.inspection import listing_digest
 from prunefuse_ray.data.paths import Located, as_list, check_names, locate, root_of
 from prunefuse_ray.data.pool import Source
@@ -27,8 +27,8 @@ from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import INDEX
 from prunefuse_ray.storage import Place
 
-PICTURES = tuple(f".{extension}" for extension in PICTURE_EXTENSIONS)
-INDEX_ROWS = 2_000  # rows of one index file: small enough that a few thousand pictures already feed several readers
+IMAGES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
+INDEX_ROWS = 2_000  # rows of one index file: small enough that a few thousand images already feed several readers
 HEAD_ROWS = 256  # rows that are looked at for what the configuration left open
 SCANS = 256  # tasks that scan a pool's files, at most
 
@@ -88,7 +88,7 @@ def index_source(
 
 def list_images(paths: Any, field: str, classes: Sequence[str] | None = None, *, labeled: bool = True) -> Index:
     """List an image folder; labeled, with one sub-folder per class in the order of `classes` (default: sorted)."""
-    located = locate(paths, PICTURES, field)
+    located = locate(paths, IMAGES, field)
     check_names(located, field)
     names = list(classes or [])
     labels: list[int | None] = [None] * len(located.names)
@@ -122,7 +122,7 @@ def listing(pool: cfg.Pool, paths: Any, field: str) -> Located:
     """The files of an indexed source as they are now."""
     match pool.source:
         case "images":
-            return locate(paths, PICTURES, field)
+            return locate(paths, IMAGES, field)
         case "webdataset":
             return locate(paths, (".tar",), field)
         case _:

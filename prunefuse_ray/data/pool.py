@@ -51,7 +51,7 @@ class PoolInfo:
     id_type: str
     classes: list[str]
     sample_size: tuple[int, ...]
-    """(height, width) of pictures, (length,) of texts in bytes"""
+    """(height, width) of images, (length,) of texts in bytes"""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

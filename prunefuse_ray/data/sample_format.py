@@ -1,4 +1,4 @@
-"""The form that the samples of a run are brought to: pictures or texts of one shape, uint8 up to the network."""
+"""The form that the samples of a run are brought to: images or texts of one shape, uint8 up to the network."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from prunefuse_ray.data.reading import canonical, opened
 def stream(
     source: Source, *, exclude: pa.Array | None = None, only: pa.Array | None = None, label: bool = False
 ) -> ray.data.Dataset:
-    """The source as a Dataset of (id, sample[, label]); rows of `exclude`, or all but `only`, dropped before pictures
+    """The source as a Dataset of (id, sample[, label]); rows of `exclude`, or all but `only`, dropped before images
     are opened. Reading takes half a CPU a task, so that it always fits beside 1-CPU actors."""
     dataset = ray.data.read_datasource(_Files(source, label), num_cpus=0.5)
     return dataset.map_batches(

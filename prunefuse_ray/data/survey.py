@@ -13,7 +13,7 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import hash_ids
 from prunefuse_ray.data.containers import class_names
 from prunefuse_ray.data.digits import digits_tables, write_digits
-from prunefuse_ray.data.images import picture_size, sample_values
+from prunefuse_ray.data.images import image_size, sample_values
 from prunefuse_ray.data.index import Index, index_source, listing, locate_index, write_index
 from prunefuse_ray.data.inspection import inspect_parquet, listing_digest
 from prunefuse_ray.data.parquet import locate_parquet, with_groups
@@ -84,7 +84,7 @@ def source_of(pool: cfg.Pool, root: Place, setting: str, *, labeled: bool = True
 
 def check_unchanged(pool: cfg.Pool, recorded: PoolInfo) -> None:
     """LedgerError where the pool's files are no longer those that the run began with."""
-    what = "pictures" if pool.source == "images" else "files"
+    what = "images" if pool.source == "images" else "files"
     match pool.source:
         case "digits":
             return
@@ -184,7 +184,7 @@ def _survey_parquet(pool: cfg.Pool, labeled: bool) -> Survey:
             columns = itertools.chain([first], columns)
             if any(value is not None and not isinstance(value, bytes) for value in sample_values(first)):
                 raise PoolError(
-                    f"pool.crop_ratio {pool.crop_ratio:g} crops scaled pictures, but column '{pool.image_column}' "
+                    f"pool.crop_ratio {pool.crop_ratio:g} crops scaled images, but column '{pool.image_column}' "
                     "holds tensors, which are never scaled; set it to 1"
                 )
         size = pool.image_size or _first_size(columns, pool.channels)
@@ -216,15 +216,15 @@ def _parquet_classes(pool: cfg.Pool, found: list[Source]) -> list[str]:
 
 
 def _first_size(columns: Iterable, channels: int) -> tuple[int, int]:
-    """(height, width) of the first readable picture."""
-    reason = "no pictures"
+    """(height, width) of the first readable image."""
+    reason = "no images"
     for column in columns:
         for value in sample_values(column):
             try:
-                return picture_size(value, channels)
+                return image_size(value, channels)
             except Rejected as rejected:
                 reason = str(rejected)
     raise PoolError(
-        f"pool.image_column: no picture of the pool can be read (last reason: {reason}); name the right column "
+        f"pool.image_column: no image of the pool can be read (last reason: {reason}); name the right column "
         "or set pool.image_size"
     )

@@ -1,4 +1,4 @@
-"""A finished network in use: `load` a directory, `predict` on pictures or texts. Starts no Ray, needs no run."""
+"""A finished network in use: `load` a directory, `predict` on images or texts. Starts no Ray, needs no run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Predictor(nn.Module):
         """Samples as the network's input, on its device: (N, C, H, W), or (N, L) of texts.
 
         Args:
-            samples: pictures as paths, encoded bytes, Pillow images or uint8 arrays (height, width[, channels]);
+            samples: images as paths, encoded bytes, Pillow images or uint8 arrays (height, width[, channels]);
                 texts as strings.
 
         Raises:

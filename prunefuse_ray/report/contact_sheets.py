@@ -8,7 +8,7 @@ from prunefuse_ray.report import html
 from prunefuse_ray.report.html import Html, count, join, number, tag
 from prunefuse_ray.report.view import Chosen, RoundView, RunView
 
-SHOWN = 24  # pictures of a round on its contact sheet, from either end
+SHOWN = 24  # images of a round on its contact sheet, from either end
 TEXTS_SHOWN = 8  # likewise, for text
 OPEN_ROUNDS = 6  # with more rounds than this, only the first and the last few contact sheets are open
 TEXT_SHOWN = 240  # characters of a text sample
@@ -37,7 +37,7 @@ def _sheets(view: RoundView) -> Html:
     return tag(
         "div",
         (
-            tag("div", tag("h3", name, _range(samples)), _texts(samples) if written else _pictures(samples))
+            tag("div", tag("h3", name, _range(samples)), _texts(samples) if written else _images(samples))
             for name, samples in zip(names, (first, last), strict=True)
             if samples
         ),
@@ -51,13 +51,13 @@ def _range(samples: Sequence[Chosen]) -> str:
     return f": scores {html.score(known[0])} to {html.score(known[-1])}" if known else ""
 
 
-def _pictures(samples: Iterable[Chosen]) -> Html:
+def _images(samples: Iterable[Chosen]) -> Html:
     def one(sample: Chosen) -> Html:
         tip = f"{sample.id}\nlabel {sample.label}, score {html.score(sample.score)}, rank {sample.rank}"
-        shown = html.picture(sample.image, sample.id) if sample.image is not None else None
+        shown = html.image(sample.image, sample.id) if sample.image is not None else None
         return tag(
             "figure",
-            shown or tag("div", "not decodable" if sample.image is not None else "no picture", class_="broken"),
+            shown or tag("div", "not decodable" if sample.image is not None else "no image", class_="broken"),
             tag("b", sample.label),
             tag("span", html.score(sample.score)) if sample.score is not None else None,
             class_="sample",

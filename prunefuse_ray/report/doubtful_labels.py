@@ -27,10 +27,10 @@ def section(run: RunView) -> Html | None:
 
 def _sheet(doubts: list[Doubt]) -> Html:
     def one(doubt: Doubt) -> Html:
-        shown = html.picture(doubt.image, doubt.id) if doubt.image is not None else None
+        shown = html.image(doubt.image, doubt.id) if doubt.image is not None else None
         return tag(
             "figure",
-            shown or tag("div", "no picture", class_="broken"),
+            shown or tag("div", "no image", class_="broken"),
             tag("b", doubt.label),
             tag("span", percent(doubt.label_probability)),
             tag("span", f"{doubt.guess}? {percent(doubt.probability)}"),

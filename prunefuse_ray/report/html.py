@@ -1,4 +1,4 @@
-"""What a report page is made of: escaped tags, numbers as people read them, pictures, the page around them.
+"""What a report page is made of: escaped tags, numbers as people read them, images, the page around them.
 
 Safe by construction: `tag` escapes every child and attribute that is not already `Html`, so text from data (ids,
 labels, file names, configuration) can reach a page only as text.
@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 DASH = "–"  # stands for "not measured"
-THUMBNAIL = 96  # px; larger pictures are scaled down to it
-TINY = 48  # px; pictures up to this size are shown with hard pixels and stored without loss
-MOST_PIXELS = 64_000_000  # a picture that decodes to more is not worth the memory
+THUMBNAIL = 96  # px; larger images are scaled down to it
+TINY = 48  # px; images up to this size are shown with hard pixels and stored without loss
+MOST_PIXELS = 64_000_000  # an image that decodes to more is not worth the memory
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # those that Pillow decodes itself, in no other program
 
 _VOID = {"img", "meta", "link", "br"}
@@ -225,7 +225,7 @@ def details(summary: Child, *children: Child, opened: bool = True) -> Html:
     return tag("details", tag("summary", summary), *children, open=opened)
 
 
-def picture(encoded: bytes, alt: str) -> Html | None:
+def image(encoded: bytes, alt: str) -> Html | None:
     """A thumbnail inside the page, or None if the bytes do not decode."""
     try:
         image = _thumbnail(encoded)

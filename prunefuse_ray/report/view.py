@@ -17,7 +17,7 @@ class Chosen:
     rank: int
     label: str
     image: bytes | None
-    """An encoded picture (PNG, JPEG, …), or None for text."""
+    """An encoded image (PNG, JPEG, …), or None for text."""
     text: str | None = None
 
 

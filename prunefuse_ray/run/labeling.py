@@ -39,8 +39,8 @@ def annotator_of(config: cfg.Annotation) -> Annotator | None:
             return annotation.connect(
                 config.url,
                 labels_per_sample=config.labels_per_sample,
-                picture_url=config.picture_url,
-                picture_size=config.picture_size,
+                image_url=config.image_url,
+                image_size=config.image_size,
             )
 
 

@@ -39,7 +39,7 @@ EXECUTION_FIELDS = (
     "annotation.accept_partial",
     "annotation.wait",
     "annotation.url",
-    "annotation.picture_",
+    "annotation.image_",
 )
 """What may differ when a run is resumed: it says where, how fast and how patiently, not what."""
 

@@ -147,7 +147,7 @@ def _result(ledger: Ledger, seconds: float) -> Ranked:
 
 
 def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.NetworkSpec) -> Ranking:
-    """The configuration with the pool's pictures or texts in the form that the network was trained on.
+    """The configuration with the pool's images or texts in the form that the network was trained on.
 
     Raises ConfigError where a field that was given says otherwise, or where nobody says.
     """
@@ -170,7 +170,7 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
             raise ConfigError(f"pool.{field}: {given}, but the network was trained with {wanted}; leave the field out")
     if (len(spec.input_shape) == 1) != (pool.text_column is not None):
         raise ConfigError(
-            f"pool.text_column: the network reads {'texts' if len(spec.input_shape) == 1 else 'pictures'}; "
+            f"pool.text_column: the network reads {'texts' if len(spec.input_shape) == 1 else 'images'}; "
             f"{'name the column of texts' if len(spec.input_shape) == 1 else 'leave it out'}"
         )
     # What a run's file says beyond the samples is not asked here.

@@ -95,7 +95,7 @@ def _histogram(saved: dict[str, Any], selected: pa.Table) -> ScoreHistogram:
 
 
 def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table) -> list[Chosen]:
-    """The rows with their labels and pictures, as far as the round has been labeled."""
+    """The rows with their labels and images, as far as the round has been labeled."""
     step = Step(round_, "label")
     samples: dict[Any, bytes | str | None] = {}
     labels: dict[Any, str] = {}
@@ -117,7 +117,7 @@ def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table) -> list
 
 
 def _samples(file: Place, wanted: pa.Array) -> dict[Any, bytes | str | None]:
-    """Samples by id: texts as they are, pictures as PNG or JPEG bytes."""
+    """Samples by id: texts as they are, images as PNG or JPEG bytes."""
     table = pq.read_table(file.path, filesystem=file.fs, columns=["id", "sample"])
     refuse_pickles(table.schema, file.path)
     table = table.filter(pc.is_in(table["id"], value_set=wanted))

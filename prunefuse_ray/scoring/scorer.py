@@ -146,7 +146,7 @@ def _vectors(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
 
 
 class Decoder:
-    """A decoding task for GPU actors: pictures in, pixels out."""
+    """A decoding task for GPU actors: images in, pixels out."""
 
     def __init__(self, form: Form) -> None:
         self.form = form

@@ -61,7 +61,7 @@ def augment(
         pad = max(1, h // 8), max(1, w // 8)
         rows_NH = _window(draws.top_B, pad[0], h, device)
         columns_NW = _window(draws.left_B, pad[1], w, device)
-        # Zeros around the picture; one gather takes every sample's own window out of it.
+        # Zeros around the image; one gather takes every sample's own window out of it.
         padded = functional.pad(x, (0, 0, pad[1], pad[1], pad[0], pad[0]))
         x = padded[torch.arange(n, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
     if "flip" in kinds:
@@ -74,7 +74,7 @@ def augment(
 
 
 def _resized_crop(x: Tensor, draws: Draws, size: tuple[int, int], smallest: float) -> Tensor:
-    """A random part of every picture, scaled bilinearly: its share of the area uniform in [smallest, 1], its aspect
+    """A random part of every image, scaled bilinearly: its share of the area uniform in [smallest, 1], its aspect
     log-uniform in [3/4, 4/3] (Szegedy et al. 2015), cut off where it would not fit."""
     _, h, w, _ = x.shape
     area_N = (smallest + (1 - smallest) * draws.area_B) * h * w
@@ -95,7 +95,7 @@ def _places(start_N: Tensor, length_N: Tensor, count: int, whole: int) -> Tensor
 
 
 def centre(pixels_NHWC: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of every picture, (height, width)."""
+    """The middle of every image, (height, width)."""
     top, left = (pixels_NHWC.shape[1] - size[0]) // 2, (pixels_NHWC.shape[2] - size[1]) // 2
     return pixels_NHWC[:, top : top + size[0], left : left + size[1]]
 

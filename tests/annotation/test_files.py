@@ -14,7 +14,7 @@ from PIL import Image
 from prunefuse_ray.annotation import Files, Request, request_schema
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.storage import Place
-from tests.support.pools import pictures
+from tests.support.pools import random_images
 
 STRING = pa.string()
 CLASSES = ("cat", "dog", "Tench, old")
@@ -46,7 +46,9 @@ def request_at(root, samples, *, guesses=None, id_type=STRING, **more):
 
 @pytest.fixture
 def request_(tmp_path):
-    return request_at(place(tmp_path, "local"), {i: encode_png(p) for i, p in zip("abcd", pictures(4), strict=True)})
+    return request_at(
+        place(tmp_path, "local"), {i: encode_png(p) for i, p in zip("abcd", random_images(4), strict=True)}
+    )
 
 
 def table(request) -> list[dict[str, str]]:
@@ -68,8 +70,8 @@ def labels(answers) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["local", "object store"])
-def test_pictures_of_a_parquet_pool_are_exported_with_the_guess(tmp_path, kind):
-    pixels = pictures(2)
+def test_images_of_a_parquet_pool_are_exported_with_the_guess(tmp_path, kind):
+    pixels = random_images(2)
     jpeg = io.BytesIO()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(jpeg, "JPEG")
     samples = {"x/../../é": encode_png(pixels[0]), "y.jpg": jpeg.getvalue()}
@@ -77,25 +79,25 @@ def test_pictures_of_a_parquet_pool_are_exported_with_the_guess(tmp_path, kind):
     Files().ask(request)
     first, second = table(request)
     assert (first["id"], first["guess"], first["probability"]) == ("x/../../é", "Tench, old", "0.7500")
-    assert second["path"] == "pictures/000001-y.jpg"
+    assert second["path"] == "images/000001-y.jpg"
     for row, data in zip((first, second), samples.values(), strict=True):
-        assert row["path"].startswith("pictures/0")
+        assert row["path"].startswith("images/0")
         assert row["path"].count("/") == 1, "an id must not lead out of the folder"
         assert (request.place / row["path"]).read_bytes() == data
 
 
 def test_tensors_are_exported_as_png(tmp_path):
-    request = request_at(place(tmp_path, "local"), {"a": pictures(1)[0, :, :, 0].tolist()})
+    request = request_at(place(tmp_path, "local"), {"a": random_images(1)[0, :, :, 0].tolist()})
     Files().ask(request)
-    with Image.open(io.BytesIO((request.place / table(request)[0]["path"]).read_bytes())) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), pictures(1)[0, :, :, 0])
+    with Image.open(io.BytesIO((request.place / table(request)[0]["path"]).read_bytes())) as image:
+        np.testing.assert_array_equal(np.asarray(image), random_images(1)[0, :, :, 0])
 
 
-def test_pictures_of_a_folder_are_named_where_they_lie(tmp_path):
+def test_images_of_a_folder_are_named_where_they_lie(tmp_path):
     request = request_at(place(tmp_path, "local"), {"a/1.png": b""}, folder=str(tmp_path / "photos"))
     Files().ask(request)
     assert table(request)[0]["path"] == str(tmp_path / "photos/a/1.png")
-    assert not (request.place / "pictures").exists()
+    assert not (request.place / "images").exists()
     remote = request_at(place(tmp_path / "r", "local"), {"a/1.png": b""}, folder="s3://bucket/photos")
     Files().ask(remote)
     assert table(remote)[0]["path"] == "s3://bucket/photos/a/1.png"

@@ -18,7 +18,7 @@ from tests.annotation.test_files import place, request_at
 from tests.support.annotators import CLASSES as BRIGHTNESS
 from tests.support.annotators import truth
 from tests.support.label_studio import RECORDING, TOKEN, Person, Recorder, real, replay
-from tests.support.pools import pictures, write_pool
+from tests.support.pools import random_images, write_pool
 from tests.support.runs import tiny
 
 CLASSES = ["cat & <dog>", 'a "tench"', "c"]
@@ -130,7 +130,7 @@ def test_no_token_no_start(monkeypatch):
         connect("http://localhost")
 
 
-def test_large_and_unusual_pictures_are_made_fit_for_browsers():
+def test_large_and_unusual_images_are_made_fit_for_browsers():
     def decoded(uri):
         media, _, data = uri.partition(";base64,")
         return media, Image.open(io.BytesIO(base64.b64decode(data)))
@@ -140,15 +140,15 @@ def test_large_and_unusual_pictures_are_made_fit_for_browsers():
         Image.new(mode, size).save(buffer, kind)
         return buffer.getvalue()
 
-    media, picture = decoded(data_uri(encoded("JPEG", (2000, 1000)), 512))
-    assert (media, picture.size, picture.format) == ("data:image/jpeg", (512, 256), "JPEG")
-    media, picture = decoded(data_uri(encoded("TIFF", (20, 10)), 512))
-    assert (media, picture.size, picture.format) == ("data:image/png", (20, 10), "PNG")
+    media, image = decoded(data_uri(encoded("JPEG", (2000, 1000)), 512))
+    assert (media, image.size, image.format) == ("data:image/jpeg", (512, 256), "JPEG")
+    media, image = decoded(data_uri(encoded("TIFF", (20, 10)), 512))
+    assert (media, image.size, image.format) == ("data:image/png", (20, 10), "PNG")
     assert decoded(data_uri(encoded("WEBP", (9, 9)), 9))[0] == "data:image/webp"
     assert data_uri(b"broken", 9).endswith(base64.b64encode(b"broken").decode())
 
 
-def test_pictures_by_address_and_texts(tmp_path):
+def test_images_by_address_and_texts(tmp_path):
     sent: list = []
 
     class Server:
@@ -162,7 +162,7 @@ def test_pictures_by_address_and_texts(tmp_path):
 
     from prunefuse_ray.annotation.label_studio import LabelStudio
 
-    studio = LabelStudio(client=Server(), picture_url="https://cdn/pool/{id}?size=l")
+    studio = LabelStudio(client=Server(), image_url="https://cdn/pool/{id}?size=l")
     studio.ask(request_at(place(tmp_path / "a", "local"), {"x y/ü.jpg": DOT}))
     studio.ask(request_at(place(tmp_path / "b", "local"), {"t": "some words"}, texts=True))
     assert sent[0]["data"]["image"] == "https://cdn/pool/x%20y/%C3%BC.jpg?size=l"
@@ -195,8 +195,8 @@ def test_a_run_with_labels_from_a_real_server(local_ray, server, tmp_path, monke
     """Two rounds; in the second one sample is skipped, and the run goes on without it on request."""
     url, token = server
     monkeypatch.setenv(VARIABLE, token)
-    write_pool(tmp_path / "pool", pictures(40), files=2)
-    write_pool(tmp_path / "test", pictures(20, seed=1), first_id=900)
+    write_pool(tmp_path / "pool", random_images(40), files=2)
+    write_pool(tmp_path / "test", random_images(20, seed=1), first_id=900)
     change = {
         "annotation": {"kind": "label_studio", "url": url}, "pool": {"classes": BRIGHTNESS},
         "selection": {"budgets": [8, 14]},

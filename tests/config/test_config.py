@@ -55,7 +55,7 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"selection": {"selector": "dense"}}, ["fusion.target", "set fusion.target to scratch"]),
         ({"annotation": {"kind": "label_studio"}}, ["annotation", "url is missing", "set annotation.url"]),
         ({"annotation": {"url": "http://me:secret@host"}}, ["annotation.url", "credentials"]),
-        ({"annotation": {"picture_url": "http://host/x"}}, ["picture_url 'http://host/x'", "put {id}"]),
+        ({"annotation": {"image_url": "http://host/x"}}, ["image_url 'http://host/x'", "put {id}"]),
         ({"pool": {"allow_growth": True}}, ["pool", "allow_growth", "pool.source"]),
         ({"run": {"directory": "s3://key:secret@bucket/x"}}, ["run.directory", "credentials"]),
     ],
@@ -109,7 +109,7 @@ def test_one_path_is_the_same_in_a_file_and_on_the_command_line(tmp_path, given,
         ({"pool": {"validation_path": "v"}}, "validation_path: the embedded digits have none"),
         ({"training": {"patience": 3}}, "training.patience 3 needs a validation set"),
         ({"training": {"augment": ["crop", "resized_crop"]}}, "both crop and resized_crop"),
-        ({"pool": {"crop_ratio": 0.9, "other_sizes": "reject"}}, "crop_ratio crops scaled pictures"),
+        ({"pool": {"crop_ratio": 0.9, "other_sizes": "reject"}}, "crop_ratio crops scaled images"),
     ],
 )
 def test_settings_that_contradict_each_other_are_said(tree, said):
@@ -193,3 +193,9 @@ def test_every_importance_that_the_networks_know_is_taken_and_no_other():
 def test_a_configuration_is_checked_without_torch():
     code = "import sys; from prunefuse_ray.config import Config; Config(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_field_of_an_earlier_version_is_read_under_its_name_of_now(caplog):
+    tree = {"annotation": {"kind": "label_studio", "url": "http://host", "picture_size": 300}}
+    assert config_from_tree(tree).annotation.image_size == 300
+    assert "'picture_size' is now called 'image_size'" in caplog.text

@@ -9,9 +9,9 @@ from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
 from tests.data.test_index import huggingface, sample, write_tar
-from tests.support.pools import pictures
+from tests.support.pools import random_images
 
-PNGS = [encode_png(p) for p in pictures(7)]
+PNGS = [encode_png(p) for p in random_images(7)]
 
 
 def elsewhere(path):
@@ -25,8 +25,8 @@ def here(path):
 
 @pytest.mark.parametrize("place", [here, elsewhere])
 @pytest.mark.parametrize("batch", [1, 3, 100])
-def test_ranges_of_an_arrow_file_hold_its_pictures(tmp_path, place, batch):
-    huggingface(tmp_path / "d", pictures(7), shards=1, batch=batch)
+def test_ranges_of_an_arrow_file_hold_its_images(tmp_path, place, batch):
+    huggingface(tmp_path / "d", random_images(7), shards=1, batch=batch)
     file = next((tmp_path / "d").glob("data-*"))
     content, found, labels = file.read_bytes(), [], []
     for offsets, sizes, given in scan_arrow(place(file), "image", "label"):
@@ -62,8 +62,10 @@ def test_columns_without_bytes_and_other_arrow_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("place", [here, elsewhere])
-def test_ranges_of_a_tar_hold_its_pictures(tmp_path, place):
-    members = [m for i, p in enumerate(pictures(7)) for m in sample(f"sub/{i}.v1" if i == 3 else f"sub/{i}", p, i % 2)]
+def test_ranges_of_a_tar_hold_its_images(tmp_path, place):
+    members = [
+        m for i, p in enumerate(random_images(7)) for m in sample(f"sub/{i}.v1" if i == 3 else f"sub/{i}", p, i % 2)
+    ]
     write_tar(tmp_path / "s.tar", [("README", b"no sample"), (".hidden.png", b"x"), *members])
     content = (tmp_path / "s.tar").read_bytes()
     found = list(scan_tar(place(tmp_path / "s.tar"), "cls"))

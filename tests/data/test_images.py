@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from prunefuse_ray.data.images import ImageForm, decode, encode_png, picture_size
+from prunefuse_ray.data.images import ImageForm, decode, encode_png, image_size
 from prunefuse_ray.data.sample_format import decode_column
 from prunefuse_ray.errors import Rejected
 
@@ -15,9 +15,9 @@ RGB8 = ImageForm(height=8, width=8, channels=3)
 GREY8 = ImageForm(height=8, width=8, channels=1)
 
 
-def encoded(picture: Image.Image, format_: str = "PNG") -> bytes:
+def encoded(image: Image.Image, format_: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format=format_)
+    image.save(buffer, format=format_)
     return buffer.getvalue()
 
 
@@ -42,9 +42,9 @@ def test_alpha_is_dropped(rgb):
     np.testing.assert_array_equal(decode(encoded(Image.fromarray(alpha)), RGB8), rgb)
 
 
-def test_palette_pictures_are_converted(rgb):
-    picture = Image.fromarray(rgb).convert("P")
-    np.testing.assert_array_equal(decode(encoded(picture), RGB8), np.asarray(picture.convert("RGB")))
+def test_palette_images_are_converted(rgb):
+    image = Image.fromarray(rgb).convert("P")
+    np.testing.assert_array_equal(decode(encoded(image), RGB8), np.asarray(image.convert("RGB")))
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped():
@@ -77,7 +77,7 @@ def test_another_size_is_rejected_on_request(rgb):
     [
         (None, "null"),
         (b"", "known format"),
-        (b"not a picture", "known format"),
+        (b"not an image", "known format"),
         (np.zeros((8, 8, 3), np.float32), "float32"),
         (np.zeros((7, 8, 3), np.uint8), r"shape \(7, 8, 3\)"),
     ],
@@ -125,11 +125,11 @@ def test_tensor_columns(rgb, kind):
     assert reasons == [None, None]
 
 
-def test_picture_size(rgb):
-    assert picture_size(encode_png(rgb), 3) == (8, 8)
-    assert picture_size(np.zeros((5, 6, 3), np.uint8), 3) == (5, 6)
+def test_image_size(rgb):
+    assert image_size(encode_png(rgb), 3) == (8, 8)
+    assert image_size(np.zeros((5, 6, 3), np.uint8), 3) == (5, 6)
     with pytest.raises(Rejected):
-        picture_size(b"x", 3)
+        image_size(b"x", 3)
 
 
 def test_the_presets_crop_the_centre_of_a_larger_scaling(rgb):

@@ -17,7 +17,7 @@ from prunefuse_ray.data.survey import check_unchanged, materialise, source_of, s
 from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.selection.random_selection import random_choice
 from prunefuse_ray.storage import Place
-from tests.support.pools import parquet_pool, pictures, rows, write_pool
+from tests.support.pools import parquet_pool, random_images, rows, write_pool
 
 GREY8 = ImageForm(height=8, width=8, channels=1)
 
@@ -79,9 +79,9 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_container_streams_excludes_and_labels_alike(kind, tmp_path, local_ray):
     write, more, id_of = KINDS[kind]
-    pixels = pictures(16)
+    pixels = random_images(16)
     write(tmp_path / "train", pixels)
-    write(tmp_path / "val", pictures(4, seed=1))
+    write(tmp_path / "val", random_images(4, seed=1))
     pool = cfg.Pool(source=kind, path=str(tmp_path / "train"), test_path=str(tmp_path / "val"), channels=1, **more)
     info, source, test = opened(pool, Place.at(str(tmp_path / "run")))
     assert (info.rows, info.files, info.sample_size, info.id_type) == (16, 2, (8, 8), "string")
@@ -94,7 +94,7 @@ def test_every_container_streams_excludes_and_labels_alike(kind, tmp_path, local
         assert got[ids[i]]["label"] == i % 2
     assert list(rows(stream(source, only=pa.array([ids[5]])))) == [ids[5]]
     assert set(random_choice(source, 16, 0, 0, pa.array([], pa.string()))["id"].to_pylist()) == set(ids)
-    np.testing.assert_array_equal(load_samples(test, GREY8).values_N, pictures(4, seed=1))
+    np.testing.assert_array_equal(load_samples(test, GREY8).values_N, random_images(4, seed=1))
     check_unchanged(pool, info)
     write(tmp_path / "more", pixels[:3])
     with pytest.raises(LedgerError, match=r"then 2 files.* now 4 files"):
@@ -102,7 +102,7 @@ def test_every_container_streams_excludes_and_labels_alike(kind, tmp_path, local
 
 
 def test_a_pool_without_labels_is_surveyed_without_them(tmp_path, local_ray):
-    webdataset(tmp_path / "train", pictures(4), label=lambda _: "")
+    webdataset(tmp_path / "train", random_images(4), label=lambda _: "")
     pool = cfg.Pool(source="webdataset", path=str(tmp_path / "train"), test_path="unused", channels=1)
     pool = pool.model_copy(update={"test_path": None})
     found = survey(pool, labeled=False)
@@ -114,10 +114,14 @@ def test_a_pool_without_labels_is_surveyed_without_them(tmp_path, local_ray):
 @pytest.mark.parametrize(
     ("members", "more", "said"),
     [
-        (sample("a", pictures(1)[0], 7), {}, r"labels that are none of the 2 classes, e\.g\. '7' \(id 's/a'\)"),
-        (sample("a", pictures(1)[0], "cow"), {"classes": ["cat", "dog"]}, "'cow'"),
+        (sample("a", random_images(1)[0], 7), {}, r"labels that are none of the 2 classes, e\.g\. '7' \(id 's/a'\)"),
+        (sample("a", random_images(1)[0], "cow"), {"classes": ["cat", "dog"]}, "'cow'"),
         ([("a.png", b"x")], {}, "None"),
-        ([*sample("a", pictures(1)[0], 1), *sample("b", pictures(1)[0], 1), ("a.txt", b"")], {}, "'a' comes twice"),
+        (
+            [*sample("a", random_images(1)[0], 1), *sample("b", random_images(1)[0], 1), ("a.txt", b"")],
+            {},
+            "'a' comes twice",
+        ),
     ],
 )
 def test_tars_that_are_not_what_was_said_are_refused(tmp_path, local_ray, members, more, said):
@@ -139,7 +143,7 @@ def test_compressed_tars_are_refused(tmp_path, local_ray):
 
 def test_class_names_and_json_fields_label_tars(tmp_path, local_ray):
     members = []
-    for i, pixels in enumerate(pictures(4)):
+    for i, pixels in enumerate(random_images(4)):
         members.append((f"{i}.png", encode_png(pixels)))
         members.append((f"{i}.json", json.dumps({"kind": ["cat", "dog"][i // 2]}).encode()))
     write_tar(tmp_path / "s.tar", members)
@@ -153,12 +157,12 @@ def test_class_names_and_json_fields_label_tars(tmp_path, local_ray):
 
 
 def test_a_dataset_of_several_splits_and_compressed_batches_are_refused(tmp_path, local_ray):
-    huggingface(tmp_path / "d" / "train", pictures(4))
+    huggingface(tmp_path / "d" / "train", random_images(4))
     (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     where = str(tmp_path / "d")
     with pytest.raises(PoolError, match="holds the splits train, test; give one"):
         survey(cfg.Pool(source="huggingface", path=where, test_path=where))
-    huggingface(tmp_path / "z", pictures(40), compression="zstd")
+    huggingface(tmp_path / "z", random_images(40), compression="zstd")
     where = str(tmp_path / "z")
     with pytest.raises(PoolError, match="compressed record batches"):
         survey(cfg.Pool(source="huggingface", path=where, test_path=where, channels=1))
@@ -178,7 +182,7 @@ def test_texts_of_a_dataset_are_texts(tmp_path, local_ray):
 
 
 def test_parquet_shards_of_hugging_face_name_their_classes_and_need_no_ids(tmp_path, local_ray):
-    table = huggingface(tmp_path / "unused", pictures(10))
+    table = huggingface(tmp_path / "unused", random_images(10))
     for part in ("train", "val"):
         (tmp_path / part).mkdir()
         pq.write_table(table.slice(0, 6), tmp_path / part / "a.parquet", row_group_size=2)
@@ -192,23 +196,23 @@ def test_parquet_shards_of_hugging_face_name_their_classes_and_need_no_ids(tmp_p
     ids = [*(f"a.parquet:{i}" for i in range(6)), *(f"b.parquet:{i}" for i in range(4))]
     assert sorted(got) == sorted(ids)
     for i, id_ in enumerate(ids):
-        np.testing.assert_array_equal(decode(got[id_]["sample"], GREY8), pictures(10)[i])
+        np.testing.assert_array_equal(decode(got[id_]["sample"], GREY8), random_images(10)[i])
         assert got[id_]["label"] == i % 2
     assert list(rows(stream(source, only=pa.array(["b.parquet:3"])))) == ["b.parquet:3"]
     assert len(load_samples(test, GREY8)) == 10
 
 
 def test_an_id_column_that_is_missing_is_said_with_the_remedy(tmp_path, local_ray):
-    write_pool(tmp_path / "pool", pictures(4))
-    write_pool(tmp_path / "test", pictures(4))
+    write_pool(tmp_path / "pool", random_images(4))
+    write_pool(tmp_path / "test", random_images(4))
     with pytest.raises(PoolError, match=r"pool\.id_column.*'key'.*null makes ids of file names and row numbers"):
         survey(parquet_pool(tmp_path, id_column="key"))
 
 
 def test_lists_and_patterns_name_each_file_once(tmp_path, local_ray):
-    ids = write_pool(tmp_path / "pool", pictures(12), files=3)
-    more = write_pool(tmp_path / "other", pictures(4), first_id=100)
-    write_pool(tmp_path / "test", pictures(4), first_id=900)
+    ids = write_pool(tmp_path / "pool", random_images(12), files=3)
+    more = write_pool(tmp_path / "other", random_images(4), first_id=100)
+    write_pool(tmp_path / "test", random_images(4), first_id=900)
     where = tmp_path / "pool"
     paths = [
         str(where / "part-[01].parquet"),
@@ -225,7 +229,7 @@ def test_lists_and_patterns_name_each_file_once(tmp_path, local_ray):
 
 def test_files_whose_ids_would_clash_are_refused(tmp_path, local_ray):
     for part in ("pool", "other", "test"):
-        write_pool(tmp_path / part, pictures(4))
+        write_pool(tmp_path / part, random_images(4))
     pool = parquet_pool(tmp_path, id_column=None)
     paths = [str(tmp_path / "pool"), str(tmp_path / "other")]
     with pytest.raises(PoolError, match=r"would both begin with 'part-0\.parquet'; give a directory above both"):
@@ -237,11 +241,11 @@ def test_files_whose_ids_would_clash_are_refused(tmp_path, local_ray):
 def test_two_image_folders_are_one_pool_and_hidden_files_are_none(tmp_path, local_ray):
     for folder, name in (("a", "cat"), ("b", "dog"), ("b", ".thumbnails")):
         (tmp_path / folder / name).mkdir(parents=True)
-        (tmp_path / folder / name / f"{folder}.png").write_bytes(encode_png(pictures(2)[0]))
+        (tmp_path / folder / name / f"{folder}.png").write_bytes(encode_png(random_images(2)[0]))
     paths = [str(tmp_path / "a"), str(tmp_path / "b")]
     pool = cfg.Pool(source="images", path=paths, test_path=paths, channels=1)
     info, source, _ = opened(pool, Place.at(str(tmp_path / "run")))
     assert info.classes == ["cat", "dog"]
     got = rows(stream(source, label=True))
     assert {i: r["label"] for i, r in got.items()} == {"cat/a.png": 0, "dog/b.png": 1}
-    np.testing.assert_array_equal(decode(got["dog/b.png"]["sample"], GREY8), pictures(2)[0])
+    np.testing.assert_array_equal(decode(got["dog/b.png"]["sample"], GREY8), random_images(2)[0])

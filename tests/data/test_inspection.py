@@ -5,7 +5,7 @@ import pytest
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import PoolError
-from tests.support.pools import parquet_pool, pictures, write_pool
+from tests.support.pools import parquet_pool, random_images, write_pool
 
 GREY8 = ImageForm(height=8, width=8, channels=1)
 
@@ -38,22 +38,22 @@ def test_a_pool_that_is_not_what_was_said_is_refused(made, change, said):
 
 
 def test_labels_outside_the_classes_are_refused_with_their_ids(tmp_path, local_ray):
-    write_pool(tmp_path / "pool", pictures(4), label=[0, 1, 2, 1])
-    write_pool(tmp_path / "test", pictures(4))
+    write_pool(tmp_path / "pool", random_images(4), label=[0, 1, 2, 1])
+    write_pool(tmp_path / "test", random_images(4))
     with pytest.raises(PoolError, match=r"labels outside 0 \.\. 1, e\.g\. 2 \(id 's0002'\)"):
         survey(parquet_pool(tmp_path))
 
 
 def test_duplicate_ids_are_refused_wherever_they_lie(tmp_path, local_ray):
-    write_pool(tmp_path / "pool", pictures(6), files=3, id=["a", "b", "c", "d", "e", "a"])
-    write_pool(tmp_path / "test", pictures(2))
+    write_pool(tmp_path / "pool", random_images(6), files=3, id=["a", "b", "c", "d", "e", "a"])
+    write_pool(tmp_path / "test", random_images(2))
     with pytest.raises(PoolError, match=r"duplicate ids, e\.g\. 'a'"):
         survey(parquet_pool(tmp_path))
 
 
 def test_null_ids_are_refused(tmp_path, local_ray):
-    write_pool(tmp_path / "pool", pictures(3), id=["a", None, "c"])
-    write_pool(tmp_path / "test", pictures(2))
+    write_pool(tmp_path / "pool", random_images(3), id=["a", None, "c"])
+    write_pool(tmp_path / "test", random_images(2))
     with pytest.raises(PoolError) as caught:
         survey(parquet_pool(tmp_path))
     assert str(caught.value) == "pool.id_column: 'id' has 1 null ids; fill them in"

@@ -1,4 +1,4 @@
-"""Samples in memory: the right pictures with the right labels."""
+"""Samples in memory: the right images with the right labels."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from prunefuse_ray.data.labeled_set import held_out, load_samples, load_test
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
-from tests.support.pools import pictures, write_pool
+from tests.support.pools import random_images, write_pool
 
 FORM = ImageForm(height=8, width=8, channels=1)
 
@@ -25,11 +25,11 @@ def source(directory) -> Source:
 
 @pytest.fixture
 def labeled(tmp_path):
-    ids = write_pool(tmp_path / "samples", pictures(50), files=2)
+    ids = write_pool(tmp_path / "samples", random_images(50), files=2)
     return source(tmp_path / "samples"), pa.table({"id": ids, "label": [i % 2 for i in range(50)]})
 
 
-def test_samples_without_their_pictures_are_said(labeled):
+def test_samples_without_their_images_are_said(labeled):
     samples, labels = labeled
     more = pa.concat_tables([labels, pa.table({"id": ["s9999"], "label": [0]})])
     with pytest.raises(PoolError, match="51 labels, but 50 of their samples"):
@@ -41,26 +41,26 @@ def test_samples_come_in_the_order_of_their_ids_with_their_labels(labeled):
     shuffled = labels.take(np.random.default_rng(0).permutation(50))
     loaded = load_samples(samples, FORM, shuffled)
     assert loaded.labels_N.tolist() == [i % 2 for i in range(50)]
-    np.testing.assert_array_equal(loaded.values_N, pictures(50))
+    np.testing.assert_array_equal(loaded.values_N, random_images(50))
 
 
 def test_only_samples_with_a_label_are_read(labeled):
     samples, labels = labeled
     loaded = load_samples(samples, FORM, labels.slice(10, 5))
-    np.testing.assert_array_equal(loaded.values_N, pictures(50)[10:15])
+    np.testing.assert_array_equal(loaded.values_N, random_images(50)[10:15])
 
 
-def test_a_test_picture_that_cannot_be_read_is_said(tmp_path):
-    write_pool(tmp_path, pictures(3), image=pa.array([b"x", None, b""], pa.binary()))
+def test_a_test_image_that_cannot_be_read_is_said(tmp_path):
+    write_pool(tmp_path, random_images(3), image=pa.array([b"x", None, b""], pa.binary()))
     with pytest.raises(PoolError, match=r"sample 's0000' cannot be read .*; remove or mend it"):
         load_test(source(tmp_path), FORM)
 
 
 def test_the_test_set_is_read_once_and_again_when_it_changes(tmp_path):
-    write_pool(tmp_path, pictures(4))
+    write_pool(tmp_path, random_images(4))
     first = load_test(source(tmp_path), FORM)
     assert load_test(source(tmp_path), FORM) is first
-    write_pool(tmp_path, pictures(6))
+    write_pool(tmp_path, random_images(6))
     assert len(load_test(source(tmp_path), FORM)) == 6
 
 

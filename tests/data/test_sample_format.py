@@ -20,7 +20,7 @@ def info(size):
     )  # fmt: skip
 
 
-def test_pictures():
+def test_images():
     pool = cfg.Pool(source="parquet", path="a", test_path="b", classes=2, mean=[0.5], std=[0.1, 0.2, 0.4])
     form = form_of(pool, info((4, 6)))
     assert isinstance(form, ImageForm)

@@ -12,7 +12,7 @@ from prunefuse_ray.data.survey import check_unchanged, materialise, sources, sur
 from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.selection.random_selection import random_choice
 from prunefuse_ray.storage import Place
-from tests.support.pools import parquet_pool, pictures, rows, write_pool
+from tests.support.pools import parquet_pool, random_images, rows, write_pool
 
 GREY8 = ImageForm(height=8, width=8, channels=1)
 
@@ -34,7 +34,7 @@ def test_integer_ids_and_other_column_names(tmp_path, local_ray):
         (tmp_path / part).mkdir()
         table = {
             "key": pa.array(range(n), pa.int32()),
-            "png": pa.array([encode_png(p) for p in pictures(n)]),
+            "png": pa.array([encode_png(p) for p in random_images(n)]),
             "y": pa.array([i % 2 for i in range(n)], pa.int16()),
         }
         pq.write_table(pa.table(table), tmp_path / part / "a.parquet")
@@ -97,14 +97,14 @@ def image_folder(root, classes=("cat", "dog"), each=3):
     for c, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(each):
-            (root / name / f"{i}.png").write_bytes(encode_png(pictures(each, seed=c)[i]))
+            (root / name / f"{i}.png").write_bytes(encode_png(random_images(each, seed=c)[i]))
 
 
 def test_tensors_cannot_be_scaled_for_a_crop(tmp_path, local_ray):
     for part, first in (("pool", 0), ("test", 900)):
-        write_pool(tmp_path / part, pictures(12), first_id=first, image=pa.array(pictures(12).tolist()))
+        write_pool(tmp_path / part, random_images(12), first_id=first, image=pa.array(random_images(12).tolist()))
     assert survey(parquet_pool(tmp_path)).info.sample_size == (8, 8)
-    with pytest.raises(PoolError, match=r"crop_ratio 0\.875 crops scaled pictures, but column 'image' holds tensors"):
+    with pytest.raises(PoolError, match=r"crop_ratio 0\.875 crops scaled images, but column 'image' holds tensors"):
         survey(parquet_pool(tmp_path, crop_ratio=0.875))
 
 
@@ -121,11 +121,11 @@ def test_an_image_folder_becomes_an_index_and_streams_alike(tmp_path, local_ray)
     assert {i: r["label"] for i, r in got.items()} == {
         "cat/1.png": 0, "cat/2.png": 0, "dog/0.png": 1, "dog/1.png": 1, "dog/2.png": 1,
     }  # fmt: skip
-    np.testing.assert_array_equal(decode(got["dog/1.png"]["sample"], GREY8), pictures(3, seed=1)[1])
+    np.testing.assert_array_equal(decode(got["dog/1.png"]["sample"], GREY8), random_images(3, seed=1)[1])
     assert test.roots == (Place.at(str(tmp_path / "val")),)
     check_unchanged(pool, found.info)
     (tmp_path / "train" / "dog" / "9.png").write_bytes(b"x")
-    with pytest.raises(LedgerError, match=r"then 6 pictures, .* now 7 pictures"):
+    with pytest.raises(LedgerError, match=r"then 6 images, .* now 7 images"):
         check_unchanged(pool, found.info)
 
 
@@ -151,7 +151,7 @@ def test_a_flat_folder_needs_no_labels_where_people_give_them(tmp_path, local_ra
     image_folder(tmp_path / "val", each=2)
     (tmp_path / "flat" / "deep").mkdir(parents=True)
     for name in ("a.png", "b.png", "deep/a.png"):
-        (tmp_path / "flat" / name).write_bytes(encode_png(pictures(1)[0]))
+        (tmp_path / "flat" / name).write_bytes(encode_png(random_images(1)[0]))
     folders = {"path": str(tmp_path / "flat"), "test_path": str(tmp_path / "val")}
     pool = cfg.Pool(source="images", channels=1, classes=["dog", "cat"], **folders)
     found = survey(pool, labeled=False)

@@ -64,7 +64,7 @@ def test_three_lines_from_a_directory_to_a_prediction(saved, photo, tmp_path):
     assert sum(found.probabilities.values()) == pytest.approx(1)
 
 
-def test_pictures_may_come_in_any_form_and_number(saved, photo, tmp_path):
+def test_images_may_come_in_any_form_and_number(saved, photo, tmp_path):
     (tmp_path / "a.png").write_bytes(encode_png(photo))
     forms = [str(tmp_path / "a.png"), encode_png(photo), Image.fromarray(photo), photo] * 40
     found = [p.probability for p in prunefuse_ray.load(saved[0].parent).predict(iter(forms))]
@@ -80,7 +80,7 @@ def test_the_module_is_ready_for_use(saved):
     assert model.form == FORM
     assert model(torch.randn(2, 3, 16, 12)).shape == (2, 3)
     with pytest.raises(Rejected, match="known format"):
-        list(model.predict([b"no picture"]))
+        list(model.predict([b"no image"]))
 
 
 def test_texts_are_predicted_from_strings(tmp_path):
@@ -121,7 +121,7 @@ def test_what_is_no_network_is_said(saved, tmp_path):
 # --- ONNX ---
 
 
-@pytest.mark.parametrize("kind", ["pictures", "texts"])
+@pytest.mark.parametrize("kind", ["images", "texts"])
 def test_the_onnx_graph_computes_the_networks_logits(saved, photo, tmp_path, kind):
     onnxruntime = pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")

@@ -275,10 +275,10 @@ def test_contact_sheets_show_the_first_and_the_last(page: Page) -> None:
     assert "Round 0 · 100 chosen by random" in words
     assert "First: scores 0.900 to 0.870" in words
     assert "Last: scores 0.440 to 0.410" in words
-    pictures = page.named("img")
-    assert len(pictures) == 16
-    assert pictures[0]["alt"] == "img/000.png"
-    assert all(one["class"] == "tiny" for one in pictures)
+    images = page.named("img")
+    assert len(images) == 16
+    assert images[0]["alt"] == "img/000.png"
+    assert all(one["class"] == "tiny" for one in images)
     tips = [one["title"] for one in page.named("figure") if "title" in one]
     assert tips[1] == "img/001.png\nlabel cat1, score 0.890, rank 1"
 
@@ -365,7 +365,7 @@ def test_strings_from_data_stay_text() -> None:
         rounds=[
             round_view(0, {EVIL: {"seconds": 1.0}}, first=bad, last=[], strategy=EVIL),
             round_view(1, {}, first=[chosen(0, id=EVIL, label=EVIL, image=None, text=EVIL)], last=[]),
-            round_view(2, {}, first=[chosen(0, id=EVIL, image=b"no picture")], last=[]),
+            round_view(2, {}, first=[chosen(0, id=EVIL, image=b"no image")], last=[]),
         ],
         result=None,
         rejected=[(EVIL, EVIL)],
@@ -450,12 +450,12 @@ def test_text_samples_are_shown_as_text_and_cut() -> None:
     assert "cat0 · 0.900 · img/000.png" in words
 
 
-def test_undecodable_pictures_are_placeholders() -> None:
-    broken = [b"", b"no picture", encoded()[:60], b"\x89PNG\r\n\x1a\n" + b"\x00" * 50, b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+def test_undecodable_images_are_placeholders() -> None:
+    broken = [b"", b"no image", encoded()[:60], b"\x89PNG\r\n\x1a\n" + b"\x00" * 50, b"%!PS-Adobe-3.0 EPSF-3.0\n"]
     first = [chosen(rank, image=data) for rank, data in enumerate([*broken, encoded(), None])]
     page = Page(render(run_view(rounds=[round_view(0, {}, first=first, last=[])])))
     assert page.words("samples").count("not decodable") == len(broken)
-    assert page.words("samples").count("no picture") == 1
+    assert page.words("samples").count("no image") == 1
     assert len(page.named("img")) == 1
 
 
@@ -500,10 +500,10 @@ def test_many_rounds_fold_the_middle_and_stay_small() -> None:
         (encoded((4000, 2), "RGB"), (96, 1), "JPEG"),
     ],
 )
-def test_thumbnails_are_small_and_tiny_pictures_keep_their_pixels(
+def test_thumbnails_are_small_and_tiny_images_keep_their_pixels(
     source: bytes, size: tuple[int, int], kind: str
 ) -> None:
-    shown = html.picture(source, "x")
+    shown = html.image(source, "x")
     assert shown is not None
     (attributes,) = Page(shown).named("img")
     stored = Image.open(io.BytesIO(base64.b64decode(str(attributes["src"]).split(",")[1])))
@@ -516,7 +516,7 @@ def test_thumbnails_are_small_and_tiny_pictures_keep_their_pixels(
 def test_deep_gray_is_stretched_to_what_a_screen_shows() -> None:
     stored = io.BytesIO()
     Image.fromarray(np.array([[1000, 2000], [3000, 3000]], dtype=np.uint16)).save(stored, "PNG")
-    (attributes,) = Page(str(html.picture(stored.getvalue(), "x"))).named("img")
+    (attributes,) = Page(str(html.image(stored.getvalue(), "x"))).named("img")
     shown = Image.open(io.BytesIO(base64.b64decode(str(attributes["src"]).split(",")[1])))
     assert np.asarray(shown).tolist() == [[0, 127], [255, 255]]
 
@@ -592,7 +592,7 @@ def test_doubtful_labels_are_shown_of_the_last_round_that_has_them() -> None:
     figures = [attributes.get("title") or "" for attributes in page.named("figure")]
     assert "a/<1>.png\nlabel cat0 1.2%, proxy: cat2 90.0%" in figures
     assert not any(title.startswith("old") for title in figures)
-    assert "no picture" in words
+    assert "no image" in words
 
 
 def test_doubtful_texts_and_none_at_all() -> None:

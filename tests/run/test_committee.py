@@ -22,7 +22,7 @@ from tests.run.test_loop import expected_steps, kill_at_each, scores_of
 from tests.run.test_select_phase import choose, matrix
 from tests.selection.test_set_strategies import apart
 from tests.support.nets import OWN
-from tests.support.pools import pictures
+from tests.support.pools import random_images
 from tests.support.runs import tiny as in_the_driver
 from tests.training.test_trainer import IN_PROCESS, SPEC, data, job
 
@@ -40,7 +40,7 @@ def tiny(where, directory, **more):
 
 
 def inputs(numbers):
-    return (torch.tensor(pictures(120)[numbers]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    return (torch.tensor(random_images(120)[numbers]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
 
 
 def load(directory) -> networks.Selector:

@@ -17,7 +17,7 @@ from prunefuse_ray.schemas import POOL_FILES
 from prunefuse_ray.storage import Place
 from tests.data.test_survey import image_folder
 from tests.support.annotators import CLASSES, answer
-from tests.support.pools import parquet_pool, pictures, write_pool
+from tests.support.pools import parquet_pool, random_images, write_pool
 from tests.support.runs import tiny
 
 
@@ -146,7 +146,7 @@ def test_an_image_folder_grows(tmp_path, local_ray):
     folders = {"path": str(tmp_path / "train"), "test_path": str(tmp_path / "val")}
     pool = cfg.Pool(source="images", channels=1, allow_growth=True, **folders)
     config, ledger = begun(pool, tmp_path / "run")
-    (tmp_path / "train/dog/9.png").write_bytes(encode_png(pictures(1)[0]))
+    (tmp_path / "train/dog/9.png").write_bytes(encode_png(random_images(1)[0]))
     assert grow(config, ledger) == {"files": 1, "samples": 1}
     source = growth.seen_source(config, ledger, sources(config.pool, ledger.root)[0])
     rows = [r for f in source.files for r in pq.read_table(f).to_pylist()]
@@ -156,12 +156,12 @@ def test_an_image_folder_grows(tmp_path, local_ray):
 
 
 def test_a_run_takes_in_what_came_while_it_waited(local_ray, tmp_path):
-    """A flat folder of unlabeled pictures; the second round chooses among old and new ones."""
+    """A flat folder of unlabeled images; the second round chooses among old and new ones."""
     pool, test = tmp_path / "pool", tmp_path / "test"
     pool.mkdir()
-    for i, pixels in enumerate(pictures(30)):
+    for i, pixels in enumerate(random_images(30)):
         (pool / f"s{i:04d}.png").write_bytes(encode_png(pixels))
-    for i, pixels in enumerate(pictures(12, seed=1)):
+    for i, pixels in enumerate(random_images(12, seed=1)):
         (test / CLASSES[i % 2]).mkdir(parents=True, exist_ok=True)
         (test / CLASSES[i % 2] / f"{i}.png").write_bytes(encode_png(pixels))
     change = {
@@ -171,12 +171,12 @@ def test_a_run_takes_in_what_came_while_it_waited(local_ray, tmp_path):
     config, root = tiny(tmp_path, tmp_path / "runs", **change), tmp_path / "runs/tiny"
     with pytest.raises(LabelsWaiting):
         loop.run(config)
-    for i, pixels in enumerate(pictures(16, seed=7), 30):
+    for i, pixels in enumerate(random_images(16, seed=7), 30):
         (pool / f"s{i:04d}.png").write_bytes(encode_png(pixels))
     answer(root / "rounds/000/to_label")
     with pytest.raises(LabelsWaiting, match="35 samples of round 1"):
         loop.run(config)
-    (pool / "s9999.png").write_bytes(encode_png(pictures(1)[0]))  # too late for any round
+    (pool / "s9999.png").write_bytes(encode_png(random_images(1)[0]))  # too late for any round
     answer(root / "rounds/001/to_label")
     ledger = loop.run(config)
     chosen = [i for r in (0, 1) for i in pq.read_table(root / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist()]
@@ -189,13 +189,13 @@ def test_a_run_takes_in_what_came_while_it_waited(local_ray, tmp_path):
 
 @pytest.mark.parametrize("strategy", ["badge", "margin", "random"])
 def test_a_pool_with_nothing_left_is_said_while_it_may_still_grow(local_ray, tmp_path, strategy):
-    write_pool(tmp_path / "pool", pictures(12))
-    write_pool(tmp_path / "test", pictures(12, seed=1), first_id=900)
+    write_pool(tmp_path / "pool", random_images(12))
+    write_pool(tmp_path / "test", random_images(12, seed=1), first_id=900)
     change = {"pool": {"allow_growth": True}, "selection": {"strategy": strategy, "budgets": [12, 15]}}
     config = tiny(tmp_path, tmp_path / "runs", **change)
     with pytest.raises(ScoreError, match=r"round 1 wants 3 samples, but only 0 usable .* or enlarge the pool"):
         loop.run(config)
-    write_pool(tmp_path / "more", pictures(4, seed=2), first_id=12)
+    write_pool(tmp_path / "more", random_images(4, seed=2), first_id=12)
     (tmp_path / "more" / "part-0.parquet").rename(tmp_path / "pool" / "part-1.parquet")
     loop.run(config)
     assert pq.read_table(tmp_path / "runs/tiny/rounds/001/labels.parquet").num_rows == 3

@@ -21,7 +21,7 @@ from prunefuse_ray.run.ledger import Ledger
 from tests.support import ROOT
 from tests.support.annotators import CLASSES, answer, asked, truth
 from tests.support.nets import OWN
-from tests.support.pools import pictures, write_pool
+from tests.support.pools import random_images, write_pool
 from tests.support.runs import tiny
 
 
@@ -29,10 +29,10 @@ from tests.support.runs import tiny
 def unlabeled(tmp_path_factory):
     """A Parquet pool without a label column."""
     where = tmp_path_factory.mktemp("unlabeled")
-    write_pool(where / "pool", pictures(60), files=3)
+    write_pool(where / "pool", random_images(60), files=3)
     for file in (where / "pool").iterdir():
         pq.write_table(pq.read_table(file).drop_columns(["label"]), file)
-    write_pool(where / "test", pictures(20, seed=1), first_id=900)
+    write_pool(where / "test", random_images(20, seed=1), first_id=900)
     return where
 
 
@@ -113,7 +113,7 @@ def test_the_guess_is_that_of_the_saved_proxy(local_ray, unlabeled, tmp_path):
         loop.run(config)
     directory = root / "rounds/000/proxies/0"
     proxy = networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}, OWN).network.eval()
-    pixels = pictures(60)
+    pixels = random_images(60)
     for row in asked(root / "rounds/001/to_label"):
         x = (torch.tensor(pixels[int(row["id"][1:])]).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
         p = torch.softmax(proxy(x), 1)[0]

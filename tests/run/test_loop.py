@@ -21,7 +21,7 @@ from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
 from tests.support import ROOT
 from tests.support.nets import OWN
-from tests.support.pools import pictures
+from tests.support.pools import random_images
 from tests.support.runs import tiny as in_the_driver
 
 
@@ -92,7 +92,7 @@ def test_scores_are_those_of_the_saved_proxy(undisturbed):
 
     directory = undisturbed / "rounds/000/proxies/0"
     proxy = networks.from_files({f.name: f.read_bytes() for f in directory.iterdir()}, OWN).network.eval()
-    pixels = pictures(120)
+    pixels = random_images(120)
     for id_, score in scores_of(undisturbed, 0)[::10]:
         x = (torch.tensor(pixels[int(id_[1:])]).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
         expected = 1 - torch.softmax(proxy(x), 1).max().item()

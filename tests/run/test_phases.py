@@ -16,7 +16,7 @@ from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 from tests.support.nets import OWN
 from tests.support.nets import tiny as tiny_network
-from tests.support.pools import pictures, write_pool
+from tests.support.pools import random_images, write_pool
 from tests.support.runs import tiny
 
 # --- bad samples ---
@@ -24,18 +24,18 @@ from tests.support.runs import tiny
 
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory):
-    """A pool of RGB pictures in which six samples are odd and three of those cannot be used."""
+    """A pool of RGB images in which six samples are odd and three of those cannot be used."""
     where = tmp_path_factory.mktemp("spoiled")
-    pixels = pictures(60, channels=3)
+    pixels = random_images(60, channels=3)
     images = [encode_png(p) for p in pixels]
-    images[0] = b"not a picture"
+    images[0] = b"not an image"
     images[1] = images[1][: len(images[1]) // 2]
     images[2] = None
     images[3] = encode_png(pixels[3][:, :, 0])
     images[4] = encode_png(np.dstack([pixels[4], pixels[4][:, :, :1]]))
-    images[5] = encode_png(pictures(1, size=20, channels=3)[0])
+    images[5] = encode_png(random_images(1, size=20, channels=3)[0])
     write_pool(where / "pool", pixels, files=2, image=pa.array(images, pa.binary()))
-    write_pool(where / "test", pictures(20, channels=3, seed=1), first_id=900)
+    write_pool(where / "test", random_images(20, channels=3, seed=1), first_id=900)
     return where
 
 
@@ -60,7 +60,7 @@ def test_bad_samples_are_recorded_and_never_selected(local_ray, spoiled, tmp_pat
     assert "3 " in (root / "report.html").read_text()
 
 
-def test_pictures_of_another_size_are_rejected_on_request(local_ray, spoiled, tmp_path):
+def test_images_of_another_size_are_rejected_on_request(local_ray, spoiled, tmp_path):
     change = {"pool": {"other_sizes": "reject"}, "selection": {"budgets": [40, 56]}}
     loop.run(spoiled_config(spoiled, tmp_path, **change))
     rejected = {r["id"]: r["reason"] for r in pq.read_table(tmp_path / "tiny/rejected.parquet").to_pylist()}
@@ -131,10 +131,10 @@ def test_a_pool_of_texts_goes_through_the_whole_loop(local_ray, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained_file(tiny_pool, tmp_path_factory):
-    """A tiny network that tells dark pictures from light ones, saved as a data-parallel training script would."""
+    """A tiny network that tells dark images from light ones, saved as a data-parallel training script would."""
     torch.manual_seed(0)
     network = tiny_network(num_classes=2, input_shape=(1, 8, 8))
-    x = (torch.from_numpy(pictures(120)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    x = (torch.from_numpy(random_images(120)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     y = torch.arange(120) % 2
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     for _ in range(30):
@@ -147,7 +147,7 @@ def trained_file(tiny_pool, tmp_path_factory):
 
 
 def accuracy(network):
-    x = (torch.from_numpy(pictures(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    x = (torch.from_numpy(random_images(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     with torch.inference_mode():
         return (network.eval()(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
 
@@ -213,7 +213,7 @@ def test_weights_that_cannot_be_used_are_refused_and_nothing_is_written(
 
 @pytest.mark.parametrize("kind", [pytest.param("path", marks=pytest.mark.slow), "share"])
 def test_a_validation_set_chooses_the_weights(local_ray, tiny_pool, tmp_path, kind):
-    write_pool(tmp_path / "validation", pictures(30, seed=2), first_id=500)
+    write_pool(tmp_path / "validation", random_images(30, seed=2), first_id=500)
     given = {"validation_path": str(tmp_path / "validation")} if kind == "path" else {"validation_share": 0.3}
     config = tiny(tiny_pool, tmp_path / "runs", pool=given, selection={"budgets": [20, 40]}, training={"patience": 2})
     loop.run(config)

@@ -15,7 +15,7 @@ from prunefuse_ray.cli import main
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, preprocessing_to_bytes
 from tests.support import ROOT
-from tests.support.pools import pictures, write_pool
+from tests.support.pools import random_images, write_pool
 
 SPEC = networks.NetworkSpec(architecture="tests.support.nets:tiny", classes=3, input_shape=(1, 8, 8))
 FORM = ImageForm(height=8, width=8, channels=1, mean=(0.4,), std=(0.3,))
@@ -36,9 +36,9 @@ def given(tmp_path_factory):
     """A saved proxy, and a pool without labels, in which one sample cannot be read."""
     where = tmp_path_factory.mktemp("given")
     network = save(where / "proxy")
-    images = [encode_png(p) for p in pictures(60)]
+    images = [encode_png(p) for p in random_images(60)]
     images[7] = b"x"
-    write_pool(where / "pool", pictures(60), files=4, image=images)
+    write_pool(where / "pool", random_images(60), files=4, image=images)
     for file in (where / "pool").iterdir():
         pq.write_table(pq.read_table(file).drop_columns(["label"]), file)
     return where, network
@@ -66,7 +66,7 @@ def scores_of(out):
 def test_scores_are_the_networks_on_its_own_preprocessing(given, passed):
     scores = scores_of(passed)
     assert sorted(scores) == [f"s{i:04d}" for i in range(60)]
-    x = (torch.from_numpy(pictures(60)).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
+    x = (torch.from_numpy(random_images(60)).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
     with torch.inference_mode():
         expected = 1 - torch.softmax(given[1](x), 1).max(1).values
     for i in set(range(60)) - {7}:
@@ -110,7 +110,7 @@ def test_another_network_pool_or_question_is_refused(given, passed, tmp_path, ca
         (["--pool.channels", "3"], "pool.channels: 3, but the network was trained with 1"),
         (["--pool.mean", "0.9"], "pool.mean: [0.9], but the network was trained with [0.4]"),
         (["--selection.strategy", "random"], "'random' gives no scores; use one of"),
-        (["--pool.image_column", "picture"], "pool.image_column"),
+        (["--pool.image_column", "image"], "pool.image_column"),
         (["--pool.max_rejected", "0"], "pool.max_rejected: 1 of 60 samples cannot be used"),
         (["--top", "0"], "--top 0"),
     ],
@@ -149,7 +149,7 @@ def test_a_runs_own_file_names_the_pool(given, local_ray, tmp_path):
         )
         == 0
     )
-    x = (torch.from_numpy(pictures(60)).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
+    x = (torch.from_numpy(random_images(60)).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
     with torch.inference_mode():
         two = torch.softmax(given[1](x), 1).topk(2, 1).values
     expected = 1 - (two[:, 0] - two[:, 1])

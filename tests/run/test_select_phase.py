@@ -15,7 +15,7 @@ from prunefuse_ray.run.ledger import Ledger
 from tests.run.test_loop import kill_at_each
 from tests.selection.test_set_strategies import apart, badge, k_centers
 from tests.support.nets import OWN
-from tests.support.pools import pictures, write_pool
+from tests.support.pools import random_images, write_pool
 from tests.support.runs import tiny
 
 
@@ -71,7 +71,7 @@ def test_badge_reads_gradients_that_the_saved_proxy_gives(local_ray, tiny_pool, 
     files = {f.name: (f.read_bytes()) for f in (tmp_path / "tiny/rounds/000/proxies/0").iterdir()}
     network = networks.from_files(files, OWN).network.eval()
     classifier = [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1]
-    pixels = pictures(120)
+    pixels = random_images(120)
     for i in (0, 50, 100):
         x = (torch.tensor(pixels[int(ids[i][1:])]).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
         logits = network(x)
@@ -103,8 +103,8 @@ def test_per_group_takes_equally_many_of_each_predicted_class(local_ray, tiny_po
 def sites(tmp_path_factory):
     """A pool whose column `site` has a rare value, some nulls, and many of the rest."""
     where = tmp_path_factory.mktemp("sites")
-    write_pool(where / "pool", pictures(120), files=6)
-    write_pool(where / "test", pictures(40, seed=1), first_id=900)
+    write_pool(where / "pool", random_images(120), files=6)
+    write_pool(where / "test", random_images(40, seed=1), first_id=900)
     for file in (where / "pool").iterdir():
         table = pq.read_table(file)
         site = ["rare" if n < 5 else None if n < 30 else "usual" for n in (int(i[1:]) for i in table["id"].to_pylist())]

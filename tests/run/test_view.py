@@ -18,7 +18,7 @@ from prunefuse_ray.run.view import SHEET, view_run
 from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
 from prunefuse_ray.storage import Place
 from tests.support import ROOT
-from tests.support.pools import pictures
+from tests.support.pools import random_images
 
 INFO = PoolInfo(
     source="parquet", path="p", rows=200, bytes=9, files=1, listing_digest="", id_digest="", id_type="string",
@@ -44,7 +44,7 @@ def add(ledger, round_, n, prefix):
     table = pa.table({"id": ids, "score": scores, "rank": range(n)}, selected_schema("string"))
     ledger.commit(Step(round_, "select"), {"selected.parquet": table}, {})
     samples = ledger.place(Step(round_, "label"), "samples")
-    images = pa.array([encode_png(p) for p in pictures(n)], pa.binary())
+    images = pa.array([encode_png(p) for p in random_images(n)], pa.binary())
     (samples / "1.parquet").write_table(pa.table({"id": ids, "sample": images}))
     labels = pa.table(
         {"id": ids, "label": [i % 2 for i in range(n)], "source": ["oracle"] * n}, labels_schema("string")
@@ -60,7 +60,7 @@ def test_doubtful_labels_come_with_their_samples_of_any_round(ledger):
     first, second = view_run(ledger).rounds
     assert first.doubts == []
     assert [(d.id, d.label, d.guess) for d in second.doubts] == [("a01", "dog", "cat"), ("b00", "cat", "dog")]
-    assert second.doubts[0].image == encode_png(pictures(10)[1])
+    assert second.doubts[0].image == encode_png(random_images(10)[1])
 
 
 def test_a_run_in_progress_shows_what_is_committed(ledger):
@@ -73,12 +73,12 @@ def test_a_run_in_progress_shows_what_is_committed(ledger):
     assert second.scores.threshold == pytest.approx(0.4)
 
 
-def test_the_sheet_shows_both_ends_with_labels_and_pictures(ledger):
+def test_the_sheet_shows_both_ends_with_labels_and_images(ledger):
     first, second = view_run(ledger).rounds
     assert [c.id for c in second.first] == [f"b{i:02d}" for i in range(SHEET)]
     assert [c.id for c in second.last] == [f"b{i:02d}" for i in range(60 - SHEET, 60)]
     assert [c.label for c in second.first[:3]] == ["cat", "dog", "cat"]
-    assert second.last[-1].image == encode_png(pictures(60)[59])
+    assert second.last[-1].image == encode_png(random_images(60)[59])
     assert len(first.first) == 10
     assert not first.last, "a sample is shown twice"
 

@@ -27,7 +27,7 @@ from prunefuse_ray.scoring.backend_choice import (
 )
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
 from prunefuse_ray.storage import Place
-from tests.support.pools import pictures
+from tests.support.pools import random_images
 
 FORM = ImageForm(height=8, width=8, channels=1)
 SPEC = networks.NetworkSpec(architecture="resnet20", classes=10, input_shape=(1, 8, 8))
@@ -129,7 +129,7 @@ def test_every_form_is_near_the_plain_network_and_says_how_near(saved, backend, 
     if backend == "openvino":
         pytest.importorskip("openvino")
     job = dataclasses.replace(JOB, backend=backend, precision=precision)
-    images = [encode_png(p) for p in pictures(60)]
+    images = [encode_png(p) for p in random_images(60)]
     table = pa.table({"id": list(range(61)), "sample": pa.array([*images, b"bad"], pa.binary())})
     found = backend_choice.deviation(saved, job, table)
     assert found["checked"] == 60
@@ -143,7 +143,7 @@ def test_a_score_depends_on_no_neighbour(saved, backend, precision, off):
     if backend == "openvino":
         pytest.importorskip("openvino")
     scorer = Scorer(saved, dataclasses.replace(JOB, backend=backend, precision=precision))
-    pixels = pictures(40)
+    pixels = random_images(40)
     order = np.random.default_rng(0).permutation(40)
     whole = scorer.forward(pixels)[0]
     np.testing.assert_array_equal(scorer.forward(pixels[order])[0], whole[order])
@@ -160,7 +160,7 @@ def test_the_check_sees_a_form_that_is_wrong(saved, monkeypatch):
         return found
 
     monkeypatch.setattr(networks.backends, "inference_form", broken)
-    images = [encode_png(p) for p in pictures(60)]
+    images = [encode_png(p) for p in random_images(60)]
     table = pa.table({"id": list(range(60)), "sample": pa.array(images, pa.binary())})
     assert backend_choice.deviation(saved, JOB, table)["largest_difference"] > 1e-3  # rounding is 1e-7
 
@@ -177,7 +177,7 @@ def test_a_form_for_gpus_is_checked_where_they_are(monkeypatch, gpu, where):
 
 def test_features_come_from_the_folded_network_too(saved):
     plain, fast = (
-        Scorer(saved, dataclasses.replace(JOB, features=True, backend=b)).forward(pictures(5))
+        Scorer(saved, dataclasses.replace(JOB, features=True, backend=b)).forward(random_images(5))
         for b in ("eager", "torch")
     )
     for ours, theirs in zip(fast, plain, strict=True):
@@ -190,7 +190,7 @@ def test_openvino_leaves_its_threads_free_to_move(saved):
     pytest.importorskip("openvino")
     scorer = Scorer(saved, dataclasses.replace(JOB, backend="openvino"))
     allowed = set()
-    worker = threading.Thread(target=lambda: [scorer.forward(pictures(64)) for _ in range(100)])
+    worker = threading.Thread(target=lambda: [scorer.forward(random_images(64)) for _ in range(100)])
     worker.start()
     while worker.is_alive():
         for task in Path("/proc/self/task").iterdir():

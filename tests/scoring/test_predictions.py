@@ -11,7 +11,7 @@ from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.scoring.predictions import doubts, predict
 from tests.support.nets import OWN
-from tests.support.pools import pictures
+from tests.support.pools import random_images
 
 FORM = ImageForm(height=8, width=8, channels=1)
 
@@ -19,7 +19,7 @@ FORM = ImageForm(height=8, width=8, channels=1)
 @pytest.fixture
 def saved(tmp_path):
     """(source of five samples in two files, a saved network, its probabilities by id)."""
-    pixels = pictures(5)
+    pixels = random_images(5)
     table = pa.table({"id": [f"s{i}" for i in range(5)], "sample": [encode_png(p) for p in pixels]})
     files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     pq.write_table(table.slice(0, 2), files[0])

@@ -11,7 +11,7 @@ from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.scoring.scorer import Decoder, Scorer, ScoringJob, largest_score, summarise
 from prunefuse_ray.storage import Place
-from tests.support.pools import pictures
+from tests.support.pools import random_images
 
 FORM = ImageForm(height=8, width=8, channels=1)
 SPEC = networks.NetworkSpec(architecture="resnet20", classes=10, input_shape=(1, 8, 8))
@@ -47,7 +47,7 @@ def plain_inputs(pixels):
 
 
 def test_scores_are_the_plain_networks(saved):
-    pixels = pictures(37)
+    pixels = random_images(37)
     got = scorer(saved)(rows(pixels))
     with torch.inference_mode():
         p = torch.softmax(saved[1](plain_inputs(pixels)), 1)
@@ -56,7 +56,7 @@ def test_scores_are_the_plain_networks(saved):
 
 
 def test_a_score_does_not_depend_on_its_neighbours_to_the_last_bit(saved):
-    pixels = pictures(50)
+    pixels = random_images(50)
     actor = scorer(saved)
     whole = actor(rows(pixels))["score"].to_numpy()
     order = np.random.default_rng(0).permutation(50)
@@ -66,7 +66,7 @@ def test_a_score_does_not_depend_on_its_neighbours_to_the_last_bit(saved):
 
 
 def test_features_are_the_input_of_the_classifier(saved):
-    pixels = pictures(5)
+    pixels = random_images(5)
     got = scorer(saved, features=True)(rows(pixels))
     features = torch.tensor(np.stack(got["feature"].combine_chunks().to_numpy(zero_copy_only=False)))
     classifier = [m for m in saved[1].modules() if isinstance(m, torch.nn.Linear)][-1]
@@ -75,14 +75,16 @@ def test_features_are_the_input_of_the_classifier(saved):
 
 
 def test_decoding_in_a_stage_of_its_own_gives_the_same_scores(saved):
-    table = rows(pictures(20))
+    table = rows(random_images(20))
     table = table.set_column(1, "sample", pa.array([b"x", *table["sample"].to_pylist()[1:]], pa.binary()))
     actor = scorer(saved)
     assert actor(Decoder(FORM)(table)).equals(actor(table))
 
 
 def test_rejected_samples_have_a_reason_and_no_score(saved):
-    table = rows(pictures(3)).set_column(1, "sample", pa.array([b"x", None, encode_png(pictures(1)[0])], pa.binary()))
+    table = rows(random_images(3)).set_column(
+        1, "sample", pa.array([b"x", None, encode_png(random_images(1)[0])], pa.binary())
+    )
     got = scorer(saved)(table).to_pylist()
     assert [r["score"] is None for r in got] == [True, True, False]
     assert [r["rejected"] is None for r in got] == [False, False, True]

@@ -1,4 +1,4 @@
-"""People for the tests: they label pictures by their brightness, or by a column that the run does not know."""
+"""People for the tests: they label images by their brightness, or by a column that the run does not know."""
 
 import csv
 from pathlib import Path

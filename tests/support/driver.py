@@ -47,7 +47,7 @@ def arm(moment: str, round_: int, phase: str, root: str) -> None:
                 die()
 
         trainer._persist = persist_and_die
-    if moment == "inside" and phase == "label":  # the pictures for annotators are written, their table is not
+    if moment == "inside" and phase == "label":  # the images for annotators are written, their table is not
         write_bytes = storage.Place.write_bytes
 
         def write_and_die(place, data):

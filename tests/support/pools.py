@@ -8,8 +8,8 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.data.images import encode_png
 
 
-def pictures(n: int, *, size: int = 8, channels: int = 1, seed: int = 0) -> np.ndarray:
-    """n random pictures (n, size, size, channels), whose brightness tells their class (i mod 2)."""
+def random_images(n: int, *, size: int = 8, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """n random images (n, size, size, channels), whose brightness tells their class (i mod 2)."""
     rng = np.random.default_rng(seed)
     base = np.where(np.arange(n) % 2, 170, 60)[:, None, None, None]
     return np.clip(base + rng.normal(0, 25, (n, size, size, channels)), 0, 255).astype(np.uint8)

@@ -25,7 +25,7 @@ from prunefuse_ray.distributed.resources import TrainingPlan, configure_data
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training.trainer import TrainingJob, train
 from tests.support.nets import OWN, STEPS_LOG
-from tests.support.pools import pictures, write_pool
+from tests.support.pools import random_images, write_pool
 
 SAMPLES, BATCH, EPOCHS = 800, 4, 2
 
@@ -38,8 +38,8 @@ def source(directory: Path) -> Source:
 
 
 def main(directory: Path) -> None:
-    ids = write_pool(directory / "samples", pictures(SAMPLES))
-    write_pool(directory / "test", pictures(40, seed=1), first_id=5000)
+    ids = write_pool(directory / "samples", random_images(SAMPLES))
+    write_pool(directory / "test", random_images(40, seed=1), first_id=5000)
     spec = networks.NetworkSpec(architecture="tests.support.nets:slow", classes=2, input_shape=(1, 8, 8))
     job = TrainingJob(
         network=networks.to_files(networks.Dense(network=networks.build(spec, seed=0), spec=spec)),

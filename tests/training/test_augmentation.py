@@ -1,4 +1,4 @@
-"""Augmentation in tensor code against the same thing done picture by picture with slices."""
+"""Augmentation in tensor code against the same thing done image by image with slices."""
 
 import dataclasses
 
@@ -12,14 +12,14 @@ PIXELS = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (64, 16, 24,
 DRAWS = draw(64, torch.Generator().manual_seed(0))
 
 
-def reference_crop(picture, top, left):
+def reference_crop(image, top, left):
     pad_h, pad_w = 2, 3  # an eighth of 16 and of 24
-    padded = np.pad(picture, ((pad_h, pad_h), (pad_w, pad_w), (0, 0)))
+    padded = np.pad(image, ((pad_h, pad_h), (pad_w, pad_w), (0, 0)))
     y, x = int(top * (2 * pad_h + 1)), int(left * (2 * pad_w + 1))
     return padded[y : y + 16, x : x + 24]
 
 
-def test_crop_is_a_window_of_the_padded_picture():
+def test_crop_is_a_window_of_the_padded_image():
     out = augment(PIXELS, DRAWS, ["crop"])
     for i in range(64):
         expected = reference_crop(PIXELS[i].numpy(), DRAWS.top_B[i].item(), DRAWS.left_B[i].item())
@@ -31,7 +31,7 @@ def test_every_crop_position_occurs():
     assert starts == set(range(5))
 
 
-def test_flip_mirrors_half_of_the_pictures():
+def test_flip_mirrors_half_of_the_images():
     out = augment(PIXELS, DRAWS, ["flip"])
     flipped = [bool((out[i] == PIXELS[i].flip(1)).all()) for i in range(64)]
     same = [bool((out[i] == PIXELS[i]).all()) for i in range(64)]
@@ -67,13 +67,13 @@ def test_a_sample_is_augmented_alike_however_many_workers_share_the_batch(worker
 
 
 def ramp(n, h, w):
-    """Pictures whose two channels are the coordinates of each pixel's centre, times 4."""
+    """Images whose two channels are the coordinates of each pixel's centre, times 4."""
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     return torch.stack([4 * y, 4 * x], -1).to(torch.uint8).expand(n, h, w, 2)
 
 
-def test_a_resized_crop_is_a_stretch_of_the_picture_of_the_asked_size():
-    """On a picture of coordinates every crop is linear in both directions, and lies inside the picture."""
+def test_a_resized_crop_is_a_stretch_of_the_image_of_the_asked_size():
+    """On an image of coordinates every crop is linear in both directions, and lies inside the image."""
     draws = draw(200, torch.Generator().manual_seed(0))
     out = augment(ramp(200, 40, 60), draws, ["resized_crop"], size=(24, 24), smallest=0.1).float() / 4
     assert out.shape == (200, 24, 24, 2)
@@ -92,7 +92,7 @@ def test_a_resized_crop_is_a_stretch_of_the_picture_of_the_asked_size():
     torch.testing.assert_close(middle, ends, atol=0.3, rtol=0)
 
 
-def test_a_crop_of_the_whole_picture_at_its_own_size_is_the_picture():
+def test_a_crop_of_the_whole_image_at_its_own_size_is_the_image():
     pixels = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
     draws = draw(4, torch.Generator().manual_seed(0))
     still = dataclasses.replace(draws, ratio_B=torch.full((4,), 0.5))

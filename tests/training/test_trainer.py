@@ -17,7 +17,7 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.training import trainer
 from prunefuse_ray.training.trainer import TrainingJob, train
 from tests.support.nets import OWN, STRUCK
-from tests.support.pools import pictures, write_pool
+from tests.support.pools import random_images, write_pool
 
 FORM = ImageForm(height=8, width=8, channels=1)
 SPEC = networks.NetworkSpec(architecture="tests.support.nets:tiny", classes=2, input_shape=(1, 8, 8))
@@ -39,8 +39,8 @@ def source(directory) -> Source:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     where = tmp_path_factory.mktemp("data")
-    ids = write_pool(where / "samples", pictures(50), files=2)
-    write_pool(where / "test", pictures(40, seed=1), first_id=900)
+    ids = write_pool(where / "samples", random_images(50), files=2)
+    write_pool(where / "test", random_images(40, seed=1), first_id=900)
     labels = pa.table({"id": ids, "label": [i % 2 for i in range(50)]})
     return source(where / "samples"), labels, source(where / "test")
 
@@ -80,7 +80,7 @@ def test_training_learns_and_reports(data, tmp_path):
 def test_the_reported_accuracy_is_that_of_the_saved_network(data, tmp_path):
     result = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
     network = networks.from_files(result.network, OWN).network.eval()
-    x = (torch.from_numpy(pictures(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    x = (torch.from_numpy(random_images(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     with torch.inference_mode():
         right = (network(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
     assert result.metrics["test_accuracy"] == pytest.approx(right)
@@ -259,7 +259,7 @@ def test_the_weights_of_the_best_epoch_on_the_validation_set_are_kept(data, tmp_
         assert torch.equal(tensor, after[1][name]), name
     assert not torch.equal(after[1]["0.weight"], after[3]["0.weight"])
     network = networks.from_files(result.network, OWN).network.eval()
-    x = (torch.from_numpy(pictures(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    x = (torch.from_numpy(random_images(40, seed=1)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     with torch.inference_mode():
         right = (network(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
     assert result.metrics["test_accuracy"] == pytest.approx(right), "reported of other weights than those kept"
@@ -300,7 +300,7 @@ def test_workers_stop_after_the_same_epoch(data, tmp_path, local_ray):
     assert result.metrics["epochs"] == result.metrics["best_epoch"] + 2 < 12
 
 
-def test_random_crops_are_cut_from_the_uncropped_picture(data, tmp_path):
+def test_random_crops_are_cut_from_the_uncropped_image(data, tmp_path):
     form = ImageForm(height=6, width=6, channels=1, crop_ratio=0.75)
     crops = TrainingJob(**{**vars(job(data, recipe={"augment": ["resized_crop"], "epochs": 8})), "form": form})
     assert crops.training_form.shape == (8, 8, 1)
