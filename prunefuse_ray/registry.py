@@ -1,0 +1,100 @@
+"""What people add: named objects of one kind, from this package, from other installed packages, or `module:name`.
+
+Every seam of the package (strategies, sources of samples, scoring backends, fusion rules, tasks) is one `Registry`.
+Validation, help, error texts and the documents' tables are made from it, so an entry is added in one place:
+
+- here: one line in the registry's `entries`;
+- in a package of one's own: an entry point of the registry's group, `my_name = "my_package.my_module:MY_OBJECT"`;
+- without a package: its reference in the configuration, `my_module:MY_OBJECT`.
+
+Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from prunefuse_ray.errors import ConfigError, near
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Name -> object of one kind."""
+
+    def __init__(self, kind: str, type_: str, group: str, entries: Mapping[str, str]) -> None:
+        """
+        Args:
+            kind: what an entry is, in words, for messages: "fusion rule".
+            type_: reference of the entries' class.
+            group: entry point group in which other packages register theirs.
+            entries: name -> reference `module:NAME` of the entries in this package.
+        """
+        self.kind, self.group = kind, group
+        self._type = type_
+        self._own = dict(entries)
+        self._loaded: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        """The entry. ConfigError, with the known names, where there is none or it is something else."""
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self._own or name in self._installed())
+
+    def __iter__(self) -> Iterator[str]:
+        """The names: this package's in their order, then those of other packages."""
+        yield from self._own
+        yield from sorted(self._installed().keys() - self._own.keys())
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def check(self, name: str) -> str:
+        """`name`, if there is such an entry; ValueError, for validators, where there is none."""
+        try:
+            self[name]
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return name
+
+    def _installed(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self.group)}
+
+    def _load(self, name: str) -> T:
+        reference = self._own.get(name)
+        if reference is None and ":" in name:
+            reference = name
+        if reference is None and (point := self._installed().get(name)) is not None:
+            reference = point.value
+        if reference is None:
+            raise ConfigError(
+                f"unknown {self.kind} '{name}'{near(name, self)}; known: {', '.join(self)}, or module:name for one of "
+                "your own"
+            )
+        found = load_object(reference, f"{self.kind} '{name}'")
+        if not isinstance(found, load_object(self._type, self.kind)):
+            raise ConfigError(
+                f"{self.kind} '{name}': {reference} is a {type(found).__name__}, not a {self._type.rpartition(':')[2]}"
+            )
+        return found
+
+
+def load_object(reference: str, what: str) -> Any:
+    """The object that `package.module:name` names. ConfigError where it cannot be imported.
+
+    Importing runs the module: call this only for what the user's own configuration names.
+    """
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{what}: cannot import '{reference}' ({error}); write it as package.module:name, of a module that Python "
+            "finds from the working directory or among the installed packages"
+        ) from error

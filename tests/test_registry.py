@@ -1,0 +1,56 @@
+"""Registries: entries of the package, of other installed packages, and by reference."""
+
+import sys
+
+import pytest
+
+from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.registry import Registry, load_object
+
+OURS = Registry(
+    "colour", "builtins:str", "prunefuse_ray.test_colours", {"red": "tests.test_registry:RED", "wrong": "math:pi"}
+)
+RED, GREEN = "#f00", "#0f0"
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Another package that registers a colour."""
+    (tmp_path / "paints-1.0.dist-info").mkdir()
+    (tmp_path / "paints-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: paints\nVersion: 1.0\n")
+    (tmp_path / "paints-1.0.dist-info/entry_points.txt").write_text(
+        "[prunefuse_ray.test_colours]\nblue = paints:BLUE\nred = paints:OTHER\n"
+    )
+    (tmp_path / "paints.py").write_text("BLUE = '#00f'\nOTHER = '#e00'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("paints", None)
+
+
+def test_entries_come_from_the_package_other_packages_and_references(installed):
+    assert list(OURS) == ["red", "wrong", "blue"]
+    assert (OURS["red"], OURS["blue"], OURS["tests.test_registry:GREEN"]) == ("#f00", "#00f", "#0f0")
+    assert "blue" in OURS
+    assert "tests.test_registry:GREEN" not in OURS
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rad", r"unknown colour 'rad' \(did you mean 'red'\?\); known: red, wrong, or module:name"),
+        ("wrong", "colour 'wrong': math:pi is a float, not a str"),
+        ("nowhere:X", "cannot import 'nowhere:X'"),
+        ("tests.test_registry:NONE", "cannot import 'tests.test_registry:NONE'"),
+    ],
+)
+def test_what_is_no_entry_is_said(name, said):
+    with pytest.raises(ConfigError, match=said):
+        OURS[name]
+    with pytest.raises(ValueError, match=said):
+        OURS.check(name)
+
+
+def test_a_registry_imports_nothing_before_it_is_asked():
+    Registry("thing", "nowhere:Type", "prunefuse_ray.none", {"a": "nowhere:A"})
+    with pytest.raises(ConfigError, match="cannot import"):
+        load_object("nowhere:A", "thing 'a'")
