@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from prunefuse_ray.errors import PruneFuseError
 
-COMMANDS = ("run", "sweep", "score", "plan", "report", "export", "networks")
+COMMANDS = ("run", "sweep", "score", "plan", "report", "export", "networks", "list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,53 +1,25 @@
-"""Acquisition strategies on plain arrays: how much a sample is wanted. Higher = more wanted."""
+"""Acquisition strategies: plain numpy and Arrow, one file a family. Higher score = more wanted."""
 
-from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, exponent, means, nearest_center, to_fixed
-from prunefuse_ray.acquisition.greedy import OPEN, TAKEN, TOO_CLOSE, Front, Rule, clocks, first_keys, take_in_turn
-from prunefuse_ray.acquisition.quotas import place_in_group, round_robin, turn_order
-from prunefuse_ray.acquisition.scores import (
-    STRATEGIES,
-    Strategy,
-    bald,
-    consensus,
-    consensus_kl,
-    entropy,
-    gradient_factor,
-    hash_ids,
-    least_confidence,
-    margin,
-    random_scores,
-    softmax,
-    vote_entropy,
+from prunefuse_ray.acquisition.hashing import hash_ids, random_scores
+from prunefuse_ray.acquisition.strategy import Candidates, Chance, Selected, Strategy
+from prunefuse_ray.registry import Registry
+
+STRATEGIES: Registry[Strategy] = Registry(
+    "acquisition strategy",
+    "prunefuse_ray.acquisition.strategy:Strategy",
+    "prunefuse_ray.strategies",
+    {
+        "least_confidence": "prunefuse_ray.acquisition.uncertainty:LEAST_CONFIDENCE",
+        "margin": "prunefuse_ray.acquisition.uncertainty:MARGIN",
+        "entropy": "prunefuse_ray.acquisition.uncertainty:ENTROPY",
+        "random": "prunefuse_ray.acquisition.random:RANDOM",
+        "bald": "prunefuse_ray.acquisition.disagreement:BALD",
+        "vote_entropy": "prunefuse_ray.acquisition.disagreement:VOTE_ENTROPY",
+        "consensus_kl": "prunefuse_ray.acquisition.disagreement:CONSENSUS_KL",
+        "k_centers": "prunefuse_ray.acquisition.k_centers:K_CENTERS",
+        "badge": "prunefuse_ray.acquisition.badge:BADGE",
+        "cluster_margin": "prunefuse_ray.acquisition.cluster_margin:CLUSTER_MARGIN",
+    },
 )
 
-__all__ = [
-    "OPEN",
-    "STRATEGIES",
-    "TAKEN",
-    "TOO_CLOSE",
-    "Front",
-    "Points",
-    "Rule",
-    "Strategy",
-    "bald",
-    "clocks",
-    "cluster_sums",
-    "consensus",
-    "consensus_kl",
-    "entropy",
-    "exponent",
-    "first_keys",
-    "gradient_factor",
-    "hash_ids",
-    "least_confidence",
-    "margin",
-    "means",
-    "nearest_center",
-    "place_in_group",
-    "random_scores",
-    "round_robin",
-    "softmax",
-    "take_in_turn",
-    "to_fixed",
-    "turn_order",
-    "vote_entropy",
-]
+__all__ = ["STRATEGIES", "Candidates", "Chance", "Selected", "Strategy", "hash_ids", "random_scores"]

@@ -1,4 +1,4 @@
-"""Greedy choices of sets, one point after the other, as arithmetic on one shard of the points.
+"""Greedy selection of sets, one point after the other, as arithmetic on one shard of the points.
 
 A greedy strategy takes, again and again, the point of lowest *key*; every point taken is a new center that changes the
 keys of the others. The three rules here have in common that a key never falls. So a point that was not among a shard's
@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from prunefuse_ray.acquisition.fixed_point import CENTERS_AT_ONCE, ROWS_AT_ONCE, Float64s, Points
-from prunefuse_ray.acquisition.scores import hash_ids, mix
+from prunefuse_ray.acquisition.hashing import hash_ids, mix
 
 Ints = npt.NDArray[np.int64]
 TAKEN = np.inf
 LAST = float(np.finfo(np.float64).max)
 """Key of a point that is wanted only when nothing else is left."""
 TOO_CLOSE = 1e6
-"""Added to the key of a point of the rule `spread` that is too close to a center; scores are far smaller."""
+"""Added to the key of a point of the rule `apart` that is too close to a center; scores are far smaller."""
 OPEN = 2.0**120
 """Squared distance to the nearest center while there is none: beyond any real one, and a power of two."""
 RACES = 2_000_000
@@ -39,11 +39,17 @@ class Rule:
     race: key = the time at which the point's clock rings, which runs at a speed of the squared distance to the nearest
         center. The next to ring is a draw with probability proportional to that speed (exponential clocks have no
         memory): k-means++ with one random number per point, which depends on its id alone.
-    spread: key = -score, raised by TOO_CLOSE once a center is nearer than `within` (squared).
+        The first is the point of largest norm.
+    apart: key = -score, raised by TOO_CLOSE once a center is nearer than `within`.
     """
 
-    kind: Literal["farthest", "race", "spread"]
+    kind: Literal["farthest", "race", "apart"]
     within: float = 0.0
+    """Squared distance."""
+
+
+FARTHEST = Rule(kind="farthest")
+RACE = Rule(kind="race")
 
 
 def clocks(ids_N: npt.NDArray, seed: int, round_: int) -> Float64s:
@@ -59,7 +65,7 @@ def first_keys(rule: Rule, ids_N: npt.NDArray, scores_N: npt.NDArray[np.float32]
             return np.full(len(scores_N), -OPEN)
         case "race":
             return clocks(ids_N, seed, round_) / OPEN
-        case "spread":
+        case "apart":
             return -scores_N.astype(np.float64)
 
 

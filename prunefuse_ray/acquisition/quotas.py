@@ -1,9 +1,11 @@
-"""Shares of a choice: how many samples of each group, and the best of each."""
+"""Shares of a selection: how many samples of each group, and the best of each."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 Ints = npt.NDArray[np.int64]
 
@@ -36,3 +38,11 @@ def place_in_group(sorted_groups_N: npt.NDArray) -> Ints:
     n = len(sorted_groups_N)
     starts = np.flatnonzero(np.r_[True, sorted_groups_N[1:] != sorted_groups_N[:-1]]) if n else np.zeros(0, np.int64)
     return np.arange(n) - np.repeat(starts, np.diff(np.r_[starts, n]))
+
+
+def best_of_groups(rows: pa.Table, quotas: Ints) -> pa.Table:
+    """Of (id, score, group) the `quotas[group]` rows of highest score in each group, ties by smaller id; by group."""
+    keys = [("group", "ascending"), ("score", "descending"), ("id", "ascending")]
+    rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
+    groups = rows["group"].to_numpy()
+    return rows.filter(pa.array(place_in_group(groups) < quotas[groups]))

@@ -14,9 +14,9 @@ from prunefuse_ray.data.labeled_set import Samples
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import canonical
 from prunefuse_ray.data.sample_format import Form, decode_column
-from prunefuse_ray.scoring.scorer import scores_of
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 from prunefuse_ray.training.augmentation import augment, draw
-from prunefuse_ray.training.recipe import batches, distillation_weight, learning_rate, loss_sum, parameter_groups
+from prunefuse_ray.training.recipe import batches, distillation_weight, learning_rate, parameter_groups
 
 BATCH = 64
 
@@ -51,7 +51,14 @@ def train(
                 with torch.no_grad():
                     taught = teacher(x).float() if teacher is not None and weight > 0 else None
             temperature = distillation.temperature if distillation else 1.0
-            loss = loss_sum(logits.float(), samples.labels_N[rows], recipe.label_smoothing, taught, weight, temperature)
+            loss = CLASSIFICATION.loss_sum(
+                logits.float(),
+                samples.labels_N[rows],
+                smoothing=recipe.label_smoothing,
+                teacher=taught,
+                weight=weight,
+                temperature=temperature,
+            )
             (loss / len(rows)).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -78,6 +85,8 @@ def score(network: nn.Module, pool: Source, form: Form, strategy: str, file: str
         decoded_N, _ = decode_column(rows["sample"], form)
         for start in range(0, len(decoded_N), 64):
             logits = model(form.inputs(torch.from_numpy(decoded_N[start : start + 64])))
-            scores.append(scores_of(strategy, logits.float().numpy()))
+            score = CLASSIFICATION.strategies[strategy].score
+            assert score is not None
+            scores.append(score(CLASSIFICATION.probabilities(logits.float().numpy())))
         ids.append(rows["id"].combine_chunks())
     pq.write_table(pa.table({"id": pa.concat_arrays(ids), "score": np.concatenate(scores)}), file)

@@ -16,15 +16,19 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from prunefuse_ray.acquisition import Rule
+from prunefuse_ray.acquisition import Chance
+from prunefuse_ray.acquisition.greedy import FARTHEST
+from prunefuse_ray.acquisition.k_centers import K_CENTERS
 from prunefuse_ray.benchmarks import measure
 from prunefuse_ray.distributed.resources import cores, start_ray
-from prunefuse_ray.selection.set_strategies import MAX_PARTS, greedy, in_two_rounds, k_centers
-from prunefuse_ray.selection.shards import Files, Shards
+from prunefuse_ray.selection.rows import Files
+from prunefuse_ray.selection.set_selection import MAX_PARTS, in_two_rounds, select_set
+from prunefuse_ray.selection.shards import Shards
 from prunefuse_ray.storage import Place
 
 FILES = 16
 BAR = 1.5
+CHANCE = Chance(seed=0, round=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,17 +108,16 @@ def run(directory: Path, sizes: Sizes) -> dict[str, Any]:
     files, and with actors that have yet to start, as in a run (which starts none for few features)."""
     files, known = write(directory, sizes.rows, sizes.dimensions, 100)
     x_ND, known_LD = matrix(files), matrix(known)
-    rule, chosen = Rule(kind="farthest"), {}
+    chosen = {}
 
     def sharded() -> None:
-        shards("begin", rule, known)
-        chosen["shards"] = greedy(shards, rule, sizes.k).table["id"].to_pylist()
+        chosen["shards"] = shards.greedy(FARTHEST, sizes.k, from_labeled=True).table["id"].to_pylist()
 
     def looped() -> None:
         chosen["loop"] = loop(x_ND, known_LD, sizes.k)
 
     def from_files() -> None:
-        chosen["run"] = k_centers(files, known, sizes.k, cores())["id"].to_pylist()
+        chosen["run"] = select_set(K_CENTERS, files, known, sizes.k, CHANCE, cores())["id"].to_pylist()
 
     def loop_from_files() -> None:
         loop(matrix(files), matrix(known), sizes.k)
@@ -142,10 +145,10 @@ def rounds(directory: Path, rows: int, dimensions: int, k: int, heaps: int) -> d
     chosen = {}
 
     def exact() -> None:
-        chosen["exact"] = k_centers(files, known, k, cores())["id"]
+        chosen["exact"] = select_set(K_CENTERS, files, known, k, CHANCE, cores())["id"]
 
     def twice() -> None:
-        chosen["twice"] = in_two_rounds(files, known, k, MAX_PARTS)["id"]
+        chosen["twice"] = in_two_rounds(K_CENTERS, files, known, k, CHANCE, MAX_PARTS)["id"]
 
     seconds = measure.side_by_side({"exact": exact, "twice": twice}, 1)
     x_ND, known_LD = matrix(files), matrix(known)
@@ -181,11 +184,10 @@ def memory(directory: Path, rows: int, dimensions: int, k: int, shards: int) -> 
 def _held(directory: Path, rows: int, dimensions: int, k: int, shards: int) -> tuple[float, float]:
     """MiB that belong to the actors' processes alone after a choice, and by how many this process grew meanwhile."""
     files, known = write(directory, rows, dimensions, 100)
-    rule = Rule(kind="farthest")
     with measure.memory_growth() as driver, Shards(files, shards, known) as held:
-        holders = [measure.psutil.Process(pid) for pid in held("__ray_call__", lambda _: os.getpid())]
-        held("begin", rule, known)
-        greedy(held, rule, k)
+        pids = ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in held.members])
+        holders = [measure.psutil.Process(pid) for pid in pids]
+        held.greedy(FARTHEST, k, from_labeled=True)
         return sum(p.memory_full_info().uss for p in holders) / measure.MIB, driver.mb
 
 

@@ -23,7 +23,8 @@ from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.distributed.resources import ScoringPlan, configure_data, cores
 from prunefuse_ray.scoring.backend_choice import MACS_WORTH_MEASURING, Arithmetic, fastest
-from prunefuse_ray.scoring.scorer import ScoringJob, score_pool, summarise
+from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
+from prunefuse_ray.scoring.summary import summarise
 from prunefuse_ray.storage import Place
 
 BAR_MB = 300

@@ -21,7 +21,8 @@ from PIL import Image
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
-from prunefuse_ray.acquisition import least_confidence
+from prunefuse_ray.acquisition.probabilities import softmax
+from prunefuse_ray.acquisition.uncertainty import least_confidence
 from prunefuse_ray.benchmarks import measure
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.pool import Source
@@ -172,7 +173,7 @@ class Bench:
                 while done < rows:
                     start = done % (len(decoded_N) - job.batch_size + 1)
                     x = self.form.inputs(torch.from_numpy(decoded_N[start : start + job.batch_size]))
-                    least_confidence(run(x).float().numpy())
+                    least_confidence(softmax(run(x).float().numpy()))
                     done += job.batch_size
 
         return loop

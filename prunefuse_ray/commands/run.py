@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     secure()
     quiet()
     from prunefuse_ray.run.loop import run, run_place
-    from prunefuse_ray.run.phases import summary
+    from prunefuse_ray.run.result import result_of
 
     console.print(f"run {config.run.name} in {run_place(config).path}")
     started = time.perf_counter()
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         finished = f"finished in {time.perf_counter() - started:.0f} s"
     else:
         finished = "this run was complete already; --run.name OTHER starts another"
-    result = summary(config, ledger)
+    result = result_of(config, ledger)
     console.print(closing_table(result))
     console.print(phase_line(result))
     if result["rejected"]:

@@ -21,8 +21,9 @@ from pydantic import (
 )
 
 from prunefuse_ray.acquisition import STRATEGIES
-from prunefuse_ray.errors import near
+from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.networks.specs import IMPORTANCES
+from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -301,8 +302,7 @@ class Selection(Section):
     """Which samples get labeled, and how many."""
 
     strategy: str = "least_confidence"
-    """Acquisition strategy: least_confidence, margin, entropy, random; bald, vote_entropy, consensus_kl (of a
-    committee); k_centers, badge, cluster_margin choose sets."""
+    """Acquisition strategy; `prunefuse list strategies` shows them. Or module:name for one of your own."""
     per_group: Literal["predicted", "group"] | None = None
     """Choose equally many of each class that the network predicts (predicted), or of each value of pool.group_column
     (group), as far as there are so many. Only with strategies that score each sample for itself."""
@@ -317,21 +317,19 @@ class Selection(Section):
     @field_validator("strategy")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in STRATEGIES:
-            raise ValueError(f"unknown strategy '{value}'{near(value, STRATEGIES)}; known: {', '.join(STRATEGIES)}")
-        return value
+        return STRATEGIES.check(value)
 
     @model_validator(mode="after")
     def _fair(self) -> Selection:
         strategy = STRATEGIES[self.strategy]
         for field in ("per_group", "min_distance"):
             value = getattr(self, field)
-            if value is not None and (strategy.score is None or strategy.features):
-                why = "chooses a set of its own" if strategy.features else "asks no network"
+            if value is not None and (strategy.score is None or strategy.select is not None):
+                why = "selects a set of its own" if strategy.select is not None else "asks no network"
+                others = [name for name, s in STRATEGIES.items() if s.score is not None and s.select is None]
                 raise ValueError(
                     f"{field} {value} cannot be combined with strategy '{self.strategy}', which {why}: leave it out, "
-                    "or set strategy to least_confidence, margin or entropy (of a committee also bald, vote_entropy or "
-                    "consensus_kl)"
+                    f"or set strategy to one that scores each sample for itself ({', '.join(others)})"
                 )
         if self.per_group is not None and self.min_distance is not None:
             raise ValueError(
@@ -342,7 +340,7 @@ class Selection(Section):
     @property
     def needs_features(self) -> bool:
         """Whether the choice reads the penultimate features."""
-        return STRATEGIES[self.strategy].features or self.min_distance is not None
+        return STRATEGIES[self.strategy].select is not None or self.min_distance is not None
 
     @property
     def needs_labeled(self) -> bool:
@@ -501,6 +499,8 @@ class Scoring(Section):
 class Config(Section):
     """A whole run."""
 
+    task: str = "classification"
+    """What the network is trained for; or module:name for a task of your own."""
     run: Run = Run()
     pool: Pool = Pool.model_validate({})
     annotation: Annotation = Annotation()
@@ -515,6 +515,22 @@ class Config(Section):
     fusion: Fusion = Fusion()
     distillation: Distillation = Distillation()
     scoring: Scoring = Scoring()
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str) -> str:
+        return TASKS.check(value)
+
+    @model_validator(mode="after")
+    def _strategy_of_task(self) -> Config:
+        known, strategy = TASKS[self.task].strategies, self.selection.strategy
+        try:
+            known[strategy]
+        except (KeyError, ConfigError):
+            raise ValueError(
+                f"selection.strategy '{strategy}' makes no sense for task '{self.task}'; use one of {', '.join(known)}"
+            ) from None
+        return self
 
     @model_validator(mode="after")
     def _features(self) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -52,14 +52,24 @@ def decode_column(column: pa.ChunkedArray, form: Form) -> tuple[npt.NDArray[np.u
     return decoded, reasons
 
 
-def preprocessing_to_bytes(form: Form, classes: list[str]) -> bytes:
-    """The contents of PREPROCESSING_FILE: the form of the samples and the names of the classes."""
-    kind = "image" if isinstance(form, ImageForm) else "text"
-    tree = {"format": FORMAT, "kind": kind, "classes": classes, "form": asdict(form)}
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What a network expects of its samples and what its outputs mean: `preprocessing.json` beside its weights."""
+
+    task: str
+    """`tasks.TASKS`"""
+    form: Form
+    classes: list[str]
+
+
+def preprocessing_to_bytes(told: Preprocessing) -> bytes:
+    """The contents of PREPROCESSING_FILE."""
+    kind = "image" if isinstance(told.form, ImageForm) else "text"
+    tree = {"format": FORMAT, "task": told.task, "kind": kind, "classes": told.classes, "form": asdict(told.form)}
     return (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode()
 
 
-def preprocessing_from_bytes(content: bytes) -> tuple[Form, list[str]]:
+def preprocessing_from_bytes(content: bytes) -> Preprocessing:
     """What `preprocessing_to_bytes` wrote. Raises LedgerError for anything else."""
     try:
         tree: dict[str, Any] = json.loads(content)
@@ -67,7 +77,9 @@ def preprocessing_from_bytes(content: bytes) -> tuple[Form, list[str]]:
             raise ValueError(f"format {tree['format']!r}")
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in tree["form"].items()}
         form: Form = {"image": ImageForm, "text": TextForm}[tree["kind"]](**fields)
-        return form, [str(name) for name in tree["classes"]]
+        # The first version knew one task and did not name it.
+        task = str(tree.get("task", "classification"))
+        return Preprocessing(task=task, form=form, classes=[str(name) for name in tree["classes"]])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LedgerError(
             f"{PREPROCESSING_FILE}: not a description of format {FORMAT} ({error}); take it from the run again"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -20,19 +19,9 @@ from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, preproces
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.inference.saved_networks import network_files, network_place
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS, Task
 
 BATCH = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What the network says of one sample."""
-
-    label: str
-    """Name of the most probable class."""
-    probability: float
-    probabilities: dict[str, float]
-    """Of every class, by name."""
 
 
 class Predictor(nn.Module):
@@ -41,15 +30,16 @@ class Predictor(nn.Module):
     As a module it maps prepared inputs (`prepare`) to logits (N, C).
     """
 
-    def __init__(self, network: nn.Module, form: Form, classes: list[str]) -> None:
+    def __init__(self, network: nn.Module, task: Task, form: Form, classes: list[str]) -> None:
         super().__init__()
         self.network = network
+        self.task = task
         self.form = form
         self.classes = classes
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return networks.consensus(self.network(x))
+        return self.task.consensus(self.network(x))
 
     def prepare(self, samples: Iterable[Any]) -> Tensor:
         """Samples as the network's input, on its device: (N, C, H, W), or (N, L) of texts.
@@ -66,17 +56,14 @@ class Predictor(nn.Module):
         return self.form.inputs(torch.from_numpy(np.stack(decoded)).to(device))
 
     @torch.inference_mode()
-    def predict(self, samples: Iterable[Any]) -> Iterator[Prediction]:
-        """A prediction for every sample, in their order; see `prepare` for what a sample may be."""
+    def predict(self, samples: Iterable[Any]) -> Iterator[Any]:
+        """A prediction for every sample, in their order (of a class: `tasks.classification.Prediction`); see `prepare`
+        for what a sample may be."""
         remaining = iter(samples)
         while batch := list(islice(remaining, BATCH)):
-            for row in torch.softmax(self(self.prepare(batch)).float(), 1).cpu().tolist():
-                best = max(range(len(row)), key=row.__getitem__)
-                yield Prediction(
-                    label=self.classes[best],
-                    probability=row[best],
-                    probabilities=dict(zip(self.classes, row, strict=True)),
-                )
+            outputs = self(self.prepare(batch)).float().cpu().numpy()
+            for p_C in self.task.probabilities(outputs):
+                yield self.task.prediction(p_C, self.classes)
 
     def _encoded(self, sample: Any) -> Any:
         if not isinstance(self.form, ImageForm):
@@ -110,8 +97,11 @@ def load(path: str | os.PathLike[str], *, trusted: str | None = None) -> Predict
         raise LedgerError(
             f"{place.path}: has no {PREPROCESSING_FILE}, which says how samples become inputs; give a trained network"
         )
-    form, classes = preprocessing_from_bytes(files[PREPROCESSING_FILE])
-    return Predictor(read_network(files, place, trusted).network, form, classes)
+    told = preprocessing_from_bytes(files[PREPROCESSING_FILE])
+    if ":" in told.task and told.task != trusted:
+        raise LedgerError(f"{place.path}: names a task of its own, '{told.task}': name the same as `trusted` if you do")
+    network = read_network(files, place, trusted).network
+    return Predictor(network, TASKS[told.task], told.form, told.classes)
 
 
 def read_network(files: dict[str, bytes], place: Place, trusted: str | None) -> networks.Selector:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunefuse_ray.acquisition import STRATEGIES
-from prunefuse_ray.config.schema import Config
+from prunefuse_ray.config import Config
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.tasks import TASKS
 
 
 @dataclass(frozen=True, order=True)
@@ -27,7 +27,9 @@ class Step:
         return f"round {self.round}, {self.phase}" if self.round >= 0 else self.phase
 
 
-INIT, REPORT, GROW = "init", "report", "grow"
+INIT, REPORT = "init", "report"
+SELECT, REQUEST, LABEL, TRAIN, GROW, SCORE = "select", "request", "label", "train", "grow", "score"
+FUSE, FINETUNE, SYNC = "fuse", "finetune", "sync"
 
 
 def steps(config: Config) -> list[Step]:
@@ -39,18 +41,19 @@ def steps(config: Config) -> list[Step]:
     """
     plan = [Step(-1, INIT)]
     last = len(config.selection.budgets) - 1
+    strategy = TASKS[config.task].strategies[config.selection.strategy]
     for r in range(last + 1):
-        asked = [] if config.annotation.kind == "oracle" else [Step(r, "request")]
-        plan += [Step(r, "select"), *asked, Step(r, "label"), Step(r, "train")]
+        asked = [] if config.annotation.kind == "oracle" else [Step(r, REQUEST)]
+        plan += [Step(r, SELECT), *asked, Step(r, LABEL), Step(r, TRAIN)]
         if r < last and config.pool.allow_growth:
             plan.append(Step(r, GROW))
-        if r < last and STRATEGIES[config.selection.strategy].score is not None:
-            plan.append(Step(r, "score"))
+        if r < last and strategy.score is not None:
+            plan.append(Step(r, SCORE))
         sync = r < last and is_sync(config, r)
         if r == last or config.fusion.evaluate == "every" or sync:
-            plan += [Step(r, "fuse"), Step(r, "finetune")]
+            plan += [Step(r, FUSE), Step(r, FINETUNE)]
         if sync:
-            plan.append(Step(r, "sync"))
+            plan.append(Step(r, SYNC))
     return [*plan, Step(-1, REPORT)]
 
 
@@ -62,10 +65,10 @@ def is_sync(config: Config, round_: int) -> bool:
 def base(config: Config, round_: int) -> Step:
     """Where the dense network and the initial proxy of a round come from: the last sync before it, or the beginning."""
     synced = [q for q in range(round_) if is_sync(config, q)]
-    return Step(synced[-1], "sync") if synced else Step(-1, INIT)
+    return Step(synced[-1], SYNC) if synced else Step(-1, INIT)
 
 
-def to_choose(config: Config, round_: int, labels: int) -> int:
+def to_select(config: Config, round_: int, labels: int) -> int:
     """How many samples round `round_` adds to `labels` that there are: in round 0 those known beforehand; what earlier
     rounds left open is made up."""
     return config.selection.budgets[round_] - labels
@@ -92,4 +95,4 @@ def check_known(config: Config, known: int) -> None:
 
 def round_seed(config: Config, round_: int, phase: str) -> int:
     """A seed for one training: the same for every run with the same run.seed."""
-    return (config.run.seed * 1_000 + round_) * 2 + (phase == "finetune")
+    return (config.run.seed * 1_000 + round_) * 2 + (phase == FINETUNE)

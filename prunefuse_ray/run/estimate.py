@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from prunefuse_ray import networks
 from prunefuse_ray.config.schema import Config, Recipe
@@ -27,7 +26,8 @@ from prunefuse_ray.method.steps import steps
 from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest, rate_of
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
-from prunefuse_ray.training.recipe import per_member, samples_per_epoch
+from prunefuse_ray.tasks import TASKS, Task
+from prunefuse_ray.training.recipe import samples_per_epoch
 
 SCORE_ROW_BYTES = 32
 """A row of a score file: id, score, reason; without features."""
@@ -165,9 +165,9 @@ def measured_costs(
             column = pa.chunked_array([pa.array(samples)])
             decode = len(samples) / _seconds_of(lambda: decode_column(column, form), seconds)
         torch.set_num_threads(training_threads(3 * proxy_macs * config.training.batch_size, cores()))
-        proxy_trained = _training_rate(selector, config.training, form, seconds)
+        proxy_trained = _training_rate(TASKS[config.task], selector, config.training, form, seconds)
         torch.set_num_threads(training_threads(3 * dense_macs * config.finetuning.batch_size, cores()))
-        dense_trained = _training_rate(dense, config.finetuning, form, seconds)
+        dense_trained = _training_rate(TASKS[config.task], dense, config.finetuning, form, seconds)
     finally:
         torch.set_num_threads(threads)
     return Costs(
@@ -185,6 +185,7 @@ def _scoring_rate(config: Config, selector: networks.Selector, form: Form, macs:
     """Samples per second of the selector's forward passes, in the arithmetic that the run would choose here."""
     job = ScoringJob(
         strategy="least_confidence",
+        task=config.task,
         form=form,
         batch_size=1,
         features=config.scoring.features or config.selection.needs_features,
@@ -199,7 +200,7 @@ def _scoring_rate(config: Config, selector: networks.Selector, form: Form, macs:
         return rate_of(place, Arithmetic(**fastest(config.scoring, place, job, macs)["chosen"]).of(job))
 
 
-def _training_rate(network: networks.Selector, recipe: Recipe, form: Form, seconds: float) -> float:
+def _training_rate(task: Task, network: networks.Selector, recipe: Recipe, form: Form, seconds: float) -> float:
     module = network.network.train()
     x = form.inputs(torch.zeros((recipe.batch_size, *form.shape), dtype=torch.uint8))
     y = torch.zeros(recipe.batch_size, dtype=torch.int64)
@@ -207,7 +208,7 @@ def _training_rate(network: networks.Selector, recipe: Recipe, form: Form, secon
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(*per_member(module(x), y)).backward()
+        (task.loss_sum(module(x), y) / recipe.batch_size).backward()
         optimizer.step()
 
     return recipe.batch_size / _seconds_of(step, seconds)

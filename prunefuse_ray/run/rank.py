@@ -26,14 +26,15 @@ from prunefuse_ray.data.survey import DIGITS, check_unchanged, materialise, sour
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
-from prunefuse_ray.errors import ConfigError, LedgerError, ScoreError
+from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.inference.predictor import read_network
 from prunefuse_ray.inference.saved_networks import network_files, network_place
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
 from prunefuse_ray.schemas import REJECTED, arrow_type, selected_schema
-from prunefuse_ray.scoring.backend_choice import SMALL_BATCH, check, choose
-from prunefuse_ray.scoring.scorer import ScoringJob, largest_score, score_pool, summarise
+from prunefuse_ray.scoring.backend_choice import SMALL_BATCH
+from prunefuse_ray.scoring.score_pass import ScorePass, check_rejected, score
+from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.selection.top_k import top_k
 from prunefuse_ray.storage import Place
 
@@ -55,9 +56,10 @@ class Strategy(cfg.Section):
     @field_validator("strategy")
     @classmethod
     def _scores(cls, value: str) -> str:
-        scored = [n for n, strategy in STRATEGIES.items() if strategy.score is not None and not strategy.features]
-        if value not in scored:
-            raise ValueError(f"'{value}' gives no scores; use one of {', '.join(scored)}")
+        strategy = STRATEGIES[STRATEGIES.check(value)]
+        if strategy.score is None or strategy.select is not None:
+            scored = [n for n, s in STRATEGIES.items() if s.score is not None and s.select is None]
+            raise ValueError(f"'{value}' gives no scores by which samples are ranked; use one of {', '.join(scored)}")
         return value
 
 
@@ -98,6 +100,9 @@ def rank(config: Ranking, network: str, out: str, top: int, trusted: str | None 
     saved = read_network(files, place, trusted)
     config = _as_trained(config, files, saved.spec)
     _check_strategy(config.selection.strategy, saved)
+    task = (
+        preprocessing_from_bytes(files[PREPROCESSING_FILE]).task if PREPROCESSING_FILE in files else cfg.Config().task
+    )
     ledger = Ledger(Place.at(out))
     tree = to_tree(config) | {
         "network": {"weights_sha256": hashlib.sha256(_weights(files)).hexdigest()},
@@ -113,7 +118,7 @@ def rank(config: Ranking, network: str, out: str, top: int, trusted: str | None 
     info, form, source = _open(config, ledger, tree)
     try:
         if ledger.committed(SCORE) is None:
-            _score(config, ledger, place, saved, info, form, source)
+            _score(config, ledger, place, saved, task, info, form, source)
         _rank(ledger, info, top)
     finally:
         ledger.unlock()
@@ -154,8 +159,7 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
     pool = config.pool
     told: dict[str, Any] = {}
     if PREPROCESSING_FILE in files:
-        form, _ = preprocessing_from_bytes(files[PREPROCESSING_FILE])
-        told = _pool_fields(form)
+        told = _pool_fields(preprocessing_from_bytes(files[PREPROCESSING_FILE]).form)
     elif len(spec.input_shape) == 3:  # size and channels at least are fixed; mean and std are the configuration's
         told = {"channels": spec.input_shape[0], "image_size": tuple(spec.input_shape[1:])}
     else:
@@ -229,18 +233,28 @@ def _score(
     ledger: Ledger,
     network: Place,
     saved: networks.Selector,
+    task: str,
     info: PoolInfo,
     form: Form,
     source: Source,
 ) -> None:
     macs = networks.macs(saved.network, saved.spec.input_shape)
     plan = plan_scoring(config.scoring, observe(), info.rows * macs, info.rows)
-    out, checkpoint = ledger.place(SCORE, "scores"), ledger.place(SCORE, "scores-checkpoint")
-    for place in (out, checkpoint):
-        place.fs.create_dir(place.path, recursive=True)
-    strategy = config.selection.strategy
+    what = ScorePass(
+        root=ledger.root,
+        source=source,
+        rows=info.rows,
+        exclude=pa.array([], arrow_type(info.id_type)),
+        network=network,
+        macs=macs,
+        classes=saved.spec.classes,
+        members=len(saved.members) if isinstance(saved, networks.Committee) else 1,
+        out=ledger.place(SCORE, "scores"),
+        checkpoint=ledger.place(SCORE, "scores-checkpoint"),
+    )
     job = ScoringJob(
-        strategy=strategy,
+        strategy=config.selection.strategy,
+        task=task,
         form=form,
         batch_size=SMALL_BATCH,
         features=config.scoring.features,
@@ -248,42 +262,17 @@ def _score(
         gpu=plan.gpus > 0,
         trusted=(saved.spec.architecture,),
     )
-    job = choose(ledger.root, config.scoring, network, job, plan, info.rows * macs)
-    nothing = pa.array([], arrow_type(info.id_type))
     started = time.perf_counter()
-    score_pool(source, network, job, plan, exclude=nothing, rows=info.rows, out=out, checkpoint=checkpoint)
-    seconds = time.perf_counter() - started
-    written = out.files()
-    members = len(saved.members) if isinstance(saved, networks.Committee) else 1
-    try:
-        summary = summarise([f.path for f in written], out, largest_score(strategy, saved.spec.classes, members))
-        if summary.rows != info.rows:
-            raise ScoreError(
-                f"{summary.rows} rows were scored of {info.rows}: the pool changed meanwhile, or two processes wrote "
-                "here; the scores were removed, run again"
-            )
-    except ScoreError:
-        ledger.clear(SCORE, "scores", "scores-checkpoint")
-        raise
-    allowed = config.pool.max_rejected
-    if summary.rejected.num_rows > allowed * info.rows:
-        example = summary.rejected.slice(0, 1).to_pylist()[0]
-        raise ScoreError(
-            f"pool.max_rejected: {summary.rejected.num_rows} of {info.rows} samples cannot be used, more than the "
-            f"allowed share {allowed:g}; e.g. {example['id']!r}: {example['reason']}. Mend the pool and give another "
-            "--out, or raise pool.max_rejected"
-        )
-    metrics = {
-        "samples": summary.scored,
-        "rejected": summary.rejected.num_rows,
-        "samples_per_second": summary.scored / seconds,
-        "histogram": summary.histogram,
-        "macs": summary.scored * macs,
-        "seconds": seconds,
-        "inference": check(source, network, job, plan),
-    }
-    rejected = summary.rejected.sort_by("id").cast(REJECTED)
-    ledger.commit(SCORE, {"rejected.parquet": rejected} if rejected.num_rows else {}, metrics, written)
+    scored = score(what, config.scoring, job, plan, lambda: ledger.clear(SCORE, "scores", "scores-checkpoint"))
+    rejected = scored.rejected.sort_by("id").cast(REJECTED)
+    check_rejected(
+        rejected,
+        info.rows,
+        config.pool.max_rejected,
+        "Mend the pool and give another --out, or raise pool.max_rejected",
+    )
+    metrics = {**scored.metrics, "seconds": time.perf_counter() - started}
+    ledger.commit(SCORE, {"rejected.parquet": rejected} if rejected.num_rows else {}, metrics, scored.written)
     ledger.clear(SCORE, "scores-checkpoint")
 
 

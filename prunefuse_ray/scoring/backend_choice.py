@@ -16,12 +16,11 @@ import torch
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
-from prunefuse_ray.acquisition import consensus, softmax
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import head
 from prunefuse_ray.data.sample_format import decode_column
 from prunefuse_ray.distributed.resources import ScoringPlan
-from prunefuse_ray.scoring.scorer import Scorer, ScoringJob, scores_of
+from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
 from prunefuse_ray.storage import Place
 
 MACS_WORTH_MEASURING = 1e11
@@ -172,10 +171,12 @@ def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]
     if not len(decoded_N):
         return found
     plain = replace(job, backend="eager", precision="fp32")
-    logits = [Scorer(network, j).forward(decoded_N)[0] for j in (job, plain)]
+    scorers = [Scorer(network, j) for j in (job, plain)]
+    used, exact = (s.task.probabilities(s.forward(decoded_N)[0]) for s in scorers)
     k = max(1, round(TOP_SHARE * len(decoded_N)))
-    tops = [set(np.argsort(-scores_of(job.strategy, each), kind="stable")[:k].tolist()) for each in logits]
-    used, exact = (softmax(consensus(each)) for each in logits)
+    tops = [
+        set(np.argsort(-s.score(p), kind="stable")[:k].tolist()) for s, p in zip(scorers, (used, exact), strict=True)
+    ]
     return found | {
         "largest_difference": float(np.abs(used - exact).max()),
         "same_top": len(tops[0] & tops[1]) / k,

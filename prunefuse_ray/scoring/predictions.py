@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -16,6 +17,7 @@ from prunefuse_ray.data.reading import ids_to_numpy, tables
 from prunefuse_ray.data.sample_format import Form, decode_column
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.schemas import doubts_schema
+from prunefuse_ray.tasks import TASKS, Task
 
 BATCH = 256
 
@@ -26,6 +28,7 @@ def predict(
     form: Form,
     labels: pa.Table | None = None,
     *,
+    task: str,
     trusted: Collection[str] = (),
     in_process: bool,
 ) -> pa.Table:
@@ -35,12 +38,13 @@ def predict(
     Args:
         source: Parquet files of (id, sample).
         network: a saved network, as `networks.to_files` made it.
+        task: that it was trained for (`tasks.TASKS`).
         trusted: architectures of the user's own that the configuration names (`networks.from_files`).
         in_process: here, instead of in tasks on the cluster.
     """
     if not source.files:
         return pa.table({"id": pa.array([], pa.string())})
-    args = (network, form, labels, tuple(trusted))
+    args = (network, form, labels, task, tuple(trusted))
     # Forward passes are the work, not the bytes read: where they do not belong here, a single task is worth its start.
     parts = over(_predict, groups(source), *args, size=0 if in_process else math.inf)
     found = pa.concat_tables(parts)
@@ -51,8 +55,14 @@ def predict(
 
 @torch.inference_mode()
 def _predict(
-    source: Source, network: dict[str, bytes], form: Form, labels: pa.Table | None, trusted: tuple[str, ...]
+    source: Source,
+    network: dict[str, bytes],
+    form: Form,
+    labels: pa.Table | None,
+    task_name: str,
+    trusted: tuple[str, ...],
 ) -> pa.Table:
+    task = TASKS[task_name]
     model = networks.inference_form(networks.from_files(network, trusted).network)
     parts = []
     for table in tables(source, [source.id_column, source.sample_column], BATCH):
@@ -61,25 +71,21 @@ def _predict(
             place = pc.index_in(rows["id"], value_set=labels["id"].combine_chunks())
             rows = rows.filter(pc.is_valid(place)).append_column("label", labels["label"].take(place.drop_null()))
         decoded_N, _ = decode_column(rows["sample"], form)
-        parts.append(
-            _row_probabilities(
-                rows, networks.consensus(model(form.inputs(torch.from_numpy(decoded_N)))).float().softmax(1)
-            )
-        )
+        outputs = task.consensus(model(form.inputs(torch.from_numpy(decoded_N)))).float()
+        parts.append(_guessed(rows, task, task.probabilities(outputs.numpy())))
     return pa.concat_tables(parts)
 
 
-def _row_probabilities(rows: pa.Table, p_NC: torch.Tensor) -> pa.Table:
-    probability_N, guess_N = p_NC.max(1)
+def _guessed(rows: pa.Table, task: Task, p_NC: npt.NDArray[np.float64]) -> pa.Table:
+    guess_N, probability_N = task.guesses(p_NC)
     columns = {
         "id": rows["id"],
-        "guess": pa.array(guess_N.numpy(), pa.int64()),
-        "probability": pa.array(probability_N.numpy(), pa.float32()),
+        "guess": pa.array(guess_N, pa.int64()),
+        "probability": pa.array(probability_N, pa.float32()),
     }
     if "label" in rows.column_names:
-        label_N = torch.from_numpy(rows["label"].to_numpy().copy())
         columns["label"] = rows["label"]
-        columns["label_probability"] = pa.array(p_NC.gather(1, label_N[:, None])[:, 0].numpy(), pa.float32())
+        columns["label_probability"] = pa.array(task.label_probabilities(p_NC, rows["label"].to_numpy()), pa.float32())
     return pa.table(columns)
 
 

@@ -13,26 +13,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import torch
 from ray.data import ActorPoolStrategy, SaveMode
 from ray.data.checkpoint import CheckpointConfig
 
 from prunefuse_ray import networks
-from prunefuse_ray.acquisition import STRATEGIES, consensus, gradient_factor
+from prunefuse_ray.acquisition.probabilities import gradient_factor
+from prunefuse_ray.acquisition.strategy import Probabilities, Scores
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.sample_format import Form, decode_column
 from prunefuse_ray.data.stream import stream
-from prunefuse_ray.distributed.remote import over_files
 from prunefuse_ray.distributed.resources import ScoringPlan
-from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.scoring.meter import ScoringMeter
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
 
-HISTOGRAM_BINS = 64
 FILES_PER_POOL = 500  # score files are bundled so that even 10^9 rows make about this many
 
 
@@ -41,6 +38,8 @@ class ScoringJob:
     """What every actor needs to know."""
 
     strategy: str
+    task: str = "classification"
+    """`tasks.TASKS`"""
     form: Form
     batch_size: int
     features: bool
@@ -52,7 +51,7 @@ class ScoringJob:
     call_rows: int | None = None
     """Rows that an actor is given at once; default: four batches."""
     gradients: bool = False
-    """Also write the factor `acquisition.gradient_factor`."""
+    """Also write the factor `acquisition.probabilities.gradient_factor`."""
     predicted: bool = False
     """Also write the predicted class."""
     trusted: tuple[str, ...] = ()
@@ -69,7 +68,7 @@ class Scorer:
 
     def __init__(self, network: Place, job: ScoringJob) -> None:
         torch.set_num_threads(job.threads)
-        self.job = job
+        self.job, self.task = job, TASKS[job.task]
         self.meter = ScoringMeter()
         self.device = torch.device("cuda" if job.gpu else "cpu")
         self.network = networks.runner(
@@ -86,11 +85,12 @@ class Scorer:
             decoded_N, reasons = _unpack(rows, self.job.form)
         else:
             decoded_N, reasons = decode_column(rows["sample"], self.job.form)
-        logits, features_ND = self.forward(decoded_N)
-        logits_NC = consensus(logits)
+        outputs, features_ND = self.forward(decoded_N)
+        p = self.task.probabilities(outputs)
+        p_NC = p if p.ndim == 2 else p.mean(axis=0)
         rejected = np.array([r is not None for r in reasons], dtype=bool)
         self.meter.count(len(rejected), int(rejected.sum()))
-        scores = scores_of(self.job.strategy, logits)
+        scores = self.score(p)
         if features_ND is not None:  # a score whose features cannot be chosen from is none; null would say rejected
             scores[~np.isfinite(features_ND).all(axis=1)] = np.nan
         columns = {
@@ -102,18 +102,18 @@ class Scorer:
         if features_ND is not None:
             columns["feature"] = _vectors(features_ND)
         if self.job.gradients:
-            columns["gradient"] = _vectors(gradient_factor(logits_NC))
+            columns["gradient"] = _vectors(gradient_factor(p_NC))
         if self.job.predicted:
-            columns["predicted"] = pa.array(logits_NC.argmax(axis=1), pa.int32())
+            columns["predicted"] = pa.array(self.task.guesses(p_NC)[0], pa.int32())
         if "group" in rows.column_names:
             columns["group"] = rows["group"]
         return pa.table(columns)
 
     @torch.inference_mode()
     def forward(self, decoded_N: npt.NDArray[np.uint8]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Logits (N, C), of a committee (M, N, C), and, if asked, features (N, D) of decoded samples, uint8
+        """Outputs (N, C), of a committee (M, N, C), and, if asked, features (N, D) of decoded samples, uint8
         (N, *form.shape)."""
-        size, logits, features = self.job.batch_size, [], []
+        size, outputs, features = self.job.batch_size, [], []
         for start in range(0, len(decoded_N), size):
             batch = decoded_N[start : start + size]
             n = len(batch)
@@ -126,19 +126,18 @@ class Scorer:
                 features.append(f[:n].float().cpu().numpy())
             else:
                 y = self.network(x)
-            logits.append(y[..., :n, :].float().cpu().numpy())
-        return np.concatenate(logits, axis=-2), np.concatenate(features) if features else None
+            outputs.append(y[..., :n, :].float().cpu().numpy())
+        return np.concatenate(outputs, axis=-2), np.concatenate(features) if features else None
+
+    def score(self, p: Probabilities) -> Scores:
+        """Scores (N,) of a network's probabilities (N, C), or of a committee's (M, N, C)."""
+        strategy = self.task.strategies[self.job.strategy]
+        assert strategy.score is not None, "validated by config"
+        return strategy.score(p if strategy.members or p.ndim == 2 else p.mean(axis=0))
 
     def inputs(self, decoded_N: npt.NDArray[np.uint8]) -> torch.Tensor:
         pixels = torch.from_numpy(np.require(decoded_N, requirements=["C", "W"]))
         return self.job.form.inputs(pixels.to(self.device))
-
-
-def scores_of(strategy: str, logits: np.ndarray) -> npt.NDArray[np.float32]:
-    """Scores (N,) of a network's logits (N, C), or of a committee's (M, N, C)."""
-    chosen = STRATEGIES[strategy]
-    assert chosen.score is not None
-    return chosen.score(logits if chosen.members else consensus(logits))
 
 
 def _vectors(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
@@ -230,75 +229,3 @@ def _score_here(source: Source, network: Place, job: ScoringJob, exclude: pa.Arr
     scores = [scorer(batch) for batch in batches if batch.num_rows]
     if scores:
         (out / "scores.parquet").write_table(pa.concat_tables(scores))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreSummary:
-    """What one pass over score files tells."""
-
-    rows: int
-    scored: int
-    rejected: pa.Table
-    """(id, reason)"""
-    histogram: dict[str, list[float]]
-    """edges and counts of the scores"""
-
-
-def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
-    """Count, check and histogram the scores in `files`, in tasks where they are large.
-
-    Args:
-        top: the largest score that the strategy can give; the histogram spans [0, top].
-
-    Raises:
-        ScoreError: scores that are not finite, with the ids.
-    """
-    parts = list(over_files(_summarise, files, out, top))
-    bad = [i for p in parts for i in p["bad"]]
-    if bad:
-        raise ScoreError(
-            f"scores (or features) are not finite for {sum(p['bad_count'] for p in parts)} samples, e.g. ids "
-            f"{', '.join(map(repr, bad[:5]))}: the network diverged; look at these samples, or lower training.lr in "
-            "a run of another run.name"
-        )
-    counts = np.sum([p["counts"] for p in parts], axis=0) if parts else np.zeros(HISTOGRAM_BINS)
-    rejected = pa.concat_tables([p["rejected"] for p in parts]) if parts else _rejections([], [])
-    return ScoreSummary(
-        rows=sum(p["rows"] for p in parts),
-        scored=sum(p["rows"] for p in parts) - rejected.num_rows,
-        rejected=rejected,
-        histogram={"edges": np.linspace(0, top, HISTOGRAM_BINS + 1).tolist(), "counts": counts.tolist()},
-    )
-
-
-def _summarise(files: list[str], out: Place, top: float) -> dict:
-    rows, bad_count, bad, counts = 0, 0, [], np.zeros(HISTOGRAM_BINS, np.int64)
-    ids, reasons = [], []
-    for file in files:
-        with out.fs.open_input_file(file) as stream_:
-            for batch in pq.ParquetFile(stream_).iter_batches(columns=["id", "score", "rejected"]):
-                table = pa.Table.from_batches([batch])
-                rows += table.num_rows
-                refused = table.filter(pc.is_valid(table["rejected"]))
-                ids += refused["id"].to_pylist()
-                reasons += refused["rejected"].to_pylist()
-                kept = table.filter(pc.is_null(table["rejected"]))
-                scores = kept["score"].to_numpy()
-                finite = np.isfinite(scores)
-                if not finite.all():
-                    bad_count += int((~finite).sum())
-                    bad += kept["id"].filter(pa.array(~finite)).to_pylist()[:5]
-                counts += np.histogram(np.clip(scores[finite], 0, top), HISTOGRAM_BINS, (0, top))[0]
-    return {"rows": rows, "bad_count": bad_count, "bad": bad, "counts": counts, "rejected": _rejections(ids, reasons)}
-
-
-def _rejections(ids: list, reasons: list) -> pa.Table:
-    return pa.table({"id": pa.array([str(i) for i in ids], pa.string()), "reason": pa.array(reasons, pa.string())})
-
-
-def largest_score(strategy: str, classes: int, members: int = 1) -> float:
-    """The largest value a strategy's score can take: log C nats for entropy, log M for what a committee disagrees
-    about, 1 for the others."""
-    if STRATEGIES[strategy].members:
-        return math.log(members)
-    return math.log(classes) if strategy == "entropy" else 1.0

@@ -1,4 +1,4 @@
-"""The exact global choice over score files: top-k by a radix select, in bounded memory and without a global sort.
+"""The exact global selection over score files: top-k by a radix select, in bounded memory and without a global sort.
 
 Scores are mapped to 32-bit keys that order like the scores. One pass counts the upper 16 bits, a second the lower 16
 bits inside the bucket where the k-th best lies; then the threshold is known exactly, and a last pass gathers the rows
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prunefuse_ray.acquisition import place_in_group, round_robin
+from prunefuse_ray.acquisition.quotas import best_of_groups, round_robin
+from prunefuse_ray.acquisition.ranking import Keys, best, ranked, sort_keys, threshold_bucket
 from prunefuse_ray.distributed.remote import over_files
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.storage import Place
@@ -25,20 +26,6 @@ from prunefuse_ray.storage import Place
 BATCH_ROWS = 1 << 20
 REMEDY = "lower the last budget or enlarge the pool (between rounds: pool.allow_growth)"
 """Of too few samples."""
-Keys = npt.NDArray[np.uint32]
-
-
-def sort_keys(scores: npt.NDArray[np.float32]) -> Keys:
-    """Unsigned keys in the order of the scores (higher score, higher key); -0.0 equals 0.0. No NaN."""
-    bits = (scores + np.float32(0.0)).view(np.uint32)
-    return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
-
-
-def threshold_bucket(counts: npt.NDArray[np.int64], k: int) -> tuple[int, int]:
-    """The bucket that holds the k-th largest key, and how many keys lie in higher buckets."""
-    from_top = np.cumsum(counts[::-1])
-    place = int(np.searchsorted(from_top, k))
-    return len(counts) - 1 - place, int(from_top[place] - counts[len(counts) - 1 - place])
 
 
 def top_k(files: list[str], where: Place, k: int) -> pa.Table:
@@ -91,19 +78,6 @@ def enough(found: int, k: int) -> None:
         )
 
 
-def ranked(rows: pa.Table) -> pa.Table:
-    """(id, score, rank) of rows in the order of their choice."""
-    return rows.append_column("rank", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
-
-
-def best_of_groups(rows: pa.Table, quotas: npt.NDArray[np.int64]) -> pa.Table:
-    """Of (id, score, group) the `quotas[group]` rows of highest score in each group, ties by smaller id; by group."""
-    keys = [("group", "ascending"), ("score", "descending"), ("id", "ascending")]
-    rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
-    groups = rows["group"].to_numpy()
-    return rows.filter(pa.array(place_in_group(groups) < quotas[groups]))
-
-
 def _batches(files: list[str], where: Place, columns: list[str]) -> Iterator[tuple[pa.Table, Keys]]:
     for file in files:
         with where.fs.open_input_file(file) as stream:
@@ -153,8 +127,3 @@ def _gather_groups(
         kept = best_of_groups(rows if kept is None else pa.concat_tables([kept, rows]), quotas)
     assert kept is not None
     return kept
-
-
-def best(rows: pa.Table, k: int) -> pa.Table:
-    """The k rows of highest score, ties by smaller id, in that order."""
-    return rows.take(pc.sort_indices(rows, sort_keys=[("score", "descending"), ("id", "ascending")])[:k])

@@ -31,8 +31,9 @@ from prunefuse_ray.data.survey import materialise, survey
 from prunefuse_ray.distributed.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
 from prunefuse_ray.method.steps import Step, check_known
-from prunefuse_ray.run import growth, loop
+from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
+from prunefuse_ray.run.opening import check
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, stops_early, sweep_from_tree, sweep_path, trials
 from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
@@ -163,7 +164,7 @@ def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: i
             checked.add(form)
             try:
                 check_known(config, known.get(key, 0))
-                loop.check(config, infos[key][0], has, at_once)
+                check(config, infos[key][0], has, at_once)
             except PruneFuseError as error:
                 raise type(error)(f"trial '{trial.point}': {error}") from error
     return infos

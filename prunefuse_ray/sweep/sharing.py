@@ -23,7 +23,7 @@ from typing import Any
 
 from prunefuse_ray.config.files import flatten, to_tree
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.method.steps import REPORT, Step, base, steps, to_choose
+from prunefuse_ray.method.steps import REPORT, Step, base, steps, to_select
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS
 
 AFTER = ("finetuning.", "fusion.", "distillation.")
@@ -57,7 +57,7 @@ def inputs_keys(config: Config, pool: Mapping[str, Any]) -> dict[Step, str]:
         if step.phase == "select":
             # Runs that share have an oracle, and so every label of the rounds before.
             before = config.selection.budgets[step.round - 1] if step.round else 0
-            inputs["chosen"] = to_choose(config, step.round, before)
+            inputs["chosen"] = to_select(config, step.round, before)
         keys[step] = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
     return keys
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from prunefuse_ray import config as cfg
 
@@ -50,27 +49,6 @@ def learning_rate(recipe: cfg.Recipe, step: int, steps_an_epoch: int) -> float:
 def distillation_weight(distillation: cfg.Distillation, progress: float) -> float:
     """The weight of the distillation term after a share `progress` of the steps."""
     return distillation.weight * (1.0 - progress if distillation.decay == "linear" else 1.0)
-
-
-def loss_sum(
-    logits_NC: Tensor, labels_N: Tensor, smoothing: float, teacher_NC: Tensor | None, weight: float, temperature: float
-) -> Tensor:
-    """(1 - w) CE + w T^2 KL(softmax(teacher/T) || softmax(logits/T)), summed over the samples (Hinton et al. 2015)."""
-    hard = F.cross_entropy(logits_NC, labels_N, label_smoothing=smoothing, reduction="sum")
-    if teacher_NC is None or weight == 0.0:
-        return hard
-    soft = F.kl_div(
-        F.log_softmax(logits_NC / temperature, 1),
-        F.log_softmax(teacher_NC / temperature, 1),
-        log_target=True,
-        reduction="sum",
-    )
-    return (1.0 - weight) * hard + weight * temperature**2 * soft
-
-
-def per_member(logits: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and labels, one row per sample; of a committee's logits (M, N, C) one per member and sample."""
-    return (logits, labels_N) if logits.ndim == 2 else (logits.flatten(0, 1), labels_N.repeat(len(logits)))
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -9,14 +9,13 @@ one: to the bit on CPUs, on GPUs up to what cuDNN's kernels add up in another or
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
 import ray.train
@@ -27,7 +26,6 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
@@ -37,14 +35,23 @@ from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.resources import TrainingPlan, cores, training_threads
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.training.augmentation import augment, centre, draw
+from prunefuse_ray.training.checkpoints import (
+    State,
+    Weights,
+    persisted,
+    report,
+    restore,
+    save_state,
+    under,
+    weights_of,
+)
 from prunefuse_ray.training.recipe import (
     batches,
     distillation_weight,
     learning_rate,
-    loss_sum,
     parameter_groups,
-    per_member,
     samples_per_epoch,
 )
 
@@ -71,6 +78,8 @@ class TrainingJob:
     """The test set, with its labels in a column of its own."""
     form: Form
     seed: int
+    task: str = "classification"
+    """`tasks.TASKS`"""
     trusted: tuple[str, ...] = ()
     """Architectures of the user's own that the configuration names (`networks.from_files`)."""
     validation: Source | None = None
@@ -104,85 +113,6 @@ class TrainingResult:
     metrics: dict[str, Any]
 
 
-# --- checkpoints ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class State:
-    """Where a training stands: after `epoch` whole epochs and `step` steps of the next one."""
-
-    epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    step: int = 0
-    loss: float = 0.0
-    """Sum of the losses of those steps' samples, on this worker."""
-    seen: int = 0
-    """How many samples those were."""
-    best: dict[str, float] | None = None
-    """The epoch of highest validation accuracy so far, and that accuracy; the first of several."""
-
-    @property
-    def name(self) -> str:
-        """Names in the order of progress, so that the last one is the newest."""
-        return f"epoch-{self.epoch:04d}-step-{self.step:06d}"
-
-    def finished(self, recipe: cfg.Recipe) -> bool:
-        """Whether all epochs are done, or none of the last `patience` was better on the validation set."""
-        waited = recipe.patience and self.best and self.epoch - self.best["epoch"] >= recipe.patience
-        return self.epoch == recipe.epochs or bool(waited)
-
-
-Weights: TypeAlias = dict[str, Tensor]
-
-
-def weights_of(network: nn.Module) -> Weights:
-    """A copy of the weights on the CPU."""
-    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in network.state_dict().items()}
-
-
-def save_state(
-    directory: Path, network: nn.Module, optimizer: torch.optim.SGD, state: State, best: Weights | None = None
-) -> None:
-    """Weights, momentum, the best epoch's weights and progress as safetensors and JSON."""
-    tensors = {f"network.{k}": v for k, v in weights_of(network).items()}
-    tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
-    for name, parameter in network.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{name}"] = buffer.detach().cpu().contiguous()
-    safetensors.torch.save_file(tensors, directory / "state.safetensors", metadata={"state": json.dumps(vars(state))})
-
-
-def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) -> tuple[State, Weights | None]:
-    """Put a saved state back into `network` and `optimizer`; also returns the best epoch's weights."""
-    with safetensors.safe_open(directory / "state.safetensors", framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        state = State(**json.loads(file.metadata()["state"]))
-    network.load_state_dict(_under("network.", tensors))
-    for name, parameter in network.named_parameters():
-        if f"momentum.{name}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
-    return state, _under("best.", tensors) or None
-
-
-def _under(prefix: str, tensors: Weights) -> Weights:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _persist(local: Path, where: Place, name: str) -> None:
-    """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
-    (where / name / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
-    for old in where.files(recursive=True):
-        if old.path.endswith("state.safetensors") and name not in old.path:
-            Place(where.fs, old.path).delete()
-
-
-def _persisted(where: Place) -> Place | None:
-    found = [f.path for f in where.files(recursive=True) if f.path.endswith("state.safetensors")]
-    return Place(where.fs, found[-1]) if found else None
-
-
 # --- the training function ------------------------------------------------------------------------------------------
 
 
@@ -193,7 +123,7 @@ def _train(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     world, rank = context.get_world_size(), context.get_world_rank()
     device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
-    recipe = job.recipe
+    recipe, task = job.recipe, TASKS[job.task]
 
     network = networks.channels_last(networks.from_files(job.network, job.trusted).network.to(device))
     teacher = (
@@ -209,7 +139,7 @@ def _train(config: dict[str, Any]) -> None:
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
     )
-    restored = _restore(network, optimizer, storage)
+    restored = restore(network, optimizer, storage)
     state, best = restored or (State(), None)
     if restored is None and job.recalibrate:
         networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
@@ -224,7 +154,7 @@ def _train(config: dict[str, Any]) -> None:
             return
         with tempfile.TemporaryDirectory() as directory:
             save_state(Path(directory), network, optimizer, state, best)
-            _report(metrics, Path(directory), state.name, storage)
+            report(metrics, Path(directory), state.name, storage)
 
     if state.finished(recipe):  # killed between the last epoch and the end
         metrics = _metrics(state, samples, job, config["macs"])
@@ -244,8 +174,9 @@ def _train(config: dict[str, Any]) -> None:
         if validation is not None:
             found = _evaluate(network, job, validation, device)
             entry |= {f"validation_{name}": value for name, value in found.items()}
-            if state.best is None or found["accuracy"] > state.best["accuracy"]:
-                state.best, best = {"epoch": state.epoch, "accuracy": found["accuracy"]}, weights_of(network)
+            metric = task.metric.name
+            if state.best is None or found[metric] > state.best[metric]:
+                state.best, best = {"epoch": state.epoch, metric: found[metric]}, weights_of(network)
         if world > 1 and job.validation is not None:  # all workers have to stop after the same epoch
             state.best = ray.train.collective.broadcast_from_rank_zero(state.best)
         state.history.append(entry)
@@ -298,7 +229,7 @@ def _steps(
     rank: int,
 ) -> Iterator[None]:
     """What is left of the current epoch, a step at a time; `state` counts along."""
-    recipe, distillation = job.recipe, job.distillation
+    recipe, distillation, task = job.recipe, job.distillation, TASKS[job.task]
     generator = torch.Generator().manual_seed(job.seed * 1_000_003 + state.epoch)
     epoch = batches(recipe, len(samples), generator)
     steps = len(epoch)
@@ -307,7 +238,7 @@ def _steps(
     seeds = torch.randint(2**62, (steps,), generator=noise).tolist()
     network.train()
     total = torch.tensor(state.loss, device=device)
-    members = 1
+    members = len(network.members) if isinstance(network, networks.Members) else 1
     for i, batch in enumerate(epoch):
         draws = draw(len(batch), generator)
         if i < state.step:  # done before a preemption; the draws are repeated, so that the next ones are the same
@@ -328,17 +259,17 @@ def _steps(
         with _precision(recipe, device):
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(seeds[i] + rank)
-                logits = network(x)
+                outputs = network(x)
             with torch.no_grad():
-                taught = networks.consensus(teacher(x)) if teacher is not None and weight > 0 else None
-        loss = loss_sum(
-            *per_member(logits.float(), y),
-            recipe.label_smoothing,
-            None if taught is None else taught.float(),
-            weight,
-            distillation.temperature if distillation else 1.0,
+                taught = task.consensus(teacher(x)) if teacher is not None and weight > 0 else None
+        loss = task.loss_sum(
+            outputs.float(),
+            y,
+            smoothing=recipe.label_smoothing,
+            teacher=None if taught is None else taught.float(),
+            weight=weight,
+            temperature=distillation.temperature if distillation else 1.0,
         )
-        members = len(logits) if logits.ndim == 3 else 1
         # Each member's loss counts whole, as if it were trained alone. DDP averages gradients over workers; scaled like
         # this the average is the mean over the global batch.
         (loss * (world / len(batch))).backward()
@@ -359,18 +290,17 @@ def _precision(recipe: cfg.Recipe, device: torch.device) -> torch.autocast:
 
 @torch.inference_mode()
 def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: torch.device) -> dict[str, float]:
-    """Accuracy (share) and mean cross-entropy (nats) on the samples."""
-    network = networks.inference_form(network)
-    correct, loss = 0, 0.0
+    """The task's metric and the mean loss on the samples."""
+    network, task = networks.inference_form(network), TASKS[job.task]
+    evaluation = task.evaluation()
     size = EVALUATION_BATCHES.get(device.type, 500)
     for start in range(0, len(samples), size):
         rows = slice(start, start + size)
         y = samples.labels_N[rows].to(device)
         with _precision(job.recipe, device):
-            logits = networks.consensus(network(job.inputs(samples.values_N[rows].to(device)))).float()
-        correct += int((logits.argmax(1) == y).sum())
-        loss += float(F.cross_entropy(logits, y, reduction="sum"))
-    return {"accuracy": correct / len(samples), "loss": loss / len(samples)}
+            outputs = task.consensus(network(job.inputs(samples.values_N[rows].to(device)))).float()
+        evaluation.add(outputs, y)
+    return evaluation.result()
 
 
 def _test(job: TrainingJob) -> Samples:
@@ -387,29 +317,29 @@ def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterato
 
 
 def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:
-    recipe = job.recipe
+    recipe, metric = job.recipe, TASKS[job.task].metric.name
     seen = state.epoch * samples_per_epoch(recipe, len(samples))
     return {
         "epochs": state.epoch,
         "train_loss": [h["train_loss"] for h in state.history if "train_loss" in h],
-        "evaluations": [h for h in state.history if "accuracy" in h],
-        **_validated(state),
+        "evaluations": [h for h in state.history if metric in h],
+        **_validated(state, metric),
         "macs": 3 * macs * seen,  # forward, gradient of the inputs, gradient of the weights
         "samples_per_second": seen / state.seconds if state.seconds else 0.0,
     }
 
 
-def _validated(state: State) -> dict[str, Any]:
-    """What the validation set told: accuracy after every epoch, and the epoch whose weights are kept."""
+def _validated(state: State, metric: str) -> dict[str, Any]:
+    """What the validation set told: the metric after every epoch, and the epoch whose weights are kept."""
     if state.best is None:
         return {}
-    accuracies = [h["validation_accuracy"] for h in state.history if "validation_accuracy" in h]
-    return {"validation_accuracy": accuracies, "best_epoch": state.best["epoch"]}
+    name = f"validation_{metric}"
+    return {name: [h[name] for h in state.history if name in h], "best_epoch": state.best["epoch"]}
 
 
 def _tested(network: nn.Module, best: Weights | None, job: TrainingJob, device: torch.device) -> dict[str, Any]:
-    """Accuracy and loss on the test set, of the weights that are kept, under the names of the final metrics. Those of a
-    committee are of its mean probability; each member's accuracy stands beside them."""
+    """The metric and the loss on the test set, of the weights that are kept, under the names of the final metrics. Of a
+    committee they are those of its consensus; each member's metric stands beside them."""
     if best is not None:
         network = copy.deepcopy(network)
         network.load_state_dict(best)
@@ -417,35 +347,9 @@ def _tested(network: nn.Module, best: Weights | None, job: TrainingJob, device: 
         f"test_{name}": value for name, value in _evaluate(network, job, _test(job), device).items()
     }
     if isinstance(network, networks.Members):
-        found["members_test_accuracy"] = [_evaluate(m, job, _test(job), device)["accuracy"] for m in network.members]
+        metric = TASKS[job.task].metric.name
+        found[f"members_test_{metric}"] = [_evaluate(m, job, _test(job), device)[metric] for m in network.members]
     return found
-
-
-def _restore(
-    network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None
-) -> tuple[State, Weights | None] | None:
-    if storage is None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        with checkpoint.as_directory() as directory:
-            return load_state(Path(directory), network, optimizer)
-    found = _persisted(storage)
-    if found is None:
-        return None
-    with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / "state.safetensors").write_bytes(found.read_bytes())
-        return load_state(Path(directory), network, optimizer)
-
-
-def _report(metrics: dict[str, Any], directory: Path, name: str, storage: Place | None) -> None:
-    """Report progress with its checkpoint: Ray Train stores it, or in local mode this does."""
-    if storage is not None:
-        _persist(directory, storage, name)
-        ray.train.report(metrics)
-    else:
-        checkpoint = ray.train.Checkpoint.from_directory(directory)
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
 # --- running it -----------------------------------------------------------------------------------------------------
@@ -488,7 +392,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     )
     result = trainer.fit()
     if plan.in_process:
-        final = _persisted(where)
+        final = persisted(where)
         assert final is not None
         data = final.read_bytes()
     else:
@@ -496,6 +400,6 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
         with result.checkpoint.as_directory() as directory:
             data = (Path(directory) / "state.safetensors").read_bytes()
     tensors = safetensors.torch.load(data)
-    loaded.network.load_state_dict(_under("best.", tensors) or _under("network.", tensors))
+    loaded.network.load_state_dict(under("best.", tensors) or under("network.", tensors))
     assert result.metrics is not None
     return TrainingResult(network=networks.to_files(loaded), metrics=result.metrics)

@@ -160,7 +160,8 @@ def test_help_lists_every_field_with_its_default(capsys):
 
 
 def test_help_describes_every_field():
-    for section in Config.model_fields.values():
+    assert Config.model_fields["task"].description
+    for section in (f for f in Config.model_fields.values() if f.annotation is not str):
         for name, field in section.annotation.model_fields.items():
             assert field.description, name
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prunefuse_ray.selection.random_selection import select_random
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.images import ImageForm, decode, encode_png
@@ -15,7 +16,6 @@ from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import check_unchanged, materialise, source_of, sources, survey
 from prunefuse_ray.errors import LedgerError, PoolError
-from prunefuse_ray.selection.random_selection import random_choice
 from prunefuse_ray.storage import Place
 from tests.support.pools import parquet_pool, random_images, rows, write_pool
 
@@ -93,7 +93,7 @@ def test_every_container_streams_excludes_and_labels_alike(kind, tmp_path, local
         np.testing.assert_array_equal(decode(got[ids[i]]["sample"], GREY8), pixels[i])
         assert got[ids[i]]["label"] == i % 2
     assert list(rows(stream(source, only=pa.array([ids[5]])))) == [ids[5]]
-    assert set(random_choice(source, 16, 0, 0, pa.array([], pa.string()))["id"].to_pylist()) == set(ids)
+    assert set(select_random(source, 16, 0, 0, pa.array([], pa.string()))["id"].to_pylist()) == set(ids)
     np.testing.assert_array_equal(load_samples(test, GREY8).values_N, random_images(4, seed=1))
     check_unchanged(pool, info)
     write(tmp_path / "more", pixels[:3])

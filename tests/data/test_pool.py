@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+from prunefuse_ray.selection.random_selection import select_random
 
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.data.digits import digits_tables
@@ -10,7 +11,6 @@ from prunefuse_ray.data.parquet import locate_parquet
 from prunefuse_ray.data.pool import groups
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import sources
-from prunefuse_ray.selection.random_selection import random_choice
 from prunefuse_ray.storage import Place
 from tests.support.pools import rows
 
@@ -48,11 +48,11 @@ def test_digits_are_the_whole_set_with_a_fifth_held_out():
     assert np.abs(pixels - digits.images[row] * (255 / 16)).max() <= 0.5
 
 
-def test_random_choice_is_the_global_top_of_the_hash_scores(made):
+def test_select_random_is_the_global_top_of_the_hash_scores(made):
     pool, _, ids = made
     source, _ = sources(pool, Place.at("unused"))
     exclude = [ids[0], ids[20]]
-    chosen = random_choice(source, 7, 5, 2, pa.array(exclude))
+    chosen = select_random(source, 7, 5, 2, pa.array(exclude))
     scores = dict(zip(ids, random_scores(np.array(ids, object), 5, 2), strict=True))
     expected = sorted(set(ids) - set(exclude), key=lambda i: (-scores[i], i))[:7]
     assert chosen["id"].to_pylist() == expected

@@ -4,13 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prunefuse_ray.selection.random_selection import select_random
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.images import ImageForm, decode, encode_png
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import check_unchanged, materialise, sources, survey
 from prunefuse_ray.errors import LedgerError, PoolError
-from prunefuse_ray.selection.random_selection import random_choice
 from prunefuse_ray.storage import Place
 from tests.support.pools import parquet_pool, random_images, rows, write_pool
 
@@ -61,7 +61,7 @@ def test_an_empty_file_is_part_of_a_pool(made, tmp_path):
     pq.write_table(whole.slice(0, 0), tmp_path / "pool" / "zz.parquet")
     assert survey(pool).info.rows == 40
     source = sources(pool, Place.at("unused"))[0]
-    assert sorted(random_choice(source, 40, 0, 0, pa.array([], pa.string()))["id"].to_pylist()) == sorted(ids)
+    assert sorted(select_random(source, 40, 0, 0, pa.array([], pa.string()))["id"].to_pylist()) == sorted(ids)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,21 @@ import prunefuse_ray
 from prunefuse_ray import networks
 from prunefuse_ray.cli import main
 from prunefuse_ray.data.images import ImageForm, encode_png
-from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, preprocessing_from_bytes, preprocessing_to_bytes
+from prunefuse_ray.data.sample_format import (
+    PREPROCESSING_FILE,
+    Preprocessing,
+    preprocessing_from_bytes,
+    preprocessing_to_bytes,
+)
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.errors import LedgerError, Rejected
 
 FORM = ImageForm(height=16, width=12, channels=3, crop_ratio=0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 CLASSES = ["cat", "cow", "dog"]
+
+
+def told(form, task="classification"):
+    return Preprocessing(task=task, form=form, classes=CLASSES)
 
 
 def save(where, form, architecture="resnet20"):
@@ -29,7 +38,7 @@ def save(where, form, architecture="resnet20"):
     where.mkdir(parents=True)
     for name, data in networks.to_files(networks.Dense(network=network, spec=spec)).items():
         (where / name).write_bytes(data)
-    (where / PREPROCESSING_FILE).write_bytes(preprocessing_to_bytes(form, CLASSES))
+    (where / PREPROCESSING_FILE).write_bytes(preprocessing_to_bytes(told(form)))
     return network.eval()
 
 
@@ -97,7 +106,10 @@ def test_texts_are_predicted_from_strings(tmp_path):
 
 @pytest.mark.parametrize("form", [FORM, TextForm(length=9)])
 def test_preprocessing_survives_its_file(form):
-    assert preprocessing_from_bytes(preprocessing_to_bytes(form, CLASSES)) == (form, CLASSES)
+    assert preprocessing_from_bytes(preprocessing_to_bytes(told(form))) == told(form)
+    first_version = json.loads(preprocessing_to_bytes(told(form)))
+    del first_version["task"]
+    assert preprocessing_from_bytes(json.dumps(first_version).encode()) == told(form)
 
 
 def test_what_is_no_network_is_said(saved, tmp_path):

@@ -40,8 +40,8 @@ def test_a_sync_fuses_fine_tunes_and_prunes_every_so_many_rounds():
 
 def test_budgets_count_the_initial_set():
     config = config_from_tree({"selection": {"budgets": [10, 18, 30]}})
-    assert [steps.to_choose(config, r, labels) for r, labels in ((0, 0), (1, 10), (2, 18))] == [10, 8, 12]
-    assert steps.to_choose(config, 2, 11) == 19, "what an earlier round left open is made up"
+    assert [steps.to_select(config, r, labels) for r, labels in ((0, 0), (1, 10), (2, 18))] == [10, 8, 12]
+    assert steps.to_select(config, 2, 11) == 19, "what an earlier round left open is made up"
 
 
 def test_people_are_asked_and_a_growing_pool_is_looked_at_before_it_is_scored():

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import scipy.stats
 import torch
 
-from prunefuse_ray import acquisition, networks
+from prunefuse_ray import networks
+from prunefuse_ray.acquisition.quotas import round_robin
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.inference.saved_networks import network_files
@@ -20,7 +20,7 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.training.trainer import train
 from tests.run.test_loop import expected_steps, kill_at_each, scores_of
 from tests.run.test_select_phase import choose, matrix
-from tests.selection.test_set_strategies import apart
+from tests.selection.test_set_selection import apart
 from tests.support.nets import OWN
 from tests.support.pools import random_images
 from tests.support.runs import tiny as in_the_driver
@@ -55,38 +55,6 @@ def undisturbed(local_ray, tiny_pool, tmp_path_factory):
 
 
 # --- scores ---
-
-
-def test_disagreement_is_what_its_definitions_say():
-    logits = np.random.default_rng(0).normal(0, 3, (3, 50, 4)).astype(np.float32)
-    p = torch.softmax(torch.from_numpy(logits).double(), 2).numpy()
-    for i in range(50):
-        mean = p[:, i].mean(0)
-        members = [scipy.stats.entropy(p[m, i]) for m in range(3)]
-        assert acquisition.bald(logits)[i] == pytest.approx(scipy.stats.entropy(mean) - np.mean(members), abs=1e-6)
-        divergences = [scipy.stats.entropy(p[m, i], mean) for m in range(3)]
-        assert acquisition.consensus_kl(logits)[i] == pytest.approx(max(divergences), abs=1e-6)
-        votes = np.bincount(p[:, i].argmax(1), minlength=4) / 3
-        assert acquisition.vote_entropy(logits)[i] == pytest.approx(scipy.stats.entropy(votes), abs=1e-6)
-    np.testing.assert_allclose(acquisition.softmax(acquisition.consensus(logits)), p.mean(0), atol=1e-12)
-
-
-def test_networks_and_scores_mean_the_same_by_a_consensus():
-    """The torch form for training, the numpy form for scores."""
-    logits = np.random.default_rng(2).normal(0, 10, (3, 50, 4)).astype(np.float32)
-    for of in (logits, logits[:1], logits[0]):
-        np.testing.assert_allclose(
-            networks.consensus(torch.from_numpy(of)).numpy(), acquisition.consensus(of), rtol=1e-5, atol=1e-4
-        )
-
-
-def test_members_that_agree_disagree_about_nothing():
-    one = np.random.default_rng(1).normal(0, 50, (1, 20, 5)).astype(np.float32)
-    for score in (acquisition.bald, acquisition.consensus_kl, acquisition.vote_entropy):
-        broken = np.repeat(one, 2, axis=0)
-        broken[1, 3] = np.nan  # one member diverged: its argmax is a class none the less
-        assert np.flatnonzero(np.isnan(score(broken))).tolist() == [3]
-        np.testing.assert_array_equal(score(np.repeat(one, 2, axis=0)), np.zeros(20, np.float32))
 
 
 def test_scores_are_those_of_the_saved_committee(undisturbed):
@@ -187,7 +155,7 @@ def test_what_members_disagree_about_may_be_shared_out_and_kept_apart(local_ray,
         groups = [
             sorted((r for r in rows if r["predicted"] == g), key=lambda r: (-r["score"], r["id"])) for g in (0, 1)
         ]
-        quotas = acquisition.round_robin([len(g) for g in groups], 8)
+        quotas = round_robin([len(g) for g in groups], 8)
         assert set(chosen) == {r["id"] for g, quota in zip(groups, quotas, strict=True) for r in g[:quota]}
     else:
         x, known = (

@@ -11,8 +11,9 @@ from prunefuse_ray.config.files import merge
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.errors import ConfigError, LedgerError, ScoreError, TrainingError
 from prunefuse_ray.method.steps import Step
-from prunefuse_ray.run import loop, phases
+from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.phases import train
 from prunefuse_ray.storage import Place
 from tests.support.nets import OWN
 from tests.support.nets import tiny as tiny_network
@@ -89,7 +90,7 @@ def test_a_training_that_diverges_is_no_result(local_ray, tiny_pool, tmp_path, s
 
 def test_scores_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_pool, tmp_path, monkeypatch):
     """As of a network that gives numbers for the test set, but not for the pool."""
-    monkeypatch.setattr(phases.math, "isfinite", lambda _: True)
+    monkeypatch.setattr(train.math, "isfinite", lambda _: True)
     config = tiny(tiny_pool, tmp_path, training={"lr": 1e30, "warmup_epochs": 0})
     with pytest.raises(ScoreError, match=r"are not finite for 110 samples, e\.g\. ids 's"):
         loop.run(config)

@@ -13,12 +13,13 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.cli import main
 from prunefuse_ray.data.images import ImageForm, encode_png
-from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, preprocessing_to_bytes
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
 from tests.support import ROOT
 from tests.support.pools import random_images, write_pool
 
 SPEC = networks.NetworkSpec(architecture="tests.support.nets:tiny", classes=3, input_shape=(1, 8, 8))
 FORM = ImageForm(height=8, width=8, channels=1, mean=(0.4,), std=(0.3,))
+TOLD = Preprocessing(task="classification", form=FORM, classes=["a", "b", "c"])
 
 
 def save(where, seed=0):
@@ -27,7 +28,7 @@ def save(where, seed=0):
     where.mkdir()
     for name, data in networks.to_files(proxy).items():
         (where / name).write_bytes(data)
-    (where / PREPROCESSING_FILE).write_bytes(preprocessing_to_bytes(FORM, ["a", "b", "c"]))
+    (where / PREPROCESSING_FILE).write_bytes(preprocessing_to_bytes(TOLD))
     return proxy.network.eval()
 
 
@@ -109,8 +110,8 @@ def test_another_network_pool_or_question_is_refused(given, passed, tmp_path, ca
     [
         (["--pool.channels", "3"], "pool.channels: 3, but the network was trained with 1"),
         (["--pool.mean", "0.9"], "pool.mean: [0.9], but the network was trained with [0.4]"),
-        (["--selection.strategy", "random"], "'random' gives no scores; use one of"),
-        (["--pool.image_column", "image"], "pool.image_column"),
+        (["--selection.strategy", "random"], "'random' gives no scores by which samples are ranked; use one of"),
+        (["--pool.image_column", "photo"], "pool.image_column"),
         (["--pool.max_rejected", "0"], "pool.max_rejected: 1 of 60 samples cannot be used"),
         (["--top", "0"], "--top 0"),
     ],

@@ -6,14 +6,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray import networks
-from prunefuse_ray.acquisition import clocks, round_robin
+from prunefuse_ray.acquisition.greedy import clocks
+from prunefuse_ray.acquisition.quotas import round_robin
 from prunefuse_ray.config.files import merge
 from prunefuse_ray.errors import ConfigError, ScoreError
 from prunefuse_ray.method.steps import Step
-from prunefuse_ray.run import loop, phases
+from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.phases import train
 from tests.run.test_loop import kill_at_each
-from tests.selection.test_set_strategies import apart, badge, k_centers
+from tests.selection.test_set_selection import apart, badge, k_centers
 from tests.support.nets import OWN
 from tests.support.pools import random_images, write_pool
 from tests.support.runs import tiny
@@ -148,7 +150,7 @@ def test_min_distance_keeps_the_chosen_apart_from_each_other_and_the_labeled(loc
 
 def test_features_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_pool, tmp_path, monkeypatch):
     """As of a network that gives numbers for the test set, but not for the pool."""
-    monkeypatch.setattr(phases.math, "isfinite", lambda _: True)
+    monkeypatch.setattr(train.math, "isfinite", lambda _: True)
     change = {"selection": {"strategy": "k_centers"}, "training": {"lr": 1e30, "warmup_epochs": 0}}
     with pytest.raises(ScoreError, match=r"not finite for 110 samples, e\.g\. ids 's"):
         loop.run(tiny(tiny_pool, tmp_path, **change))
@@ -158,7 +160,7 @@ def test_features_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tin
     ("change", "said"),
     [
         ({"per_group": "predicted", "strategy": "random"}, "asks no network"),
-        ({"per_group": "predicted", "strategy": "badge"}, "chooses a set of its own"),
+        ({"per_group": "predicted", "strategy": "badge"}, "selects a set of its own"),
         ({"min_distance": 0.5, "strategy": "k_centers"}, "min_distance 0.5 cannot be combined"),
         ({"min_distance": 0.5, "per_group": "predicted"}, "leave one out"),
         ({"min_distance": 0.0}, "min_distance"),

@@ -37,7 +37,10 @@ def saved(tmp_path):
 
 def test_guesses_are_the_most_likely_classes(saved):
     source, network, p_NC = saved
-    rows = {r["id"]: r for r in predict(source, network, FORM, trusted=OWN, in_process=True).to_pylist()}
+    rows = {
+        r["id"]: r
+        for r in predict(source, network, FORM, task="classification", trusted=OWN, in_process=True).to_pylist()
+    }
     assert len(rows) == 5
     for i in range(5):
         assert rows[f"s{i}"]["guess"] == int(p_NC[i].argmax())
@@ -47,7 +50,9 @@ def test_guesses_are_the_most_likely_classes(saved):
 def test_doubts_order_labels_by_their_probability_and_leave_out_samples_without_one(saved):
     source, network, p_NC = saved
     labels = pa.table({"id": ["s4", "s0", "s2", "s3"], "label": [0, 1, 1, 0]})
-    rows = doubts(predict(source, network, FORM, labels, trusted=OWN, in_process=True)).to_pylist()
+    rows = doubts(
+        predict(source, network, FORM, labels, task="classification", trusted=OWN, in_process=True)
+    ).to_pylist()
     expected = {"s4": p_NC[4, 0], "s0": p_NC[0, 1], "s2": p_NC[2, 1], "s3": p_NC[3, 0]}
     assert [r["id"] for r in rows] == sorted(expected, key=lambda i: float(expected[i]))
     for r in rows:
@@ -56,7 +61,7 @@ def test_doubts_order_labels_by_their_probability_and_leave_out_samples_without_
 
 def test_tasks_on_the_cluster_say_the_same(saved, local_ray):
     source, network, _ = saved
-    here = predict(source, network, FORM, trusted=OWN, in_process=True).sort_by("id")
-    there = predict(source, network, FORM, trusted=OWN, in_process=False).sort_by("id")
+    here = predict(source, network, FORM, task="classification", trusted=OWN, in_process=True).sort_by("id")
+    there = predict(source, network, FORM, task="classification", trusted=OWN, in_process=False).sort_by("id")
     assert here["guess"].to_pylist() == there["guess"].to_pylist()
     assert here["probability"].to_pylist() == pytest.approx(there["probability"].to_pylist(), abs=1e-5)

@@ -9,7 +9,8 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.errors import ScoreError
-from prunefuse_ray.scoring.scorer import Decoder, Scorer, ScoringJob, largest_score, summarise
+from prunefuse_ray.scoring.scorer import Decoder, Scorer, ScoringJob
+from prunefuse_ray.scoring.summary import summarise
 from prunefuse_ray.storage import Place
 from tests.support.pools import random_images
 
@@ -114,8 +115,3 @@ def test_the_summary_counts_rows_rejections_and_scores(tmp_path, local_ray):
 def test_scores_that_are_not_finite_are_named(tmp_path, local_ray, bad):
     with pytest.raises(ScoreError, match=r"not finite for 2 samples, e\.g\. ids 's1', 's2'"):
         summarise(*write(tmp_path, [0.5, bad, bad]), 1.0)
-
-
-def test_the_histogram_spans_what_a_strategy_can_give():
-    assert largest_score("entropy", 10) == pytest.approx(2.302585)
-    assert largest_score("margin", 10) == 1.0

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.acquisition.ranking import best
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import ids_to_numpy, in_tasks, tables
-from prunefuse_ray.selection.top_k import best
 
 
-def random_choice(source: Source, k: int, seed: int, round_: int, exclude: pa.Array) -> pa.Table:
+def select_random(source: Source, k: int, seed: int, round_: int, exclude: pa.Array) -> pa.Table:
     """The k ids of highest random score that are not in `exclude`: (id, score), best first. Reads ids alone."""
     parts = in_tasks(_random_part, source, k, seed, round_, exclude)
     return best(pa.concat_tables(parts), k)

@@ -8,9 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.acquisition import clocks, random_scores, round_robin
+from prunefuse_ray.acquisition import STRATEGIES, Chance, random_scores
+from prunefuse_ray.acquisition.cluster_margin import CLUSTER_MARGIN
+from prunefuse_ray.acquisition.greedy import RACE, clocks
+from prunefuse_ray.acquisition.k_centers import K_CENTERS
+from prunefuse_ray.acquisition.quotas import round_robin
 from prunefuse_ray.errors import ScoreError
-from prunefuse_ray.selection import set_strategies, shards
+from prunefuse_ray.selection import set_selection, shards
+from prunefuse_ray.selection.rows import Files, Rows
 from prunefuse_ray.selection.top_k import top_k
 from prunefuse_ray.storage import Place
 
@@ -73,6 +78,10 @@ def apart(x, scores, known, k, distance):
 # --- the same from files ----------------------------------------------------------------------------------------------
 
 
+def select(name, files, labeled, k, cpus, seed=0, round_=0):
+    return set_selection.select_set(STRATEGIES[name], files, labeled, k, Chance(seed=seed, round=round_), cpus)
+
+
 class Made:
     """A pool in score files, in an order that is not that of the ids; row i has the id i (or its string)."""
 
@@ -103,10 +112,10 @@ class Made:
                      "feature": fixed(x[rows]), "gradient": fixed(self.a[rows])}  # fmt: skip
             (self.where / name / f"{f}.parquet").write_table(pa.table(table))
             paths.append((self.where / name / f"{f}.parquet").path)
-        return shards.Files(where=self.where, paths=tuple(paths), sizes=(1,) * files)
+        return Files(where=self.where, paths=tuple(paths), sizes=(1,) * files)
 
     def with_columns(self, *columns):
-        return shards.Files(where=self.where, paths=self.files.paths, sizes=self.files.sizes, columns=columns)
+        return Files(where=self.where, paths=self.files.paths, sizes=self.files.sizes, columns=columns)
 
     def rows(self, table):
         assert table["rank"].to_pylist() == list(range(table.num_rows))
@@ -147,7 +156,7 @@ class Actor:
 def sharded(request, monkeypatch):
     """So many shards, in this process; as many as CPUs, since every one is worth it. Each sends few candidates, so that
     it matters what the others' keys are."""
-    monkeypatch.setattr(set_strategies, "CANDIDATE_BYTES", 0)
+    monkeypatch.setattr(shards, "STEP_BYTES", 0)
     monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64 if request.param else 2**40)
     monkeypatch.setattr(shards, "ray", InThisProcess())
     return request.param
@@ -157,13 +166,13 @@ def sharded(request, monkeypatch):
 def test_k_centers_is_the_greedy_choice(tmp_path, sharded, change):
     made = Made(tmp_path, **change)
     expected = k_centers(made.x.astype(float), made.known_x.astype(float), 300)
-    assert made.rows(set_strategies.k_centers(made.files, made.known, 300, sharded)) == expected
+    assert made.rows(select("k_centers", made.files, made.known, 300, sharded)) == expected
 
 
 def test_k_centers_without_labeled_samples_begins_with_the_smallest_id(tmp_path, sharded):
     made = Made(tmp_path)
     expected = k_centers(made.x.astype(float), [], 50)
-    assert made.rows(set_strategies.k_centers(made.files, None, 50, sharded)) == expected
+    assert made.rows(select("k_centers", made.files, None, 50, sharded)) == expected
     assert expected[0] == 0
 
 
@@ -171,13 +180,13 @@ def test_k_centers_without_labeled_samples_begins_with_the_smallest_id(tmp_path,
 def test_badge_is_k_means_plus_plus_of_the_explicit_embeddings(tmp_path, sharded, change):
     made = Made(tmp_path, **change)
     expected = badge(made.a.astype(float), made.x.astype(float), 200, clocks(made.ids, 3, 1))
-    table = set_strategies.badge(made.with_columns("gradient", "feature"), 200, 3, 1, sharded)
+    table = select("badge", made.with_columns("gradient", "feature"), None, 200, sharded, 3, 1)
     assert made.rows(table) == expected
 
 
 def test_badge_takes_duplicates_only_when_nothing_else_is_left(tmp_path, sharded):
     made = Made(tmp_path, duplicates=150)
-    rows = made.rows(set_strategies.badge(made.with_columns("gradient", "feature"), N, 0, 0, sharded))
+    rows = made.rows(select("badge", made.with_columns("gradient", "feature"), None, N, sharded))
     assert sorted(rows) == list(range(N))
     assert len({tuple(made.x[i]) for i in rows[: N - 150]}) == N - 150
 
@@ -185,12 +194,12 @@ def test_badge_takes_duplicates_only_when_nothing_else_is_left(tmp_path, sharded
 def test_a_race_draws_with_probabilities_proportional_to_squared_distances():
     """The definition of k-means++: after the first, and after the second, over many seeds."""
     x = np.array([[9, 0], [8, 0], [0, 0], [0, 4], [-2, 1]], np.float32)
-    rows = shards.Rows(ids=pa.array(range(5)), scores=np.zeros(5, np.float32), vectors=[x.copy()])
+    rows = Rows(ids=pa.array(range(5)), scores=np.zeros(5, np.float32), vectors=[x.copy()])
     draws = 4000
     seconds, thirds = np.zeros(5), np.zeros(5)
     with shards.Shards(rows, 0) as held:
         for seed in range(draws):
-            _, second, third = set_strategies.race(held, 3, seed, 0).table["id"].to_pylist()
+            _, second, third = held.greedy(RACE, 3, chance=Chance(seed=seed, round=0)).table["id"].to_pylist()
             seconds[second] += 1
             thirds[third] += second == 3
     to_first = ((x - x[0]) ** 2).sum(1)
@@ -211,9 +220,9 @@ def test_a_race_among_those_that_chance_left_draws_the_same_way():
     for seed in range(draws):
         rest = np.argsort(random_scores(np.arange(n), seed, 0))[: n - initial]
         rest = np.union1d(rest, [0])
-        rows = shards.Rows(ids=pa.array(rest), scores=np.zeros(len(rest), np.float32), vectors=[x[rest, None].copy()])
+        rows = Rows(ids=pa.array(rest), scores=np.zeros(len(rest), np.float32), vectors=[x[rest, None].copy()])
         with shards.Shards(rows, 0) as held:
-            second = set_strategies.race(held, 2, seed, 0).table["id"][1].as_py()
+            second = held.greedy(RACE, 2, chance=Chance(seed=seed, round=0)).table["id"][1].as_py()
         found[second // 40] += 1
         for group in range(3):
             expected[group] += near[rest[rest // 40 == group]].sum() / near[rest].sum()
@@ -223,7 +232,7 @@ def test_a_race_among_those_that_chance_left_draws_the_same_way():
 def test_cluster_margin_takes_from_each_heap_in_turn(tmp_path, sharded):
     """Separate heaps, as many as clusters: any sound clustering finds them."""
     made = Made(tmp_path, clumps=10, seed=4)
-    chosen = made.rows(set_strategies.cluster_margin(made.files, 30, 0, 0, sharded))
+    chosen = made.rows(select("cluster_margin", made.files, None, 30, sharded))
     heaps = np.unique([np.flatnonzero(((made.x - c) ** 2).sum(1) < 1)[0] for c in made.x], return_inverse=True)[1]
     assert len(set(heaps)) == 10
     # Which of equally large heaps comes first is a matter of their numbers, so turns are compared as sets.
@@ -239,19 +248,19 @@ def test_cluster_margin_is_the_papers_round_robin(tmp_path, sharded):
     """Given the clusters (those of one shard; any number finds the same)."""
     made = Made(tmp_path)
     with shards.Shards(made.files, 0) as held:
-        expected_table = set_strategies._cluster_margin(held, 35, 2, 1)
+        expected_table = CLUSTER_MARGIN.select(held, 35, Chance(seed=2, round=1))
         clusters, order = held.members[0].clusters, held.members[0].ids.to_numpy()
     of_row = np.empty(N, int)
     of_row[order] = clusters
-    table = set_strategies.cluster_margin(made.files, 35, 2, 1, sharded)
+    table = select("cluster_margin", made.files, None, 35, sharded, 2, 1)
     assert table.equals(expected_table)
     assert made.rows(table) == cluster_margin(made.scores, of_row, 35, 350)
 
 
 @pytest.mark.parametrize("k", [40, 390])
-def test_spread_keeps_the_distance_and_then_fills_up(tmp_path, sharded, k):
+def test_samples_kept_apart_keep_the_distance_and_then_fills_up(tmp_path, sharded, k):
     made = Made(tmp_path, duplicates=100)
-    table, close = set_strategies.spread(made.files, made.known, k, 3.5, sharded)
+    table, close = set_selection.select_apart(made.files, made.known, k, 3.5, sharded)
     x, known = made.x.astype(float), made.known_x.astype(float)
     assert made.rows(table) == apart(x, made.scores, known, k, 3.5)
     whole = apart(x, made.scores, known, N, 3.5)
@@ -266,28 +275,28 @@ def test_in_two_rounds_the_choice_covers_almost_as_well_whatever_the_files(tmp_p
     x, known = made.x.astype(float), made.known_x.astype(float)
 
     def radius():
-        chosen = made.rows(set_strategies.k_centers(made.files, made.known, 60, 2))
+        chosen = made.rows(select("k_centers", made.files, made.known, 60, 2))
         assert len(set(chosen)) == 60
         return chosen, np.sqrt(np.min([((x - c) ** 2).sum(1) for c in [*known, *x[chosen]]], axis=0).max())
 
     _, exact = radius()
-    monkeypatch.setattr(set_strategies, "parts_of", lambda *_: 6)
+    monkeypatch.setattr(set_selection, "parts_of", lambda *_: 6)
     chosen, found = radius()
     assert found < 1.5 * exact
     other = Made(tmp_path / "other")
     other.files = other.write("again", np.arange(N)[::-1], other.x, 3)
-    assert other.rows(set_strategies.k_centers(other.files, other.known, 60, 2)) == chosen
+    assert other.rows(select("k_centers", other.files, other.known, 60, 2)) == chosen
     monkeypatch.undo()
     made.x[17, 3] = np.nan
     made.files = made.write("broken", None, made.x, 2)
     with pytest.raises(ScoreError) as caught:
-        set_strategies.in_two_rounds(made.files, made.known, 60, 6)
+        set_selection.in_two_rounds(K_CENTERS, made.files, made.known, 60, Chance(seed=0, round=0), 6)
     assert str(caught.value).startswith("features are not finite, e.g. of the samples 17: the network diverged")
 
 
 def test_every_row_is_read_once_and_dealt_to_one_part(tmp_path):
     made = Made(tmp_path, strings=True)
-    parts = set_strategies._deal(made.files, 5)
+    parts = set_selection._deal(made.files, 5)
     ids = [i for part in parts for i in part.ids.to_pylist()]
     assert sorted(ids) == made.ids.tolist()
     for part in parts:
@@ -295,7 +304,7 @@ def test_every_row_is_read_once_and_dealt_to_one_part(tmp_path):
         rows = [int(i[1:]) for i in part.ids.to_pylist()]
         np.testing.assert_array_equal(part.vectors[0], made.x[rows])
         np.testing.assert_array_equal(part.scores, made.scores[rows])
-    again = set_strategies._deal(made.with_columns("feature").cut(2)[1], 5)
+    again = set_selection._deal(made.with_columns("feature").cut(2)[1], 5)
     assert all(set(some.ids.to_pylist()) <= set(part.ids.to_pylist()) for some, part in zip(again, parts, strict=True))
 
 
@@ -313,10 +322,10 @@ def test_every_row_is_read_once_and_dealt_to_one_part(tmp_path):
     ],
 )
 def test_two_rounds_are_for_where_they_save_work(rows, known, k, dimensions, parts):
-    assert set_strategies.parts_of(rows, known, k, dimensions) == parts
+    assert set_selection.parts_of(rows, known, k, dimensions) == parts
 
 
-@pytest.mark.parametrize("strategy", ["k_centers", "badge", "cluster_margin", "spread"])
+@pytest.mark.parametrize("strategy", ["k_centers", "badge", "cluster_margin", "apart"])
 @pytest.mark.parametrize("nothing", ["no files", "no scores"])
 def test_a_pool_with_nothing_left_to_choose_from_is_said(tmp_path, strategy, nothing, sharded):
     made = Made(tmp_path)
@@ -329,10 +338,10 @@ def test_a_pool_with_nothing_left_to_choose_from_is_said(tmp_path, strategy, not
             table = pq.read_table(path)
             pq.write_table(table.set_column(1, "score", pa.nulls(len(table), pa.float32())), path)
     call = {
-        "k_centers": lambda: set_strategies.k_centers(files, made.known, 3, sharded),
-        "badge": lambda: set_strategies.badge(files, 3, 0, 0, sharded),
-        "cluster_margin": lambda: set_strategies.cluster_margin(files, 3, 0, 0, sharded),
-        "spread": lambda: set_strategies.spread(files, made.known, 3, 3.5, sharded),
+        "k_centers": lambda: select("k_centers", files, made.known, 3, sharded),
+        "badge": lambda: select("badge", files, None, 3, sharded),
+        "cluster_margin": lambda: select("cluster_margin", files, None, 3, sharded),
+        "apart": lambda: set_selection.select_apart(files, made.known, 3, 3.5, sharded),
     }[strategy]
     with pytest.raises(ScoreError) as said:
         call()
@@ -342,14 +351,14 @@ def test_a_pool_with_nothing_left_to_choose_from_is_said(tmp_path, strategy, not
     assert "3 samples are wanted, but only 0 of the pool have a score" in str(said.value)
 
 
-@pytest.mark.parametrize("strategy", ["k_centers", "badge", "cluster_margin", "spread"])
+@pytest.mark.parametrize("strategy", ["k_centers", "badge", "cluster_margin", "apart"])
 def test_actors_choose_what_one_process_does(tmp_path, local_ray, monkeypatch, strategy):
     made = Made(tmp_path)
     call = {
-        "k_centers": lambda: set_strategies.k_centers(made.files, made.known, 60, 2),
-        "badge": lambda: set_strategies.badge(made.with_columns("gradient", "feature"), 60, 0, 0, 2),
-        "cluster_margin": lambda: set_strategies.cluster_margin(made.files, 60, 0, 0, 2),
-        "spread": lambda: set_strategies.spread(made.files, made.known, 60, 3.5, 2),
+        "k_centers": lambda: select("k_centers", made.files, made.known, 60, 2),
+        "badge": lambda: select("badge", made.with_columns("gradient", "feature"), None, 60, 2),
+        "cluster_margin": lambda: select("cluster_margin", made.files, None, 60, 2),
+        "apart": lambda: set_selection.select_apart(made.files, made.known, 60, 3.5, 2),
     }[strategy]
     here = call()
     monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64)
@@ -363,10 +372,10 @@ def test_rows_without_a_score_are_never_chosen(tmp_path, sharded):
         mask = np.array([i % 2 == 0 for i in table["id"].to_pylist()])
         scores = pa.array(table["score"].to_numpy(), pa.float32(), mask=mask)
         pq.write_table(table.set_column(1, "score", scores), path)
-    rows = made.rows(set_strategies.k_centers(made.files, made.known, N // 2, sharded))
+    rows = made.rows(select("k_centers", made.files, made.known, N // 2, sharded))
     assert sorted(rows) == list(range(1, N, 2))
     with pytest.raises(ScoreError, match=f"{N // 2 + 1} samples are wanted, but only {N // 2} of the pool"):
-        set_strategies.k_centers(made.files, made.known, N // 2 + 1, sharded)
+        select("k_centers", made.files, made.known, N // 2 + 1, sharded)
 
 
 def test_features_that_are_not_finite_are_named(tmp_path, local_ray, monkeypatch):
@@ -375,11 +384,11 @@ def test_features_that_are_not_finite_are_named(tmp_path, local_ray, monkeypatch
     made.x[17, 3] = np.nan
     made.files = made.write("broken", None, made.x, 2)
     with pytest.raises(ScoreError, match=r"features are not finite, e\.g\. of the samples 17: the network diverged"):
-        set_strategies.k_centers(made.files, made.known, 5, 2)
+        select("k_centers", made.files, made.known, 5, 2)
 
 
 def test_shards_are_as_many_as_there_is_work_for(tmp_path):
-    files = shards.Files(where=Place.at(str(tmp_path)), paths=tuple("abcdef"), sizes=(1,) * 6)
+    files = Files(where=Place.at(str(tmp_path)), paths=tuple("abcdef"), sizes=(1,) * 6)
     assert shards.count_shards(files, 16, 100_000, [64]) == 0
     assert shards.count_shards(files, 16, 500_000, [64]) == 4
     assert shards.count_shards(files, 2, 500_000, [64]) == 2

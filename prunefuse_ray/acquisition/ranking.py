@@ -1,0 +1,33 @@
+"""Orders of scored rows: higher score first, ties by smaller id."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Keys = npt.NDArray[np.uint32]
+
+
+def best(rows: pa.Table, k: int) -> pa.Table:
+    """The k rows of highest score, ties by smaller id, in that order."""
+    return rows.take(pc.sort_indices(rows, sort_keys=[("score", "descending"), ("id", "ascending")])[:k])
+
+
+def ranked(rows: pa.Table) -> pa.Table:
+    """(id, score, rank) of rows in the order of their selection."""
+    return rows.append_column("rank", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
+
+
+def sort_keys(scores: npt.NDArray[np.float32]) -> Keys:
+    """Unsigned keys in the order of the scores (higher score, higher key); -0.0 equals 0.0. No NaN."""
+    bits = (scores + np.float32(0.0)).view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
+
+
+def threshold_bucket(counts: npt.NDArray[np.int64], k: int) -> tuple[int, int]:
+    """The bucket that holds the k-th largest key, and how many keys lie in higher buckets."""
+    from_top = np.cumsum(counts[::-1])
+    place = int(np.searchsorted(from_top, k))
+    return len(counts) - 1 - place, int(from_top[place] - counts[len(counts) - 1 - place])

@@ -1,0 +1,90 @@
+"""The seam for acquisition strategies: what a strategy is, and what one that selects a set may ask of the candidates.
+
+To add one: write it in a file of its own and name it in `acquisition/__init__.py` (or register it from elsewhere, see
+`prunefuse_ray/registry.py`). Validation, help, the scoring pass and the documents' table follow from the entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from prunefuse_ray.acquisition.fixed_point import Points
+from prunefuse_ray.acquisition.greedy import Rule
+
+Probabilities = npt.NDArray[np.float64]
+"""(N, C); of a committee, for strategies that ask its members, (M, N, C). Rows sum to one."""
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chance:
+    """What random draws depend on beside the sample's id."""
+
+    seed: int
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """A selected set: (id, score, rank), and the selected points with their keys at the time."""
+
+    table: pa.Table
+    points: Points
+    keys: npt.NDArray[np.float64]
+
+
+class Candidates(Protocol):
+    """The scored samples of a pool as points, wherever they lie. What is asked here costs memory O(N D / nodes)."""
+
+    rows: int
+
+    def greedy(self, rule: Rule, k: int, *, chance: Chance | None = None, from_labeled: bool = False) -> Selected:
+        """Take k points, again and again the one of lowest key by `rule`; see `acquisition/greedy.py`.
+
+        Args:
+            from_labeled: begin with the labeled samples as centers (`Strategy.labeled`).
+        """
+
+    def lloyd_step(self, centers: Points) -> Points:
+        """The means of the points nearest to each center: one step of Lloyd's algorithm."""
+
+    def assign(self, centers: Points) -> None:
+        """Settle each sample's cluster, the nearest center's, for `total` and `each`."""
+
+    def total(self, function: Callable[..., npt.NDArray[Any]], *args: Any) -> npt.NDArray[Any]:
+        """The sum over all shards of `function(ids, scores_N, clusters_N, *args)`."""
+
+    def each(self, function: Callable[..., pa.Table], *args: Any) -> Iterator[pa.Table]:
+        """`function(ids, scores_N, clusters_N, *args)` of every shard, one at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """An acquisition strategy. Scores are higher for samples that are more wanted."""
+
+    name: str
+    wants: str
+    """What it looks for, to follow 'wants samples with ': one line of help."""
+    paper: str = ""
+    """Where it is described."""
+    score: Callable[[Probabilities], Scores] | None = None
+    """Scores (N,) from the predicted probabilities. None: no network is asked, a hash of the id decides."""
+    largest: Callable[[int, int], float] = lambda classes, members: 1.0
+    """The largest score that it can give, from the numbers of classes and of a committee's members."""
+    members: bool = False
+    """Only for committees: `score` takes the members' probabilities (M, N, C). Else it gets their mean, (N, C)."""
+    select: Callable[[Candidates, int, Chance], pa.Table] | None = None
+    """Selects k of the candidates as a set: (id, score, rank) in the order of selection. It reads their penultimate
+    features. None: the k highest scores."""
+    gradients: bool = False
+    """`select` reads gradient embeddings: the features times `gradient_factor`."""
+    labeled: bool = False
+    """`select` begins with the features of the labeled samples."""
+    divisible: bool = False
+    """`select` may be applied to random parts of a large pool first, and then to what was selected there."""

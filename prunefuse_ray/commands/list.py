@@ -1,0 +1,39 @@
+"""`prunefuse list`: what can be named in a configuration."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.commands.terminal import console
+from prunefuse_ray.tasks import TASKS
+
+KINDS = ("strategies", "tasks")
+
+
+def main(argv: Sequence[str]) -> int:
+    """List what can be named in a configuration: entries of this package and of other installed ones."""
+    parser = argparse.ArgumentParser(prog="prunefuse list", description=main.__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    kind = parser.parse_args(list(argv)).kind
+    console.print(strategies() if kind == "strategies" else tasks())
+    return 0
+
+
+def strategies() -> Table:
+    table = Table("selection.strategy", "wants samples with", "needs", "paper", box=box.SIMPLE)
+    for name, strategy in STRATEGIES.items():
+        needs = ["a committee"] * strategy.members + ["features"] * (strategy.select is not None)
+        table.add_row(name, strategy.wants, ", ".join(needs), strategy.paper)
+    return table
+
+
+def tasks() -> Table:
+    table = Table("task", "labels", "compared by", box=box.SIMPLE)
+    for name, task in TASKS.items():
+        table.add_row(name, task.about, task.metric.title.lower())
+    return table

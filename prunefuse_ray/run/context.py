@@ -1,0 +1,146 @@
+"""What the phases of one run share, and what a phase hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from prunefuse_ray.config import Config
+from prunefuse_ray.data.pool import PoolInfo, Source
+from prunefuse_ray.data.sample_format import decode_column, form_of
+from prunefuse_ray.data.stream import stream
+from prunefuse_ray.distributed.resources import Resources, ScoringPlan, TrainingPlan
+from prunefuse_ray.errors import PoolError, ScoreError
+from prunefuse_ray.method.selector import network_spec
+from prunefuse_ray.method.steps import INIT, LABEL, Step
+from prunefuse_ray.run import growth
+from prunefuse_ray.run.ledger import Ledger, Output
+from prunefuse_ray.schemas import REJECTED, labels_schema
+from prunefuse_ray.scoring.score_pass import check_rejected
+from prunefuse_ray.selection.top_k import REMEDY
+
+KNOWN_LABELS, KNOWN_SAMPLES = "known/labels.parquet", "known/samples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a phase produced: outputs for the ledger to write, files written already, figures."""
+
+    outputs: Mapping[str, Output]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    written: list[pafs.FileInfo] = field(default_factory=list)
+    leftovers: tuple[str, ...] = ()
+    """Names that are no longer needed once the phase is committed."""
+
+
+@dataclass(kw_only=True)
+class RunContext:
+    """One run, open for its driver."""
+
+    config: Config
+    ledger: Ledger
+    info: PoolInfo
+    pool: Source
+    test: Source
+    validation: Source | None
+    has: Resources
+    scoring: ScoringPlan
+    training: TrainingPlan
+    last: int = field(init=False)
+    """Number of the last round."""
+
+    def __post_init__(self) -> None:
+        self.last = len(self.config.selection.budgets) - 1
+        self.form = form_of(self.config.pool, self.info)
+        self.spec = network_spec(self.config, self.info)
+
+    def look_again(self, found: Source) -> None:
+        """Take over what the run has seen of its pool, of which `found` lies there now."""
+        self.info = growth.seen_info(self.config, self.ledger)
+        self.pool = growth.seen_source(self.config, self.ledger, found)
+
+    # --- what is labeled ---
+
+    def labels(self, up_to: int) -> pa.Table:
+        """All labels up to a round, those known beforehand first."""
+        given = self.ledger.labels([Step(r, LABEL) for r in range(up_to + 1)], self.info.id_type)
+        begun = self.config.pool.known_labels is not None and self.ledger.committed(Step(-1, INIT))
+        return pa.concat_tables([self._known(), given]) if begun else given
+
+    def _known(self) -> pa.Table:
+        return self.ledger.read_table(Step(-1, INIT), KNOWN_LABELS, labels_schema(self.info.id_type))
+
+    def samples(self, up_to: int) -> Source:
+        """The labeled samples of the rounds so far (beside some that people left without a label), those known
+        beforehand first."""
+        found = [self.ledger.files(Step(r, LABEL), "samples") for r in range(up_to + 1)]
+        if self.config.pool.known_labels is not None:
+            found.insert(0, self.ledger.files(Step(-1, INIT), KNOWN_SAMPLES))
+        return Source(
+            fs=self.ledger.root.fs,
+            sample_column="sample",
+            files=tuple(p for paths, _ in found for p in paths),
+            sizes=tuple(s for _, sizes in found for s in sizes),
+        )
+
+    def copy_samples(self, step: Step, name: str, ids: pa.Array, *, label: bool = False) -> list[pafs.FileInfo]:
+        """Copy these samples (and their labels) from the pool to the run directory; the files written. PoolError where
+        the pool does not give each of them."""
+        self.ledger.clear(step, name)
+        out = self.ledger.place(step, name)
+        out.fs.create_dir(out.path, recursive=True)
+        stream(self.pool, only=ids, label=label).write_parquet(
+            out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
+        )
+        written = out.files()
+        found = sum(pq.read_metadata(f.path, filesystem=out.fs).num_rows for f in written)
+        if found != len(ids):
+            raise PoolError(
+                f"pool.path: {len(ids)} samples were selected or known, but the pool gave {found} of them; it has "
+                "changed since the run began"
+            )
+        return written
+
+    # --- what cannot be used ---
+
+    def undecodable(self, ids: pa.Array) -> pa.Table:
+        """(id, reason) of those of `ids` whose samples cannot be decoded; one pass over the pool."""
+        form = self.form
+
+        def check(rows: pa.Table) -> pa.Table:
+            _, reasons = decode_column(rows["sample"], form)
+            bad = pa.array([r is not None for r in reasons])
+            found = pa.table({"id": rows["id"].cast(pa.string()), "reason": pa.array(reasons, pa.string())})
+            return found.filter(bad).cast(REJECTED)
+
+        checked = stream(self.pool, only=ids).map_batches(check, batch_format="pyarrow", batch_size=256, num_cpus=0.5)
+        tables: list[Any] = list(checked.iter_batches(batch_format="pyarrow", batch_size=None))
+        return pa.concat_tables([REJECTED.empty_table(), *(t.cast(REJECTED) for t in tables if t.num_rows)])
+
+    def note_rejected(self, found: pa.Table) -> None:
+        """Record samples that cannot be used; too many of them stop the run (ScoreError)."""
+        self.ledger.record_rejected(found)
+        check_rejected(
+            self.ledger.rejected(),
+            self.info.rows,
+            self.config.pool.max_rejected,
+            "See rejected.parquet; mend the pool or raise pool.max_rejected",
+        )
+
+
+def without(ids: pa.Array, taken: pa.ChunkedArray) -> pa.Array:
+    """The ids that are not in `taken`."""
+    return ids.filter(pc.invert(pc.is_in(ids, value_set=taken.cast(ids.type).combine_chunks())))
+
+
+def too_few(round_: int, wanted: int, left: int) -> ScoreError:
+    return ScoreError(
+        f"selection.budgets: round {round_} wants {wanted} samples, but only {left} usable ones are left in the pool; "
+        f"{REMEDY}"
+    )

@@ -1,0 +1,129 @@
+"""Before the first phase: everything that can be checked is checked, then the run directory is made or reopened."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+from prunefuse_ray import networks
+from prunefuse_ray.config import Config
+from prunefuse_ray.config.files import to_tree
+from prunefuse_ray.data.known_labels import check_present, read_known
+from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.data.survey import materialise, source_of, sources, survey
+from prunefuse_ray.distributed.resources import (
+    Resources,
+    ScoringPlan,
+    TrainingPlan,
+    observe,
+    plan_scoring,
+    plan_training,
+)
+from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec
+from prunefuse_ray.method.steps import INIT, Step, check_budget, check_known
+from prunefuse_ray.run import growth
+from prunefuse_ray.run.context import RunContext
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.storage import Place, read_input
+
+logger = logging.getLogger(__name__)
+
+
+def open_run(config: Config, ledger: Ledger, runs: int) -> RunContext:
+    """Check everything that can be checked before the first phase, then make or reopen the run directory."""
+    has = observe()
+    if ledger.exists:
+        ledger.lock()
+        ledger.check_config(to_tree(config))  # again: nobody else changes it now
+        ledger.take_budgets(to_tree(config))
+        info = growth.seen_info(config, ledger)
+        growth.check_unchanged(config, ledger)
+        check_inputs(config, ledger)
+        begun = ledger.committed(Step(-1, INIT))
+        macs = begun.metrics["macs_per_sample"]["proxy"] if begun else None
+        scoring, training = check(config, info, has, runs, macs)
+    else:
+        plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
+        found = survey(config.pool, labeled=config.annotation.kind == "oracle")
+        info = found.info
+        scoring, training = check(config, info, has, runs)
+        if config.pool.known_labels is not None:
+            known = read_known(config.pool.known_labels, info)
+            check_known(config, known.table.num_rows)
+            check_present(known, found, config.pool)
+        ledger.lock()
+        if ledger.exists:
+            raise LedgerError(
+                f"{ledger.root.path}: another process began this run meanwhile; give the same command again"
+            )
+        materialise(found, ledger.root)
+        growth.record(config.pool, info, ledger.root)
+        ledger.create(to_tree(config), info.to_json())
+    for message in filter(None, (training.waits, scoring.waits)):
+        logger.warning(message)
+    pool, test = sources(config.pool, ledger.root)
+    given = config.pool.validation_path is not None
+    context = RunContext(
+        config=config,
+        ledger=ledger,
+        info=info,
+        pool=pool,
+        test=test,
+        validation=source_of(config.pool, ledger.root, "validation_path") if given else None,
+        has=has,
+        scoring=scoring,
+        training=training,
+    )
+    context.look_again(pool)
+    return context
+
+
+def check(
+    config: Config, info: PoolInfo, has: Resources, runs: int = 1, macs: int | None = None
+) -> tuple[ScoringPlan, TrainingPlan]:
+    """What a run would do with the cluster (or its part of it); refuses what cannot be run. Writes nothing.
+
+    Args:
+        macs: of the selecting network per sample, where it has been built already.
+
+    Raises:
+        ConfigError: a budget beyond the pool, or a network that cannot be built, pruned or fused.
+        PlanError: not enough CPUs or GPUs.
+    """
+    mine = has.part(runs)
+    check_budget(config, info.rows)
+    per_sample = _selector_macs(config, info) if macs is None else macs
+    scoring = plan_scoring(config.scoring, mine, info.rows * per_sample, info.rows)
+    return scoring, plan_training(config.workers, mine)
+
+
+def _selector_macs(config: Config, info: PoolInfo) -> int:
+    """MACs of the selecting network per sample. Building and pruning it here once refuses, before anything is
+    written, what cannot be built, pruned or fused."""
+    spec = network_spec(config, info)
+    try:
+        dense, _ = dense_network(config, spec)
+        made = make_selector(config, dense)
+        if config.fusion.target == "fused":
+            fused_network(config, dense.network, made)  # not only when the labels are paid for
+        selector = made.network
+        if config.scoring.features or config.selection.needs_features:
+            networks.features_and_logits(selector.eval(), networks.example_input(spec))
+        return networks.macs(selector, spec.input_shape)
+    except networks.NetworkError as error:
+        raise ConfigError(f"network, pruning, fusion: {error}") from error
+
+
+def check_inputs(config: Config, ledger: Ledger) -> None:
+    """LedgerError where a file that the run began with has other contents now. One that is gone is not missed: the
+    run directory holds what was taken from it."""
+    begun = ledger.committed(Step(-1, INIT))
+    for field_, path in (("network.weights", config.network.weights), ("pool.known_labels", config.pool.known_labels)):
+        if begun is None or path is None or not Place.at(path).exists():
+            continue
+        if hashlib.sha256(read_input(field_, path)).hexdigest() != begun.metrics["inputs"][field_]["sha256"]:
+            raise LedgerError(
+                f"{field_}: '{path}' is not the file that the run began with (its digest differs): restore it, or "
+                "start under another --run.name"
+            )

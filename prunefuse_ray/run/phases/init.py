@@ -1,0 +1,68 @@
+"""The phase `init`: the dense network, what selects, and the labels that are known beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prunefuse_ray import networks
+from prunefuse_ray.data.known_labels import read_known
+from prunefuse_ray.method.selector import dense_network, make_selector, proxies
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, Done, RunContext
+from prunefuse_ray.schemas import labels_schema
+
+logger = logging.getLogger(__name__)
+
+
+def run(context: RunContext, step: Step) -> Done:
+    """Initialise the dense network, and the network that selects: pruned from it, itself, or another architecture.
+    Labels that are known beforehand are taken in with their samples."""
+    config = context.config
+    dense, weights = dense_network(config, context.spec)
+    if weights.get("replaced"):
+        logger.warning(
+            "network.weights: a new head for %d classes: %s are fresh", context.spec.classes, weights["replaced"]
+        )
+    selector = make_selector(config, dense)
+    known = _take_known(context, step)
+    shape = context.form.network_shape
+    outputs = {f"dense/{k}": v for k, v in networks.to_files(dense).items()}
+    outputs |= {f"{proxies(config)}/{k}": v for k, v in networks.to_files(selector).items()}
+    return Done(
+        outputs={**outputs, **known.outputs},
+        written=known.written,
+        metrics={
+            "inputs": {"network.weights": weights, "pool.known_labels": known.metrics},
+            "parameters": {
+                "dense": networks.parameters(dense.network),
+                "proxy": networks.parameters(selector.network),
+            },
+            "macs_per_sample": {
+                "dense": networks.macs(dense.network, shape),
+                "proxy": networks.macs(selector.network, shape),
+            },
+        },
+    )
+
+
+def _take_known(context: RunContext, step: Step) -> Done:
+    """The labels of `pool.known_labels` and their samples; those that cannot be decoded are recorded as rejected."""
+    path = context.config.pool.known_labels
+    if path is None:
+        return Done(outputs={})
+    known = read_known(path, context.info)
+    ids = known.table["id"].combine_chunks()
+    bad = context.undecodable(ids)
+    context.note_rejected(bad)
+    usable = known.table.filter(pc.invert(pc.is_in(ids, value_set=bad["id"].cast(ids.type).combine_chunks())))
+    written = context.copy_samples(step, KNOWN_SAMPLES, usable["id"].combine_chunks())
+    labels = usable.append_column("source", pa.array(["known"] * usable.num_rows, pa.string()))
+    return Done(
+        outputs={KNOWN_LABELS: labels.cast(labels_schema(context.info.id_type))},
+        metrics={"sha256": hashlib.sha256(known.content).hexdigest(), "labels": usable.num_rows},
+        written=written,
+    )

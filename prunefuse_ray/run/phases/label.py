@@ -1,0 +1,62 @@
+"""The phase `label`: the labels of the selected samples, from the oracle (a column of the pool) or from people."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prunefuse_ray.config import Config
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run.context import Done, RunContext
+from prunefuse_ray.run.labeling import annotator_of, labeled, request_of, wait_for_labels
+from prunefuse_ray.run.phases.select import selected_of
+from prunefuse_ray.schemas import labels_schema
+
+
+def decide(config: Config, step: Step, labels: int) -> Literal["nobody", "oracle", "people"]:
+    """Who gives the labels of a round that begins with so many. An initial set of known labels alone asks nobody."""
+    if step.round == 0 and labels == config.selection.budgets[0]:
+        return "nobody"
+    return "oracle" if config.annotation.kind == "oracle" else "people"
+
+
+def run(context: RunContext, step: Step) -> Done:
+    before = context.labels(step.round - 1).num_rows
+    match decide(context.config, step, before):
+        case "nobody":
+            none = labels_schema(context.info.id_type).empty_table()
+            return Done(outputs={"labels.parquet": none}, metrics={"labels": before})
+        case "oracle":
+            return _from_oracle(context, step, before)
+        case "people":
+            return _from_people(context, step, before)
+
+
+def _from_oracle(context: RunContext, step: Step, before: int) -> Done:
+    ids = selected_of(context, step.round)["id"].combine_chunks()
+    written = context.copy_samples(step, "samples", ids, label=True)
+    fs = context.ledger.root.fs
+    found = pa.concat_tables([pq.read_table(f.path, filesystem=fs, columns=["id", "label"]) for f in written])
+    found = found.sort_by("id")
+    labels = found.append_column("source", pa.array(["oracle"] * found.num_rows))
+    return Done(
+        outputs={"labels.parquet": labels.cast(labels_schema(context.info.id_type))},
+        metrics={"labels": before + len(ids)},
+        written=written,
+    )
+
+
+def _from_people(context: RunContext, step: Step, before: int) -> Done:
+    """LabelsWaiting where they have not given them yet."""
+    annotation = context.config.annotation
+    annotator = annotator_of(annotation)
+    assert annotator is not None
+    request = request_of(context.config, context.ledger, context.info, step.round)
+    result = labeled(wait_for_labels(annotator, request, annotation), context.info.id_type, annotation.kind)
+    return Done(
+        outputs=result.outputs,
+        metrics={"labels": before + result.labels.num_rows, **result.metrics},
+        written=context.ledger.root.fs.get_file_info([p.path for p in request.samples]),
+    )

@@ -1,0 +1,113 @@
+"""The phase `select`: which samples a round labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from prunefuse_ray.acquisition import Chance
+from prunefuse_ray.config import Config
+from prunefuse_ray.method.steps import SCORE, SELECT, Step, to_select
+from prunefuse_ray.run.context import Done, RunContext, too_few
+from prunefuse_ray.schemas import arrow_type, selected_schema
+from prunefuse_ray.selection.random import select_random
+from prunefuse_ray.selection.rows import Files
+from prunefuse_ray.selection.set_selection import select_apart, select_set
+from prunefuse_ray.selection.top_k import top_k, top_k_of_groups
+from prunefuse_ray.tasks import TASKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a round selects."""
+
+    kind: Literal["nothing", "random", "set", "apart", "groups", "top_k"]
+    k: int
+
+
+def decide(config: Config, *, k: int, scored: bool) -> Plan:
+    """How a round that wants k samples selects them.
+
+    Args:
+        scored: whether the round before has scored the pool.
+    """
+    selection = config.selection
+    if k == 0:  # the known labels are the whole initial set
+        return Plan(kind="nothing", k=0)
+    if not scored:
+        return Plan(kind="random", k=k)
+    if TASKS[config.task].strategies[selection.strategy].select is not None:
+        return Plan(kind="set", k=k)
+    if selection.min_distance is not None:
+        return Plan(kind="apart", k=k)
+    return Plan(kind="top_k" if selection.per_group is None else "groups", k=k)
+
+
+def run(context: RunContext, step: Step) -> Done:
+    """Select the round's samples: at random, or by the strategy from the score files of the round before."""
+    scored = Step(step.round - 1, SCORE)
+    k = to_select(context.config, step.round, context.labels(step.round - 1).num_rows)
+    plan = decide(context.config, k=k, scored=context.ledger.committed(scored) is not None)
+    schema = selected_schema(context.info.id_type)
+    more: Mapping[str, Any] = {}
+    if plan.kind == "nothing":
+        selected = schema.empty_table()
+    elif plan.kind == "random":
+        selected = _random(context, step, k)
+    else:
+        selected, more = _from_scores(context, scored, plan)
+    return Done(outputs={"selected.parquet": selected.cast(schema)}, metrics={"chosen": k, **more})
+
+
+def selected_of(context: RunContext, round_: int) -> pa.Table:
+    """What a round has selected: `selected_schema`."""
+    return context.ledger.read_table(Step(round_, SELECT), "selected.parquet", selected_schema(context.info.id_type))
+
+
+def _from_scores(context: RunContext, scored: Step, plan: Plan) -> tuple[pa.Table, Mapping[str, Any]]:
+    """The samples that the configured strategy selects from the files of `scored`, and figures about them."""
+    selection, cpus, root = context.config.selection, context.has.cpus, context.ledger.root
+    strategy = TASKS[context.config.task].strategies[selection.strategy]
+
+    def files(name: str, *columns: str) -> Files:
+        paths, sizes = context.ledger.files(scored, name)
+        return Files(where=root, paths=tuple(paths), sizes=tuple(sizes), columns=columns)
+
+    labeled = files("labeled", "feature") if selection.needs_labeled else None
+    paths, _ = context.ledger.files(scored, "scores")
+    match plan.kind:
+        case "set":
+            columns = ("gradient", "feature") if strategy.gradients else ("feature",)
+            chance = Chance(seed=context.config.run.seed, round=scored.round)
+            return select_set(strategy, files("scores", *columns), labeled, plan.k, chance, cpus), {}
+        case "apart":
+            assert selection.min_distance is not None
+            selected, close = select_apart(files("scores", "feature"), labeled, plan.k, selection.min_distance, cpus)
+            return selected, {"closer_than_min_distance": close}
+        case "groups":
+            assert selection.per_group is not None
+            selected, groups = top_k_of_groups(paths, root, plan.k, selection.per_group)
+            by_class = selection.per_group == "predicted"
+            return selected, {
+                "per_group": {context.info.classes[g]: n for g, n in groups.items()} if by_class else groups
+            }
+    return top_k(paths, root, plan.k), {}
+
+
+def _random(context: RunContext, step: Step, k: int) -> pa.Table:
+    """The k samples of highest random score that are not labeled and can be decoded."""
+    id_type = arrow_type(context.info.id_type)
+    while True:
+        rejected = context.ledger.rejected()["id"].cast(id_type)
+        labeled = context.labels(step.round - 1)["id"].combine_chunks()
+        exclude = pa.concat_arrays([labeled, rejected.combine_chunks()])
+        selected = select_random(context.pool, k, context.config.run.seed, step.round, exclude)
+        if selected.num_rows < k:
+            raise too_few(step.round, k, selected.num_rows)
+        bad = context.undecodable(selected["id"].combine_chunks())
+        if not bad.num_rows:
+            return selected.append_column("rank", pa.array(range(k), pa.int64()))
+        context.note_rejected(bad)

@@ -1,0 +1,83 @@
+"""The phase `train`: the selecting network on all labels so far; and what it shares with `finetune`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray import networks
+from prunefuse_ray.data.labeled_set import held_out
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
+from prunefuse_ray.errors import TrainingError
+from prunefuse_ray.method.selector import proxies, trusted
+from prunefuse_ray.method.steps import INIT, Step, base, round_seed
+from prunefuse_ray.run.context import Done, RunContext
+from prunefuse_ray.scoring.predictions import doubts, predict
+from prunefuse_ray.training.trainer import TrainingJob, TrainingResult, train
+
+
+def run(context: RunContext, step: Step) -> Done:
+    """Train the selecting network from its initial weights (after a sync: pruned fused ones)."""
+    config = context.config
+    origin = base(config, step.round)
+    start = context.ledger.read_network(origin, proxies(config, "proxies" if origin.phase == INIT else "next"))
+    # The statistics of a trained network's batch norms are off by what was pruned before them.
+    pruned = isinstance(networks.from_files(start, trusted(config)), networks.Proxy | networks.Committee)
+    trained = config.network.weights is not None or origin.phase != INIT
+    job = training_job(context, step, start, config.training, recalibrate=trained and pruned)
+    result = train_network(context, step, job, "training")
+    predicted = predict(
+        context.samples(step.round),
+        result.network,
+        context.form,
+        context.labels(step.round),
+        task=config.task,
+        trusted=trusted(config),
+        in_process=context.training.in_process,
+    )
+    return Done(
+        outputs={**network_outputs(context, proxies(config), result), "doubts.parquet": doubts(predicted)},
+        metrics=result.metrics,
+        leftovers=("training",),
+    )
+
+
+def training_job(
+    context: RunContext, step: Step, network: dict[str, bytes], recipe: cfg.Recipe, **more: Any
+) -> TrainingJob:
+    """The training of `network` on the labels up to the step's round."""
+    config, samples = context.config, context.samples(step.round)
+    labels, held = held_out(context.labels(step.round), config.pool.validation_share, config.run.seed)
+    return TrainingJob(
+        network=network,
+        recipe=recipe,
+        samples=samples,
+        labels=labels,
+        test=context.test,
+        validation=samples if held.num_rows else context.validation,
+        validation_labels=held if held.num_rows else None,
+        form=context.form,
+        seed=round_seed(config, step.round, step.phase),
+        task=config.task,
+        trusted=trusted(config),
+        **more,
+    )
+
+
+def train_network(context: RunContext, step: Step, job: TrainingJob, section: str) -> TrainingResult:
+    """Train by a section of the configuration; TrainingError where the network's outputs are no numbers any more."""
+    result = train(job, context.training, context.ledger.place(step, section))
+    if not math.isfinite(loss := result.metrics["test_loss"]):
+        raise TrainingError(
+            f"round {step.round}, {step.phase}: the loss on the test set is {loss}: the network diverged; lower "
+            f"{section}.lr ({job.recipe.lr:g}) or raise {section}.warmup_epochs, in a run of another run.name"
+        )
+    return result
+
+
+def network_outputs(context: RunContext, name: str, result: TrainingResult) -> dict[str, bytes]:
+    """A trained network's files, with what it takes to use it elsewhere."""
+    told = Preprocessing(task=context.config.task, form=context.form, classes=context.info.classes)
+    files = {**result.network, PREPROCESSING_FILE: preprocessing_to_bytes(told)}
+    return {f"{name}/{k}": v for k, v in files.items()}

@@ -1,0 +1,50 @@
+"""What a run came to, from the ledger alone: `result.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prunefuse_ray.config import Config
+from prunefuse_ray.method.steps import FINETUNE, INIT, SCORE, TRAIN, Step, steps
+from prunefuse_ray.run.ledger import Ledger, label_count
+from prunefuse_ray.tasks import TASKS
+
+
+def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
+    """The figures of every round and of the whole run, as far as they are there."""
+
+    def metrics(step: Step) -> dict[str, Any]:
+        commit = ledger.committed(step)
+        return dict(commit.metrics) if commit else {}
+
+    metric = TASKS[config.task].metric.name
+    rounds = []
+    for r in range(len(config.selection.budgets)):
+        phases = [s for s in steps(config) if s.round == r]
+        rounds.append(
+            {
+                "round": r,
+                "labels": label_count(config, ledger, r),
+                f"proxy_{metric}": metrics(Step(r, TRAIN)).get(f"test_{metric}"),
+                f"fused_{metric}": metrics(Step(r, FINETUNE)).get(f"test_{metric}"),
+                "selection_macs": metrics(Step(r, SCORE)).get("macs", 0),
+                "dense_selection_macs": metrics(Step(r, SCORE)).get("dense_macs", 0),
+                "training_macs": metrics(Step(r, TRAIN)).get("macs", 0),
+                "seconds": {s.phase: metrics(s).get("seconds", 0.0) for s in phases},
+            }
+        )
+    init = metrics(Step(-1, INIT))
+    return {
+        "name": config.run.name,
+        "seed": config.run.seed,
+        "task": config.task,
+        "rounds": rounds,
+        f"proxy_{metric}": rounds[-1][f"proxy_{metric}"],
+        f"fused_{metric}": rounds[-1][f"fused_{metric}"],
+        "selection_macs": sum(r["selection_macs"] for r in rounds),
+        "dense_selection_macs": sum(r["dense_selection_macs"] for r in rounds),
+        "seconds": sum(s for r in rounds for s in r["seconds"].values()) + init.get("seconds", 0.0),
+        "parameters": init.get("parameters"),
+        "macs_per_sample": init.get("macs_per_sample"),
+        "rejected": ledger.rejected().num_rows,
+    }

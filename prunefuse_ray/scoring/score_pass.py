@@ -1,0 +1,126 @@
+"""One pass of a saved network over a pool: what a run does every round, and `rank` does once.
+
+Into files that are kept as they are written: after a kill the same pass goes on with the rows that are missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.distributed.resources import ScoringPlan
+from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.scoring.backend_choice import check, choose
+from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
+from prunefuse_ray.scoring.summary import summarise
+from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePass:
+    """What is scored, by what, and where the scores go."""
+
+    root: Place
+    """The directory that keeps by which backend its pool is scored (`backend_choice.choose`)."""
+    source: Source
+    rows: int
+    """Of the whole pool."""
+    exclude: pa.Array
+    """Ids of its rows that are not scored."""
+    network: Place
+    macs: int
+    """Multiply-accumulates of the network per sample."""
+    classes: int
+    members: int
+    """Of a committee; 1 for a single network."""
+    out: Place
+    checkpoint: Place
+    """Where the ids of finished rows are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a pass came to."""
+
+    job: ScoringJob
+    """As it was carried out: with the backend of the choice."""
+    written: list[pafs.FileInfo]
+    rejected: pa.Table
+    """(id, reason) of the samples that cannot be used."""
+    metrics: dict[str, Any]
+
+
+def score(
+    what: ScorePass, scoring: cfg.Scoring, job: ScoringJob, plan: ScoringPlan, discard: Callable[[], None]
+) -> Scored:
+    """Score every sample of the pool but the excluded ones.
+
+    Args:
+        discard: removes what was written, where it cannot be used.
+
+    Raises:
+        ScoreError: scores that are not finite, or another number of rows than the pool has. They were discarded.
+    """
+    job = choose(what.root, scoring, what.network, job, plan, what.rows * what.macs)
+    started = time.perf_counter()
+    written = write_scores(what, job, plan)
+    seconds = time.perf_counter() - started
+    largest = TASKS[job.task].strategies[job.strategy].largest(what.classes, what.members)
+    try:
+        summary = summarise([f.path for f in written], what.out, largest)
+        if summary.rows != (expected := what.rows - len(what.exclude)):
+            raise ScoreError(
+                f"{summary.rows} rows were scored of {expected}: the pool changed meanwhile, or two processes wrote "
+                "here; the scores were removed, run again"
+            )
+    except ScoreError:
+        discard()
+        raise
+    return Scored(
+        job=job,
+        written=written,
+        rejected=summary.rejected,
+        metrics={
+            "samples": summary.scored,
+            "samples_per_second": summary.scored / seconds,
+            "rejected": summary.rejected.num_rows,
+            "histogram": summary.histogram,
+            "macs": summary.scored * what.macs,
+            "inference": check(what.source, what.network, job, plan),
+        },
+    )
+
+
+def write_scores(what: ScorePass, job: ScoringJob, plan: ScoringPlan) -> list[pafs.FileInfo]:
+    """Score into files below `out`, or go on with it; returns the files."""
+    for place in (what.out, what.checkpoint):
+        place.fs.create_dir(place.path, recursive=True)
+    score_pool(
+        what.source,
+        what.network,
+        job,
+        plan,
+        exclude=what.exclude,
+        rows=what.rows,
+        out=what.out,
+        checkpoint=what.checkpoint,
+    )
+    return what.out.files()
+
+
+def check_rejected(rejected: pa.Table, rows: int, allowed: float, remedy: str) -> None:
+    """ScoreError where more than the `allowed` share of so many samples cannot be used."""
+    if rejected.num_rows > allowed * rows:
+        example = rejected.slice(0, 1).to_pylist()[0]
+        raise ScoreError(
+            f"pool.max_rejected: {rejected.num_rows} of {rows} samples cannot be used, more than the allowed share "
+            f"{allowed:g}; e.g. {example['id']!r}: {example['reason']}. {remedy}"
+        )

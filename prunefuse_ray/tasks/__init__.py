@@ -1,0 +1,13 @@
+"""What a network is trained for: one file a task, in plain torch and numpy; what depends on it goes through it."""
+
+from prunefuse_ray.registry import Registry
+from prunefuse_ray.tasks.task import Evaluation, Metric, Task
+
+TASKS: Registry[Task] = Registry(
+    "task",
+    "prunefuse_ray.tasks.task:Task",
+    "prunefuse_ray.tasks",
+    {"classification": "prunefuse_ray.tasks.classification:CLASSIFICATION"},
+)
+
+__all__ = ["TASKS", "Evaluation", "Metric", "Task"]

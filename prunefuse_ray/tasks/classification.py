@@ -1,0 +1,145 @@
+"""Classification: one class a sample, a softmax over all classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prunefuse_ray.acquisition import STRATEGIES, Strategy
+from prunefuse_ray.acquisition.probabilities import softmax
+from prunefuse_ray.tasks.task import Evaluation, Metric, Probabilities, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the network says of one sample."""
+
+    label: str
+    """Name of the most probable class."""
+    probability: float
+    probabilities: dict[str, float]
+    """Of every class, by name."""
+
+
+class Classification(Task):
+    """Labels are numbers of classes, 0 .. C-1; outputs are logits (N, C)."""
+
+    name = "classification"
+    about = "one class a sample"
+    metric = Metric(name="accuracy", title="Accuracy")
+
+    @property
+    def strategies(self) -> Mapping[str, Strategy]:
+        return STRATEGIES
+
+    # --- labels ---
+
+    @property
+    def label_type(self) -> pa.DataType:
+        return pa.int64()
+
+    def label(self, given: Any, classes: Sequence[str]) -> int | None:
+        """The number of a class, from its name or its number. A name goes before a number."""
+        if given is None:
+            return None
+        text = str(given).strip()
+        if text in classes and not isinstance(given, int):
+            return list(classes).index(text)
+        number = int(text) if text.isdecimal() else -1
+        return number if 0 <= number < len(classes) else None
+
+    def invalid_labels(self, labels: pa.ChunkedArray, classes: int) -> pa.ChunkedArray:
+        if not pa.types.is_integer(labels.type):
+            raise TypeError("integers 0 .. classes-1")
+        valid = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, classes))
+        return pc.invert(pc.fill_null(valid, False))
+
+    # --- training ---
+
+    def loss_sum(
+        self,
+        outputs: Tensor,
+        targets_N: Tensor,
+        *,
+        smoothing: float = 0.0,
+        teacher: Tensor | None = None,
+        weight: float = 0.0,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """(1 - w) CE + w T^2 KL(softmax(teacher/T) || softmax(outputs/T)) (Hinton et al. 2015)."""
+        from torch.nn import functional as F
+
+        if outputs.ndim == 3:  # every member learns from every sample
+            members = len(outputs)
+            outputs, targets_N = outputs.flatten(0, 1), targets_N.repeat(members)
+            teacher = None if teacher is None else teacher.repeat(members, 1)
+        hard = F.cross_entropy(outputs, targets_N, label_smoothing=smoothing, reduction="sum")
+        if teacher is None or weight == 0.0:
+            return hard
+        soft = F.kl_div(
+            F.log_softmax(outputs / temperature, 1),
+            F.log_softmax(teacher / temperature, 1),
+            log_target=True,
+            reduction="sum",
+        )
+        return (1.0 - weight) * hard + weight * temperature**2 * soft
+
+    def consensus(self, outputs: Tensor) -> Tensor:
+        """Of a committee's logits (M, N, C) the logarithm of the members' mean probability."""
+        if outputs.ndim == 2:
+            return outputs
+        # In logarithms throughout: a probability that underflows would make an infinite loss.
+        return outputs.float().log_softmax(-1).logsumexp(0) - math.log(len(outputs))
+
+    def evaluation(self) -> Evaluation:
+        return _Evaluation()
+
+    # --- predictions ---
+
+    def probabilities(self, outputs: npt.NDArray[np.floating]) -> Probabilities:
+        return softmax(outputs)
+
+    def guesses(self, p_NC: Probabilities) -> tuple[npt.NDArray[np.int64], Probabilities]:
+        guess_N = p_NC.argmax(axis=1)
+        return guess_N, p_NC[np.arange(len(p_NC)), guess_N]
+
+    def label_probabilities(self, p_NC: Probabilities, labels_N: npt.NDArray[np.int64]) -> Probabilities:
+        return p_NC[np.arange(len(p_NC)), labels_N]
+
+    def prediction(self, p_C: Probabilities, classes: Sequence[str]) -> Prediction:
+        best = int(p_C.argmax())
+        return Prediction(
+            label=classes[best],
+            probability=float(p_C[best]),
+            probabilities=dict(zip(classes, p_C.tolist(), strict=True)),
+        )
+
+
+class _Evaluation:
+    """Accuracy (share) and mean cross-entropy (nats)."""
+
+    def __init__(self) -> None:
+        self.samples, self.correct, self.loss = 0, 0, 0.0
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        from torch.nn import functional as F
+
+        self.samples += len(targets)
+        self.correct += int((outputs.argmax(1) == targets).sum())
+        self.loss += float(F.cross_entropy(outputs, targets, reduction="sum"))
+
+    def result(self) -> dict[str, float]:
+        return {"accuracy": self.correct / self.samples, "loss": self.loss / self.samples}
+
+
+CLASSIFICATION = Classification()

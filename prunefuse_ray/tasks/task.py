@@ -1,0 +1,118 @@
+"""The seam for tasks: what labels are, what a network's outputs mean, how it is trained, judged and asked.
+
+To add one: write a subclass in a file of its own and name its instance in `tasks/__init__.py` (or register it from
+elsewhere, see `prunefuse_ray/registry.py`). torch is imported inside the methods that need it: a configuration is
+checked without.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from prunefuse_ray.acquisition import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Probabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """The figure by which networks are compared; higher is better."""
+
+    name: str
+    """As a part of keys: `test_accuracy`."""
+    title: str
+    """As people read it: `Accuracy`."""
+
+
+class Evaluation(Protocol):
+    """The figures of a network on a set of samples, batch by batch."""
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take in the outputs (N, ...) of some samples, a committee's joined by `Task.consensus`."""
+
+    def result(self) -> dict[str, float]:
+        """The task's metric and the mean `loss` of all samples so far."""
+
+
+class Task(ABC):
+    """One kind of labels and outputs. Stateless: every method is a function of its arguments."""
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    """One line of help."""
+    metric: ClassVar[Metric]
+
+    @property
+    @abstractmethod
+    def strategies(self) -> Mapping[str, Strategy]:
+        """The acquisition strategies that make sense here, by name."""
+
+    # --- labels ---
+
+    @property
+    @abstractmethod
+    def label_type(self) -> pa.DataType:
+        """How labels stand in the tables of a run."""
+
+    @abstractmethod
+    def label(self, given: Any, classes: Sequence[str]) -> Any:
+        """A label as people write it, as one of `label_type`; None where it is none."""
+
+    @abstractmethod
+    def invalid_labels(self, labels: pa.ChunkedArray, classes: int) -> pa.ChunkedArray:
+        """Which labels (N,) of a column are none (bool); TypeError, saying what they should be, for another type."""
+
+    # --- training ---
+
+    @abstractmethod
+    def loss_sum(
+        self,
+        outputs: Tensor,
+        targets_N: Tensor,
+        *,
+        smoothing: float = 0.0,
+        teacher: Tensor | None = None,
+        weight: float = 0.0,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """The loss summed over the samples, and over the members of a committee (outputs (M, N, ...)).
+
+        Args:
+            teacher: outputs (N, ...) of the network to distil from, with its `weight` and `temperature`.
+        """
+
+    @abstractmethod
+    def consensus(self, outputs: Tensor) -> Tensor:
+        """Outputs (N, ...) of a network as they are; of a committee's (M, N, ...) those that stand for its members."""
+
+    @abstractmethod
+    def evaluation(self) -> Evaluation:
+        """A fresh evaluation."""
+
+    # --- predictions ---
+
+    @abstractmethod
+    def probabilities(self, outputs: npt.NDArray[np.floating]) -> Probabilities:
+        """What strategies score: the outputs (N, C) or (M, N, C) as probabilities of the same shape, float64."""
+
+    @abstractmethod
+    def guesses(self, p_NC: Probabilities) -> tuple[npt.NDArray[np.int64], Probabilities]:
+        """The likeliest label of each sample, (N,), and its probability (N,)."""
+
+    @abstractmethod
+    def label_probabilities(self, p_NC: Probabilities, labels_N: npt.NDArray[np.int64]) -> Probabilities:
+        """The probability (N,) of the label that each sample was given."""
+
+    @abstractmethod
+    def prediction(self, p_C: Probabilities, classes: Sequence[str]) -> Any:
+        """What people get for one sample."""

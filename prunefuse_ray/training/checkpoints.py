@@ -1,0 +1,121 @@
+"""Where a training stands, on storage: weights, momentum, the best epoch, progress. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import ray.train
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.storage import Place
+
+
+@dataclass
+class State:
+    """Where a training stands: after `epoch` whole epochs and `step` steps of the next one."""
+
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    step: int = 0
+    loss: float = 0.0
+    """Sum of the losses of those steps' samples, on this worker."""
+    seen: int = 0
+    """How many samples those were."""
+    best: dict[str, float] | None = None
+    """The epoch of highest validation accuracy so far, and that accuracy; the first of several."""
+
+    @property
+    def name(self) -> str:
+        """Names in the order of progress, so that the last one is the newest."""
+        return f"epoch-{self.epoch:04d}-step-{self.step:06d}"
+
+    def finished(self, recipe: cfg.Recipe) -> bool:
+        """Whether all epochs are done, or none of the last `patience` was better on the validation set."""
+        waited = recipe.patience and self.best and self.epoch - self.best["epoch"] >= recipe.patience
+        return self.epoch == recipe.epochs or bool(waited)
+
+
+Weights: TypeAlias = dict[str, Tensor]
+
+
+def weights_of(network: nn.Module) -> Weights:
+    """A copy of the weights on the CPU."""
+    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in network.state_dict().items()}
+
+
+def save_state(
+    directory: Path, network: nn.Module, optimizer: torch.optim.SGD, state: State, best: Weights | None = None
+) -> None:
+    """Weights, momentum, the best epoch's weights and progress as safetensors and JSON."""
+    tensors = {f"network.{k}": v for k, v in weights_of(network).items()}
+    tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
+    for name, parameter in network.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer.detach().cpu().contiguous()
+    safetensors.torch.save_file(tensors, directory / "state.safetensors", metadata={"state": json.dumps(vars(state))})
+
+
+def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) -> tuple[State, Weights | None]:
+    """Put a saved state back into `network` and `optimizer`; also returns the best epoch's weights."""
+    with safetensors.safe_open(directory / "state.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state = State(**json.loads(file.metadata()["state"]))
+    network.load_state_dict(under("network.", tensors))
+    for name, parameter in network.named_parameters():
+        if f"momentum.{name}" in tensors:
+            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
+    return state, under("best.", tensors) or None
+
+
+def under(prefix: str, tensors: Weights) -> Weights:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _persist(local: Path, where: Place, name: str) -> None:
+    """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
+    (where / name / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
+    for old in where.files(recursive=True):
+        if old.path.endswith("state.safetensors") and name not in old.path:
+            Place(where.fs, old.path).delete()
+
+
+def persisted(where: Place) -> Place | None:
+    found = [f.path for f in where.files(recursive=True) if f.path.endswith("state.safetensors")]
+    return Place(where.fs, found[-1]) if found else None
+
+
+def restore(
+    network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None
+) -> tuple[State, Weights | None] | None:
+    if storage is None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as directory:
+            return load_state(Path(directory), network, optimizer)
+    found = persisted(storage)
+    if found is None:
+        return None
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "state.safetensors").write_bytes(found.read_bytes())
+        return load_state(Path(directory), network, optimizer)
+
+
+def report(metrics: dict[str, Any], directory: Path, name: str, storage: Place | None) -> None:
+    """Report progress with its checkpoint: Ray Train stores it, or in local mode this does."""
+    if storage is not None:
+        _persist(directory, storage, name)
+        ray.train.report(metrics)
+    else:
+        checkpoint = ray.train.Checkpoint.from_directory(directory)
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
