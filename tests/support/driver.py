@@ -15,7 +15,7 @@ import time
 from prunefuse_ray import storage
 from prunefuse_ray.config.files import load_config
 from prunefuse_ray.run import ledger, loop
-from prunefuse_ray.training import trainer
+from prunefuse_ray.training import checkpoints
 
 
 def die():
@@ -35,7 +35,7 @@ def arm(moment: str, round_: int, phase: str, root: str) -> None:
 
         storage.Place.write_json = write_json
     if moment == "inside" and phase in ("train", "finetune"):
-        persist = trainer._persist
+        persist = checkpoints._persist
 
         def persist_and_die(local, where, name):
             persist(local, where, name)
@@ -46,7 +46,7 @@ def arm(moment: str, round_: int, phase: str, root: str) -> None:
             ):
                 die()
 
-        trainer._persist = persist_and_die
+        checkpoints._persist = persist_and_die
     if moment == "inside" and phase == "label":  # the images for annotators are written, their table is not
         write_bytes = storage.Place.write_bytes
 

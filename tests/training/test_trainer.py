@@ -14,7 +14,7 @@ from prunefuse_ray.data.labeled_set import Samples
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.distributed.resources import TrainingPlan
 from prunefuse_ray.storage import Place
-from prunefuse_ray.training import trainer
+from prunefuse_ray.training import checkpoints, trainer
 from prunefuse_ray.training.trainer import TrainingJob, train
 from tests.support.nets import OWN, STRUCK
 from tests.support.pools import random_images, write_pool
@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data, tmp
 @pytest.mark.parametrize("epoch", [1, 3, 4])
 def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp_path, monkeypatch, epoch):
     whole = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "whole")))
-    persist = trainer._persist
+    persist = checkpoints._persist
 
     def stop(local, where, name):
         persist(local, where, name)
@@ -105,7 +105,7 @@ def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_persist", stop)
+        patch.setattr(checkpoints, "_persist", stop)
         with pytest.raises(KeyboardInterrupt):
             train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "t")))
     epochs = []
@@ -120,7 +120,7 @@ def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp
 def test_a_training_stopped_by_a_preemption_goes_on_from_the_step_it_was_in(data, tmp_path, monkeypatch):
     recipe = {"batch_size": 2}  # 25 steps an epoch
     whole = train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "whole")))
-    persist, names = trainer._persist, []
+    persist, names = checkpoints._persist, []
 
     def stop(local, where, name):
         persist(local, where, name)
@@ -129,7 +129,7 @@ def test_a_training_stopped_by_a_preemption_goes_on_from_the_step_it_was_in(data
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_persist", stop)
+        patch.setattr(checkpoints, "_persist", stop)
         patch.setattr(trainer.Notice, "arrived", lambda self, step: step == 16)
         with pytest.raises(KeyboardInterrupt):
             train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
@@ -267,7 +267,7 @@ def test_the_weights_of_the_best_epoch_on_the_validation_set_are_kept(data, tmp_
 
 def test_a_stopped_training_keeps_the_same_best_epoch(data, tmp_path, monkeypatch):
     whole = train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "whole")))
-    persist = trainer._persist
+    persist = checkpoints._persist
 
     def stop(local, where, name):
         persist(local, where, name)
@@ -275,7 +275,7 @@ def test_a_stopped_training_keeps_the_same_best_epoch(data, tmp_path, monkeypatc
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_persist", stop)
+        patch.setattr(checkpoints, "_persist", stop)
         with pytest.raises(KeyboardInterrupt):
             train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
     resumed = train(validated(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
