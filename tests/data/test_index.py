@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from prunefuse_ray.selection.random_selection import select_random
+from prunefuse_ray.selection.random import select_random
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.images import ImageForm, decode, encode_png

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
-from prunefuse_ray.selection.random_selection import select_random
+from prunefuse_ray.selection.random import select_random
 
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.data.digits import digits_tables
