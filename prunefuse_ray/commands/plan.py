@@ -15,9 +15,14 @@ from prunefuse_ray.commands.terminal import console, quiet, secure, si
 from prunefuse_ray.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pyarrow import ChunkedArray
+
     from prunefuse_ray.config.schema import Config
     from prunefuse_ray.data.pool import PoolInfo
     from prunefuse_ray.run.estimate import Costs, Estimate
+
+SAMPLES = 64
+"""Samples of the pool whose decoding is measured."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,21 +41,21 @@ def main(argv: Sequence[str]) -> int:
         if rest:
             raise ConfigError(f"{rest[0]}: --against takes the configuration of the run directory; leave it out")
         return _against(mine)
-    config = parse_run(rest)
     secure()
+    config = parse_run(rest)
     quiet()
-    from prunefuse_ray.data.known_labels import read_known
+    from prunefuse_ray.data.index import first_samples
+    from prunefuse_ray.data.known_labels import check_known_labels
     from prunefuse_ray.data.survey import survey
     from prunefuse_ray.distributed.resources import cores, observe, plan_scoring, start_ray
-    from prunefuse_ray.method.steps import check_budget, check_known
+    from prunefuse_ray.method.steps import check_budget
     from prunefuse_ray.run.estimate import estimate, nodes_for
 
     start_ray()
-    info = survey(config.pool, labeled=config.annotation.kind == "oracle").info
-    check_budget(config, info.rows)
-    if config.pool.known_labels is not None:
-        check_known(config, read_known(config.pool.known_labels, info).table.num_rows)
-    costs = _costs(config, info, mine)
+    surveyed = survey(config.pool, labeled=config.annotation.kind == "oracle")
+    info, index = surveyed.info, surveyed.indexes["path"]
+    check_budget(config, info.rows, check_known_labels(config.pool, info, index))
+    costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     scoring = plan_scoring(config.scoring, observe(), info.rows * costs.proxy_macs)
     found = estimate(config, info, costs, scoring.max_actors)
     console.print(_table(found))
@@ -73,8 +78,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _costs(config: Config, info: PoolInfo, mine: argparse.Namespace) -> Costs:
+def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.Namespace) -> Costs:
+    """What the parts of the work cost on this machine, measured on some samples of the pool."""
     from prunefuse_ray import networks
+    from prunefuse_ray.data.images import sample_values
     from prunefuse_ray.data.sample_format import form_of
     from prunefuse_ray.method.selector import make_selector, network_spec
     from prunefuse_ray.run.estimate import measured_costs
@@ -85,7 +92,8 @@ def _costs(config: Config, info: PoolInfo, mine: argparse.Namespace) -> Costs:
         selector = make_selector(config, dense)
     except networks.NetworkError as error:
         raise ConfigError(f"network, pruning: {error}") from error
-    costs = measured_costs(config, dense, selector, form_of(config.pool, info), _some_samples(config), info.rows)
+    samples = [v for v in sample_values(column.slice(0, SAMPLES)) if isinstance(v, bytes | str)]
+    costs = measured_costs(config, dense, selector, form_of(config.pool, info), samples, info.rows)
     if mine.scoring_rate:
         costs = dataclasses.replace(costs, scored_per_second=mine.scoring_rate)
     if mine.training_rate:
@@ -95,34 +103,6 @@ def _costs(config: Config, info: PoolInfo, mine: argparse.Namespace) -> Costs:
             dense_trained_per_second=mine.training_rate / (3 * costs.dense_macs),
         )
     return costs
-
-
-def _some_samples(config: Config) -> list:
-    """Encoded samples from the beginning of the pool, as long as they can be had without a run directory."""
-    from itertools import islice
-
-    from prunefuse_ray.data.digits import digits_tables
-    from prunefuse_ray.data.images import sample_values
-    from prunefuse_ray.data.index import index_source
-    from prunefuse_ray.data.parquet import locate_parquet
-    from prunefuse_ray.data.pool import Source
-    from prunefuse_ray.data.reading import opened, tables
-
-    pool = config.pool
-    match pool.source:
-        case "digits":
-            return digits_tables()[0]["image"].slice(0, 64).to_pylist()
-        case "parquet":
-            source = locate_parquet(pool.path, pool, "pool.path")
-            first = next(tables(source, [source.sample_column], rows=64))
-            return [v for v in sample_values(first[source.sample_column]) if isinstance(v, bytes | str)]
-        case _:
-            index = index_source(pool, pool.path, "pool.path", labeled=False)
-            source = Source(
-                fs=index.roots[0].fs, files=(), sizes=(), roots=index.roots, text=pool.text_column is not None
-            )
-            rows = islice(opened(index.head.slice(0, 64).drop_columns(["label"]), source), 1)
-            return [v for table in rows for v in table["sample"].drop_null().to_pylist()]
 
 
 def _table(found: Estimate) -> Table:
@@ -142,6 +122,8 @@ def _against(mine: argparse.Namespace) -> int:
     """A run's estimate, made on this machine from its own configuration, beside what its commits say."""
     from prunefuse_ray.config.files import config_from_tree
     from prunefuse_ray.data.pool import PoolInfo
+    from prunefuse_ray.data.reading import head
+    from prunefuse_ray.data.survey import source_of
     from prunefuse_ray.method.steps import steps
     from prunefuse_ray.run.estimate import estimate
     from prunefuse_ray.run.ledger import Ledger
@@ -152,7 +134,8 @@ def _against(mine: argparse.Namespace) -> int:
     info = PoolInfo.from_json(ledger.read_pool())
     commits = {step: ledger.committed(step) for step in steps(config)}
     actors = [c.metrics["actors"][1] for c in commits.values() if c is not None and "actors" in c.metrics]
-    found = estimate(config, info, _costs(config, info, mine), actors[0] if actors else 1)
+    samples = head(source_of(config.pool, ledger.root, "path"), SAMPLES)["sample"]
+    found = estimate(config, info, _costs(config, info, samples, mine), actors[0] if actors else 1)
     table = Table(box=box.SIMPLE)
     for name in ("phase", "MACs", "took", "seconds", "took", "ratio"):
         table.add_column(name, justify="left" if name == "phase" else "right")

@@ -17,8 +17,8 @@ from prunefuse_ray.method.steps import steps
 
 def main(argv: Sequence[str]) -> int:
     """Carry out, or resume, one run."""
+    secure()  # before the configuration: a source of one's own that it names may import Ray
     config = parse_run(argv)
-    secure()
     quiet()
     from prunefuse_ray.run.loop import run, run_place
     from prunefuse_ray.run.result import result_of

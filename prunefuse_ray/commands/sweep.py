@@ -19,10 +19,10 @@ NOT_ALL_TRIALS = 1
 
 def main(argv: Sequence[str]) -> int:
     """Carry out, or go on with, a sweep."""
+    secure()
     sweep = parse_sweep(argv)
     found = trials(sweep)
     stops, count = stops_early(sweep, found), len(found)
-    secure()
     quiet()
     from prunefuse_ray.sweep.analysis import write_results
     from prunefuse_ray.sweep.page import render_sweep

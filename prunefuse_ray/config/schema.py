@@ -21,6 +21,15 @@ from pydantic import (
 )
 
 from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.config.sources import (
+    EXAMPLE,
+    POOL_SOURCES,
+    SOURCE_FIELDS,
+    growing,
+    source_defaults,
+    source_help,
+    taking,
+)
 from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.networks.specs import IMPORTANCES
 from prunefuse_ray.tasks import TASKS
@@ -101,11 +110,10 @@ class Run(Section):
 class Pool(Section):
     """The unlabeled samples, the held-out test set, and how images become tensors."""
 
-    needed: ClassVar[tuple[str, ...]] = ("path", "test_path")
+    unasked: ClassVar[tuple[str, ...]] = ()
+    """Fields that a source needs and that are not needed here."""
 
-    source: Literal["digits", "parquet", "images", "webdataset", "huggingface"] = "digits"
-    """digits (embedded example), parquet (a column of images or texts; also Hugging Face's shards), images (a folder
-    per class), webdataset (tar files), huggingface (what `save_to_disk` wrote)."""
+    source: Annotated[str, AfterValidator(POOL_SOURCES.check)] = Field(EXAMPLE, description=source_help())
     path: Paths | None = None
     """Pool: a file, a directory, a pattern (train-*.parquet), or a list of them; local paths or URIs."""
     test_path: Paths | None = None
@@ -118,23 +126,21 @@ class Pool(Section):
     """Labels that exist already: Parquet or CSV with columns id, label (a number or a class name). They belong to the
     initial set, and selection.budgets counts them."""
     id_column: str | None = "id"
-    """Column of unique ids (string or integer); null: file name and row number. Parquet only; others have the ids
-    PATH, SHARD/KEY and FILE:ROW."""
+    """Column of unique ids (string or integer); null: file name and row number."""
     image_column: str = "image"
     """Column of images: encoded (binary, or {bytes, path}) or uint8 tensors (height x width x channels)."""
     text_column: str | None = None
-    """Column of texts (strings) in place of images; the network reads their bytes. Parquet and huggingface."""
+    """Column of texts (strings) in place of images; the network reads their bytes."""
     text_length: Positive = 1024
     """Bytes of a text that the network reads; longer texts are cut, shorter ones filled up."""
     label_column: str = "label"
-    """Column of integer labels 0 .. classes-1, asked only for selected samples. WebDataset: the member's extension
-    (default: cls), or json:FIELD. Where people give the labels (annotation.kind), only the test set needs it."""
+    """Column of integer labels 0 .. classes-1, asked only for selected samples. Where people give the labels
+    (annotation.kind), only the test set needs it."""
     group_column: str | None = None
     """Column of strings or integers (site, patient, camera, ...) by which `selection.per_group: group` shares out the
-    choice; samples without a value are a group of their own. Parquet only."""
+    choice; samples without a value are a group of their own."""
     classes: Annotated[int, Field(ge=2)] | list[str] | None = None
-    """Number of classes, or their names in the order of the labels. Image folders: found from the sub-folders; Hugging
-    Face: from the file's features."""
+    """Number of classes, or their names in the order of the labels. Default: what the files name."""
     channels: Annotated[Literal[1, 3], BeforeValidator(_as_int)] = 3
     """Channels of the network's input: 3 (RGB) or 1 (grey). Images of another mode are converted."""
     image_size: tuple[Positive, Positive] | None = None
@@ -169,24 +175,29 @@ class Pool(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _grey_digits(cls, tree: Any) -> Any:
-        """The embedded images are grey; nothing else about them has to be said."""
-        if isinstance(tree, dict) and tree.get("source", "digits") == "digits":
-            return {"channels": 1, **tree}
-        if isinstance(tree, dict) and tree["source"] == "webdataset":
-            return {"label_column": "cls", **tree}
-        return tree
+    def _as_the_source_has_it(cls, tree: Any) -> Any:
+        return {**source_defaults(tree.get("source", EXAMPLE)), **tree} if isinstance(tree, Mapping) else tree
+
+    @model_validator(mode="after")
+    def _suits_the_source(self) -> Pool:
+        source = POOL_SOURCES[self.source]
+        for field in source.needs:
+            if field not in self.unasked and getattr(self, field) is None:
+                raise ValueError(f"{field} is missing: source '{self.source}' needs it; set pool.{field}")
+        for field in SOURCE_FIELDS:
+            if field not in source.fields and getattr(self, field) != Pool.model_fields[field].default:
+                instead = " and use validation_share" if field == "validation_path" else ""
+                raise ValueError(
+                    f"{field} is for pool.source {taking(field)}, not '{self.source}': leave it out{instead}"
+                )
+        if self.allow_growth and not source.may_grow:
+            raise ValueError(f"allow_growth is for pool.source {growing()}, not '{self.source}': set it to false")
+        return self
 
     @model_validator(mode="after")
     def _complete(self) -> Pool:
-        if self.source != "digits":
-            for field in self.needed:
-                if getattr(self, field) is None:
-                    raise ValueError(f"{field} is missing: source '{self.source}' needs it; set pool.{field}")
         if self.validation_path is not None and self.validation_share:
             raise ValueError("validation_path and validation_share are both set: give one validation set")
-        if self.validation_path is not None and self.source == "digits":
-            raise ValueError("validation_path: the embedded digits have none; use validation_share")
         if self.crop_ratio < 1 and self.other_sizes == "reject":
             raise ValueError("crop_ratio crops scaled images, but other_sizes is 'reject': set one of them back")
         for field in ("mean", "std"):
@@ -194,15 +205,15 @@ class Pool(Section):
                 raise ValueError(
                     f"{field} has {len(getattr(self, field))} values: give one for all channels, or {self.channels}"
                 )
-        if self.group_column is not None and self.source != "parquet":
-            raise ValueError(f"group_column is for pool.source parquet, not '{self.source}': leave it out")
-        if self.allow_growth and self.source not in ("parquet", "images"):
-            raise ValueError(
-                f"allow_growth is for pool.source parquet and images, not '{self.source}': set it to false"
-            )
         if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError("classes needs at least two different names")
         return self
+
+
+for _name in SOURCE_FIELDS:
+    Pool.model_fields[
+        _name
+    ].description = f"{Pool.model_fields[_name].description} (Source: {taking(_name, POOL_SOURCES.own)}.)"
 
 
 class Annotation(Section):
@@ -554,8 +565,6 @@ class Config(Section):
     def _modality(self) -> Config:
         if self.pool.text_column is None:
             return self
-        if self.pool.source not in ("parquet", "huggingface"):
-            raise ValueError(f"pool.text_column needs pool.source parquet or huggingface, not '{self.pool.source}'")
         for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
             if recipe.augment:
                 raise ValueError(f"{field}.augment {recipe.augment} is for images: set it to [] for texts")
@@ -577,10 +586,11 @@ class Config(Section):
         for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
             if {"crop", "resized_crop"} <= set(recipe.augment):
                 raise ValueError(f"{field}.augment has both crop and resized_crop: leave one out")
-            if "flip" in recipe.augment and self.pool.source == "digits":
-                raise ValueError(
-                    f"{field}.augment 'flip' turns digits into other signs: leave it out for pool.source digits"
-                )
+            for augmentation, why in POOL_SOURCES[self.pool.source].label_changing.items():
+                if augmentation in recipe.augment:
+                    raise ValueError(
+                        f"{field}.augment '{augmentation}' {why}: leave it out for pool.source {self.pool.source}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -1,21 +1,20 @@
-"""Checks of a Parquet pool over its id and label columns, in tasks, with memory bounded by hashes."""
+"""Checks of a pool's Parquet files over their id and label columns, in tasks, with memory bounded by hashes."""
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
 
-from prunefuse_ray.acquisition import hash_ids
 from prunefuse_ray.data.pool import Source, groups
-from prunefuse_ray.data.reading import ids_to_numpy, in_tasks, refuse_pickles, tables
+from prunefuse_ray.data.reading import id_hashes, in_tasks, refuse_pickles, tables
 from prunefuse_ray.distributed import remote
 from prunefuse_ray.errors import PoolError
 
@@ -31,28 +30,28 @@ class _Scan:
     bad_labels: list[str]
 
 
-def listing_digest(names: Iterable[str], sizes: Iterable[int]) -> str:
-    """Order-independent digest of file names and sizes: what a resumed run compares before anything else. Directories
-    are left out, so that a pool may be moved."""
-    keys = np.array([f"{posixpath.basename(n)}:{s}" for n, s in zip(names, sizes, strict=True)], dtype=object)
-    return f"{int(hash_ids(keys).sum(dtype=np.uint64)):016x}"
+def inspect_parquet(
+    source: Source, classes: int, field: str, *, text: bool = False, new: Collection[str] = ()
+) -> tuple[int, int, str]:
+    """Check Parquet files over their id and label columns and return (rows, digest of ids, type of ids).
 
-
-def inspect_parquet(source: Source, classes: int, field: str, text: bool = False) -> tuple[int, str, str]:
-    """Check a Parquet source over its id and label columns and return (rows, digest of ids, type of ids).
+    Args:
+        new: those of the files that have come since the others were found good.
 
     Raises:
         PoolError: a missing column, files of different types, null or duplicate ids, labels outside 0 .. classes-1.
     """
-    try:
-        schema = pq.read_schema(source.files[0], filesystem=source.fs)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise PoolError(f"{field}: {_unreadable(source.files[0], error)}") from error
+    schema = read_schema(source.fs, next(f for f in source.files if f not in new), field)
     id_type = _check_columns(schema, source, field, text)
     looks = in_tasks(_look, source, _kinds(schema, source))
     if faults := [fault for _, found in looks for fault in found]:
         more = f"; and {len(faults) - 5} more such files" if len(faults) > 5 else ""
-        raise PoolError(f"{field}: {'; '.join(faults[:5])}{more}; mend them, or name the files that belong together")
+        remedy = (
+            "mend it or take it away; if it is still being written, give the same command again when it is whole"
+            if new
+            else "mend them, or name the files that belong together"
+        )
+        raise PoolError(f"{field}: {'; '.join(faults[:5])}{more}; {remedy}")
     rows = sum(n for n, _ in looks)
     if not rows:
         raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
@@ -72,8 +71,15 @@ def inspect_parquet(source: Source, classes: int, field: str, text: bool = False
                 f"{field}: column '{source.id_column}' has duplicate ids, e.g. "
                 f"{', '.join(map(repr, repeated[:5]))}; make ids unique"
             )
-    digest = sum(s.digest for s in scans) % 2**64
-    return rows, f"{digest:016x}", id_type
+    return rows, sum(s.digest for s in scans) % 2**64, id_type
+
+
+def read_schema(fs: pafs.FileSystem, file: str, field: str) -> pa.Schema:
+    """The schema of a Parquet file; PoolError where it is none."""
+    try:
+        return pq.read_schema(file, filesystem=fs)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise PoolError(f"{field}: {_unreadable(file, error)}") from error
 
 
 def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) -> str:
@@ -175,7 +181,7 @@ def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
         rows += table.num_rows
         if ids.null_count:
             raise PoolError(f"pool.id_column: '{source.id_column}' has {ids.null_count} null ids; fill them in")
-        hashes.append(_hashes(ids))
+        hashes.append(id_hashes(ids))
         digest = (digest + int(hashes[-1].sum(dtype=np.uint64))) % 2**64
         if source.label_column is None:
             continue
@@ -202,9 +208,7 @@ def _ids_of_hashes(source: Source, hashes: np.ndarray) -> list[str | int]:
     return [
         i
         for table in tables(source, [source.id_column])
-        for i in table[source.id_column].filter(pa.array(np.isin(_hashes(table[source.id_column]), hashes))).to_pylist()
+        for i in table[source.id_column]
+        .filter(pa.array(np.isin(id_hashes(table[source.id_column]), hashes)))
+        .to_pylist()
     ]
-
-
-def _hashes(ids: pa.ChunkedArray) -> np.ndarray:
-    return hash_ids(ids_to_numpy(ids))

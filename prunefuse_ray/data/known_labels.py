@@ -10,16 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-import ray
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.data.containers import class_number
-from prunefuse_ray.data.digits import digits_tables
-from prunefuse_ray.data.parquet import locate_parquet
-from prunefuse_ray.data.pool import PoolInfo, Source
-from prunefuse_ray.data.reading import in_tasks, tables
-from prunefuse_ray.data.survey import Survey
-from prunefuse_ray.distributed.remote import plain_errors
+from prunefuse_ray.data.classes import class_number
+from prunefuse_ray.data.index import Index, present
+from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import arrow_type
 from prunefuse_ray.storage import Place
@@ -71,40 +66,26 @@ def read_known(path: str, info: PoolInfo) -> Known:
     return Known(table=table.sort_by("id"), content=content)
 
 
-def check_present(known: Known, found: Survey, pool: cfg.Pool) -> None:
-    """PoolError where the pool lacks some of the samples."""
-    wanted = known.table["id"].combine_chunks()
-    present = pa.concat_arrays([p.cast(wanted.type) for p in _present(found, pool, wanted)])
-    absent = wanted.filter(pc.invert(pc.is_in(wanted, value_set=present))).to_pylist()
-    if absent:
-        raise PoolError(
-            f"pool.known_labels: {len(absent)} of {len(wanted)} ids are not in the pool: "
-            f"{_some([repr(i) for i in absent])}; mend '{pool.known_labels}' or pool.path"
-        )
+def check_known_labels(pool: cfg.Pool, info: PoolInfo, index: Index | None = None) -> int:
+    """How many labels `pool.known_labels` has; 0 where it is not set.
 
+    Args:
+        index: of the pool, where it has been looked through just now: it has to hold these samples.
 
-def _present(found: Survey, pool: cfg.Pool, wanted: pa.Array) -> list[pa.Array]:
-    if found.info.source == "digits":
-        return [_among(digits_tables()[0]["id"], wanted)]
-    if found.info.source == "parquet":
-        return in_tasks(_ids_among, locate_parquet(pool.path, pool, "pool.path"), wanted)
-    task = ray.remote(num_cpus=0.5)(_rows_among)
-    with plain_errors():
-        return ray.get([task.remote(part, wanted) for part in found.indexes["path"].parts])
-
-
-def _ids_among(source: Source, wanted: pa.Array) -> pa.Array:
-    parts = [_among(t[source.id_column], wanted) for t in tables(source, [source.id_column])]
-    return pa.concat_arrays([wanted[:0], *parts])
-
-
-def _rows_among(rows: pa.Table, wanted: pa.Array) -> pa.Array:
-    return _among(rows["id"], wanted)
-
-
-def _among(ids: pa.ChunkedArray, wanted: pa.Array) -> pa.Array:
-    ids = ids.cast(wanted.type)
-    return ids.filter(pc.is_in(ids, value_set=wanted)).combine_chunks()
+    Raises:
+        PoolError: see `read_known`; and samples that the pool lacks.
+    """
+    if pool.known_labels is None:
+        return 0
+    wanted = read_known(pool.known_labels, info).table["id"].combine_chunks()
+    if index is not None:
+        absent = wanted.filter(pc.invert(pc.is_in(wanted, value_set=present(index, wanted)))).to_pylist()
+        if absent:
+            raise PoolError(
+                f"pool.known_labels: {len(absent)} of {len(wanted)} ids are not in the pool: "
+                f"{_some([repr(i) for i in absent])}; mend '{pool.known_labels}' or pool.path"
+            )
+    return len(wanted)
 
 
 def _read(content: bytes, path: str) -> pa.Table:

@@ -1,6 +1,6 @@
-"""Where samples come from: every pool as one stream of (id, sample[, label]).
+"""What every pool comes down to, whatever its source: Parquet files of rows, and a fingerprint.
 
-Parquet files are read as they are. Of all else an index is made first (`index.py`), which is Parquet files too.
+Parquet files are read where they lie. Of all else an index is made first (`index.py`), which is Parquet files too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from prunefuse_ray import config as cfg
 from prunefuse_ray.distributed.remote import GROUPS
 from prunefuse_ray.storage import Place
 
@@ -61,12 +62,6 @@ class PoolInfo:
         return cls(**{**tree, "sample_size": tuple(tree["sample_size"])})
 
 
-# --- locating -------------------------------------------------------------------------------------------------------
-
-
-# --- reading in tasks ------------------------------------------------------------------------------------------------
-
-
 def groups(source: Source, count: int = GROUPS) -> list[Source]:
     """The source cut into at most `count` groups of files of about equal size."""
     count = min(count, len(source.files))
@@ -90,7 +85,6 @@ def part(source: Source, numbers: Sequence[int]) -> Source:
     )
 
 
-# --- streaming ------------------------------------------------------------------------------------------------------
-
-
-# --- choosing without looking ---------------------------------------------------------------------------------------
+def with_groups(source: Source, pool: cfg.Pool) -> Source:
+    """The source with the column by which a selection is shared out, where the configuration names one."""
+    return replace(source, group_column=pool.group_column)

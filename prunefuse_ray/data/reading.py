@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from prunefuse_ray.acquisition import hash_ids
 from prunefuse_ray.data.images import plain_samples
 from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.distributed.remote import over
@@ -77,17 +78,22 @@ def canonical(source: Source, *, label: bool = False) -> Iterator[pa.Table]:
     if source.group_column is not None:
         columns.append(source.group_column)
     for table in tables(source, list(dict.fromkeys(columns))):
-        ids = table[source.id_column]
-        rows = {"id": ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())}
-        if source.roots:
-            rows |= {name: table[name] for name in PLACES}
-        else:
-            rows["sample"] = plain_samples(table[source.sample_column])
-        if source.group_column is not None:
-            rows["group"] = pc.fill_null(table[source.group_column].cast(pa.string()), "")
-        if label:
-            rows["label"] = table[source.label_column].cast(pa.int64())
-        yield pa.table(rows)
+        yield canonical_rows(table, source, label=label)
+
+
+def canonical_rows(table: pa.Table, source: Source, *, label: bool = False) -> pa.Table:
+    """Rows of a source's files under their canonical names; see `canonical`."""
+    ids = table[source.id_column]
+    rows = {"id": ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())}
+    if source.roots:
+        rows |= {name: table[name] for name in PLACES}
+    else:
+        rows["sample"] = plain_samples(table[source.sample_column])
+    if source.group_column is not None:
+        rows["group"] = pc.fill_null(table[source.group_column].cast(pa.string()), "")
+    if label:
+        rows["label"] = table[source.label_column].cast(pa.int64())
+    return pa.table(rows)
 
 
 PLACES = ("root", "file", "offset", "bytes")
@@ -119,6 +125,16 @@ def ids_to_numpy(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
     if pa.types.is_integer(ids.type):
         return ids.to_numpy().astype(np.int64)
     return np.array(ids.to_pylist(), dtype=object)
+
+
+def id_hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A hash of each id (N,), uint64."""
+    return hash_ids(ids_to_numpy(ids))
+
+
+def id_digest(ids: pa.ChunkedArray | pa.Array) -> int:
+    """Order-independent digest of ids; the digest of two sets together is the sum of theirs, modulo 2^64."""
+    return int(id_hashes(ids).sum(dtype=np.uint64))
 
 
 def head(source: Source, rows: int) -> pa.Table:

@@ -74,18 +74,15 @@ def to_select(config: Config, round_: int, labels: int) -> int:
     return config.selection.budgets[round_] - labels
 
 
-def check_budget(config: Config, rows: int) -> None:
-    """ConfigError where the pool is too small for the budget; a pool that may grow has to hold the initial set."""
+def check_budget(config: Config, rows: int, known: int = 0) -> None:
+    """ConfigError where the pool of so many rows is too small for the budget (one that may grow has to hold the initial
+    set), or where more labels are known beforehand than the initial set has: budgets count them."""
     which, budget = ("first", 0) if config.pool.allow_growth else ("last", -1)
     if config.selection.budgets[budget] > rows:
         raise ConfigError(
             f"selection.budgets: the {which} budget is {config.selection.budgets[budget]} labels, but the pool has "
             f"{rows} samples; lower it or enlarge the pool"
         )
-
-
-def check_known(config: Config, known: int) -> None:
-    """ConfigError where more labels are known beforehand than the initial set has: budgets count them."""
     if known > config.selection.budgets[0]:
         raise ConfigError(
             f"selection.budgets: the first budget is {config.selection.budgets[0]} labels, but pool.known_labels has "

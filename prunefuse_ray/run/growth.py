@@ -6,22 +6,19 @@ sees exactly these files, so a resume is exact whatever has been put into the po
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.data.index import INDEX_ROWS, list_images, listing
-from prunefuse_ray.data.inspection import inspect_parquet, listing_digest
-from prunefuse_ray.data.parquet import locate_parquet, with_groups
+from prunefuse_ray.data.index import new_rows
+from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import PoolInfo, Source, part
-from prunefuse_ray.data.survey import id_digest, source_of
+from prunefuse_ray.data.sources.base import SampleSet, reader_of
 from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.method.steps import GROW, Step
 from prunefuse_ray.run.ledger import Ledger, Output
@@ -81,13 +78,13 @@ def _named(files: Sequence[str]) -> str:
 
 def record(pool: cfg.Pool, info: PoolInfo, root: Place) -> None:
     """Write the listings of pool and test set that a new run begins with."""
-    if pool.source == "digits":
+    now, test = (listed(pool, setting) for setting in ("path", "test_path"))
+    if now is None or test is None:
         return
-    now, test = list_files(pool)
-    if listing_digest(now["file"].to_pylist(), now["bytes"].to_pylist()) != info.listing_digest:
+    if now.digest != info.listing_digest:
         raise PoolError(f"pool.path: '{pool.path}' changed while it was inspected; try again when it is at rest")
-    (root / "pool" / "files.parquet").write_table(now)
-    (root / "pool" / "test-files.parquet").write_table(test)
+    (root / "pool" / "files.parquet").write_table(now.table)
+    (root / "pool" / "test-files.parquet").write_table(test.table)
 
 
 def grown(config: Config, ledger: Ledger) -> list[Step]:
@@ -111,61 +108,36 @@ def seen_info(config: Config, ledger: Ledger) -> PoolInfo:
 
 def seen_source(config: Config, ledger: Ledger, found: Source) -> Source:
     """`found`, what lies in the pool now, cut down to the files that the run has taken in."""
-    looks = grown(config, ledger)
     if not config.pool.allow_growth:
         return found
-    if found.roots:
-        indices = [ledger.files(s, "grown/index") for s in looks]
-        return replace(
-            found,
-            files=(*found.files, *(p for paths, _ in indices for p in paths)),
-            sizes=(*found.sizes, *(s for _, sizes in indices for s in sizes)),
-        )
-    return only(found, config.pool.path, set(seen_files(config, ledger)["file"].to_pylist()))
-
-
-def only(found: Source, paths: Any, names: set[str]) -> Source:
-    """The source with those of its files whose names below the pool's root are in `names`."""
-    return part(found, [i for i, name in enumerate(_names(found, paths)) if name in names])
+    if reader_of(config.pool).in_place:
+        now = listed(config.pool, "path")
+        seen = set(now.only(seen_files(config, ledger)["file"].to_pylist()).paths) if now is not None else set()
+        return part(found, [i for i, file in enumerate(found.files) if file in seen])
+    rows = [ledger.files(step, "grown/index") for step in grown(config, ledger)]
+    return replace(
+        found,
+        files=(*found.files, *(p for paths, _ in rows for p in paths)),
+        sizes=(*found.sizes, *(s for _, sizes in rows for s in sizes)),
+    )
 
 
 # --- what lies there now --------------------------------------------------------------------------------------------
 
 
-def list_files(pool: cfg.Pool) -> tuple[pa.Table, pa.Table]:
-    """Pool and test set as they are now, each as `POOL_FILES`."""
-    return _listed(pool, "path"), _listed(pool, "test_path")
-
-
-def _listed(pool: cfg.Pool, setting: str) -> pa.Table:
-    paths, field = getattr(pool, setting), f"pool.{setting}"
-    if pool.source != "parquet":
-        located = listing(pool, paths, field)
-        return pa.table({"file": located.names, "bytes": located.sizes}, schema=POOL_FILES)
-    source = locate_parquet(paths, pool, field)
-    return pa.table({"file": _names(source, paths), "bytes": source.sizes}, schema=POOL_FILES)
-
-
-def _names(source: Source, path: Any) -> list[str]:
-    """Names of a source's files below the directory that `path` names (up to its first wildcard), so that a pool under
-    a relative path may be moved; whole paths where several are given."""
-    if not isinstance(path, str):
-        return list(source.files)
-    parts = Place.at(path).path.split("/")
-    wild = next((i for i, name in enumerate(parts) if set(name) & set("*?[")), len(parts))
-    root = "/".join(parts[:wild])
-    return [posixpath.basename(f) if f == root else posixpath.relpath(f, root) for f in source.files]
+def listed(pool: cfg.Pool, setting: str) -> Listing | None:
+    """The files of pool or test set as they are now; None where there are none that could change."""
+    return reader_of(pool).listing(SampleSet(pool, setting))
 
 
 def check_unchanged(config: Config, ledger: Ledger) -> None:
     """LedgerError, naming the files, where pool or test set are no longer what the run has seen."""
     pool = config.pool
-    if pool.source == "digits":
-        return
-    now, test = list_files(pool)
-    check(compare(seen_files(config, ledger), now), "pool.path", pool.path, growth=pool.allow_growth)
-    began = (ledger.root / "pool" / "test-files.parquet").read_table(POOL_FILES)
-    check(compare(began, test), "pool.test_path", pool.test_path, growth=False)
+    if (now := listed(pool, "path")) is not None:
+        check(compare(seen_files(config, ledger), now.table), "pool.path", pool.path, growth=pool.allow_growth)
+    if (test := listed(pool, "test_path")) is not None:
+        began = (ledger.root / "pool" / "test-files.parquet").read_table(POOL_FILES)
+        check(compare(began, test.table), "pool.test_path", pool.test_path, growth=False)
 
 
 # --- taking in new files --------------------------------------------------------------------------------------------
@@ -178,78 +150,30 @@ def grow(config: Config, ledger: Ledger, info: PoolInfo) -> tuple[dict[str, Outp
         LedgerError: files were removed or changed.
         PoolError: new files that do not fit the pool, or whose ids are there already.
     """
-    pool, labeled = config.pool, config.annotation.kind == "oracle"
-    now, _ = list_files(pool)
-    change = compare(seen_files(config, ledger), now)
+    pool = config.pool
+    reader, samples = reader_of(pool), SampleSet(pool, labeled=config.annotation.kind == "oracle")
+    now = reader.listing(samples)
+    assert now is not None, "a source that may grow has files"
+    change = compare(seen_files(config, ledger), now.table)
     check(change, "pool.path", pool.path, growth=True)
-    added = change.added.combine_chunks()
     larger = info
     outputs: dict[str, Output] = {}
-    if added.num_rows and pool.source == "images":
-        larger, outputs = _grow_images(pool, info, added, now, labeled)
-    elif added.num_rows:
-        larger = _grow_parquet(config, ledger, info, added, now)
+    if change.added.num_rows:
+        found = reader.index(samples, now, info.classes, now.only(change.added["file"].to_pylist()))
+        outputs |= {f"grown/index/index-{n:05d}.parquet": rows for n, rows in enumerate(new_rows(found))}
+        larger = replace(
+            info,
+            rows=found.rows,
+            files=found.files,
+            bytes=found.bytes,
+            listing_digest=found.listing_digest,
+            id_digest=found.id_digest,
+        )
     return (
-        {**outputs, "grown/files.parquet": added.cast(POOL_FILES), "grown/pool.json": larger.to_json()},
-        {"files": added.num_rows, "samples": larger.rows - info.rows},
-    )
-
-
-def _grow_images(
-    pool: cfg.Pool, info: PoolInfo, added: pa.Table, now: pa.Table, labeled: bool
-) -> tuple[PoolInfo, dict[str, Output]]:
-    table = list_images(pool.path, "pool.path", info.classes, labeled=labeled).parts[0]
-    new = table.filter(pc.is_in(table["id"], value_set=added["file"].combine_chunks()))
-    outputs: dict[str, Output] = {
-        f"grown/index/index-{n:05d}.parquet": new.slice(start, INDEX_ROWS)
-        for n, start in enumerate(range(0, new.num_rows, INDEX_ROWS))
-    }
-    digest = (int(info.id_digest, 16) + int(id_digest(new["id"]), 16)) % 2**64
-    return _larger(info, now, rows=now.num_rows, digest=f"{digest:016x}"), outputs
-
-
-def _grow_parquet(config: Config, ledger: Ledger, info: PoolInfo, added: pa.Table, now: pa.Table) -> PoolInfo:
-    found = source_of(config.pool, ledger.root, "path", labeled=config.annotation.kind == "oracle")
-    found = with_groups(found, config.pool)
-    everything = only(found, config.pool.path, set(now["file"].to_pylist()))
-    new = only(found, config.pool.path, set(added["file"].to_pylist()))
-    _check_types(everything, new)
-    rows, digest, id_type = inspect_parquet(
-        everything, len(info.classes), "pool.path", config.pool.text_column is not None
-    )
-    assert id_type == info.id_type, "the types of all files were compared"
-    return _larger(info, now, rows=rows, digest=digest)
-
-
-def _check_types(everything: Source, new: Source) -> None:
-    """PoolError where a new file cannot be read or has other columns than the files before it."""
-    old = next(f for f in everything.files if f not in set(new.files))
-    ids = () if everything.names is not None else (everything.id_column,)
-    columns = (*ids, everything.sample_column, *([everything.group_column] if everything.group_column else []))
-    wanted = pq.read_schema(old, filesystem=everything.fs)
-    for file in new.files:
-        try:
-            schema = pq.read_schema(file, filesystem=new.fs)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise PoolError(
-                f"pool.path: the new file '{file}' cannot be read ({error}); is it still being written? Give the same "
-                "command again when it is whole, or take it away"
-            ) from error
-        for column in columns:
-            kind = schema.field(column).type if column in schema.names else "missing"
-            if kind != wanted.field(column).type:
-                raise PoolError(
-                    f"pool.path: in the new file '{file}' the column '{column}' is {kind}, in the pool "
-                    f"{wanted.field(column).type}; mend the file or take it away"
-                )
-
-
-def _larger(info: PoolInfo, now: pa.Table, *, rows: int, digest: str) -> PoolInfo:
-    return replace(
-        info,
-        rows=rows,
-        files=now.num_rows,
-        bytes=pc.sum(now["bytes"]).as_py(),
-        listing_digest=listing_digest(now["file"].to_pylist(), now["bytes"].to_pylist()),
-        id_digest=digest,
+        {
+            **outputs,
+            "grown/files.parquet": change.added.combine_chunks().cast(POOL_FILES),
+            "grown/pool.json": larger.to_json(),
+        },
+        {"files": change.added.num_rows, "samples": larger.rows - info.rows},
     )

@@ -15,6 +15,7 @@ from prunefuse_ray import annotation
 from prunefuse_ray import config as cfg
 from prunefuse_ray.annotation import Annotator, Request
 from prunefuse_ray.config.schema import Config
+from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import LabelError, LabelsWaiting
 from prunefuse_ray.method.steps import Step
@@ -77,7 +78,7 @@ def request_of(config: Config, ledger: Ledger, info: PoolInfo, round_: int) -> R
 def _folder(pool: cfg.Pool) -> str | None:
     """The one folder that ids are paths below; None where the samples have to be exported for people to see them."""
     one = isinstance(pool.path, str) and not set(pool.path) & set("*?[")
-    return str(pool.path) if pool.source == "images" and one else None
+    return str(pool.path) if POOL_SOURCES[pool.source].ids_are_paths and one else None
 
 
 def run_marker(config: Config, ledger: Ledger, info: PoolInfo) -> str:

@@ -12,6 +12,7 @@ from itertools import takewhile
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import to_tree
+from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.survey import sources
 from prunefuse_ray.distributed.resources import importing, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
@@ -52,7 +53,7 @@ def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = la
             return ledger
     annotator_of(config.annotation)  # says what it lacks before anything starts
     # What a new run needs first: seconds of imports that need not wait for Ray's processes to start.
-    with importing("torch_pruning", *(["sklearn.datasets"] if config.pool.source == "digits" else [])):
+    with importing("torch_pruning", *POOL_SOURCES[config.pool.source].imports):
         start_ray()
     shared = SharedDirectory(ledger.root)
     shared.check()

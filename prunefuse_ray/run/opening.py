@@ -8,7 +8,7 @@ import logging
 from prunefuse_ray import networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import to_tree
-from prunefuse_ray.data.known_labels import check_present, read_known
+from prunefuse_ray.data.known_labels import check_known_labels
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.survey import materialise, source_of, sources, survey
 from prunefuse_ray.distributed.resources import (
@@ -21,7 +21,7 @@ from prunefuse_ray.distributed.resources import (
 )
 from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec
-from prunefuse_ray.method.steps import INIT, Step, check_budget, check_known
+from prunefuse_ray.method.steps import INIT, Step, check_budget
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.ledger import Ledger
@@ -42,16 +42,13 @@ def open_run(config: Config, ledger: Ledger, runs: int) -> RunContext:
         check_inputs(config, ledger)
         begun = ledger.committed(Step(-1, INIT))
         macs = begun.metrics["macs_per_sample"]["proxy"] if begun else None
-        scoring, training = check(config, info, has, runs, macs)
+        scoring, training = check(config, info, has, runs, macs=macs)
     else:
         plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
         found = survey(config.pool, labeled=config.annotation.kind == "oracle")
         info = found.info
-        scoring, training = check(config, info, has, runs)
-        if config.pool.known_labels is not None:
-            known = read_known(config.pool.known_labels, info)
-            check_known(config, known.table.num_rows)
-            check_present(known, found, config.pool)
+        known = check_known_labels(config.pool, info, found.indexes["path"])
+        scoring, training = check(config, info, has, runs, known=known)
         ledger.lock()
         if ledger.exists:
             raise LedgerError(
@@ -80,11 +77,12 @@ def open_run(config: Config, ledger: Ledger, runs: int) -> RunContext:
 
 
 def check(
-    config: Config, info: PoolInfo, has: Resources, runs: int = 1, macs: int | None = None
+    config: Config, info: PoolInfo, has: Resources, runs: int = 1, *, known: int = 0, macs: int | None = None
 ) -> tuple[ScoringPlan, TrainingPlan]:
     """What a run would do with the cluster (or its part of it); refuses what cannot be run. Writes nothing.
 
     Args:
+        known: labels that are known beforehand.
         macs: of the selecting network per sample, where it has been built already.
 
     Raises:
@@ -92,7 +90,7 @@ def check(
         PlanError: not enough CPUs or GPUs.
     """
     mine = has.part(runs)
-    check_budget(config, info.rows)
+    check_budget(config, info.rows, known)
     per_sample = _selector_macs(config, info) if macs is None else macs
     scoring = plan_scoring(config.scoring, mine, info.rows * per_sample, info.rows)
     return scoring, plan_training(config.workers, mine)

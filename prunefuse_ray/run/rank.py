@@ -19,10 +19,9 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.config.files import differences, to_tree
-from prunefuse_ray.data.parquet import locate_parquet
 from prunefuse_ray.data.pool import PoolInfo, Source
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, form_of, preprocessing_from_bytes
-from prunefuse_ray.data.survey import DIGITS, check_unchanged, materialise, source_of, survey
+from prunefuse_ray.data.survey import check_unchanged, materialise, source_of, survey
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
@@ -44,7 +43,7 @@ SCORE, RANK = Step(-1, "score"), Step(-1, "rank")
 class UnlabeledPool(cfg.Pool):
     """A pool of which nothing but its samples is asked."""
 
-    needed: ClassVar[tuple[str, ...]] = ("path",)
+    unasked: ClassVar[tuple[str, ...]] = ("test_path",)
 
 
 class Strategy(cfg.Section):
@@ -221,10 +220,7 @@ def _open(config: Ranking, ledger: Ledger, tree: Mapping[str, Any]) -> tuple[Poo
         ledger.lock()
         materialise(found, ledger.root)
         ledger.create(tree, info.to_json())
-    if config.pool.source == "digits":
-        source = locate_parquet((ledger.root / "pool" / "pool").path, DIGITS, "pool", labeled=False)
-    else:
-        source = source_of(config.pool, ledger.root, "path", labeled=False)
+    source = source_of(config.pool, ledger.root, "path", labeled=False)
     return info, form_of(config.pool, info), source
 
 

@@ -25,12 +25,12 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from prunefuse_ray.config.files import differences, to_tree
-from prunefuse_ray.data.known_labels import check_present, read_known
+from prunefuse_ray.data.known_labels import check_known_labels
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.survey import materialise, survey
 from prunefuse_ray.distributed.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
-from prunefuse_ray.method.steps import Step, check_known
+from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
 from prunefuse_ray.run.opening import check
@@ -154,17 +154,13 @@ def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: i
             else:
                 found = survey(config.pool)
                 infos[key] = found.info, found
-            if config.pool.known_labels is not None:
-                labels = read_known(config.pool.known_labels, infos[key][0])
-                if infos[key][1] is not None:
-                    check_present(labels, infos[key][1], config.pool)
-                known[key] = labels.table.num_rows
+            info, found = infos[key]
+            known[key] = check_known_labels(config.pool, info, found.indexes["path"] if found else None)
         relevant = config.model_copy(update={n: getattr(Sweep().base, n) for n in ("run", "training", "finetuning")})
         if (form := relevant.model_dump_json()) not in checked:
             checked.add(form)
             try:
-                check_known(config, known.get(key, 0))
-                check(config, infos[key][0], has, at_once)
+                check(config, infos[key][0], has, at_once, known=known[key])
             except PruneFuseError as error:
                 raise type(error)(f"trial '{trial.point}': {error}") from error
     return infos

@@ -50,7 +50,7 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"training": {"epochs": 3, "warmup_epochs": 3}}, ["training", "warmup_epochs 3", "lower it below epochs"]),
         ({"training": {"schedule": "step", "epochs": 5, "milestones": [7]}}, ["training", "milestones [7]"]),
         ({"scoring": {"actors": [3, 1]}}, ["scoring.actors", "[3, 1]"]),
-        ({"pool": {"text_column": "text"}}, ["pool.text_column", "parquet"]),
+        ({"pool": {"text_column": "text"}}, ["pool: text_column is for", "parquet", "leave it out"]),
         ({"workers": {"count": [1, 64]}}, ["training.batch_size 32", "64 workers", "lower workers.count"]),
         ({"selection": {"selector": "dense"}}, ["fusion.target", "set fusion.target to scratch"]),
         ({"annotation": {"kind": "label_studio"}}, ["annotation", "url is missing", "set annotation.url"]),
@@ -106,7 +106,7 @@ def test_one_path_is_the_same_in_a_file_and_on_the_command_line(tmp_path, given,
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        ({"pool": {"validation_path": "v"}}, "validation_path: the embedded digits have none"),
+        ({"pool": {"validation_path": "v"}}, "leave it out and use validation_share"),
         ({"training": {"patience": 3}}, "training.patience 3 needs a validation set"),
         ({"training": {"augment": ["crop", "resized_crop"]}}, "both crop and resized_crop"),
         ({"pool": {"crop_ratio": 0.9, "other_sizes": "reject"}}, "crop_ratio crops scaled images"),

@@ -2,15 +2,13 @@
 
 import numpy as np
 import pyarrow as pa
-from prunefuse_ray.selection.random import select_random
 
 from prunefuse_ray.acquisition import random_scores
-from prunefuse_ray.data.digits import digits_tables
 from prunefuse_ray.data.images import ImageForm, decode
-from prunefuse_ray.data.parquet import locate_parquet
 from prunefuse_ray.data.pool import groups
 from prunefuse_ray.data.stream import stream
-from prunefuse_ray.data.survey import sources
+from prunefuse_ray.data.survey import source_of, sources
+from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.storage import Place
 from tests.support.pools import rows
 
@@ -34,20 +32,6 @@ def test_fetching_gives_the_samples_asked_for_with_their_labels(made):
     np.testing.assert_array_equal(decode(got[ids[30]]["sample"], GREY8), pixels[30])
 
 
-def test_digits_are_the_whole_set_with_a_fifth_held_out():
-    pool, test = digits_tables()
-    assert (pool.num_rows, test.num_rows) == (1437, 360)
-    ids = pool["id"].to_pylist() + test["id"].to_pylist()
-    assert sorted(ids) == [f"digit-{i:04d}" for i in range(1797)]
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    row = int(ids[5].removeprefix("digit-"))
-    assert pool["label"][5].as_py() == digits.target[row]
-    pixels = decode(pool["image"][5].as_py(), GREY8)[:, :, 0]
-    assert np.abs(pixels - digits.images[row] * (255 / 16)).max() <= 0.5
-
-
 def test_select_random_is_the_global_top_of_the_hash_scores(made):
     pool, _, ids = made
     source, _ = sources(pool, Place.at("unused"))
@@ -59,7 +43,7 @@ def test_select_random_is_the_global_top_of_the_hash_scores(made):
 
 
 def test_groups_hold_every_file_once(made):
-    source = locate_parquet(made[0].path, made[0], "pool.path")
+    source = source_of(made[0], Place.at("unused"), "path")
     for count in (1, 2, 3, 64):
         cut = groups(source, count)
         assert sorted(f for g in cut for f in g.files) == sorted(source.files)

@@ -15,9 +15,8 @@ from prunefuse_ray.run.growth import check, compare
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import POOL_FILES
 from prunefuse_ray.storage import Place
-from tests.data.test_survey import image_folder
 from tests.support.annotators import CLASSES, answer
-from tests.support.pools import parquet_pool, random_images, write_pool
+from tests.support.pools import image_folder, parquet_pool, random_images, write_pool
 from tests.support.runs import tiny
 
 
@@ -129,13 +128,13 @@ def test_what_does_not_fit_the_pool_is_not_taken_in(made, tmp_path):
     with pytest.raises(PoolError, match=r"duplicate ids, e\.g\. 's0039'"):
         grow(config, ledger)
     write_pool(new, pixels[:3], id=pa.array([1, 2, 3]))
-    with pytest.raises(PoolError, match=r"new/part-0\.parquet' the column 'id' is int64, in the pool string"):
+    with pytest.raises(PoolError, match=r"new/part-0\.parquet': column 'id' is integers, before strings; mend it"):
         grow(config, ledger)
     write_pool(new, pixels[:3], first_id=50, label=[0, 1, 2])
     with pytest.raises(PoolError, match=r"labels outside 0 \.\. 1"):
         grow(config, ledger)
     (new / "part-0.parquet").write_bytes(b"PAR1 half a file")
-    with pytest.raises(PoolError, match=r"new/part-0\.parquet' cannot be read .*still being written"):
+    with pytest.raises(PoolError, match=r"new/part-0\.parquet' is no Parquet file .*still being written"):
         grow(config, ledger)
     assert not growth.grown(config, ledger)
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from prunefuse_ray.config import Config
-from prunefuse_ray.data.parquet import with_groups
+from prunefuse_ray.data.pool import with_groups
 from prunefuse_ray.data.reading import tables
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.resources import ScoringPlan

@@ -1,26 +1,20 @@
-"""Places of samples inside tars and Arrow files: the bytes there are the sample's, on any filesystem."""
+"""Hugging Face datasets: the bytes in the index are the images or texts, and other Arrow files do not count."""
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
 
-from prunefuse_ray.data.containers import arrow_schema, class_names, class_number, scan_arrow, scan_tar
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data.classes import features_names
 from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.data.sources.huggingface import arrow_schema, scan_arrow
+from prunefuse_ray.data.stream import stream
+from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
-from tests.data.test_index import huggingface, sample, write_tar
-from tests.support.pools import random_images
+from tests.support.pools import elsewhere, here, huggingface, random_images, rows
+from tests.support.surveys import opened
 
 PNGS = [encode_png(p) for p in random_images(7)]
-
-
-def elsewhere(path):
-    """The same file on a filesystem that is not the local one, as an object store's is not."""
-    return Place(pafs.SubTreeFileSystem(str(path.parent), pafs.LocalFileSystem()), path.name)
-
-
-def here(path):
-    return Place.at(str(path))
 
 
 @pytest.mark.parametrize("place", [here, elsewhere])
@@ -34,7 +28,7 @@ def test_ranges_of_an_arrow_file_hold_its_images(tmp_path, place, batch):
         labels += given
     assert found == PNGS
     assert labels == [0, 1, 0, 1, 0, 1, 0]
-    assert class_names(arrow_schema(place(file)), "label") == ["dark", "light"]
+    assert features_names(arrow_schema(place(file)), "label") == ["dark", "light"]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()])
@@ -61,21 +55,26 @@ def test_columns_without_bytes_and_other_arrow_files_are_refused(tmp_path):
         arrow_schema(here(tmp_path / "b.arrow"))
 
 
-@pytest.mark.parametrize("place", [here, elsewhere])
-def test_ranges_of_a_tar_hold_its_images(tmp_path, place):
-    members = [
-        m for i, p in enumerate(random_images(7)) for m in sample(f"sub/{i}.v1" if i == 3 else f"sub/{i}", p, i % 2)
-    ]
-    write_tar(tmp_path / "s.tar", [("README", b"no sample"), (".hidden.png", b"x"), *members])
-    content = (tmp_path / "s.tar").read_bytes()
-    found = list(scan_tar(place(tmp_path / "s.tar"), "cls"))
-    assert [content[r.offset : r.offset + r.bytes] for r in found] == PNGS
-    assert [r.key for r in found] == [f"sub/{i}" for i in range(7)], "a key ends at the first dot"
+def test_a_dataset_of_several_splits_and_compressed_batches_are_refused(tmp_path, local_ray):
+    huggingface(tmp_path / "d" / "train", random_images(4))
+    (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    where = str(tmp_path / "d")
+    with pytest.raises(PoolError, match="holds the splits train, test; give one"):
+        survey(cfg.Pool(source="huggingface", path=where, test_path=where))
+    huggingface(tmp_path / "z", random_images(40), compression="zstd")
+    where = str(tmp_path / "z")
+    with pytest.raises(PoolError, match="compressed record batches"):
+        survey(cfg.Pool(source="huggingface", path=where, test_path=where, channels=1))
 
 
-def test_labels_are_names_before_they_are_numbers():
-    assert class_number("dog", ["cat", "dog"]) == 1
-    assert class_number("1", ["1", "0"]) == 0
-    assert class_number(1, ["1", "0"]) == 1
-    assert class_number(" 1 ", ["a", "b"]) == 1
-    assert [class_number(v, ["a", "b"]) for v in ("2", -1, "", None, "1.0")] == [None] * 5
+def test_texts_of_a_dataset_are_texts(tmp_path, local_ray):
+    root = tmp_path / "d"
+    root.mkdir()
+    table = pa.table({"text": ["bad", None, "fähig"], "label": [0, 1, 1]})
+    with pa.ipc.new_stream(root / "data.arrow", table.schema) as stream_:
+        stream_.write_table(table)
+    (root / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    pool = cfg.Pool(source="huggingface", path=str(root), test_path=str(root), text_column="text", classes=2)
+    _, source, _ = opened(pool, Place.at(str(tmp_path / "run")))
+    got = {i: r["sample"] for i, r in rows(stream(source)).items()}
+    assert got == {"data.arrow:0": "bad", "data.arrow:1": "", "data.arrow:2": "fähig"}

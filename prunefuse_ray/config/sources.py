@@ -1,0 +1,160 @@
+"""Sources of samples as a configuration sees them: what each is, which fields of `pool` it takes, what it may.
+
+What a source does with files is its reader's (`data/sources/`), which is imported only when a pool is looked at: a
+configuration is checked, and help written, without Ray and Arrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.registry import Registry
+
+SOURCE_FIELDS = (
+    "path",
+    "test_path",
+    "validation_path",
+    "id_column",
+    "image_column",
+    "text_column",
+    "label_column",
+    "group_column",
+)
+"""Fields of `pool` that only some sources take. All others are of use whatever the source."""
+PATHS = ("path", "test_path", "validation_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSource:
+    """A source of samples."""
+
+    help: str
+    """What `pool.path` names, in a few words; for --help and the documents."""
+    ids: str
+    """What a sample's id is, in a few words."""
+    labels: str
+    """Where labels stand (for benchmarks and held-out sets), in a few words."""
+    reader: Any
+    """How it is listed, indexed and read: a `prunefuse_ray.data.sources.base.SourceReader`, or its reference
+    `module:NAME`, which is imported when a pool is first looked at."""
+    fields: tuple[str, ...] = (*PATHS, "label_column")
+    """Those of SOURCE_FIELDS that it takes."""
+    needs: tuple[str, ...] = ("path", "test_path")
+    """Those of them that have to be given."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Field of `pool` -> its default with this source, where that is another one."""
+    may_grow: bool = False
+    """Whether new files may be taken in between two rounds (`pool.allow_growth`)."""
+    ids_are_paths: bool = False
+    """Whether an id is the path of a file below `path`: people who label then open the files where they lie."""
+    label_changing: Mapping[str, str] = field(default_factory=dict)
+    """Augmentation that would change what the label says -> why."""
+    imports: tuple[str, ...] = ()
+    """Modules that its reader will need and that take long to import: a run imports them while Ray starts."""
+
+    def __post_init__(self) -> None:
+        if wrong := [name for name in (*self.fields, *self.needs) if name not in SOURCE_FIELDS]:
+            raise ConfigError(
+                f"a source of samples takes '{wrong[0]}', which is none of the fields {', '.join(SOURCE_FIELDS)}"
+            )
+
+
+DIGITS = PoolSource(
+    help="nothing: the embedded example",
+    ids="its number",
+    labels="the digit",
+    reader="prunefuse_ray.data.sources.digits:DIGITS",
+    fields=(),
+    needs=(),
+    defaults={"channels": 1},
+    label_changing={"flip": "turns digits into other signs"},
+    imports=("sklearn.datasets",),
+)
+PARQUET = PoolSource(
+    help="Parquet files; also Hugging Face's shards",
+    ids="`id_column`; `null`: file name and row, `a.parquet:17`",
+    labels="`label_column`, integers",
+    reader="prunefuse_ray.data.sources.parquet:PARQUET",
+    fields=SOURCE_FIELDS,
+    may_grow=True,
+)
+IMAGES = PoolSource(
+    help="folders of images",
+    ids="path below the folder",
+    labels="sub-folder",
+    reader="prunefuse_ray.data.sources.images:IMAGES",
+    fields=PATHS,
+    may_grow=True,
+    ids_are_paths=True,
+)
+WEBDATASET = PoolSource(
+    help="uncompressed tar files",
+    ids="shard and key, `shard-000/0017`",
+    labels="`label_column`: member `cls`, or `json:FIELD`",
+    reader="prunefuse_ray.data.sources.webdataset:WEBDATASET",
+    defaults={"label_column": "cls"},
+)
+HUGGINGFACE = PoolSource(
+    help="what `save_to_disk` wrote",
+    ids="file and row",
+    labels="`label_column`",
+    reader="prunefuse_ray.data.sources.huggingface:HUGGINGFACE",
+    fields=(*PATHS, "image_column", "text_column", "label_column"),
+)
+
+POOL_SOURCES: Registry[PoolSource] = Registry(
+    "source of samples",
+    "prunefuse_ray.config.sources:PoolSource",
+    "prunefuse_ray.sources",
+    {
+        "digits": "prunefuse_ray.config.sources:DIGITS",
+        "parquet": "prunefuse_ray.config.sources:PARQUET",
+        "images": "prunefuse_ray.config.sources:IMAGES",
+        "webdataset": "prunefuse_ray.config.sources:WEBDATASET",
+        "huggingface": "prunefuse_ray.config.sources:HUGGINGFACE",
+    },
+)
+EXAMPLE = "digits"
+"""The source of the empty configuration."""
+
+
+def source_defaults(name: Any) -> Mapping[str, Any]:
+    """The defaults that a source has of its own; none for what is no source: validation says that by itself."""
+    with suppress(ConfigError):
+        return POOL_SOURCES[name].defaults if isinstance(name, str) else {}
+    return {}
+
+
+def taking(field_: str, names: Iterable[str] = POOL_SOURCES) -> str:
+    """Those of the sources that take a field of `pool`, in words."""
+    return _in_words(name for name, source in _loadable(names) if field_ in source.fields)
+
+
+def growing() -> str:
+    """The sources that may grow, in words."""
+    return _in_words(name for name, source in _loadable(POOL_SOURCES) if source.may_grow)
+
+
+def source_help() -> str:
+    """What `pool.source` may be. Of this package's own: to list those of others is to import them."""
+    told = (
+        f"{name} (path: {source.help}; id: {source.ids}; label: {source.labels})"
+        for name, source in _loadable(POOL_SOURCES.own)
+    )
+    return f"{', '.join(told)}; or a source of another package by its name, or of your own as module:NAME."
+
+
+def _loadable(names: Iterable[str]) -> Iterable[tuple[str, PoolSource]]:
+    """All but the sources of other packages that cannot be imported: a hint must not fail by them."""
+    for name in names:
+        with suppress(ConfigError):
+            yield name, POOL_SOURCES[name]
+
+
+def _in_words(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,66 @@
+"""Names and numbers of classes: which a pool has, what its files say of them, what a label as it stands there means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.errors import PoolError
+
+
+def classes_of(pool: cfg.Pool, named: Sequence[str] | None, field: str) -> list[str]:
+    """The names of a pool's classes, in the order of its labels: the configuration's, or those that the files name, or
+    else numbers. Empty where nobody says how many there are.
+
+    Args:
+        named: what the files name, at the setting `field`; None where they name nothing.
+
+    Raises:
+        PoolError: the configuration and the files disagree about their number.
+    """
+    if isinstance(pool.classes, list):
+        return pool.classes
+    if pool.classes is None or (named is not None and len(named) == pool.classes):
+        return list(named or [])
+    if named is not None:
+        raise PoolError(
+            f"pool.classes: {pool.classes}, but {field} names {len(named)} classes ({', '.join(named[:10])}); leave it "
+            "out or mend it"
+        )
+    return [str(n) for n in range(pool.classes)]
+
+
+def check_order(pool: cfg.Pool, classes: Sequence[str], named: Sequence[str] | None, field: str) -> None:
+    """PoolError where labels are numbers and one of a pool's sets names its classes otherwise than the pool does:
+    their labels would silently mean different things."""
+    if named is None or list(named) == list(classes) or isinstance(pool.classes, list):
+        return
+    raise PoolError(
+        f"{field}: names its classes {', '.join(named[:10])}, the pool {', '.join(classes[:10])}; mend one of them, or "
+        "set pool.classes to the names in the order of the labels of both"
+    )
+
+
+def features_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """The names of a ClassLabel column, which Hugging Face keeps in the schema's metadata; None where it has none."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return [str(n) for n in names] if isinstance(names, list) else None
+
+
+def class_number(given: Any, classes: Sequence[str]) -> int | None:
+    """A label as the number of its class: a class's name, or a number. A name goes before a number."""
+    if given is None:
+        return None
+    text = str(given).strip()
+    if text in classes and not isinstance(given, int):
+        return list(classes).index(text)
+    number = int(text) if text.isdecimal() else -1
+    return number if 0 <= number < len(classes) else None

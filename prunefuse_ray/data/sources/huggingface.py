@@ -1,0 +1,138 @@
+"""Hugging Face datasets as `save_to_disk` writes them: Arrow stream files, and the list of them.
+
+They are scanned once; from then on a sample is a range of bytes in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from prunefuse_ray.data.classes import check_order, features_names
+from prunefuse_ray.data.index import Found, Index, scanned
+from prunefuse_ray.data.paths import LeftOut, Listing, as_list, check_names, locate
+from prunefuse_ray.data.sources.base import SampleSet, SourceReader
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.storage import Place
+
+
+class HuggingFace(SourceReader):
+    """An id is FILE:ROW."""
+
+    def listing(self, samples: SampleSet) -> Listing:
+        """The files that a dataset's state.json lists; `datasets` leaves caches of its own beside them."""
+        found = locate(samples.paths, (".arrow",), samples.field)
+        listed: set[str] = set()
+        for path in as_list(samples.paths):
+            place = Place.at(path)
+            if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
+                listed |= set(arrow_files(place, samples.field))
+        if not listed:
+            return found
+        unlisted = [LeftOut(n, "not in state.json") for n, p in zip(found.names, found.paths, strict=True)
+                    if p not in listed]  # fmt: skip
+        kept = found.part([i for i, path in enumerate(found.paths) if path in listed])
+        return replace(kept, left_out=(*found.left_out, *unlisted))
+
+    def class_names(self, samples: SampleSet, listing: Listing | None) -> list[str] | None:
+        assert listing is not None
+        return features_names(_schema(listing), samples.pool.label_column)
+
+    def index(
+        self, samples: SampleSet, listing: Listing | None, classes: Sequence[str], new: Listing | None = None
+    ) -> Index:
+        assert listing is not None
+        check_names(listing, samples.field)
+        schema, wanted = _schema(listing), (samples.sample_column, samples.label_column)
+        for setting, column in zip(("text_column" if samples.text else "image_column", "label_column"), wanted,
+                                   strict=True):  # fmt: skip
+            if column is not None and column not in schema.names:
+                raise PoolError(
+                    f"pool.{setting}: {samples.field} has no column '{column}'; it has {', '.join(schema.names)}"
+                )
+        check_order(samples.pool, classes, features_names(schema, samples.pool.label_column), samples.field)
+        return scanned(
+            _scan, wanted, listing, self.rows(samples), classes, samples.field, labeled=samples.labeled, new=new
+        )
+
+
+def _schema(listing: Listing) -> pa.Schema:
+    return arrow_schema(Place(listing.fs, listing.paths[0]))
+
+
+def _scan(place: Place, name: str, sample: str, label: str | None) -> Iterator[Found]:
+    first = 0
+    for offsets, sizes, labels in scan_arrow(place, sample, label):
+        rows = range(first, first + len(sizes))
+        yield Found(ids=[f"{name}:{n}" for n in rows], labels=labels, columns={"offset": offsets, "bytes": sizes})
+        first = rows.stop
+
+
+def arrow_files(place: Place, field: str) -> list[str]:
+    """The Arrow files of a dataset that `save_to_disk` wrote at `place`, as its state.json lists them."""
+    if (place / "dataset_dict.json").exists():
+        splits = (place / "dataset_dict.json").read_json().get("splits", [])
+        raise PoolError(f"{field}: '{place.path}' holds the splits {', '.join(splits)}; give one, as {place.path}/NAME")
+    if not (place / "state.json").exists():
+        raise PoolError(f"{field}: '{place.path}' has no state.json; give a directory that save_to_disk wrote")
+    return [(place / str(f["filename"])).path for f in (place / "state.json").read_json().get("_data_files", [])]
+
+
+def arrow_schema(place: Place) -> pa.Schema:
+    """The schema of an Arrow stream file."""
+    with _open_arrow(place) as stream:
+        return pa.ipc.read_schema(pa.ipc.read_message(stream))
+
+
+def scan_arrow(place: Place, sample: str, label: str | None) -> Iterator[tuple[np.ndarray, np.ndarray, Sequence[Any]]]:
+    """Per record batch: offsets (N,) and sizes (N,) of the samples' bytes in the file, and the labels as they are.
+
+    A local file is memory-mapped: only its offsets are read.
+    """
+    with _open_arrow(place) as stream:
+        schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
+        while True:
+            try:
+                message = pa.ipc.read_message(stream)
+            except EOFError:
+                return
+            body, end = message.body, stream.tell()
+            batch = pa.ipc.read_record_batch(message, schema)
+            starts, sizes = _ranges(batch.column(schema.get_field_index(sample)), body, place)
+            labels = batch.column(schema.get_field_index(label)).to_pylist() if label else [None] * batch.num_rows
+            yield starts + (end - body.size), sizes, labels
+
+
+def _open_arrow(place: Place) -> pa.NativeFile:
+    stream = pa.memory_map(place.path) if place.local else place.fs.open_input_file(place.path)
+    if stream.read(6) == b"ARROW1":
+        stream.close()
+        raise PoolError(f"{place.path}: an Arrow file of the random-access form; give what save_to_disk writes")
+    stream.seek(0)
+    return stream
+
+
+def _ranges(column: pa.Array, body: pa.Buffer, place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets from the start of `body`, and sizes; a null has size 0."""
+    if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+        column = column.field("bytes")
+    kind = column.type
+    wide = pa.types.is_large_binary(kind) or pa.types.is_large_string(kind)
+    if not (wide or pa.types.is_binary(kind) or pa.types.is_string(kind)):
+        raise PoolError(f"{place.path}: a column of type {kind} holds neither encoded images nor texts")
+    _, offsets, data = column.buffers()
+    n = len(column)
+    if data is None or offsets is None or not data.size:
+        return np.zeros(n, np.int64), np.zeros(n, np.int64)
+    at = np.frombuffer(offsets, np.int64 if wide else np.int32)[column.offset : column.offset + n + 1].astype(np.int64)
+    base = data.address - body.address
+    if not 0 <= base <= body.size:
+        raise PoolError(f"{place.path}: compressed record batches; save the dataset without compression")
+    return base + at[:-1], np.diff(at)
+
+
+HUGGINGFACE = HuggingFace()

@@ -1,0 +1,76 @@
+"""Parquet files with a column of images or texts, read where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from prunefuse_ray.data.classes import check_order, features_names
+from prunefuse_ray.data.index import Index
+from prunefuse_ray.data.inspection import inspect_parquet, read_schema
+from prunefuse_ray.data.paths import Listing, check_names, locate
+from prunefuse_ray.data.pool import Source, with_groups
+from prunefuse_ray.data.sources.base import SampleSet, SourceReader
+from prunefuse_ray.storage import Place
+
+SUFFIXES = (".parquet", ".pq")
+
+
+class ParquetFiles(SourceReader):
+    """Ids come from a column, or are made of a file's name and the number of the row."""
+
+    in_place = True
+
+    def listing(self, samples: SampleSet) -> Listing:
+        """Files in different directories may have the same name: records have to know them by their paths."""
+        several = not isinstance(samples.paths, str)
+        return replace(locate(samples.paths, SUFFIXES, samples.field), whole_paths=several)
+
+    def class_names(self, samples: SampleSet, listing: Listing | None) -> list[str] | None:
+        """What Hugging Face wrote into the first file's metadata."""
+        assert listing is not None
+        schema = read_schema(listing.fs, listing.paths[0], samples.field)
+        return features_names(schema, samples.pool.label_column)
+
+    def index(
+        self, samples: SampleSet, listing: Listing | None, classes: Sequence[str], new: Listing | None = None
+    ) -> Index:
+        assert listing is not None
+        source = _source(samples, listing)
+        if new is None:
+            check_order(samples.pool, classes, self.class_names(samples, listing), samples.field)
+        checked = with_groups(source, samples.pool) if samples.setting == "path" else source
+        rows, digest, id_type = inspect_parquet(
+            checked, len(classes), samples.field, text=samples.text, new=set(new.paths) if new is not None else ()
+        )
+        return Index(
+            rows=rows,
+            bytes=sum(listing.sizes),
+            files=len(listing.names),
+            listing_digest=listing.digest,
+            id_digest=f"{digest:016x}",
+            id_type=id_type,
+            source=source,
+            left_out=listing.left_out,
+        )
+
+    def read(self, samples: SampleSet, where: Place) -> Source:
+        return _source(samples, self.listing(samples))
+
+
+def _source(samples: SampleSet, listing: Listing) -> Source:
+    pool = samples.pool
+    if pool.id_column is None:
+        check_names(listing, samples.field)
+    return Source(
+        fs=listing.fs,
+        files=listing.paths,
+        sizes=listing.sizes,
+        names=listing.names if pool.id_column is None else None,
+        id_column=pool.id_column or "id",
+        sample_column=samples.sample_column,
+        label_column=samples.label_column,
+    )
+
+
+PARQUET = ParquetFiles()

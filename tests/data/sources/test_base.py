@@ -1,0 +1,193 @@
+"""What every source promises, whichever it is: list, index and read agree."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.sources import POOL_SOURCES, PoolSource
+from prunefuse_ray.data.images import ImageForm, decode, encode_png
+from prunefuse_ray.data.index import first_samples, present
+from prunefuse_ray.data.labeled_set import load_samples
+from prunefuse_ray.data.reading import id_digest
+from prunefuse_ray.data.sources.base import SourceReader, reader_of
+from prunefuse_ray.data.stream import stream
+from prunefuse_ray.data.survey import check_unchanged, materialise, source_of, sources, survey
+from prunefuse_ray.errors import ConfigError, LedgerError, PoolError
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run import growth
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.storage import Place
+from tests.support.pools import huggingface, random_images, rows, webdataset, write_pool
+
+GREY8 = ImageForm(height=8, width=8, channels=1)
+COUNT = 16
+
+
+def write_images(root, pixels, *, labeled=True, first=0):
+    for i, image in enumerate(pixels, first):
+        file = root / (["dark", "light"][i % 2] if labeled else "any") / f"{i:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode_png(image))
+
+
+def write_parquet(root, pixels, *, labeled=True, first=0):
+    write_pool(root / str(first), pixels, files=2, first_id=first)
+    for file in [] if labeled else root.rglob("*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns(["label"]), file)
+
+
+def write_tars(root, pixels, *, labeled=True, first=0):
+    webdataset(root / str(first), pixels, label=(lambda i: i % 2) if labeled else (lambda _: ""))
+
+
+def write_dataset(root, pixels, *, labeled=True, first=0):
+    table = huggingface(root / "more" if first else root, pixels)
+    if not labeled:
+        for file in root.glob("data-*.arrow"):
+            with pa.ipc.new_stream(file, table.drop_columns(["label"]).schema) as out:
+                out.write_table(table.drop_columns(["label"]).slice(0, len(pixels) // 2))
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a source's pools are written, and which ids they have."""
+
+    write: Callable[..., Any]
+    id_of: Callable[[int], str]
+    fields: Mapping[str, Any]
+
+
+FORMS = {
+    "parquet": Form(write_parquet, lambda i: f"s{i:04d}", {"classes": 2}),
+    "images": Form(write_images, lambda i: f"{['dark', 'light'][i % 2]}/{i:04d}.png", {}),
+    "webdataset": Form(write_tars, lambda i: f"0/shard-{i // 8}/{i:04d}", {"classes": 2}),
+    "huggingface": Form(write_dataset, lambda i: f"data-0000{i // 8}-of-00002.arrow:{i % 8}", {}),
+}
+WITH_FILES = [name for name in POOL_SOURCES.own if POOL_SOURCES[name].needs]
+
+
+def pool_of(name, tmp_path, *, labeled=True, **more) -> cfg.Pool:
+    """A pool of COUNT samples and a test set of 4; of the embedded example its own."""
+    if name not in WITH_FILES:
+        return cfg.Pool.model_validate({"source": name, **more})
+    form = FORMS[name]  # a source that is new here has to be able to do all of this, too
+    form.write(tmp_path / "pool", random_images(COUNT), labeled=labeled)
+    form.write(tmp_path / "test", random_images(4, seed=1))
+    where = {"path": str(tmp_path / "pool"), "test_path": str(tmp_path / "test"), "channels": 1}
+    return cfg.Pool.model_validate({"source": name, **where, **form.fields, **more})
+
+
+def in_run(found, tmp_path) -> Place:
+    root = Place.at(str(tmp_path / "run"))
+    materialise(found, root)
+    return root
+
+
+@pytest.mark.parametrize("name", POOL_SOURCES.own)
+def test_the_rows_that_are_streamed_are_those_that_were_indexed(name, tmp_path, local_ray):
+    pool = pool_of(name, tmp_path)
+    found = survey(pool)
+    info, index = found.info, found.indexes["path"]
+    root = in_run(found, tmp_path)
+    source, test = sources(pool, root)
+    table = pa.concat_tables(list(stream(source, label=True).iter_batches(batch_format="pyarrow", batch_size=None)))
+    ids = table["id"].to_pylist()
+    assert len(ids) == len(set(ids)) == info.rows == index.rows
+    assert f"{id_digest(table['id']):016x}" == info.id_digest
+    assert set(table["label"].to_pylist()) == set(range(len(info.classes)))
+    held_out = rows(stream(test, label=True))
+    assert len(held_out) == found.indexes["test_path"].rows
+    assert {r["label"] for r in held_out.values()} <= set(range(len(info.classes)))
+    first = next(first_samples(index)).to_pylist()
+    assert set(first) <= set(table["sample"].to_pylist())
+    wanted = pa.array([*ids[:3], "none of them"])
+    assert sorted(present(index, wanted).to_pylist()) == sorted(ids[:3])
+    assert survey(pool).info == info
+    check_unchanged(pool, info)
+
+
+@pytest.mark.parametrize("name", WITH_FILES)
+def test_ids_labels_and_samples_are_those_that_were_written(name, tmp_path, local_ray):
+    pool = pool_of(name, tmp_path)
+    found = survey(pool)
+    assert found.info.sample_size == (8, 8)
+    source, test = sources(pool, in_run(found, tmp_path))
+    ids = [FORMS[name].id_of(i) for i in range(COUNT)]
+    got = rows(stream(source, exclude=pa.array([ids[2], ids[9]]), label=True))
+    assert sorted(got) == sorted(set(ids) - {ids[2], ids[9]})
+    for i in set(range(COUNT)) - {2, 9}:
+        np.testing.assert_array_equal(decode(got[ids[i]]["sample"], GREY8), random_images(COUNT)[i])
+        assert got[ids[i]]["label"] == i % 2
+    assert list(rows(stream(source, only=pa.array([ids[5]])))) == [ids[5]]
+    held_out = load_samples(test, GREY8)
+    expected = {p.tobytes(): i % 2 for i, p in enumerate(random_images(4, seed=1))}
+    assert {v.numpy().tobytes(): int(n) for v, n in zip(held_out.values_N, held_out.labels_N, strict=True)} == expected
+
+
+@pytest.mark.parametrize("name", POOL_SOURCES.own)
+def test_a_pool_without_labels_is_read_where_people_give_them(name, tmp_path, local_ray):
+    pool = pool_of(name, tmp_path, labeled=False)
+    found = survey(pool, labeled=False)
+    source = source_of(pool, in_run(found, tmp_path), "path", labeled=False)
+    assert len(rows(stream(source))) == found.info.rows
+    if name in WITH_FILES:
+        assert found.info.rows == COUNT
+        with pytest.raises(PoolError):
+            survey(pool)
+
+
+@pytest.mark.parametrize("name", WITH_FILES)
+def test_a_listing_notices_new_files(name, tmp_path, local_ray):
+    pool = pool_of(name, tmp_path)
+    info = survey(pool).info
+    FORMS[name].write(tmp_path / "pool", random_images(2, seed=3), first=COUNT)
+    if name == "huggingface":  # a dataset is what its own list says: more of it is another path
+        check_unchanged(pool, info)
+        pool = pool.model_copy(update={"path": [pool.path, str(tmp_path / "pool" / "more")]})
+    with pytest.raises(LedgerError, match=rf"then {info.files} files, .* now {info.files + 2} files"):
+        check_unchanged(pool, info)
+
+
+@pytest.mark.parametrize("name", POOL_SOURCES.own)
+def test_growth_is_taken_or_refused_as_declared(name, tmp_path, local_ray):
+    if not POOL_SOURCES[name].may_grow:
+        with pytest.raises(ValueError, match=rf"allow_growth is for pool.source .*, not '{name}': set it to false"):
+            pool_of(name, tmp_path, allow_growth=True)
+        return
+    pool = pool_of(name, tmp_path, allow_growth=True)
+    config = config_from_tree({"pool": pool.model_dump(), "selection": {"budgets": [2, 4]}})
+    found, ledger = survey(pool), Ledger(Place.at(str(tmp_path / "run")))
+    in_run(found, tmp_path)
+    growth.record(pool, found.info, ledger.root)
+    ledger.create({}, found.info.to_json())
+    FORMS[name].write(tmp_path / "pool", random_images(4, seed=3), first=COUNT)
+    growth.check_unchanged(config, ledger)
+    outputs, metrics = growth.grow(config, ledger, found.info)
+    ledger.commit(Step(0, "grow"), outputs, metrics)
+    assert metrics["samples"] == 4
+    assert growth.seen_info(config, ledger) == survey(pool).info
+    FORMS[name].write(tmp_path / "pool", random_images(4, seed=4), first=COUNT + 4)  # too late to be seen
+    seen = growth.seen_source(config, ledger, sources(pool, ledger.root)[0])
+    got = rows(stream(seen, label=True))
+    assert sorted(got) == sorted(FORMS[name].id_of(i) for i in range(COUNT + 4))
+
+
+def test_a_reader_that_is_none_is_said(monkeypatch):
+    for reader, said in (("nowhere:X", "cannot import 'nowhere:X'"), (3, "its reader is a int, no SourceReader")):
+        source = PoolSource(help="", ids="", labels="", reader=reader, fields=(), needs=())
+        monkeypatch.setitem(POOL_SOURCES._loaded, "odd", source)
+        pool = cfg.Pool().model_copy(update={"source": "odd"})
+        with pytest.raises(ConfigError, match=said):
+            reader_of(pool)
+
+
+@pytest.mark.parametrize("name", POOL_SOURCES.own)
+def test_every_reader_can_be_imported(name):
+    assert isinstance(reader_of(cfg.Pool().model_copy(update={"source": name})), SourceReader)

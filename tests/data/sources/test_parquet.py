@@ -1,0 +1,166 @@
+"""Parquet pools: columns, ids, labels, files that belong together or do not."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunefuse_ray.data.images import ImageForm, decode, encode_png
+from prunefuse_ray.data.labeled_set import load_samples
+from prunefuse_ray.data.stream import stream
+from prunefuse_ray.data.survey import sources, survey
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.selection.random import select_random
+from prunefuse_ray.storage import Place
+from tests.support.pools import huggingface, parquet_pool, random_images, rows, write_pool
+from tests.support.surveys import opened
+
+GREY8 = ImageForm(height=8, width=8, channels=1)
+
+
+def test_parquet_shards_of_hugging_face_name_their_classes_and_need_no_ids(tmp_path, local_ray):
+    table = huggingface(tmp_path / "unused", random_images(10))
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        pq.write_table(table.slice(0, 6), tmp_path / part / "a.parquet", row_group_size=2)
+        pq.write_table(table.slice(6), tmp_path / part / "b.parquet")
+    pool = parquet_pool(tmp_path).model_copy(
+        update={"path": str(tmp_path / "train"), "test_path": str(tmp_path / "val"), "classes": None, "id_column": None}
+    )
+    info, source, test = opened(pool, Place.at(str(tmp_path / "run")))
+    assert info.classes == ["dark", "light"]
+    got = rows(stream(source, label=True))
+    ids = [*(f"a.parquet:{i}" for i in range(6)), *(f"b.parquet:{i}" for i in range(4))]
+    assert sorted(got) == sorted(ids)
+    for i, id_ in enumerate(ids):
+        np.testing.assert_array_equal(decode(got[id_]["sample"], GREY8), random_images(10)[i])
+        assert got[id_]["label"] == i % 2
+    assert list(rows(stream(source, only=pa.array(["b.parquet:3"])))) == ["b.parquet:3"]
+    assert len(load_samples(test, GREY8)) == 10
+
+
+def test_an_id_column_that_is_missing_is_said_with_the_remedy(tmp_path, local_ray):
+    write_pool(tmp_path / "pool", random_images(4))
+    write_pool(tmp_path / "test", random_images(4))
+    with pytest.raises(PoolError, match=r"pool\.id_column.*'key'.*null makes ids of file names and row numbers"):
+        survey(parquet_pool(tmp_path, id_column="key"))
+
+
+def test_lists_and_patterns_name_each_file_once(tmp_path, local_ray):
+    ids = write_pool(tmp_path / "pool", random_images(12), files=3)
+    more = write_pool(tmp_path / "other", random_images(4), first_id=100)
+    write_pool(tmp_path / "test", random_images(4), first_id=900)
+    where = tmp_path / "pool"
+    paths = [
+        str(where / "part-[01].parquet"),
+        str(where / "part-1.parquet"),
+        str(where / "*-2*"),
+        str(tmp_path / "other"),
+    ]
+    pool = parquet_pool(tmp_path).model_copy(update={"path": paths})
+    assert survey(pool).info.rows == 16
+    assert sorted(rows(stream(sources(pool, Place.at("unused"))[0]))) == sorted(ids + more)
+    with pytest.raises(PoolError, match=r"holds no files that end in \.parquet"):
+        survey(pool.model_copy(update={"path": [*paths, str(tmp_path / "none-*")]}))
+
+
+def test_files_whose_ids_would_clash_are_refused(tmp_path, local_ray):
+    for part in ("pool", "other", "test"):
+        write_pool(tmp_path / part, random_images(4))
+    pool = parquet_pool(tmp_path, id_column=None)
+    paths = [str(tmp_path / "pool"), str(tmp_path / "other")]
+    with pytest.raises(PoolError, match=r"would both begin with 'part-0\.parquet'; give a directory above both"):
+        survey(pool.model_copy(update={"path": paths}))
+    both = pool.model_copy(update={"path": str(tmp_path / "*" / "part-0.parquet")})
+    assert "other/part-0.parquet:3" in rows(stream(sources(both, Place.at("unused"))[0]))
+
+
+def test_integer_ids_and_other_column_names(tmp_path, local_ray):
+    for part, n in (("pool", 9), ("test", 3)):
+        (tmp_path / part).mkdir()
+        table = {
+            "key": pa.array(range(n), pa.int32()),
+            "png": pa.array([encode_png(p) for p in random_images(n)]),
+            "y": pa.array([i % 2 for i in range(n)], pa.int16()),
+        }
+        pq.write_table(pa.table(table), tmp_path / part / "a.parquet")
+    pool = parquet_pool(tmp_path, id_column="key", image_column="png", label_column="y")
+    assert survey(pool).info.id_type == "int64"
+    got = rows(stream(sources(pool, Place.at("unused"))[0], only=pa.array([2, 5]), label=True))
+    assert {i: r["label"] for i, r in got.items()} == {2: 0, 5: 1}
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [("site", r"pool\.group_column: pool\.path has no column 'site'"), ("image", "groups are strings or integers")],
+)
+def test_a_group_column_that_cannot_serve_is_refused(made, column, said):
+    pool, _, _ = made
+    with pytest.raises(PoolError, match=said):
+        survey(pool.model_copy(update={"group_column": column}))
+
+
+def test_an_empty_file_is_part_of_a_pool(made, tmp_path):
+    """As distributed writers leave them behind."""
+    pool, _, ids = made
+    whole = pq.read_table(next((tmp_path / "pool").iterdir()))
+    pq.write_table(whole.slice(0, 0), tmp_path / "pool" / "zz.parquet")
+    assert survey(pool).info.rows == 40
+    source = sources(pool, Place.at("unused"))[0]
+    assert sorted(select_random(source, 40, 0, 0, pa.array([], pa.string()))["id"].to_pylist()) == sorted(ids)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.set_column(0, "id", pa.array(range(t.num_rows))), "column 'id' is integers, before strings"),
+        (lambda t: t.drop_columns(["image"]), "column 'image' is missing, before binary"),
+        (lambda t: t.drop_columns(["label"]), "column 'label' is missing, before integers"),
+        (lambda t: None, "is no Parquet file that can be read"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(made, tmp_path, change, said):
+    pool, _, _ = made
+    last = sorted((tmp_path / "pool").iterdir())[-1]
+    changed = change(pq.read_table(last))
+    last.write_bytes(b"")
+    if changed is not None:
+        pq.write_table(changed, last)
+    with pytest.raises(PoolError, match=f"pool.path: '{last}'.*{said}"):
+        survey(pool)
+
+
+def test_ids_beyond_64_bits_with_a_sign_are_refused(made, tmp_path):
+    pool, _, _ = made
+    for file in (tmp_path / "pool").iterdir():
+        table = pq.read_table(file)
+        pq.write_table(table.set_column(0, "id", pa.array(range(table.num_rows), pa.uint64())), file)
+    with pytest.raises(PoolError, match="'id' is of type uint64; cast it"):
+        survey(pool)
+
+
+def test_a_parquet_pool_needs_no_label_column_where_people_give_labels(made, tmp_path):
+    pool, _, _ = made
+    for file in (tmp_path / "pool").iterdir():
+        pq.write_table(pq.read_table(file).drop_columns(["label"]), file)
+    assert survey(pool, labeled=False).info.rows == 40
+    with pytest.raises(PoolError, match="no column 'label'"):
+        survey(pool)
+
+
+@pytest.mark.parametrize(("names", "classes"), [(("light", "dark"), None), (("dark", "light"), 3)])
+def test_class_names_that_contradict_each_other_are_refused(tmp_path, local_ray, names, classes):
+    """Labels are numbers: with the names in another order they would silently mean something else."""
+    for part, of in (("train", ("dark", "light")), ("val", names)):
+        table = huggingface(tmp_path / f"{part}.hf", random_images(4), names=of)
+        (tmp_path / part).mkdir()
+        pq.write_table(table, tmp_path / part / "a.parquet")
+    where = {"path": str(tmp_path / "train"), "test_path": str(tmp_path / "val")}
+    pool = parquet_pool(tmp_path).model_copy(update={**where, "classes": classes, "id_column": None})
+    said = r"pool\.classes: 3, but pool\.path names 2 classes" if classes else (
+        r"pool\.test_path: names its classes light, dark, the pool dark, light; .*set pool\.classes to the names"
+    )  # fmt: skip
+    with pytest.raises(PoolError, match=said):
+        survey(pool)
+    named = pool.model_copy(update={"classes": ["dim", "bright"]})
+    assert survey(named).info.classes == ["dim", "bright"]
