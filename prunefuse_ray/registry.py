@@ -55,11 +55,6 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
-    @property
-    def own(self) -> tuple[str, ...]:
-        """The names of this package's entries."""
-        return tuple(self._own)
-
     def check(self, name: str) -> str:
         """`name`, if there is such an entry; ValueError, for validators, where there is none."""
         try:

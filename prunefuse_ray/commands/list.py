@@ -6,21 +6,23 @@ import argparse
 from collections.abc import Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.commands.terminal import console
+from prunefuse_ray.config.sources import PATHS, POOL_SOURCES
 from prunefuse_ray.tasks import TASKS
 
-KINDS = ("strategies", "tasks")
+KINDS = ("strategies", "sources", "tasks")
 
 
 def main(argv: Sequence[str]) -> int:
     """List what can be named in a configuration: entries of this package and of other installed ones."""
     parser = argparse.ArgumentParser(prog="prunefuse list", description=main.__doc__)
     parser.add_argument("kind", choices=KINDS)
-    kind = parser.parse_args(list(argv)).kind
-    console.print(strategies() if kind == "strategies" else tasks())
+    tables = {"strategies": strategies, "sources": sources, "tasks": tasks}
+    console.print(tables[parser.parse_args(list(argv)).kind]())
     return 0
 
 
@@ -29,6 +31,17 @@ def strategies() -> Table:
     for name, strategy in STRATEGIES.items():
         needs = ["a committee"] * strategy.members + ["features"] * (strategy.select is not None)
         table.add_row(name, strategy.wants, ", ".join(needs), strategy.paper)
+    return table
+
+
+def sources() -> Table:
+    table = Table(box=box.SIMPLE)
+    for title in ("pool.source", "pool.path names", "id of a sample", "label", "takes", "may grow"):
+        table.add_column(title, overflow="fold")
+    for name, source in POOL_SOURCES.items():
+        columns = [field for field in source.fields if field not in PATHS]
+        told = (name, source.help, source.ids, source.labels, ", ".join(columns))
+        table.add_row(*(escape(text) for text in told), "yes" if source.may_grow else "no")
     return table
 
 

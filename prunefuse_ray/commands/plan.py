@@ -52,9 +52,9 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.run.estimate import estimate, nodes_for
 
     start_ray()
-    surveyed = survey(config.pool, labeled=config.annotation.kind == "oracle")
+    surveyed = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
     info, index = surveyed.info, surveyed.indexes["path"]
-    check_budget(config, info.rows, check_known_labels(config.pool, info, index))
+    check_budget(config, info.rows, check_known_labels(config, info, index))
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     scoring = plan_scoring(config.scoring, observe(), info.rows * costs.proxy_macs)
     found = estimate(config, info, costs, scoring.max_actors)

@@ -27,7 +27,6 @@ from prunefuse_ray.config.sources import (
     SOURCE_FIELDS,
     growing,
     source_defaults,
-    source_help,
     taking,
 )
 from prunefuse_ray.errors import ConfigError, near
@@ -108,12 +107,14 @@ class Run(Section):
 
 
 class Pool(Section):
-    """The unlabeled samples, the held-out test set, and how images become tensors."""
+    """The unlabeled samples, the held-out test set, and how images become tensors. `prunefuse list sources` shows which
+    of the fields a source takes."""
 
     unasked: ClassVar[tuple[str, ...]] = ()
     """Fields that a source needs and that are not needed here."""
 
-    source: Annotated[str, AfterValidator(POOL_SOURCES.check)] = Field(EXAMPLE, description=source_help())
+    source: Annotated[str, AfterValidator(POOL_SOURCES.check)] = EXAMPLE
+    """Kind of pool; `prunefuse list sources` shows them. Or module:name for one of your own."""
     path: Paths | None = None
     """Pool: a file, a directory, a pattern (train-*.parquet), or a list of them; local paths or URIs."""
     test_path: Paths | None = None
@@ -208,12 +209,6 @@ class Pool(Section):
         if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError("classes needs at least two different names")
         return self
-
-
-for _name in SOURCE_FIELDS:
-    Pool.model_fields[
-        _name
-    ].description = f"{Pool.model_fields[_name].description} (Source: {taking(_name, POOL_SOURCES.own)}.)"
 
 
 class Annotation(Section):

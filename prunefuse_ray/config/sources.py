@@ -33,7 +33,7 @@ class PoolSource:
     """A source of samples."""
 
     help: str
-    """What `pool.path` names, in a few words; for --help and the documents."""
+    """What `pool.path` names, in a few words; for `prunefuse list sources` and the documents."""
     ids: str
     """What a sample's id is, in a few words."""
     labels: str
@@ -129,28 +129,19 @@ def source_defaults(name: Any) -> Mapping[str, Any]:
     return {}
 
 
-def taking(field_: str, names: Iterable[str] = POOL_SOURCES) -> str:
-    """Those of the sources that take a field of `pool`, in words."""
-    return _in_words(name for name, source in _loadable(names) if field_ in source.fields)
+def taking(field_: str) -> str:
+    """The sources that take a field of `pool`, in words."""
+    return _in_words(name for name, source in _loadable() if field_ in source.fields)
 
 
 def growing() -> str:
     """The sources that may grow, in words."""
-    return _in_words(name for name, source in _loadable(POOL_SOURCES) if source.may_grow)
+    return _in_words(name for name, source in _loadable() if source.may_grow)
 
 
-def source_help() -> str:
-    """What `pool.source` may be. Of this package's own: to list those of others is to import them."""
-    told = (
-        f"{name} (path: {source.help}; id: {source.ids}; label: {source.labels})"
-        for name, source in _loadable(POOL_SOURCES.own)
-    )
-    return f"{', '.join(told)}; or a source of another package by its name, or of your own as module:NAME."
-
-
-def _loadable(names: Iterable[str]) -> Iterable[tuple[str, PoolSource]]:
+def _loadable() -> Iterable[tuple[str, PoolSource]]:
     """All but the sources of other packages that cannot be imported: a hint must not fail by them."""
-    for name in names:
+    for name in POOL_SOURCES:
         with suppress(ConfigError):
             yield name, POOL_SOURCES[name]
 

@@ -1,14 +1,14 @@
-"""Names and numbers of classes: which a pool has, what its files say of them, what a label as it stands there means."""
+"""The names of a pool's classes, from the configuration or from what its files say."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.errors import PoolError
 
 
@@ -34,14 +34,14 @@ def classes_of(pool: cfg.Pool, named: Sequence[str] | None, field: str) -> list[
     return [str(n) for n in range(pool.classes)]
 
 
-def check_order(pool: cfg.Pool, classes: Sequence[str], named: Sequence[str] | None, field: str) -> None:
-    """PoolError where labels are numbers and one of a pool's sets names its classes otherwise than the pool does:
-    their labels would silently mean different things."""
-    if named is None or list(named) == list(classes) or isinstance(pool.classes, list):
+def check_order(samples: SampleSet, classes: Sequence[str], named: Sequence[str] | None) -> None:
+    """PoolError where labels are numbers, and files name their classes otherwise than the pool does: their labels would
+    silently mean different things."""
+    if named is None or list(named) == list(classes) or isinstance(samples.pool.classes, list):
         return
     raise PoolError(
-        f"{field}: names its classes {', '.join(named[:10])}, the pool {', '.join(classes[:10])}; mend one of them, or "
-        "set pool.classes to the names in the order of the labels of both"
+        f"{samples.field}: names its classes {', '.join(named[:10])}, the pool {', '.join(classes[:10])}; mend one of "
+        "them, or set pool.classes to the names in the order of the labels of both"
     )
 
 
@@ -53,14 +53,3 @@ def features_names(schema: pa.Schema, column: str) -> list[str] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return [str(n) for n in names] if isinstance(names, list) else None
-
-
-def class_number(given: Any, classes: Sequence[str]) -> int | None:
-    """A label as the number of its class: a class's name, or a number. A name goes before a number."""
-    if given is None:
-        return None
-    text = str(given).strip()
-    if text in classes and not isinstance(given, int):
-        return list(classes).index(text)
-    number = int(text) if text.isdecimal() else -1
-    return number if 0 <= number < len(classes) else None

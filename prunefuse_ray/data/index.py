@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from prunefuse_ray.data.classes import class_number
 from prunefuse_ray.data.paths import LeftOut, Listing
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import canonical, canonical_rows, id_digest, in_tasks, opened, tables
+from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import INDEX
@@ -97,39 +97,36 @@ class _Scanned:
 def scanned(
     scan: Scan,
     columns: tuple[str | None, ...],
+    samples: SampleSet,
     listing: Listing,
     source: Source,
     classes: Sequence[str],
-    setting: str,
-    *,
-    labeled: bool,
     new: Listing | None = None,
 ) -> Index:
     """The index of files that hold many samples each: each file is scanned once, in tasks.
 
     Args:
         columns: handed to `scan`, after a file's place and name.
-        setting: the configuration's field, for messages.
         new: those of the files that are new: the rows of them alone become parts, while figures are of all.
 
     Raises:
         PoolError: labels outside the classes, no samples, or what `scan` finds wrong with a file.
     """
-    task = ray.remote(num_cpus=0.5, num_returns=2)(_scan_files)
+    scan_files = ray.remote(num_cpus=0.5, num_returns=2)(_scan_files)
     step = -(-len(listing.names) // SCANS)
     answers: list[Any] = [
-        task.remote(listing, range(i, min(i + step, len(listing.names))), scan, columns, classes, labeled, new)
+        scan_files.remote(samples, listing, range(i, min(i + step, len(listing.names))), scan, columns, classes, new)
         for i in range(0, len(listing.names), step)
     ]
     scans: list[_Scanned] = _results([a[0] for a in answers])
     if bad := [b for s in scans for b in s.bad_labels]:
         raise PoolError(
-            f"{setting}: labels that are none of the {len(classes)} classes, e.g. {'; '.join(bad[:5])}; mend them, "
-            "pool.label_column or pool.classes"
+            f"{samples.field}: labels that are none of the {len(classes)} classes, e.g. {'; '.join(bad[:5])}; mend "
+            "them, pool.label_column or pool.classes"
         )
     rows = sum(s.rows for s in scans)
     if not rows:
-        raise PoolError(f"{setting}: holds no samples; give a pool with samples in it")
+        raise PoolError(f"{samples.field}: holds no samples; give a pool with samples in it")
     return Index(
         rows=rows,
         bytes=sum(listing.sizes),
@@ -149,29 +146,30 @@ def _results(references: list[Any]) -> list[Any]:
 
 
 def _scan_files(
+    samples: SampleSet,
     listing: Listing,
     numbers: range,
     scan: Scan,
     columns: tuple[str | None, ...],
     classes: Sequence[str],
-    labeled: bool,
     new: Listing | None,
 ) -> tuple[_Scanned, pa.Table]:
     """Index the files of these numbers."""
     found_tables, bad, left_out = [], list[str](), list[LeftOut]()
+    task, paths = samples.task, listing.paths
     for n in numbers:
-        name, path = listing.names[n], listing.paths[n]
+        name, path = listing.names[n], paths[n]
         for found in scan(Place(listing.fs, path), name, *columns):
             left_out += found.left_out
-            codes = [class_number(given, classes) if labeled else None for given in found.labels]
-            if labeled:
+            codes = [task.label(given, classes) if samples.labeled else None for given in found.labels]
+            if samples.labeled:
                 pairs = zip(found.ids, found.labels, codes, strict=True)
                 bad += [f"{given!r} (id '{i}')" for i, given, code in pairs if code is None][:5]
             found_tables.append(
                 pa.table(
                     {
                         "id": pa.array(found.ids, pa.string()),
-                        "label": pa.array(codes, pa.int64()),
+                        "label": pa.array(codes, task.label_type),
                         "root": pa.array([listing.root_numbers[n]] * len(codes), pa.int32()),
                         "file": pa.array([name] * len(codes), pa.string()),
                         **{c: pa.array(v, _TYPES.get(c)) for c, v in found.columns.items()},

@@ -8,15 +8,16 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
 
 from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.reading import id_hashes, in_tasks, refuse_pickles, tables
+from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed import remote
 from prunefuse_ray.errors import PoolError
+from prunefuse_ray.tasks import TASKS
 
 HASHES_PER_BUCKET = 20_000_000  # ids whose hashes one task compares for duplicates (160 MB)
 
@@ -31,7 +32,7 @@ class _Scan:
 
 
 def inspect_parquet(
-    source: Source, classes: int, field: str, *, text: bool = False, new: Collection[str] = ()
+    source: Source, samples: SampleSet, classes: int, new: Collection[str] = ()
 ) -> tuple[int, int, str]:
     """Check Parquet files over their id and label columns and return (rows, digest of ids, type of ids).
 
@@ -39,10 +40,11 @@ def inspect_parquet(
         new: those of the files that have come since the others were found good.
 
     Raises:
-        PoolError: a missing column, files of different types, null or duplicate ids, labels outside 0 .. classes-1.
+        PoolError: a missing column, files of different types, null or duplicate ids, labels that are no classes.
     """
+    field = samples.field
     schema = read_schema(source.fs, next(f for f in source.files if f not in new), field)
-    id_type = _check_columns(schema, source, field, text)
+    id_type = _check_columns(schema, source, field, samples.text)
     looks = in_tasks(_look, source, _kinds(schema, source))
     if faults := [fault for _, found in looks for fault in found]:
         more = f"; and {len(faults) - 5} more such files" if len(faults) > 5 else ""
@@ -56,11 +58,11 @@ def inspect_parquet(
     if not rows:
         raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
     buckets = -(-rows // HASHES_PER_BUCKET)
-    scans, twice = _scan(source, classes, buckets)
+    scans, twice = _scan(source, samples.task_name, classes, buckets)
     for scan in scans:
         if scan.bad_labels:
             raise PoolError(
-                f"{field}: column '{source.label_column}' has labels outside 0 .. {classes - 1}, e.g. "
+                f"{field}: column '{source.label_column}' has labels that are none of the {classes} classes, e.g. "
                 f"{'; '.join(scan.bad_labels[:5])}; mend them or pool.classes"
             )
     if len(twice):
@@ -159,20 +161,20 @@ def _unreadable(file: str, error: Exception) -> str:
     return f"'{file}' is no Parquet file that can be read ({error})"
 
 
-def _scan(source: Source, classes: int, buckets: int) -> tuple[list[_Scan], np.ndarray]:
+def _scan(source: Source, task_name: str, classes: int, buckets: int) -> tuple[list[_Scan], np.ndarray]:
     """What the parts of a source hold, and hashes of ids that it holds twice. The hashes stay where they were made."""
     if sum(source.sizes) <= remote.WORTH_A_TASK:
-        scan, *hashes = _scan_ids(source, classes, 1)
+        scan, *hashes = _scan_ids(source, task_name, classes, 1)
         return [scan], _duplicate_hashes(*hashes)
     task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
-    answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
+    answers: list[Any] = [task.remote(group, task_name, classes, buckets) for group in groups(source)]
     find = ray.remote(num_cpus=0.5)(_duplicate_hashes)
     with remote.plain_errors():
         scans = cast(list[_Scan], ray.get([a[0] for a in answers]))
         return scans, np.concatenate(ray.get([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)]))
 
 
-def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
+def _scan_ids(source: Source, task_name: str, classes: int, buckets: int) -> tuple[Any, ...]:
     hashes, digest, bad = [], 0, []
     rows = 0
     columns = [source.id_column] if source.label_column is None else [source.id_column, source.label_column]
@@ -186,13 +188,12 @@ def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
         if source.label_column is None:
             continue
         labels = table[source.label_column]
-        if not pa.types.is_integer(labels.type):
+        try:
+            wrong = table.filter(TASKS[task_name].invalid_labels(labels, classes))
+        except TypeError as error:
             raise PoolError(
-                f"pool.label_column: '{source.label_column}' is of type {labels.type}; labels are integers "
-                "0 .. classes-1"
-            )
-        valid = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, classes))
-        wrong = table.filter(pc.invert(pc.fill_null(valid, False)))
+                f"pool.label_column: '{source.label_column}' is of type {labels.type}; labels are {error}"
+            ) from error
         bad += [f"{r[source.label_column]} (id {r[source.id_column]!r})" for r in wrong.slice(0, 5).to_pylist()]
     all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
     parts = [all_hashes[all_hashes % np.uint64(buckets) == b] for b in range(buckets)]

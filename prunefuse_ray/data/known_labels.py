@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from prunefuse_ray import config as cfg
-from prunefuse_ray.data.classes import class_number
+from prunefuse_ray.config import Config
 from prunefuse_ray.data.index import Index, present
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import arrow_type
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS, Task
 
 SHOWN = 5
 
@@ -30,8 +30,8 @@ class Known:
     content: bytes
 
 
-def read_known(path: str, info: PoolInfo) -> Known:
-    """Read `pool.known_labels`: Parquet or CSV with the columns id and label (a class's number or name).
+def read_known(path: str, info: PoolInfo, task: Task) -> Known:
+    """Read `pool.known_labels`: Parquet or CSV with the columns id and label, as `Task.label` takes it.
 
     Raises:
         PoolError: no such file or columns, labels outside the classes, a sample with two different labels.
@@ -50,10 +50,10 @@ def read_known(path: str, info: PoolInfo) -> Known:
         ids = found["id"].cast(arrow_type(info.id_type))
     except pa.ArrowInvalid as error:
         raise PoolError(f"pool.known_labels: ids that are not of the pool's type {info.id_type}: {error}") from error
-    labels: dict[Any, int] = {}
+    labels: dict[Any, Any] = {}
     faults: list[str] = []
     for id_, given in zip(ids.to_pylist(), found["label"].to_pylist(), strict=True):
-        label = class_number(given, info.classes)
+        label = task.label(given, info.classes)
         if id_ in (None, ""):
             faults.append("a row without an id")
         elif label is None:
@@ -62,11 +62,11 @@ def read_known(path: str, info: PoolInfo) -> Known:
             faults.append(f"{id_!r}: both {info.classes[labels[id_]]!r} and {info.classes[label]!r}")
     if faults:
         raise PoolError(f"pool.known_labels: {_some(faults)}; mend '{path}'")
-    table = pa.table({"id": pa.array(labels, arrow_type(info.id_type)), "label": pa.array(labels.values(), pa.int64())})
-    return Known(table=table.sort_by("id"), content=content)
+    columns = [pa.array(labels, arrow_type(info.id_type)), pa.array(labels.values(), task.label_type)]
+    return Known(table=pa.table(columns, ["id", "label"]).sort_by("id"), content=content)
 
 
-def check_known_labels(pool: cfg.Pool, info: PoolInfo, index: Index | None = None) -> int:
+def check_known_labels(config: Config, info: PoolInfo, index: Index | None = None) -> int:
     """How many labels `pool.known_labels` has; 0 where it is not set.
 
     Args:
@@ -75,15 +75,16 @@ def check_known_labels(pool: cfg.Pool, info: PoolInfo, index: Index | None = Non
     Raises:
         PoolError: see `read_known`; and samples that the pool lacks.
     """
-    if pool.known_labels is None:
+    path = config.pool.known_labels
+    if path is None:
         return 0
-    wanted = read_known(pool.known_labels, info).table["id"].combine_chunks()
+    wanted = read_known(path, info, TASKS[config.task]).table["id"].combine_chunks()
     if index is not None:
         absent = wanted.filter(pc.invert(pc.is_in(wanted, value_set=present(index, wanted)))).to_pylist()
         if absent:
             raise PoolError(
                 f"pool.known_labels: {len(absent)} of {len(wanted)} ids are not in the pool: "
-                f"{_some([repr(i) for i in absent])}; mend '{pool.known_labels}' or pool.path"
+                f"{_some([repr(i) for i in absent])}; mend '{path}' or pool.path"
             )
     return len(wanted)
 

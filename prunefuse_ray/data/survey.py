@@ -14,9 +14,11 @@ from prunefuse_ray.data.images import image_size, sample_values
 from prunefuse_ray.data.index import Index, first_samples, write_index
 from prunefuse_ray.data.paths import Listing, as_list
 from prunefuse_ray.data.pool import PoolInfo, Source
-from prunefuse_ray.data.sources.base import SampleSet, SourceReader, reader_of
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import SourceReader, reader_of
 from prunefuse_ray.errors import LedgerError, PoolError, Rejected
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +31,21 @@ class Survey:
     """By setting: the pool's (`path`) and those of the held-out sets."""
 
 
-def survey(pool: cfg.Pool, *, labeled: bool = True) -> Survey:
+def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.name) -> Survey:
     """Check pool, test set and validation set and learn what the configuration left open.
 
     Args:
         labeled: whether the pool's samples have to have labels. Those of test and validation set always have.
+        task: what labels are (`tasks.TASKS`).
 
     Raises:
         PoolError; nothing has been written then, nor otherwise.
     """
     reader = reader_of(pool)
-    sets = [(samples, reader.listing(samples)) for samples in reader.sets(pool, labeled=labeled)]
-    classes = _classes(pool, reader, sets)
-    indexes = {samples.setting: reader.index(samples, listing, classes) for samples, listing in sets}
+    sets = [SampleSet(pool, setting, labeled or setting != "path", task) for setting in reader.settings(pool)]
+    listings = [(samples, reader.listing(samples)) for samples in sets]
+    classes = _classes(pool, reader, listings)
+    indexes = {samples.setting: reader.index(samples, listing, classes) for samples, listing in listings}
     found = indexes["path"]
     info = PoolInfo(
         source=pool.source,
@@ -79,7 +83,7 @@ def source_of(pool: cfg.Pool, root: Place, setting: str, *, labeled: bool = True
 def check_unchanged(pool: cfg.Pool, recorded: PoolInfo) -> None:
     """LedgerError where the pool's files are no longer those that the run began with."""
     now = reader_of(pool).listing(SampleSet(pool))
-    if now is not None and now.digest != recorded.listing_digest:
+    if now.names and now.digest != recorded.listing_digest:
         raise LedgerError(
             f"pool.path: '{recorded.path}' has changed since the run began (then {recorded.files} files, "
             f"{recorded.bytes} bytes; now {len(now.names)} files, {sum(now.sizes)} bytes): restore the pool, or start "
@@ -91,16 +95,16 @@ def _directory(reader: SourceReader, root: Place, setting: str) -> Place:
     return root / "pool" / reader.directories[setting]
 
 
-def _classes(pool: cfg.Pool, reader: SourceReader, sets: list[tuple[SampleSet, Listing | None]]) -> list[str]:
+def _classes(pool: cfg.Pool, reader: SourceReader, listings: list[tuple[SampleSet, Listing]]) -> list[str]:
     """The names of the classes: the first set whose files name them counts, the pool before the others."""
     named, field = None, ""
     if not isinstance(pool.classes, list):
-        for samples, listing in sets:
+        for samples, listing in listings:
             if (named := reader.class_names(samples, listing)) is not None:
                 field = samples.field
                 break
     classes = classes_of(pool, named, field)
-    if not classes and any(samples.labeled for samples, _ in sets):
+    if not classes and any(samples.labeled for samples, _ in listings):
         raise PoolError(
             "pool.classes is missing, and the files do not name their classes: set pool.classes to their number or "
             "their names"

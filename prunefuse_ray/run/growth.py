@@ -18,7 +18,8 @@ from prunefuse_ray.config.schema import Config
 from prunefuse_ray.data.index import new_rows
 from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import PoolInfo, Source, part
-from prunefuse_ray.data.sources.base import SampleSet, reader_of
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import reader_of
 from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.method.steps import GROW, Step
 from prunefuse_ray.run.ledger import Ledger, Output
@@ -79,7 +80,7 @@ def _named(files: Sequence[str]) -> str:
 def record(pool: cfg.Pool, info: PoolInfo, root: Place) -> None:
     """Write the listings of pool and test set that a new run begins with."""
     now, test = (listed(pool, setting) for setting in ("path", "test_path"))
-    if now is None or test is None:
+    if not now.names:
         return
     if now.digest != info.listing_digest:
         raise PoolError(f"pool.path: '{pool.path}' changed while it was inspected; try again when it is at rest")
@@ -112,7 +113,7 @@ def seen_source(config: Config, ledger: Ledger, found: Source) -> Source:
         return found
     if reader_of(config.pool).in_place:
         now = listed(config.pool, "path")
-        seen = set(now.only(seen_files(config, ledger)["file"].to_pylist()).paths) if now is not None else set()
+        seen = set(now.only(seen_files(config, ledger)["file"].to_pylist()).paths)
         return part(found, [i for i, file in enumerate(found.files) if file in seen])
     rows = [ledger.files(step, "grown/index") for step in grown(config, ledger)]
     return replace(
@@ -125,17 +126,17 @@ def seen_source(config: Config, ledger: Ledger, found: Source) -> Source:
 # --- what lies there now --------------------------------------------------------------------------------------------
 
 
-def listed(pool: cfg.Pool, setting: str) -> Listing | None:
-    """The files of pool or test set as they are now; None where there are none that could change."""
+def listed(pool: cfg.Pool, setting: str) -> Listing:
+    """The files of pool or test set as they are now; none where there are none that could change."""
     return reader_of(pool).listing(SampleSet(pool, setting))
 
 
 def check_unchanged(config: Config, ledger: Ledger) -> None:
     """LedgerError, naming the files, where pool or test set are no longer what the run has seen."""
     pool = config.pool
-    if (now := listed(pool, "path")) is not None:
+    if (now := listed(pool, "path")).names:
         check(compare(seen_files(config, ledger), now.table), "pool.path", pool.path, growth=pool.allow_growth)
-    if (test := listed(pool, "test_path")) is not None:
+    if (test := listed(pool, "test_path")).names:
         began = (ledger.root / "pool" / "test-files.parquet").read_table(POOL_FILES)
         check(compare(began, test.table), "pool.test_path", pool.test_path, growth=False)
 
@@ -151,9 +152,11 @@ def grow(config: Config, ledger: Ledger, info: PoolInfo) -> tuple[dict[str, Outp
         PoolError: new files that do not fit the pool, or whose ids are there already.
     """
     pool = config.pool
-    reader, samples = reader_of(pool), SampleSet(pool, labeled=config.annotation.kind == "oracle")
+    reader, samples = (
+        reader_of(pool),
+        SampleSet(pool, labeled=config.annotation.kind == "oracle", task_name=config.task),
+    )
     now = reader.listing(samples)
-    assert now is not None, "a source that may grow has files"
     change = compare(seen_files(config, ledger), now.table)
     check(change, "pool.path", pool.path, growth=True)
     larger = info

@@ -45,9 +45,9 @@ def open_run(config: Config, ledger: Ledger, runs: int) -> RunContext:
         scoring, training = check(config, info, has, runs, macs=macs)
     else:
         plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
-        found = survey(config.pool, labeled=config.annotation.kind == "oracle")
+        found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
         info = found.info
-        known = check_known_labels(config.pool, info, found.indexes["path"])
+        known = check_known_labels(config, info, found.indexes["path"])
         scoring, training = check(config, info, has, runs, known=known)
         ledger.lock()
         if ledger.exists:

@@ -152,10 +152,10 @@ def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: i
                 infos[key] = PoolInfo.from_json(recorded.read_json()), None
                 growth.check_unchanged(config, Ledger(root / "pools" / key))
             else:
-                found = survey(config.pool)
+                found = survey(config.pool, task=config.task)
                 infos[key] = found.info, found
             info, found = infos[key]
-            known[key] = check_known_labels(config.pool, info, found.indexes["path"] if found else None)
+            known[key] = check_known_labels(config, info, found.indexes["path"] if found else None)
         relevant = config.model_copy(update={n: getattr(Sweep().base, n) for n in ("run", "training", "finetuning")})
         if (form := relevant.model_dump_json()) not in checked:
             checked.add(form)

@@ -2,9 +2,10 @@
 
 import pytest
 
+from prunefuse_ray.cli import main
 from prunefuse_ray.config import Pool
 from prunefuse_ray.config.files import config_from_tree
-from prunefuse_ray.config.sources import POOL_SOURCES, SOURCE_FIELDS, PoolSource, source_help
+from prunefuse_ray.config.sources import POOL_SOURCES, SOURCE_FIELDS, PoolSource
 from prunefuse_ray.errors import ConfigError
 from tests.support import ROOT
 
@@ -20,7 +21,7 @@ def fields(name, **more):
     return {"source": name, "classes": 2, **{f: VALUES[f] for f in source.needs}, **more}
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES.own)
+@pytest.mark.parametrize("name", POOL_SOURCES)
 @pytest.mark.parametrize("field", SOURCE_FIELDS)
 def test_a_source_takes_the_fields_that_it_declares_and_no_others(name, field):
     tree = fields(name, **{field: GIVEN[field]})
@@ -31,14 +32,14 @@ def test_a_source_takes_the_fields_that_it_declares_and_no_others(name, field):
             Pool.model_validate(tree)
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES.own)
+@pytest.mark.parametrize("name", POOL_SOURCES)
 def test_what_a_source_needs_has_to_be_given(name):
     for field in POOL_SOURCES[name].needs:
         with pytest.raises(ValueError, match=f"{field} is missing: source '{name}' needs it; set pool.{field}"):
             Pool.model_validate({k: v for k, v in fields(name).items() if k != field})
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES.own)
+@pytest.mark.parametrize("name", POOL_SOURCES)
 def test_a_sources_own_defaults_hold_unless_a_value_is_given(name):
     for field, default in POOL_SOURCES[name].defaults.items():
         assert getattr(Pool.model_validate(fields(name)), field) == default
@@ -59,11 +60,11 @@ def test_a_source_cannot_take_what_pool_does_not_have():
         PoolSource(help="", ids="", labels="", reader="a:B", fields=("paths",))
 
 
-def test_help_and_the_table_of_the_documents_are_what_the_entries_say():
+def test_the_tables_of_the_command_and_the_documents_are_what_the_entries_say(capsys):
     readme = (ROOT / "README.md").read_text()
-    for name in POOL_SOURCES.own:
-        source = POOL_SOURCES[name]
-        assert f"{name} (path: {source.help}; id: {source.ids}; label: {source.labels})" in source_help()
+    assert main(["list", "sources"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for name, source in POOL_SOURCES.items():
+        assert f" {name} " in told
         if source.needs:
             assert f"| `{name}` | {source.help} | {source.ids} | {source.labels} |" in readme
-    assert "(Source: parquet and huggingface.)" in Pool.model_fields["text_column"].description

@@ -2,17 +2,9 @@
 
 import pytest
 
-from prunefuse_ray.data.classes import class_number, classes_of
+from prunefuse_ray.data.classes import classes_of
 from prunefuse_ray.errors import PoolError
 from tests.support.pools import parquet_pool
-
-
-def test_labels_are_names_before_they_are_numbers():
-    assert class_number("dog", ["cat", "dog"]) == 1
-    assert class_number("1", ["1", "0"]) == 0
-    assert class_number(1, ["1", "0"]) == 1
-    assert class_number(" 1 ", ["a", "b"]) == 1
-    assert [class_number(v, ["a", "b"]) for v in ("2", -1, "", None, "1.0")] == [None] * 5
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from prunefuse_ray.data.known_labels import read_known
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError
 from prunefuse_ray.run import loop
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 from tests.support.runs import tiny
 
 INFO = PoolInfo(
@@ -22,23 +23,23 @@ def write(tmp_path, text):
 
 
 def test_names_and_numbers_from_csv_and_parquet(tmp_path):
-    found = read_known(write(tmp_path, "id,label\ns2,light\ns1,0\ns3,1\ns3,light\n"), INFO).table
+    found = read_known(write(tmp_path, "id,label\ns2,light\ns1,0\ns3,1\ns3,light\n"), INFO, CLASSIFICATION).table
     assert found.to_pylist() == [{"id": "s1", "label": 0}, {"id": "s2", "label": 1}, {"id": "s3", "label": 1}]
     pq.write_table(pa.table({"id": ["s1"], "label": pa.array([1], pa.int8())}), tmp_path / "k.parquet")
-    assert read_known(str(tmp_path / "k.parquet"), INFO).table.to_pylist() == [{"id": "s1", "label": 1}]
+    assert read_known(str(tmp_path / "k.parquet"), INFO, CLASSIFICATION).table.to_pylist() == [{"id": "s1", "label": 1}]
 
 
 def test_ids_that_look_like_numbers_stay_what_the_pool_has(tmp_path):
     path = write(tmp_path, "id,label\n007,1\n")
-    assert read_known(path, INFO).table["id"].to_pylist() == ["007"]
+    assert read_known(path, INFO, CLASSIFICATION).table["id"].to_pylist() == ["007"]
     numbered = PoolInfo(**{**vars(INFO), "id_type": "int64"})
-    assert read_known(path, numbered).table["id"].to_pylist() == [7]
+    assert read_known(path, numbered, CLASSIFICATION).table["id"].to_pylist() == [7]
 
 
 def test_all_faults_are_said_at_once(tmp_path):
     path = write(tmp_path, "id,label\ns1,0\ns1,1\ns2,grey\n,1\ns4,2\n")
     with pytest.raises(PoolError) as caught:
-        read_known(path, INFO)
+        read_known(path, INFO, CLASSIFICATION)
     for said in ("'s1': both 'dark' and 'light'", "'s2': 'grey' is none of the 2", "without an id", "'s4': '2'"):
         assert said in str(caught.value)
 
@@ -49,7 +50,7 @@ def test_all_faults_are_said_at_once(tmp_path):
 def test_a_file_that_cannot_be_used_is_said(tmp_path, text, said):
     path = str(tmp_path / "none.csv") if text is None else write(tmp_path, text)
     with pytest.raises(PoolError, match=said):
-        read_known(path, INFO)
+        read_known(path, INFO, CLASSIFICATION)
 
 
 # --- in a run ---

@@ -13,54 +13,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.index import Index, written
-from prunefuse_ray.data.paths import Listing, as_list, root_of
+from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.registry import load_object
 from prunefuse_ray.storage import Place
-
-
-@dataclass(frozen=True)
-class SampleSet:
-    """The samples that one setting of `pool` names: the pool itself, the test set or the validation set."""
-
-    pool: cfg.Pool
-    setting: str = "path"
-    labeled: bool = True
-    """Whether every sample has a label here."""
-
-    @property
-    def field(self) -> str:
-        """The setting as messages call it."""
-        return f"pool.{self.setting}"
-
-    @property
-    def paths(self) -> str | list[str] | None:
-        return getattr(self.pool, self.setting)
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        """The directories that names of files are relative to, one for every path."""
-        return tuple(root_of(Place.at(path)) for path in as_list(self.paths))
-
-    @property
-    def sample_column(self) -> str:
-        return self.pool.text_column or self.pool.image_column
-
-    @property
-    def label_column(self) -> str | None:
-        return self.pool.label_column if self.labeled else None
-
-    @property
-    def text(self) -> bool:
-        """Whether the samples are texts."""
-        return self.pool.text_column is not None
 
 
 class SourceReader(ABC):
@@ -75,31 +38,24 @@ class SourceReader(ABC):
     }
     """Setting -> where in a run's directory `pool` the rows of its index are kept."""
 
-    def sets(self, pool: cfg.Pool, *, labeled: bool) -> list[SampleSet]:
-        """The sets of samples that a configuration names, the pool first.
-
-        Args:
-            labeled: whether the pool's samples have to have labels. Those of the others always have.
-        """
-        given = [s for s in self.directories if getattr(pool, s) is not None]
-        return [SampleSet(pool, s, labeled or s != "path") for s in given]
+    def settings(self, pool: cfg.Pool) -> list[str]:
+        """The settings by which a configuration names samples, the pool's first."""
+        return [setting for setting in self.directories if getattr(pool, setting) is not None]
 
     @abstractmethod
-    def listing(self, samples: SampleSet) -> Listing | None:
-        """The files that lie there now; None where there are none that could ever change.
+    def listing(self, samples: SampleSet) -> Listing:
+        """The files that lie there now; none where there are none that could ever change.
 
         Raises:
             PoolError: there is nothing of this kind.
         """
 
-    def class_names(self, samples: SampleSet, listing: Listing | None) -> Sequence[str] | None:
+    def class_names(self, samples: SampleSet, listing: Listing) -> Sequence[str] | None:
         """The names of the classes in the order of the labels, as far as the files tell; None where they do not."""
         return None
 
     @abstractmethod
-    def index(
-        self, samples: SampleSet, listing: Listing | None, classes: Sequence[str], new: Listing | None = None
-    ) -> Index:
+    def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         """Look through the files of `listing`.
 
         Args:

@@ -14,7 +14,8 @@ from prunefuse_ray.data.index import HEAD_ROWS, Index
 from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import id_digest
-from prunefuse_ray.data.sources.base import SampleSet, SourceReader
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError
 
 FILES = 4
@@ -25,18 +26,16 @@ class Digits(SourceReader):
 
     directories = {"path": "pool", "test_path": "test"}  # noqa: RUF012 (read only)
 
-    def sets(self, pool: cfg.Pool, *, labeled: bool) -> list[SampleSet]:
-        return [SampleSet(pool, "path", labeled), SampleSet(pool, "test_path")]
+    def settings(self, pool: cfg.Pool) -> list[str]:
+        return [*self.directories]
 
-    def listing(self, samples: SampleSet) -> None:
-        return None
+    def listing(self, samples: SampleSet) -> Listing:
+        return Listing(roots=(), root_numbers=(), names=(), sizes=())
 
-    def class_names(self, samples: SampleSet, listing: Listing | None) -> list[str]:
+    def class_names(self, samples: SampleSet, listing: Listing) -> list[str]:
         return [str(n) for n in range(10)]
 
-    def index(
-        self, samples: SampleSet, listing: Listing | None, classes: Sequence[str], new: Listing | None = None
-    ) -> Index:
+    def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         if len(classes) != 10:
             raise PoolError(f"pool.classes: {len(classes)} names, but there are 10 digits; leave it out")
         pool, test = digits_tables()

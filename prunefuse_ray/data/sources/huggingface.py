@@ -15,7 +15,8 @@ import pyarrow as pa
 from prunefuse_ray.data.classes import check_order, features_names
 from prunefuse_ray.data.index import Found, Index, scanned
 from prunefuse_ray.data.paths import LeftOut, Listing, as_list, check_names, locate
-from prunefuse_ray.data.sources.base import SampleSet, SourceReader
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
 
@@ -38,14 +39,10 @@ class HuggingFace(SourceReader):
         kept = found.part([i for i, path in enumerate(found.paths) if path in listed])
         return replace(kept, left_out=(*found.left_out, *unlisted))
 
-    def class_names(self, samples: SampleSet, listing: Listing | None) -> list[str] | None:
-        assert listing is not None
+    def class_names(self, samples: SampleSet, listing: Listing) -> list[str] | None:
         return features_names(_schema(listing), samples.pool.label_column)
 
-    def index(
-        self, samples: SampleSet, listing: Listing | None, classes: Sequence[str], new: Listing | None = None
-    ) -> Index:
-        assert listing is not None
+    def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         check_names(listing, samples.field)
         schema, wanted = _schema(listing), (samples.sample_column, samples.label_column)
         for setting, column in zip(("text_column" if samples.text else "image_column", "label_column"), wanted,
@@ -54,10 +51,8 @@ class HuggingFace(SourceReader):
                 raise PoolError(
                     f"pool.{setting}: {samples.field} has no column '{column}'; it has {', '.join(schema.names)}"
                 )
-        check_order(samples.pool, classes, features_names(schema, samples.pool.label_column), samples.field)
-        return scanned(
-            _scan, wanted, listing, self.rows(samples), classes, samples.field, labeled=samples.labeled, new=new
-        )
+        check_order(samples, classes, features_names(schema, samples.pool.label_column))
+        return scanned(_scan, wanted, samples, listing, self.rows(samples), classes, new)
 
 
 def _schema(listing: Listing) -> pa.Schema:

@@ -9,7 +9,8 @@ import pyarrow as pa
 from prunefuse_ray.data.images import IMAGE_EXTENSIONS
 from prunefuse_ray.data.index import Index, indexed
 from prunefuse_ray.data.paths import Listing, check_names, locate
-from prunefuse_ray.data.sources.base import SampleSet, SourceReader
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import INDEX
 
@@ -22,9 +23,8 @@ class ImageFolders(SourceReader):
     def listing(self, samples: SampleSet) -> Listing:
         return locate(samples.paths, SUFFIXES, samples.field)
 
-    def class_names(self, samples: SampleSet, listing: Listing | None) -> list[str] | None:
+    def class_names(self, samples: SampleSet, listing: Listing) -> list[str] | None:
         """The sub-folders, sorted; folders without labels name nothing."""
-        assert listing is not None
         if not samples.labeled:
             return None
         names = sorted(set(_folders(listing, samples.field)))
@@ -32,10 +32,7 @@ class ImageFolders(SourceReader):
             raise PoolError(f"{samples.field}: one class folder ('{names[0]}') was found; at least two are needed")
         return names
 
-    def index(
-        self, samples: SampleSet, listing: Listing | None, classes: Sequence[str], new: Listing | None = None
-    ) -> Index:
-        assert listing is not None
+    def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         check_names(listing, samples.field)
         count = len(listing.names)
         rows = pa.table(

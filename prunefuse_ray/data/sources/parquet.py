@@ -10,7 +10,8 @@ from prunefuse_ray.data.index import Index
 from prunefuse_ray.data.inspection import inspect_parquet, read_schema
 from prunefuse_ray.data.paths import Listing, check_names, locate
 from prunefuse_ray.data.pool import Source, with_groups
-from prunefuse_ray.data.sources.base import SampleSet, SourceReader
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.storage import Place
 
 SUFFIXES = (".parquet", ".pq")
@@ -26,23 +27,18 @@ class ParquetFiles(SourceReader):
         several = not isinstance(samples.paths, str)
         return replace(locate(samples.paths, SUFFIXES, samples.field), whole_paths=several)
 
-    def class_names(self, samples: SampleSet, listing: Listing | None) -> list[str] | None:
+    def class_names(self, samples: SampleSet, listing: Listing) -> list[str] | None:
         """What Hugging Face wrote into the first file's metadata."""
-        assert listing is not None
         schema = read_schema(listing.fs, listing.paths[0], samples.field)
         return features_names(schema, samples.pool.label_column)
 
-    def index(
-        self, samples: SampleSet, listing: Listing | None, classes: Sequence[str], new: Listing | None = None
-    ) -> Index:
-        assert listing is not None
+    def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         source = _source(samples, listing)
         if new is None:
-            check_order(samples.pool, classes, self.class_names(samples, listing), samples.field)
+            check_order(samples, classes, self.class_names(samples, listing))
         checked = with_groups(source, samples.pool) if samples.setting == "path" else source
-        rows, digest, id_type = inspect_parquet(
-            checked, len(classes), samples.field, text=samples.text, new=set(new.paths) if new is not None else ()
-        )
+        fresh = set() if new is None else set(new.paths)
+        rows, digest, id_type = inspect_parquet(checked, samples, len(classes), fresh)
         return Index(
             rows=rows,
             bytes=sum(listing.sizes),

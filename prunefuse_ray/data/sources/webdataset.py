@@ -16,7 +16,8 @@ from typing import Any
 from prunefuse_ray.data.images import IMAGE_EXTENSIONS
 from prunefuse_ray.data.index import Found, Index, scanned
 from prunefuse_ray.data.paths import LeftOut, Listing, check_names, locate
-from prunefuse_ray.data.sources.base import SampleSet, SourceReader
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
 
@@ -29,15 +30,9 @@ class WebDataset(SourceReader):
     def listing(self, samples: SampleSet) -> Listing:
         return locate(samples.paths, (".tar",), samples.field)
 
-    def index(
-        self, samples: SampleSet, listing: Listing | None, classes: Sequence[str], new: Listing | None = None
-    ) -> Index:
-        assert listing is not None
+    def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         check_names(listing, samples.field)
-        return scanned(
-            _scan, (samples.label_column,), listing, self.rows(samples), classes, samples.field,
-            labeled=samples.labeled, new=new,
-        )  # fmt: skip
+        return scanned(_scan, (samples.label_column,), samples, listing, self.rows(samples), classes, new)
 
 
 def _scan(place: Place, name: str, label: str | None) -> Iterator[Found]:

@@ -14,6 +14,7 @@ from prunefuse_ray.method.selector import dense_network, make_selector, proxies
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, Done, RunContext
 from prunefuse_ray.schemas import labels_schema
+from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def _take_known(context: RunContext, step: Step) -> Done:
     path = context.config.pool.known_labels
     if path is None:
         return Done(outputs={})
-    known = read_known(path, context.info)
+    known = read_known(path, context.info, TASKS[context.config.task])
     ids = known.table["id"].combine_chunks()
     bad = context.undecodable(ids)
     context.note_rejected(bad)

@@ -70,7 +70,7 @@ FORMS = {
     "webdataset": Form(write_tars, lambda i: f"0/shard-{i // 8}/{i:04d}", {"classes": 2}),
     "huggingface": Form(write_dataset, lambda i: f"data-0000{i // 8}-of-00002.arrow:{i % 8}", {}),
 }
-WITH_FILES = [name for name in POOL_SOURCES.own if POOL_SOURCES[name].needs]
+WITH_FILES = [name for name in POOL_SOURCES if POOL_SOURCES[name].needs]
 
 
 def pool_of(name, tmp_path, *, labeled=True, **more) -> cfg.Pool:
@@ -90,7 +90,7 @@ def in_run(found, tmp_path) -> Place:
     return root
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES.own)
+@pytest.mark.parametrize("name", POOL_SOURCES)
 def test_the_rows_that_are_streamed_are_those_that_were_indexed(name, tmp_path, local_ray):
     pool = pool_of(name, tmp_path)
     found = survey(pool)
@@ -131,7 +131,7 @@ def test_ids_labels_and_samples_are_those_that_were_written(name, tmp_path, loca
     assert {v.numpy().tobytes(): int(n) for v, n in zip(held_out.values_N, held_out.labels_N, strict=True)} == expected
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES.own)
+@pytest.mark.parametrize("name", POOL_SOURCES)
 def test_a_pool_without_labels_is_read_where_people_give_them(name, tmp_path, local_ray):
     pool = pool_of(name, tmp_path, labeled=False)
     found = survey(pool, labeled=False)
@@ -155,7 +155,7 @@ def test_a_listing_notices_new_files(name, tmp_path, local_ray):
         check_unchanged(pool, info)
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES.own)
+@pytest.mark.parametrize("name", POOL_SOURCES)
 def test_growth_is_taken_or_refused_as_declared(name, tmp_path, local_ray):
     if not POOL_SOURCES[name].may_grow:
         with pytest.raises(ValueError, match=rf"allow_growth is for pool.source .*, not '{name}': set it to false"):
@@ -188,6 +188,6 @@ def test_a_reader_that_is_none_is_said(monkeypatch):
             reader_of(pool)
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES.own)
+@pytest.mark.parametrize("name", POOL_SOURCES)
 def test_every_reader_can_be_imported(name):
     assert isinstance(reader_of(cfg.Pool().model_copy(update={"source": name})), SourceReader)

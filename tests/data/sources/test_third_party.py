@@ -9,7 +9,8 @@ import pytest
 import ray
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.data.sources.base import SampleSet, reader_of
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import reader_of
 from tests.support import ROOT
 
 SOURCE = '''
@@ -31,9 +32,7 @@ class JsonLines(SourceReader):
     def index(self, samples, listing, classes, new=None):
         check_names(listing, samples.field)
         columns = (samples.sample_column, samples.label_column)
-        return scanned(
-            scan, columns, listing, self.rows(samples), classes, samples.field, labeled=samples.labeled, new=new
-        )
+        return scanned(scan, columns, samples, listing, self.rows(samples), classes, new)
 
     def rows(self, samples):
         return Source(fs=samples.places[0].fs, files=(), sizes=(), sample_column="sample")
