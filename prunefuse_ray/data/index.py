@@ -114,8 +114,9 @@ def scanned(
     """
     scan_files = ray.remote(num_cpus=0.5, num_returns=2)(_scan_files)
     step = -(-len(listing.names) // SCANS)
+    shared = ray.put(listing)  # once, not once for every task
     answers: list[Any] = [
-        scan_files.remote(samples, listing, range(i, min(i + step, len(listing.names))), scan, columns, classes, new)
+        scan_files.remote(samples, shared, range(i, min(i + step, len(listing.names))), scan, columns, classes, new)
         for i in range(0, len(listing.names), step)
     ]
     scans: list[_Scanned] = _results([a[0] for a in answers])
