@@ -29,11 +29,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"--input {arguments.input} --ratios {arguments.ratios}: {error}; give numbers, e.g. 3,32,32 and .5,.8"
         ) from error
-    try:
-        spec = networks.NetworkSpec(architecture=arguments.architecture, classes=arguments.classes, input_shape=shape)
-        rows = networks.pruning_table(spec, ratios)
-    except networks.NetworkError as error:
-        raise ConfigError(str(error)) from error
+    spec = networks.NetworkSpec(architecture=arguments.architecture, classes=arguments.classes, input_shape=shape)
+    rows = networks.pruning_table(spec, ratios)
     table = Table(
         title=f"{arguments.architecture}, input {arguments.input}, {arguments.classes} classes", box=box.SIMPLE
     )

@@ -87,11 +87,8 @@ def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.
     from prunefuse_ray.run.estimate import measured_costs
 
     spec = network_spec(config, info)
-    try:
-        dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
-        selector = make_selector(config, dense)
-    except networks.NetworkError as error:
-        raise ConfigError(f"network, pruning: {error}") from error
+    dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+    selector = make_selector(config, dense)
     samples = [v for v in sample_values(column.slice(0, SAMPLES)) if isinstance(v, bytes | str)]
     costs = measured_costs(config, dense, selector, form_of(config.pool, info), samples, info.rows)
     if mine.scoring_rate:

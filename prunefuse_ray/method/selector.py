@@ -58,7 +58,8 @@ def make_selector(config: Config, dense: networks.Dense) -> networks.Selector:
         try:
             return networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
         except networks.NetworkError as error:
-            raise ConfigError(f"selection.selector: {error}") from error
+            reason = str(error).removeprefix("network.architecture: ")
+            raise ConfigError(f"selection.selector: {reason}") from error
     members = config.pruning.committee
     pruning = networks.PruningSpec(**config.pruning.model_dump(exclude={"committee"}), seed=config.run.seed)
     if members > 1:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunefuse_ray.networks.architectures import example_input, first_line
 from prunefuse_ray.networks.indices import KeptIndices, gather
-from prunefuse_ray.networks.specs import NetworkError, NetworkSpec
+from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, unsuited
 from prunefuse_ray.networks.structure import damp_cross, damp_queries, query_rows, refill
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -39,15 +39,15 @@ def check_alignment(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> N
     size = expected.abs().max()
     if not expected.isfinite().all() or (expected[:1] - expected[1:]).abs().max() <= tolerance**2 * size:
         raise NetworkError(
-            f"architecture: {spec.architecture} cannot be pruned: with random weights its outputs do not depend on its "
-            "inputs, so nothing shows whether its channels were followed rightly"
+            f"network.architecture: {spec.architecture} cannot be pruned: with random weights its outputs do not "
+            "depend on its inputs, so nothing shows whether its channels were followed rightly"
         )
     if not (expected - found).abs().max() <= tolerance * size:
-        raise NetworkError(
-            f"module {_misled(pruned, masked, kept, tolerance) or spec.architecture}: it would read other channels "
-            "than in the dense network; this architecture cannot be pruned, because its channels could not be followed "
-            "through every operation (zero-padded shortcuts, reshapes, channel shuffles, attention in layers of one's "
-            "own and statistics over channels are such operations)"
+        raise unsuited(
+            _misled(pruned, masked, kept, tolerance) or spec.architecture,
+            "it would read other channels than in the dense network; this architecture cannot be pruned, because its "
+            "channels could not be followed through every operation (zero-padded shortcuts, reshapes, channel "
+            "shuffles, attention in layers of one's own and statistics over channels are such operations)",
         )
 
 
@@ -65,9 +65,10 @@ def _tried(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> tuple[_Ran
     try:
         return *_both(dense, kept, spec, torch.float32), TOLERANCES[torch.float32]
     except _CannotRun as failure:
-        raise NetworkError(
-            f"module {failure.module or spec.architecture}: it cannot run after pruning ({first_line(failure.error)}), "
-            "because its channels could not be followed through every operation; this architecture cannot be pruned"
+        raise unsuited(
+            failure.module,
+            f"it cannot run after pruning ({first_line(failure.error)}), because its channels could not be followed "
+            "through every operation; this architecture cannot be pruned",
         ) from failure.error
 
 

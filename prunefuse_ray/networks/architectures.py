@@ -105,7 +105,7 @@ def _check(network: nn.Module, spec: NetworkSpec) -> None:
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if shape != (1, spec.classes):
         raise NetworkError(
-            f"architecture: {spec.architecture} returns {shape} for one sample instead of logits "
+            f"network.architecture: {spec.architecture} returns {shape} for one sample instead of logits "
             f"(1, {spec.classes}); only classifiers can be used"
         )
 
@@ -125,8 +125,8 @@ def _construct_own(spec: NetworkSpec) -> nn.Module:
     name = spec.architecture
     if name not in ARCHITECTURES:
         raise NetworkError(
-            f"architecture: unknown {name!r}{_near(name, ARCHITECTURES)}; use one of {', '.join(ARCHITECTURES)}, "
-            "torchvision:NAME, timm:NAME or package.module:function"
+            f"network.architecture: unknown {name!r}{_near(name, ARCHITECTURES)}; use one of "
+            f"{', '.join(ARCHITECTURES)}, torchvision:NAME, timm:NAME or package.module:function"
         )
     dimensions = 1 if name == "textcnn" else 3
     if len(spec.input_shape) != dimensions:
@@ -145,7 +145,7 @@ def _construct_torchvision(name: str, spec: NetworkSpec) -> nn.Module:
 
     names = models.list_models(module=models)
     if name not in names:
-        raise NetworkError(f"architecture: torchvision has no classifier {name!r}{_near(name, names)}")
+        raise NetworkError(f"network.architecture: torchvision has no classifier {name!r}{_near(name, names)}")
     if len(spec.input_shape) != 3 or spec.input_shape[0] != 3:
         raise NetworkError(
             f"input_shape: torchvision:{name} takes (3, height, width), not {spec.input_shape}; "
@@ -161,7 +161,7 @@ def _construct_torchvision(name: str, spec: NetworkSpec) -> nn.Module:
     try:
         return models.get_model(name, weights=None, num_classes=spec.classes, **options)
     except (ValueError, TypeError, AssertionError) as error:
-        raise NetworkError(f"architecture: torchvision cannot build {name!r}: {first_line(error)}") from error
+        raise NetworkError(f"network.architecture: torchvision cannot build {name!r}: {first_line(error)}") from error
 
 
 def _construct_timm(name: str, spec: NetworkSpec) -> nn.Module:
@@ -169,10 +169,10 @@ def _construct_timm(name: str, spec: NetworkSpec) -> nn.Module:
         import timm
     except ImportError as error:
         raise NetworkError(
-            f"architecture: timm:{name} needs the timm extra; pip install 'prunefuse-ray[timm]'"
+            f"network.architecture: timm:{name} needs the timm extra; pip install 'prunefuse-ray[timm]'"
         ) from error
     if not timm.is_model(name):
-        raise NetworkError(f"architecture: timm has no network {name!r}{_near(name, timm.list_models())}")
+        raise NetworkError(f"network.architecture: timm has no network {name!r}{_near(name, timm.list_models())}")
     if len(spec.input_shape) != 3:
         raise NetworkError(f"input_shape: timm:{name} takes (channels, height, width), not {spec.input_shape}")
     options: dict[str, Any] = {"num_classes": spec.classes, "in_chans": spec.input_shape[0]}
@@ -187,13 +187,15 @@ def _construct_custom(module_name: str, function_name: str, spec: NetworkSpec) -
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise NetworkError(f"architecture: cannot import {spec.architecture!r}: {error}") from error
+        raise NetworkError(f"network.architecture: cannot import {spec.architecture!r}: {error}") from error
     try:
         network = function(num_classes=spec.classes, input_shape=spec.input_shape)
     except Exception as error:
-        raise NetworkError(f"architecture: {spec.architecture} failed: {first_line(error)}") from error
+        raise NetworkError(f"network.architecture: {spec.architecture} failed: {first_line(error)}") from error
     if not isinstance(network, nn.Module):
-        raise NetworkError(f"architecture: {spec.architecture} returned {type(network).__name__}, not an nn.Module")
+        raise NetworkError(
+            f"network.architecture: {spec.architecture} returned {type(network).__name__}, not an nn.Module"
+        )
     return network
 
 

@@ -40,7 +40,7 @@ def runner(
             return torch.compile(inference_form(network, precision).to(device), dynamic=False)
         case "openvino":
             return _openvino(network, precision, example, threads)
-    raise NetworkError(f"backend: unknown {backend!r}; use eager, torch, compile or openvino")
+    raise NetworkError(f"scoring.backend: unknown {backend!r}; use eager, torch, compile or openvino")
 
 
 def _openvino(network: nn.Module, precision: str, example: Tensor, threads: int) -> Runner:
@@ -48,14 +48,16 @@ def _openvino(network: nn.Module, precision: str, example: Tensor, threads: int)
         import openvino
     except ImportError as error:
         raise NetworkError(
-            f"backend: openvino is not installed ({error}); pip install 'prunefuse-ray[openvino]'"
+            f"scoring.backend: openvino is not installed ({error}); pip install 'prunefuse-ray[openvino]'"
         ) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # its converter traces by torch.jit
             model = openvino.convert_model(inference_form(network), example_input=example, input=[tuple(example.shape)])
     except Exception as error:  # its converter raises errors of its own and those of torch's tracer
-        raise NetworkError(f"backend: OpenVINO cannot convert this network ({error}); use backend torch") from error
+        raise NetworkError(
+            f"scoring.backend: OpenVINO cannot convert this network ({error}); use backend torch"
+        ) from error
     compiled = openvino.Core().compile_model(
         model,
         "CPU",

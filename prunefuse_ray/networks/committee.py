@@ -91,7 +91,8 @@ def check_partition(committee: Sequence[Proxy]) -> None:
             together = torch.cat(indices).sort().values
             if len(indices) < len(parts) or not torch.equal(together, torch.arange(len(together))):
                 raise NetworkError(
-                    f"committee: the members' channels of {name} are not disjoint, or do not cover the dense network"
+                    f"pruning.committee: the members' channels of {name} are not disjoint, or do not cover the dense "
+                    "network"
                 )
 
 
@@ -108,7 +109,7 @@ def fuse_committee(dense: nn.Module, committee: Sequence[Proxy], rule: str, *, e
             the members' channels, so that no exact form exists (layer normalisation, for one).
     """
     if rule not in COMMITTEE_RULES:
-        raise NetworkError(f"rule: unknown {rule!r} for a committee; use one of {', '.join(COMMITTEE_RULES)}")
+        raise NetworkError(f"fusion.rule: unknown {rule!r} for a committee; use one of {', '.join(COMMITTEE_RULES)}")
     for member in committee:
         for state in (dense.state_dict(), member.network.state_dict()):
             check_names(state, member.kept)
@@ -117,7 +118,7 @@ def fuse_committee(dense: nn.Module, committee: Sequence[Proxy], rule: str, *, e
     try:
         verify(exact, Ensemble([member.network for member in committee]), committee[0].spec)
     except NetworkError as error:
-        raise NetworkError(f"committee: {committee[0].spec.architecture} cannot hold one ({error})") from error
+        raise NetworkError(f"pruning.committee: {committee[0].spec.architecture} cannot hold one ({error})") from error
     if rule == "function_preserving":
         return exact
     return filled(dense, _state(dense, committee, 1.0 if rule == "keep" else epsilon))

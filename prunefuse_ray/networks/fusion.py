@@ -42,7 +42,7 @@ def fuse(
     shape that is needed to verify the form, so there the caller vouches for it.
     """
     if rule not in FUSION_RULES:
-        raise NetworkError(f"rule: unknown {rule!r}; use one of {', '.join(FUSION_RULES)}")
+        raise NetworkError(f"fusion.rule: unknown {rule!r}; use one of {', '.join(FUSION_RULES)}")
     network, kept = (proxy.network, proxy.kept) if isinstance(proxy, Proxy) else proxy
     for state in (dense.state_dict(), network.state_dict()):
         check_names(state, kept)
@@ -92,7 +92,7 @@ def verify(fused: nn.Module, network: nn.Module, spec: NetworkSpec) -> None:
     error = (expected - found).abs().max().item()
     if not error <= _PROBE_TOLERANCE * expected.abs().max().item():
         raise NetworkError(
-            f"rule: no function-preserving form is known for {spec.architecture} "
+            f"fusion.rule: no function-preserving form is known for {spec.architecture} "
             f"(its logits would be off by {error:.2g}); use the rule 'keep'"
         )
 

@@ -60,7 +60,7 @@ def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     found = [next((m for m in reversed(list(end.modules())) if isinstance(m, nn.Linear)), None) for end in ends]
     classifiers = [classifier for classifier in found if classifier is not None]
     if len(classifiers) < len(ends):
-        raise NetworkError("architecture: features need a network that ends in an nn.Linear; this one has none")
+        raise NetworkError("network.architecture: features need a network that ends in an nn.Linear; this one has none")
     captured: list[tuple[Tensor, Tensor]] = []
     handles = [
         classifier.register_forward_hook(lambda _, inputs, output: captured.append((inputs[0], output)))
@@ -81,7 +81,7 @@ def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     )
     if not last or any(features.ndim != 2 for features, _ in captured):
         raise NetworkError(
-            "architecture: features need a network whose last operation is an nn.Linear over (N, features); "
+            "network.architecture: features need a network whose last operation is an nn.Linear over (N, features); "
             "use a strategy that works on scores alone"
         )
     return torch.cat([features for features, _ in captured], 1), logits

@@ -91,4 +91,4 @@ def _same(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def _no_form(reason: str) -> NetworkError:
-    return NetworkError(f"rule: no function-preserving form is known here: {reason}; use the rule 'keep'")
+    return NetworkError(f"fusion.rule: no function-preserving form is known here: {reason}; use the rule 'keep'")

@@ -22,7 +22,7 @@ from prunefuse_ray.networks.alignment import check_alignment
 from prunefuse_ray.networks.architectures import example_input, first_line, isolated_seed
 from prunefuse_ray.networks.fusion import CROSS_CHANNEL_NORMS
 from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, product_indices, whole
-from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec
+from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec, unsuited
 from prunefuse_ray.networks.structure import attention_heads, is_unknown_attention, refill
 
 # Imported where a network is pruned: it brings torchvision's models and torch's compiler, half of the seconds in which
@@ -84,13 +84,14 @@ def split(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec, members: in
     """
     if members < 1 or abs(pruning.ratio - (1 - 1 / members)) > 1e-9 or pruning.steps > 1 or pruning.round_to:
         raise NetworkError(
-            f"committee: {members} disjoint members have the ratio {1 - 1 / max(1, members):g}, one step and no "
-            f"round_to; not ratio {pruning.ratio:g}, {pruning.steps} steps and round_to {pruning.round_to}"
+            f"pruning.committee: {members} disjoint members have the ratio {1 - 1 / max(1, members):g}, one step and "
+            f"no round_to; not ratio {pruning.ratio:g}, {pruning.steps} steps and round_to {pruning.round_to}"
         )
     for name, module in dense.named_modules():
         if isinstance(module, CROSS_CHANNEL_NORMS):
             raise NetworkError(
-                f"committee: {spec.architecture} cannot hold one: module {name} normalises over channels of all members"
+                f"pruning.committee: {spec.architecture} cannot hold one: module {name} normalises over channels of "
+                "all members"
             )
     _refuse_untraceable(dense)
     network = copy.deepcopy(dense).cpu().float()
@@ -124,7 +125,7 @@ def _prune_once(
         raise
     except Exception as error:  # torch-pruning fails in many ways on structures that it does not know
         raise NetworkError(
-            f"architecture: the channels of {spec.architecture} cannot be followed: {first_line(error)}"
+            f"network.architecture: the channels of {spec.architecture} cannot be followed: {first_line(error)}"
         ) from error
 
 
@@ -137,7 +138,7 @@ def _pruned_indices(
         importance = _importance(pruning.importance)
         groups = list(_groups(graph, importance))
         if not groups:
-            raise NetworkError(f"architecture: {spec.architecture} has no channels that could be pruned")
+            raise NetworkError(f"network.architecture: {spec.architecture} has no channels that could be pruned")
         choices = [choose(group) for group in groups]
         # All choices are made: from here on the copy's values are positions, not weights.
         shapes = {name: tuple(tensor.shape) for name, tensor in tagged.state_dict().items()}
@@ -159,8 +160,8 @@ def _remove(graph: "torch_pruning.DependencyGraph", group: _Group, surplus: list
 
 
 def _lost(module: str, error: Exception) -> NetworkError:
-    return NetworkError(
-        f"module {module}: its channels cannot be followed ({first_line(error)}); this architecture cannot be pruned"
+    return unsuited(
+        module, f"its channels cannot be followed ({first_line(error)}); this architecture cannot be pruned"
     )
 
 
@@ -170,13 +171,14 @@ def _kept_width(group: _Group, pruning: PruningSpec, step: int) -> int:
     kept = pruning.kept(dense_width, step)
     if kept == 0:
         raise NetworkError(
-            f"round_to: {pruning.round_to} leaves none of the {dense_width} channels of {group.root} at ratio "
+            f"pruning.round_to: {pruning.round_to} leaves none of the {dense_width} channels of {group.root} at ratio "
             f"{pruning.ratio}; use a smaller round_to or ratio"
         )
     if group.blocks > 1 and kept == dense_width and step == pruning.steps:
-        raise NetworkError(
-            f"module {group.root}: its channels are in {group.blocks} groups or heads of {dense_width}, none of which "
-            f"can lose a share of {pruning.ratio}; use another ratio, or fewer groups"
+        raise unsuited(
+            group.root,
+            f"its channels are in {group.blocks} groups or heads of {dense_width}, none of which can lose a share of "
+            f"{pruning.ratio}; use another ratio, or fewer groups",
         )
     return kept
 
@@ -194,7 +196,7 @@ def _others(group: _Group, member: int, members: int) -> list[int]:
     width = group.channels // group.blocks
     if width % members:
         raise NetworkError(
-            f"committee: {members} members cannot share the {width} channels of {group.root} evenly; "
+            f"pruning.committee: {members} members cannot share the {width} channels of {group.root} evenly; "
             "use a number that divides them"
         )
     order = torch.sort(group.scores, stable=True, descending=True).indices.view(-1, members)
@@ -229,9 +231,10 @@ def _trace(network: nn.Module, spec: NetworkSpec) -> "torch_pruning.DependencyGr
     inside = {child for attention in attentions for child in attention.children()}
     for name, module in network.named_modules():
         if isinstance(module, _ROOTS) and module not in graph.module2node and module not in inside:
-            raise NetworkError(
-                f"module {name}: it is not called as a module when the network runs on one sample, so its channels "
-                "cannot be followed; this architecture cannot be pruned"
+            raise unsuited(
+                name,
+                "it is not called as a module when the network runs on one sample, so its channels cannot be followed; "
+                "this architecture cannot be pruned",
             )
     return graph
 
@@ -281,9 +284,7 @@ def _scored(graph: "torch_pruning.DependencyGraph", group, blocks: int, importan
     except (IndexError, RuntimeError) as error:  # its members do not agree in how many channels they share
         raise _lost(root, error) from error
     if scores is None or len(scores) != channels or channels % blocks:
-        raise NetworkError(
-            f"module {root}: the importance of its {channels} channels cannot be computed; use another one"
-        )
+        raise unsuited(root, f"the importance of its {channels} channels cannot be computed; use another one")
     return _Group(root, module, handler, channels, blocks, scores.view(blocks, -1).float().mean(0))
 
 
@@ -322,23 +323,26 @@ def _refuse_untraceable(network: nn.Module) -> None:
         # By address, not by storage: tensors read from one file may be different parts of one buffer.
         first = owners.setdefault(parameter.data_ptr(), name)
         if first != name and parameter.numel() > 0:
-            raise NetworkError(f"{name}: shares its weights with {first}; networks with tied weights cannot be pruned")
+            raise NetworkError(
+                f"network.architecture: {name} shares its weights with {first}; networks with tied weights cannot be "
+                "pruned"
+            )
     for name, module in network.named_modules():
         if isinstance(module, _RECURRENT):
-            raise NetworkError(f"module {name}: recurrent layers cannot be pruned")
+            raise unsuited(name, "recurrent layers cannot be pruned")
         if isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels < module.out_channels:
-            raise NetworkError(
-                f"module {name}: a depthwise convolution with several outputs per channel cannot be pruned"
-            )
+            raise unsuited(name, "a depthwise convolution with several outputs per channel cannot be pruned")
         if is_parametrized(module) or {"weight_g", "weight_v"} <= module._parameters.keys():
-            raise NetworkError(
-                f"module {name}: its weights are computed from others (weight normalisation or another "
-                "parametrisation); take that off before pruning"
+            raise unsuited(
+                name,
+                "its weights are computed from others (weight normalisation or another parametrisation); take that "
+                "off before pruning",
             )
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is None:
-            raise NetworkError(f"module {name}: an attention with kdim or vdim of their own cannot be pruned")
+            raise unsuited(name, "an attention with kdim or vdim of their own cannot be pruned")
         if is_unknown_attention(module):
-            raise NetworkError(
-                f"module {name or '(the network itself)'}: an attention of unknown form cannot be pruned; use "
-                "nn.MultiheadAttention, or linear layers `qkv` and `proj` with an integer `num_heads`"
+            raise unsuited(
+                name,
+                "an attention of unknown form cannot be pruned; use nn.MultiheadAttention, or linear layers `qkv` and "
+                "`proj` with an integer `num_heads`",
             )

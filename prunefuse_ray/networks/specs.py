@@ -5,9 +5,16 @@ from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from typing import Any, Self
 
+from prunefuse_ray.errors import PruneFuseError
 
-class NetworkError(ValueError):
-    """A network cannot be built, pruned, fused or read; the message names the field, the value and the remedy."""
+
+class NetworkError(PruneFuseError):
+    """A network cannot be built, pruned, fused or read. Where a field of the configuration decides, it is named."""
+
+
+def unsuited(module: str, why: str) -> NetworkError:
+    """The error for an architecture that cannot be used because of one of its modules."""
+    return NetworkError(f"network.architecture: module {module or '(the network itself)'}: {why}")
 
 
 def _is_int(value: object) -> bool:

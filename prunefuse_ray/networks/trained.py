@@ -55,8 +55,8 @@ def load_trained(network: nn.Module, spec: NetworkSpec, content: bytes) -> Loade
     unknown = sorted(state.keys() - present.keys())
     if missing or unknown:
         raise NetworkError(
-            f"weights: not those of {spec.architecture}: {_some(missing, 'missing')}; {_some(unknown, 'unknown')}; "
-            "name the architecture that the file was trained with"
+            f"network.weights: not those of {spec.architecture}: {_some(missing, 'missing')}; "
+            f"{_some(unknown, 'unknown')}; name the architecture that the file was trained with"
         )
     taken = {n: t for n, t in state.items() if n not in replaced}
     misshapen = [
@@ -66,13 +66,13 @@ def load_trained(network: nn.Module, spec: NetworkSpec, content: bytes) -> Loade
     ]
     if misshapen:
         raise NetworkError(
-            f"weights: other shapes than {spec.architecture} has for {spec.input_shape}: "
+            f"network.weights: other shapes than {spec.architecture} has for {spec.input_shape}: "
             f"{'; '.join(misshapen[:SHOWN])}{_more(misshapen)}; only the classifier may differ"
         )
     broken = sorted(n for n, t in taken.items() if not t.isfinite().all())
     if broken:
         raise NetworkError(
-            f"weights: not finite in {', '.join(broken[:SHOWN])}{_more(broken)}; take another checkpoint"
+            f"network.weights: not finite in {', '.join(broken[:SHOWN])}{_more(broken)}; take another checkpoint"
         )
     network.load_state_dict(present | {n: t.to(present[n].dtype) for n, t in taken.items()}, strict=True)
     return Loaded(tensors=len(taken), replaced=replaced)
@@ -96,7 +96,7 @@ def _state_dict(content: bytes) -> dict[str, Tensor]:
     if not isinstance(tree, Mapping) or not _is_state_dict(tree):
         found = f"keys {sorted(map(str, tree))[:SHOWN]}" if isinstance(tree, Mapping) else type(tree).__name__
         raise NetworkError(
-            f"weights: the file holds no state dict, but {found}; save network.state_dict(), alone or under "
+            f"network.weights: the file holds no state dict, but {found}; save network.state_dict(), alone or under "
             f"{' or '.join(map(repr, WRAPPERS[:3]))}"
         )
     return dict(tree)
@@ -112,16 +112,16 @@ def _read(content: bytes) -> Any:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise NetworkError(
-                "weights: the checkpoint holds more than tensors and plain values, which could run code when it is "
-                f"read ({first_line(error)[:160]}); save network.state_dict() alone, or as safetensors"
+                "network.weights: the checkpoint holds more than tensors and plain values, which could run code when "
+                f"it is read ({first_line(error)[:160]}); save network.state_dict() alone, or as safetensors"
             ) from error
         except Exception as error:  # a damaged archive fails in many ways; each means the same here
-            raise NetworkError(f"weights: a damaged checkpoint: {first_line(error)}") from error
+            raise NetworkError(f"network.weights: a damaged checkpoint: {first_line(error)}") from error
     try:
         return safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise NetworkError(
-            f"weights: neither safetensors nor a checkpoint that torch.load(weights_only=True) reads: {error}"
+            f"network.weights: neither safetensors nor a checkpoint that torch.load(weights_only=True) reads: {error}"
         ) from error
 
 

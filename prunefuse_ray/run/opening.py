@@ -19,7 +19,7 @@ from prunefuse_ray.distributed.resources import (
     plan_scoring,
     plan_training,
 )
-from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec
 from prunefuse_ray.method.steps import INIT, Step, check_budget
 from prunefuse_ray.run import growth
@@ -86,7 +86,8 @@ def check(
         macs: of the selecting network per sample, where it has been built already.
 
     Raises:
-        ConfigError: a budget beyond the pool, or a network that cannot be built, pruned or fused.
+        ConfigError: a budget beyond the pool.
+        NetworkError: a network that cannot be built, pruned or fused.
         PlanError: not enough CPUs or GPUs.
     """
     mine = has.part(runs)
@@ -100,17 +101,14 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
     """MACs of the selecting network per sample. Building and pruning it here once refuses, before anything is
     written, what cannot be built, pruned or fused."""
     spec = network_spec(config, info)
-    try:
-        dense, _ = dense_network(config, spec)
-        made = make_selector(config, dense)
-        if config.fusion.target == "fused":
-            fused_network(config, dense.network, made)  # not only when the labels are paid for
-        selector = made.network
-        if config.scoring.features or config.selection.needs_features:
-            networks.features_and_logits(selector.eval(), networks.example_input(spec))
-        return networks.macs(selector, spec.input_shape)
-    except networks.NetworkError as error:
-        raise ConfigError(f"network, pruning, fusion: {error}") from error
+    dense, _ = dense_network(config, spec)
+    made = make_selector(config, dense)
+    if config.fusion.target == "fused":
+        fused_network(config, dense.network, made)  # not only when the labels are paid for
+    selector = made.network
+    if config.scoring.features or config.selection.needs_features:
+        networks.features_and_logits(selector.eval(), networks.example_input(spec))
+    return networks.macs(selector, spec.input_shape)
 
 
 def check_inputs(config: Config, ledger: Ledger) -> None:

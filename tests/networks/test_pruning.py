@@ -497,7 +497,7 @@ def test_depthwise_grouped_and_transposed_convolutions(ratio):
 @pytest.mark.parametrize(
     ("kind", "shape", "message"),
     [
-        (Tied, (3, 8, 8), r"third\.weight: shares its weights with second\.weight"),
+        (Tied, (3, 8, 8), r"third\.weight shares its weights with second\.weight"),
         (Recurrent, (12,), "module memory: recurrent"),
         (SplitAttention, (8,), "attention of unknown form"),
         (FunctionalCall, (3, 8, 8), "module hidden: it is not called"),
