@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     message)."""
     # At its end Python collects garbage among half a million objects of imported libraries, for two seconds.
     atexit.register(gc.freeze)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # code of one's own, `module:name`, is found as with `python -m`
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] not in COMMANDS:
         print(f"usage: prunefuse {{{','.join(COMMANDS)}}} ...", file=sys.stderr)

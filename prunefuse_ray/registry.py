@@ -13,7 +13,7 @@ Nothing is imported before it is asked for.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
@@ -55,9 +55,14 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
-    def check(self, name: str) -> str:
-        """`name`, if there is such an entry; ValueError, for validators, where there is none."""
+    def check(self, name: str, besides: Collection[str] = ()) -> str:
+        """`name`, if there is such an entry, or if it is one of the words that a field takes besides; ValueError, for
+        validators, where it is neither."""
         try:
+            if name in besides:
+                return name
+            if name not in self and ":" not in name:
+                raise self._unknown(name, besides)
             self[name]
         except ConfigError as error:
             raise ValueError(str(error)) from error
@@ -73,16 +78,20 @@ class Registry(Mapping[str, T], Generic[T]):
         if reference is None and (point := self._installed().get(name)) is not None:
             reference = point.value
         if reference is None:
-            raise ConfigError(
-                f"unknown {self.kind} '{name}'{near(name, self)}; known: {', '.join(self)}, or module:name for one of "
-                "your own"
-            )
+            raise self._unknown(name)
         found = load_object(reference, f"{self.kind} '{name}'")
         if not isinstance(found, load_object(self._type, self.kind)):
             raise ConfigError(
                 f"{self.kind} '{name}': {reference} is a {type(found).__name__}, not a {self._type.rpartition(':')[2]}"
             )
         return found
+
+    def _unknown(self, name: str, besides: Collection[str] = ()) -> ConfigError:
+        known = [*besides, *self]
+        return ConfigError(
+            f"unknown {self.kind} '{name}'{near(name, known)}; known: {', '.join(known)}, or module:name for one of "
+            "your own"
+        )
 
 
 def load_object(reference: str, what: str) -> Any:

@@ -119,3 +119,19 @@ def test_the_job_runs_resumes_and_reports(tmp_path):
     page = (tmp_path / "cut" / "report.html").read_bytes()
     assert main(["report", str(tmp_path / "cut")]) == 0
     assert (tmp_path / "cut" / "report.html").read_bytes() == page
+
+
+def test_code_of_ones_own_is_found_in_the_working_directory(tmp_path):
+    (tmp_path / "mine.py").write_text("from tests.support.nets import tiny\n")
+    # -P, as for an installed command: Python itself would not look there.
+    code = "from prunefuse_ray.cli import main; main(['networks', 'mine:tiny', '--input', '1,8,8', '--ratios', '.5'])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "mine:tiny, input 1,8,8" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("kind", "said"), [("backends", "openvino"), ("fusion-rules", "function_preserving")])
+def test_what_can_be_named_is_listed(capsys, kind, said):
+    assert main(["list", kind]) == 0
+    assert said in capsys.readouterr().out

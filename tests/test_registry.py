@@ -6,6 +6,7 @@ import pytest
 
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.registry import Registry, load_object
+from tests.support.packages import install
 
 OURS = Registry(
     "colour", "builtins:str", "prunefuse_ray.test_colours", {"red": "tests.test_registry:RED", "wrong": "math:pi"}
@@ -16,12 +17,8 @@ RED, GREEN = "#f00", "#0f0"
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """Another package that registers a colour."""
-    (tmp_path / "paints-1.0.dist-info").mkdir()
-    (tmp_path / "paints-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: paints\nVersion: 1.0\n")
-    (tmp_path / "paints-1.0.dist-info/entry_points.txt").write_text(
-        "[prunefuse_ray.test_colours]\nblue = paints:BLUE\nred = paints:OTHER\n"
-    )
-    (tmp_path / "paints.py").write_text("BLUE = '#00f'\nOTHER = '#e00'\n")
+    points = {"blue": "paints:BLUE", "red": "paints:OTHER"}
+    install(tmp_path, "paints", "BLUE = '#00f'\nOTHER = '#e00'\n", {"prunefuse_ray.test_colours": points})
     monkeypatch.syspath_prepend(tmp_path)
     yield
     sys.modules.pop("paints", None)
@@ -48,6 +45,12 @@ def test_what_is_no_entry_is_said(name, said):
         OURS[name]
     with pytest.raises(ValueError, match=said):
         OURS.check(name)
+
+
+def test_words_that_a_field_takes_besides_are_names_too():
+    assert OURS.check("any", ["any", "none"]) == "any"
+    with pytest.raises(ValueError, match=r"colour 'ani' \(did you mean 'any'\?\); known: any, none, red, wrong"):
+        OURS.check("ani", ["any", "none"])
 
 
 def test_a_registry_imports_nothing_before_it_is_asked():

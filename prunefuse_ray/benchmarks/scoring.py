@@ -165,8 +165,8 @@ class Bench:
             torch.set_num_threads(threads)
             plain = networks.from_files({f: (self.networks["p5"] / f).read_bytes() for f in NETWORK_FILES}).network
             example = self.form.inputs(torch.from_numpy(decoded_N[: job.batch_size]))
-            run = networks.runner(
-                plain, job.backend, job.precision, device=torch.device("cpu"), example=example, threads=threads
+            run = networks.BACKENDS[job.backend].runner(
+                plain, precision=job.precision, device=torch.device("cpu"), example=example, threads=threads
             )
             done = 0
             with torch.inference_mode():

@@ -11,6 +11,7 @@ from pydantic import BaseModel, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from prunefuse_ray.config.files import load_config, preset_path
+from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.sweep.config import Sweep, load_sweep
 
@@ -20,7 +21,7 @@ def parse_run(argv: Sequence[str]) -> Config:
     parser = argparse.ArgumentParser(
         prog="run.py",
         allow_abbrev=False,  # an abbreviation that is unique today may name two fields tomorrow
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         description="Select samples with a pruned proxy, label them, fuse the proxy into the dense network.\n"
         "The same command again resumes. Every field can stand in the YAML file or on the command line.",
     )
@@ -33,7 +34,7 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
     parser = argparse.ArgumentParser(
         prog="sweep.py",
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         description="Run a sweep: a YAML file of a base configuration, arms, a search space and seeds.\n"
         "The same command again goes on with it. The fields of a run below override the base of the sweep;\n"
         "--run.directory and --run.name are the sweep's own.",
@@ -91,6 +92,26 @@ class _Overrides(BaseSettings):
     @classmethod
     def settings_customise_sources(cls, *_: Any, **__: Any) -> tuple:
         return ()
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Lists, under a field that names what people can add, what there is."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = super()._get_help_string(action)
+        named = _named().get(action.dest)
+        return text if named is None else f"{text} {'; '.join(named.help()).replace('%', '%%')}"
+
+
+def _named() -> dict[str, Named]:
+    """'section.field' -> what it names."""
+    return {
+        f"{section}.{name}": found
+        for section, outer in Config.model_fields.items()
+        for name, field in getattr(outer.annotation, "model_fields", {}).items()
+        for found in field.metadata
+        if isinstance(found, Named)
+    }
 
 
 def _nulls(tree: Any) -> Any:

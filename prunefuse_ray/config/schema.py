@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.sources import (
     EXAMPLE,
     POOL_SOURCES,
@@ -29,14 +30,26 @@ from prunefuse_ray.config.sources import (
     source_defaults,
     taking,
 )
-from prunefuse_ray.errors import ConfigError, near
-from prunefuse_ray.networks.specs import IMPORTANCES
+from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.networks.backends import AUTO, BACKENDS
+from prunefuse_ray.networks.fusion import FUSION_RULES
+from prunefuse_ray.networks.importance import IMPORTANCES
+from prunefuse_ray.networks.specs import unknown_importance
 from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+BackendName = Annotated[
+    str,
+    Named(
+        registry=BACKENDS,
+        describe=lambda backend: backend.help,
+        besides={AUTO: "the fastest one for a large pool, torch for a small one"},
+    ),
+]
+FusionRuleName = Annotated[str, Named(registry=FUSION_RULES, describe=lambda rule: rule.help)]
 Augmentation = Literal["crop", "resized_crop", "flip", "cutout"]
 
 
@@ -264,9 +277,10 @@ class Pruning(Section):
 
     ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Pruning ratio: share of the channels of every layer that is removed."""
-    importance: str = "magnitude"
-    """Importance by which channels stay: magnitude (L2 norm of the weights), magnitude_l1, random, lamp, fpgm,
-    bn_scale."""
+    importance: str = Field(
+        "magnitude",
+        description="What a channel is judged by: " + "; ".join(f"{n}: {i.about}" for n, i in IMPORTANCES.items()),
+    )
     steps: Positive = 1
     """Number of pruning steps on the way to the ratio."""
     committee: Positive = 1
@@ -287,7 +301,7 @@ class Pruning(Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in IMPORTANCES:
-            raise ValueError(f"unknown importance '{value}'{near(value, IMPORTANCES)}; known: {', '.join(IMPORTANCES)}")
+            raise ValueError(unknown_importance(value))
         return value
 
     @model_validator(mode="after")
@@ -439,9 +453,8 @@ class Workers(Section):
 class Fusion(Section):
     """How the trained proxy goes back into the dense network."""
 
-    rule: Literal["keep", "function_preserving", "scaled", "positional"] = "keep"
-    """keep: other weights stay as initialised. function_preserving: the fused network starts as the proxy.
-    scaled: in between. positional: the authors' public rule, for ablations only."""
+    rule: FusionRuleName = "keep"
+    """What becomes of the weights that the proxy did not have."""
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Factor of the rule `scaled` on the weights that function_preserving sets to zero."""
     target: Literal["fused", "scratch"] = "fused"
@@ -479,10 +492,8 @@ class Scoring(Section):
     a large pool, 64 for a small one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of scoring (training has its own). auto: bf16 for a large pool where the device is fast in it."""
-    backend: Literal["auto", "eager", "torch", "compile", "openvino"] = "auto"
-    """What runs the network: `eager` as it was trained, `torch` with its batch norms folded, `compile` (torch.compile)
-    and `openvino` (the extra; CPU only) the folded one. auto: the fastest for a large pool, `torch` for a small one.
-    Features (a set strategy, `features`) come from `eager` and `torch` alone."""
+    backend: BackendName = AUTO
+    """What runs the network."""
     features: bool = False
     """Also write each sample's penultimate features (float32)."""
 
@@ -493,13 +504,16 @@ class Scoring(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Scoring:
-        if self.backend == "openvino" and self.gpus:
-            raise ValueError("scoring.backend: openvino runs on CPUs; set scoring.gpus to 0 or use compile")
-        if self.features and self.backend in ("compile", "openvino"):
-            raise ValueError(f"scoring.backend: {self.backend} gives no features; use torch, or auto")
-        if self.backend == "eager" and self.precision == "bf16":
-            raise ValueError("scoring.backend: eager is the network as it was trained, in fp32; use torch for bf16")
+        self.check_backend(features=self.features)
         return self
+
+    def check_backend(self, *, features: bool) -> None:
+        """ValueError where the backend that was asked for cannot do what else is asked for."""
+        if self.backend == AUTO:
+            return
+        device, precision = "cuda" if self.gpus else "cpu", None if self.precision == "auto" else self.precision
+        if why := BACKENDS[self.backend].refusal(device=device, precision=precision, features=features):
+            raise ValueError(f"scoring.backend: {why}")
 
 
 class Config(Section):
@@ -540,10 +554,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _features(self) -> Config:
-        if self.selection.needs_features and self.scoring.backend in ("compile", "openvino"):
-            raise ValueError(
-                f"scoring.backend: {self.scoring.backend} gives no features, which selection needs; use torch, or auto"
-            )
+        self.scoring.check_backend(features=self.scoring.features or self.selection.needs_features)
         return self
 
     @model_validator(mode="after")
@@ -622,8 +633,11 @@ class Config(Section):
                 f"pruning.committee {members} is of proxies, but selection.selector is '{self.selection.selector}': "
                 "set one of them back"
             )
-        if members > 1 and self.fusion.rule == "positional":
-            raise ValueError("fusion.rule 'positional' knows no committee: use keep, function_preserving or scaled")
+        if members > 1 and not FUSION_RULES[self.fusion.rule].committees:
+            raise ValueError(
+                f"fusion.rule '{self.fusion.rule}' takes no committee: use one that does, such as keep, or set "
+                "pruning.committee to 1"
+            )
         return self
 
 

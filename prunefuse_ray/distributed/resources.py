@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 import ray
@@ -20,6 +19,7 @@ import ray.data
 from prunefuse_ray import config as cfg
 from prunefuse_ray.distributed.autoscaler import ROLE, Autoscaler, autoscaler
 from prunefuse_ray.errors import PlanError
+from prunefuse_ray.networks.backends import AUTO, BACKENDS
 
 BLOCK_BYTES = 4 * 2**20
 STREAM_CPUS = 2
@@ -219,8 +219,8 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float 
         macs: multiply-accumulates of scoring the whole pool once, by which the default number of actors is bounded.
         rows: samples of the pool.
     """
-    if scoring.backend == "openvino" and find_spec("openvino") is None:
-        raise PlanError("scoring.backend: openvino is not installed; pip install 'prunefuse-ray[openvino]'")
+    if scoring.backend != AUTO and (lacks := BACKENDS[scoring.backend].lacks()):
+        raise PlanError(f"scoring.backend: {lacks}")
     by_cpu = int((has.cpus - STREAM_CPUS) // scoring.cpus)
     fits = min(by_cpu, int(has.gpus // scoring.gpus)) if scoring.gpus else by_cpu
     could = max(fits, _actors_when_grown(scoring, has.autoscaler))

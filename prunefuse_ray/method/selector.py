@@ -68,9 +68,8 @@ def make_selector(config: Config, dense: networks.Dense) -> networks.Selector:
 
 
 def fused_network(config: Config, dense: nn.Module, selector: networks.Selector) -> nn.Module:
-    """`dense` with the selector's weights in it. Raises NetworkError where the configured rule has no exact form."""
-    rule, epsilon = config.fusion.rule, config.fusion.epsilon
-    if isinstance(selector, networks.Committee):
-        return networks.fuse_committee(dense, selector.members, rule, epsilon=epsilon)
-    assert isinstance(selector, networks.Proxy)  # config: only pruned proxies can be fused
-    return networks.fuse(dense, selector, rule, epsilon=epsilon)
+    """`dense` with the selector's weights in it. Raises NetworkError where the configured rule cannot be applied."""
+    assert isinstance(selector, networks.Proxy | networks.Committee)  # config: only pruned proxies can be fused
+    rule = config.fusion.rule
+    parameters = config.fusion.model_dump(include=set(networks.FUSION_RULES[rule].parameters))
+    return networks.fuse(dense, selector, rule, **parameters)

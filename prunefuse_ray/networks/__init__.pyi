@@ -1,16 +1,10 @@
 from .architectures import ARCHITECTURES, build, example_input
-from .backends import Runner, has_openvino, runner
-from .committee import (
-    COMMITTEE_RULES,
-    Committee,
-    Ensemble,
-    Members,
-    check_partition,
-    consensus,
-    fuse_committee,
-)
+from .backends import AUTO, BACKENDS, Backend, Runner
+from .committee import Committee, Ensemble, Members, check_partition
 from .files import NETWORK_FILE, WEIGHTS_FILE, Dense, Selector, from_files, to_files
-from .fusion import FUSION_RULES, fuse
+from .fusion import FUSION_RULES, FusionRule, Parts
+from .fusion.fuse import fuse
+from .importance import IMPORTANCES
 from .indices import KeptIndices, Proxy, compose, gather, scatter
 from .inference import (
     channels_last,
@@ -21,24 +15,28 @@ from .inference import (
 from .measure import Row, macs, parameters, pruning_table
 from .precision import fast_bf16
 from .pruning import prune, split
-from .specs import IMPORTANCES, NetworkError, NetworkSpec, PruningSpec
+from .specs import NetworkError, NetworkSpec, PruningSpec
 from .trained import Loaded, load_trained
 
 __all__ = [
     "ARCHITECTURES",
-    "COMMITTEE_RULES",
+    "AUTO",
+    "BACKENDS",
     "FUSION_RULES",
     "IMPORTANCES",
     "NETWORK_FILE",
     "WEIGHTS_FILE",
+    "Backend",
     "Committee",
     "Dense",
     "Ensemble",
+    "FusionRule",
     "KeptIndices",
     "Loaded",
     "Members",
     "NetworkError",
     "NetworkSpec",
+    "Parts",
     "Proxy",
     "PruningSpec",
     "Row",
@@ -48,15 +46,12 @@ __all__ = [
     "channels_last",
     "check_partition",
     "compose",
-    "consensus",
     "example_input",
     "fast_bf16",
     "features_and_logits",
     "from_files",
     "fuse",
-    "fuse_committee",
     "gather",
-    "has_openvino",
     "inference_form",
     "load_trained",
     "macs",
@@ -64,7 +59,6 @@ __all__ = [
     "prune",
     "pruning_table",
     "recalibrate_batch_norm",
-    "runner",
     "scatter",
     "split",
     "to_files",

@@ -6,7 +6,6 @@ out: with random weights in every tensor, the pruned network has to compute what
 channels lead nowhere.
 """
 
-import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +17,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from prunefuse_ray.networks.architectures import example_input, first_line
 from prunefuse_ray.networks.indices import KeptIndices, gather
-from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, unsuited
+from prunefuse_ray.networks.probe import in_highest_precision, probe_inputs
+from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, first_line, unsuited
 from prunefuse_ray.networks.structure import damp_cross, damp_queries, query_rows, refill
-
-TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Relative. In float64 right ones agree to 1e-12 and wrong ones differ in the first digits; float32 is for networks
-that cast to it themselves."""
 
 
 def check_alignment(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> None:
@@ -60,10 +55,9 @@ class _Ran:
 
 def _tried(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> tuple[_Ran, _Ran, float]:
     """The pruned network, the dense one whose added channels lead nowhere, and how far their outputs may be apart."""
-    with contextlib.suppress(_CannotRun):
-        return *_both(dense, kept, spec, torch.float64), TOLERANCES[torch.float64]
     try:
-        return *_both(dense, kept, spec, torch.float32), TOLERANCES[torch.float32]
+        (pruned, masked), tolerance = in_highest_precision(lambda dtype: _both(dense, kept, spec, dtype))
+        return pruned, masked, tolerance
     except _CannotRun as failure:
         raise unsuited(
             failure.module,
@@ -78,8 +72,7 @@ def _both(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec, dtype: torch.d
     _randomise(state)
     pruned = copy.deepcopy(probe)
     refill(pruned, gather(state, kept))
-    inputs = example_input(spec, samples=2)
-    inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
+    inputs = probe_inputs(spec, dtype, samples=2)
     with torch.no_grad(), _WithoutStatistics():
         expected = _run(pruned, inputs)
         modules, queries = dict(probe.named_modules()), dict(query_rows(probe))

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,10 +11,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from prunefuse_ray.networks.plain import VGG16, TextCNN
 from prunefuse_ray.networks.resnets import PreActivationResNet
-from prunefuse_ray.networks.specs import NetworkError, NetworkSpec
+from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, first_line, unsuited
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     **{
@@ -50,7 +52,9 @@ def build(spec: NetworkSpec, *, seed: int) -> nn.Module:
 def construct(spec: NetworkSpec, *, seed: int) -> nn.Module:
     """`build` without the check that the network takes its input; for weights that are to be replaced anyway."""
     with isolated_seed(seed), torch.device("cpu"):
-        return _constructed(spec)
+        network = _constructed(spec)
+        _materialise(network, spec)
+    return network
 
 
 def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tensor:
@@ -97,17 +101,60 @@ def _outputs(network: nn.Module, inputs: Tensor, device: str) -> Any:
 def _check(network: nn.Module, spec: NetworkSpec) -> None:
     """Raises NetworkError unless the network takes inputs of that shape and returns (N, classes) logits."""
     try:
-        outputs = on_shapes_or_values(lambda device: _outputs(network, example_input(spec), device))
+        copied = copy.deepcopy(network)
     except Exception as error:
         raise NetworkError(
-            f"input_shape: {spec.architecture} cannot take {spec.input_shape}: {first_line(error)}"
+            f"network.architecture: {spec.architecture} cannot be copied ({first_line(error)})"
         ) from error
-    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if shape != (1, spec.classes):
+    try:
+        outputs = on_shapes_or_values(lambda device: _outputs(copied, example_input(spec), device))
+    except Exception as error:
+        raise _cannot_take(network, spec, error) from error
+    if not isinstance(outputs, Tensor):
         raise NetworkError(
-            f"network.architecture: {spec.architecture} returns {shape} for one sample instead of logits "
-            f"(1, {spec.classes}); only classifiers can be used"
+            f"network.architecture: {spec.architecture} returns a {type(outputs).__name__}; make it return the logits "
+            "alone, or wrap it in a module that does"
         )
+    if tuple(outputs.shape) != (1, spec.classes):
+        raise NetworkError(
+            f"network.architecture: {spec.architecture} returns {tuple(outputs.shape)} for one sample instead of "
+            f"logits (1, {spec.classes}); only classifiers can be used"
+        )
+
+
+def _cannot_take(network: nn.Module, spec: NetworkSpec, error: Exception) -> NetworkError:
+    given = inspect.signature(network.forward).parameters.values()
+    needed = [p.name for p in given if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1:
+        return NetworkError(
+            f"network.architecture: {spec.architecture} takes {len(needed)} inputs ({', '.join(needed)}); only "
+            "networks of one input can be used"
+        )
+    return NetworkError(f"input_shape: {spec.architecture} cannot take {spec.input_shape}: {first_line(error)}")
+
+
+def _materialise(network: nn.Module, spec: NetworkSpec) -> None:
+    """Lets lazy layers learn their widths from a sample. Their weights come from the seed, as those of others do."""
+    if not _lazy_modules(network):
+        return
+    modes = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad():
+            network.eval()(example_input(spec))
+    except Exception as error:
+        raise _cannot_take(network, spec, error) from error
+    for module, training in modes.items():
+        module.training = training
+    if left := _lazy_modules(network):
+        raise unsuited(left[0], "a lazy layer that no sample reaches cannot learn its width; leave it out")
+
+
+def _lazy_modules(network: nn.Module) -> list[str]:
+    return [
+        name
+        for name, module in network.named_modules()
+        if any(is_lazy(tensor) for tensor in [*module._parameters.values(), *module._buffers.values()])
+    ]
 
 
 def _constructed(spec: NetworkSpec) -> nn.Module:
@@ -187,7 +234,10 @@ def _construct_custom(module_name: str, function_name: str, spec: NetworkSpec) -
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise NetworkError(f"network.architecture: cannot import {spec.architecture!r}: {error}") from error
+        raise NetworkError(
+            f"network.architecture: cannot import {spec.architecture!r}: {error}; name a function of a module that "
+            "Python finds from the working directory or among the installed packages"
+        ) from error
     try:
         network = function(num_classes=spec.classes, input_shape=spec.input_shape)
     except Exception as error:
@@ -202,7 +252,3 @@ def _construct_custom(module_name: str, function_name: str, spec: NetworkSpec) -
 def _near(name: str, names: object) -> str:
     matches = difflib.get_close_matches(name, list(names), n=3)  # type: ignore[call-overload]
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -39,15 +39,17 @@ def scatter(dense: Mapping[str, Tensor], proxy: Mapping[str, Tensor], kept: Kept
     """
     check_names(dense, kept)
     check_names(proxy, kept)
-    result = {}
-    for name, tensor in dense.items():
-        values = proxy[name].to(device=tensor.device, dtype=tensor.dtype)
-        positions = grid(tensor.shape, kept[name], device=tensor.device)
-        if (expected := kept_shape(tensor.shape, kept[name])) != tuple(values.shape):
-            raise NetworkError(f"{name}: the proxy's shape {tuple(values.shape)} is not the kept shape {expected}")
-        result[name] = tensor.clone()
-        result[name][positions] = values
+    result = {name: tensor.clone() for name, tensor in dense.items()}
+    for name, tensor in result.items():
+        write(name, tensor, proxy[name], kept[name])
     return result
+
+
+def write(name: str, tensor: Tensor, values: Tensor, dims: tuple[Tensor | None, ...]) -> None:
+    """Puts `values` into the kept positions of a tensor, in place."""
+    if (expected := kept_shape(tensor.shape, dims)) != tuple(values.shape):
+        raise NetworkError(f"{name}: the proxy's shape {tuple(values.shape)} is not the kept shape {expected}")
+    tensor[grid(tensor.shape, dims, device=tensor.device)] = values.to(tensor)
 
 
 def compose(first: KeptIndices, second: KeptIndices) -> KeptIndices:

@@ -1,11 +1,13 @@
 """What a network is and how it is pruned: two small validated values that survive a JSON file."""
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from typing import Any, Self
 
-from prunefuse_ray.errors import PruneFuseError
+from prunefuse_ray.errors import PruneFuseError, near
+from prunefuse_ray.networks.importance import IMPORTANCES
 
 
 class NetworkError(PruneFuseError):
@@ -15,6 +17,15 @@ class NetworkError(PruneFuseError):
 def unsuited(module: str, why: str) -> NetworkError:
     """The error for an architecture that cannot be used because of one of its modules."""
     return NetworkError(f"network.architecture: module {module or '(the network itself)'}: {why}")
+
+
+def plain(error: Exception) -> str:
+    """What an error of another library says, without the colours that some put in for terminals."""
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error)).strip() or type(error).__name__
+
+
+def first_line(error: Exception) -> str:
+    return plain(error).splitlines()[0]
 
 
 def _is_int(value: object) -> bool:
@@ -67,8 +78,8 @@ class NetworkSpec:
         return cls(**values)
 
 
-IMPORTANCES = ("magnitude", "magnitude_l1", "random", "lamp", "fpgm", "bn_scale")
-"""Channel importances that need the weights only, no data and no gradients."""
+def unknown_importance(name: object) -> str:
+    return f"unknown importance '{name}'{near(str(name), IMPORTANCES)}; known: {', '.join(IMPORTANCES)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +101,7 @@ class PruningSpec:
         if not isinstance(self.ratio, (int, float)) or isinstance(self.ratio, bool) or not 0 <= self.ratio < 1:
             raise NetworkError(f"ratio: {self.ratio!r} is not a share of channels; use 0 <= ratio < 1")
         if self.importance not in IMPORTANCES:
-            raise NetworkError(f"importance: unknown {self.importance!r}; use one of {', '.join(IMPORTANCES)}")
+            raise NetworkError(f"importance: {unknown_importance(self.importance)}")
         if not _is_int(self.steps) or self.steps < 1:
             raise NetworkError(f"steps: {self.steps!r} is not an integer of at least 1")
         if self.round_to is not None and (not _is_int(self.round_to) or self.round_to < 1):

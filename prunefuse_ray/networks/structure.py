@@ -3,6 +3,7 @@
 Pruning and loading both end here, so a proxy that was read from a file is made exactly as one that was just pruned.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 
@@ -12,6 +13,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from prunefuse_ray.networks.indices import added, grid
 from prunefuse_ray.networks.specs import NetworkError
+
+CROSS_CHANNEL_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
+"""Normalisations whose statistics mix channels: pruning changes what they compute."""
 
 _NUMBERS_OF_HEADS = ("num_heads", "n_heads", "heads", "n_head", "nhead", "num_attention_heads", "head_dim")
 
@@ -75,6 +79,13 @@ def refill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
                 module._buffers[name] = state[f"{prefix}.{name}" if prefix else name]
     for prefix, module in network.named_modules():  # an attention looks at its children's new shapes
         _adapt(prefix, module)
+
+
+def filled(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """A copy with these tensors; see `refill`."""
+    result = copy.deepcopy(network)
+    refill(result, state)
+    return result
 
 
 def damp_cross(

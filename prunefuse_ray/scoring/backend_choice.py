@@ -3,9 +3,11 @@ network in float32."""
 
 from __future__ import annotations
 
+import logging
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,16 +21,18 @@ from prunefuse_ray import networks
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import head
 from prunefuse_ray.data.sample_format import decode_column
+from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.distributed.resources import ScoringPlan
+from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.networks.backends import AUTO, BACKENDS, Backend
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
 from prunefuse_ray.storage import Place
+
+logger = logging.getLogger(__name__)
 
 MACS_WORTH_MEASURING = 1e11
 """A pass over the pool with less work than this (some ten seconds of one core) is over before measuring pays, and its
 scores may as well be float32."""
-
-MACS_WORTH_COMPILING = 1e15
-"""torch.compile takes about a minute in every actor."""
 
 SMALL_BATCH = 64
 BATCH_SIZES = {False: (32, 64, 128, 256), True: (128, 512, 2048)}
@@ -64,26 +68,51 @@ class Arithmetic:
         return replace(job, **asdict(self))
 
 
+def worth_trying(
+    scoring: cfg.Scoring, *, macs: float, features: bool, gpu: bool
+) -> tuple[dict[str, Backend], dict[str, str]]:
+    """The backends that come into question for a pass of so many multiply-accumulates, by their names in the
+    configuration; and those that would, but cannot be used here, with the reasons."""
+    if scoring.backend != AUTO:
+        return {scoring.backend: BACKENDS[scoring.backend]}, {}
+    device, precision = _device_type(gpu), None if scoring.precision == "auto" else scoring.precision
+    found: dict[str, Backend] = {}
+    left_out: dict[str, str] = {}
+    for name in BACKENDS:
+        try:
+            backend = BACKENDS[name]
+        except ConfigError as error:  # another package's, which this run did not ask for
+            left_out[name] = str(error)
+            continue
+        if macs < backend.auto.get(device, math.inf) or backend.refusal(
+            device=device, precision=precision, features=features
+        ):
+            continue
+        if lacks := backend.lacks():
+            left_out[name] = lacks
+        else:
+            found[name] = backend
+    return found, left_out
+
+
 def candidates(
-    scoring: cfg.Scoring, *, macs: float, features: bool, gpu: bool, fast_bf16: bool, openvino: bool
+    scoring: cfg.Scoring, backends: Mapping[str, Backend], *, macs: float, gpu: bool, fast_bf16: bool
 ) -> list[Arithmetic]:
-    """What comes into question for a pass of so many multiply-accumulates; a single one is not measured."""
+    """The backends with each precision and batch size that comes into question; of a pass too small to be worth a
+    measurement, the first one's."""
     large = macs >= MACS_WORTH_MEASURING
-    precision = scoring.precision
-    if precision == "auto":
-        precision = "bf16" if large and fast_bf16 and scoring.backend != "eager" else "fp32"
-    backends = [scoring.backend]
-    if scoring.backend == "auto":
-        backends = ["torch"]
-        if large and not features:
-            backends += ["openvino"] if openvino and not gpu else []
-            backends += ["compile"] if gpu and macs >= MACS_WORTH_COMPILING else []
     batches = BATCH_SIZES[gpu] if large else (SMALL_BATCH,)
     if scoring.batch_size is not None:
         batches = (scoring.batch_size,)
+
+    def precision(backend: Backend) -> str:
+        if scoring.precision != "auto":
+            return scoring.precision
+        return "bf16" if large and fast_bf16 and "bf16" in backend.precisions else backend.precisions[0]
+
     return [
-        Arithmetic(backend=backend, precision=precision, batch_size=size, call_rows=4 * size)
-        for backend in backends
+        Arithmetic(backend=name, precision=precision(backend), batch_size=size, call_rows=4 * size)
+        for name, backend in list(backends.items())[: None if large else 1]
         for size in batches
     ]
 
@@ -109,31 +138,39 @@ def choose(
         return Arithmetic(**place.read_json()["chosen"]).of(job)
     little = macs < MACS_WORTH_MEASURING
     found = fastest(scoring, network, job, macs) if little else _there(fastest, plan, scoring, network, job, macs)
+    for name, why in found["left_out"].items():
+        logger.warning("scoring.backend auto goes without %s: %s", name, why)
     place.write_json(found)
     return Arithmetic(**found["chosen"]).of(job)
 
 
 def fastest(scoring: cfg.Scoring, network: Place, job: ScoringJob, macs: float) -> dict[str, Any]:
-    """The fastest candidate in this process, `chosen`, and the rates that were measured."""
-    device = torch.device("cuda" if job.gpu else "cpu")
-    found = candidates(
-        scoring,
-        macs=macs,
-        features=job.features,
-        gpu=job.gpu,
-        fast_bf16=networks.fast_bf16(device),
-        openvino=networks.has_openvino(),
-    )
+    """The fastest candidate in this process, `chosen`; the rates that were `measured`; and which backends might have
+    been faster but cannot be used here, or for this network, `left_out`."""
+    backends, left_out = worth_trying(scoring, macs=macs, features=job.features, gpu=job.gpu)
+    fast_bf16 = networks.fast_bf16(torch.device(_device_type(job.gpu)))
+    found = candidates(scoring, backends, macs=macs, gpu=job.gpu, fast_bf16=fast_bf16)
     if macs < MACS_WORTH_MEASURING:
-        return {"chosen": asdict(found[0]), "measured": []}
-    rates = [rate_of(network, candidate.of(job)) for candidate in found]
-    best = found[int(np.argmax(rates))]
-    rows = call_rows(max(rates), best.batch_size, int(np.prod(job.form.shape)))
+        return {"chosen": asdict(found[0]), "measured": [], "left_out": {}}
+    rates: dict[Arithmetic, float] = {}
+    for candidate in found:
+        if candidate.backend in left_out:
+            continue
+        try:
+            rates[candidate] = rate_of(network, candidate.of(job))
+        except networks.NetworkError as error:
+            if len(backends) == 1:
+                raise
+            left_out[candidate.backend] = str(error)
+    if not rates:
+        raise networks.NetworkError(f"scoring.backend: none can run this network: {left_out}")
+    best = max(rates, key=rates.__getitem__)
+    rows = call_rows(rates[best], best.batch_size, int(np.prod(job.form.shape)))
     measured = [
         {"backend": a.backend, "precision": a.precision, "batch_size": a.batch_size, "samples_per_second": rate}
-        for a, rate in zip(found, rates, strict=True)
+        for a, rate in rates.items()
     ]
-    return {"chosen": asdict(replace(best, call_rows=rows)), "measured": measured}
+    return {"chosen": asdict(replace(best, call_rows=rows)), "measured": measured, "left_out": left_out}
 
 
 def rate_of(network: Place, job: ScoringJob) -> float:
@@ -154,8 +191,8 @@ def check(source: Source, network: Place, job: ScoringJob, plan: ScoringPlan) ->
     `deviation`."""
     rows = head(source, CHECKED)
     # On a GPU only where there is one, which the driver's machine need not have.
-    exact = job.backend in ("eager", "torch") and job.precision == "fp32" and not job.gpu
-    return deviation(network, job, rows) if exact else _there(deviation, plan, network, job, rows)
+    anywhere = BACKENDS[job.backend].portable and job.precision == "fp32" and not job.gpu
+    return deviation(network, job, rows) if anywhere else _there(deviation, plan, network, job, rows)
 
 
 def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]:
@@ -188,4 +225,9 @@ def _there(function: Callable[..., dict[str, Any]], plan: ScoringPlan, *args: An
     if plan.alone:
         return function(*args)
     task = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, **plan.placement)(function)
-    return ray.get(task.remote(*args))
+    with plain_errors():
+        return ray.get(task.remote(*args))
+
+
+def _device_type(gpu: bool) -> str:
+    return "cuda" if gpu else "cpu"

@@ -46,7 +46,7 @@ class ScoringJob:
     threads: int
     gpu: bool
     backend: str = "torch"
-    """`networks.runner`"""
+    """`networks.BACKENDS`"""
     precision: str = "fp32"
     call_rows: int | None = None
     """Rows that an actor is given at once; default: four batches."""
@@ -71,10 +71,9 @@ class Scorer:
         self.job, self.task = job, TASKS[job.task]
         self.meter = ScoringMeter()
         self.device = torch.device("cuda" if job.gpu else "cpu")
-        self.network = networks.runner(
+        self.network = networks.BACKENDS[job.backend].runner(
             networks.from_files(network_files(network), job.trusted).network,
-            job.backend,
-            job.precision,
+            precision=job.precision,
             device=self.device,
             example=self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8)),
             threads=job.threads,

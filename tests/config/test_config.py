@@ -19,7 +19,7 @@ from prunefuse_ray.config.files import (
 )
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.errors import ConfigError
-from prunefuse_ray.networks.specs import IMPORTANCES
+from prunefuse_ray.networks.importance import IMPORTANCES
 
 
 def test_the_empty_configuration_is_the_digits_example():
@@ -45,6 +45,16 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"selection": {"strategy": "margn"}}, ["selection.strategy", "'margn'", "did you mean 'margin'"]),
         ({"pool": {"source": "parquet", "classes": 2}}, ["pool", "path is missing", "set pool.path"]),
         ({"pool": {"mean": [1, 2]}}, ["mean has 2 values", "give one for all channels"]),
+        (
+            {"scoring": {"backend": "opnvino"}},
+            ["scoring.backend", "'opnvino'", "did you mean 'openvino'", "auto, eager"],
+        ),
+        ({"scoring": {"backend": "aut"}}, ["scoring.backend", "did you mean 'auto'"]),
+        ({"fusion": {"rule": "kep"}}, ["fusion.rule", "'kep'", "did you mean 'keep'", "function_preserving, scaled"]),
+        (
+            {"fusion": {"rule": "positional"}, "pruning": {"committee": 2}},
+            ["fusion.rule 'positional' takes no committee", "keep", "pruning.committee"],
+        ),
         ({"pruning": {"ratio": 1.0}}, ["pruning.ratio", "1.0", "less than 1"]),
         ({"pruning": {"ratio": float("nan")}}, ["pruning.ratio", "nan", "finite"]),
         ({"training": {"epochs": 3, "warmup_epochs": 3}}, ["training", "warmup_epochs 3", "lower it below epochs"]),
@@ -192,7 +202,18 @@ def test_every_importance_that_the_networks_know_is_taken_and_no_other():
 
 
 def test_a_configuration_is_checked_without_torch():
-    code = "import sys; from prunefuse_ray.config import Config; Config(); sys.exit('torch' in sys.modules)"
+    named = {"pruning": {"committee": 2}, "fusion": {"rule": "scaled"}, "scoring": {"backend": "openvino"}}
+    code = f"""
+import contextlib, io, sys
+from prunefuse_ray.config import Config
+from prunefuse_ray.commands.options import parse_run
+Config()
+Config(**{named})
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as text:
+    parse_run(["--help"])
+assert "openvino" in text.getvalue()
+sys.exit('torch' in sys.modules)
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -234,9 +234,77 @@ def test_the_depth_is_the_one_in_the_name(architecture, layers):
     assert len(convs) == layers
 
 
+class Lazy(nn.Module):
+    """Every width but one is learnt from the first sample."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(32), nn.ReLU()
+        )
+        self.dropout = nn.Dropout(0.5).eval()
+        self.classifier = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.dropout(self.layers(x)))
+
+
+class LazyAside(Lazy):
+    """A lazy layer that runs in training only."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.aside = nn.LazyLinear(3)
+
+    def forward(self, x):
+        if self.training:
+            self.aside(self.layers(x))
+        return super().forward(x)
+
+
+def test_lazy_layers_learn_their_widths_and_go_through_every_stage():
+    spec = NetworkSpec(architecture=f"{__name__}:Lazy", classes=5, input_shape=(3, 8, 8))
+    state = torch.get_rng_state()
+    dense, again = build(spec, seed=1), build(spec, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(dense.parameters(), again.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(dense.parameters(), build(spec, seed=2).parameters(), strict=True)
+                   if a.ndim > 1)  # fmt: skip
+    assert dense.training
+    assert not dense.dropout.training, "what the network set itself"
+    assert dense.layers[1].num_batches_tracked == 0, "the sample leaves no trace in statistics"
+    proxy = prune(dense, spec, PruningSpec(ratio=0.5))
+    assert proxy.network.layers[4].weight.shape == (16, 4 * 6 * 6)
+    x = example_input(spec, samples=3)
+    loaded = from_files(to_files(proxy), (spec.architecture,)).network.eval()
+    assert torch.equal(loaded(x), proxy.network.eval()(x))
+    torch.testing.assert_close(fuse(dense, proxy, "function_preserving").eval()(x), loaded(x), atol=1e-5, rtol=1e-5)
+
+
+class TwoInputs(Lazy):
+    def forward(self, x, mask):
+        return super().forward(x * mask)
+
+
+class Named(Lazy):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+class Computed(nn.Sequential):
+    """The old weight normalisation, whose weights are no parameters: not even a copy can be made."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(nn.Flatten(), nn.utils.weight_norm(nn.Linear(torch.Size(input_shape).numel(), num_classes)))
+
+
 @pytest.mark.parametrize(
     ("architecture", "shape", "message"),
     [
+        (f"{__name__}:LazyAside", (3, 8, 8), "module aside: a lazy layer that no sample reaches"),
+        (f"{__name__}:TwoInputs", (3, 8, 8), r"network\.architecture: \S+ takes 2 inputs \(x, mask\)"),
+        (f"{__name__}:Named", (3, 8, 8), "returns a dict; make it return the logits alone"),
+        (f"{__name__}:Computed", (3, 8, 8), r"network\.architecture: \S+ cannot be copied .*weight_norm"),
         ("resnet57", (3, 32, 32), "did you mean resnet56"),
         ("torchvision:resnet51", (3, 32, 32), "did you mean"),
         ("torchvision:resnet18", (1, 32, 32), "takes \\(3, height, width\\)"),

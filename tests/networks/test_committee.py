@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prunefuse_ray.networks import (
+    Committee,
     Ensemble,
     NetworkError,
     NetworkSpec,
@@ -14,7 +15,7 @@ from prunefuse_ray.networks import (
     check_partition,
     example_input,
     from_files,
-    fuse_committee,
+    fuse,
     macs,
     split,
     to_files,
@@ -60,7 +61,7 @@ def test_the_fused_network_starts_as_the_mean_of_its_members(name, shape, member
                 train_a_little(member.network, spec)
         for member in committee:
             member.network.eval()
-        fused = fuse_committee(dense, committee, "function_preserving").eval()
+        fused = fuse(dense, Committee(committee), "function_preserving").eval()
         with torch.no_grad():
             mean = torch.stack([member.network(x) for member in committee]).mean(0)
             torch.testing.assert_close(fused(x), mean, atol=1e-4, rtol=1e-4)
@@ -90,8 +91,8 @@ def test_rules_differ_in_the_weights_between_the_blocks_only():
     for member in committee:
         between[grid(initial.shape, member.kept[name])] = False
     assert between.float().mean() == 0.5
-    for rule, factor in (("keep", 1.0), ("function_preserving", 0.0), ("scaled", 0.25)):
-        fused = fuse_committee(dense, committee, rule, epsilon=0.25).state_dict()[name]
+    for rule, factor in (("keep", 1.0), ("function_preserving", 0.0), ("scaled", 0.1)):
+        fused = fuse(dense, Committee(committee), rule).state_dict()[name]
         assert torch.equal(fused[between], initial[between] * factor), rule
         assert torch.equal(fused[~between], initial[~between]), rule
 
@@ -106,9 +107,7 @@ def test_what_cannot_be_a_committee_is_refused():
             split(dense, spec, wrong, 2)
     committee = split(dense, spec, PruningSpec(ratio=0.5), 2)
     with pytest.raises(NetworkError, match="not disjoint"):
-        fuse_committee(dense, [committee[0], committee[0]], "keep")
-    with pytest.raises(NetworkError, match="unknown 'positional'"):
-        fuse_committee(dense, committee, "positional")
+        Committee([committee[0], committee[0]])
 
 
 def test_layers_that_mix_the_members_channels_are_refused_by_name():

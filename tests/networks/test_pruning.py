@@ -14,11 +14,11 @@ from prunefuse_ray.networks import (
     from_files,
     fuse,
     gather,
+    groups,
     macs,
     prune,
     to_files,
 )
-from prunefuse_ray.networks import pruning as pruning_module
 
 SPEC = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 8, 8))
 
@@ -340,6 +340,128 @@ class PostNormEncoder(Encoder):
     norm_first = False
 
 
+class DictInside(nn.Module):
+    """A backbone that hands out two feature maps by name."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.backbone = Stages(input_shape[0])
+        self.classifier = nn.Linear(24, num_classes)
+
+    def forward(self, x):
+        maps = self.backbone(x)
+        return self.classifier(torch.cat([maps["fine"].mean((2, 3)), maps["coarse"].mean((2, 3))], 1))
+
+
+class Stages(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(channels, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2)
+
+    def forward(self, x):
+        fine = self.fine(x).relu()
+        return {"fine": fine, "coarse": self.coarse(fine).relu()}
+
+
+class TwoInputsInside(Chain):
+    """A module that merges two streams, and an input that may be left out."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.side = nn.Conv2d(input_shape[0], 6, 1)
+        self.merge = Merge()
+        self.classifier = nn.Linear(12, num_classes)
+
+    def forward(self, x, mask=None):
+        x = x if mask is None else x * mask
+        return self.classifier(self.merge(self.conv(x).relu(), self.side(x).relu()).mean((2, 3)))
+
+
+class Merge(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(16, 12, 1)
+
+    def forward(self, first, second):
+        return self.project(torch.cat([first, second], 1)).relu()
+
+
+class ConvolutionalHead(Chain):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.classifier = nn.Conv2d(10, num_classes, 1)
+
+    def forward(self, x):
+        return self.classifier(self.conv(x).relu()).mean((2, 3))
+
+
+class NormalisedLogits(Chain):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.after = nn.BatchNorm1d(num_classes)
+
+    def forward(self, x):
+        return self.after(super().forward(x)).log_softmax(1)
+
+
+class CalledTwice(Chain):
+    """A convolution that follows itself, and one that serves two streams."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.other = nn.Conv2d(input_shape[0], 10, 5, padding=2)
+        self.again = nn.Conv2d(10, 10, 3, padding=1)
+
+    def forward(self, x):
+        first, second = (self.again(stream(x)) for stream in (self.conv, self.other))
+        return self.classifier(self.again(first + second).tanh().mean((2, 3)))
+
+
+class WithoutGradients(Chain):
+    """A backbone frozen by the network itself."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.second = nn.Conv2d(10, 10, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.conv(x).relu()
+        return self.classifier(self.second(x).relu().mean((2, 3)))
+
+
+class Unreached(Chain):
+    """A head for another purpose, of which a classifier knows nothing."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.aside = nn.Linear(10, 3)
+
+
+class TwoNames(Chain):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.alias = self.conv
+
+
+class Spectral(Chain):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        nn.utils.spectral_norm(self.conv)
+
+
+class MatrixHead(Chain):
+    """The classifier is a free parameter, which is no layer whose channels could be followed."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.last = nn.Conv2d(10, 12, 3)
+        self.classifier = nn.Parameter(torch.randn(12, num_classes))
+
+    def forward(self, x):
+        return self.last(self.conv(x).relu()).relu().mean((2, 3)) @ self.classifier
+
+
 def spec_of(kind: type, shape: tuple[int, ...] = (3, 8, 8)) -> NetworkSpec:
     return NetworkSpec(architecture=f"{__name__}:{kind.__name__}", classes=5, input_shape=shape)
 
@@ -453,6 +575,11 @@ def test_round_to_that_leaves_nothing_is_refused():
         (Standardised, (3, 8, 8)),
         (Encoder, (8,)),
         (PostNormEncoder, (8,)),
+        (DictInside, (3, 8, 8)),
+        (TwoInputsInside, (3, 8, 8)),
+        (ConvolutionalHead, (3, 8, 8)),
+        (NormalisedLogits, (3, 8, 8)),
+        (CalledTwice, (3, 8, 8)),
     ],
 )
 def test_unusual_networks_that_can_be_followed_are_pruned(kind, shape, ratio):
@@ -469,16 +596,45 @@ def test_indices_that_are_out_of_place_are_noticed(monkeypatch):
     """The first channels in place of the chosen ones, in normalisations only: shapes and files would all be right."""
     spec = NetworkSpec(architecture="torchvision:convnext_tiny", classes=5, input_shape=(3, 32, 32))
     dense = build(spec, seed=0)
-    right = pruning_module.product_indices
+    right = groups.product_indices
 
     def wrong(name, flat, shape):
         dims = right(name, flat, shape)
         return (torch.arange(len(dims[0])),) if name == "features.3.0.block.2.weight" else dims
 
     prune(dense, spec, PruningSpec(ratio=0.5))
-    monkeypatch.setattr(pruning_module, "product_indices", wrong)
+    monkeypatch.setattr(groups, "product_indices", wrong)
     with pytest.raises(NetworkError, match=r"module features\.3\.0\.block\.3: it would read other channels"):
         prune(dense, spec, PruningSpec(ratio=0.5))
+
+
+def test_frozen_layers_are_pruned_and_stay_frozen_through_fusion():
+    spec = spec_of(ConvolutionalHead)
+    dense = build(spec, seed=0)
+    dense.conv.requires_grad_(False)
+    proxy = prune(dense, spec, PruningSpec(ratio=0.5))
+    fused = fuse(dense, proxy, "function_preserving")
+    for network, width in ((proxy.network, 5), (fused, 10)):
+        assert network.conv.weight.shape[0] == width
+        frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+        assert frozen == {"conv.weight", "conv.bias"}
+
+
+def test_a_layer_that_has_to_stay_whole_is_named(caplog):
+    spec = spec_of(MatrixHead)
+    dense = build(spec, seed=0)
+    proxy = prune(dense, spec, PruningSpec(ratio=0.5))
+    assert [proxy.network.conv.out_channels, proxy.network.last.out_channels] == [5, 12]
+    assert "module last keeps all its channels, because no layer" in caplog.text
+    x = example_input(spec, samples=3)
+    torch.testing.assert_close(fuse(dense, proxy, "function_preserving").eval()(x), proxy.network.eval()(x))
+
+
+def test_an_importance_that_a_layer_does_not_have_is_called_that():
+    spec = spec_of(DepthwiseGrouped)
+    for importance in ("bn_scale", "fpgm"):
+        with pytest.raises(NetworkError, match=rf"pruning\.importance: {importance} cannot be computed for the \d+ ch"):
+            prune(build(spec, seed=0), spec, PruningSpec(ratio=0.5, importance=importance))
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.8])
@@ -514,6 +670,10 @@ def test_depthwise_grouped_and_transposed_convolutions(ratio):
         (GroupsOfOne, (3, 8, 8), "module second: its channels are in 16 groups or heads of 1"),
         (Multiplied, (3, 8, 8), "module depthwise: a depthwise convolution with several outputs"),
         (Parametrised, (3, 8, 8), "module conv: its weights are computed from others"),
+        (Spectral, (3, 8, 8), "module conv: its weights are computed from others"),
+        (WithoutGradients, (3, 8, 8), r"module conv: no gradient reaches it \(no_grad, detach, or an output that"),
+        (Unreached, (3, 8, 8), "module aside: it is not called as a module"),
+        (TwoNames, (3, 8, 8), r"alias\.weight shares its weights with conv\.weight"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(kind, shape, message):

@@ -17,13 +17,15 @@ from prunefuse_ray.config.schema import Scoring
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.networks.backends import backend as seam
 from prunefuse_ray.scoring import backend_choice
 from prunefuse_ray.scoring.backend_choice import (
-    MACS_WORTH_COMPILING,
     MACS_WORTH_MEASURING,
     call_rows,
     candidates,
     choose,
+    fastest,
+    worth_trying,
 )
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
 from prunefuse_ray.storage import Place
@@ -33,7 +35,7 @@ FORM = ImageForm(height=8, width=8, channels=1)
 SPEC = networks.NetworkSpec(architecture="resnet20", classes=10, input_shape=(1, 8, 8))
 JOB = ScoringJob(strategy="entropy", form=FORM, batch_size=16, features=False, threads=1, gpu=False)
 LARGE, SMALL = MACS_WORTH_MEASURING, MACS_WORTH_MEASURING / 2
-ALL_FAST = {"features": False, "gpu": False, "fast_bf16": True, "openvino": True}
+MACS_WORTH_COMPILING = networks.BACKENDS["compile"].auto["cuda"]
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +51,13 @@ def saved(tmp_path_factory):
     return place
 
 
-def of(found):
-    return {(a.backend, a.precision) for a in found}
-
-
 @pytest.mark.parametrize(
     ("scoring", "macs", "machine", "expected", "batches"),
     [
         ({}, SMALL, {}, {("torch", "fp32")}, 1),
         ({"precision": "bf16"}, SMALL, {}, {("torch", "bf16")}, 1),
         ({}, LARGE, {}, {("torch", "bf16"), ("openvino", "bf16")}, 4),
-        ({}, LARGE, {"openvino": False, "fast_bf16": False}, {("torch", "fp32")}, 4),
+        ({}, LARGE, {"fast_bf16": False}, {("torch", "fp32"), ("openvino", "fp32")}, 4),
         ({}, LARGE, {"features": True}, {("torch", "bf16")}, 4),
         ({"precision": "fp32"}, LARGE, {}, {("torch", "fp32"), ("openvino", "fp32")}, 4),
         ({"backend": "eager"}, LARGE, {}, {("eager", "fp32")}, 4),
@@ -68,10 +66,39 @@ def of(found):
         ({}, MACS_WORTH_COMPILING, {"gpu": True}, {("torch", "bf16"), ("compile", "bf16")}, 3),
     ],
 )
-def test_what_comes_into_question(scoring, macs, machine, expected, batches):
-    found = candidates(Scoring(**scoring), macs=macs, **{**ALL_FAST, **machine})
-    assert of(found) == expected
+def test_what_comes_into_question(monkeypatch, scoring, macs, machine, expected, batches):
+    monkeypatch.setattr(seam, "find_spec", lambda module: object())
+    asked = Scoring(**scoring)
+    features, gpu = machine.get("features", False), machine.get("gpu", False)
+    backends, left_out = worth_trying(asked, macs=macs, features=features, gpu=gpu)
+    found = candidates(asked, backends, macs=macs, gpu=gpu, fast_bf16=machine.get("fast_bf16", True))
+    assert {(a.backend, a.precision) for a in found} == expected
     assert len(found) == batches * len(expected)
+    assert not left_out
+
+
+def test_what_would_be_worth_trying_but_is_not_installed_is_said(monkeypatch):
+    monkeypatch.setattr(seam, "find_spec", lambda module: None)
+    backends, left_out = worth_trying(Scoring(), macs=LARGE, features=False, gpu=False)
+    assert list(backends) == ["torch"]
+    assert left_out == {"openvino": "openvino is not installed: pip install 'prunefuse-ray[openvino]'"}
+    assert worth_trying(Scoring(), macs=LARGE, features=True, gpu=False)[1] == {}, "it would give no features"
+
+
+def test_auto_goes_on_without_a_backend_that_cannot_run_the_network(saved, monkeypatch):
+    pytest.importorskip("openvino")
+
+    def refuse(*_, **__):
+        raise networks.NetworkError("scoring.backend: OpenVINO cannot convert this network")
+
+    monkeypatch.setattr(backend_choice, "MEASURED_SECONDS", 0.0)
+    broken = dataclasses.replace(networks.BACKENDS["openvino"], build=refuse)
+    monkeypatch.setitem(networks.BACKENDS._loaded, "openvino", broken)
+    found = fastest(Scoring(batch_size=8), saved, JOB, LARGE)
+    assert found["chosen"]["backend"] == "torch"
+    assert found["left_out"] == {"openvino": "scoring.backend: OpenVINO cannot convert this network"}
+    with pytest.raises(networks.NetworkError, match="cannot convert"):
+        fastest(Scoring(backend="openvino"), saved, JOB, LARGE)
 
 
 def test_an_actor_is_given_a_second_of_work_in_whole_batches():
@@ -152,14 +179,14 @@ def test_a_score_depends_on_no_neighbour(saved, backend, precision, off):
 
 def test_the_check_sees_a_form_that_is_wrong(saved, monkeypatch):
     """A folded network whose classifier was lost."""
-    form = networks.backends.inference_form
+    form = networks.inference_form
 
     def broken(network, precision="fp32"):
         found = form(network, precision)
         torch.nn.init.zeros_(found.classifier.weight)
         return found
 
-    monkeypatch.setattr(networks.backends, "inference_form", broken)
+    monkeypatch.setattr("prunefuse_ray.networks.inference.inference_form", broken)
     images = [encode_png(p) for p in random_images(60)]
     table = pa.table({"id": list(range(60)), "sample": pa.array(images, pa.binary())})
     assert backend_choice.deviation(saved, JOB, table)["largest_difference"] > 1e-3  # rounding is 1e-7

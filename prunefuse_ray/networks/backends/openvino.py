@@ -1,0 +1,59 @@
+"""The backend of OpenVINO, which is the fastest on CPUs that have matrix units or bfloat16."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from prunefuse_ray.networks.backends.backend import Backend, Runner, installed
+from prunefuse_ray.networks.specs import NetworkError, plain
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+def _build(network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int) -> Runner:
+    import openvino
+    import torch
+
+    from prunefuse_ray.networks.inference import inference_form
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its converter traces by torch.jit
+            model = openvino.convert_model(inference_form(network), example_input=example, input=[tuple(example.shape)])
+    except Exception as error:  # its converter raises errors of its own and those of torch's tracer
+        raise NetworkError(
+            f"scoring.backend: OpenVINO cannot convert this network ({plain(error)}); use torch, or auto"
+        ) from error
+    compiled = openvino.Core().compile_model(
+        model,
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # It would pin the threads of every actor to the same first cores of the machine: two actors of one thread
+            # on two cores then had the throughput of one.
+            "ENABLE_CPU_PINNING": False,
+            "PERFORMANCE_HINT": "LATENCY",
+        },
+    )
+    request = compiled.create_infer_request()
+
+    def run(x: Tensor) -> Tensor:
+        # A copy: the next call writes into the same memory.
+        return torch.from_numpy(request.infer([x.contiguous().numpy()])[0].copy())
+
+    return run
+
+
+OPENVINO = Backend(
+    name="openvino",
+    about="the folded network by OpenVINO (the extra openvino)",
+    build=_build,
+    devices=("cpu",),
+    auto={"cpu": 0},
+    lacks=installed("openvino", "openvino"),
+)

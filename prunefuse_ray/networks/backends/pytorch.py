@@ -1,0 +1,64 @@
+"""Backends of torch's own: the plain network, its inference form, and that compiled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prunefuse_ray.networks.backends.backend import Backend, Runner
+from prunefuse_ray.networks.specs import NetworkError, first_line
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+def _eager(network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int) -> Runner:
+    return network.eval().requires_grad_(False).to(device)
+
+
+def _torch(network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int) -> Runner:
+    from prunefuse_ray.networks.inference import inference_form
+
+    return inference_form(network, precision).to(device)
+
+
+def _compile(network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int) -> Runner:
+    import torch
+
+    from prunefuse_ray.networks.inference import inference_form
+
+    compiled = torch.compile(inference_form(network, precision).to(device), dynamic=False)
+    try:
+        # It compiles when it is first called: now, not in the middle of the pool. A copy made in this mode is of the
+        # kind that scoring gives it; for another kind it would compile again.
+        with torch.inference_mode():
+            compiled(example.clone())
+    except Exception as error:  # of the tracer, of the code generator, of a C++ compiler that is not there
+        raise NetworkError(
+            f"scoring.backend: torch.compile cannot compile this network here ({first_line(error)}); use torch, or auto"
+        ) from error
+    return compiled
+
+
+EAGER = Backend(
+    name="eager",
+    about="the network as it was trained",
+    build=_eager,
+    precisions=("fp32",),
+    features=True,
+    portable=True,
+)
+TORCH = Backend(
+    name="torch",
+    about="its batch norms folded into the convolutions",
+    build=_torch,
+    features=True,
+    portable=True,
+    auto={"cpu": 0, "cuda": 0},
+)
+COMPILE = Backend(
+    name="compile",
+    about="the folded network by torch.compile, which takes about a minute in every actor",
+    build=_compile,
+    auto={"cuda": 1e15},
+)

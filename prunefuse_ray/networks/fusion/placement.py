@@ -1,0 +1,67 @@
+"""Where proxies' weights go in the dense network, and what becomes of the weights that would disturb them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from prunefuse_ray.networks.fusion.prenorm import fuse_prenorm, residual_stream
+from prunefuse_ray.networks.fusion.rule import Parts
+from prunefuse_ray.networks.indices import KeptIndices, write
+from prunefuse_ray.networks.structure import damp_cross
+
+
+def in_blocks(parts: Parts, factor: float) -> dict[str, Tensor]:
+    """Every member's weights in the positions that they were pruned from, and the dense network's elsewhere, times
+    `factor` where they lead from a member's added inputs into its kept outputs.
+
+    The blocks of a committee lie on the diagonal of every layer. What its members share, they average: the classifier.
+    """
+    states = [member.network.state_dict() for member in parts.members]
+    modules = dict(parts.dense.named_modules())
+    fused = {}
+    for name, tensor in parts.dense.state_dict().items():
+        kept = [member.kept[name] for member in parts.members]
+        values = [state[name].to(tensor) for state in states]
+        if len(values) > 1:
+            values = _averaged(modules[name.rpartition(".")[0]], kept[0], values)
+        result = tensor.clone()
+        for dims in kept:
+            damp_cross(modules, name, result, dims, factor)
+        for dims, value in zip(kept, values, strict=True):
+            write(name, result, value, dims)
+        fused[name] = result
+    return fused
+
+
+def _averaged(owner: nn.Module, dims: tuple[Tensor | None, ...], values: list[Tensor]) -> list[Tensor]:
+    """What each member writes of a tensor of this module."""
+    if all(index is None for index in dims):  # the classifier's bias, or a counter
+        return [torch.stack(values).mean(0) if values[0].is_floating_point() else values[0]] * len(values)
+    if isinstance(owner, (nn.Linear, _ConvNd)) and len(dims) > 1 and dims[0] is None:
+        # Whole outputs that read the members' channels, as the classifier's do, sum over the members.
+        return [value / len(values) for value in values]
+    return values
+
+
+def preserving(parts: Parts, factor: float) -> dict[str, Tensor]:
+    """Fusion in which the weights that would disturb the proxy's function are multiplied by `factor`."""
+    if len(parts.members) == 1 and any(isinstance(module, nn.LayerNorm) for module in parts.dense.modules()):
+        (proxy,) = parts.members
+        stream = residual_stream(parts.dense, proxy.kept)
+        return fuse_prenorm(parts.dense, proxy.network.state_dict(), proxy.kept, stream, factor)
+    return in_blocks(parts, factor)
+
+
+def positional_indices(dense: Mapping[str, Tensor], proxy: Mapping[str, Tensor]) -> KeptIndices:
+    """Indices by shape alone: every second position where a dimension was halved, else the leading block."""
+
+    def index(size: int, kept: int) -> Tensor | None:
+        if kept == size:
+            return None
+        return torch.arange(0, size, 2) if 2 * kept == size else torch.arange(kept)
+
+    return {name: tuple(map(index, tensor.shape, proxy[name].shape)) for name, tensor in dense.items()}
