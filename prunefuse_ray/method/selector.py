@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -32,9 +33,31 @@ def dense_network(config: Config, spec: networks.NetworkSpec) -> tuple[networks.
     path = config.network.weights
     if path is None:
         return dense, {}
+    content, shards = _weight_files(path)
+    loaded = networks.load_trained(dense.network, spec, content, shards)
+    digest = _digest(content, shards)
+    return dense, {"sha256": digest, **dataclasses.asdict(loaded), "notes": loaded.notes()}
+
+
+def weights_digest(path: str) -> str:
+    """SHA-256 of the file of the weights; of an index, of it and of the files that it names."""
+    return _digest(*_weight_files(path))
+
+
+def _weight_files(path: str) -> tuple[bytes, dict[str, bytes]]:
+    """The file, and where it is an index, those beside it. ConfigError where one of them cannot be read."""
     content = read_input("network.weights", path)
-    loaded = networks.load_trained(dense.network, spec, content)
-    return dense, {"sha256": hashlib.sha256(content).hexdigest(), "replaced": loaded.replaced}
+    before, mark, options = path.partition("?")  # of a URI
+    parent = before.rpartition("/")[0]
+    beside = {name: f"{parent}/{name}" if parent else name for name in networks.shard_names(content)}
+    return content, {name: read_input("network.weights", f"{file}{mark}{options}") for name, file in beside.items()}
+
+
+def _digest(content: bytes, shards: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256(content)
+    for name in sorted(shards):
+        digest.update(shards[name])
+    return digest.hexdigest()
 
 
 def trusted(config: Config) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from .measure import Row, macs, parameters, pruning_table
 from .precision import fast_bf16
 from .pruning import prune, split
 from .specs import NetworkError, NetworkSpec, PruningSpec
-from .trained import Loaded, load_trained
+from .trained import Loaded, load_trained, shard_names
 
 __all__ = [
     "ARCHITECTURES",
@@ -60,6 +60,7 @@ __all__ = [
     "pruning_table",
     "recalibrate_batch_norm",
     "scatter",
+    "shard_names",
     "split",
     "to_files",
 ]

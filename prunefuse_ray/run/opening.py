@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+from hashlib import sha256
 
 from prunefuse_ray import networks
 from prunefuse_ray.config import Config
@@ -20,7 +20,7 @@ from prunefuse_ray.distributed.resources import (
     plan_training,
 )
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec
+from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec, weights_digest
 from prunefuse_ray.method.steps import INIT, Step, check_budget
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.context import RunContext
@@ -118,7 +118,8 @@ def check_inputs(config: Config, ledger: Ledger) -> None:
     for field_, path in (("network.weights", config.network.weights), ("pool.known_labels", config.pool.known_labels)):
         if begun is None or path is None or not Place.at(path).exists():
             continue
-        if hashlib.sha256(read_input(field_, path)).hexdigest() != begun.metrics["inputs"][field_]["sha256"]:
+        digest = weights_digest(path) if field_ == "network.weights" else sha256(read_input(field_, path)).hexdigest()
+        if digest != begun.metrics["inputs"][field_]["sha256"]:
             raise LedgerError(
                 f"{field_}: '{path}' is not the file that the run began with (its digest differs): restore it, or "
                 "start under another --run.name"

@@ -24,10 +24,8 @@ def run(context: RunContext, step: Step) -> Done:
     Labels that are known beforehand are taken in with their samples."""
     config = context.config
     dense, weights = dense_network(config, context.spec)
-    if weights.get("replaced"):
-        logger.warning(
-            "network.weights: a new head for %d classes: %s are fresh", context.spec.classes, weights["replaced"]
-        )
+    for note in weights.get("notes", []):
+        logger.warning("network.weights: %s", note)
     selector = make_selector(config, dense)
     known = _take_known(context, step)
     shape = context.form.network_shape
