@@ -203,7 +203,7 @@ def test_the_ratio_follows_from_the_members():
         ({"pruning": {"committee": 2, "steps": 5}}, "in one step"),
         ({"selection": {"strategy": "bald"}}, "set pruning.committee to 2 or more"),
         ({"pruning": {"committee": 2}, "selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}, "set one"),
-        ({"pruning": {"committee": 2}, "fusion": {"rule": "positional"}}, "knows no committee"),
+        ({"pruning": {"committee": 2}, "fusion": {"rule": "positional"}}, "takes no committee"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(change, said):
@@ -212,6 +212,6 @@ def test_what_cannot_be_combined_is_refused(change, said):
 
 
 def test_widths_that_cannot_be_shared_are_refused(local_ray, tiny_pool, tmp_path):
-    with pytest.raises(ConfigError, match="3 members cannot share the 16 channels"):
+    with pytest.raises(networks.NetworkError, match="3 members cannot share the 16 channels"):
         loop.run(tiny(tiny_pool, tmp_path, pruning={"committee": 3}))
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from prunefuse_ray.acquisition.quotas import round_robin
 from prunefuse_ray.config.files import merge
 from prunefuse_ray.errors import ConfigError, ScoreError
 from prunefuse_ray.method.steps import Step
+from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import train
@@ -178,7 +179,7 @@ def test_what_cannot_be_combined_is_refused(tiny_pool, tmp_path, change, said):
 @pytest.mark.parametrize("change", [{"strategy": "k_centers"}, {"strategy": "badge"}, {"min_distance": 0.5}], ids=str)
 def test_a_network_without_a_classifier_over_features_is_refused(local_ray, tiny_pool, tmp_path, change):
     more = {"network": {"architecture": "tests.support.nets:convolutional"}, "selection": change}
-    with pytest.raises(ConfigError, match="features need a network"):
+    with pytest.raises(NetworkError, match="features need a network"):
         loop.run(tiny(tiny_pool, tmp_path, **more))
     assert not list(tmp_path.iterdir())
 

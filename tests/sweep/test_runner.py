@@ -20,6 +20,7 @@ from prunefuse_ray.config.files import config_from_tree, load_config, merge, to_
 from prunefuse_ray.distributed.resources import Resources
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
 from prunefuse_ray.method.steps import Step, steps
+from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep import runner as sweeping
@@ -312,7 +313,11 @@ def test_the_report_is_made_from_the_files_without_ray_or_torch(swept):
     ("change", "error", "said"),
     [
         ({"arms": {"big": {"selection": {"budgets": [10, 500]}}}}, ConfigError, "trial 'big': selection.budgets"),
-        ({"arms": {"odd": {"network": {"architecture": "resnet21"}}}}, ConfigError, "trial 'odd': network"),
+        (
+            {"arms": {"odd": {"network": {"architecture": "resnet21"}}}},
+            NetworkError,
+            "trial 'odd': network.architecture",
+        ),
         ({"arms": {"many": {"scoring": {"actors": [50, 50]}}}}, PlanError, "trial 'many': scoring.actors"),
         ({"base": {"pool": {"image_column": "img"}}}, PoolError, "pool.image_column"),
     ],
