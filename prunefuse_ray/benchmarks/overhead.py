@@ -17,7 +17,6 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.benchmarks import bare, measure
-from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.pool import PoolInfo, Source
@@ -38,7 +37,7 @@ class Bare:
 
     def __init__(self, root: Path) -> None:
         self.ledger = Ledger(Place.at(str(root)))
-        self.config: Config = config_from_tree(self.ledger.read_config())
+        self.config: Config = self.ledger.read_config()
         self.info = PoolInfo.from_json(self.ledger.read_pool())
         self.form = form_of(self.config.pool, self.info)
         self.pool, self.test = sources(self.config.pool, self.ledger.root)

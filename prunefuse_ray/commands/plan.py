@@ -117,7 +117,6 @@ def _table(found: Estimate) -> Table:
 
 def _against(mine: argparse.Namespace) -> int:
     """A run's estimate, made on this machine from its own configuration, beside what its commits say."""
-    from prunefuse_ray.config.files import config_from_tree
     from prunefuse_ray.data.pool import PoolInfo
     from prunefuse_ray.data.reading import head
     from prunefuse_ray.data.survey import source_of
@@ -127,7 +126,7 @@ def _against(mine: argparse.Namespace) -> int:
     from prunefuse_ray.storage import Place
 
     ledger = Ledger(Place.at(mine.against))
-    config = config_from_tree(ledger.read_config())
+    config = ledger.read_config()
     info = PoolInfo.from_json(ledger.read_pool())
     commits = {step: ledger.committed(step) for step in steps(config)}
     actors = [c.metrics["actors"][1] for c in commits.values() if c is not None and "actors" in c.metrics]

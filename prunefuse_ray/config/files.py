@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prunefuse_ray.config.schema import Config, committee_ratio
+from prunefuse_ray.config.schema import RECORDED, Config, committee_ratio
 from prunefuse_ray.errors import ConfigError, near
 
 Tree = TypeVar("Tree", bound=BaseModel)
@@ -51,10 +51,17 @@ def config_from_tree(tree: Mapping[str, Any]) -> Config:
     return validated(Config, tree)
 
 
-def validated(model: type[Tree], tree: Mapping[str, Any], over: Mapping[str, Any] | None = None) -> Tree:
-    """A nested mapping, with `over` laid on it, as a model; raises ConfigError with one line per fault."""
+def validated(
+    model: type[Tree], tree: Mapping[str, Any], over: Mapping[str, Any] | None = None, *, recorded: bool = False
+) -> Tree:
+    """A nested mapping, with `over` laid on it, as a model; raises ConfigError with one line per fault.
+
+    Args:
+        recorded: the mapping was written by a run, maybe of an earlier version, and not by a person, who would be told
+            of fields that have another name by now.
+    """
     try:
-        return model.model_validate(merge(tree, over or {}))
+        return model.model_validate(merge(tree, over or {}), context=RECORDED if recorded else None)
     except ValidationError as error:
         raise ConfigError(explain(error, model)) from error
 

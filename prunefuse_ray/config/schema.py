@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -90,6 +91,10 @@ def _each_without_credentials(value: str | list[str]) -> str | list[str]:
 Paths = Annotated[str | list[str], AfterValidator(_each_without_credentials)]
 
 
+RECORDED = "recorded"
+"""Context of validation: the tree is not a person's, but what a run or a sweep has recorded."""
+
+
 class Section(BaseModel):
     """A part of the tree: unknown keys are errors, and the docstrings under the fields are the command's help."""
 
@@ -99,11 +104,11 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _current_names(cls, tree: Any) -> Any:
-        """Earlier names are still read, with a note."""
+    def _current_names(cls, tree: Any, info: ValidationInfo) -> Any:
+        """Earlier names are still read: with a note, but where they stand in what an earlier version recorded."""
         if not isinstance(tree, Mapping) or not (old := cls.renamed.keys() & tree.keys()):
             return tree
-        for name in sorted(old):
+        for name in sorted(old if info.context != RECORDED else ()):
             logger.warning("%s: the field '%s' is now called '%s'", cls.__name__.lower(), name, cls.renamed[name])
         return {cls.renamed.get(name, name): value for name, value in tree.items()}
 

@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from prunefuse_ray.config import Config
-from prunefuse_ray.config.files import differences
+from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.lease import Lease
+from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, labels_schema
 from prunefuse_ray.storage import Place
 
@@ -76,33 +77,27 @@ class Ledger:
         (self.root / "pool.json").write_json(pool)
         (self.root / "config.yaml").write_bytes(yaml.safe_dump(dict(config), sort_keys=False).encode())
 
-    def read_config(self) -> dict[str, Any]:
-        try:
-            tree = yaml.safe_load((self.root / "config.yaml").read_bytes())
-        except (OSError, yaml.YAMLError) as error:
-            raise LedgerError(
-                f"{self.root.path}: config.yaml cannot be read ({error}); is this a run directory?"
-            ) from error
-        if not isinstance(tree, dict):
-            raise LedgerError(f"{self.root.path}: config.yaml is damaged; restore it or start under another --run.name")
-        return tree
+    def read_config(self) -> Config:
+        """What the run is, in the terms of this version."""
+        return read_recorded(self.root / "config.yaml", Config)
 
-    def take_budgets(self, config: Mapping[str, Any]) -> None:
+    def take_budgets(self, config: Config) -> None:
         """Record the label budgets of a configuration that `check_config` let pass."""
         old = self.read_config()
-        if (budgets := config["selection"]["budgets"]) != old["selection"]["budgets"]:
-            tree = old | {"selection": old["selection"] | {"budgets": budgets}}
+        if (budgets := config.selection.budgets) != old.selection.budgets:
+            selection = old.selection.model_copy(update={"budgets": budgets})
+            tree = to_tree(old.model_copy(update={"selection": selection}))
             (self.root / "config.yaml").write_bytes(yaml.safe_dump(tree, sort_keys=False).encode())
 
     def read_pool(self) -> dict[str, Any]:
         return (self.root / "pool.json").read_json()
 
-    def check_config(self, config: Mapping[str, Any]) -> None:
+    def check_config(self, config: Config) -> None:
         """Refuse to go on under another configuration, with the difference. Only the label budgets of rounds that have
         chosen nothing yet may be other ones: where samples turn out to be unusable, the last may be out of reach."""
         old = self.read_config()
-        changed = [d for d in differences(old, config) if not d.startswith(EXECUTION_FIELDS)]
-        before, now = (tree.get("selection", {}).get("budgets", []) for tree in (old, config))
+        changed = [d for d in differences(to_tree(old), to_tree(config)) if not d.startswith(EXECUTION_FIELDS)]
+        before, now = old.selection.budgets, config.selection.budgets
         begun = sum(self.committed(Step(r, "select")) is not None for r in range(len(before)))
         if len(before) == len(now) and before[:begun] == now[:begun]:
             changed = [d for d in changed if not d.startswith("selection.budgets:")]

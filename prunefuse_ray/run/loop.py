@@ -48,7 +48,7 @@ def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = la
     """
     ledger = Ledger(run_place(config))
     if ledger.exists:
-        ledger.check_config(to_tree(config))
+        ledger.check_config(config)
         if ledger.committed(Step(-1, REPORT)):
             return ledger
     annotator_of(config.annotation)  # says what it lacks before anything starts

@@ -35,8 +35,8 @@ def open_run(config: Config, ledger: Ledger, runs: int) -> RunContext:
     has = observe()
     if ledger.exists:
         ledger.lock()
-        ledger.check_config(to_tree(config))  # again: nobody else changes it now
-        ledger.take_budgets(to_tree(config))
+        ledger.check_config(config)  # again: nobody else changes it now
+        ledger.take_budgets(config)
         info = growth.seen_info(config, ledger)
         growth.check_unchanged(config, ledger)
         check_inputs(config, ledger)

@@ -30,6 +30,7 @@ from prunefuse_ray.inference.predictor import read_network
 from prunefuse_ray.inference.saved_networks import network_files, network_place
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
+from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, arrow_type, selected_schema
 from prunefuse_ray.scoring.backend_choice import SMALL_BATCH
 from prunefuse_ray.scoring.score_pass import ScorePass, check_rejected, score
@@ -68,6 +69,17 @@ class Ranking(cfg.Section):
     pool: UnlabeledPool = Field(default_factory=lambda: UnlabeledPool.model_validate({}))
     scoring: cfg.Scoring = cfg.Scoring()
     selection: Strategy = Strategy()
+
+
+class _Weights(cfg.Section):
+    weights_sha256: str
+
+
+class _Recorded(Ranking):
+    """A pass as its directory records it."""
+
+    network: _Weights
+    top: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +208,8 @@ def _pool_fields(form: Form) -> dict[str, Any]:
 
 
 def _check_same(ledger: Ledger, tree: Mapping[str, Any]) -> None:
-    changed = [d for d in differences(ledger.read_config(), tree) if not d.startswith(EXECUTION_FIELDS)]
+    old = to_tree(read_recorded(ledger.root / "config.yaml", _Recorded, "--out"))
+    changed = [d for d in differences(old, tree) if not d.startswith(EXECUTION_FIELDS)]
     if changed:
         lines = "\n  ".join(changed)
         raise LedgerError(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.data.pool import PoolInfo
@@ -27,8 +27,7 @@ SHEET = 24
 
 def view_run(ledger: Ledger) -> RunView:
     """Everything of a run that its report shows. Raises LedgerError where the directory is no run or is damaged."""
-    tree = ledger.read_config()
-    config = config_from_tree(tree)
+    config = ledger.read_config()
     info = seen_info(config, ledger)
     result = ledger.root / "result.json"
     rejected = ledger.rejected()
@@ -37,7 +36,7 @@ def view_run(ledger: Ledger) -> RunView:
         name=config.run.name,
         directory=ledger.root.path,
         complete=result.exists(),
-        config=tree,
+        config=to_tree(config),
         pool={"rows": info.rows, "files": info.files, "bytes": info.bytes, "classes": info.classes, "path": info.path},
         rounds=[view_round(ledger, config, info, r) for r in rounds if ledger.committed(Step(r, "select"))],
         result=result.read_json() if result.exists() else None,

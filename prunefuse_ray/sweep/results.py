@@ -14,15 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import yaml
 
-from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import REPORT, Step, is_sync, steps
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place
-from prunefuse_ray.sweep.config import Sweep, Trial, sweep_from_tree, trials
+from prunefuse_ray.sweep.config import Sweep, Trial, trials
 from prunefuse_ray.sweep.sharing import inputs_keys
 
 COMPLETE, STOPPED, FAILED, UNFINISHED = "complete", "stopped", "failed", "unfinished"
@@ -84,7 +82,7 @@ def outcome(root: Place, name: str) -> Outcome:
 
 def _through(ledger: Ledger) -> bool:
     """Whether a run has passed its last label budget."""
-    *_, last, _ = steps(config_from_tree(ledger.read_config()))
+    *_, last, _ = steps(ledger.read_config())
     return ledger.committed(last) is not None
 
 
@@ -156,11 +154,7 @@ class SweepResult:
 
 def read_sweep(root: Place) -> SweepResult:
     """Raises LedgerError where the directory is no sweep or is damaged."""
-    try:
-        tree = yaml.safe_load((root / "sweep.yaml").read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise LedgerError(f"{root.path}: sweep.yaml cannot be read ({error}); is this a sweep's directory?") from error
-    sweep = sweep_from_tree(tree)
+    sweep = read_recorded(root / "sweep.yaml", Sweep)
     return SweepResult(sweep=sweep, root=root, trials=[_read_trial(root, t) for t in trials(sweep)])
 
 

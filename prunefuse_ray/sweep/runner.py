@@ -25,6 +25,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from prunefuse_ray.config.files import differences, to_tree
+from prunefuse_ray.config.schema import Config
 from prunefuse_ray.data.known_labels import check_known_labels
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.survey import materialise, survey
@@ -34,8 +35,9 @@ from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
 from prunefuse_ray.run.opening import check
+from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place
-from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, stops_early, sweep_from_tree, sweep_path, trials
+from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, stops_early, sweep_path, trials
 from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
 from prunefuse_ray.sweep.sharing import inputs_keys
 from prunefuse_ray.sweep.trial import POLL, Desk, TrialJob, drive
@@ -74,7 +76,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None) -> list[Trial]:
     has = observe()
     todo = [t for t in found if outcome(root, t.name).status not in (COMPLETE, STOPPED)]
     at_once = concurrency(sweep, todo, has)
-    infos = _survey_pools(root, todo, has, at_once)
+    infos = _survey_pools(root, found, todo, has, at_once)
     directory.lock()
     try:
         _check_unchanged_sweep(root, sweep)  # again: nobody else changes it now
@@ -97,10 +99,8 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
         if (root / "config.yaml").exists():
             raise LedgerError(f"{root.path}: is the directory of a run; give the sweep another --run.name")
         return
-    old = yaml.safe_load(place.read_bytes())
-    if not isinstance(old, dict):
-        raise LedgerError(f"{place.path}: is damaged; restore it, or give the sweep another --run.name")
-    changed = [d for d in differences(old, to_tree(sweep)) if not d.startswith(SWEEP_EXECUTION_FIELDS)]
+    old = read_recorded(place, Sweep)
+    changed = [d for d in differences(to_tree(old), to_tree(sweep)) if not d.startswith(SWEEP_EXECUTION_FIELDS)]
     if all(d.startswith(GROWING_FIELDS) for d in changed):
         # Also where nothing differs: the order of the fields in `space` makes names and draws.
         changed = _trials_lost(old, sweep)
@@ -112,11 +112,11 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
         )
 
 
-def _trials_lost(old: dict[str, Any], sweep: Sweep) -> list[str]:
-    """A line for every trial of the sweep `old`, as it was written, that `sweep` has no more or has otherwise."""
+def _trials_lost(old: Sweep, sweep: Sweep) -> list[str]:
+    """A line for every trial of the sweep `old`, as it was recorded, that `sweep` has no more or has otherwise."""
     now = {trial.name: trial for trial in trials(sweep)}
     lines = []
-    for was in trials(sweep_from_tree(old)):
+    for was in trials(old):
         if was.name not in now:
             lines.append(f"trial '{was.name}' would be gone; a sweep may gain arms, values and seeds, but not lose any")
             continue
@@ -136,7 +136,9 @@ def _record(root: Place, sweep: Sweep, todo: Iterable[Trial], infos: dict[str, t
     (root / "sweep.yaml").write_bytes(yaml.safe_dump(to_tree(sweep), sort_keys=False).encode())
 
 
-def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: int) -> dict[str, tuple[PoolInfo, Any]]:
+def _survey_pools(
+    root: Place, all_: Sequence[Trial], todo: Iterable[Trial], has: Resources, at_once: int
+) -> dict[str, tuple[PoolInfo, Any]]:
     """Look through every pool once, whatever the number of trials, and check that each trial can run on it.
 
     Returns: key of the pool's fields -> what was found, and what is still to be written of it.
@@ -152,6 +154,7 @@ def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: i
                 infos[key] = PoolInfo.from_json(recorded.read_json()), None
                 growth.check_unchanged(config, Ledger(root / "pools" / key))
             else:
+                _check_unchanged_pool(root, all_, config)
                 found = survey(config.pool, task=config.task)
                 infos[key] = found.info, found
             info, found = infos[key]
@@ -164,6 +167,16 @@ def _survey_pools(root: Place, todo: Iterable[Trial], has: Resources, at_once: i
             except PruneFuseError as error:
                 raise type(error)(f"trial '{trial.point}': {error}") from error
     return infos
+
+
+def _check_unchanged_pool(root: Place, all_: Iterable[Trial], config: Config) -> None:
+    """A sweep that an earlier version began may have recorded this pool under another key: then a trial that has begun
+    tells what the pool was."""
+    for trial in all_:
+        ledger = Ledger(root / "trials" / trial.name)
+        if trial.config.pool == config.pool and ledger.exists:
+            growth.check_unchanged(config, ledger)
+            return
 
 
 def concurrency(sweep: Sweep, todo: Sequence[Trial], has: Resources) -> int:

@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
+from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.lease import Lease
@@ -18,7 +19,7 @@ STEP = Step(3, "select")
 @pytest.fixture
 def ledger(tmp_path):
     ledger = Ledger(Place.at(str(tmp_path / "run")))
-    ledger.create({"run": {"seed": 0, "name": "a"}, "workers": {"cpus": 1}}, {"rows": 5})
+    ledger.create(to_tree(config_from_tree({"run": {"seed": 0, "name": "a"}})), {"rows": 5})
     return ledger
 
 
@@ -100,23 +101,27 @@ def test_labels_gather_over_rounds(ledger):
 
 
 def test_fields_of_execution_may_change_and_others_may_not(ledger):
-    ledger.check_config({"run": {"seed": 0, "name": "moved"}, "workers": {"cpus": 8}})
+    ledger.check_config(config_from_tree({"run": {"seed": 0, "name": "moved"}, "workers": {"cpus": 8}}))
     with pytest.raises(LedgerError, match=r"run\.seed: 0 -> 1"):
-        ledger.check_config({"run": {"seed": 1, "name": "a"}, "workers": {"cpus": 1}})
+        ledger.check_config(config_from_tree({"run": {"seed": 1, "name": "a"}}))
 
 
 def test_budgets_of_rounds_that_have_not_begun_may_change(tmp_path):
     ledger = Ledger(Place.at(str(tmp_path / "run")))
-    ledger.create({"selection": {"budgets": [10, 20, 30], "strategy": "margin"}}, {})
+
+    def margin(budgets):
+        return config_from_tree({"selection": {"budgets": budgets, "strategy": "margin"}})
+
+    ledger.create(to_tree(margin([10, 20, 30])), {})
     ledger.commit(Step(0, "select"), {}, {})
     ledger.commit(Step(1, "select"), {}, {})
-    lower = {"selection": {"budgets": [10, 20, 27], "strategy": "margin"}}
+    lower = margin([10, 20, 27])
     ledger.check_config(lower)
     ledger.take_budgets(lower)
     assert ledger.read_config() == lower
     for budgets in ([10, 21, 27], [10, 20], [10, 20, 27, 30]):
         with pytest.raises(LedgerError, match=r"selection\.budgets"):
-            ledger.check_config({"selection": {"budgets": budgets, "strategy": "margin"}})
+            ledger.check_config(margin(budgets))
 
 
 def test_a_driver_that_lost_its_lease_removes_nothing(tmp_path, monkeypatch):
