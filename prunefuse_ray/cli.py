@@ -9,9 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+import prunefuse_ray
 from prunefuse_ray.errors import PruneFuseError
 
-COMMANDS = ("run", "sweep", "score", "plan", "report", "export", "networks", "list")
+COMMANDS = ("run", "sweep", "score", "plan", "report", "export", "networks", "list", "presets")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # code of one's own, `module:name`, is found as with `python -m`
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        print(f"prunefuse_ray {prunefuse_ray.__version__}")
+        return 0
     if not arguments or arguments[0] not in COMMANDS:
         print(f"usage: prunefuse {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
         return 0 if arguments in (["-h"], ["--help"]) else 2

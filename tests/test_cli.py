@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands.run import closing_table, phase_line, round_line
 from prunefuse_ray.commands.terminal import si
+from prunefuse_ray.config.files import PRESETS
 from prunefuse_ray.errors import LabelsWaiting
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +52,7 @@ def test_the_closing_table():
         (["run", "--pool.source", "parquet"], "path is missing"),
         (["run", "--run.seed", "x"], "run.seed"),
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["report", "/nowhere"], "is this a run directory?"),
+        (["report", "/nowhere"], "is this the directory of a run"),
     ],
 )
 def test_errors_are_one_message_and_exit_code_2(arguments, said, capsys):
@@ -84,6 +86,24 @@ def test_the_table_of_what_pruning_leaves(capsys):
     assert "16→8 32→16 64→32" in shown
     assert main(["networks", "resnet21"]) == 2
     assert main(["networks", "resnet20", "--input", "3,x"]) == 2
+
+
+def test_presets_are_listed_with_the_command_that_takes_them_and_a_line_of_their_own(capsys):
+    assert main(["presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(list(PRESETS.glob("*.yaml")))
+    for line in lines:
+        *command, name = line.split()[:4]
+        assert command in (["prunefuse", "run", "--preset"], ["prunefuse", "sweep", "--preset"])
+        first = (PRESETS / f"{name}.yaml").read_text().splitlines()[0]
+        assert first.startswith("# "), f"{name}: begin it with a comment that says in one line what it is"
+        assert first.endswith("."), f"{name}: the first line is to be a sentence of its own"
+        assert line.endswith(first.removeprefix("#"))
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"prunefuse_ray {version('prunefuse-ray')}\n"
 
 
 def test_the_job_runs_resumes_and_reports(tmp_path):

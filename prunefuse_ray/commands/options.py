@@ -19,7 +19,7 @@ from prunefuse_ray.sweep.config import Sweep, load_sweep
 def parse_run(argv: Sequence[str]) -> Config:
     """The configuration that the arguments of `run` describe. Raises ConfigError; exits on --help and unknown flags."""
     parser = argparse.ArgumentParser(
-        prog="run.py",
+        prog="prunefuse run",
         allow_abbrev=False,  # an abbreviation that is unique today may name two fields tomorrow
         formatter_class=_Help,
         description="Select samples with a pruned proxy, label them, fuse the proxy into the dense network.\n"
@@ -32,7 +32,7 @@ def parse_run(argv: Sequence[str]) -> Config:
 def parse_sweep(argv: Sequence[str]) -> Sweep:
     """The sweep that the arguments of `sweep` describe. Raises ConfigError; exits on --help and unknown flags."""
     parser = argparse.ArgumentParser(
-        prog="sweep.py",
+        prog="prunefuse sweep",
         allow_abbrev=False,
         formatter_class=_Help,
         description="Run a sweep: a YAML file of a base configuration, arms, a search space and seeds.\n"

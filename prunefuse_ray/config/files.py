@@ -37,11 +37,17 @@ def read_tree(path: str | Path) -> dict[str, Any]:
     return tree
 
 
+def presets() -> dict[str, str]:
+    """Name -> the first line of the comment at the top of its file, of every preset that ships with the project."""
+    files = sorted(PRESETS.glob("*.yaml"))
+    return {p.stem: p.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for p in files}
+
+
 def preset_path(name: str) -> Path:
     """The YAML file of a preset that ships with the project; ConfigError lists the known ones."""
     path = PRESETS / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        known = presets()
         raise ConfigError(f"--preset {name}: no such preset{near(name, known)}; known: {', '.join(known)}")
     return path
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from itertools import takewhile
 
+import prunefuse_ray
 from prunefuse_ray.config import Config
-from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.survey import sources
 from prunefuse_ray.distributed.resources import importing, start_ray
@@ -60,7 +60,7 @@ def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = la
     try:
         context = open_run(config, ledger, runs)
         telemetry = Telemetry(ledger, config.run.name)
-        telemetry.record("run_started", cluster=context.has.to_json())
+        telemetry.record("run_started", version=prunefuse_ray.__version__, cluster=context.has.to_json())
         try:
             if done := list(takewhile(ledger.committed, steps(config))):
                 _note(context, done[-1])  # a kill may have come between its commit and its note
