@@ -52,7 +52,7 @@ def test_the_closing_table():
         (["run", "--pool.source", "parquet"], "path is missing"),
         (["run", "--run.seed", "x"], "run.seed"),
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["report", "/nowhere"], "is this the directory of a run"),
+        (["report", "/nowhere"], "is this a run directory?"),
     ],
 )
 def test_errors_are_one_message_and_exit_code_2(arguments, said, capsys):

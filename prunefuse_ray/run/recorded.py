@@ -25,9 +25,7 @@ def read_recorded(file: Place, model: type[Tree], afresh: str = "--run.name") ->
     try:
         tree = yaml.safe_load(file.read_bytes())
     except (OSError, yaml.YAMLError) as error:
-        raise LedgerError(
-            f"{file.path}: cannot be read ({error}); is this the directory of a run or a sweep?"
-        ) from error
+        raise LedgerError(f"{file.path}: cannot be read ({error}); is this a run directory?") from error
     if not isinstance(tree, dict):
         raise LedgerError(f"{file.path}: is damaged; restore it, or start afresh under another {afresh}")
     try:

@@ -67,5 +67,5 @@ def test_the_option_that_starts_afresh_is_named(tmp_path):
 
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path):
-    with pytest.raises(LedgerError, match="is this the directory of a run"):
+    with pytest.raises(LedgerError, match="is this a run directory"):
         read_recorded(Place.at(str(tmp_path)) / "config.yaml", Config)
