@@ -21,6 +21,7 @@ from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
 from tests.support import ROOT
+from tests.support.driver import arm
 from tests.support.nets import OWN
 from tests.support.pools import random_images
 from tests.support.runs import tiny as in_the_driver
@@ -50,8 +51,9 @@ def outcome(root: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def undisturbed(local_ray, tiny_pool, tmp_path_factory):
+    """Scored in the driver, as so small a pool is; no number of actors and no kill may make a difference to it."""
     directory = tmp_path_factory.mktemp("undisturbed")
-    loop.run(tiny(tiny_pool, directory))
+    loop.run(in_the_driver(tiny_pool, directory))
     return directory / "tiny"
 
 
@@ -138,9 +140,7 @@ def test_another_configuration_is_refused_with_the_difference(undisturbed, tiny_
 # --- the same outcome whatever happens ---
 
 
-@pytest.mark.parametrize(
-    "actors", [(2, 2), pytest.param((3, 3), marks=pytest.mark.slow), None]
-)  # None: in the driver, as so small a pool is
+@pytest.mark.parametrize("actors", [(2, 2), *(pytest.param((n, n), marks=pytest.mark.slow) for n in (1, 3))])
 def test_the_number_of_actors_changes_nothing(undisturbed, tiny_pool, tmp_path, actors):
     loop.run(tiny(tiny_pool, tmp_path, scoring={"actors": actors}))
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
@@ -187,10 +187,25 @@ INSIDE = [
 ]
 
 
-def test_a_driver_killed_inside_training_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path):
-    config = tiny(tiny_pool, tmp_path)
-    steps = kill_at_each([("inside", 0, "train")], config, tmp_path)
-    assert steps == expected_steps(config), "a step was done twice or left out"
+def test_a_run_ended_in_any_phase_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path, monkeypatch):
+    """In this process, by an exception that nothing catches: what kills of the process do is for `make test-faults`."""
+    config = in_the_driver(tiny_pool, tmp_path)
+    done = []
+
+    def end():
+        raise KeyboardInterrupt
+
+    def go():
+        loop.run(config, lambda event, step, _: done.append(f"{step.round} {step.phase}") if event == "done" else None)
+
+    in_the_middle = ("inside", 0, "score")  # of what the driver does in one piece
+    for moment in (("commit", 0, "score") if m == in_the_middle else m for m in INSIDE):
+        with monkeypatch.context() as patch:
+            arm(*moment, loop.run_place(config).path, end=end, patch=patch.setattr)
+            with pytest.raises(KeyboardInterrupt):
+                go()
+    go()
+    assert done == expected_steps(config), "a step was done twice or left out"
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
 
 
@@ -276,7 +291,7 @@ def test_a_driver_killed_before_it_noted_a_commit_notes_it_when_it_goes_on(local
             raise KeyboardInterrupt
         note(work, step)
 
-    config = tiny(tiny_pool, tmp_path, fusion={"evaluate": "every"})
+    config = in_the_driver(tiny_pool, tmp_path, fusion={"evaluate": "every"}, selection={"budgets": [10, 18]})
     monkeypatch.setattr(loop, "_note", die_before_noting)
     with pytest.raises(KeyboardInterrupt):
         loop.run(config)
@@ -287,6 +302,7 @@ def test_a_driver_killed_before_it_noted_a_commit_notes_it_when_it_goes_on(local
     assert set(noted) == {s.phase for s in steps.steps(config) if s.round == 0}
 
 
+@pytest.mark.faults
 def test_scoring_goes_on_with_the_rows_that_are_missing(undisturbed, tiny_pool, tmp_path):
     config = tiny(tiny_pool, tmp_path)
     drive(config, tmp_path, "inside", 0, "score")

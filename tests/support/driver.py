@@ -22,18 +22,23 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arm(moment: str, round_: int, phase: str, root: str) -> None:
-    """Patch what the moment needs; `start` and `done` are handled by the listener."""
+def arm(moment: str, round_: int, phase: str, root: str, end=die, patch=setattr) -> None:
+    """Patch what the moment needs; `start` and `done` are handled by the listener.
+
+    Args:
+        end: what ends the run at the moment.
+        patch: sets an attribute, as `setattr` does.
+    """
     if moment == "commit":
         write = storage.Place.write_json
 
         def write_json(place, value):
             name = ledger.Step(round_, phase).directory + f"/commits/{phase}.json"
             if place.path.endswith(name if round_ >= 0 else f"/commits/{phase}.json"):
-                die()
+                end()
             write(place, value)
 
-        storage.Place.write_json = write_json
+        patch(storage.Place, "write_json", write_json)
     if moment == "inside" and phase in ("train", "finetune"):
         persist = checkpoints._persist
 
@@ -44,25 +49,25 @@ def arm(moment: str, round_: int, phase: str, root: str) -> None:
                 and phase.startswith(where.name[:4])
                 and name.startswith("epoch-0002")
             ):
-                die()
+                end()
 
-        checkpoints._persist = persist_and_die
+        patch(checkpoints, "_persist", persist_and_die)
     if moment == "inside" and phase == "label":  # the images for annotators are written, their table is not
         write_bytes = storage.Place.write_bytes
 
         def write_and_die(place, data):
             if place.name == "samples.csv":
-                die()
+                end()
             write_bytes(place, data)
 
-        storage.Place.write_bytes = write_and_die
+        patch(storage.Place, "write_bytes", write_and_die)
     if moment == "inside" and phase == "score":
         watched = f"{root}/rounds/{round_:03d}/scores-checkpoint"
 
         def watch():
             while not (os.path.isdir(watched) and any("pending" not in n for n in os.listdir(watched))):
                 time.sleep(0.002)
-            die()
+            end()
 
         threading.Thread(target=watch, daemon=True).start()
 
