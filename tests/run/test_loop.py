@@ -140,7 +140,18 @@ def test_another_configuration_is_refused_with_the_difference(undisturbed, tiny_
 # --- the same outcome whatever happens ---
 
 
-@pytest.mark.parametrize("actors", [(2, 2), *(pytest.param((n, n), marks=pytest.mark.slow) for n in (1, 3))])
+def test_actors_score_as_the_driver_does(undisturbed, tiny_pool, tmp_path):
+    def listen(event, step, _):
+        if (event, step) == ("done", Step(0, "score")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(tiny(tiny_pool, tmp_path, scoring={"actors": (2, 2)}), listen)
+    assert scores_of(tmp_path / "tiny", 0) == scores_of(undisturbed, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("actors", [(1, 1), (2, 2), (3, 3)])
 def test_the_number_of_actors_changes_nothing(undisturbed, tiny_pool, tmp_path, actors):
     loop.run(tiny(tiny_pool, tmp_path, scoring={"actors": actors}))
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)

@@ -32,7 +32,7 @@ from prunefuse_ray.storage import Place
 from tests.support.pools import random_images
 
 FORM = ImageForm(height=8, width=8, channels=1)
-SPEC = networks.NetworkSpec(architecture="resnet20", classes=10, input_shape=(1, 8, 8))
+SPEC = networks.NetworkSpec(architecture="resnet8", classes=10, input_shape=(1, 8, 8))
 JOB = ScoringJob(strategy="entropy", form=FORM, batch_size=16, features=False, threads=1, gpu=False)
 LARGE, SMALL = MACS_WORTH_MEASURING, MACS_WORTH_MEASURING / 2
 MACS_WORTH_COMPILING = networks.BACKENDS["compile"].auto["cuda"]
@@ -123,6 +123,7 @@ def test_what_cannot_be_is_refused(tree):
 
 def test_what_was_measured_once_is_kept(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(backend_choice, "MEASURED_SECONDS", 0.01)
+    monkeypatch.setattr(backend_choice, "BATCH_SIZES", {False: (16, 32)})
     root = Place.at(str(tmp_path))
     plan = ScoringPlan(min_actors=1, max_actors=1, cpus=1, gpus=0.0, here=True, alone=True)
     first = choose(root, Scoring(), saved, JOB, plan, LARGE)
