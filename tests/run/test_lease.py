@@ -17,7 +17,11 @@ def place(monkeypatch):
     monkeypatch.setattr(lease, "RENEWED_EVERY", 0.1)
     monkeypatch.setattr(lease, "PATIENCE", 1.0)
     monkeypatch.setattr(lease, "SETTLES_IN", 0.3)
-    return Place(_MockFileSystem(), "bucket/run") / ".lease"
+    acquire, taken = Lease.acquire, []
+    monkeypatch.setattr(Lease, "acquire", lambda mine: (taken.append(mine), acquire(mine))[1])
+    yield Place(_MockFileSystem(), "bucket/run") / ".lease"
+    for mine in taken:
+        mine._end.set()  # else it would be renewed for as long as other tests run
 
 
 def test_a_second_driver_is_refused_while_the_first_lives(place):
