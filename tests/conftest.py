@@ -68,13 +68,20 @@ def tiny_pool(tmp_path_factory):
 def pytest_collection_modifyitems(items):
     """The longest files first, so that none of them runs alone at the end."""
     longest = [
+        "networks/test_architectures",
         "run/test_loop",
-        "training/test_trainer",
-        "run/test_select_phase",
+        "benchmarks/test_benchmarks",
         "sweep/test_runner",
+        "training/test_trainer",
         "run/test_phases",
+        "selection/test_set_selection",
+        "run/test_committee",
+        "acquisition/test_strategies",
+        "test_cli",
+        "scoring/test_backend_choice",
+        "networks/test_pruning",
+        "selection/test_top_k",
     ]
-    longest += ["test_cli", "run/test_labeling", "data/test_known_labels"]
 
     def place(item) -> int:
         name = item.path.relative_to(ROOT / "tests").with_suffix("").as_posix()

@@ -100,6 +100,7 @@ def test_a_server_that_refuses_is_one_clear_error_without_the_token(status, said
 
 
 def test_a_server_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr("urllib3.util.Retry.sleep", lambda *_: None)
     client = Client("http://127.0.0.1:9", "secret0token")
     with pytest.raises(LabelError, match=r"annotation\.url: http://127\.0\.0\.1:9 cannot be reached"):
         client.call("POST", "/projects")

@@ -62,6 +62,7 @@ def test_centers_compares_two_rounds_with_the_exact_choice(local_ray, tmp_path):
         assert figures["time_over_exact"] > 0.0
 
 
+@pytest.mark.slow
 def test_centers_measures_the_memory_of_its_actors(local_ray, tmp_path):
     figures = centers.memory(tmp_path, 30_000, 8, 10, 2)
     assert figures["features_mb"] == pytest.approx(30_000 * 8 * 4 / 2**20)
