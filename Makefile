@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+.PHONY: install run test test-networks test-wheel test-slow test-faults test-multinode test-labelstudio test-lowest \
+	constraints-lowest.txt lint types clean
 
 install: $(INSTALLED)
 
@@ -23,6 +25,10 @@ test: install
 test-networks: install
 	$(BIN)/python -m pytest -n 2 -m 'slow or not slow' tests/networks/test_architectures.py
 
+# The wheel, built and used in an empty environment and folder.
+test-wheel: install
+	$(BIN)/python -m pytest -m slow --timeout 900 tests/test_wheel.py
+
 test-slow: install
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
@@ -37,6 +43,21 @@ test-labelstudio: install
 	test -x .venv-labelstudio/bin/python || $(PYTHON) -m venv .venv-labelstudio
 	.venv-labelstudio/bin/python -m pip install --quiet 'label-studio==1.23.2'
 	$(BIN)/python -m pytest -m labelstudio --timeout 900
+
+# The lowest versions that pyproject.toml allows, in an environment of their own (6 GB).
+test-lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade pip
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev,mlflow,wandb]'
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile
+	.venv-lowest/bin/python -m pytest -m slow --timeout 900 tests/sweep/test_runner.py -k mlflow
+
+# After a change of the bounds in pyproject.toml: which versions they are.
+constraints-lowest.txt: install
+	$(BIN)/python -m pip install --quiet uv
+	echo '# The lowest versions that pyproject.toml allows: `make constraints-lowest.txt`; tested by `make test-lowest`.' > $@
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 --no-annotate --no-header \
+		--all-extras pyproject.toml >> $@
 
 lint: install
 	$(BIN)/ruff check .

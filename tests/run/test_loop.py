@@ -140,13 +140,21 @@ def test_another_configuration_is_refused_with_the_difference(undisturbed, tiny_
 # --- the same outcome whatever happens ---
 
 
-def test_actors_score_as_the_driver_does(undisturbed, tiny_pool, tmp_path):
-    def listen(event, step, _):
-        if (event, step) == ("done", Step(0, "score")):
-            raise KeyboardInterrupt
+def end(*_):
+    """Ends a run in this process, as nothing in it expects: what kills of the process do is for `make test-faults`."""
+    raise KeyboardInterrupt
 
+
+def test_actors_score_as_the_driver_does_and_what_they_wrote_is_kept(undisturbed, tiny_pool, tmp_path, monkeypatch):
+    config = tiny(tiny_pool, tmp_path, scoring={"actors": (2, 2)})
+    with monkeypatch.context() as patch:
+        arm("commit", 0, "score", str(tmp_path), end=end, patch=patch.setattr)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(config)
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path / "tiny/rounds/000/scores").glob("*.parquet")}
     with pytest.raises(KeyboardInterrupt):
-        loop.run(tiny(tiny_pool, tmp_path, scoring={"actors": (2, 2)}), listen)
+        loop.run(config, lambda event, step, _: end() if (event, step) == ("done", Step(0, "score")) else None)
+    assert {f: f.stat().st_mtime_ns for f in kept} == kept, "finished rows were scored again"
     assert scores_of(tmp_path / "tiny", 0) == scores_of(undisturbed, 0)
 
 
@@ -199,12 +207,8 @@ INSIDE = [
 
 
 def test_a_run_ended_in_any_phase_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path, monkeypatch):
-    """In this process, by an exception that nothing catches: what kills of the process do is for `make test-faults`."""
     config = in_the_driver(tiny_pool, tmp_path)
     done = []
-
-    def end():
-        raise KeyboardInterrupt
 
     def go():
         loop.run(config, lambda event, step, _: done.append(f"{step.round} {step.phase}") if event == "done" else None)

@@ -1,0 +1,62 @@
+"""What stands beside the code agrees with it: bounds and pins, markers and targets, version, licence, citation."""
+
+import re
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.support import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DIRECT = [
+    requirement
+    for texts in [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
+    for text in texts
+    if (requirement := Requirement(text)).name != "prunefuse-ray"
+]
+
+
+def pins(name):
+    lines = [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
+    return {canonicalize_name(n): Version(v) for n, v in (line.split("==") for line in lines)}
+
+
+@pytest.mark.parametrize("requirement", DIRECT, ids=lambda r: r.name)
+def test_every_lower_bound_is_the_version_that_is_tested(requirement):
+    lowest = pins("constraints-lowest.txt")[canonicalize_name(requirement.name)]
+    assert lowest in requirement.specifier
+    for bound in (s for s in requirement.specifier if s.operator == ">="):
+        asked = Version(bound.version).release
+        assert lowest.release[: len(asked)] == asked, "give `make constraints-lowest.txt`, and test what comes out"
+
+
+@pytest.mark.parametrize("requirement", DIRECT, ids=lambda r: r.name)
+def test_every_dependency_is_pinned_within_its_bounds(requirement):
+    pinned = pins("constraints.txt")
+    if (name := canonicalize_name(requirement.name)) != "wandb":  # no test installs it
+        assert pinned[name] in requirement.specifier
+
+
+def test_every_marker_has_a_target_that_contributors_are_told_of():
+    makefile, told = (ROOT / "Makefile").read_text(), (ROOT / "CONTRIBUTING.md").read_text()
+    for marker in PROJECT["tool"]["pytest"]["ini_options"]["markers"]:
+        name = marker.partition(":")[0]
+        assert re.search(rf"^test-{name}: ", makefile, re.M), name
+        assert f"`make test-{name}` | `{name}` |" in told
+    for target in re.findall(r"^(test\S*):", makefile, re.M):
+        assert f"`make {target}`" in told, target
+
+
+def test_version_licence_and_citation_agree():
+    project = PROJECT["project"]
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["license"] == project["license"] == "Apache-2.0"
+    assert "2603.26138" in citation["preferred-citation"]["url"]
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    version = Version(project["version"])
+    assert ("## [Unreleased]" if version.is_devrelease else f"## [{version}]") in changes
