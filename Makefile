@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test test-networks test-wheel test-slow test-faults test-multinode test-labelstudio test-lowest \
+.PHONY: install run test test-networks test-wheel test-slow test-kills test-faults test-multinode test-labelstudio test-lowest \
 	constraints-lowest.txt lint types clean
 
 install: $(INSTALLED)
@@ -30,7 +30,11 @@ test-wheel: install
 	$(BIN)/python -m pytest -m slow --timeout 900 tests/test_wheel.py
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow --timeout 1800
+	$(BIN)/python -m pytest -m 'slow and not faults' --timeout 1800
+
+# Of the kill tests those for which .ci/run has the time.
+test-kills: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'faults and not slow and not multinode' --timeout 900
 
 test-faults: install
 	$(BIN)/python -m pytest -m 'faults and not multinode' --timeout 1800

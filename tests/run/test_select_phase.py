@@ -197,7 +197,12 @@ MOMENTS = [
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "selection",
-    [{"strategy": "k_centers"}, {"strategy": "badge"}, {"strategy": "cluster_margin"}, {"min_distance": 0.2}],
+    [
+        {"strategy": "k_centers"},
+        pytest.param({"strategy": "badge"}, marks=pytest.mark.slow),
+        pytest.param({"strategy": "cluster_margin"}, marks=pytest.mark.slow),
+        pytest.param({"min_distance": 0.2}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_run_killed_in_any_phase_chooses_the_same(local_ray, tiny_pool, tmp_path, selection):
