@@ -166,6 +166,7 @@ def outcome(root: Place):
     return rows("selected.parquet"), rows("/scores/"), [t["label"].to_pylist() for t in tables("labels.parquet")]
 
 
+@pytest.mark.slow
 def test_a_run_on_s3_survives_kills_and_a_store_that_is_away(store, bucket, tiny_pool, tmp_path):
     undisturbed = start(tiny(tiny_pool, tmp_path / "local", **SHORT), tmp_path / "local")
     config = configured(tiny_pool, bucket, "killed")

@@ -280,6 +280,7 @@ def test_a_smaller_architecture_selects_for_another(local_ray, tiny_pool, tmp_pa
     assert macs["proxy"] == networks.macs(selector.network, (1, 8, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_a_run_with_sync_survives_kills_and_prunes_the_fused_network(local_ray, tiny_pool, tmp_path):
     """Its next proxy starts from the kept weights of the fused network, whatever was killed meanwhile."""

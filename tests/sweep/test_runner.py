@@ -398,6 +398,7 @@ def undisturbed_bytes(root: Path, trial: str) -> bytes:
     return (root / "trials" / trial / "fused" / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_a_killed_sweep_goes_on_where_it_was(swept, tiny_pool, tmp_path):

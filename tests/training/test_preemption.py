@@ -12,6 +12,7 @@ from tests.support import ROOT
 from tests.support.preempted import BATCH, EPOCHS, SAMPLES
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_an_announced_preemption_costs_the_steps_after_its_checkpoint_only(tmp_path):
     run = subprocess.run(
