@@ -200,6 +200,7 @@ def test_a_second_driver_on_s3_is_refused(bucket, tiny_pool, tmp_path):
     held.unlock()
 
 
+@pytest.mark.slow
 def test_no_credential_is_in_any_object(bucket):
     """After the runs above: neither key stands in any file of any run."""
     runs = Place.at(f"s3://samples/runs{bucket}")
