@@ -55,11 +55,11 @@ def test_centers_chooses_what_the_loop_does(local_ray, tmp_path):
     assert set(figures["seconds"]) == {"loop", "shards"}
 
 
-def test_centers_compares_two_rounds_with_the_exact_choice(local_ray, tmp_path):
-    for heaps in (0, 60):
-        figures = centers.rounds(tmp_path / str(heaps), 1_200, 8, 100, heaps)
-        assert figures["radius_over_exact"] < 2.0, "each choice is within twice the best radius, and nearly greedy"
-        assert figures["time_over_exact"] > 0.0
+@pytest.mark.parametrize("heaps", [pytest.param(0, marks=pytest.mark.slow), 60])
+def test_centers_compares_two_rounds_with_the_exact_choice(local_ray, tmp_path, heaps):
+    figures = centers.rounds(tmp_path / "pool", 1_200, 8, 100, heaps)
+    assert figures["radius_over_exact"] < 2.0, "each choice is within twice the best radius, and nearly greedy"
+    assert figures["time_over_exact"] > 0.0
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from prunefuse_ray.run import labeling, loop
 from prunefuse_ray.run.ledger import Ledger
 from tests.support import ROOT
 from tests.support.annotators import CLASSES, answer, asked, truth
+from tests.support.driver import arm
 from tests.support.nets import OWN
 from tests.support.pools import random_images, write_pool
 from tests.support.runs import tiny
@@ -197,7 +198,7 @@ def drive(config, tmp_path, *kill) -> int:
     return done.returncode
 
 
-def killed_and_resumed(unlabeled, tmp_path, moment, phase):
+def killed_and_resumed(unlabeled, tmp_path, moment, phase, drive=drive):
     config, root = config_for(unlabeled, tmp_path, budgets=(10,)), tmp_path / "tiny"
     if phase == "label" and moment in ("commit", "done"):
         assert drive(config, tmp_path) != -signal.SIGKILL  # it waits
@@ -217,14 +218,33 @@ def killed_and_resumed(unlabeled, tmp_path, moment, phase):
     assert (ledger.root / "result.json").exists()
 
 
-def test_a_kill_while_the_samples_are_written_out_loses_nothing(local_ray, unlabeled, tmp_path):
-    killed_and_resumed(unlabeled, tmp_path, "inside", "label")
+def test_an_end_while_the_samples_are_written_out_loses_nothing(local_ray, unlabeled, tmp_path, monkeypatch):
+    """In this process, by an exception that nothing expects."""
+
+    def end():
+        raise KeyboardInterrupt
+
+    def drive_here(config, _, *moment):
+        with monkeypatch.context() as patch:
+            arm(*moment, loop.run_place(config).path, end=end, patch=patch.setattr)
+            with pytest.raises(KeyboardInterrupt):
+                loop.run(config)
+        return -signal.SIGKILL
+
+    killed_and_resumed(unlabeled, tmp_path, "inside", "label", drive_here)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("moment", "phase"),
-    [("start", "request"), ("commit", "request"), ("done", "request"), ("commit", "label"), ("done", "label")],
+    [
+        ("start", "request"),
+        ("commit", "request"),
+        ("done", "request"),
+        ("inside", "label"),
+        ("commit", "label"),
+        ("done", "label"),
+    ],
 )
 def test_a_kill_at_any_moment_loses_nothing(local_ray, unlabeled, tmp_path, moment, phase):
     killed_and_resumed(unlabeled, tmp_path, moment, phase)

@@ -115,7 +115,7 @@ def sites(tmp_path_factory):
     return where
 
 
-@pytest.mark.parametrize("actors", [None, (1, 1)])
+@pytest.mark.parametrize("actors", [None, pytest.param((1, 1), marks=pytest.mark.slow)])
 def test_per_group_takes_equally_many_of_each_value_of_a_column(local_ray, sites, tmp_path, actors):
     change = {
         "selection": {"per_group": "group", "budgets": [10, 25]},
