@@ -13,7 +13,9 @@ from prunefuse_ray.commands.run import closing_table, phase_line, round_line
 from prunefuse_ray.commands.terminal import si
 from prunefuse_ray.config.files import PRESETS
 from prunefuse_ray.errors import LabelsWaiting
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 
+ACCURACY = CLASSIFICATION.metric
 ROOT = Path(__file__).parent.parent
 RESULT = {
     "rounds": [
@@ -33,11 +35,11 @@ def test_si(value, shown):
 
 def test_a_round_in_a_line():
     figures = {"train": {"test_accuracy": 0.912}, "score": {"samples": 1387}, "seconds": 12.34}
-    assert round_line(0, 50, figures) == "round 0: 50 labels, proxy 91.2%, 1,387 scored, 12.3 s"
+    assert round_line(0, 50, figures, ACCURACY) == "round 0: 50 labels, proxy 91.2%, 1,387 scored, 12.3 s"
 
 
 def test_the_closing_table():
-    table = closing_table(RESULT)
+    table = closing_table(RESULT, ACCURACY)
     cells = {c.header: (list(c.cells), c.footer) for c in table.columns}
     assert cells["labels"][0] == ["50", "100"]
     assert cells["fused"][0] == ["", "80.0%"]

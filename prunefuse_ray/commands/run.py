@@ -13,6 +13,7 @@ from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import console, quiet, secure, si
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.method.steps import steps
+from prunefuse_ray.tasks import TASKS, Metric
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         finished = "this run was complete already; --run.name OTHER starts another"
     result = result_of(config, ledger)
-    console.print(closing_table(result))
+    console.print(closing_table(result, TASKS[config.task].metric))
     console.print(phase_line(result))
     if result["rejected"]:
         console.print(f"{result['rejected']} samples could not be used: {ledger.root.path}/rejected.parquet")
@@ -47,7 +48,7 @@ class Progress:
     """A line per round as it ends; on a terminal also the phase that is under way."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.metric = config, TASKS[config.task].metric
         self.steps_done = 0
         self._status = console.status("starting") if console.is_terminal else None
         if self._status:
@@ -68,7 +69,7 @@ class Progress:
         if self._last(step):
             planned = self.config.selection.budgets[step.round]  # where an earlier command took the labels
             labels = figures.get("label", {}).get("labels", planned)
-            console.print(round_line(step.round, labels, figures))
+            console.print(round_line(step.round, labels, figures, self.metric))
 
     def stop(self) -> None:
         """Take the line of the phase under way off the terminal."""
@@ -79,26 +80,31 @@ class Progress:
         return [s for s in steps(self.config) if s.round == step.round][-1] == step
 
 
-def round_line(round_: int, labels: int, figures: dict[str, Any]) -> str:
+def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric) -> str:
     """What one round came to, in a line."""
     parts = [f"round {round_}: {labels} labels"]
     if "train" in figures:
-        parts.append(f"proxy {figures['train']['test_accuracy']:.1%}")
+        parts.append(f"proxy {metric.text(figures['train'][metric.measured])}")
     if "score" in figures:
         parts.append(f"{figures['score']['samples']:,} scored")
     if "finetune" in figures:
-        parts.append(f"fused {figures['finetune']['test_accuracy']:.1%}")
+        parts.append(f"fused {metric.text(figures['finetune'][metric.measured])}")
     return ", ".join([*parts, f"{figures['seconds']:.1f} s"])
 
 
-def closing_table(result: dict[str, Any]) -> Table:
+def closing_table(result: dict[str, Any], metric: Metric) -> Table:
     """The run's table: a row per round, and the sums."""
     rounds = result["rounds"]
     table = Table(show_footer=True, box=box.SIMPLE)
+
+    def tested(network: str) -> list[str]:
+        values = [r[f"{network}_{metric.name}"] for r in rounds]
+        return ["" if value is None else metric.text(value) for value in values]
+
     columns = {
         "labels": ([str(r["labels"]) for r in rounds], ""),
-        "proxy": ([_percent(r["proxy_accuracy"]) for r in rounds], ""),
-        "fused": ([_percent(r["fused_accuracy"]) for r in rounds], ""),
+        "proxy": (tested("proxy"), ""),
+        "fused": (tested("fused"), ""),
         "selection MACs": ([si(r["selection_macs"]) for r in rounds], si(result["selection_macs"])),
         "of dense": (
             [_share(r["selection_macs"], r["dense_selection_macs"]) for r in rounds],
@@ -120,10 +126,6 @@ def phase_line(result: dict[str, Any]) -> str:
         for phase, seconds in r["seconds"].items():
             sums[phase] = sums.get(phase, 0.0) + seconds
     return "seconds per phase: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in sums.items())
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
 
 
 def _share(part: float, whole: float) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.commands.terminal import console, quiet, secure, si
 from prunefuse_ray.sweep.config import incomparable, stops_early, trials
+from prunefuse_ray.tasks import TASKS, Metric
 
 NOT_ALL_TRIALS = 1
 """Exit code of a sweep that ended, but not with every trial."""
@@ -33,7 +34,9 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"sweep {sweep.base.run.name} in {root.path}: {count} trials")
     if sweep.scheduler == "auto" and sweep.draws and not stops:
         console.print(f"no trial is stopped early: asha {incomparable(sweep, found)}", markup=False)
-    progress = Progress(count, sum(outcome(root, t.name).status == COMPLETE for t in found))
+    progress = Progress(
+        TASKS[sweep.base.task].metric, count, sum(outcome(root, t.name).status == COMPLETE for t in found)
+    )
     if progress.ended:
         console.print(f"{progress.ended} of them were complete already")
     try:
@@ -57,8 +60,8 @@ def main(argv: Sequence[str]) -> int:
 class Progress:
     """A line for each round and for each trial that ends."""
 
-    def __init__(self, trials_: int, ended: int) -> None:
-        self.trials, self.ended, self.started = trials_, ended, time.perf_counter()
+    def __init__(self, metric: Metric, trials_: int, ended: int) -> None:
+        self.metric, self.trials, self.ended, self.started = metric, trials_, ended, time.perf_counter()
 
     def seconds(self) -> float:
         return time.perf_counter() - self.started
@@ -67,7 +70,7 @@ class Progress:
         if event == "start":
             return
         if event == "round":
-            words = round_line(figures)
+            words = round_line(figures, self.metric)
         else:
             self.ended += 1
             message = figures.get("message")
@@ -75,29 +78,31 @@ class Progress:
         console.print(f"{self.seconds():6.0f} s  {name}: {words}", markup=False)
 
 
-def round_line(row: dict[str, Any]) -> str:
+def round_line(row: dict[str, Any], metric: Metric) -> str:
     """What one round of a trial came to, in a line."""
     parts = [f"{row['labels']} labels"]
-    parts += [
-        f"{name} {row[f'{name}_accuracy']:.1%}"
-        for name in ("proxy", "fused")
-        if row.get(f"{name}_accuracy") is not None
-    ]
+    parts += [f"{name} {metric.text(row[name])}" for name in ("proxy", "fused") if row.get(name) is not None]
     if row.get("phases_shared"):
         parts.append(f"{row['phases_shared']} phases shared")
     return ", ".join(parts)
 
 
 def closing_table(result: Any) -> Table:
-    """The combinations with their accuracy and what selection cost them."""
-    from prunefuse_ray.sweep.analysis import compared_at, measured_metric, points, reference_of, relative
-    from prunefuse_ray.sweep.page import spread
+    """The combinations with their metric and what selection cost them."""
+    from prunefuse_ray.sweep.analysis import compared_at, measured_network, points, reference_of, relative
+    from prunefuse_ray.sweep.results import column
 
     found = points(result)
-    metric = measured_metric(found, result.sweep)
+    network = measured_network(found, result.sweep)
     table = Table(box=box.SIMPLE, caption=f"compared {compared_at(result)}")
     table.add_column("combination", overflow="fold", min_width=24)
-    for name in ("seeds", metric.replace("_", " "), "selection MACs", "of reference", "selection seconds"):
+    for name in (
+        "seeds",
+        column(network, result.metric).replace("_", " "),
+        "selection MACs",
+        "of reference",
+        "selection seconds",
+    ):
         table.add_column(name, justify="right")
     for p in found:
         share = relative(p, reference_of(found, result.sweep, p), "selection_macs")
@@ -105,7 +110,7 @@ def closing_table(result: Any) -> Table:
         table.add_row(
             p.name,
             str(p.seeds),
-            spread(p.final(metric)),
+            result.metric.spread(final.mean, final.std) if (final := p.final(network)) else "–",
             si(macs.mean) if macs else "",
             f"{share:.1%}" if share is not None else "",
             f"{seconds.mean:.1f}" if seconds else "",

@@ -24,7 +24,7 @@ WIDTH = 1080  # px, of the page's text
 def render(run: RunView) -> str:
     """The HTML page of a run, finished or not."""
     sections = {
-        "accuracy": ("Accuracy", _accuracy(run)),
+        "metric": (run.metric.title, _over_labels(run)),
         "rounds": ("Rounds", _rounds(run)),
         "cost": ("Time and MACs", _cost(run)),
         "scores": ("Scores", _scores(run)),
@@ -77,18 +77,24 @@ def _result_of(run: RunView, view: RoundView, key: str) -> float | None:
     return None
 
 
-def _proxy_accuracy(run: RunView, view: RoundView) -> float | None:
-    measured = _value(view, "train", "test_accuracy")
-    return _result_of(run, view, "proxy_accuracy") if measured is None else measured
+def _proxy(run: RunView, view: RoundView) -> float | None:
+    """The metric of the round's proxy."""
+    measured = _value(view, "train", run.metric.measured)
+    return _result_of(run, view, f"proxy_{run.metric.name}") if measured is None else measured
 
 
-def _fused_accuracy(run: RunView, view: RoundView) -> float | None:
-    measured = _value(view, "finetune", "test_accuracy")
+def _fused(run: RunView, view: RoundView) -> float | None:
+    """The metric of the network that was fused with the round's proxy."""
+    measured, key = _value(view, "finetune", run.metric.measured), f"fused_{run.metric.name}"
     if measured is None:
-        measured = _result_of(run, view, "fused_accuracy")
+        measured = _result_of(run, view, key)
     if measured is None and view is run.rounds[-1]:
-        measured = number(_at(run.result, "fused_accuracy"))
+        measured = number(_at(run.result, key))
     return measured
+
+
+def _written_metric(run: RunView, value: float | None) -> str:
+    return DASH if value is None else run.metric.text(value)
 
 
 def _selection_macs(run: RunView) -> tuple[float | None, float | None]:
@@ -135,17 +141,17 @@ def _labels(run: RunView) -> int:
 
 def _summary(run: RunView) -> str:
     """The run in a few sentences."""
-    tested = [view for view in run.rounds if _proxy_accuracy(run, view) is not None]
-    fused = [view for view in run.rounds if _fused_accuracy(run, view) is not None]
+    tested = [view for view in run.rounds if _proxy(run, view) is not None]
+    fused = [view for view in run.rounds if _fused(run, view) is not None]
     view = next(reversed(fused or tested or run.rounds), None)
     words = f"{count(view.labels if view else 0)} of {count(_at(run.pool, 'rows'))} pool samples labeled"
-    proxy = _proxy_accuracy(run, view) if view else None
+    proxy = _proxy(run, view) if view else None
     yet = "." if run.complete else " yet."
     if view and fused:
-        words = f"With {words}, the fused network reaches {percent(_fused_accuracy(run, view))} on the test set"
-        words += "." if proxy is None else f"; its proxy reaches {percent(proxy)}."
+        words = f"With {words}, the fused network reaches {_written_metric(run, _fused(run, view))} on the test set"
+        words += "." if proxy is None else f"; its proxy reaches {_written_metric(run, proxy)}."
     elif proxy is not None:
-        words = f"With {words}, the proxy reaches {percent(proxy)} on the test set; nothing is fused{yet}"
+        words = f"With {words}, the proxy reaches {_written_metric(run, proxy)} on the test set; nothing is fused{yet}"
     else:
         words += f"; no network is trained{yet}"
     share = _share(*_selection_macs(run))
@@ -159,32 +165,30 @@ def _summary(run: RunView) -> str:
 
 def _headline(run: RunView) -> list[tuple[str, Child, Child]]:
     rows = number(_at(run.pool, "rows"))
-    proxies = [(view.round, a) for view in run.rounds if (a := _proxy_accuracy(run, view)) is not None]
+    proxies = [(view.round, a) for view in run.rounds if (a := _proxy(run, view)) is not None]
     proxy = proxies[-1][1] if proxies else None
     fused, its_proxy = next(
-        (
-            (a, _proxy_accuracy(run, view))
-            for view in reversed(run.rounds)
-            if (a := _fused_accuracy(run, view)) is not None
-        ),
+        ((a, _proxy(run, view)) for view in reversed(run.rounds) if (a := _fused(run, view)) is not None),
         (None, None),
     )
     macs, dense_macs = _selection_macs(run)
 
     against = "not fused" if run.complete else "not fused yet"
     if fused is not None:
-        against = "after fine-tuning" if its_proxy is None else f"{_points(fused - its_proxy)} on its proxy"
+        against = (
+            "after fine-tuning" if its_proxy is None else f"{run.metric.difference(fused - its_proxy)} on its proxy"
+        )
     grown = "not trained yet"
     if proxy is not None:
         first, start = proxies[0]
-        grown = f"{_points(proxy - start)} since round {first}" if len(proxies) > 1 else "after one round"
+        grown = f"{run.metric.difference(proxy - start)} since round {first}" if len(proxies) > 1 else "after one round"
     cost = "nothing scored" if run.complete else "nothing scored yet"
     if dense_macs:
         cost = f"of dense: {quantity(macs)} vs {quantity(dense_macs)}"
     return [
         ("Labels used", count(_labels(run)), f"{percent(_share(_labels(run), rows))} of {count(rows)} in the pool"),
-        ("Fused accuracy", percent(fused), against),
-        ("Proxy accuracy", percent(proxy), grown),
+        (f"Fused {run.metric.title.lower()}", _written_metric(run, fused), against),
+        (f"Proxy {run.metric.title.lower()}", _written_metric(run, proxy), grown),
         ("Selection MACs", percent(_share(macs, dense_macs)), cost),
         (
             "Wall time" if run.complete else "Time so far",
@@ -194,20 +198,18 @@ def _headline(run: RunView) -> list[tuple[str, Child, Child]]:
     ]
 
 
-def _points(difference: float) -> str:
-    """A difference of two shares, in percentage points."""
-    return f"{100 * difference:+.1f} points".replace("-", "−")
-
-
 # The sections; each is None where the run has nothing for it.
 
 
-def _accuracy(run: RunView) -> Html:
-    proxy = [(view.labels, a) for view in run.rounds if (a := _proxy_accuracy(run, view)) is not None]
-    fused = [(view.labels, a) for view in run.rounds if (a := _fused_accuracy(run, view)) is not None]
+def _over_labels(run: RunView) -> Html:
+    proxy = [(view.labels, a) for view in run.rounds if (a := _proxy(run, view)) is not None]
+    fused = [(view.labels, a) for view in run.rounds if (a := _fused(run, view)) is not None]
     series = [
         plots.Line(
-            x=[x for x, _ in points], y=[y for _, y in points], color=name, label=f"{name} {percent(points[-1][1])}"
+            x=[x for x, _ in points],
+            y=[y for _, y in points],
+            color=name,
+            label=f"{name} {run.metric.text(points[-1][1])}",
         )
         for name, points in (("proxy", proxy), ("fused", fused))
         if points
@@ -216,17 +218,17 @@ def _accuracy(run: RunView) -> Html:
     if series:
         drawn = html.figure(
             plots.lines(
-                "accuracy",
-                "Test accuracy of the proxy and the fused network over the number of labels",
+                "metric",
+                f"{run.metric.title} of the proxy and the fused network on the test set over the number of labels",
                 series,
                 size=(665, 300),
                 x_label="labels",
-                y_percent=True,
+                y_percent=run.metric.share,
             ),
-            "Accuracy on the test set after training on the labels so far, the initial set included.",
+            f"{run.metric.title} on the test set after training on the labels so far, the initial set included.",
         )
     return html.section(
-        "accuracy", "Accuracy over label budget", tag("div", drawn, html.facts(_facts(run)), class_="two")
+        "metric", f"{run.metric.title} over label budget", tag("div", drawn, html.facts(_facts(run)), class_="two")
     )
 
 
@@ -274,9 +276,9 @@ def _rounds(run: RunView) -> Html | None:
                 view.strategy,
                 count(view.chosen),
                 count(view.labels),
-                percent(_proxy_accuracy(run, view)),
+                _written_metric(run, _proxy(run, view)),
                 html.decimal(_value(view, "train", "test_loss")),
-                percent(_fused_accuracy(run, view)),
+                _written_metric(run, _fused(run, view)),
                 count(_value(view, "score", "samples")),
                 count(_value(view, "score", "samples_per_second")),
                 html.span(_at(view.metrics, "phases", "score", "actors") or []),
@@ -410,16 +412,16 @@ def _drawable(scores: ScoreHistogram) -> bool:
 
 def _training(run: RunView) -> Html | None:
     losses = _curves(run, "train", "train_loss", "proxy")
-    tuned = _curves(run, "finetune", "epoch_accuracy", "fused")
+    tuned = _curves(run, "finetune", f"epoch_{run.metric.name}", "fused")
     drawings = []
     if losses:
         caption = "Mean training loss of each epoch." + (" Stronger: later rounds." if len(losses) > 1 else "")
         drawn = plots.lines("losses", "Training loss of the proxy per epoch", losses, size=(520, 250), x_label="epoch")
         drawings.append(html.figure(drawn, caption, title="Proxy"))
     if tuned:
-        caption = "Test accuracy after each epoch of fine-tuning."
-        last = [view for view in run.rounds if _value(view, "finetune", "test_accuracy") is not None]
-        proxy = _proxy_accuracy(run, last[-1]) if last else None
+        caption = f"{run.metric.title} on the test set after each epoch of fine-tuning."
+        last = [view for view in run.rounds if _value(view, "finetune", run.metric.measured) is not None]
+        proxy = _proxy(run, last[-1]) if last else None
         if proxy is not None:
             ends = min(line.x[0] for line in tuned), max(line.x[-1] for line in tuned)
             same = plots.Line(x=ends, y=(proxy, proxy), color="proxy", label="proxy", dashed=True, points=False)
@@ -427,11 +429,11 @@ def _training(run: RunView) -> Html | None:
             caption += f" Dashed: the proxy it was fused from, in round {last[-1].round}."
         drawn = plots.lines(
             "tuning",
-            "Test accuracy of the fused network per epoch",
+            f"{run.metric.title} of the fused network on the test set per epoch",
             tuned,
             size=(520, 250),
             x_label="epoch",
-            y_percent=True,
+            y_percent=run.metric.share,
         )
         drawings.append(html.figure(drawn, caption, title="Fused network"))
     if not drawings:

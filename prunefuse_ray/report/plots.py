@@ -218,8 +218,9 @@ def scatter(
     size: tuple[float, float],
     divisor: float,
     x_label: str,
+    y_percent: bool,
 ) -> Html:
-    """Shares over a cost that is divided by `divisor`; the front as steps: what accuracy a cost can buy. A logarithmic
+    """Figures over a cost that is divided by `divisor`; the front as steps: what a cost can buy. A logarithmic
     axis where costs differ by more than a factor of five."""
 
     def draw(drawing: Figure) -> None:
@@ -238,7 +239,8 @@ def scatter(
             axes.plot(cost, mark.y, "o", color=COLOR[mark.color], markerfacecolor=face, markersize=6, clip_on=False)
         axes.margins(x=0.08, y=0.1)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        _share_axis(axes)
+        if y_percent:
+            _share_axis(axes)
         if wide:
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_minor_locator(NullLocator())

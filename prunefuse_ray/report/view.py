@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from prunefuse_ray.tasks.task import Metric
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
@@ -66,6 +68,8 @@ class RunView:
     name: str
     directory: str
     complete: bool
+    metric: Metric
+    """The task's: what of the networks' figures is shown first."""
     config: dict[str, Any]
     pool: dict[str, Any]
     """rows, files, bytes, classes, path."""

@@ -18,6 +18,7 @@ from ray.util.metrics import Gauge
 
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.ledger import Commit, Ledger
+from prunefuse_ray.tasks import Metric
 
 EVENTS = "events.jsonl"
 events_log = logging.getLogger("prunefuse_ray.events")
@@ -26,8 +27,8 @@ events_log = logging.getLogger("prunefuse_ray.events")
 class Telemetry:
     """Events and gauges of one driver."""
 
-    def __init__(self, ledger: Ledger, run: str) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, run: str, metric: Metric) -> None:
+        self._ledger, self._metric = ledger, metric
         self._who: dict[str, Any] = {
             "run": run,
             "job": ray.get_runtime_context().get_job_id(),
@@ -40,7 +41,7 @@ class Telemetry:
                 "round": "Round that the run is in",
                 "labels_bought": "Labels recorded so far, the initial set included",
                 "samples_rejected": "Samples recorded as unusable so far",
-                "proxy_accuracy": "Accuracy of the last trained proxy on the test set (share)",
+                f"proxy_{metric.name}": f"{metric.title} of the last trained proxy on the test set",
             }.items()
         }
 
@@ -62,7 +63,9 @@ class Telemetry:
         """A phase's end, with those of its metrics that are single figures."""
         figures = {k: v for k, v in commit.metrics.items() if isinstance(v, int | float | str)}
         self._set("labels_bought", figures.get("labels"))
-        self._set("proxy_accuracy", figures.get("test_accuracy") if commit.step.phase == "train" else None)
+        self._set(
+            f"proxy_{self._metric.name}", figures.get(self._metric.measured) if commit.step.phase == "train" else None
+        )
         self._set("samples_rejected", self._ledger.rejected().num_rows if commit.step.phase == "score" else None)
         self.record("phase_done", commit.step, **figures)
 

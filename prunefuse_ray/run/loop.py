@@ -25,6 +25,7 @@ from prunefuse_ray.run.ledger import Commit, Ledger, label_count
 from prunefuse_ray.run.opening import open_run
 from prunefuse_ray.run.phases import PHASES
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
 
 Listener = Callable[[str, Step, Commit | None], None]
 """Called with ("start" | "done", step, its commit once done)."""
@@ -59,7 +60,7 @@ def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = la
     shared.check()
     try:
         context = open_run(config, ledger, runs)
-        telemetry = Telemetry(ledger, config.run.name)
+        telemetry = Telemetry(ledger, config.run.name, TASKS[config.task].metric)
         telemetry.record("run_started", version=prunefuse_ray.__version__, cluster=context.has.to_json())
         try:
             if done := list(takewhile(ledger.committed, steps(config))):

@@ -17,7 +17,7 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
         commit = ledger.committed(step)
         return dict(commit.metrics) if commit else {}
 
-    metric = TASKS[config.task].metric.name
+    metric = TASKS[config.task].metric
     rounds = []
     for r in range(len(config.selection.budgets)):
         phases = [s for s in steps(config) if s.round == r]
@@ -25,8 +25,8 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
             {
                 "round": r,
                 "labels": label_count(config, ledger, r),
-                f"proxy_{metric}": metrics(Step(r, TRAIN)).get(f"test_{metric}"),
-                f"fused_{metric}": metrics(Step(r, FINETUNE)).get(f"test_{metric}"),
+                f"proxy_{metric.name}": metrics(Step(r, TRAIN)).get(metric.measured),
+                f"fused_{metric.name}": metrics(Step(r, FINETUNE)).get(metric.measured),
                 "selection_macs": metrics(Step(r, SCORE)).get("macs", 0),
                 "dense_selection_macs": metrics(Step(r, SCORE)).get("dense_macs", 0),
                 "training_macs": metrics(Step(r, TRAIN)).get("macs", 0),
@@ -39,8 +39,8 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
         "seed": config.run.seed,
         "task": config.task,
         "rounds": rounds,
-        f"proxy_{metric}": rounds[-1][f"proxy_{metric}"],
-        f"fused_{metric}": rounds[-1][f"fused_{metric}"],
+        f"proxy_{metric.name}": rounds[-1][f"proxy_{metric.name}"],
+        f"fused_{metric.name}": rounds[-1][f"fused_{metric.name}"],
         "selection_macs": sum(r["selection_macs"] for r in rounds),
         "dense_selection_macs": sum(r["dense_selection_macs"] for r in rounds),
         "seconds": sum(s for r in rounds for s in r["seconds"].values()) + init.get("seconds", 0.0),

@@ -20,6 +20,7 @@ from prunefuse_ray.run.growth import seen_info
 from prunefuse_ray.run.ledger import Ledger, label_count
 from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
 
 SHEET = 24
 """Samples shown from either end of a round's choice."""
@@ -36,6 +37,7 @@ def view_run(ledger: Ledger) -> RunView:
         name=config.run.name,
         directory=ledger.root.path,
         complete=result.exists(),
+        metric=TASKS[config.task].metric,
         config=to_tree(config),
         pool={"rows": info.rows, "files": info.files, "bytes": info.bytes, "classes": info.classes, "path": info.path},
         rounds=[view_round(ledger, config, info, r) for r in rounds if ledger.committed(Step(r, "select"))],

@@ -16,7 +16,7 @@ from prunefuse_ray.config.files import merge, to_tree
 from prunefuse_ray.method.steps import steps
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import Sweep
-from prunefuse_ray.sweep.results import SweepResult, TrialResult, read_sweep, table
+from prunefuse_ray.sweep.results import SweepResult, TrialResult, column, read_sweep, table
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def stat(values: Iterable[float | None]) -> Stat | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Catching:
-    """Epochs that fused networks needed to the final accuracy of scratch targets trained on the very same labels."""
+    """Epochs that fused networks needed to the final metric of scratch targets trained on the very same labels."""
 
     epochs: Stat | None
     """Over the seeds that reached it."""
@@ -61,15 +61,19 @@ class Point:
     seeds: int
     """How many of them passed it."""
     fused: dict[int, Stat]
-    """Labels -> accuracy."""
+    """Labels -> the task's metric on the test set."""
     proxy: dict[int, Stat]
     costs: dict[str, Stat]
     """Columns of ROW at `labels`."""
     catching: Catching | None
 
-    def final(self, metric: str) -> Stat | None:
-        """The metric at the label budget that counts, where any seed has passed it."""
-        return (self.fused if metric == "fused_accuracy" else self.proxy).get(self.labels)
+    def of(self, network: str) -> dict[int, Stat]:
+        """Labels -> metric of the `fused` network (the target), or of the `proxy`."""
+        return self.fused if network == "fused" else self.proxy
+
+    def final(self, network: str) -> Stat | None:
+        """Its metric at the label budget that counts, where any seed has passed it."""
+        return self.of(network).get(self.labels)
 
 
 COSTS = (
@@ -84,7 +88,7 @@ COSTS = (
 
 def common_budget(result: SweepResult) -> int | None:
     """The largest label budget at which every trial of a sweep measures its metric; None where there is none."""
-    phase = "finetune" if result.sweep.metric == "fused_accuracy" else "train"
+    phase = "finetune" if result.sweep.metric == "fused" else "train"
     measured = [
         {config.selection.budgets[s.round] for s in steps(config) if s.phase == phase}
         for config in (r.trial.config for r in result.trials)
@@ -128,8 +132,8 @@ def _point(members: Sequence[TrialResult], common: int | None, result: SweepResu
         values=first.values,
         labels=compared,
         seeds=len(finals),
-        fused=over("fused_accuracy"),
-        proxy=over("proxy_accuracy"),
+        fused=over("fused"),
+        proxy=over("proxy"),
         costs={c: s for c in COSTS if (s := stat(row.get(c) for row in finals))},
         catching=_catching(members, result.trials),
     )
@@ -143,8 +147,8 @@ def _catching(members: Sequence[TrialResult], everyone: Sequence[TrialResult]) -
         twin = next((t for t in everyone if _is_twin(t, member)), None)
         if twin is None or twin.tuning is None:
             continue
-        final = twin.rows[-1]["fused_accuracy"]
-        needed.append(next((e for e, accuracy in member.tuning.evaluations if accuracy >= final), None))
+        final = twin.rows[-1]["fused"]
+        needed.append(next((e for e, value in member.tuning.evaluations if value >= final), None))
         finals.append(final)
         epochs = twin.tuning.epochs
         gaps.append(member.trial.config.finetuning.evaluate_every)
@@ -189,37 +193,37 @@ def relative(point: Point, reference: Point | None, cost: str) -> float | None:
     return mine.mean / theirs.mean if mine and theirs and theirs.mean else None
 
 
-def pareto(found: Sequence[Point], cost: str, metric: str) -> list[Point]:
+def pareto(found: Sequence[Point], cost: str, network: str) -> list[Point]:
     """Points than which no other is at once cheaper and more accurate, by rising cost (means over seeds)."""
 
     def key(point: Point) -> tuple[float, float]:
-        final = point.final(metric)
+        final = point.final(network)
         assert final is not None
         return point.costs[cost].mean, -final.mean
 
     front: list[Point] = []
-    for point in sorted((p for p in found if p.final(metric) and cost in p.costs), key=key):
+    for point in sorted((p for p in found if p.final(network) and cost in p.costs), key=key):
         if not front or key(point)[1] < key(front[-1])[1]:
             front.append(point)
     return front
 
 
-def best(found: Sequence[Point], metric: str) -> Point | None:
+def best(found: Sequence[Point], network: str) -> Point | None:
     """The highest mean among the points with the most seeds; of equals the cheaper selection."""
-    measured = [p for p in found if p.final(metric)]
+    measured = [p for p in found if p.final(network)]
     most = max((p.seeds for p in measured), default=0)
 
     def key(point: Point) -> tuple[float, float]:
-        final = point.final(metric)
+        final = point.final(network)
         assert final is not None
         return final.mean, -point.costs["selection_macs"].mean
 
     return max((p for p in measured if p.seeds == most), key=key, default=None)
 
 
-def measured_metric(found: Sequence[Point], sweep: Sweep) -> str:
-    """The sweep's metric, or the proxies' accuracy as long as no target has been trained."""
-    return sweep.metric if any(p.final(sweep.metric) for p in found) else "proxy_accuracy"
+def measured_network(found: Sequence[Point], sweep: Sweep) -> str:
+    """The network that the sweep compares, or `proxy` as long as no target has been trained."""
+    return sweep.metric if any(p.final(sweep.metric) for p in found) else "proxy"
 
 
 # --- files ---
@@ -242,15 +246,17 @@ def write_results(root: Place, render: Callable[[SweepResult], str]) -> SweepRes
 def best_config(result: SweepResult) -> str | None:
     """The configuration of the best point, for a run of its own."""
     found = points(result)
-    metric = measured_metric(found, result.sweep)
-    winner = best(found, metric)
+    network = measured_network(found, result.sweep)
+    winner = best(found, network)
     if winner is None:
         return None
-    final = winner.final(metric)
+    final = winner.final(network)
     assert final is not None
     config = next(r.trial.config for r in result.trials if r.trial.point == winner.name)
     base = result.sweep.base.run
     tree = merge(to_tree(config), {"run": {"directory": base.directory, "name": f"{base.name}-best"}})
-    spread = "" if math.isnan(final.std) else f" ± {final.std:.2%}"
-    words = f"# {winner.name}: {metric} {final.mean:.2%}{spread} over {final.n} seeds, the best of {len(found)}"
+    reached = result.metric.spread(final.mean, final.std, 2)
+    words = (
+        f"# {winner.name}: {column(network, result.metric)} {reached} over {final.n} seeds, the best of {len(found)}"
+    )
     return f"{words}, {compared_at(result)}.\n" + yaml.safe_dump(tree, sort_keys=False)

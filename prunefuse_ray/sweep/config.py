@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from prunefuse_ray.config.files import config_from_tree, explain, flatten, merge, overlay, preset_path, to_tree
-from prunefuse_ray.config.schema import Config, Positive, Section
+from prunefuse_ray.config.schema import RECORDED, Config, Positive, Section
 from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS
+
+logger = logging.getLogger(__name__)
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 ARM_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -30,6 +33,16 @@ LONGEST_NAME = 150
 GRACE = 2
 """Rounds that every trial may pass."""
 NO_MATTER = "says where and how fast a run works, not what comes out"
+
+
+def _network(value: Any, info: ValidationInfo) -> Any:
+    """Earlier versions named the networks together with the only metric there was."""
+    if value not in ("fused_accuracy", "proxy_accuracy"):
+        return value
+    now = value.removesuffix("_accuracy")
+    if info.context != RECORDED:
+        logger.warning("metric: '%s' is now written '%s'", value, now)
+    return now
 
 
 class Axis(Section):
@@ -90,12 +103,12 @@ class Sweep(Section):
     """Draws from the distributions of `space`; without distributions of no effect."""
     reference: str | None = None
     """The arm that costs are given relative to; default: the dense network's costs, computed."""
-    metric: Literal["fused_accuracy", "proxy_accuracy"] = "fused_accuracy"
-    """What is compared, at the last label budget (where budgets differ: the largest at which all trials measure it);
-    the best combination goes to best.yaml."""
+    metric: Annotated[Literal["fused", "proxy"], BeforeValidator(_network)] = "fused"
+    """The network whose metric is compared, at the last label budget (where budgets differ: the largest at which all
+    trials measure it); the best combination goes to best.yaml."""
     scheduler: Literal["auto", "asha", "none"] = "auto"
     """asha: after rounds 2, 4, 8, ... trials whose metric is below the median there are stopped. It needs the metric
-    after every round (fused_accuracy: fusion.evaluate every) and the same budgets in all trials, three or more. auto:
+    after every round (fused: fusion.evaluate every) and the same budgets in all trials, three or more. auto:
     asha where the space has distributions and that is so."""
     concurrency: Positive | None = None
     """Trials at a time. Default, and upper bound: what the cluster can run."""
@@ -248,6 +261,12 @@ def trials(sweep: Sweep) -> list[Trial]:
             if why := _unsuited(config):
                 faults.append(f"trial '{point}': {why}")
                 break
+            if config.task != sweep.base.task:
+                faults.append(
+                    f"trial '{point}': task '{config.task}' has other figures than the base's "
+                    f"'{sweep.base.task}': give each task a sweep of its own"
+                )
+                break
             valid = flatten(to_tree(config))
             found.append(Trial(name=name, point=point, arm=arm, values={f: valid[f] for f in values}, config=config))
     faults += _faulty_names(found)
@@ -268,10 +287,10 @@ def incomparable(sweep: Sweep, found: Sequence[Trial]) -> str | None:
     """Why ASHA cannot compare these trials on the way, and what would change that; None where it can."""
     configs = [trial.config for trial in found]
     budgets = configs[0].selection.budgets
-    if sweep.metric == "fused_accuracy" and any(c.fusion.evaluate != "every" for c in configs):
+    if sweep.metric == "fused" and any(c.fusion.evaluate != "every" for c in configs):
         return (
-            "compares fused_accuracy, which trials with fusion.evaluate 'last' have after their last round alone: set "
-            "it to every, or metric to proxy_accuracy"
+            "compares fused networks, which trials with fusion.evaluate 'last' have after their last round alone: set "
+            "it to every, or metric to proxy"
         )
     if any(c.selection.budgets != budgets for c in configs):
         return "compares trials round by round, but their selection.budgets differ: give all trials the same"

@@ -15,7 +15,7 @@ from prunefuse_ray.sweep.analysis import (
     Stat,
     best,
     compared_at,
-    measured_metric,
+    measured_network,
     pareto,
     points,
     reference_of,
@@ -25,7 +25,7 @@ from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, UNFINISHED, S
 
 COLORS = ("proxy", "fused", "score", "select", "label", "fuse", "ink")
 DRAWN = 14  # curves that can still be told apart, half of them dashed
-NAMES = {"fused_accuracy": "target", "proxy_accuracy": "selecting network"}
+NAMES = {"fused": "target", "proxy": "selecting network"}
 
 
 class _View:
@@ -33,12 +33,12 @@ class _View:
 
     def __init__(self, result: SweepResult) -> None:
         self.result, self.sweep, self.points = result, result.sweep, points(result)
-        self.metric = measured_metric(self.points, self.sweep)
+        self.metric, self.network = result.metric, measured_network(self.points, self.sweep)
         self.where = compared_at(result)
         self.budgets_differ = len({tuple(r.trial.config.selection.budgets) for r in result.trials}) > 1
-        self.best = best(self.points, self.metric)
+        self.best = best(self.points, self.network)
         self.status = Counter(r.outcome.status for r in result.trials)
-        ranked = sorted(self.points, key=lambda p: -(f.mean if (f := p.final(self.metric)) else -1.0))
+        ranked = sorted(self.points, key=lambda p: -(f.mean if (f := p.final(self.network)) else -1.0))
         shown = {p.name for p in ranked[:DRAWN]}
         self.drawn = [p for p in self.points if p.name in shown]
 
@@ -57,15 +57,15 @@ class _View:
     def reference(self, point: Point) -> Point | None:
         return reference_of(self.points, self.sweep, point)
 
-    def by_labels(self, point: Point, metric: str | None = None) -> dict[int, Stat]:
-        return point.fused if (metric or self.metric) == "fused_accuracy" else point.proxy
+    def spread(self, value: Stat | None) -> str:
+        return DASH if value is None else self.metric.spread(value.mean, value.std)
 
 
 def render_sweep(result: SweepResult) -> str:
     """The HTML page of a sweep, finished or not."""
     view = _View(result)
     sections = {
-        "accuracy": ("Accuracy", _accuracy(view)),
+        "metric": (view.metric.title, _over_labels(view)),
         "cost": ("Selection cost", _cost(view)),
         "epochs": ("Epochs to scratch", _epochs(view)),
         "failures": ("Failures", _failures(view)),
@@ -79,15 +79,6 @@ def render_sweep(result: SweepResult) -> str:
         tag("nav", (join(tag("a", title, href=f"#{key}"), " ") for key, (title, _) in present.items())),
         (body for _, body in present.values()),
     )
-
-
-def spread(value: Stat | None, places: int = 1) -> str:
-    """A share as '93.1 ± 0.4%'; one seed has no spread."""
-    if value is None:
-        return DASH
-    if math.isnan(value.std):
-        return percent(value.mean, places)
-    return f"{100 * value.mean:.{places}f} ± {100 * value.std:.{places}f}%"
 
 
 # --- the head ---
@@ -116,9 +107,9 @@ def _summary(view: _View) -> str:
     if view.budgets_differ:
         words += f" Label budgets differ: combinations are compared {view.where}."
     if view.best is not None:
-        final = view.best.final(view.metric)
+        final = view.best.final(view.network)
         share = relative(view.best, view.reference(view.best), "selection_macs")
-        words += f" Best: {view.best.name}, whose {NAMES[view.metric]} reaches {spread(final)}"
+        words += f" Best: {view.best.name}, whose {NAMES[view.network]} reaches {view.spread(final)}"
         words += f" at {percent(share)} of the selection MACs of {_of(view)}." if share is not None else "."
     return words
 
@@ -134,8 +125,8 @@ def _headline(view: _View) -> Iterator[tuple[str, Child, Child]]:
         f"{done} of {len(view.result.trials)}",
         f"{view.status[STOPPED]} stopped, {view.status[FAILED]} failed",
     )
-    if view.best is not None and (final := view.best.final(view.metric)) is not None:
-        yield "Best accuracy", percent(final.mean), view.best.name
+    if view.best is not None and (final := view.best.final(view.network)) is not None:
+        yield f"Best {view.metric.title.lower()}", view.metric.text(final.mean), view.best.name
         share = relative(view.best, view.reference(view.best), "selection_macs")
         yield "Its selection MACs", percent(share), f"of {_of(view)}"
     shared = sum(n for r in view.result.trials for n in r.shared.values())
@@ -147,15 +138,15 @@ def _headline(view: _View) -> Iterator[tuple[str, Child, Child]]:
     )
 
 
-# --- accuracy ---
+# --- the metric over labels ---
 
 
-def _accuracy(view: _View) -> Html:
+def _over_labels(view: _View) -> Html:
     if not any(p.fused or p.proxy for p in view.points):
-        return html.section("accuracy", "Accuracy over label budget", tag("p", "No round is finished yet."))
+        return html.section("metric", f"{view.metric.title} over label budget", tag("p", "No round is finished yet."))
     # Targets that are trained after the last round only make points, not curves.
-    metric = view.metric if any(len(view.by_labels(p)) > 1 for p in view.points) else "proxy_accuracy"
-    shown = [(p, by_labels) for p in view.drawn if (by_labels := view.by_labels(p, metric))]
+    network = view.network if any(len(p.of(view.network)) > 1 for p in view.points) else "proxy"
+    shown = [(p, by_labels) for p in view.drawn if (by_labels := p.of(network))]
     if any(len(by_labels) > 1 for _, by_labels in shown):
         shown = [(p, by_labels) for p, by_labels in shown if len(by_labels) > 1]
     curves = [
@@ -169,58 +160,64 @@ def _accuracy(view: _View) -> Html:
         )
         for p, by_labels in shown
     ]
-    words = f"Test accuracy of the {NAMES[metric]} after training on so many labels: mean over the seeds"
+    words = f"{view.metric.title} of the {NAMES[network]} on the test set after training on so many labels: mean over "
+    words += "the seeds"
     words += ", bands of one standard deviation." if len(view.sweep.seeds) > 1 else "."
     if len(shown) < len(view.points):
         words += f" Drawn are {len(shown)} of {len(view.points)} combinations, the best that were measured on the way."
     drawn = plots.lines(
-        "accuracy",
-        "Test accuracy over the number of labels",
+        "metric",
+        f"{view.metric.title} on the test set over the number of labels",
         curves,
         size=(1080, max(320, 60 + 19 * len(curves))),
         x_label="labels",
-        y_percent=True,
+        y_percent=view.metric.share,
     )
-    tables = [_accuracy_table(view, m) for m in (view.metric, "fused_accuracy", "proxy_accuracy")]
+    tables = [_metric_table(view, n) for n in (view.network, "fused", "proxy")]
     written = list(dict.fromkeys(t for t in tables if t is not None))
-    return html.section("accuracy", "Accuracy over label budget", html.figure(drawn, words), *written)
+    return html.section("metric", f"{view.metric.title} over label budget", html.figure(drawn, words), *written)
 
 
-def _accuracy_table(view: _View, metric: str) -> Html | None:
-    budgets = sorted({labels for p in view.points for labels in view.by_labels(p, metric)})
+def _metric_table(view: _View, network: str) -> Html | None:
+    budgets = sorted({labels for p in view.points for labels in p.of(network)})
     if not budgets:
         return None
     rows = []
     for p in view.points:
-        by_labels = view.by_labels(p, metric)
-        named = tag("b", p.name) if view.best is p and metric == view.metric else p.name
-        rows.append([named, p.seeds, *(_of_seeds(by_labels.get(b), p.seeds) for b in budgets)])
-    title = f"Test accuracy of the {NAMES[metric]}, mean ± standard deviation over seeds"
+        by_labels = p.of(network)
+        named = tag("b", p.name) if view.best is p and network == view.network else p.name
+        rows.append([named, p.seeds, *(_of_seeds(view, by_labels.get(b), p.seeds) for b in budgets)])
+    title = f"{view.metric.title} of the {NAMES[network]} on the test set, mean ± standard deviation over seeds"
     head = ("Combination", "Seeds", *(f"{count(b)} labels" for b in budgets))
     return tag("div", tag("h3", title, style="margin-top:22px"), html.table(head, rows))
 
 
-def _of_seeds(value: Stat | None, seeds: int) -> str:
-    """`spread`, with its number of seeds where that is not the row's: trials are stopped, fail, or are not done."""
-    return spread(value) + (f" ({counted(value.n, 'seed')})" if value is not None and value.n != seeds else "")
+def _of_seeds(view: _View, value: Stat | None, seeds: int) -> str:
+    """A mean and its spread, with its number of seeds where that is not the row's: trials are stopped, fail, or are
+    not done."""
+    return view.spread(value) + (f" ({counted(value.n, 'seed')})" if value is not None and value.n != seeds else "")
 
 
 # --- cost ---
 
 
 def _cost(view: _View) -> Html | None:
-    measured = [p for p in view.points if p.final(view.metric)]
+    measured = [p for p in view.points if p.final(view.network)]
     if not measured:
         return None
     by_chance = not any(_mean(p, "selection_macs") for p in measured)
     figures = [
         f
         for f in (
-            _front(view, "selection_macs", "Accuracy over the MACs of scoring the pool", plots.macs_axis),
+            _front(view, "selection_macs", f"{view.metric.title} over the MACs of scoring the pool", plots.macs_axis),
             None
             if by_chance
-            else _front(view, "selection_seconds", "Accuracy over the seconds of selection", plots.time_axis),
-            _front(view, "total_macs", "Accuracy over all MACs, of the proxies and the target", plots.macs_axis),
+            else _front(
+                view, "selection_seconds", f"{view.metric.title} over the seconds of selection", plots.time_axis
+            ),
+            _front(
+                view, "total_macs", f"{view.metric.title} over all MACs, of the proxies and the target", plots.macs_axis
+            ),
         )
         if f is not None
     ]
@@ -230,7 +227,7 @@ def _cost(view: _View) -> Html | None:
         rows.append(
             [
                 p.name,
-                spread(p.final(view.metric)),
+                view.spread(p.final(view.network)),
                 quantity(_mean(p, "selection_macs")),
                 percent(relative(p, reference, "selection_macs")),
                 quantity(_mean(p, "selection_training_macs")),
@@ -248,10 +245,10 @@ def _cost(view: _View) -> Html | None:
         "while other trials were running."
     )
     groups = [("", 2), ("Scoring MACs", 2), ("Selector's training MACs", 2), ("All MACs", 2), ("Seconds", 2)]
-    head = ("Combination", "Accuracy", *("", "Of reference") * 4)
+    head = ("Combination", view.metric.title, *("", "Of reference") * 4)
     return html.section(
         "cost",
-        "Accuracy against selection cost",
+        f"{view.metric.title} against selection cost",
         tag("div", *figures, class_="two even") if figures else None,
         html.table(head, rows, groups=groups),
         lead=lead,
@@ -263,30 +260,32 @@ def _mean(point: Point, cost: str) -> float | None:
 
 
 def _front(view: _View, cost: str, description: str, axis: Callable[[float], tuple[float, str]]) -> Html | None:
-    """The plane of accuracy and a cost, with the Pareto front over all combinations."""
-    shown = [p for p in view.drawn if p.final(view.metric) and cost in p.costs]
-    front = pareto(view.points, cost, view.metric)
+    """The plane of the metric and a cost, with the Pareto front over all combinations."""
+    shown = [p for p in view.drawn if p.final(view.network) and cost in p.costs]
+    front = pareto(view.points, cost, view.network)
     if not shown or max(p.costs[cost].mean for p in shown) <= 0:
         return None
     marks = []
     for p in shown:
-        final = p.final(view.metric)
+        final = p.final(view.network)
         assert final is not None
         std = 0.0 if math.isnan(final.std) else final.std
         color, hollow = view.color(p)
         marks.append(
             plots.Mark(x=p.costs[cost].mean, y=final.mean, spread=std, color=color, hollow=hollow, label=view.label(p))
         )
-    steps = [(p.costs[cost].mean, f.mean) for p in front if (f := p.final(view.metric))]
+    steps = [(p.costs[cost].mean, f.mean) for p in front if (f := p.final(view.network))]
     divisor, unit = axis(max(p.costs[cost].mean for p in shown))
-    drawn = plots.scatter(cost, description, marks, steps, size=(520, 330), divisor=divisor, x_label=unit)
+    drawn = plots.scatter(
+        cost, description, marks, steps, size=(520, 330), divisor=divisor, x_label=unit, y_percent=view.metric.share
+    )
     names = ", ".join(view.label(p) for p in front)
     where = view.where[0].upper() + view.where[1:]
     caption = f"{where}; bars of one standard deviation. The line is the Pareto front: {names}."
     return html.figure(drawn, caption, title=description)
 
 
-# --- epochs to the accuracy of training from scratch ---
+# --- epochs to where training from scratch ends ---
 
 
 def _epochs(view: _View) -> Html | None:
@@ -299,16 +298,23 @@ def _epochs(view: _View) -> Html | None:
         if c.epochs is not None:
             needed = f"{c.epochs.mean:.1f}" + ("" if math.isnan(c.epochs.std) else f" ± {c.epochs.std:.1f}")
         share = percent(c.epochs.mean / c.scratch_epochs if c.epochs else None)
-        rows.append([p.name, spread(c.scratch), c.scratch_epochs, f"{c.reached} of {c.seeds}", needed, share, c.every])
+        rows.append(
+            [p.name, view.spread(c.scratch), c.scratch_epochs, f"{c.reached} of {c.seeds}", needed, share, c.every]
+        )
     if not rows:
         return None
     lead = (
-        "Fine-tuning epochs after which the fused network first reaches the final accuracy of the same network trained "
-        "from scratch, with the same recipe, on the same labels (last budget). Epoch 0 is the fused network before "
-        "any training. Mean over the seeds that reached it."
+        f"Fine-tuning epochs after which the fused network first reaches the final {view.metric.title.lower()} of the "
+        "same network trained from scratch, with the same recipe, on the same labels (last budget). Epoch 0 is the "
+        "fused network before any training. Mean over the seeds that reached it."
     )
     head = ("Combination", "Scratch", "Its epochs", "Reached", "Epochs needed", "Of scratch", "Measured every")
-    return html.section("epochs", "Epochs to the accuracy of training from scratch", html.table(head, rows), lead=lead)
+    return html.section(
+        "epochs",
+        f"Epochs to the {view.metric.title.lower()} of training from scratch",
+        html.table(head, rows),
+        lead=lead,
+    )
 
 
 # --- trials ---
@@ -339,8 +345,7 @@ def _trials(view: _View) -> Html:
                 tag("span", r.outcome.status, class_="whole"),
                 tag("span", shared, class_="id") if shared else DASH,
                 f"{len(r.rows)} of {len(r.trial.config.selection.budgets)}",
-                percent(last.get("proxy_accuracy")),
-                percent(last.get("fused_accuracy")),
+                *(view.metric.text(last[n]) if n in last else DASH for n in ("proxy", "fused")),
                 duration(last.get("seconds")),
             ]
         )

@@ -22,6 +22,7 @@ from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import Sweep, Trial, trials
 from prunefuse_ray.sweep.sharing import inputs_keys
+from prunefuse_ray.tasks import TASKS, Metric
 
 COMPLETE, STOPPED, FAILED, UNFINISHED = "complete", "stopped", "failed", "unfinished"
 
@@ -29,8 +30,8 @@ ROW = {
     "round": pa.int64(),
     "labels": pa.int64(),
     "budgets_passed": pa.int64(),
-    "proxy_accuracy": pa.float64(),
-    "fused_accuracy": pa.float64(),
+    "proxy": pa.float64(),
+    "fused": pa.float64(),
     "selection_macs": pa.int64(),
     "selection_training_macs": pa.int64(),
     "dense_selection_macs": pa.int64(),
@@ -40,7 +41,8 @@ ROW = {
     "seconds": pa.float64(),
     "phases_shared": pa.int64(),
 }
-"""Columns of a round. Selection costs are sums over the rounds before, i.e. what it took to choose these labels:
+"""Columns of a round. `proxy` and `fused`: the networks' metric on the test set; `column` has their names in files.
+Selection costs are sums over the rounds before, i.e. what it took to choose these labels:
 `selection_macs` of scoring the pool, `selection_training_macs` of training the networks that scored it, and
 `selection_seconds` of both and of choosing. `total_macs`: both, training the proxy that this round's target was fused
 from, and the target's own training (targets of earlier rounds, and the proxies fused into them, count where a proxy was
@@ -104,12 +106,13 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
     costly = {Step(q, "train") for q in [*scored, *fused]}
     costly |= {Step(q, "score") for q in scored} | {Step(q, "finetune") for q in targets}
     mine = [s for s in steps(config) if s.round == round_]
+    metric = TASKS[config.task].metric
     row = {
         "round": round_,
         "labels": config.selection.budgets[round_],
         "budgets_passed": round_ + 1,
-        "proxy_accuracy": of(Step(round_, "train")).get("test_accuracy"),
-        "fused_accuracy": of(Step(round_, "finetune")).get("test_accuracy"),
+        "proxy": of(Step(round_, "train")).get(metric.measured),
+        "fused": of(Step(round_, "finetune")).get(metric.measured),
         "selection_macs": sum(of(Step(q, "score")).get("macs", 0) for q in scored),
         "selection_training_macs": sum(of(Step(q, "train")).get("macs", 0) for q in scored),
         "dense_selection_macs": sum(of(Step(q, "score")).get("dense_macs", 0) for q in scored),
@@ -130,7 +133,7 @@ class Tuning:
     """Inputs key of the last labels: trials with the same one trained their targets on the same labels."""
     epochs: int
     evaluations: list[tuple[int, float]]
-    """(epoch, test accuracy), where it was measured while training"""
+    """(epoch, metric on the test set), where it was measured while training"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,10 @@ class SweepResult:
     sweep: Sweep
     root: Place
     trials: list[TrialResult]
+
+    @property
+    def metric(self) -> Metric:
+        return TASKS[self.sweep.base.task].metric
 
 
 def read_sweep(root: Place) -> SweepResult:
@@ -175,7 +182,9 @@ def _read_trial(root: Place, trial: Trial) -> TrialResult:
             tuning = Tuning(
                 labels_key=inputs_keys(config, ledger.read_pool())[Step(last, "label")],
                 epochs=tuned.metrics["epochs"],
-                evaluations=[(e["epoch"], e["accuracy"]) for e in tuned.metrics.get("evaluations", [])],
+                evaluations=[
+                    (e["epoch"], e[TASKS[config.task].metric.name]) for e in tuned.metrics.get("evaluations", [])
+                ],
             )
     return TrialResult(trial=trial, outcome=outcome(root, trial.name), rows=rows, tuning=tuning, shared=shared)
 
@@ -199,8 +208,13 @@ def table(result: SweepResult) -> pa.Table:
     ]
     columns = {n: pa.array([row.get(n) for row in rows], kind) for n, kind in names.items()}
     columns |= {f: _column([row[f] for row in rows]) for f in fields}
-    columns |= {n: pa.array([row.get(n) for row in rows], kind) for n, kind in ROW.items()}
+    columns |= {column(n, result.metric): pa.array([row.get(n) for row in rows], kind) for n, kind in ROW.items()}
     return pa.table(columns)
+
+
+def column(name: str, metric: Metric) -> str:
+    """A column of ROW as files and progress name it: `fused_accuracy`."""
+    return f"{name}_{metric.name}" if name in ("proxy", "fused") else name
 
 
 def _column(values: list[Any]) -> pa.Array:

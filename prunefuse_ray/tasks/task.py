@@ -7,6 +7,7 @@ checked without.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,26 @@ class Metric:
     """As a part of keys: `test_accuracy`."""
     title: str
     """As people read it: `Accuracy`."""
+    share: bool = True
+    """Whether it is one of a whole, and read in per cent."""
+
+    @property
+    def measured(self) -> str:
+        """Its key among the figures of a trained network."""
+        return f"test_{self.name}"
+
+    def text(self, value: float) -> str:
+        return f"{value:.1%}" if self.share else f"{value:.3f}"
+
+    def spread(self, mean: float, std: float, places: int = 1) -> str:
+        """Mean and standard deviation; the latter is NaN where there is but one value."""
+        factor, places, unit = (100, places, "%") if self.share else (1, places + 2, "")
+        around = "" if math.isnan(std) else f" ± {factor * std:.{places}f}"
+        return f"{factor * mean:.{places}f}{around}{unit}"
+
+    def difference(self, value: float) -> str:
+        """In percentage points where it is a share."""
+        return (f"{100 * value:+.1f} points" if self.share else f"{value:+.3f}").replace("-", "−")
 
 
 class Evaluation(Protocol):

@@ -20,6 +20,8 @@ from prunefuse_ray.report import html, plots
 from prunefuse_ray.report.contact_sheets import SHOWN, TEXTS_SHOWN
 from prunefuse_ray.report.page import render
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
+from prunefuse_ray.tasks import Metric
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 from tests.support import ROOT
 
 VOID = {"img", "meta", "br", "link"}
@@ -158,6 +160,7 @@ def run_view(**changed: Any) -> RunView:
         "name": "digits",
         "directory": "s3://runs/digits-0",
         "complete": True,
+        "metric": CLASSIFICATION.metric,
         "config": {"seed": 7, "network": {"name": "resnet18", "stem": {"width": 16}}, "tags": ["a", "b"], "note": None},
         "pool": {
             "rows": 2000,
@@ -220,7 +223,7 @@ def test_the_headline_tells_labels_accuracies_cost_and_time(page: Page) -> None:
 
 
 def test_accuracy_names_both_networks_at_their_labels_and_the_facts_of_the_run(page: Page) -> None:
-    words = page.words("accuracy")
+    words = page.words("metric")
     assert "proxy 87.5%" in words
     assert "fused 90.0%" in words
     assert re.search(r"\b100 150 labels", words)
@@ -380,7 +383,7 @@ def test_strings_from_data_stay_text() -> None:
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
     assert shown in page.sections[""]
     assert page.row(shown, shown)  # a rejected id with its reason
-    for section in ("accuracy", "rounds", "cost", "samples", "configuration"):
+    for section in ("metric", "rounds", "cost", "samples", "configuration"):
         assert shown in page.sections[section], section
 
 
@@ -398,7 +401,7 @@ def test_a_run_in_progress_says_how_far_it_is() -> None:
     assert "Selection MACs 12.5%" in words  # from the rounds: there is no result
     assert "Time so far 25.5 s" in words
     assert page.row("1", "margin")[4:] == ["–"] * 9 + ["750 ms"]
-    assert "fused" not in page.words("accuracy")
+    assert "fused" not in page.words("metric")
 
 
 def test_a_run_that_fuses_in_every_round_compares_each_fused_network_with_its_own_proxy() -> None:
@@ -415,7 +418,7 @@ def test_a_run_that_fuses_in_every_round_compares_each_fused_network_with_its_ow
 def test_a_run_that_has_hardly_begun_has_a_page(rounds: list[RoundView]) -> None:
     page = Page(render(run_view(complete=False, result=None, rounds=rounds)))
     assert "no network is trained yet." in page.words()
-    assert "No network has been tested yet." in page.words("accuracy")
+    assert "No network has been tested yet." in page.words("metric")
     assert "Selection MACs – nothing scored yet" in page.words()
     assert "training" not in page.sections
 
@@ -603,3 +606,22 @@ def test_doubtful_texts_and_none_at_all() -> None:
     page = Page(render(run_view(rounds=[first, dataclasses.replace(second, doubts=[doubt])])))
     assert "so <good> neg · label neg 10.0%, proxy: pos 90.0% · t" in page.words("doubts")
     assert "doubts" not in Page(render(run_view())).sections
+
+
+def test_a_run_of_another_task_is_told_by_its_own_metric():
+    def renamed(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {key.replace("accuracy", "r2"): renamed(value) for key, value in tree.items()}
+        return [renamed(value) for value in tree] if isinstance(tree, list) else tree
+
+    run = run_view()
+    run = dataclasses.replace(
+        run,
+        metric=Metric(name="r2", title="R²", share=False),
+        result=renamed(run.result),
+        rounds=[dataclasses.replace(view, metrics=renamed(view.metrics)) for view in run.rounds],
+    )
+    page = render(run)
+    assert "ccuracy" not in page
+    assert "the fused network reaches 0.900 on the test set; its proxy reaches 0.875." in page
+    assert "+0.025 on its proxy" in page

@@ -11,6 +11,7 @@ from prunefuse_ray.run.events import Telemetry
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.scoring.meter import ScoringMeter
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 from tests.support.runs import tiny
 
 
@@ -50,7 +51,7 @@ def test_gauges_follow_the_commits(local_ray, tmp_path, monkeypatch):
     values = {}
     monkeypatch.setattr(events.Gauge, "set", lambda self, value, tags: values.update({self._name: (value, tags)}))
     ledger = Ledger(Place.at(str(tmp_path)))
-    watched = Telemetry(ledger, "mine")
+    watched = Telemetry(ledger, "mine", CLASSIFICATION.metric)
     watched.started(Step(3, "label"))
     watched.done(ledger.commit(Step(3, "label"), {}, {"labels": 70, "seconds": 1.0}))
     watched.done(ledger.commit(Step(3, "train"), {}, {"test_accuracy": 0.5, "train_loss": [1.0]}))

@@ -12,7 +12,7 @@ from prunefuse_ray.method.steps import steps
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.analysis import Stat, best, best_config, pareto, points, reference_of, relative, stat
 from prunefuse_ray.sweep.config import sweep_from_tree, trials
-from prunefuse_ray.sweep.page import render_sweep, spread
+from prunefuse_ray.sweep.page import render_sweep
 from prunefuse_ray.sweep.results import (
     COMPLETE,
     FAILED,
@@ -24,7 +24,10 @@ from prunefuse_ray.sweep.results import (
     round_row,
     table,
 )
+from prunefuse_ray.tasks import Metric
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 
+ACCURACY = CLASSIFICATION.metric
 ARMS = {
     "fuse": {"pruning": {"ratio": 0.5}, "finetuning": {"evaluate_every": 2}},
     "dense": {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}},
@@ -50,8 +53,8 @@ def made(trial):
     accuracies, macs, seconds = FIGURES[trial.arm]
     seed = trial.config.run.seed
     rows = [
-        {"round": r, "labels": (10, 20)[r], "budgets_passed": r + 1, "proxy_accuracy": 0.3,
-         "fused_accuracy": accuracies[seed][r], "selection_macs": macs * r, "selection_training_macs": macs * r,
+        {"round": r, "labels": (10, 20)[r], "budgets_passed": r + 1, "proxy": 0.3,
+         "fused": accuracies[seed][r], "selection_macs": macs * r, "selection_training_macs": macs * r,
          "dense_selection_macs": 100 * r, "total_macs": 3 * macs * r + 50,
          "selection_seconds": seconds * r, "finetuning_seconds": 1.0, "seconds": 9.0,
          "phases_shared": 0}
@@ -74,8 +77,8 @@ def test_mean_and_sample_standard_deviation():
     assert stat([1.0, 3.0, None]) == Stat(2.0, math.sqrt(2), 2)
     assert math.isnan(stat([1.0]).std)
     assert stat([None]) is None
-    assert spread(Stat(0.931, 0.004, 3)) == "93.1 ± 0.4%"
-    assert spread(Stat(0.931, math.nan, 1)) == "93.1%"
+    assert ACCURACY.spread(0.931, 0.004) == "93.1 ± 0.4%"
+    assert ACCURACY.spread(0.931, math.nan) == "93.1%"
 
 
 def test_points_are_means_over_seeds_per_budget():
@@ -110,9 +113,9 @@ def test_epochs_are_measured_against_scratch_on_the_same_labels():
 
 def test_the_front_holds_what_nothing_beats():
     found = points(result())
-    assert [p.name for p in pareto(found, "selection_macs", "fused_accuracy")] == ["fuse"]
+    assert [p.name for p in pareto(found, "selection_macs", "fused")] == ["fuse"]
     cheap = [p for p in found if p.name != "fuse"]
-    assert [p.name for p in pareto(cheap, "selection_macs", "fused_accuracy")] == ["scratch"]
+    assert [p.name for p in pareto(cheap, "selection_macs", "fused")] == ["scratch"]
 
 
 def test_a_front_of_several():
@@ -120,7 +123,7 @@ def test_a_front_of_several():
 
     found = points(result())
     dear = dataclasses.replace(found[1], fused={20: Stat(0.95, 0.0, 2)})
-    assert [p.name for p in pareto([found[0], dear], "selection_macs", "fused_accuracy")] == ["fuse", "dense"]
+    assert [p.name for p in pareto([found[0], dear], "selection_macs", "fused")] == ["fuse", "dense"]
 
 
 LEARNED = {50: 0.5, 100: 0.7, 200: 0.8, 400: 0.9}
@@ -139,8 +142,8 @@ def of_budgets(*budgets, evaluate="every", stopped=()):
     def trial_result(trial):
         given = trial.config.selection.budgets
         rows = [
-            {"round": r, "labels": n, "proxy_accuracy": 0.3, "selection_macs": 10 * n, "seconds": 1.0}
-            | ({"fused_accuracy": LEARNED[n]} if evaluate == "every" or n == given[-1] else {})
+            {"round": r, "labels": n, "proxy": 0.3, "selection_macs": 10 * n, "seconds": 1.0}
+            | ({"fused": LEARNED[n]} if evaluate == "every" or n == given[-1] else {})
             for r, n in enumerate(given)
         ]
         passed = rows[:1] if trial.name in stopped else rows
@@ -167,7 +170,7 @@ def test_combinations_are_compared_at_labels_that_all_have(budgets, evaluate, la
     assert [p.costs["selection_macs"].mean for p in found] == [10 * n for n in labels]
     first = best_config(measured).splitlines()[0]
     assert where in first
-    assert f"fused_accuracy {LEARNED[max(labels)]:.2%} " in first
+    assert f"fused_accuracy {100 * LEARNED[max(labels)]:.2f} " in first
     page = render_sweep(measured)
     assert f"Label budgets differ: combinations are compared {where}" in page
     assert where in closing_table(measured).caption
@@ -183,9 +186,9 @@ def test_a_cell_says_how_many_seeds_it_has_where_not_the_rows():
 
 def test_the_best_goes_into_a_configuration_that_a_run_takes():
     measured = result()
-    assert best(points(measured), "fused_accuracy").name == "fuse"
+    assert best(points(measured), "fused").name == "fuse"
     text = best_config(measured)
-    assert text.startswith("# fuse: fused_accuracy 85.00% ± 7.07% over 2 seeds")
+    assert text.startswith("# fuse: fused_accuracy 85.00 ± 7.07% over 2 seeds")
     config = config_from_tree(yaml.safe_load(text))
     assert (config.run.name, config.run.directory) == ("x-best", "runs")
     assert (config.pruning.ratio, config.finetuning.evaluate_every) == (0.5, 2)
@@ -195,7 +198,7 @@ def test_a_point_with_fewer_finished_seeds_is_not_the_best():
     measured = result()
     half = [r for r in measured.trials if r.trial.name != "fuse_seed-1"]
     found = points(SweepResult(sweep=measured.sweep, root=measured.root, trials=half))
-    assert best(found, "fused_accuracy").name == "scratch"
+    assert best(found, "fused").name == "scratch"
 
 
 def test_the_table_has_a_row_per_trial_and_round():
@@ -265,5 +268,17 @@ def test_what_the_terminal_shows():
     assert cells["combination"] == ["fuse", "dense", "scratch"]
     assert cells["fused accuracy"][0] == "85.0 ± 7.1%"
     assert cells["of reference"] == ["25.0%", "100.0%", "25.0%"]
-    row = {"labels": 50, "proxy_accuracy": 0.912, "fused_accuracy": 0.5, "phases_shared": 3}
-    assert round_line(row) == "50 labels, proxy 91.2%, fused 50.0%, 3 phases shared"
+    row = {"labels": 50, "proxy": 0.912, "fused": 0.5, "phases_shared": 3}
+    assert round_line(row, ACCURACY) == "50 labels, proxy 91.2%, fused 50.0%, 3 phases shared"
+
+
+def test_figures_of_another_task_are_told_by_its_own_metric(monkeypatch):
+    r2 = Metric(name="r2", title="R²", share=False)
+    monkeypatch.setattr(SweepResult, "metric", r2)
+    made = result()
+    page = render_sweep(made)
+    assert "ccuracy" not in page
+    assert "0.850 ± 0.071" in page
+    assert "# fuse: fused_r2 0.8500 ± 0.0707 over 2 seeds" in best_config(made)
+    assert "fused_r2" in table(made).column_names
+    assert round_line({"labels": 50, "proxy": 0.912}, r2) == "50 labels, proxy 0.912"

@@ -106,9 +106,9 @@ OTHER_BUDGETS = {"arms": {"few": {"selection": {"budgets": [50, 100, 150]}}, "ma
     ("tree", "why"),
     [
         ({"base": EVERY}, None),
-        ({"metric": "proxy_accuracy"}, None),
+        ({"metric": "proxy"}, None),
         # The proxies' accuracy in its place would stop the small ones, whose targets may be as good.
-        ({}, "asha compares fused_accuracy, which trials with fusion.evaluate 'last' have after their last round"),
+        ({}, "asha compares fused networks, which trials with fusion.evaluate 'last' have after their last round"),
         ({"base": EVERY, "arms": {"a": {}, "b": {"fusion": {"evaluate": "last"}}}}, "set it to every, or metric to"),
         ({"base": EVERY, **OTHER_BUDGETS}, "their selection.budgets differ: give all trials the same"),
         ({"base": {**EVERY, "selection": {"budgets": [50, 100]}}}, "nothing is left to stop; give 3 or more"),
@@ -264,3 +264,17 @@ def test_the_comparison_is_fair():
     }
     assert len(same) == 1
     assert all(sum(t.arm == arm for t in found) >= 3 for arm in {t.arm for t in found})
+
+
+def test_the_metric_under_its_earlier_name_is_read_with_a_note(caplog):
+    assert sweep_from_tree({"metric": "proxy_accuracy"}).metric == "proxy"
+    assert "metric: 'proxy_accuracy' is now written 'proxy'" in caplog.text
+
+
+def test_tasks_are_not_compared_with_one_another():
+    other = "prunefuse_ray.tasks.classification:CLASSIFICATION"  # the same object, which will do to be another task
+    with pytest.raises(
+        ConfigError,
+        match=r"task '.*' has other figures than the base's 'classification'",
+    ):
+        trials(sweep_from_tree({"arms": {"a": {"task": other}}}))

@@ -362,10 +362,10 @@ def test_the_command_says_why_no_trial_is_stopped_early(capsys, tmp_path, monkey
     monkeypatch.setattr(sweeping, "run_sweep", interrupted)
     assert main(["sweep", "--config", str(file)]) == 2
     said = " ".join(capsys.readouterr().out.split())
-    assert "no trial is stopped early: asha compares fused_accuracy" in said
+    assert "no trial is stopped early: asha compares fused networks" in said
     file.write_text(yaml.safe_dump({**tree_, "scheduler": "asha"}))
     assert main(["sweep", "--config", str(file)]) == 2
-    assert "scheduler: asha compares fused_accuracy" in capsys.readouterr().err
+    assert "scheduler: asha compares fused networks" in capsys.readouterr().err
 
 
 def test_loggers_that_are_not_installed_are_refused(local_ray, tiny_pool, tmp_path, monkeypatch):
@@ -470,7 +470,7 @@ def test_a_trial_survives_the_loss_of_its_driver(local_ray, swept, tiny_pool, tm
 @pytest.mark.timeout(1800)
 def test_asha_stops_what_lags_and_a_second_start_leaves_it_stopped(local_ray, tiny_pool, tmp_path):
     """Learning rates from hopeless to good, one trial at a time, the good one first."""
-    made = tree(tiny_pool, tmp_path, concurrency=1, scheduler="asha", metric="proxy_accuracy")
+    made = tree(tiny_pool, tmp_path, concurrency=1, scheduler="asha", metric="proxy")
     made["arms"] = {}
     made["base"]["selection"] = {"budgets": [10, 18, 26, 34]}
     made["space"] = {"training.lr": {"grid": [0.05, 1e-6, 2e-6, 3e-6, 4e-6]}}
