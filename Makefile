@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test test-networks test-wheel test-slow test-kills test-faults test-multinode test-labelstudio test-lowest \
+.PHONY: install run test test-networks test-wheel test-slow test-kills test-faults test-multinode test-labelstudio test-lowest tables \
 	constraints-lowest.txt lint types clean
 
 install: $(INSTALLED)
@@ -70,6 +70,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# The documents' tables of what can be named.
+tables: install
+	$(BIN)/python -m tests.support.documents
 
 clean:
 	rm -rf $(VENV) runs

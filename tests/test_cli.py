@@ -149,9 +149,3 @@ def test_code_of_ones_own_is_found_in_the_working_directory(tmp_path):
     command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "mine:tiny, input 1,8,8" in done.stdout, done.stderr
-
-
-@pytest.mark.parametrize(("kind", "said"), [("backends", "openvino"), ("fusion-rules", "function_preserving")])
-def test_what_can_be_named_is_listed(capsys, kind, said):
-    assert main(["list", kind]) == 0
-    assert said in capsys.readouterr().out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.markup import escape
@@ -21,57 +22,95 @@ def main(argv: Sequence[str]) -> int:
     """List what can be named in a configuration: entries of this package and of other installed ones."""
     parser = argparse.ArgumentParser(prog="prunefuse list", description=main.__doc__)
     parser.add_argument("kind", choices=KINDS)
-    console.print(KINDS[parser.parse_args(list(argv)).kind]())
+    parser.add_argument("--markdown", action="store_true", help="the table as Markdown, for documents")
+    args = parser.parse_args(list(argv))
+    listed = KINDS[args.kind]()
+    if args.markdown:
+        print(listed.markdown())
+    else:
+        console.print(listed.table())
     return 0
 
 
-def _name(field: str) -> Column:
-    """The column of what is written in the configuration, whole however narrow the terminal is."""
-    return Column(field, no_wrap=True)
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """The entries of one kind."""
+
+    field: str
+    """Where the configuration names one."""
+    titles: tuple[str, ...]
+    rows: Mapping[str, tuple[str, ...]]
+    """Name -> a cell for every title."""
+
+    def table(self) -> Table:
+        """For a terminal. Names stay whole, however narrow it is."""
+        table = Table(Column(self.field, no_wrap=True), box=box.SIMPLE)
+        for title in self.titles:
+            table.add_column(title, overflow="fold")
+        for name, cells in self.rows.items():
+            table.add_row(*map(escape, (name, *cells)))
+        return table
+
+    def markdown(self) -> str:
+        lines = [(f"`{self.field}`", *self.titles), ("---",) * (1 + len(self.titles))]
+        lines += [(f"`{name}`", *cells) for name, cells in self.rows.items()]
+        return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
-def strategies() -> Table:
-    table = Table("selection.strategy", "wants samples with", "needs", "paper", box=box.SIMPLE)
-    for name, strategy in STRATEGIES.items():
-        needs = ["a committee"] * strategy.members + ["features"] * (strategy.select is not None)
-        table.add_row(name, strategy.wants, ", ".join(needs), strategy.paper)
-    return table
+def strategies() -> Listed:
+    def needs(members: bool, features: bool) -> str:
+        return ", ".join(["a committee"] * members + ["features"] * features)
+
+    return Listed(
+        field="selection.strategy",
+        titles=("wants samples with", "needs", "paper"),
+        rows={n: (s.wants, needs(s.members, s.select is not None), s.paper) for n, s in STRATEGIES.items()},
+    )
 
 
-def sources() -> Table:
-    table = Table(box=box.SIMPLE)
-    for title in ("pool.source", "pool.path names", "id of a sample", "label", "takes", "may grow"):
-        table.add_column(title, overflow="fold")
-    for name, source in POOL_SOURCES.items():
-        columns = [field for field in source.fields if field not in PATHS]
-        told = (name, source.help, source.ids, source.labels, ", ".join(columns))
-        table.add_row(*(escape(text) for text in told), "yes" if source.may_grow else "no")
-    return table
+def sources() -> Listed:
+    return Listed(
+        field="pool.source",
+        titles=("pool.path names", "id of a sample", "label", "takes", "may grow"),
+        rows={
+            name: (
+                source.help,
+                source.ids,
+                source.labels,
+                ", ".join(field for field in source.fields if field not in PATHS),
+                "yes" if source.may_grow else "no",
+            )
+            for name, source in POOL_SOURCES.items()
+        },
+    )
 
 
-def backends() -> Table:
-    table = Table(_name("scoring.backend"), "runs", "limits", "here", box=box.SIMPLE)
-    for name, backend in BACKENDS.items():
-        told = (name, backend.about, backend.limits, backend.lacks() or "yes")
-        table.add_row(*map(escape, told))
-    return table
+def backends() -> Listed:
+    """With what keeps each from running on this machine."""
+    return Listed(
+        field="scoring.backend",
+        titles=("runs", "limits", "here"),
+        rows={name: (b.about, b.limits, b.lacks() or "yes") for name, b in BACKENDS.items()},
+    )
 
 
-def fusion_rules() -> Table:
-    table = Table(_name("fusion.rule"), "the other weights", "limits", "paper", box=box.SIMPLE)
-    for name, rule in FUSION_RULES.items():
-        table.add_row(*map(escape, (name, rule.about, rule.limits, rule.paper)))
-    return table
+def fusion_rules() -> Listed:
+    return Listed(
+        field="fusion.rule",
+        titles=("the other weights", "limits", "paper"),
+        rows={name: (rule.about, rule.limits, rule.paper) for name, rule in FUSION_RULES.items()},
+    )
 
 
-def tasks() -> Table:
-    table = Table("task", "labels", "compared by", box=box.SIMPLE)
-    for name, task in TASKS.items():
-        table.add_row(name, task.about, task.metric.title.lower())
-    return table
+def tasks() -> Listed:
+    return Listed(
+        field="task",
+        titles=("labels", "compared by"),
+        rows={name: (task.about, task.metric.title.lower()) for name, task in TASKS.items()},
+    )
 
 
-KINDS = {
+KINDS: dict[str, Callable[[], Listed]] = {
     "strategies": strategies,
     "sources": sources,
     "backends": backends,

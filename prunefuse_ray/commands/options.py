@@ -104,14 +104,12 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def _named() -> dict[str, Named]:
-    """'section.field' -> what it names."""
-    return {
-        f"{section}.{name}": found
-        for section, outer in Config.model_fields.items()
-        for name, field in getattr(outer.annotation, "model_fields", {}).items()
-        for found in field.metadata
-        if isinstance(found, Named)
-    }
+    """'section.field' (or 'field') -> what it names."""
+    fields = dict(Config.model_fields)
+    for section, outer in Config.model_fields.items():
+        inner = getattr(outer.annotation, "model_fields", {})
+        fields |= {f"{section}.{name}": field for name, field in inner.items()}
+    return {name: found for name, field in fields.items() for found in field.metadata if isinstance(found, Named)}
 
 
 def _nulls(tree: Any) -> Any:

@@ -50,6 +50,9 @@ BackendName = Annotated[
         besides={AUTO: "the fastest one for a large pool, torch for a small one"},
     ),
 ]
+StrategyName = Annotated[str, Named(registry=STRATEGIES, describe=lambda strategy: strategy.wants)]
+SourceName = Annotated[str, Named(registry=POOL_SOURCES, describe=lambda source: source.help)]
+TaskName = Annotated[str, Named(registry=TASKS, describe=lambda task: task.about)]
 FusionRuleName = Annotated[str, Named(registry=FUSION_RULES, describe=lambda rule: rule.help)]
 Augmentation = Literal["crop", "resized_crop", "flip", "cutout"]
 
@@ -131,8 +134,8 @@ class Pool(Section):
     unasked: ClassVar[tuple[str, ...]] = ()
     """Fields that a source needs and that are not needed here."""
 
-    source: Annotated[str, AfterValidator(POOL_SOURCES.check)] = EXAMPLE
-    """Kind of pool; `prunefuse list sources` shows them. Or module:name for one of your own."""
+    source: SourceName = EXAMPLE
+    """Kind of pool, or module:name for one of your own."""
     path: Paths | None = None
     """Pool: a file, a directory, a pattern (train-*.parquet), or a list of them; local paths or URIs."""
     test_path: Paths | None = None
@@ -326,8 +329,8 @@ class Pruning(Section):
 class Selection(Section):
     """Which samples get labeled, and how many."""
 
-    strategy: str = "least_confidence"
-    """Acquisition strategy; `prunefuse list strategies` shows them. Or module:name for one of your own."""
+    strategy: StrategyName = "least_confidence"
+    """Acquisition strategy: what makes a sample wanted. Or module:name for one of your own."""
     per_group: Literal["predicted", "group"] | None = None
     """Choose equally many of each class that the network predicts (predicted), or of each value of pool.group_column
     (group), as far as there are so many. Only with strategies that score each sample for itself."""
@@ -338,11 +341,6 @@ class Selection(Section):
     """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
     budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
     """Label budgets, one per round, rising; the first is the random initial set, the last the whole budget."""
-
-    @field_validator("strategy")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return STRATEGIES.check(value)
 
     @model_validator(mode="after")
     def _fair(self) -> Selection:
@@ -524,8 +522,8 @@ class Scoring(Section):
 class Config(Section):
     """A whole run."""
 
-    task: str = "classification"
-    """What the network is trained for; or module:name for a task of your own."""
+    task: TaskName = "classification"
+    """What the network is trained for, or module:name for a task of your own."""
     run: Run = Run()
     pool: Pool = Pool.model_validate({})
     annotation: Annotation = Annotation()
@@ -540,11 +538,6 @@ class Config(Section):
     fusion: Fusion = Fusion()
     distillation: Distillation = Distillation()
     scoring: Scoring = Scoring()
-
-    @field_validator("task")
-    @classmethod
-    def _known_task(cls, value: str) -> str:
-        return TASKS.check(value)
 
     @model_validator(mode="after")
     def _strategy_of_task(self) -> Config:

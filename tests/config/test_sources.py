@@ -2,12 +2,10 @@
 
 import pytest
 
-from prunefuse_ray.cli import main
 from prunefuse_ray.config import Pool
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.config.sources import POOL_SOURCES, SOURCE_FIELDS, PoolSource
 from prunefuse_ray.errors import ConfigError
-from tests.support import ROOT
 
 VALUES = {"path": "p", "test_path": "t"}
 GIVEN = VALUES | {
@@ -58,13 +56,3 @@ def test_a_source_that_is_none_is_said_with_the_one_that_was_meant():
 def test_a_source_cannot_take_what_pool_does_not_have():
     with pytest.raises(ConfigError, match=r"takes 'paths', which is none of the fields path, test_path"):
         PoolSource(help="", ids="", labels="", reader="a:B", fields=("paths",))
-
-
-def test_the_tables_of_the_command_and_the_documents_are_what_the_entries_say(capsys):
-    readme = (ROOT / "README.md").read_text()
-    assert main(["list", "sources"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    for name, source in POOL_SOURCES.items():
-        assert f" {name} " in told
-        if source.needs:
-            assert f"| `{name}` | {source.help} | {source.ids} | {source.labels} |" in readme
