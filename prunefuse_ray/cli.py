@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import prunefuse_ray
 from prunefuse_ray.errors import PruneFuseError
 
-COMMANDS = ("run", "sweep", "score", "plan", "report", "export", "networks", "list", "presets")
+COMMANDS = ("run", "sweep", "score", "inspect", "plan", "report", "export", "networks", "list", "presets")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

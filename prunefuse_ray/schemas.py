@@ -29,6 +29,17 @@ def doubts_schema(id_type: str) -> pa.Schema:
 REJECTED = pa.schema([("id", pa.string()), ("reason", pa.string())])
 
 
+LEFT_OUT = pa.schema([("set", pa.string()), ("name", pa.string()), ("reason", pa.string())])
+"""What lies in the pool or a held-out set and gives no sample: `left_out.parquet`. set: the setting that names it."""
+
+DIGESTS = pa.schema([("id", pa.string()), ("digest", pa.int64())])
+"""A digest of each sample's bytes; null where there is no sample."""
+
+HELD_OUT = pa.schema([("set", pa.string()), *DIGESTS])
+"""The contents of test and validation set, which a large pool is compared with while it is scored:
+`pool/held-out.parquet`."""
+
+
 def arrow_type(id_type: str) -> pa.DataType:
     return {"int64": pa.int64(), "string": pa.string()}[id_type]
 

@@ -22,6 +22,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, image_kind
+from prunefuse_ray.data.image_files import formats
 from prunefuse_ray.errors import LabelError
 from prunefuse_ray.schemas import annotations_schema
 
@@ -266,7 +267,7 @@ def data_uri(data: bytes, longest: int) -> str:
     """An image inside an address, as browsers show it; scaled down and as PNG where that is needed."""
     kind = image_kind(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
             if max(image.size) > longest or kind not in SHOWN_BY_BROWSERS:
                 kind = "jpg" if kind == "jpg" else "png"
                 shown = image.convert("RGB" if kind == "jpg" else "RGBA" if "A" in image.mode else "RGB")

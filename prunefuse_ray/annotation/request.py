@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from prunefuse_ray.data.colours import Range
+from prunefuse_ray.data.image_files import as_seen, formats
 from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.storage import Place
 
@@ -48,6 +50,8 @@ class Request:
     samples: tuple[Place, ...]
     """Parquet files of (id, sample)"""
     texts: bool
+    value_range: Range | None = None
+    """`pool.value_range`, of images of more than 8 bits."""
     folder: str | None = None
     """Path or URI of the image folder that ids are relative to; None where the samples come out of Parquet."""
 
@@ -68,7 +72,7 @@ class Request:
         }
 
     def values(self, only: set[Id] | None = None) -> Iterator[tuple[Id, bytes | str]]:
-        """(id, sample) a few at a time: texts as they are, images as encoded bytes."""
+        """(id, sample) a few at a time: texts as they are, images as encoded bytes that every viewer shows alike."""
         for place in self.samples:
             with place.fs.open_input_file(place.path) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(batch_size=BATCH, columns=["id", "sample"]):
@@ -76,7 +80,12 @@ class Request:
                     if only is not None:
                         table = table.filter(pa.array([i in only for i in table["id"].to_pylist()], pa.bool_()))
                     for id_, value in zip(table["id"].to_pylist(), sample_values(table["sample"]), strict=True):
-                        yield id_, value if isinstance(value, bytes | str) else encode_png(np.asarray(value))
+                        yield id_, self._shown(value)
+
+    def _shown(self, value: Any) -> bytes | str:
+        if isinstance(value, bytes):
+            return as_seen(value, self.value_range)
+        return value if isinstance(value, str) else encode_png(np.asarray(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +115,8 @@ class Annotator(Protocol):
 def image_kind(data: bytes) -> str:
     """File ending of encoded image bytes ("png", "jpg", ...); "bin" where Pillow does not know them."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return {"jpeg": "jpg"}.get((image.format or "bin").lower(), (image.format or "bin").lower())
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
+            kind = (image.format or "bin").lower()
+            return {"jpeg": "jpg", "mpo": "jpg"}.get(kind, kind)  # to viewers, MPO is JPEG
     except Exception:  # Pillow's parsers raise anything; the file is exported as it is
         return "bin"

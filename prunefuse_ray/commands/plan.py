@@ -54,7 +54,8 @@ def main(argv: Sequence[str]) -> int:
     start_ray()
     surveyed = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
     info, index = surveyed.info, surveyed.indexes["path"]
-    check_budget(config, info.rows, check_known_labels(config, info, index))
+    known = check_known_labels(config.pool, config.task, info, index)
+    check_budget(config, info.rows, 0 if known is None else known.num_rows)
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     scoring = plan_scoring(config.scoring, observe(), info.rows * costs.proxy_macs)
     found = estimate(config, info, costs, scoring.max_actors)

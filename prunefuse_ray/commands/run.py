@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_run
-from prunefuse_ray.commands.terminal import console, quiet, secure, si
+from prunefuse_ray.commands.terminal import account, console, quiet, secure, si
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.method.steps import steps
 from prunefuse_ray.tasks import TASKS, Metric
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     started = time.perf_counter()
     progress = Progress(config)
     try:
-        ledger = run(config, progress)
+        ledger = run(config, progress, tell=account)
     finally:
         progress.stop()
     if progress.steps_done:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunefuse_ray.commands.options import given_options
-from prunefuse_ray.commands.terminal import TRUSTED_HELP, console, quiet, secure
+from prunefuse_ray.commands.terminal import TRUSTED_HELP, account, console, quiet, secure
 from prunefuse_ray.config.files import read_tree, validated
 from prunefuse_ray.errors import ConfigError
 
@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
     kept: dict[str, Any] = {name: tree[name] for name in ("pool", "scoring") if name in tree}
     if "strategy" in (tree.get("selection") or {}):
         kept["selection"] = {"strategy": tree["selection"]["strategy"]}
-    result = rank(validated(Ranking, kept, given), arguments.network, arguments.out, arguments.top, arguments.trusted)
+    config = validated(Ranking, kept, given)
+    result = rank(config, arguments.network, arguments.out, arguments.top, arguments.trusted, account)
     console.print(f"{result.scored:,} scored, {result.rejected:,} could not be used, {result.ranked:,} ranked")
     if result.seconds:
         console.print(f"finished in {result.seconds:.0f} s: {result.root.path}/ranked.parquet")

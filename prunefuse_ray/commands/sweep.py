@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_sweep
-from prunefuse_ray.commands.terminal import console, quiet, secure, si
+from prunefuse_ray.commands.terminal import account, console, quiet, secure, si
 from prunefuse_ray.sweep.config import incomparable, stops_early, trials
 from prunefuse_ray.tasks import TASKS, Metric
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if progress.ended:
         console.print(f"{progress.ended} of them were complete already")
     try:
-        run_sweep(sweep, progress)
+        run_sweep(sweep, progress, account)
     finally:
         if (root / "sweep.yaml").exists():
             result = write_results(root, render_sweep)

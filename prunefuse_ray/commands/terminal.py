@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import warnings
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -34,6 +35,12 @@ def quiet() -> None:
         events.addHandler(logging.StreamHandler())
         events.setLevel(logging.INFO)
         events.propagate = False
+
+
+def account(lines: Sequence[str]) -> None:
+    """Print the account of a pool: what its names hold is no markup."""
+    for line in lines:
+        console.print(line, markup=False)
 
 
 def si(value: float) -> str:

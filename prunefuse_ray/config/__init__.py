@@ -14,6 +14,7 @@ from prunefuse_ray.config.schema import (
     Scoring,
     Section,
     Selection,
+    UntestedPool,
     Workers,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "Scoring",
     "Section",
     "Selection",
+    "UntestedPool",
     "Workers",
 ]

@@ -150,7 +150,8 @@ class Pool(Section):
     id_column: str | None = "id"
     """Column of unique ids (string or integer); null: file name and row number."""
     image_column: str = "image"
-    """Column of images: encoded (binary, or {bytes, path}) or uint8 tensors (height x width x channels)."""
+    """Column of images: encoded (binary, or {bytes, path}) or uint8 tensors (height x width x channels). Of WebDataset,
+    the extension of the member that is the sample's image (`jpg`, `left.jpg`); `image`: whichever is an image."""
     text_column: str | None = None
     """Column of texts (strings) in place of images; the network reads their bytes."""
     text_length: Positive = 1024
@@ -161,6 +162,9 @@ class Pool(Section):
     group_column: str | None = None
     """Column of strings or integers (site, patient, camera, ...) by which `selection.per_group: group` shares out the
     choice; samples without a value are a group of their own."""
+    sample_key: Literal["first_dot", "last_dot"] = "first_dot"
+    """Where the key of a WebDataset sample ends in the names of its members: at the first dot, which is WebDataset's
+    own rule, or at the last one, for names that hold dots themselves (cat.v2.0001.jpg)."""
     classes: Annotated[int, Field(ge=2)] | list[str] | None = None
     """Number of classes, or their names in the order of the labels. Default: what the files name."""
     channels: Annotated[Literal[1, 3], BeforeValidator(_as_int)] = 3
@@ -172,10 +176,17 @@ class Pool(Section):
     crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the scaled image's shorter side that the centre crop keeps; torchvision's presets use 0.875 (256 to
     224)."""
-    max_pixels: Positive = 50_000_000
-    """An image with more pixels than this is rejected unread (decompression bombs)."""
+    value_range: tuple[float, float] | None = None
+    """Values of images of more than 8 bits that become black and white, such as [0, 4095] for 12 bits in 16. Default:
+    the range of the type for 16 bits, 0..1 for floats; 32-bit integers and other floats are rejected without it."""
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 50_000_000
+    """An image with more pixels than this is rejected unread (decompression bombs); Pillow itself opens none of more
+    than 178,956,970."""
     max_rejected: Share = 0.01
     """Share of the pool that may be unreadable before the run stops."""
+    max_overlap: Share = 0.01
+    """Share of the test set, or of the validation set, whose very bytes may also lie in the pool. They are counted and
+    named; above this the run is refused. A file or an id in both is always refused."""
     mean: list[float] = [0.5]
     """Per-channel mean that is subtracted from pixels scaled to 0..1; one value serves all channels."""
     std: list[Annotated[float, Field(gt=0)]] = [0.25]
@@ -227,9 +238,17 @@ class Pool(Section):
                 raise ValueError(
                     f"{field} has {len(getattr(self, field))} values: give one for all channels, or {self.channels}"
                 )
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"value_range {list(self.value_range)}: give [black, white], the smaller value first")
         if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError("classes needs at least two different names")
         return self
+
+
+class UntestedPool(Pool):
+    """A pool that may stand alone, without a test set."""
+
+    unasked: ClassVar[tuple[str, ...]] = ("test_path",)
 
 
 class Annotation(Section):

@@ -23,6 +23,7 @@ SOURCE_FIELDS = (
     "text_column",
     "label_column",
     "group_column",
+    "sample_key",
 )
 """Fields of `pool` that only some sources take. All others are of use whatever the source."""
 PATHS = ("path", "test_path", "validation_path")
@@ -79,7 +80,7 @@ PARQUET = PoolSource(
     ids="`id_column`; `null`: file name and row, `a.parquet:17`",
     labels="`label_column`, integers",
     reader="prunefuse_ray.data.sources.parquet:PARQUET",
-    fields=SOURCE_FIELDS,
+    fields=tuple(field for field in SOURCE_FIELDS if field != "sample_key"),
     may_grow=True,
 )
 IMAGES = PoolSource(
@@ -96,6 +97,7 @@ WEBDATASET = PoolSource(
     ids="shard and key, `shard-000/0017`",
     labels="`label_column`: member `cls`, or `json:FIELD`",
     reader="prunefuse_ray.data.sources.webdataset:WEBDATASET",
+    fields=(*PATHS, "image_column", "label_column", "sample_key"),
     defaults={"label_column": "cls"},
 )
 HUGGINGFACE = PoolSource(

@@ -1,4 +1,4 @@
-"""Images to tensors: what can be read, in which mode and size; no Ray.
+"""Images to tensors: uint8 of one shape, from encoded bytes (`image_files.py`) or arrays; no Ray.
 
 Anything that cannot be read is a reason, not an exception: bad samples must not stop a pool of millions.
 """
@@ -6,7 +6,6 @@ Anything that cannot be read is a reason, not an exception: bad samples must not
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,15 +13,28 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from prunefuse_ray.data.colours import Colours, Range
+from prunefuse_ray.data.image_files import (
+    MOST_PIXELS,
+    cannot,
+    check_pixels,
+    conversions,
+    opened,
+    orientation,
+    upright,
+    upright_size,
+)
 from prunefuse_ray.errors import Rejected
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff")
 Pixels = npt.NDArray[np.uint8]
+DARK = 32
+"""An image of more than 8 bits whose largest value comes out below this, of 255, was hardly made for the range of its
+type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +48,8 @@ class ImageForm:
     crop_ratio: float = 1.0
     """Share of the scaled image's shorter side that the centre crop keeps; below 1, every image is scaled."""
     max_pixels: int = 50_000_000
+    value_range: Range | None = None
+    """Values of images of more than 8 bits that become black and white; None: `colours.eight_bits`."""
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
 
@@ -56,8 +70,21 @@ class ImageForm:
         return replace(self, height=height, width=width, crop_ratio=1.0)
 
     def decode(self, value: object) -> Pixels:
-        """One sample as uint8 (H, W, C); see `decode`."""
-        return decode(value, self)
+        """One sample as uint8 (H, W, C); see `read`."""
+        return read(value, self)[0]
+
+    def read(self, value: object) -> tuple[Pixels, tuple[str, ...]]:
+        """One sample as uint8 (H, W, C), and what was converted, by kind; see `read`."""
+        return read(value, self)
+
+    def look(self, data: bytes) -> tuple[tuple[int, int], tuple[str, ...]]:
+        """(height, width) of an encoded image as people see it, and what will be converted, by the head of the file.
+
+        Raises:
+            Rejected: with the reason.
+        """
+        with opened(data, self.max_pixels) as image:
+            return upright_size(image)[::-1], conversions(image, self.channels)
 
     def inputs(self, pixels_NHWC: Tensor) -> Tensor:
         """uint8 (N, H, W, C) as the network's input: (pixel / 255 - mean) / std, float32 (N, C, H, W)."""
@@ -68,19 +95,30 @@ class ImageForm:
 
 
 def decode(value: object, form: ImageForm) -> Pixels:
-    """One sample as uint8 (H, W, C): PNG/JPEG bytes, or an array that already has that shape.
+    """One sample as uint8 (H, W, C); see `read`."""
+    return read(value, form)[0]
 
-    Grey, palette, 16-bit and alpha images are converted to the form's mode (alpha is dropped). An image of another
-    size has its shorter side scaled to the form (divided by `form.crop_ratio`) and its centre cropped, if
-    `form.resize`. Tensors are never scaled.
+
+def read(value: object, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
+    """One sample as uint8 (H, W, C), and what was converted, by kind.
+
+    Args:
+        value: an encoded image, a Pillow image, or an array that already has that shape. Images are brought to the
+            form's mode as `image_files.py` says. One of another size has its shorter side scaled to the form (divided
+            by `form.crop_ratio`) and its centre cropped, if `form.resize`. Arrays are never scaled.
 
     Raises:
         Rejected: with the reason.
     """
     if value is None:
-        raise Rejected("no image (null)")
+        raise Rejected("no image: null, or its file could not be read")
     if isinstance(value, bytes | bytearray | memoryview):
-        return _decode_image(bytes(value), form)
+        with opened(bytes(value), form.max_pixels) as image:
+            return _decoded(image, form)
+    if isinstance(value, Image.Image):
+        check_pixels(value, form.max_pixels)
+        value.load()  # or it would be decoded at a fraction of its size, for its owner too
+        return _decoded(value, form)
     pixels = np.asarray(value)
     if pixels.dtype != np.uint8:
         raise Rejected(f"tensor of {pixels.dtype}, expected uint8")
@@ -88,45 +126,32 @@ def decode(value: object, form: ImageForm) -> Pixels:
         pixels = pixels[:, :, None]
     if pixels.shape != form.shape:
         raise Rejected(f"tensor of shape {pixels.shape}, expected {form.shape} (height, width, channels)")
-    return pixels
+    return pixels, ()
 
 
-def _decode_image(data: bytes, form: ImageForm) -> Pixels:
+def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
     try:
-        with warnings.catch_warnings():
-            # The size limit below is ours; Pillow's own warning at a third of its limit would only add noise.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > form.max_pixels:
-                    raise Rejected(f"{image.width} x {image.height} pixels, more than pool.max_pixels")
-                size = (image.width, image.height)
-                if size != (form.width, form.height) and not form.resize:
-                    raise Rejected(f"{size[0]} x {size[1]} pixels, expected {form.width} x {form.height}")
-                # Lets a JPEG decode at a half, quarter or eighth of its size when that is still large enough.
-                whole = form.uncropped
-                image.draft("RGB" if form.channels == 3 else "L", (whole.width, whole.height))
-                converted = _to_mode(image, form.channels)
-                if converted.size != (form.width, form.height) or form.crop_ratio < 1:
-                    converted = _resize(converted, form)
+        found = conversions(image, form.channels)
+        if not form.resize and (size := upright_size(image)) != (form.width, form.height):
+            raise Rejected(f"{size[0]} x {size[1]} pixels, expected {form.width} x {form.height}")
+        deep, colours = image.mode[0] in "IF", Colours(image, form.channels)
+        # Lets a JPEG decode at a half, quarter or eighth of its size when that is still large enough.
+        whole = form.uncropped
+        wanted = (whole.width, whole.height)
+        image.draft(colours.working_mode, wanted if upright_size(image) == image.size else wanted[::-1])
+        image.load()
+        converted = upright(colours.working(image, form.value_range), orientation(image))
+        if converted.size != (form.width, form.height) or form.crop_ratio < 1:
+            converted = _resize(converted, form)
+        pixels = np.asarray(colours.finished(converted))
     except Rejected:
         raise
-    except Image.DecompressionBombError as error:
-        raise Rejected(f"decompression bomb: {error}") from error
-    except UnidentifiedImageError as error:
-        raise Rejected("not an image in a known format") from error
     # Pillow's decoders raise whatever their parser meets in damaged data; each means the same here.
     except Exception as error:
-        raise Rejected(f"cannot be decoded: {type(error).__name__}: {error}") from error
-    pixels = np.asarray(converted)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-def _to_mode(image: Image.Image, channels: int) -> Image.Image:
-    mode = "RGB" if channels == 3 else "L"
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's convert() would clip instead of scale
-        scaled = np.asarray(image, dtype=np.float64) / 257.0
-        image = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
-    return image.convert(mode)
+        raise Rejected(cannot(error)) from error
+    if deep and form.value_range is None and pixels.max() < DARK:
+        found = (*found, "16 bits to 8, near black: pool.value_range may say better")
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels, found
 
 
 def _resize(image: Image.Image, form: ImageForm) -> Image.Image:
@@ -142,11 +167,8 @@ def _resize(image: Image.Image, form: ImageForm) -> Image.Image:
 def image_size(value: object, channels: int) -> tuple[int, int]:
     """(height, width) of a sample; Rejected where it cannot be read."""
     if isinstance(value, bytes):
-        try:
-            with Image.open(io.BytesIO(value)) as image:
-                return image.height, image.width
-        except Exception as error:
-            raise Rejected(f"cannot be decoded: {error}") from error
+        with opened(value, MOST_PIXELS) as image:
+            return upright_size(image)[::-1]
     if value is None:
         raise Rejected("no image (null)")
     pixels = np.asarray(value)

@@ -6,6 +6,7 @@ reads the samples. From then on all sources are the same thing: Parquet files wi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from prunefuse_ray.data.paths import LeftOut, Listing
+from prunefuse_ray.data.left_out import NAMES, LeftOut, LeftOuts, gathered, joined, told
+from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import canonical, canonical_rows, id_digest, in_tasks, opened, tables
 from prunefuse_ray.data.sample_set import SampleSet
@@ -45,7 +47,9 @@ class Index:
     object store: a scan's never pass the driver."""
     head: pa.Table | None = None
     """The first rows of `parts`."""
-    left_out: tuple[LeftOut, ...] = ()
+    labels: Mapping[int, int] = field(default_factory=dict)
+    """Class -> samples, where the samples are labeled and labels are classes."""
+    left_out: LeftOuts = field(default_factory=LeftOuts)
     """What lies there and gives no sample."""
 
 
@@ -60,8 +64,17 @@ def indexed(rows: pa.Table, listing: Listing, source: Source, new: Listing | Non
         source=source,
         parts=[_of_files(rows, new)],
         head=rows.slice(0, HEAD_ROWS),
-        left_out=listing.left_out,
+        labels=label_counts(rows["label"]),
+        left_out=gathered(listing.left_out),
     )
+
+
+def label_counts(labels: pa.ChunkedArray) -> Counter[int]:
+    """How often each class stands there; nothing where labels are not classes."""
+    if not pa.types.is_integer(labels.type):
+        return Counter()
+    counts = pc.value_counts(labels.drop_null())
+    return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
 # --- scanning in tasks ----------------------------------------------------------------------------------------------
@@ -90,8 +103,10 @@ class _Scanned:
     rows: int
     id_digest: int
     head: pa.Table
+    labels: Counter[int]
     bad_labels: list[str] = field(default_factory=list)
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: LeftOuts = field(default_factory=LeftOuts)
+    """Counted, without the names."""
 
 
 def scanned(
@@ -112,7 +127,7 @@ def scanned(
     Raises:
         PoolError: labels outside the classes, no samples, or what `scan` finds wrong with a file.
     """
-    scan_files = ray.remote(num_cpus=0.5, num_returns=2)(_scan_files)
+    scan_files = ray.remote(num_cpus=0.5, num_returns=3)(_scan_files)
     step = -(-len(listing.names) // SCANS)
     shared = ray.put(listing)  # once, not once for every task
     answers: list[Any] = [
@@ -126,8 +141,11 @@ def scanned(
             "them, pool.label_column or pool.classes"
         )
     rows = sum(s.rows for s in scans)
+    left_out = joined([gathered(listing.left_out), *(replace(s.left_out, parts=[a[2]] if s.left_out.total else [])
+                                                     for s, a in zip(scans, answers, strict=True))])  # fmt: skip
     if not rows:
-        raise PoolError(f"{samples.field}: holds no samples; give a pool with samples in it")
+        there = f" (left out: {told(left_out)})" if left_out.total else ""
+        raise PoolError(f"{samples.field}: holds no samples{there}; give a pool with samples in it")
     return Index(
         rows=rows,
         bytes=sum(listing.sizes),
@@ -137,7 +155,8 @@ def scanned(
         source=source,
         parts=[a[1] for a in answers],
         head=pa.concat_tables([s.head for s in scans if s.rows]).slice(0, HEAD_ROWS),
-        left_out=(*listing.left_out, *(out for s in scans for out in s.left_out)),
+        labels=sum((s.labels for s in scans), Counter()),
+        left_out=left_out,
     )
 
 
@@ -154,8 +173,8 @@ def _scan_files(
     columns: tuple[str | None, ...],
     classes: Sequence[str],
     new: Listing | None,
-) -> tuple[_Scanned, pa.Table]:
-    """Index the files of these numbers."""
+) -> tuple[_Scanned, pa.Table, pa.Table]:
+    """Index the files of these numbers: figures, rows, and what was left out by name."""
     found_tables, bad, left_out = [], list[str](), list[LeftOut]()
     task, paths = samples.task, listing.paths
     for n in numbers:
@@ -179,14 +198,16 @@ def _scan_files(
             )
     rows = pa.concat_tables(found_tables) if found_tables else INDEX.empty_table()
     digest = id_digest(rows["id"]) if rows.num_rows else 0
-    told = _Scanned(
+    omitted = gathered(left_out)
+    found_here = _Scanned(
         rows=rows.num_rows,
         id_digest=digest,
         head=rows.slice(0, HEAD_ROWS),
+        labels=label_counts(rows["label"]),
         bad_labels=bad[:5],
-        left_out=tuple(left_out),
+        left_out=replace(omitted, parts=()),
     )
-    return told, _of_files(rows, new)
+    return found_here, _of_files(rows, new), pa.concat_tables([NAMES.empty_table(), *omitted.parts])
 
 
 _TYPES = {"offset": pa.int64(), "bytes": pa.int64()}
@@ -249,13 +270,24 @@ def first_samples(index: Index, rows: int = 16) -> Iterator[pa.ChunkedArray]:
 
 
 def present(index: Index, wanted: pa.Array) -> pa.Array:
-    """Those of the ids `wanted` that the set holds."""
+    """Those of the set's ids that `wanted` names; in the set's own spelling, where that is of another Unicode form."""
     if index.parts:
         task = ray.remote(num_cpus=0.5)(_among)
         found = _results([task.remote(part, "id", wanted) for part in index.parts])
-    else:
-        found = in_tasks(_ids_among, index.source, wanted)
-    return pa.concat_arrays([wanted[:0], *found])
+        return pa.concat_arrays([wanted[:0], *found])
+    return present_in(index.source, wanted)
+
+
+def present_in(source: Source, wanted: pa.Array) -> pa.Array:
+    """See `present`."""
+    return pa.concat_arrays([wanted[:0], *in_tasks(_ids_among, source, wanted)])
+
+
+def normal_ids(ids: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Ids in the form in which they are compared (`paths.normal`)."""
+    if not pa.types.is_string(ids.type) or pc.all(pc.string_is_ascii(ids)).as_py() in (True, None):
+        return ids
+    return pc.utf8_normalize(ids, "NFC")
 
 
 def _ids_among(source: Source, wanted: pa.Array) -> pa.Array:
@@ -265,4 +297,12 @@ def _ids_among(source: Source, wanted: pa.Array) -> pa.Array:
 
 def _among(rows: pa.Table, column: str, wanted: pa.Array) -> pa.Array:
     ids = rows[column].cast(wanted.type)
-    return ids.filter(pc.is_in(ids, value_set=wanted)).combine_chunks()
+    return ids.filter(pc.is_in(normal_ids(ids), value_set=normal_ids(wanted))).combine_chunks()
+
+
+def all_ids(index: Index) -> pa.ChunkedArray:
+    """Every id of a set that is small enough for the driver."""
+    if index.parts:
+        return pa.chunked_array([c for part in new_rows(index) for c in part["id"].chunks])
+    source = index.source
+    return pa.chunked_array([c for t in tables(source, [source.id_column]) for c in t[source.id_column].chunks])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,8 +13,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
 
+from prunefuse_ray.data.index import label_counts, normal_ids
+from prunefuse_ray.data.paths import normal
 from prunefuse_ray.data.pool import Source, groups
-from prunefuse_ray.data.reading import id_hashes, in_tasks, refuse_pickles, tables
+from prunefuse_ray.data.reading import id_digest, id_hashes, in_tasks, refuse_pickles, tables
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed import remote
 from prunefuse_ray.errors import PoolError
@@ -23,18 +26,27 @@ HASHES_PER_BUCKET = 20_000_000  # ids whose hashes one task compares for duplica
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """What Parquet files were found to hold."""
+
+    rows: int
+    id_digest: int
+    id_type: str
+    labels: Counter[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Scan:
     """What one task saw of its files."""
 
     rows: int
     digest: int
+    labels: Counter[int]
     bad_labels: list[str]
 
 
-def inspect_parquet(
-    source: Source, samples: SampleSet, classes: int, new: Collection[str] = ()
-) -> tuple[int, int, str]:
-    """Check Parquet files over their id and label columns and return (rows, digest of ids, type of ids).
+def inspect_parquet(source: Source, samples: SampleSet, classes: int, new: Collection[str] = ()) -> Inspected:
+    """Check Parquet files over their id and label columns.
 
     Args:
         new: those of the files that have come since the others were found good.
@@ -67,13 +79,20 @@ def inspect_parquet(
             )
     if len(twice):
         ids = [i for found in in_tasks(_ids_of_hashes, source, twice) for i in found]
-        repeated = sorted({i for i in ids if ids.count(i) > 1})
+        counts = Counter(normal(i) if isinstance(i, str) else i for i in ids)
+        repeated = sorted({i for i in ids if counts[normal(i) if isinstance(i, str) else i] > 1})
         if repeated:
             raise PoolError(
                 f"{field}: column '{source.id_column}' has duplicate ids, e.g. "
-                f"{', '.join(map(repr, repeated[:5]))}; make ids unique"
+                f"{', '.join(map(repr, repeated[:5]))}; make ids unique (two Unicode forms of a name, NFC and NFD, are "
+                "one id)"
             )
-    return rows, sum(s.digest for s in scans) % 2**64, id_type
+    return Inspected(
+        rows=rows,
+        id_digest=sum(s.digest for s in scans) % 2**64,
+        id_type=id_type,
+        labels=sum((s.labels for s in scans), Counter()),
+    )
 
 
 def read_schema(fs: pafs.FileSystem, file: str, field: str) -> pa.Schema:
@@ -176,15 +195,15 @@ def _scan(source: Source, task_name: str, classes: int, buckets: int) -> tuple[l
 
 def _scan_ids(source: Source, task_name: str, classes: int, buckets: int) -> tuple[Any, ...]:
     hashes, digest, bad = [], 0, []
-    rows = 0
+    rows, labels_seen = 0, Counter[int]()
     columns = [source.id_column] if source.label_column is None else [source.id_column, source.label_column]
     for table in tables(source, columns):
         ids = table[source.id_column]
         rows += table.num_rows
         if ids.null_count:
             raise PoolError(f"pool.id_column: '{source.id_column}' has {ids.null_count} null ids; fill them in")
-        hashes.append(id_hashes(ids))
-        digest = (digest + int(hashes[-1].sum(dtype=np.uint64))) % 2**64
+        digest = (digest + id_digest(ids)) % 2**64
+        hashes.append(id_hashes(normal_ids(ids)))
         if source.label_column is None:
             continue
         labels = table[source.label_column]
@@ -194,10 +213,11 @@ def _scan_ids(source: Source, task_name: str, classes: int, buckets: int) -> tup
             raise PoolError(
                 f"pool.label_column: '{source.label_column}' is of type {labels.type}; labels are {error}"
             ) from error
+        labels_seen += label_counts(labels)
         bad += [f"{r[source.label_column]} (id {r[source.id_column]!r})" for r in wrong.slice(0, 5).to_pylist()]
     all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
     parts = [all_hashes[all_hashes % np.uint64(buckets) == b] for b in range(buckets)]
-    return _Scan(rows=rows, digest=digest, bad_labels=bad), *parts
+    return _Scan(rows=rows, digest=digest, labels=labels_seen, bad_labels=bad), *parts
 
 
 def _duplicate_hashes(*parts: np.ndarray) -> np.ndarray:
@@ -210,6 +230,6 @@ def _ids_of_hashes(source: Source, hashes: np.ndarray) -> list[str | int]:
         i
         for table in tables(source, [source.id_column])
         for i in table[source.id_column]
-        .filter(pa.array(np.isin(id_hashes(table[source.id_column]), hashes)))
+        .filter(pa.array(np.isin(id_hashes(normal_ids(table[source.id_column])), hashes)))
         .to_pylist()
     ]

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from prunefuse_ray.config import Config
-from prunefuse_ray.data.index import Index, present
-from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data.index import Index, normal_ids, present, present_in
+from prunefuse_ray.data.pool import PoolInfo, Source
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import arrow_type
 from prunefuse_ray.storage import Place
@@ -52,7 +52,7 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
         raise PoolError(f"pool.known_labels: ids that are not of the pool's type {info.id_type}: {error}") from error
     labels: dict[Any, Any] = {}
     faults: list[str] = []
-    for id_, given in zip(ids.to_pylist(), found["label"].to_pylist(), strict=True):
+    for id_, given in zip(normal_ids(ids).to_pylist(), found["label"].to_pylist(), strict=True):
         label = task.label(given, info.classes)
         if id_ in (None, ""):
             faults.append("a row without an id")
@@ -66,27 +66,41 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
     return Known(table=pa.table(columns, ["id", "label"]).sort_by("id"), content=content)
 
 
-def check_known_labels(config: Config, info: PoolInfo, index: Index | None = None) -> int:
-    """How many labels `pool.known_labels` has; 0 where it is not set.
+def check_known_labels(pool: cfg.Pool, task: str, info: PoolInfo, index: Index | None = None) -> pa.Table | None:
+    """The labels (id, label) of `pool.known_labels`; None where it is not set.
 
     Args:
+        task: what labels are (`tasks.TASKS`).
         index: of the pool, where it has been looked through just now: it has to hold these samples.
 
     Raises:
         PoolError: see `read_known`; and samples that the pool lacks.
     """
-    path = config.pool.known_labels
+    path = pool.known_labels
     if path is None:
-        return 0
-    wanted = read_known(path, info, TASKS[config.task]).table["id"].combine_chunks()
+        return None
+    known = read_known(path, info, TASKS[task]).table
     if index is not None:
-        absent = wanted.filter(pc.invert(pc.is_in(wanted, value_set=present(index, wanted)))).to_pylist()
+        wanted = known["id"].combine_chunks()
+        there = normal_ids(present(index, wanted))
+        absent = wanted.filter(pc.invert(pc.is_in(normal_ids(wanted), value_set=there))).to_pylist()
         if absent:
             raise PoolError(
                 f"pool.known_labels: {len(absent)} of {len(wanted)} ids are not in the pool: "
                 f"{_some([repr(i) for i in absent])}; mend '{path}' or pool.path"
             )
-    return len(wanted)
+    return known
+
+
+def in_pool(known: pa.Table, pool: Source) -> pa.Table:
+    """Labels (id, label) with the ids as the pool spells them: of two Unicode forms of a name (NFC, NFD) a table may
+    have the one, and the pool the other."""
+    ids = known["id"].combine_chunks()
+    if not pa.types.is_string(ids.type) or pc.all(pc.string_is_ascii(ids)).as_py() in (True, None):
+        return known
+    theirs = present_in(pool, ids.filter(pc.invert(pc.string_is_ascii(ids))))
+    place = pc.index_in(ids, value_set=normal_ids(theirs))
+    return known.set_column(0, "id", pc.coalesce(theirs.take(place), ids)).sort_by("id")
 
 
 def _read(content: bytes, path: str) -> pa.Table:

@@ -5,27 +5,24 @@ What lies there is listed, never opened.
 
 from __future__ import annotations
 
-import fnmatch
+import os
 import posixpath
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from prunefuse_ray.acquisition import hash_ids
+from prunefuse_ray.data.folders import Lying, Walk, hidden, root_of
+from prunefuse_ray.data.left_out import LeftOut, gathered, told
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import POOL_FILES
 from prunefuse_ray.storage import Place
 
-
-class LeftOut(NamedTuple):
-    """Something that lies in a pool and gives no sample."""
-
-    name: str
-    reason: str
+SUFFIXES_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +36,8 @@ class Listing:
     """Path of each file below its root: what ids are made of, so that a pool may be moved."""
     sizes: tuple[int, ...]
     left_out: tuple[LeftOut, ...] = ()
+    linked: Mapping[int, str] = field(default_factory=dict)
+    """Number of a file that a link leads to -> its real path."""
     whole_paths: bool = False
     """Records call the files by their whole paths: names below several roots need not differ."""
 
@@ -49,6 +48,13 @@ class Listing:
     @property
     def paths(self) -> tuple[str, ...]:
         return tuple(posixpath.join(self.roots[r].path, n) for r, n in zip(self.root_numbers, self.names, strict=True))
+
+    @property
+    def real_paths(self) -> tuple[str, ...]:
+        """The same for a file and for all links to it."""
+        roots = [os.path.realpath(root.path) if root.local else root.path for root in self.roots]
+        pairs = zip(self.root_numbers, self.names, strict=True)
+        return tuple(self.linked.get(i) or posixpath.join(roots[r], n) for i, (r, n) in enumerate(pairs))
 
     @property
     def recorded(self) -> tuple[str, ...]:
@@ -76,6 +82,7 @@ class Listing:
             root_numbers=tuple(self.root_numbers[i] for i in numbers),
             names=tuple(self.names[i] for i in numbers),
             sizes=tuple(self.sizes[i] for i in numbers),
+            linked={new: self.linked[old] for new, old in enumerate(numbers) if old in self.linked},
         )
 
 
@@ -91,85 +98,98 @@ def as_list(paths: str | Sequence[str] | None) -> list[str]:
     return [] if paths is None else [paths] if isinstance(paths, str) else list(paths)
 
 
-def locate(paths: str | Sequence[str] | None, suffixes: tuple[str, ...], field: str) -> Listing:
-    """The files with one of `suffixes` at `paths`: files, directories (with everything below) and patterns of * ? [].
+def locate(
+    paths: str | Sequence[str] | None, suffixes: tuple[str, ...], field: str, hints: Mapping[str, str] | None = None
+) -> Listing:
+    """The files with one of `suffixes` at `paths`: files, folders (with everything below) and patterns (`patterns.py`).
 
-    A file that two of the paths name counts once. Hidden files and directories do not count, nor does what ends
-    otherwise: they are left out.
+    Each real file counts once, whatever paths and links lead to it. Hidden files, empty ones and what ends otherwise
+    are left out, with their reasons.
+
+    Args:
+        hints: extension -> what would have to be installed to read such files.
 
     Raises:
         PoolError: a path without such files, or paths on different filesystems.
     """
     roots: list[Place] = []
-    numbers, names, sizes = [], [], []
-    seen: set[str] = set()
-    left_out: dict[str, LeftOut] = {}
+    files: dict[str, tuple[int, Lying]] = {}
+    left_out: dict[str, tuple[Lying, LeftOut]] = {}
+    walk = Walk()
     for number, path in enumerate(as_list(paths)):
         place = Place.at(path)
         if roots and not place.fs.equals(roots[0].fs):
             raise PoolError(f"{field}: '{path}' lies on another filesystem than '{roots[0].path}'; use one for all")
-        root = root_of(place)
-        roots.append(root)
-        any_here = False
-        for info in _matches(place, root):
-            name = posixpath.relpath(info.path, root.path)
-            if (reason := _unfit(name, suffixes)) is not None:
-                left_out.setdefault(info.path, LeftOut(name, reason))
-                continue
-            any_here = True
-            if info.path not in seen:
-                seen.add(info.path)
-                numbers.append(number)
-                names.append(name)
-                sizes.append(info.size)
+        roots.append(root := root_of(place))
+        any_here, problems = False, list[LeftOut]()
+        for lying in walk.at(place):
+            reason = lying.problem or _unfit(lying, suffixes, hints or {})
+            if reason is None and lying.real in files:
+                any_here = True
+                reason = "link to a file that is there already" if lying.linked else None
+            elif reason is None:
+                any_here = True
+                files[lying.real] = number, lying
+            if reason is not None:
+                problems.append(LeftOut(os.fsencode(lying.name).decode(errors="replace"), reason))
+                left_out.setdefault(posixpath.join(root.path, lying.name), (lying, problems[-1]))
         if not any_here:
-            raise PoolError(
-                f"{field}: '{path}' holds no files that end in {', '.join(suffixes)}; give a file, a directory or a "
-                "pattern of them"
-            )
+            raise PoolError(f"{field}: {_nothing(path, suffixes, problems)}")
+    found = sorted(files.items(), key=lambda item: (item[1][0], item[1][1].name))
     return Listing(
         roots=tuple(roots),
-        root_numbers=tuple(numbers),
-        names=tuple(names),
-        sizes=tuple(sizes),
-        left_out=tuple(out for path, out in left_out.items() if path not in seen),
+        root_numbers=tuple(number for _, (number, _) in found),
+        names=tuple(lying.name for _, (_, lying) in found),
+        sizes=tuple(lying.size for _, (_, lying) in found),
+        # What is hidden below one path may be named by another one.
+        left_out=tuple(out for lying, out in left_out.values() if lying.linked or lying.real not in files),
+        linked={i: real for i, (real, (_, lying)) in enumerate(found) if lying.linked},
     )
 
 
+def _nothing(path: str, suffixes: tuple[str, ...], problems: Sequence[LeftOut]) -> str:
+    """Why a path gives no files, with the remedy."""
+    ends = ", ".join(suffixes[:SUFFIXES_NAMED]) + (", ..." if len(suffixes) > SUFFIXES_NAMED else "")
+    braces = "; {a,b} is no pattern here: give a list" if "{" in path else ""
+    there = f"; there are {told(gathered(problems))}" if problems else ""
+    return (
+        f"'{path}' holds no files that end in {ends}{there}; give a file, a directory or a pattern of them (`*` within "
+        f"a folder, `**` across){braces}"
+    )
+
+
+def _unfit(lying: Lying, suffixes: tuple[str, ...], hints: Mapping[str, str]) -> str | None:
+    """Why a file is left out; None where it is not."""
+    if hidden(lying.name):
+        return "hidden"
+    if not lying.name.lower().endswith(suffixes):
+        extension = posixpath.splitext(lying.name)[1].lower()
+        hint = f": needs {hints[extension]}, which is not installed" if extension in hints else ""
+        return f"extension {extension}{hint}" if extension else "no extension"
+    return None if lying.size else "empty"
+
+
 def check_names(listing: Listing, field: str) -> None:
-    """PoolError where two files would give their samples the same ids."""
-    if len(set(listing.names)) == len(listing.names):
+    """PoolError where two files would give their samples the same ids, or ids that look the same."""
+    names = [normal(name) for name in listing.names]
+    if len(set(names)) == len(names):
         return
     seen: dict[str, str] = {}
-    for name, path in zip(listing.names, listing.paths, strict=True):
+    for name, path in zip(names, listing.paths, strict=True):
         if name in seen:
+            forms = (
+                " (in another Unicode form, NFC or NFD)"
+                if seen[name] != path and normal(path) == normal(seen[name])
+                else ""
+            )
             raise PoolError(
-                f"{field}: the ids of '{seen[name]}' and '{path}' would both begin with '{name}'; give a directory "
-                "above both, or rename one"
+                f"{field}: the ids of '{seen[name]}' and '{path}'{forms} would both begin with '{name}'; give a "
+                "directory above both, or rename one"
             )
         seen[name] = path
 
 
-def root_of(place: Place) -> Place:
-    """The directory that the names of the files at `place` are relative to: what stands before a pattern, the directory
-    itself, or the one that a file lies in."""
-    parts = place.path.split("/")
-    pattern = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
-    if pattern is not None:
-        return Place(place.fs, "/".join(parts[:pattern]))
-    is_file = place.fs.get_file_info(place.path).type == pafs.FileType.File
-    return Place(place.fs, posixpath.dirname(place.path)) if is_file else place
-
-
-def _matches(place: Place, root: Place) -> list[pafs.FileInfo]:
-    """All files at `place`, whatever they are called."""
-    if set(place.path) & set("*?["):
-        return [f for f in root.files(recursive=True) if fnmatch.fnmatchcase(f.path, place.path)]
-    return place.files(recursive=True) if root == place else [place.fs.get_file_info(place.path)]
-
-
-def _unfit(name: str, suffixes: tuple[str, ...]) -> str | None:
-    """Why a file is left out; None where it is not."""
-    if any(part.startswith(".") for part in name.split("/")):
-        return "hidden"
-    return None if name.lower().endswith(suffixes) else f"its name does not end in {', '.join(suffixes)}"
+def normal(name: str) -> str:
+    """A name in the form in which names are compared: macOS spells an accented letter in two characters (NFD), most
+    others in one (NFC)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)

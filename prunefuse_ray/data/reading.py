@@ -37,18 +37,29 @@ def in_tasks(function: Any, source: Source, *args: Any) -> list[Any]:
     return list(over(function, groups(source), *args, size=sum(source.sizes)))
 
 
-def tables(source: Source, columns: Sequence[str], rows: int | None = None) -> Iterator[pa.Table]:
+def tables(
+    source: Source, columns: Sequence[str], rows: int | None = None, row_group: int | None = None
+) -> Iterator[pa.Table]:
     """The named columns, in batches of at most `rows` rows (default: of some megabytes).
 
     The ids of a source without an id column are made here: FILE:ROW.
+
+    Args:
+        row_group: of each file that row group alone, read as little ahead as can be.
     """
     derived = source.names is not None and source.id_column in columns
     wanted = [c for c in columns if not (derived and c == source.id_column)]
     for number, file in enumerate(source.files):
         first = 0
         with source.fs.open_input_file(file) as stream:
-            parquet = pq.ParquetFile(stream)
-            for batch in parquet.iter_batches(batch_size=rows or _batch_rows(parquet, wanted), columns=wanted):
+            parquet = pq.ParquetFile(stream, buffer_size=0 if row_group is None else BATCH_BYTES)
+            only = None
+            if row_group is not None:
+                first = sum(parquet.metadata.row_group(i).num_rows for i in range(row_group))
+                only = [row_group]
+            for batch in parquet.iter_batches(
+                batch_size=rows or _batch_rows(parquet, wanted), row_groups=only, columns=wanted
+            ):
                 table = pa.Table.from_batches([batch])
                 if derived:
                     assert source.names is not None

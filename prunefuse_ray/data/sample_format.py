@@ -11,12 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.data.contents import HeldOut
 from prunefuse_ray.data.images import ImageForm, sample_values
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.errors import LedgerError, Rejected
 
 Form: TypeAlias = ImageForm | TextForm
+
+KINDS = "; "
+"""Between the kinds of conversion of one sample."""
 
 PREPROCESSING_FILE = "preprocessing.json"
 
@@ -35,21 +39,48 @@ def form_of(pool: cfg.Pool, info: PoolInfo) -> Form:
         resize=pool.other_sizes == "resize",
         crop_ratio=pool.crop_ratio,
         max_pixels=pool.max_pixels,
+        value_range=pool.value_range,
         mean=tuple(pool.mean) * (pool.channels if len(pool.mean) == 1 else 1),
         std=tuple(pool.std) * (pool.channels if len(pool.std) == 1 else 1),
     )
 
 
-def decode_column(column: pa.ChunkedArray, form: Form) -> tuple[npt.NDArray[np.uint8], list[str | None]]:
-    """A column of samples as uint8 (N, *form.shape) and, per sample, the reason for its rejection (it is all zeros)."""
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A column of decoded samples."""
+
+    values_N: npt.NDArray[np.uint8]
+    """(N, *form.shape); all zeros where a sample was rejected."""
+    rejected: list[str | None]
+    """Per sample, why it was rejected."""
+    converted: list[str | None]
+    """Per sample, what was converted, by kind."""
+    held_out: list[int | None]
+    """Per sample, the row of the held-out sets that has its content."""
+
+
+def read_column(column: pa.ChunkedArray, form: Form, held_out: HeldOut | None = None) -> Decoded:
+    """A column of samples, decoded, and compared with the held-out sets."""
     decoded = np.zeros((len(column), *form.shape), dtype=np.uint8)
-    reasons: list[str | None] = [None] * len(column)
+    rejected: list[str | None] = [None] * len(column)
+    converted: list[str | None] = [None] * len(column)
+    rows: list[int | None] = [None] * len(column)
     for i, value in enumerate(sample_values(column)):
         try:
-            decoded[i] = form.decode(value)
-        except Rejected as rejected:
-            reasons[i] = str(rejected)
-    return decoded, reasons
+            decoded[i], kinds = form.read(value)
+        except Rejected as reason:
+            rejected[i] = str(reason)
+        else:
+            converted[i] = KINDS.join(kinds) or None
+        if held_out is not None:
+            rows[i] = held_out.row(value)
+    return Decoded(values_N=decoded, rejected=rejected, converted=converted, held_out=rows)
+
+
+def decode_column(column: pa.ChunkedArray, form: Form) -> tuple[npt.NDArray[np.uint8], list[str | None]]:
+    """A column of samples as uint8 (N, *form.shape) and, per sample, the reason for its rejection (it is all zeros)."""
+    found = read_column(column, form)
+    return found.values_N, found.rejected
 
 
 @dataclass(frozen=True, kw_only=True)

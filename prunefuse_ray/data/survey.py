@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.data import leaks
 from prunefuse_ray.data.classes import classes_of
 from prunefuse_ray.data.images import image_size, sample_values
 from prunefuse_ray.data.index import Index, first_samples, write_index
@@ -27,8 +28,10 @@ class Survey:
 
     pool: cfg.Pool
     info: PoolInfo
+    sets: dict[str, SampleSet]
+    """By setting: the pool (`path`) and the held-out sets."""
     indexes: dict[str, Index]
-    """By setting: the pool's (`path`) and those of the held-out sets."""
+    """Likewise."""
 
 
 def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.name) -> Survey:
@@ -39,13 +42,16 @@ def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.n
         task: what labels are (`tasks.TASKS`).
 
     Raises:
-        PoolError; nothing has been written then, nor otherwise.
+        PoolError: something is wrong with a set, or two sets share files or ids. Nothing is written, then or otherwise.
     """
     reader = reader_of(pool)
     sets = [SampleSet(pool, setting, labeled or setting != "path", task) for setting in reader.settings(pool)]
     listings = [(samples, reader.listing(samples)) for samples in sets]
+    leaks.check_files(listings)
     classes = _classes(pool, reader, listings)
     indexes = {samples.setting: reader.index(samples, listing, classes) for samples, listing in listings}
+    if reader.unique_ids(pool):
+        leaks.check_ids(indexes)
     found = indexes["path"]
     info = PoolInfo(
         source=pool.source,
@@ -59,7 +65,7 @@ def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.n
         classes=classes,
         sample_size=_sample_size(pool, found),
     )
-    return Survey(pool=pool, info=info, indexes=indexes)
+    return Survey(pool=pool, info=info, sets={samples.setting: samples for samples in sets}, indexes=indexes)
 
 
 def materialise(found: Survey, root: Place) -> None:

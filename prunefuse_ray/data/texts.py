@@ -30,6 +30,10 @@ class TextForm:
 
     def decode(self, value: object) -> npt.NDArray[np.uint8]:
         """One text (a string or UTF-8 bytes) as uint8 (length,). Rejected where there is none."""
+        return self.read(value)[0]
+
+    def read(self, value: object) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+        """The same, and what was converted, by kind."""
         if value is None:
             raise Rejected("no text (null)")
         if not isinstance(value, str | bytes):
@@ -39,7 +43,7 @@ class TextForm:
             raise Rejected("an empty text")
         codes = np.zeros(self.length, dtype=np.uint8)
         codes[: len(data)] = np.frombuffer(data, dtype=np.uint8)[: self.length]
-        return codes
+        return codes, ("text cut",) if len(data) > self.length else ()
 
     def inputs(self, codes_NL: Tensor) -> Tensor:
         """uint8 (N, L) as the network's input: int64 (N, L)."""

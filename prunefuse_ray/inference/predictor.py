@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -72,11 +71,7 @@ class Predictor(nn.Module):
             with open(sample, "rb") as file:
                 return file.read()
         if isinstance(sample, np.ndarray):
-            sample = Image.fromarray(sample)
-        if isinstance(sample, Image.Image):
-            buffer = io.BytesIO()
-            sample.save(buffer, format="PNG")
-            return buffer.getvalue()
+            return Image.fromarray(sample)
         return sample
 
 

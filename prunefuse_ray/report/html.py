@@ -244,17 +244,13 @@ def _thumbnail(encoded: bytes) -> Image.Image:
         if opened.width * opened.height > MOST_PIXELS:
             raise ValueError(f"{opened.width} x {opened.height} pixels")
         opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # JPEG decodes at a fraction of its size
-        image = _eight_bits(opened)
+        image = _on_white(opened)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return image
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """As L or RGB: deep gray is stretched to its own range, transparency is laid on white."""
-    if image.mode.startswith(("I", "F")):
-        gray = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        low, high = float(gray.min()), float(gray.max())
-        return Image.fromarray(((gray - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8))
+def _on_white(image: Image.Image) -> Image.Image:
+    """As L or RGB, transparency laid on white."""
     if image.has_transparency_data:
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prunefuse_ray.report import contact_sheets, doubtful_labels, html, plots
+from prunefuse_ray.report import contact_sheets, doubtful_labels, html, plots, pool
 from prunefuse_ray.report.html import DASH, Child, Html, count, counted, duration, join, number, percent, quantity, tag
 from prunefuse_ray.report.view import RoundView, RunView, ScoreHistogram
 
@@ -25,6 +25,7 @@ def render(run: RunView) -> str:
     """The HTML page of a run, finished or not."""
     sections = {
         "metric": (run.metric.title, _over_labels(run)),
+        "pool": ("Pool", pool.section(run)),
         "rounds": ("Rounds", _rounds(run)),
         "cost": ("Time and MACs", _cost(run)),
         "scores": ("Scores", _scores(run)),

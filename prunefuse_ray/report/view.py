@@ -78,3 +78,5 @@ class RunView:
     rejected: list[tuple[str, str]]
     """(id, reason) of the first few."""
     rejected_count: int
+    inventory: dict[str, Any] | None = None
+    """The account of the pool, as it was taken before the run began (`inventory.json`); None of older runs."""

@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.data.index import new_rows
+from prunefuse_ray.data import leaks
+from prunefuse_ray.data.index import Index, new_rows
+from prunefuse_ray.data.left_out import gathered
 from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import PoolInfo, Source, part
 from prunefuse_ray.data.sample_set import SampleSet
-from prunefuse_ray.data.sources.base import reader_of
+from prunefuse_ray.data.sources.base import SourceReader, reader_of
 from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.method.steps import GROW, Step
 from prunefuse_ray.run.ledger import Ledger, Output
@@ -162,7 +164,11 @@ def grow(config: Config, ledger: Ledger, info: PoolInfo) -> tuple[dict[str, Outp
     larger = info
     outputs: dict[str, Output] = {}
     if change.added.num_rows:
+        held_out = [SampleSet(pool, setting) for setting in reader.settings(pool) if setting != "path"]
+        leaks.check_files([(samples, now), *((held, reader.listing(held)) for held in held_out)])
         found = reader.index(samples, now, info.classes, now.only(change.added["file"].to_pylist()))
+        if reader.unique_ids(pool):
+            leaks.check_ids({"path": found, **{h.setting: _index(reader, h, info) for h in held_out}})
         outputs |= {f"grown/index/index-{n:05d}.parquet": rows for n, rows in enumerate(new_rows(found))}
         larger = replace(
             info,
@@ -172,11 +178,16 @@ def grow(config: Config, ledger: Ledger, info: PoolInfo) -> tuple[dict[str, Outp
             listing_digest=found.listing_digest,
             id_digest=found.id_digest,
         )
+    left_out = gathered(now.left_out)
     return (
         {
             **outputs,
             "grown/files.parquet": change.added.combine_chunks().cast(POOL_FILES),
             "grown/pool.json": larger.to_json(),
         },
-        {"files": change.added.num_rows, "samples": larger.rows - info.rows},
+        {"files": change.added.num_rows, "samples": larger.rows - info.rows, "left_out": dict(left_out.counts)},
     )
+
+
+def _index(reader: SourceReader, samples: SampleSet, info: PoolInfo) -> Index:
+    return reader.index(samples, reader.listing(samples), info.classes)

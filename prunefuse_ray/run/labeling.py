@@ -16,6 +16,7 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.annotation import Annotator, Request
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.config.sources import POOL_SOURCES
+from prunefuse_ray.data.patterns import is_pattern
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import LabelError, LabelsWaiting
 from prunefuse_ray.method.steps import Step
@@ -71,13 +72,14 @@ def request_of(config: Config, ledger: Ledger, info: PoolInfo, round_: int) -> R
         place=ledger.place(step, "to_label"),
         samples=tuple(Place(ledger.root.fs, path) for path in ledger.files(step, "samples")[0]),
         texts=config.pool.text_column is not None,
+        value_range=config.pool.value_range,
         folder=_folder(config.pool),
     )
 
 
 def _folder(pool: cfg.Pool) -> str | None:
     """The one folder that ids are paths below; None where the samples have to be exported for people to see them."""
-    one = isinstance(pool.path, str) and not set(pool.path) & set("*?[")
+    one = isinstance(pool.path, str) and not is_pattern(Place.at(pool.path))
     return str(pool.path) if POOL_SOURCES[pool.source].ids_are_paths and one else None
 
 

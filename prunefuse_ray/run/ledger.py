@@ -37,6 +37,7 @@ EXECUTION_FIELDS = (
     "workers.",
     "scoring.actors",
     "pool.max_rejected",
+    "pool.max_overlap",
     "annotation.accept_partial",
     "annotation.wait",
     "annotation.url",

@@ -22,7 +22,7 @@ from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
 from prunefuse_ray.run.labeling import annotator_of
 from prunefuse_ray.run.ledger import Commit, Ledger, label_count
-from prunefuse_ray.run.opening import open_run
+from prunefuse_ray.run.opening import Tell, open_run
 from prunefuse_ray.run.phases import PHASES
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
@@ -38,11 +38,19 @@ def run_place(config: Config) -> Place:
     return Place.at(config.run.directory) / config.run.name
 
 
-def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = lambda *_: None, runs: int = 1) -> Ledger:
+def run(
+    config: Config,
+    listen: Listener = lambda *_: None,
+    *,
+    adopt: Adopt = lambda *_: None,
+    runs: int = 1,
+    tell: Tell = lambda _: None,
+) -> Ledger:
     """Carry out a run, or what is missing of it, and return its ledger.
 
     Args:
         runs: how many runs share the cluster; each plans with its part of it.
+        tell: is told the account of the pool, before a new run begins.
 
     Raises:
         PruneFuseError: something that the user can put right; nothing was written, or nothing was lost.
@@ -59,7 +67,7 @@ def run(config: Config, listen: Listener = lambda *_: None, *, adopt: Adopt = la
     shared = SharedDirectory(ledger.root)
     shared.check()
     try:
-        context = open_run(config, ledger, runs)
+        context = open_run(config, ledger, runs, tell)
         telemetry = Telemetry(ledger, config.run.name, TASKS[config.task].metric)
         telemetry.record("run_started", version=prunefuse_ray.__version__, cluster=context.has.to_json())
         try:

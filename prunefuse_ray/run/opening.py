@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from prunefuse_ray import networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import to_tree
+from prunefuse_ray.data import inventory
+from prunefuse_ray.data.account import lines
 from prunefuse_ray.data.known_labels import check_known_labels
+from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.survey import materialise, source_of, sources, survey
 from prunefuse_ray.distributed.resources import (
@@ -30,7 +34,11 @@ from prunefuse_ray.storage import Place, read_input
 logger = logging.getLogger(__name__)
 
 
-def open_run(config: Config, ledger: Ledger, runs: int) -> RunContext:
+Tell = Callable[[Sequence[str]], None]
+"""Called with the lines of the pool's account, before a new run begins."""
+
+
+def open_run(config: Config, ledger: Ledger, runs: int, tell: Tell = lambda _: None) -> RunContext:
     """Check everything that can be checked before the first phase, then make or reopen the run directory."""
     has = observe()
     if ledger.exists:
@@ -45,16 +53,20 @@ def open_run(config: Config, ledger: Ledger, runs: int) -> RunContext:
         scoring, training = check(config, info, has, runs, macs=macs)
     else:
         plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
+        check_outside(config.pool, ledger.root, "run.directory")
         found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
         info = found.info
-        known = check_known_labels(config, info, found.indexes["path"])
-        scoring, training = check(config, info, has, runs, known=known)
+        known = check_known_labels(config.pool, config.task, info, found.indexes["path"])
+        scoring, training = check(config, info, has, runs, known=0 if known is None else known.num_rows)
+        taken = inventory.take(found, known)
         ledger.lock()
         if ledger.exists:
             raise LedgerError(
                 f"{ledger.root.path}: another process began this run meanwhile; give the same command again"
             )
+        tell(lines(taken.inventory.to_json(), ledger.root.path))
         materialise(found, ledger.root)
+        inventory.write(taken, ledger.root)
         growth.record(config.pool, info, ledger.root)
         ledger.create(to_tree(config), info.to_json())
     for message in filter(None, (training.waits, scoring.waits)):

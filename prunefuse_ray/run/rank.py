@@ -10,15 +10,18 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.config.files import differences, to_tree
+from prunefuse_ray.data import inventory
+from prunefuse_ray.data.account import lines
+from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo, Source
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, form_of, preprocessing_from_bytes
 from prunefuse_ray.data.survey import check_unchanged, materialise, source_of, survey
@@ -30,6 +33,7 @@ from prunefuse_ray.inference.predictor import read_network
 from prunefuse_ray.inference.saved_networks import network_files, network_place
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
+from prunefuse_ray.run.opening import Tell
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, arrow_type, selected_schema
 from prunefuse_ray.scoring.backend_choice import SMALL_BATCH
@@ -39,12 +43,6 @@ from prunefuse_ray.selection.top_k import top_k
 from prunefuse_ray.storage import Place
 
 SCORE, RANK = Step(-1, "score"), Step(-1, "rank")
-
-
-class UnlabeledPool(cfg.Pool):
-    """A pool of which nothing but its samples is asked."""
-
-    unasked: ClassVar[tuple[str, ...]] = ("test_path",)
 
 
 class Strategy(cfg.Section):
@@ -66,7 +64,7 @@ class Strategy(cfg.Section):
 class Ranking(cfg.Section):
     """What is scored, and how; sections of a run's configuration."""
 
-    pool: UnlabeledPool = Field(default_factory=lambda: UnlabeledPool.model_validate({}))
+    pool: cfg.UntestedPool = cfg.UntestedPool.model_validate({})
     scoring: cfg.Scoring = cfg.Scoring()
     selection: Strategy = Strategy()
 
@@ -94,7 +92,9 @@ class Ranked:
     """0 where everything had been done before."""
 
 
-def rank(config: Ranking, network: str, out: str, top: int, trusted: str | None = None) -> Ranked:
+def rank(
+    config: Ranking, network: str, out: str, top: int, trusted: str | None = None, tell: Tell = lambda _: None
+) -> Ranked:
     """Score every sample of the pool with the network in the directory `network`, and rank the `top` highest.
 
     Writes below `out`: scores/*.parquet (id, score, rejected[, feature]), ranked.parquet (id, score, rank), and
@@ -102,6 +102,7 @@ def rank(config: Ranking, network: str, out: str, top: int, trusted: str | None 
 
     Args:
         trusted: the network's architecture where that is code of one's own (`package.module:function`).
+        tell: is told the account of the pool, before a new pass begins.
 
     Raises:
         PruneFuseError: something that the user can put right; nothing was written, or nothing was lost.
@@ -126,7 +127,7 @@ def rank(config: Ranking, network: str, out: str, top: int, trusted: str | None 
             return _result(ledger, 0.0)
     start_ray()
     SharedDirectory(ledger.root).check()
-    info, form, source = _open(config, ledger, tree)
+    info, form, source = _open(config, ledger, tree, tell)
     try:
         if ledger.committed(SCORE) is None:
             _score(config, ledger, place, saved, task, info, form, source)
@@ -202,6 +203,7 @@ def _pool_fields(form: Form) -> dict[str, Any]:
         "channels": form.channels,
         "crop_ratio": form.crop_ratio,
         "other_sizes": "resize" if form.resize else "reject",
+        "value_range": form.value_range,
         "mean": list(form.mean),
         "std": list(form.std),
     }
@@ -218,7 +220,7 @@ def _check_same(ledger: Ledger, tree: Mapping[str, Any]) -> None:
         )
 
 
-def _open(config: Ranking, ledger: Ledger, tree: Mapping[str, Any]) -> tuple[PoolInfo, Form, Source]:
+def _open(config: Ranking, ledger: Ledger, tree: Mapping[str, Any], tell: Tell) -> tuple[PoolInfo, Form, Source]:
     """Check the pool, then make or reopen the directory."""
     if ledger.exists:
         ledger.lock()
@@ -228,10 +230,13 @@ def _open(config: Ranking, ledger: Ledger, tree: Mapping[str, Any]) -> tuple[Poo
         except LedgerError as error:
             raise LedgerError(str(error).replace("another --run.name", "another --out")) from error
     else:
+        check_outside(config.pool, ledger.root, "--out")
         found = survey(config.pool, labeled=False)
-        info = found.info
+        info, taken = found.info, inventory.take(found)
         ledger.lock()
+        tell(lines(taken.inventory.to_json(), ledger.root.path))
         materialise(found, ledger.root)
+        inventory.write(taken, ledger.root)
         ledger.create(tree, info.to_json())
     source = source_of(config.pool, ledger.root, "path", labeled=False)
     return info, form_of(config.pool, info), source

@@ -11,7 +11,10 @@ import pyarrow.parquet as pq
 
 from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.config.schema import Config
+from prunefuse_ray.data.colours import Range
+from prunefuse_ray.data.image_files import as_seen
 from prunefuse_ray.data.images import encode_png, sample_values
+from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.reading import refuse_pickles
 from prunefuse_ray.method.steps import Step
@@ -44,6 +47,7 @@ def view_run(ledger: Ledger) -> RunView:
         result=result.read_json() if result.exists() else None,
         rejected=[(r["id"], r["reason"]) for r in rejected.slice(0, 20).to_pylist()],
         rejected_count=rejected.num_rows,
+        inventory=account.read_json() if (account := ledger.root / INVENTORY).exists() else None,
     )
 
 
@@ -62,13 +66,13 @@ def view_round(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> R
         strategy=config.selection.strategy if scored else "random",
         metrics=metrics.read_json() if metrics.exists() else {},
         scores=None if scored is None else _histogram(scored.metrics["histogram"], selected),
-        first=_chosen(ledger, info, round_, first),
-        last=_chosen(ledger, info, round_, last),
-        doubts=_doubts(ledger, info, round_),
+        first=_chosen(ledger, info, round_, first, config.pool.value_range),
+        last=_chosen(ledger, info, round_, last, config.pool.value_range),
+        doubts=_doubts(ledger, config, info, round_),
     )
 
 
-def _doubts(ledger: Ledger, info: PoolInfo, round_: int) -> list[Doubt]:
+def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list[Doubt]:
     """The first few labels that the round's proxy finds less likely than another class."""
     step = Step(round_, "train")
     if not ledger.committed(step):
@@ -80,7 +84,7 @@ def _doubts(ledger: Ledger, info: PoolInfo, round_: int) -> list[Doubt]:
     samples: dict[Any, bytes | str | None] = {}
     for r in range(round_ + 1):
         for path in ledger.files(Step(r, "label"), "samples")[0]:
-            samples |= _samples(Place(ledger.root.fs, path), wanted)
+            samples |= _samples(Place(ledger.root.fs, path), wanted, config.pool.value_range)
     doubts = []
     for row in rows.to_pylist():
         sample = samples.get(row["id"])
@@ -95,7 +99,7 @@ def _histogram(saved: dict[str, Any], selected: pa.Table) -> ScoreHistogram:
     return ScoreHistogram(edges=np.array(saved["edges"]), counts=np.array(saved["counts"]), threshold=threshold)
 
 
-def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table) -> list[Chosen]:
+def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table, value_range: Range | None) -> list[Chosen]:
     """The rows with their labels and images, as far as the round has been labeled."""
     step = Step(round_, "label")
     samples: dict[Any, bytes | str | None] = {}
@@ -106,7 +110,7 @@ def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table) -> list
         for row in recorded.filter(pc.is_in(recorded["id"], value_set=wanted)).to_pylist():
             labels[row["id"]] = info.classes[row["label"]]
         for path in ledger.files(step, "samples")[0]:
-            samples |= _samples(Place(ledger.root.fs, path), wanted)
+            samples |= _samples(Place(ledger.root.fs, path), wanted, value_range)
     chosen = []
     for row in rows.to_pylist():
         id_, sample = row["id"], samples.get(row["id"])
@@ -117,11 +121,16 @@ def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table) -> list
     return chosen
 
 
-def _samples(file: Place, wanted: pa.Array) -> dict[Any, bytes | str | None]:
-    """Samples by id: texts as they are, images as PNG or JPEG bytes."""
+def _samples(file: Place, wanted: pa.Array, value_range: Range | None) -> dict[Any, bytes | str | None]:
+    """Samples by id: texts as they are, images as people see them."""
     table = pq.read_table(file.path, filesystem=file.fs, columns=["id", "sample"])
     refuse_pickles(table.schema, file.path)
     table = table.filter(pc.is_in(table["id"], value_set=wanted))
     values = sample_values(table["sample"])
-    shown = [v if v is None or isinstance(v, bytes | str) else encode_png(np.asarray(v)) for v in values]
-    return dict(zip(table["id"].to_pylist(), shown, strict=True))
+    return dict(zip(table["id"].to_pylist(), (_shown(v, value_range) for v in values), strict=True))
+
+
+def _shown(value: object, value_range: Range | None) -> bytes | str | None:
+    if isinstance(value, bytes):
+        return as_seen(value, value_range)
+    return value if value is None or isinstance(value, str) else encode_png(np.asarray(value))

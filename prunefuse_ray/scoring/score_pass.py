@@ -55,6 +55,8 @@ class Scored:
     written: list[pafs.FileInfo]
     rejected: pa.Table
     """(id, reason) of the samples that cannot be used."""
+    held_out: pa.Table
+    """(id, row): samples that have the content of a row of the held-out sets, as far as they were compared."""
     metrics: dict[str, Any]
 
 
@@ -88,10 +90,12 @@ def score(
         job=job,
         written=written,
         rejected=summary.rejected,
+        held_out=summary.held_out,
         metrics={
             "samples": summary.scored,
             "samples_per_second": summary.scored / seconds,
             "rejected": summary.rejected.num_rows,
+            "conversions": summary.conversions,
             "histogram": summary.histogram,
             "macs": summary.scored * what.macs,
             "inference": check(what.source, what.network, job, plan),

@@ -21,8 +21,9 @@ from ray.data.checkpoint import CheckpointConfig
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition.probabilities import gradient_factor
 from prunefuse_ray.acquisition.strategy import Probabilities, Scores
+from prunefuse_ray.data.contents import HeldOut
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.data.sample_format import Form, decode_column
+from prunefuse_ray.data.sample_format import Decoded, Form, read_column
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.inference.saved_networks import network_files
@@ -54,13 +55,15 @@ class ScoringJob:
     """Also write the factor `acquisition.probabilities.gradient_factor`."""
     predicted: bool = False
     """Also write the predicted class."""
+    held_out: Place | None = None
+    """Contents of the held-out sets (`contents.HeldOut`), with which samples are compared; None: with nothing."""
     trusted: tuple[str, ...] = ()
     """Architectures of the user's own that the configuration names (`networks.from_files`)."""
 
 
 class Scorer:
-    """A scoring actor: samples (or decoded ones) in, (id, score, rejected[, feature][, gradient][, predicted][, group])
-    out.
+    """A scoring actor: samples (or decoded ones) in, (id, score, rejected, converted[, held_out][, feature][, gradient]
+    [, predicted][, group]) out.
 
     Every forward pass has the shape (batch_size, C, H, W): a sample's score must not depend on how many samples
     happened to share its batch, and so not on the number of actors or on a resume.
@@ -70,6 +73,7 @@ class Scorer:
         torch.set_num_threads(job.threads)
         self.job, self.task = job, TASKS[job.task]
         self.meter = ScoringMeter()
+        self.decoder = Decoder(job)
         self.device = torch.device("cuda" if job.gpu else "cpu")
         self.network = networks.BACKENDS[job.backend].runner(
             networks.from_files(network_files(network), job.trusted).network,
@@ -80,10 +84,8 @@ class Scorer:
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        if "decoded" in rows.column_names:
-            decoded_N, reasons = _unpack(rows, self.job.form)
-        else:
-            decoded_N, reasons = decode_column(rows["sample"], self.job.form)
+        seen = _unpack(rows, self.job.form) if "decoded" in rows.column_names else self.decoder.read(rows)
+        decoded_N, reasons = seen.values_N, seen.rejected
         outputs, features_ND = self.forward(decoded_N)
         p = self.task.probabilities(outputs)
         p_NC = p if p.ndim == 2 else p.mean(axis=0)
@@ -96,7 +98,7 @@ class Scorer:
             "id": rows["id"],
             # from_pandas=False keeps a NaN apart from a null: null says rejected, NaN says the network is broken.
             "score": pa.array(scores, pa.float32(), mask=rejected, from_pandas=False),
-            "rejected": pa.array(reasons, pa.string()),
+            **_told(seen, self.job),
         }
         if features_ND is not None:
             columns["feature"] = _vectors(features_ND)
@@ -144,25 +146,39 @@ def _vectors(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
 
 
 class Decoder:
-    """A decoding task for GPU actors: images in, pixels out."""
+    """Images in, pixels out, and what is to be said of them; for GPU actors a task of its own."""
 
-    def __init__(self, form: Form) -> None:
-        self.form = form
+    def __init__(self, job: ScoringJob) -> None:
+        self.job = job
+        self.held_out: HeldOut | None = None
+
+    def read(self, rows: pa.Table) -> Decoded:
+        if self.held_out is None and self.job.held_out is not None:
+            self.held_out = HeldOut.at(self.job.held_out)
+        return read_column(rows["sample"], self.job.form, self.held_out)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        decoded_N, reasons = decode_column(rows["sample"], self.form)
-        flat = pa.array(decoded_N.reshape(-1), pa.uint8())
-        size = math.prod(self.form.shape)
-        decoded = {
-            "decoded": pa.FixedSizeListArray.from_arrays(flat, size),
-            "rejected": pa.array(reasons, pa.string()),
-        }
+        seen = self.read(rows)
+        flat = pa.array(seen.values_N.reshape(-1), pa.uint8())
+        size = math.prod(self.job.form.shape)
+        decoded = {"decoded": pa.FixedSizeListArray.from_arrays(flat, size), **_told(seen, self.job)}
         return pa.table({**{n: rows[n] for n in rows.column_names if n != "sample"}, **decoded})
 
 
-def _unpack(rows: pa.Table, form: Form) -> tuple[npt.NDArray[np.uint8], list[str | None]]:
+def _told(seen: Decoded, job: ScoringJob) -> dict[str, pa.Array]:
+    """What is to be said of samples beside their scores, as columns: null for ordinary ones."""
+    told = {"rejected": pa.array(seen.rejected, pa.string()), "converted": pa.array(seen.converted, pa.string())}
+    return told if job.held_out is None else {**told, "held_out": pa.array(seen.held_out, pa.int64())}
+
+
+def _unpack(rows: pa.Table, form: Form) -> Decoded:
     column = rows["decoded"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(rows), *form.shape), rows["rejected"].to_pylist()
+    return Decoded(
+        values_N=column.flatten().to_numpy().reshape(len(rows), *form.shape),
+        rejected=rows["rejected"].to_pylist(),
+        converted=rows["converted"].to_pylist(),
+        held_out=rows["held_out"].to_pylist() if "held_out" in rows.column_names else [],
+    )
 
 
 def score_pool(
@@ -196,7 +212,7 @@ def score_pool(
     try:
         dataset = stream(source, exclude=exclude)
         if job.gpu:
-            dataset = dataset.map_batches(Decoder(job.form), batch_size=256, batch_format="pyarrow", num_cpus=1)
+            dataset = dataset.map_batches(Decoder(job), batch_size=256, batch_format="pyarrow", num_cpus=1)
         dataset = dataset.map_batches(
             Scorer,
             fn_constructor_args=(network, job),

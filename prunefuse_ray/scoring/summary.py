@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from prunefuse_ray.data.sample_format import KINDS
 from prunefuse_ray.distributed.remote import over_files
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.storage import Place
 
 HISTOGRAM_BINS = 64
+MATCHES = pa.schema([("id", pa.string()), ("row", pa.int64())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,10 @@ class ScoreSummary:
     """(id, reason)"""
     histogram: dict[str, list[float]]
     """edges and counts of the scores"""
+    conversions: dict[str, int]
+    """Kind -> samples, the most frequent first."""
+    held_out: pa.Table
+    """(id, row): samples that have the content of a row of the held-out sets, as far as they were compared."""
 
 
 def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
@@ -52,17 +59,27 @@ def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
         scored=sum(p["rows"] for p in parts) - rejected.num_rows,
         rejected=rejected,
         histogram={"edges": np.linspace(0, top, HISTOGRAM_BINS + 1).tolist(), "counts": counts.tolist()},
+        conversions=dict(sum((p["conversions"] for p in parts), Counter[str]()).most_common()),
+        held_out=pa.concat_tables([MATCHES.empty_table(), *(p["held_out"] for p in parts)]),
     )
 
 
 def _summarise(files: list[str], out: Place, top: float) -> dict:
     rows, bad_count, bad, counts = 0, 0, [], np.zeros(HISTOGRAM_BINS, np.int64)
-    ids, reasons = [], []
+    ids, reasons, conversions, matches = [], [], Counter[str](), [MATCHES.empty_table()]
     for file in files:
         with out.fs.open_input_file(file) as stream_:
-            for batch in pq.ParquetFile(stream_).iter_batches(columns=["id", "score", "rejected"]):
+            scores_ = pq.ParquetFile(stream_)
+            told = [c for c in ("converted", "held_out") if c in scores_.schema_arrow.names]  # not of earlier versions
+            for batch in scores_.iter_batches(columns=["id", "score", "rejected", *told]):
                 table = pa.Table.from_batches([batch])
                 rows += table.num_rows
+                if "converted" in told:
+                    for found in pc.value_counts(table["converted"].drop_null()).to_pylist():
+                        conversions.update(dict.fromkeys(found["values"].split(KINDS), found["counts"]))
+                if "held_out" in told:
+                    known = table.filter(pc.is_valid(table["held_out"]))
+                    matches.append(pa.table([known["id"].cast(pa.string()), known["held_out"]], schema=MATCHES))
                 refused = table.filter(pc.is_valid(table["rejected"]))
                 ids += refused["id"].to_pylist()
                 reasons += refused["rejected"].to_pylist()
@@ -73,7 +90,15 @@ def _summarise(files: list[str], out: Place, top: float) -> dict:
                     bad_count += int((~finite).sum())
                     bad += kept["id"].filter(pa.array(~finite)).to_pylist()[:5]
                 counts += np.histogram(np.clip(scores[finite], 0, top), HISTOGRAM_BINS, (0, top))[0]
-    return {"rows": rows, "bad_count": bad_count, "bad": bad, "counts": counts, "rejected": _rejections(ids, reasons)}
+    return {
+        "rows": rows,
+        "bad_count": bad_count,
+        "bad": bad,
+        "counts": counts,
+        "rejected": _rejections(ids, reasons),
+        "conversions": conversions,
+        "held_out": pa.concat_tables(matches),
+    }
 
 
 def _rejections(ids: list, reasons: list) -> pa.Table:

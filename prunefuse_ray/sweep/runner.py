@@ -15,6 +15,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -26,15 +27,18 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.config.schema import Config
+from prunefuse_ray.data import inventory
+from prunefuse_ray.data.account import lines
 from prunefuse_ray.data.known_labels import check_known_labels
+from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
-from prunefuse_ray.data.survey import materialise, survey
+from prunefuse_ray.data.survey import Survey, materialise, survey
 from prunefuse_ray.distributed.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
-from prunefuse_ray.run.opening import check
+from prunefuse_ray.run.opening import Tell, check
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, stops_early, sweep_path, trials
@@ -61,8 +65,11 @@ def sweep_place(sweep: Sweep) -> Place:
     return Place.at(sweep_path(sweep))
 
 
-def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None) -> list[Trial]:
+def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: Tell = lambda _: None) -> list[Trial]:
     """Carry out a sweep, or what is missing of it; returns its trials. What became of each: `sweep/results.py`.
+
+    Args:
+        tell: is told the account of each pool, before a new sweep begins.
 
     Raises:
         PruneFuseError: something that the user can put right; no trial was started.
@@ -80,7 +87,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None) -> list[Trial]:
     directory.lock()
     try:
         _check_unchanged_sweep(root, sweep)  # again: nobody else changes it now
-        _record(root, sweep, todo, infos)
+        _record(root, sweep, todo, infos, tell)
         if todo:
             keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
             scheduler = _scheduler(sweep, root, found) if stopping else None
@@ -125,25 +132,37 @@ def _trials_lost(old: Sweep, sweep: Sweep) -> list[str]:
     return lines
 
 
-def _record(root: Place, sweep: Sweep, todo: Iterable[Trial], infos: dict[str, tuple[PoolInfo, Any]]) -> None:
+def _record(
+    root: Place, sweep: Sweep, todo: Iterable[Trial], infos: dict[str, tuple[PoolInfo, _New | None]], tell: Tell
+) -> None:
     """Write what the sweep is; the pools first, so that a sweep that exists has them."""
     pools = {pool_key(trial.config): trial.config.pool for trial in todo}
-    for key, (info, found) in infos.items():
-        if found is not None:
-            materialise(found, root / "pools" / key)
+    for key, (info, new) in infos.items():
+        if new is not None:
+            tell(lines(new.taken.inventory.to_json(), (root / "pools" / key).path))
+            materialise(new.found, root / "pools" / key)
+            inventory.write(new.taken, root / "pools" / key)
             growth.record(pools[key], info, root / "pools" / key)
             (root / "pools" / key / "pool.json").write_json(info.to_json())
     (root / "sweep.yaml").write_bytes(yaml.safe_dump(to_tree(sweep), sort_keys=False).encode())
 
 
+@dataclass(frozen=True)
+class _New:
+    """A pool that the sweep has looked through just now, and has to write down."""
+
+    found: Survey
+    taken: inventory.Taken
+
+
 def _survey_pools(
     root: Place, all_: Sequence[Trial], todo: Iterable[Trial], has: Resources, at_once: int
-) -> dict[str, tuple[PoolInfo, Any]]:
+) -> dict[str, tuple[PoolInfo, _New | None]]:
     """Look through every pool once, whatever the number of trials, and check that each trial can run on it.
 
     Returns: key of the pool's fields -> what was found, and what is still to be written of it.
     """
-    infos: dict[str, tuple[PoolInfo, Any]] = {}
+    infos: dict[str, tuple[PoolInfo, _New | None]] = {}
     known: dict[str, int] = {}
     checked: set[str] = set()
     for trial in todo:
@@ -153,12 +172,14 @@ def _survey_pools(
             if recorded.exists():
                 infos[key] = PoolInfo.from_json(recorded.read_json()), None
                 growth.check_unchanged(config, Ledger(root / "pools" / key))
+                labels = check_known_labels(config.pool, config.task, infos[key][0])
             else:
                 _check_unchanged_pool(root, all_, config)
+                check_outside(config.pool, root, "run.directory")
                 found = survey(config.pool, task=config.task)
-                infos[key] = found.info, found
-            info, found = infos[key]
-            known[key] = check_known_labels(config, info, found.indexes["path"] if found else None)
+                labels = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])
+                infos[key] = found.info, _New(found, inventory.take(found, labels))
+            known[key] = 0 if labels is None else labels.num_rows
         relevant = config.model_copy(update={n: getattr(Sweep().base, n) for n in ("run", "training", "finetuning")})
         if (form := relevant.model_dump_json()) not in checked:
             checked.add(form)

@@ -42,6 +42,11 @@ class SourceReader(ABC):
         """The settings by which a configuration names samples, the pool's first."""
         return [setting for setting in self.directories if getattr(pool, setting) is not None]
 
+    def unique_ids(self, pool: cfg.Pool) -> bool:
+        """Whether an id tells a sample from those of other sets, too. Ids that are made of paths do not: `cat/1.png`
+        may stand in the pool and in the test set."""
+        return False
+
     @abstractmethod
     def listing(self, samples: SampleSet) -> Listing:
         """The files that lie there now; none where there are none that could ever change.

@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.images import encode_png
-from prunefuse_ray.data.index import HEAD_ROWS, Index
+from prunefuse_ray.data.index import HEAD_ROWS, Index, label_counts
 from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import id_digest
@@ -28,6 +28,9 @@ class Digits(SourceReader):
 
     def settings(self, pool: cfg.Pool) -> list[str]:
         return [*self.directories]
+
+    def unique_ids(self, pool: cfg.Pool) -> bool:
+        return True
 
     def listing(self, samples: SampleSet) -> Listing:
         return Listing(roots=(), root_numbers=(), names=(), sizes=())
@@ -50,6 +53,7 @@ class Digits(SourceReader):
             source=self.rows(samples),
             parts=[rows.slice(start, step) for start in range(0, rows.num_rows, step)],
             head=rows.slice(0, HEAD_ROWS),
+            labels=label_counts(rows["label"]),
         )
 
     def rows(self, samples: SampleSet) -> Source:

@@ -14,11 +14,14 @@ import pyarrow as pa
 
 from prunefuse_ray.data.classes import check_order, features_names
 from prunefuse_ray.data.index import Found, Index, scanned
-from prunefuse_ray.data.paths import LeftOut, Listing, as_list, check_names, locate
+from prunefuse_ray.data.left_out import LeftOut
+from prunefuse_ray.data.paths import Listing, as_list, check_names, locate
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
+
+DESCRIPTIONS = ("state.json", "dataset_info.json", "dataset_dict.json")
 
 
 class HuggingFace(SourceReader):
@@ -27,6 +30,7 @@ class HuggingFace(SourceReader):
     def listing(self, samples: SampleSet) -> Listing:
         """The files that a dataset's state.json lists; `datasets` leaves caches of its own beside them."""
         found = locate(samples.paths, (".arrow",), samples.field)
+        found = replace(found, left_out=tuple(o for o in found.left_out if not o.name.endswith(DESCRIPTIONS)))
         listed: set[str] = set()
         for path in as_list(samples.paths):
             place = Place.at(path)
@@ -65,6 +69,18 @@ def _scan(place: Place, name: str, sample: str, label: str | None) -> Iterator[F
         rows = range(first, first + len(sizes))
         yield Found(ids=[f"{name}:{n}" for n in rows], labels=labels, columns={"offset": offsets, "bytes": sizes})
         first = rows.stop
+    if not ends(place):
+        yield Found(ids=[], labels=[], columns={"offset": [], "bytes": []}, left_out=[LeftOut(name, CUT)])
+
+
+CUT = "Arrow stream without its end mark: more may have followed"
+END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+def ends(place: Place) -> bool:
+    """Whether an Arrow stream file ends as its writer ends it; else it may have been cut between two batches."""
+    with place.fs.open_input_file(place.path) as stream:
+        return stream.read_at(len(END), max(stream.size() - len(END), 0)) == END
 
 
 def arrow_files(place: Place, field: str) -> list[str]:
@@ -95,6 +111,8 @@ def scan_arrow(place: Place, sample: str, label: str | None) -> Iterator[tuple[n
                 message = pa.ipc.read_message(stream)
             except EOFError:
                 return
+            except (OSError, pa.ArrowInvalid) as error:
+                raise PoolError(f"{place.path}: cut off, or damaged ({error}); copy it again") from error
             body, end = message.body, stream.tell()
             batch = pa.ipc.read_record_batch(message, schema)
             starts, sizes = _ranges(batch.column(schema.get_field_index(sample)), body, place)

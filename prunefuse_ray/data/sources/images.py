@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from prunefuse_ray.data.images import IMAGE_EXTENSIONS
+from prunefuse_ray.data.image_files import extensions, missing
 from prunefuse_ray.data.index import Index, indexed
-from prunefuse_ray.data.paths import Listing, check_names, locate
+from prunefuse_ray.data.paths import Listing, check_names, locate, normal
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import INDEX
 
-SUFFIXES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
+SPLITS = frozenset({"train", "test", "val", "valid", "validation", "images", "labels"})
+"""Folders that data sets are divided into: where all classes are called so, the path is one folder too high."""
 
 
 class ImageFolders(SourceReader):
     """A file is a sample, and its path below the folder is its id."""
 
     def listing(self, samples: SampleSet) -> Listing:
-        return locate(samples.paths, SUFFIXES, samples.field)
+        return locate(samples.paths, extensions(), samples.field, missing())
 
     def class_names(self, samples: SampleSet, listing: Listing) -> list[str] | None:
         """The sub-folders, sorted; folders without labels name nothing."""
@@ -30,6 +31,12 @@ class ImageFolders(SourceReader):
         names = sorted(set(_folders(listing, samples.field)))
         if len(names) < 2:
             raise PoolError(f"{samples.field}: one class folder ('{names[0]}') was found; at least two are needed")
+        if SPLITS.issuperset(name.lower() for name in names):
+            raise PoolError(
+                f"{samples.field}: the class folders are called {', '.join(names)}, as the parts of a data set are: "
+                f"give the folder that holds the classes, such as {listing.roots[0].path}/{names[0]}, or set "
+                "pool.classes if these are their names"
+            )
         return names
 
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
@@ -50,18 +57,19 @@ class ImageFolders(SourceReader):
 
 
 def _folders(listing: Listing, field: str) -> list[str]:
-    """The sub-folder that each file lies in."""
-    folders = [name.split("/", 1)[0] if "/" in name else "" for name in listing.names]
+    """The sub-folder that each file lies in, in the form in which names are compared."""
+    folders = [normal(name.split("/", 1)[0]) if "/" in name else "" for name in listing.names]
     if "" in folders:
         raise PoolError(
-            f"{field}: '{listing.names[folders.index('')]}' lies outside any class folder; move it into one"
+            f"{field}: '{listing.names[folders.index('')]}' lies outside any class folder; move it into one, or set "
+            "annotation.kind where people give the labels"
         )
     return folders
 
 
 def _labels(samples: SampleSet, listing: Listing, classes: Sequence[str]) -> list[int]:
     folders = _folders(listing, samples.field)
-    number = {name: n for n, name in enumerate(classes)}
+    number = {normal(name): n for n, name in enumerate(classes)}
     if unknown := sorted(set(folders) - number.keys()):
         raise PoolError(
             f"{samples.field}: folder '{unknown[0]}' is not one of the classes {list(classes)}; mend pool.classes or "

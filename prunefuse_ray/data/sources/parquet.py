@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from prunefuse_ray import config as cfg
 from prunefuse_ray.data.classes import check_order, features_names
 from prunefuse_ray.data.index import Index
 from prunefuse_ray.data.inspection import inspect_parquet, read_schema
+from prunefuse_ray.data.left_out import gathered
 from prunefuse_ray.data.paths import Listing, check_names, locate
 from prunefuse_ray.data.pool import Source, with_groups
 from prunefuse_ray.data.sample_set import SampleSet
@@ -21,6 +23,9 @@ class ParquetFiles(SourceReader):
     """Ids come from a column, or are made of a file's name and the number of the row."""
 
     in_place = True
+
+    def unique_ids(self, pool: cfg.Pool) -> bool:
+        return pool.id_column is not None
 
     def listing(self, samples: SampleSet) -> Listing:
         """Files in different directories may have the same name: records have to know them by their paths."""
@@ -38,16 +43,17 @@ class ParquetFiles(SourceReader):
             check_order(samples, classes, self.class_names(samples, listing))
         checked = with_groups(source, samples.pool) if samples.setting == "path" else source
         fresh = set() if new is None else set(new.paths)
-        rows, digest, id_type = inspect_parquet(checked, samples, len(classes), fresh)
+        found = inspect_parquet(checked, samples, len(classes), fresh)
         return Index(
-            rows=rows,
+            rows=found.rows,
             bytes=sum(listing.sizes),
             files=len(listing.names),
             listing_digest=listing.digest,
-            id_digest=f"{digest:016x}",
-            id_type=id_type,
+            id_digest=f"{found.id_digest:016x}",
+            id_type=found.id_type,
             source=source,
-            left_out=listing.left_out,
+            labels=found.labels,
+            left_out=gathered(listing.left_out),
         )
 
     def read(self, samples: SampleSet, where: Place) -> Source:

@@ -6,22 +6,26 @@ They are scanned once; from then on a sample is a range of bytes in a file.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunefuse_ray.data.images import IMAGE_EXTENSIONS
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data.image_files import extensions
 from prunefuse_ray.data.index import Found, Index, scanned
-from prunefuse_ray.data.paths import LeftOut, Listing, check_names, locate
+from prunefuse_ray.data.left_out import LeftOut
+from prunefuse_ray.data.paths import Listing, check_names, locate, normal
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
 
 READ_AHEAD = 1 << 20
+ANY_IMAGE = cfg.Pool.model_fields["image_column"].default
 
 
 class WebDataset(SourceReader):
@@ -32,17 +36,20 @@ class WebDataset(SourceReader):
 
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         check_names(listing, samples.field)
-        return scanned(_scan, (samples.label_column,), samples, listing, self.rows(samples), classes, new)
+        columns = (samples.label_column, samples.pool.image_column, samples.pool.sample_key)
+        return scanned(_scan, columns, samples, listing, self.rows(samples), classes, new)
 
 
-def _scan(place: Place, name: str, label: str | None) -> Iterator[Found]:
-    found = list(scan_tar(place, label))
+def _scan(place: Place, name: str, label: str | None, image: str, key_ends: str) -> Iterator[Found]:
+    found = list(scan_tar(place, label, image, key_ends))
     samples = [item for item in found if isinstance(item, Sample)]
     yield Found(
         ids=[f"{name.removesuffix('.tar')}/{s.key}" for s in samples],
         labels=[s.label for s in samples],
         columns={"offset": [s.offset for s in samples], "bytes": [s.bytes for s in samples]},
-        left_out=[LeftOut(f"{name}/{item.name}", item.reason) for item in found if isinstance(item, LeftOut)],
+        left_out=[
+            LeftOut(f"{name}/{item.name}".rstrip("/"), item.reason) for item in found if isinstance(item, LeftOut)
+        ],
     )
 
 
@@ -56,69 +63,129 @@ class Sample:
     label: Any = None
 
 
-def scan_tar(place: Place, label: str | None) -> Iterator[Sample | LeftOut]:
+KEYS = {
+    "first_dot": re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)"),
+    "last_dot": re.compile(r"((?:.*/)?[^./][^/]*)\.([^./]+)"),
+}
+"""`pool.sample_key` -> a member's name as key and extension."""
+
+
+def scan_tar(
+    place: Place, label: str | None, image: str = ANY_IMAGE, key_ends: str = "first_dot"
+) -> Iterator[Sample | LeftOut]:
     """The samples of a shard, and what in it belongs to none.
 
     Args:
         label: extension of the member that holds the label (`cls`), or `json:FIELD`; None reads no labels.
+        image: extension of the member that holds the image; ANY_IMAGE takes whichever is one.
+        key_ends: `pool.sample_key`.
 
     Raises:
-        PoolError: not a tar file, a compressed one, or a key that comes twice.
+        PoolError: not a tar file, a compressed one, a key that comes twice, or several images of one key.
     """
     extension, _, field = (label or "").partition(":")
     seen: set[str] = set()
-    key, image, value = None, None, None
-    for member, read in _members(place):
-        matched = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]+)", member.name)
-        if not member.isreg() or matched is None:
-            yield LeftOut(member.name, "hidden, or without an extension" if member.isreg() else "a link")
-            continue
-        if matched[1] != key:
-            if key is not None:
-                yield _sample(key, image, value)
-            key, image, value = matched[1], None, None
-            if key in seen:
-                raise PoolError(f"{place.path}: the key '{key}' comes twice; keep the members of a sample together")
-            seen.add(key)
-        kind = matched[2].lower()
-        if kind.rpartition(".")[2] in IMAGE_EXTENSIONS:
-            if image is not None:
-                yield LeftOut(member.name, "a second image of its key")
-            image = image or member
-        elif label is not None and kind == extension:
-            value = _label(read(), field)
-    if key is not None:
-        yield _sample(key, image, value)
+    loose: list[LeftOut] = []
+    doubtful: dict[str, list[str]] = {}
+    for key, members in itertools.groupby(_of_samples(place, key_ends, loose), key=lambda member: member.key):
+        if normal(key) in seen:
+            raise PoolError(
+                f"{place.path}: the key '{key}' comes twice; keep the members of a sample together. Where dots belong "
+                "to the names, set pool.sample_key to last_dot"
+            )
+        seen.add(normal(key))
+        images, value = [], None
+        for member in members:
+            if member.kind == image or (image == ANY_IMAGE and f".{member.kind}".endswith(extensions())):
+                images.append(member)
+            elif label is not None and member.kind == extension:
+                value = _label(member.read(), field)
+        plain = [member for member in images if "." not in member.kind]  # a.png beside a.mask.png
+        one = images if len(images) == 1 else plain
+        if not images:
+            yield LeftOut(key, "sample without an image")
+        elif len(one) != 1:
+            doubtful[key] = [member.name for member in images]
+        elif not one[0].bytes:
+            yield LeftOut(one[0].name, "empty")
+        else:
+            yield Sample(key=key, offset=one[0].offset, bytes=one[0].bytes, label=value)
+            yield from (LeftOut(m.name, "another image of its sample") for m in images if m is not one[0])
+    yield from loose
+    if doubtful:
+        key, names = next(iter(doubtful.items()))
+        raise PoolError(
+            f"{place.path}: {len(doubtful)} samples with {sum(map(len, doubtful.values()))} images together, such as "
+            f"'{key}' with {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}; set pool.image_column to the "
+            "extension of the one that counts, or, where the dots belong to the names, pool.sample_key to last_dot"
+        )
 
 
-def _sample(key: str, image: tarfile.TarInfo | None, label: Any) -> Sample:
-    # Without an image the sample is empty bytes, which decoding rejects with a reason.
-    offset, size = (image.offset_data, image.size) if image is not None else (0, 0)
-    return Sample(key=key, offset=offset, bytes=size, label=label)
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    """A file in a tar."""
+
+    key: str
+    kind: str
+    """Its extension, in lower case."""
+    name: str
+    read: Callable[[], bytes]
+    offset: int
+    bytes: int
 
 
-def _members(place: Place) -> Iterator[tuple[tarfile.TarInfo, Any]]:
-    """What a tar holds but directories, each with a function that reads it."""
+def _of_samples(place: Place, key_ends: str, loose: list[LeftOut]) -> Iterator[_Member]:
+    """The members that belong to samples; the others are added to `loose`."""
+    for member in _members(place, key_ends):
+        if isinstance(member, _Member):
+            yield member
+        else:
+            loose.append(member)
+
+
+def _members(place: Place, key_ends: str) -> Iterator[_Member | LeftOut]:
+    """What a tar holds but directories."""
     try:
         with (
             place.fs.open_input_file(place.path) as stream,
             io.BufferedReader(stream, READ_AHEAD) as ahead,
             tarfile.open(fileobj=ahead, mode="r:") as tar,
         ):
-            while (member := tar.next()) is not None:
+            while (info := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # or the archive's whole listing would stay in memory
-                if not member.isdir():
-                    at = member
-
-                    def read(at: tarfile.TarInfo = at) -> bytes:
-                        file = tar.extractfile(at)
-                        return b"" if file is None else file.read()
-
-                    yield member, read
+                if not info.isdir():
+                    yield _member(tar, info, key_ends)
+            # Reading ends at the first block of zeros: another archive may follow in the same file.
+            ahead.seek(tar.offset)
+            if not (rest := ahead.read(READ_AHEAD)):
+                yield LeftOut("", "tar without its end mark: more may have followed")
+            elif any(rest):
+                raise PoolError(
+                    f"{place.path}: {stream.size() - tar.offset} bytes follow the end of the archive, another tar "
+                    "perhaps, which would not be read; write one archive a file"
+                )
     except (tarfile.TarError, EOFError) as error:
         raise PoolError(
             f"{place.path}: not an uncompressed tar file ({error}); unpack it, or leave it out of the pool"
         ) from error
+
+
+def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, key_ends: str) -> _Member | LeftOut:
+    name = info.name.encode(errors="surrogateescape").decode(errors="replace")
+    if not info.isreg() or info.issparse():
+        return LeftOut(name, "link" if info.issym() or info.islnk() else "not a plain file")
+    if name.rpartition("/")[2].startswith("."):
+        return LeftOut(name, "hidden")
+    if (matched := KEYS[key_ends].fullmatch(name)) is None:
+        return LeftOut(name, "no extension")
+
+    def read() -> bytes:
+        file = tar.extractfile(info)
+        return b"" if file is None else file.read()
+
+    return _Member(
+        key=matched[1], kind=matched[2].lower(), name=name, offset=info.offset_data, bytes=info.size, read=read
+    )
 
 
 def _label(content: bytes, field: str) -> Any:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prunefuse_ray import networks
-from prunefuse_ray.data.known_labels import read_known
+from prunefuse_ray.data.known_labels import in_pool, read_known
 from prunefuse_ray.method.selector import dense_network, make_selector, proxies
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, Done, RunContext
@@ -54,10 +54,11 @@ def _take_known(context: RunContext, step: Step) -> Done:
     if path is None:
         return Done(outputs={})
     known = read_known(path, context.info, TASKS[context.config.task])
-    ids = known.table["id"].combine_chunks()
+    labels = in_pool(known.table, context.pool)
+    ids = labels["id"].combine_chunks()
     bad = context.undecodable(ids)
     context.note_rejected(bad)
-    usable = known.table.filter(pc.invert(pc.is_in(ids, value_set=bad["id"].cast(ids.type).combine_chunks())))
+    usable = labels.filter(pc.invert(pc.is_in(ids, value_set=bad["id"].cast(ids.type).combine_chunks())))
     written = context.copy_samples(step, KNOWN_SAMPLES, usable["id"].combine_chunks())
     labels = usable.append_column("source", pa.array(["known"] * usable.num_rows, pa.string()))
     return Done(

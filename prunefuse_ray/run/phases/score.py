@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from prunefuse_ray.config import Config
+from prunefuse_ray.data.contents import HeldOut, overlaps_of
+from prunefuse_ray.data.inventory import HELD_OUT_FILE, check_overlap
 from prunefuse_ray.data.pool import with_groups
 from prunefuse_ray.data.reading import tables
 from prunefuse_ray.data.sample_format import Form
@@ -16,11 +22,16 @@ from prunefuse_ray.run.context import Done, RunContext, without
 from prunefuse_ray.scoring.backend_choice import SMALL_BATCH
 from prunefuse_ray.scoring.score_pass import ScorePass, score, write_scores
 from prunefuse_ray.scoring.scorer import ScoringJob
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 
 
-def decide(config: Config, form: Form, plan: ScoringPlan) -> ScoringJob:
-    """What a sample is scored by, and what is written of it: what the selection will read."""
+def decide(config: Config, form: Form, plan: ScoringPlan, held_out: Place | None = None) -> ScoringJob:
+    """What a sample is scored by, and what is written of it: what the selection will read.
+
+    Args:
+        held_out: contents of the held-out sets, where samples have not been compared with them yet.
+    """
     strategy = TASKS[config.task].strategies[config.selection.strategy]
     return ScoringJob(
         strategy=config.selection.strategy,
@@ -32,8 +43,14 @@ def decide(config: Config, form: Form, plan: ScoringPlan) -> ScoringJob:
         predicted=config.selection.per_group == "predicted",
         threads=plan.cpus,
         gpu=plan.gpus > 0,
+        held_out=held_out,
         trusted=trusted(config),
     )
+
+
+def compares(config: Config, round_: int) -> bool:
+    """Whether a round's pass compares samples with the held-out sets: it does so once, and again where a pool grows."""
+    return round_ == 0 or config.pool.allow_growth
 
 
 def run(context: RunContext, step: Step) -> Done:
@@ -54,11 +71,14 @@ def run(context: RunContext, step: Step) -> Done:
         out=ledger.place(step, "scores"),
         checkpoint=ledger.place(step, "scores-checkpoint"),
     )
-    job = decide(config, context.form, context.scoring)
+    contents = ledger.root / HELD_OUT_FILE
+    held_out = contents if compares(config, step.round) and contents.exists() else None
+    job = decide(config, context.form, context.scoring, held_out)
     scored = score(
         what, config.scoring, job, context.scoring, lambda: ledger.clear(step, "scores", "scores-checkpoint")
     )
     context.note_rejected(scored.rejected)
+    shared = {} if held_out is None else _overlaps(context, held_out, scored.held_out)
     known = _score_labeled(context, step, what, scored.job, labeled) if config.selection.needs_labeled else []
     return Done(
         outputs={},
@@ -66,10 +86,20 @@ def run(context: RunContext, step: Step) -> Done:
         leftovers=("scores-checkpoint", "labeled-checkpoint"),
         metrics={
             **scored.metrics,
+            "overlaps": shared,
             "dense_macs": scored.metrics["samples"] * macs["dense"],
             "actors": [context.scoring.min_actors, context.scoring.max_actors],
         },
     )
+
+
+def _overlaps(context: RunContext, contents: Place, matches: pa.Table) -> dict[str, Any]:
+    """What of the held-out sets lies in the pool by its content. PoolError where that is more than allowed."""
+    held_out = HeldOut.at(contents).table
+    found = overlaps_of(matches, held_out)
+    rows = {setting: pc.sum(pc.equal(held_out["set"], setting)).as_py() for setting in found}
+    check_overlap(found, rows, context.config.pool.max_overlap)
+    return {setting: asdict(overlap) for setting, overlap in found.items()}
 
 
 def _score_labeled(

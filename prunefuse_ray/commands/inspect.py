@@ -1,0 +1,62 @@
+"""`prunefuse inspect`: the account of a pool before anything is bought. Nothing is written unless asked for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.commands.options import given_options
+from prunefuse_ray.commands.terminal import account, console, quiet, secure
+from prunefuse_ray.config.files import preset_path, read_tree, validated
+from prunefuse_ray.tasks.classification import CLASSIFICATION
+
+
+class Inspection(cfg.Section):
+    """The sections of a run's configuration that say what its samples are."""
+
+    task: str = CLASSIFICATION.name
+    """What labels are."""
+    pool: cfg.UntestedPool = cfg.UntestedPool.model_validate({})
+    annotation: cfg.Annotation = cfg.Annotation()
+    """Where people give the labels (`kind`), the pool's samples need none."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Account for a pool as a run would: samples, what is left out and why, conversions, sizes, duplicates, classes,
+    what pool and held-out sets share. Takes the options and the file of a run; a test set may be missing."""
+    parser = argparse.ArgumentParser(prog="prunefuse inspect", description=main.__doc__, allow_abbrev=False)
+    parser.add_argument("path", nargs="?", metavar="POOL", help="short for --pool.path POOL")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--config", metavar="FILE", help="a YAML file with a section `pool`; a run's own will do")
+    where.add_argument("--preset", metavar="NAME", help="a configuration that comes with the package, by name")
+    parser.add_argument("--thorough", action="store_true", help="look at every sample, and decode it")
+    parser.add_argument("--out", metavar="DIRECTORY", help="write inventory.json and left_out.parquet there")
+    secure()
+    arguments, given = given_options(parser, argv, Inspection)
+    file = preset_path(arguments.preset) if arguments.preset else arguments.config
+    tree = read_tree(file) if file else {}
+    if arguments.path is not None:
+        given["pool"] = {"path": arguments.path, **given.get("pool", {})}
+    config = validated(Inspection, {name: tree[name] for name in Inspection.model_fields if name in tree}, given)
+    quiet()
+    from prunefuse_ray.data import inventory
+    from prunefuse_ray.data.account import lines
+    from prunefuse_ray.data.known_labels import check_known_labels
+    from prunefuse_ray.data.leaks import check_outside
+    from prunefuse_ray.data.survey import survey
+    from prunefuse_ray.distributed.resources import start_ray
+    from prunefuse_ray.storage import Place
+
+    out = Place.at(arguments.out) if arguments.out else None
+    if out is not None:
+        check_outside(config.pool, out, "--out")
+    start_ray()
+    found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
+    known = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])
+    taken = inventory.take(found, known, thorough=arguments.thorough)
+    account(lines(taken.inventory.to_json(), out.path if out else None))
+    if out is not None:
+        inventory.write(taken, out)
+        console.print(f"written: {out.path}", markup=False)
+    return 0

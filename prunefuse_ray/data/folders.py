@@ -1,0 +1,198 @@
+"""What lies at a path, on any filesystem of pyarrow's: a file, a folder with everything below, or what a pattern fits.
+
+Links are followed, and what they lead back to is said: real files come first, then those behind links. Nothing is
+opened.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow.fs as pafs
+
+from prunefuse_ray.data.patterns import ANY_DEPTH, is_pattern, matches, matches_any_depth, split
+from prunefuse_ray.storage import Place
+
+
+class Lying(NamedTuple):
+    """Something that lies there."""
+
+    name: str
+    """Its path below the root."""
+    size: int
+    real: str
+    """Its real path, the same for a file and all links to it."""
+    linked: bool = False
+    """Whether a link led to it."""
+    problem: str | None = None
+    """Why it is no file that can be read."""
+
+
+def root_of(place: Place) -> Place:
+    """The folder that names at `place` are relative to: what stands before a pattern, the folder itself, or the one
+    that a file lies in."""
+    if is_pattern(place):
+        return split(place)[0]
+    is_file = place.fs.get_file_info(place.path).type == pafs.FileType.File
+    return Place(place.fs, posixpath.dirname(place.path)) if is_file else place
+
+
+class Walk:
+    """Walks to one path after the other, and knows where it has been."""
+
+    def __init__(self) -> None:
+        self.folders: set[str] = set()
+        """Real paths of the folders that it has been to, hidden ones aside: what a link may lead back to."""
+
+    def at(self, place: Place) -> Iterator[Lying]:
+        """What lies at `place`, with names below `root_of(place)`. Real files come before those behind links."""
+        root = root_of(place)
+        if not is_pattern(place):
+            # A link that the configuration names is followed wherever it leads.
+            path = os.path.realpath(place.path) if place.local else place.path
+            yield from self._below(root, [_Step(path, _below(place.path, root.path))])
+            return
+        before, segments = split(place)
+        deep = segments.index(ANY_DEPTH) if ANY_DEPTH in segments else len(segments)
+        steps = _fitting(before, segments[:deep])
+        if deep == len(segments):
+            yield from self._below(root, steps)
+            return
+        for step in steps:
+            for lying in self._below(root, [step]):
+                if matches_any_depth(_below(lying.name, step.name).rstrip("/").split("/"), segments[deep:]):
+                    yield lying
+
+    def _below(self, root: Place, steps: Sequence[_Step]) -> Iterator[Lying]:
+        """The files that steps are, and all that lies below the folders among them."""
+        if root.local:
+            yield from self._below_local(os.path.realpath(root.path), steps)
+            return
+        for step in steps:
+            info = root.fs.get_file_info(step.path)
+            here = [info]
+            if info.type == pafs.FileType.Directory:
+                here = Place(root.fs, step.path).files(recursive=True)
+            for file in (f for f in here if f.type == pafs.FileType.File):
+                yield Lying(_below(file.path, root.path), file.size, file.path)
+
+    def _below_local(self, root: str, steps: Sequence[_Step]) -> Iterator[Lying]:
+        ahead, links = deque(steps), deque[_Step]()
+        while ahead or links:
+            step = ahead.popleft() if ahead else links.popleft()
+            try:
+                info = os.lstat(step.path)
+            except OSError:  # a path that the configuration names and that is not there
+                continue
+            if stat.S_ISLNK(info.st_mode) and not step.followed:
+                links.append(step._replace(followed=True))
+            elif stat.S_ISLNK(info.st_mode):
+                target = self._through(step)
+                if isinstance(target, _Step):
+                    ahead.append(target)
+                else:
+                    yield target
+            elif stat.S_ISDIR(info.st_mode):
+                yield from self._folder(step, ahead)
+            else:
+                real = step.path if step.linked else os.path.join(root, step.name)
+                yield _file(step, info, real)
+
+    def _through(self, link: _Step) -> _Step | Lying:
+        """What a link leads to."""
+        target = os.path.realpath(link.path)
+
+        def problem(reason: str) -> Lying:
+            return Lying(link.name, 0, link.path, True, reason)
+
+        if not os.path.exists(target):
+            return problem("dangling link")
+        if os.path.isdir(target):
+            home = os.path.realpath(os.path.dirname(link.path))
+            if os.path.commonpath([target, home]) == target:
+                return problem("link to a folder that it lies in")
+            if target in self.folders:
+                return problem("link to a folder that is there already")
+        return _Step(target, link.name, linked=True)
+
+    def _folder(self, step: _Step, ahead: deque[_Step]) -> Iterator[Lying]:
+        """Look into a folder: what lies in it is ahead then."""
+        real = os.path.realpath(step.path)
+        if step.linked and real in self.folders:  # within a folder that a link led to
+            yield Lying(f"{step.name}/", 0, real, True, "a folder that is there already, behind a link")
+            return
+        if not hidden(step.name):
+            self.folders.add(real)
+        try:
+            with os.scandir(step.path) as entries:
+                names = sorted(entry.name for entry in entries)
+        except OSError as error:
+            yield Lying(f"{step.name}/", 0, real, step.linked, f"folder that cannot be read: {error.strerror}")
+            return
+        if not names and step.name:
+            yield Lying(f"{step.name}/", 0, real, step.linked, "empty folder")
+        ahead.extend(
+            _Step(os.path.join(real if step.linked else step.path, n), posixpath.join(step.name, n), linked=step.linked)
+            for n in names
+        )
+
+
+class _Step(NamedTuple):
+    """Something to look at: where it is, and its name below the root."""
+
+    path: str
+    name: str
+    linked: bool = False
+    followed: bool = False
+    """A link whose turn has come."""
+
+
+def hidden(name: str) -> bool:
+    """Whether a path below a root is that of a hidden file, or leads through a hidden folder."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _file(step: _Step, info: os.stat_result, real: str) -> Lying:
+    if not stat.S_ISREG(info.st_mode):
+        return Lying(step.name, 0, real, step.linked, "neither file nor folder")
+    try:
+        step.name.encode()
+    except UnicodeEncodeError:
+        return Lying(step.name, 0, real, step.linked, "name that is not UTF-8: rename it")
+    return Lying(step.name, info.st_size, real, step.linked)
+
+
+def _below(path: str, folder: str) -> str:
+    return path.removeprefix(folder).lstrip("/")
+
+
+def _fitting(before: Place, segments: Sequence[str]) -> list[_Step]:
+    """What fits the segments of a pattern, below the folder before them; what no link leads to comes first."""
+    steps = [_Step(before.path, "")]
+    for segment in segments:
+        found = []
+        for step in steps:
+            if before.local and step.name and os.path.islink(step.path):
+                step = step._replace(path=os.path.realpath(step.path), linked=True)
+            for name in _names(Place(before.fs, step.path)):
+                if matches(name, segment):
+                    found.append(step._replace(path=posixpath.join(step.path, name),
+                                               name=posixpath.join(step.name, name)))  # fmt: skip
+        steps = sorted(found, key=lambda step: step.linked)
+    return steps
+
+
+def _names(folder: Place) -> list[str]:
+    """The names in a folder, sorted; none where it is no folder."""
+    if folder.local:
+        try:
+            return sorted(os.listdir(folder.path))
+        except OSError:
+            return []
+    found = folder.fs.get_file_info(pafs.FileSelector(folder.path, allow_not_found=True))
+    return sorted(posixpath.basename(info.path) for info in found)

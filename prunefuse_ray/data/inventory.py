@@ -1,0 +1,218 @@
+"""The account of a pool before anything is bought: what lies there, what of it became samples, and what happened to it.
+
+Nothing is left out, converted or guessed without a line here. What is exact and what was seen of a part only is said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from prunefuse_ray.data.account import LEFT_OUT_FILE, pairs
+from prunefuse_ray.data.contents import HeldOut, Overlap, overlaps, repeated
+from prunefuse_ray.data.index import Index, label_counts
+from prunefuse_ray.data.left_out import LeftOuts
+from prunefuse_ray.data.look import ALL_BYTES, ALL_ROWS, SOME, Look, look
+from prunefuse_ray.data.sample_format import form_of
+from prunefuse_ray.data.survey import Survey
+from prunefuse_ray.distributed.remote import plain_errors
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.schemas import HELD_OUT, LEFT_OUT
+from prunefuse_ray.storage import Place
+
+INVENTORY, HELD_OUT_FILE = "inventory.json", "pool/held-out.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAccount:
+    """One of the sets."""
+
+    samples: int
+    files: int
+    bytes: int
+    left_out: dict[str, int]
+    """Reason -> how many."""
+    labels: dict[str, int]
+    """Class -> samples, in the order of the classes; empty where the set has no labels."""
+    looked: int
+    """Samples whose heads were read; fewer than `samples` where the set is large."""
+    decoded: bool
+    """Whether they were decoded as well."""
+    conversions: dict[str, int]
+    """Kind -> how many of those looked at."""
+    unreadable: dict[str, int]
+    """Reason -> how many of those looked at."""
+    sizes: dict[str, tuple[int, int]]
+    """smallest, median and largest (height, width) of those looked at; empty of what has none."""
+    repeated: int | None
+    """Samples that have the content of another one; None where only a part was looked at."""
+    examples: dict[str, list[str]]
+    """Reason or kind -> the first few names or ids; `repeated`: some that are the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """The account of a pool and its held-out sets. `inventory.json`."""
+
+    classes: list[str]
+    """In the order of their numbers."""
+    sets: dict[str, SetAccount]
+    """By setting: path, test_path, validation_path."""
+    known_labels: dict[str, int]
+    """Class -> labels that are known beforehand."""
+    compared: int
+    """Samples of the pool whose contents were compared with the held-out sets."""
+    overlaps: dict[str, dict[str, Any]]
+    """Setting of a held-out set -> `contents.Overlap`."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """An inventory, and what of it is too long for its account."""
+
+    inventory: Inventory
+    left_out: dict[str, LeftOuts]
+    """By setting."""
+    held_out: pa.Table | None = None
+    """`HELD_OUT`: what the pool has still to be compared with, while it is scored; None where that is done."""
+
+
+def take(found: Survey, known: pa.Table | None = None, *, thorough: bool = False) -> Taken:
+    """Account for what a survey found.
+
+    Every sample of a pool that is not large is looked at: the heads of files, and digests of contents. Of a larger one
+    a part is. The held-out sets are digested whole, since the pool is compared with them.
+
+    Args:
+        known: labels (id, label) that exist beforehand.
+        thorough: look at all, and decode all.
+
+    Raises:
+        PoolError: more of a held-out set lies in the pool than `pool.max_overlap` allows.
+    """
+    form, accounts, digests = form_of(found.pool, found.info), {}, {}
+    whole = {}
+    for setting, index in found.indexes.items():
+        small = index.rows <= ALL_ROWS and index.bytes <= ALL_BYTES
+        whole[setting] = thorough or small
+        seen, digests[setting] = look(
+            index,
+            form,
+            some=None if whole[setting] or setting != "path" else SOME,
+            heads=None if whole[setting] else SOME,
+            decode=thorough,
+        )
+        accounts[setting] = _account(index, seen, found.info.classes, digests[setting], whole[setting], thorough)
+    held_out = _held_out({s: parts for s, parts in digests.items() if s != "path"})
+    shared = overlaps(digests["path"], HeldOut(held_out))
+    check_overlap(shared, {s: index.rows for s, index in found.indexes.items()}, found.pool.max_overlap)
+    labels = label_counts(known["label"]) if known is not None else Counter[int]()
+    pool = accounts["path"]
+    return Taken(
+        inventory=Inventory(
+            classes=found.info.classes,
+            sets=accounts,
+            known_labels=_by_class(labels, found.info.classes),
+            compared=pool.samples if whole["path"] else pool.looked,
+            overlaps={setting: asdict(one) for setting, one in shared.items()},
+        ),
+        left_out={setting: index.left_out for setting, index in found.indexes.items()},
+        held_out=held_out if held_out.num_rows and (found.pool.allow_growth or not whole["path"]) else None,
+    )
+
+
+def _account(index: Index, seen: Look, classes: list[str], digests: Any, whole: bool, decoded: bool) -> SetAccount:
+    twice = repeated(digests, index.rows) if whole else None
+    examples = {reason: list(names) for reason, names in index.left_out.examples.items()} | seen.examples
+    if twice is not None and twice.samples:
+        examples["repeated"] = [" = ".join(ids) for ids in twice.examples]
+    return SetAccount(
+        samples=index.rows,
+        files=index.files,
+        bytes=index.bytes,
+        left_out=dict(index.left_out.counts),
+        labels=_by_class(index.labels, classes),
+        looked=seen.looked,
+        decoded=decoded,
+        conversions=dict(seen.conversions.most_common()),
+        unreadable=dict(seen.unreadable.most_common()),
+        sizes=_sizes(seen.sizes),
+        repeated=None if twice is None else twice.samples,
+        examples=examples,
+    )
+
+
+def _by_class(counts: Mapping[int, int], classes: list[str]) -> dict[str, int]:
+    return {name: counts.get(n, 0) for n, name in enumerate(classes)} if counts else {}
+
+
+def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """By the number of pixels."""
+    if not sizes:
+        return {}
+    ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    half, passed = sizes.total() / 2, 0
+    for median in ordered:
+        if (passed := passed + sizes[median]) >= half:
+            break
+    return {"smallest": ordered[0], "median": median, "largest": ordered[-1]}
+
+
+def _held_out(parts: Mapping[str, Any]) -> pa.Table:
+    """The digests of the held-out sets (`HELD_OUT`)."""
+    tables = [HELD_OUT.empty_table()]
+    for setting, several in parts.items():
+        with plain_errors():
+            here = [part if isinstance(part, pa.Table) else ray.get(part) for part in several]
+        for table in here:
+            tables.append(table.add_column(0, HELD_OUT.field("set"), pa.array([setting] * table.num_rows, pa.string())))
+    return pa.concat_tables(tables)
+
+
+def check_overlap(shared: Mapping[str, Overlap], rows: Mapping[str, int], allowed: float) -> None:
+    """PoolError where more than the allowed share of a held-out set lies in the pool by its content."""
+    for setting, overlap in shared.items():
+        if overlap.held_out > allowed * rows[setting]:
+            raise PoolError(
+                f"pool.max_overlap: the pool holds the very bytes of {overlap.held_out} of the {rows[setting]} samples "
+                f"of pool.{setting} ({pairs(overlap.examples)}), more than the allowed share {allowed:g}; take them "
+                "out of the pool, or raise pool.max_overlap"
+            )
+
+
+# --- kept -----------------------------------------------------------------------------------------------------------
+
+
+def write(taken: Taken, root: Place) -> None:
+    """Write the account and its full lists into a run's directory."""
+    (root / INVENTORY).write_json(taken.inventory.to_json())
+    if any(found.total for found in taken.left_out.values()):
+        if all(isinstance(part, pa.Table) for found in taken.left_out.values() for part in found.parts):
+            _write_left_out(root, {setting: found.parts for setting, found in taken.left_out.items()})
+        else:
+            task = ray.remote(num_cpus=0.5)(_write_left_out)
+            with plain_errors():
+                ray.get(task.remote(root, {setting: found.parts for setting, found in taken.left_out.items()}))
+    if taken.held_out is not None:
+        (root / HELD_OUT_FILE).write_table(taken.held_out)
+
+
+def _write_left_out(root: Place, parts: Mapping[str, Any]) -> None:
+    """One table after the other: those of a large pool are many."""
+    place = root / LEFT_OUT_FILE
+    root.fs.create_dir(root.path, recursive=True)
+    with root.fs.open_output_stream(place.path) as stream, pq.ParquetWriter(stream, LEFT_OUT) as writer:
+        for setting, several in parts.items():
+            for part in several:
+                table = part if isinstance(part, pa.Table) else ray.get(part)
+                named = pa.array([setting] * table.num_rows, pa.string())
+                writer.write_table(table.add_column(0, LEFT_OUT.field("set"), named))

@@ -1,0 +1,48 @@
+"""Path patterns as the shell has them: `*`, `?` and `[...]` stay inside one segment of a path, `**` crosses them.
+
+Path in, answer out; nothing is listed here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+from prunefuse_ray.storage import Place
+
+WILD = frozenset("*?[")
+ANY_DEPTH = "**"
+
+
+def is_pattern(place: Place) -> bool:
+    """Whether a path is a pattern. A file or folder that is called just so (`photos [v2]`) is meant itself."""
+    return _wild(place.path) and not place.exists()
+
+
+def split(place: Place) -> tuple[Place, tuple[str, ...]]:
+    """A pattern as the folder before it, and its segments from the first wild one on."""
+    parts = place.path.split("/")
+    first = next(i for i, part in enumerate(parts) if _wild(part))
+    return Place(place.fs, "/".join(parts[:first])), tuple(parts[first:])
+
+
+def matches(name: str, segment: str) -> bool:
+    """Whether one segment of a path fits one of a pattern; `[^a]` means `[!a]`, as in every shell."""
+    return fnmatch.fnmatchcase(name, segment.replace("[^", "[!"))
+
+
+def matches_any_depth(parts: Sequence[str], segments: Sequence[str]) -> bool:
+    """Whether a path, or a folder that it lies in, fits a pattern that may hold `**`."""
+    return any(_fits(parts[:n], segments) for n in range(1, len(parts) + 1))
+
+
+def _fits(parts: Sequence[str], segments: Sequence[str]) -> bool:
+    if not segments:
+        return not parts
+    if segments[0] == ANY_DEPTH:
+        return any(_fits(parts[n:], segments[1:]) for n in range(len(parts) + 1))
+    return bool(parts) and matches(parts[0], segments[0]) and _fits(parts[1:], segments[1:])
+
+
+def _wild(path: str) -> bool:
+    return not WILD.isdisjoint(path)

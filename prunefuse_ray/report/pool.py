@@ -1,0 +1,82 @@
+"""The report's account of the pool: what lay there, what became of it, and what scoring found beyond that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prunefuse_ray.report import html
+from prunefuse_ray.report.html import Child, Html, count, counted, join, tag
+from prunefuse_ray.report.view import RunView
+
+SETS = {"path": "Pool", "test_path": "Test set", "validation_path": "Validation set"}
+CLASSES = 100  # named with their counts
+
+
+def section(run: RunView) -> Html | None:
+    """None of runs that have no account: those of earlier versions."""
+    account = run.inventory
+    if account is None:
+        return None
+    blocks = [
+        tag("div", tag("h3", SETS.get(setting, setting)), html.facts(_facts(one)))
+        for setting, one in account["sets"].items()
+    ]
+    more = list(_of_both(account, run))
+    known = account["known_labels"]
+    if known:
+        more.append(("Known labels", _classes(known)))
+    return html.section("pool", "The pool", *blocks, html.facts(more) if more else None)
+
+
+def _facts(one: Mapping[str, Any]) -> Iterator[tuple[str, Child]]:
+    looked = f" of {count(one['looked'])} looked at" if one["looked"] < one["samples"] else ""
+    yield "Samples", f"{count(one['samples'])} in {counted(one['files'], 'file')}, {html.quantity(one['bytes'], 'B')}"
+    if one["sizes"]:
+        smallest, median, largest = (" x ".join(map(str, one["sizes"][k])) for k in ("smallest", "median", "largest"))
+        same = smallest == largest
+        yield "Size", smallest if same else f"{smallest} to {largest}, median {median} (height x width{looked})"
+    if one["left_out"]:
+        yield "Left out", (_counted(one["left_out"], one["examples"]), "All of them: left_out.parquet.")
+    for title, key in (("Converted", "conversions"), ("Unreadable", "unreadable")):
+        if one[key]:
+            yield title, (_counted(one[key], one["examples"]), f"Of {looked.removeprefix(' of ')}." if looked else None)
+    if one["repeated"]:
+        shown = ", ".join(one["examples"]["repeated"])
+        yield (
+            "Same content",
+            (f"{counted(one['repeated'], 'sample')} as another one: ", tag("span", shown, class_="id")),
+        )
+    if one["labels"]:
+        yield "By class", _classes(one["labels"])
+
+
+def _of_both(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Child]]:
+    """What the sets have in common, and what the pass over the pool found."""
+    scored = [view.metrics.get("phases", {}).get("score", {}) for view in run.rounds]
+    for setting, before in account["overlaps"].items():
+        name = SETS.get(setting, setting).lower()
+        found = next((s["overlaps"][setting] for s in scored if setting in s.get("overlaps", {})), before)
+        compared = account["sets"]["path"]["samples"] if found is not before else account["compared"]
+        pairs = ", ".join(f"{mine} = {theirs}" for mine, theirs in found["examples"])
+        words = f"{count(found['samples'])} of {count(compared)} samples compared have the content of one of the {name}"
+        yield "Overlap", (words, ": " if pairs else ".", tag("span", pairs, class_="id"))
+    conversions = next((s["conversions"] for s in scored if s.get("conversions")), None)
+    if conversions:
+        words = "; ".join(f"{count(n)} {kind}" for kind, n in conversions.items())
+        yield "When scored", f"Converted, of all that were scored first: {words}."
+
+
+def _counted(counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> Html:
+    rows = []
+    for reason, number in counts.items():
+        names = examples.get(reason, [])
+        more = ", …" if number > len(names) else ""
+        rows.append(tag("div", f"{count(number)} {reason}: ", tag("span", ", ".join(names), class_="id"), more))
+    return join(rows)
+
+
+def _classes(counts: Mapping[str, int]) -> str:
+    """Every class with its count, in the order of their numbers."""
+    shown = [f"{n} {name}: {count(known)}" for n, (name, known) in enumerate(counts.items())]
+    return ", ".join(shown[:CLASSES]) + (", …" if len(shown) > CLASSES else "")
