@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pyarrow.fs as pafs
 
-from prunefuse_ray.data.patterns import ANY_DEPTH, is_pattern, matches, matches_any_depth, split
+from prunefuse_ray.data.patterns import ANY_DEPTH, is_pattern, is_wild, matches, matches_any_depth, split
 from prunefuse_ray.storage import Place
 
 
@@ -179,7 +179,9 @@ def _fitting(before: Place, segments: Sequence[str]) -> list[_Step]:
         for step in steps:
             if before.local and step.name and os.path.islink(step.path):
                 step = step._replace(path=os.path.realpath(step.path), linked=True)
-            for name in _names(Place(before.fs, step.path)):
+            here = Place(before.fs, step.path)
+            literal = not is_wild(segment) or (here / segment).exists()
+            for name in [segment] if literal else _names(here):
                 if matches(name, segment):
                     found.append(step._replace(path=posixpath.join(step.path, name),
                                                name=posixpath.join(step.name, name)))  # fmt: skip

@@ -63,7 +63,7 @@ def formats() -> tuple[str, ...]:
 def extensions() -> tuple[str, ...]:
     """The endings of files that can be decoded here, with their dots, the most common first."""
     known, usable = [".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"], formats()
-    found = [ending for ending, format_ in sorted(Image.EXTENSION.items()) if format_ in usable]
+    found = [e for e, format_ in sorted(Image.EXTENSION.items()) if {"MPO": "JPEG"}.get(format_, format_) in usable]
     return (*(e for e in known if e in found), *(e for e in found if e not in known))
 
 
@@ -180,7 +180,7 @@ def conversions(image: Image.Image, channels: int) -> tuple[str, ...]:
         kinds.append(f"{NAMES.get(colours, colours)} to {'RGB' if channels == 3 else 'grey'}")
     if mode in ALPHA or "transparency" in image.info:
         kinds.append("alpha dropped")
-    if data := image.info.get("icc_profile"):
+    if (data := image.info.get("icc_profile")) and mode != "LAB":  # Lab is the space of profiles itself
         profile = profile_of(data)
         if not profile.readable or not profile.fits(image.mode):
             kinds.append("colour profile left aside: it cannot be read, or is of another kind of image")

@@ -99,14 +99,20 @@ def as_list(paths: str | Sequence[str] | None) -> list[str]:
 
 
 def locate(
-    paths: str | Sequence[str] | None, suffixes: tuple[str, ...], field: str, hints: Mapping[str, str] | None = None
+    paths: str | Sequence[str] | None,
+    suffixes: tuple[str, ...],
+    field: str,
+    *,
+    empty: bool = True,
+    hints: Mapping[str, str] | None = None,
 ) -> Listing:
     """The files with one of `suffixes` at `paths`: files, folders (with everything below) and patterns (`patterns.py`).
 
-    Each real file counts once, whatever paths and links lead to it. Hidden files, empty ones and what ends otherwise
-    are left out, with their reasons.
+    Each real file counts once, whatever paths and links lead to it. Hidden files and what ends otherwise are left out,
+    with their reasons.
 
     Args:
+        empty: whether files without a byte count. Where a file holds many samples it had better be opened, and refused.
         hints: extension -> what would have to be installed to read such files.
 
     Raises:
@@ -123,7 +129,7 @@ def locate(
         roots.append(root := root_of(place))
         any_here, problems = False, list[LeftOut]()
         for lying in walk.at(place):
-            reason = lying.problem or _unfit(lying, suffixes, hints or {})
+            reason = lying.problem or _unfit(lying, suffixes, empty, hints or {})
             if reason is None and lying.real in files:
                 any_here = True
                 reason = "link to a file that is there already" if lying.linked else None
@@ -141,10 +147,15 @@ def locate(
         root_numbers=tuple(number for _, (number, _) in found),
         names=tuple(lying.name for _, (_, lying) in found),
         sizes=tuple(lying.size for _, (_, lying) in found),
-        # What is hidden below one path may be named by another one.
-        left_out=tuple(out for lying, out in left_out.values() if lying.linked or lying.real not in files),
+        # What is hidden below one path may be named by another one: then it is not left out.
+        left_out=tuple(out for lying, out in left_out.values() if lying.linked or not _named(lying, files)),
         linked={i: real for i, (real, (_, lying)) in enumerate(found) if lying.linked},
     )
+
+
+def _named(lying: Lying, files: Mapping[str, tuple[int, Lying]]) -> bool:
+    """Whether a file is there as itself, and not only by a link."""
+    return lying.real in files and not files[lying.real][1].linked
 
 
 def _nothing(path: str, suffixes: tuple[str, ...], problems: Sequence[LeftOut]) -> str:
@@ -158,7 +169,7 @@ def _nothing(path: str, suffixes: tuple[str, ...], problems: Sequence[LeftOut]) 
     )
 
 
-def _unfit(lying: Lying, suffixes: tuple[str, ...], hints: Mapping[str, str]) -> str | None:
+def _unfit(lying: Lying, suffixes: tuple[str, ...], empty: bool, hints: Mapping[str, str]) -> str | None:
     """Why a file is left out; None where it is not."""
     if hidden(lying.name):
         return "hidden"
@@ -166,7 +177,7 @@ def _unfit(lying: Lying, suffixes: tuple[str, ...], hints: Mapping[str, str]) ->
         extension = posixpath.splitext(lying.name)[1].lower()
         hint = f": needs {hints[extension]}, which is not installed" if extension in hints else ""
         return f"extension {extension}{hint}" if extension else "no extension"
-    return None if lying.size else "empty"
+    return None if lying.size or empty else "empty"
 
 
 def check_names(listing: Listing, field: str) -> None:

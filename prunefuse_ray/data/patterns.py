@@ -16,19 +16,26 @@ ANY_DEPTH = "**"
 
 def is_pattern(place: Place) -> bool:
     """Whether a path is a pattern. A file or folder that is called just so (`photos [v2]`) is meant itself."""
-    return _wild(place.path) and not place.exists()
+    return bool(split(place)[1])
 
 
 def split(place: Place) -> tuple[Place, tuple[str, ...]]:
-    """A pattern as the folder before it, and its segments from the first wild one on."""
+    """A path as the folder before a pattern, and the pattern's segments; none of those of a path that is none."""
     parts = place.path.split("/")
-    first = next(i for i, part in enumerate(parts) if _wild(part))
-    return Place(place.fs, "/".join(parts[:first])), tuple(parts[first:])
+    for i, part in enumerate(parts):
+        if is_wild(part) and not Place(place.fs, "/".join(parts[: i + 1])).exists():
+            return Place(place.fs, "/".join(parts[:i])), tuple(parts[i:])
+    return place, ()
+
+
+def is_wild(segment: str) -> bool:
+    """Whether a segment of a path has a wildcard in it."""
+    return not WILD.isdisjoint(segment)
 
 
 def matches(name: str, segment: str) -> bool:
     """Whether one segment of a path fits one of a pattern; `[^a]` means `[!a]`, as in every shell."""
-    return fnmatch.fnmatchcase(name, segment.replace("[^", "[!"))
+    return name == segment or fnmatch.fnmatchcase(name, segment.replace("[^", "[!"))
 
 
 def matches_any_depth(parts: Sequence[str], segments: Sequence[str]) -> bool:
@@ -43,6 +50,3 @@ def _fits(parts: Sequence[str], segments: Sequence[str]) -> bool:
         return any(_fits(parts[n:], segments[1:]) for n in range(len(parts) + 1))
     return bool(parts) and matches(parts[0], segments[0]) and _fits(parts[1:], segments[1:])
 
-
-def _wild(path: str) -> bool:
-    return not WILD.isdisjoint(path)

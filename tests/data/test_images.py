@@ -76,7 +76,7 @@ def test_another_size_is_rejected_on_request(rgb):
     ("value", "reason"),
     [
         (None, "null"),
-        (b"", "known format"),
+        (b"", r"empty \(0 bytes\)"),
         (b"not an image", "known format"),
         (np.zeros((8, 8, 3), np.float32), "float32"),
         (np.zeros((7, 8, 3), np.uint8), r"shape \(7, 8, 3\)"),

@@ -79,7 +79,7 @@ def test_decoding_in_a_stage_of_its_own_gives_the_same_scores(saved):
     table = rows(random_images(20))
     table = table.set_column(1, "sample", pa.array([b"x", *table["sample"].to_pylist()[1:]], pa.binary()))
     actor = scorer(saved)
-    assert actor(Decoder(FORM)(table)).equals(actor(table))
+    assert actor(Decoder(actor.job)(table)).equals(actor(table))
 
 
 def test_rejected_samples_have_a_reason_and_no_score(saved):

@@ -22,7 +22,7 @@ class ImageFolders(SourceReader):
     """A file is a sample, and its path below the folder is its id."""
 
     def listing(self, samples: SampleSet) -> Listing:
-        return locate(samples.paths, extensions(), samples.field, missing())
+        return locate(samples.paths, extensions(), samples.field, empty=False, hints=missing())
 
     def class_names(self, samples: SampleSet, listing: Listing) -> list[str] | None:
         """The sub-folders, sorted; folders without labels name nothing."""

@@ -103,7 +103,7 @@ def scan_tar(
         plain = [member for member in images if "." not in member.kind]  # a.png beside a.mask.png
         one = images if len(images) == 1 else plain
         if not images:
-            yield LeftOut(key, "sample without an image")
+            yield LeftOut(key, f"sample without {'an image' if image == ANY_IMAGE else f'a .{image}'}")
         elif len(one) != 1:
             doubtful[key] = [member.name for member in images]
         elif not one[0].bytes:

@@ -62,19 +62,20 @@ def test_a_dataset_of_several_splits_and_compressed_batches_are_refused(tmp_path
     with pytest.raises(PoolError, match="holds the splits train, test; give one"):
         survey(cfg.Pool(source="huggingface", path=where, test_path=where))
     huggingface(tmp_path / "z", random_images(40), compression="zstd")
-    where = str(tmp_path / "z")
+    where = str(tmp_path / "z"), str(tmp_path / "d" / "train")
     with pytest.raises(PoolError, match="compressed record batches"):
-        survey(cfg.Pool(source="huggingface", path=where, test_path=where, channels=1))
+        survey(cfg.Pool(source="huggingface", path=where[0], test_path=where[1], channels=1))
 
 
 def test_texts_of_a_dataset_are_texts(tmp_path, local_ray):
-    root = tmp_path / "d"
-    root.mkdir()
     table = pa.table({"text": ["bad", None, "fähig"], "label": [0, 1, 1]})
-    with pa.ipc.new_stream(root / "data.arrow", table.schema) as stream_:
-        stream_.write_table(table)
-    (root / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
-    pool = cfg.Pool(source="huggingface", path=str(root), test_path=str(root), text_column="text", classes=2)
+    for root in (tmp_path / "d", tmp_path / "t"):
+        root.mkdir()
+        with pa.ipc.new_stream(root / "data.arrow", table.schema) as stream_:
+            stream_.write_table(table)
+        (root / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    where = {"path": str(tmp_path / "d"), "test_path": str(tmp_path / "t")}
+    pool = cfg.Pool(source="huggingface", text_column="text", classes=2, **where)
     _, source, _ = opened(pool, Place.at(str(tmp_path / "run")))
     got = {i: r["sample"] for i, r in rows(stream(source)).items()}
     assert got == {"data.arrow:0": "bad", "data.arrow:1": "", "data.arrow:2": "fähig"}

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.images import ImageForm, decode, encode_png
@@ -42,15 +43,18 @@ def test_an_image_folder_becomes_an_index_and_streams_alike(tmp_path, local_ray)
     [
         (("cat",), False, "at least two"),
         (("cat", "dog"), True, "outside any class folder"),
-        ((), False, "no files that end in .png"),
+        ((), False, r"no files that end in \.png, \.jpg, .*, \.\.\.; there are 1 extension \.txt \(notes\.txt\)"),
+        (("train", "val"), False, "called train, val, as the parts of a data set are: give the folder .*/train/train"),
     ],
 )
 def test_a_folder_that_is_no_image_folder_is_refused(tmp_path, classes, loose, said):
     (tmp_path / "train").mkdir()
     image_folder(tmp_path / "train", classes)
+    (tmp_path / "train" / "notes.txt").write_bytes(b"x")
+    image_folder(tmp_path / "test")
     if loose:
         (tmp_path / "train" / "x.png").write_bytes(b"x")
-    pool = cfg.Pool(source="images", path=str(tmp_path / "train"), test_path=str(tmp_path / "train"))
+    pool = cfg.Pool(source="images", path=str(tmp_path / "train"), test_path=str(tmp_path / "test"))
     with pytest.raises(PoolError, match=said):
         survey(pool)
 
@@ -84,9 +88,49 @@ def test_two_image_folders_are_one_pool_and_hidden_files_are_none(tmp_path, loca
         (tmp_path / folder / name).mkdir(parents=True)
         (tmp_path / folder / name / f"{folder}.png").write_bytes(encode_png(random_images(2)[0]))
     paths = [str(tmp_path / "a"), str(tmp_path / "b")]
-    pool = cfg.Pool(source="images", path=paths, test_path=paths, channels=1)
+    image_folder(tmp_path / "test")
+    pool = cfg.Pool(source="images", path=paths, test_path=str(tmp_path / "test"), channels=1)
     info, source, _ = opened(pool, Place.at(str(tmp_path / "run")))
     assert info.classes == ["cat", "dog"]
     got = rows(stream(source, label=True))
     assert {i: r["label"] for i, r in got.items()} == {"cat/a.png": 0, "dog/b.png": 1}
     np.testing.assert_array_equal(decode(got["dog/b.png"]["sample"], GREY8), random_images(2)[0])
+
+
+def test_class_folders_in_two_unicode_forms_are_one_class(tmp_path, local_ray):
+    """macOS spells names in NFD, most others in NFC: the same class in pool and test set, and in pool.classes."""
+    nfc, nfd = "caf\u00e9", "cafe\u0301"
+    image_folder(tmp_path / "train", (nfd, "tea"))
+    image_folder(tmp_path / "val", (nfc, "tea"), each=2)
+    where = {"path": str(tmp_path / "train"), "test_path": str(tmp_path / "val"), "channels": 1}
+    info, source, test = opened(cfg.Pool(source="images", **where), Place.at(str(tmp_path / "run")))
+    assert info.classes == [nfc, "tea"]
+    got = rows(stream(source, label=True))
+    assert {i: r["label"] for i, r in got.items()}[f"{nfd}/0.png"] == 0, "the id is the path as it is on the disk"
+    assert sorted(r["label"] for r in rows(stream(test, label=True)).values()) == [0, 0, 1, 1]
+    assert survey(cfg.Pool(source="images", classes=["tea", nfd], **where)).indexes["path"].labels == {0: 3, 1: 3}
+    (tmp_path / "train" / nfc).mkdir()
+    (tmp_path / "train" / nfc / "0.png").write_bytes(encode_png(random_images(1)[0]))
+    with pytest.raises(PoolError, match=r"in another Unicode form, NFC or NFD.* would both begin with"):
+        survey(cfg.Pool(source="images", **where))
+
+
+def test_files_of_every_format_that_pillow_decodes_are_samples(tmp_path, local_ray):
+    image_folder(tmp_path / "val")
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "dog").mkdir()
+    image = Image.fromarray(np.full((8, 8, 3), 90, np.uint8))
+    for ending in ("jfif", "gif", "avif", "jpe", "ppm", "jp2", "webp", "tga", "ico", "TIF"):
+        image.save(tmp_path / "train" / "cat" / f"a.{ending}")
+    image.save(tmp_path / "train" / "dog" / "b.png")
+    (tmp_path / "train" / "cat" / "c.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    (tmp_path / "train" / "cat" / "empty.png").write_bytes(b"")
+    pool = cfg.Pool(source="images", path=str(tmp_path / "train"), test_path=str(tmp_path / "val"), image_size=(8, 8))
+    found = survey(pool)
+    assert found.info.rows == 11
+    assert found.indexes["path"].left_out.counts == {"empty": 1, "extension .eps": 1}
+    root = Place.at(str(tmp_path / "run"))
+    materialise(found, root)
+    for row in rows(stream(sources(pool, root)[0])).values():
+        shown = decode(row["sample"], ImageForm(height=8, width=8, channels=3))
+        assert np.abs(shown.astype(int) - 90).max() <= 3, row["id"]

@@ -76,10 +76,10 @@ def test_files_whose_ids_would_clash_are_refused(tmp_path, local_ray):
 
 
 def test_integer_ids_and_other_column_names(tmp_path, local_ray):
-    for part, n in (("pool", 9), ("test", 3)):
+    for part, first, n in (("pool", 0, 9), ("test", 100, 3)):
         (tmp_path / part).mkdir()
         table = {
-            "key": pa.array(range(n), pa.int32()),
+            "key": pa.array(range(first, first + n), pa.int32()),
             "png": pa.array([encode_png(p) for p in random_images(n)]),
             "y": pa.array([i % 2 for i in range(n)], pa.int16()),
         }

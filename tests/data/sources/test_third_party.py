@@ -20,7 +20,8 @@ import json
 
 from prunefuse_ray.config.sources import PATHS, PoolSource
 from prunefuse_ray.data.index import Found, scanned
-from prunefuse_ray.data.paths import LeftOut, check_names, locate
+from prunefuse_ray.data.left_out import LeftOut
+from prunefuse_ray.data.paths import check_names, locate
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.sources.base import SourceReader
 
@@ -105,7 +106,7 @@ try:
 except PruneFuseError as error:
     said["labels"] = str(error)
 print(json.dumps({"names": list(POOL_SOURCES), "said": said, "info": found.info.to_json(), "first": first,
-                  "left_out": found.indexes["path"].left_out, "later": later}))
+                  "left_out": found.indexes["path"].left_out.examples, "later": later}))
 """
 
 
@@ -147,7 +148,7 @@ def test_a_source_of_another_package_is_one_object_in_one_file(installed, tmp_pa
     assert {i: (r["sample"], r["label"]) for i, r in seen["first"].items()} == {
         "a.jsonl:0": ("fine", 0), "a.jsonl:1": ("awful", 1),
     }  # fmt: skip
-    assert seen["left_out"] == [["a.jsonl:2", "no text"]]
+    assert seen["left_out"] == {"no text": ["a.jsonl:2"]}
     assert {i: r["sample"] for i, r in seen["later"].items() if i not in seen["first"]} == {"b.jsonl:0": "late"}
 
 

@@ -19,6 +19,21 @@ from tests.support.surveys import opened
 PNGS = [encode_png(p) for p in random_images(7)]
 
 
+@pytest.fixture
+def pool_of(tmp_path):
+    """A pool of one shard s.tar, and a test set."""
+    held_out = [m for i, p in enumerate(random_images(2, seed=1)) for m in sample(f"{i}", p, i)]
+
+    def made(members=None, test=held_out, **more):
+        write_tar(tmp_path / "test.tar", test)
+        if members is not None:
+            write_tar(tmp_path / "s.tar", members)
+        fields = {"path": str(tmp_path / "s.tar"), "test_path": str(tmp_path / "test.tar"), "classes": 2, "channels": 1}
+        return cfg.Pool.model_validate({"source": "webdataset", **fields, **more})
+
+    return made
+
+
 @pytest.mark.parametrize("place", [here, elsewhere])
 def test_ranges_of_a_tar_hold_its_images(tmp_path, place):
     members = [
@@ -30,22 +45,63 @@ def test_ranges_of_a_tar_hold_its_images(tmp_path, place):
     found = [s for s in scanned if isinstance(s, Sample)]
     assert [content[r.offset : r.offset + r.bytes] for r in found] == PNGS
     assert [r.key for r in found] == [f"sub/{i}" for i in range(7)], "a key ends at the first dot"
-    reason = "hidden, or without an extension"
-    assert [s for s in scanned if s not in found] == [("README", reason), (".hidden.png", reason)]
+    assert [s for s in scanned if s not in found] == [("README", "no extension"), (".hidden.png", "hidden")]
 
 
-def test_members_that_give_no_sample_are_named(tmp_path, local_ray):
+def test_members_that_give_no_sample_are_named(tmp_path, local_ray, pool_of):
     pixels = random_images(3)
-    members = [*sample("a", pixels[0], 0), ("a.mask.png", encode_png(pixels[1])), *sample("b", pixels[2], 1)]
+    members = [
+        ("a.mask.png", encode_png(pixels[1])), *sample("a", pixels[0], 0), *sample("b", pixels[2], 1),
+        ("d.cls", b"1"), ("e.png", b""),
+    ]  # fmt: skip
     write_tar(tmp_path / "s.tar", members)
     with tarfile.open(tmp_path / "s.tar", "a") as tar:
         link = tarfile.TarInfo("c.png")
         link.type, link.linkname = tarfile.SYMTYPE, "a.png"
         tar.addfile(link)
-    where = str(tmp_path / "s.tar")
-    index = survey(cfg.Pool(source="webdataset", path=where, test_path=where, classes=2, channels=1)).indexes["path"]
+    index = survey(pool_of()).indexes["path"]
     assert index.rows == 2
-    assert index.left_out == (("s.tar/a.mask.png", "a second image of its key"), ("s.tar/c.png", "a link"))
+    names = {reason: ids for reason, ids in index.left_out.examples.items()}
+    assert names == {
+        "another image of its sample": ("s.tar/a.mask.png",),
+        "sample without an image": ("s.tar/d",),
+        "empty": ("s.tar/e.png",),
+        "link": ("s.tar/c.png",),
+    }
+    found = [s for s in scan_tar(here(tmp_path / "s.tar"), None) if isinstance(s, Sample)]
+    content = (tmp_path / "s.tar").read_bytes()
+    assert content[found[0].offset : found[0].offset + found[0].bytes] == encode_png(pixels[0]), "not the mask"
+
+
+DOTTED = [("cat.v2.0001.jpg", 0), ("cat.v2.0002.jpg", 0), ("dog.v2.0001.jpg", 1), ("dog.v2.0002.jpg", 1)]
+
+
+def test_dots_that_belong_to_the_names_are_refused_by_default_and_kept_on_request(tmp_path, local_ray, pool_of):
+    """By WebDataset's own rule `cat.v2.0001.jpg` and `cat.v2.0002.jpg` are two members of one sample, `cat`."""
+    members = []
+    for i, (name, label) in enumerate(DOTTED):
+        members += [(name, PNGS[i]), (name.replace("jpg", "cls"), str(label).encode())]
+    said = r"2 samples with 4 images together, such as 'cat' with cat\.v2\.0001\.jpg, .*pool\.sample_key to last_dot"
+    with pytest.raises(PoolError, match=said):
+        survey(pool_of(members))
+    _, source, _ = opened(pool_of(members, sample_key="last_dot"), Place.at(str(tmp_path / "run")))
+    got = rows(stream(source, label=True))
+    assert {i: r["label"] for i, r in got.items()} == {f"s/{n.removesuffix('.jpg')}": label for n, label in DOTTED}
+    assert [got[f"s/{n.removesuffix('.jpg')}"]["sample"] for n, _ in DOTTED] == PNGS[:4]
+
+
+def test_of_several_images_of_a_sample_the_one_that_is_named_counts(tmp_path, local_ray, pool_of):
+    members = []
+    for i in range(3):
+        members += [(f"{i}.left.png", PNGS[2 * i]), (f"{i}.right.png", PNGS[2 * i + 1]), (f"{i}.cls", b"1")]
+    with pytest.raises(PoolError, match=r"3 samples with 6 images together.*set pool\.image_column to the extension"):
+        survey(pool_of(members))
+    with pytest.raises(PoolError, match=r"pool\.test_path: holds no samples \(left out: 2 sample without a \.right\.png"):
+        survey(pool_of(members, image_column="right.png"))
+    pool = pool_of(members, members[:3], image_column="right.png")
+    _, source, _ = opened(pool, Place.at(str(tmp_path / "run")))
+    got = rows(stream(source))
+    assert [got[f"s/{i}"]["sample"] for i in range(3)] == PNGS[1:6:2]
 
 
 @pytest.mark.parametrize(
@@ -57,37 +113,59 @@ def test_members_that_give_no_sample_are_named(tmp_path, local_ray):
         (
             [*sample("a", random_images(1)[0], 1), *sample("b", random_images(1)[0], 1), ("a.txt", b"")],
             {},
-            "'a' comes twice",
+            "'a' comes twice.*last_dot",
         ),
+        ([*sample("caf\u00e9", random_images(1)[0], 1), *sample("cafe\u0301", random_images(1)[0], 1)], {}, "twice"),
+        ([("a.txt", b"1"), ("b.txt", b"1")], {}, r"holds no samples \(left out: 2 sample without an image \(s.tar/a"),
     ],
 )
-def test_tars_that_are_not_what_was_said_are_refused(tmp_path, local_ray, members, more, said):
-    write_tar(tmp_path / "s.tar", members)
-    where = str(tmp_path / "s.tar")
-    pool = cfg.Pool(**{"source": "webdataset", "path": where, "test_path": where, "classes": 2, "channels": 1, **more})
+def test_tars_that_are_not_what_was_said_are_refused(local_ray, pool_of, members, more, said):
     with pytest.raises(PoolError, match=said) as caught:
-        survey(pool)
+        survey(pool_of(members, **more))
     assert "Traceback" not in str(caught.value)
 
 
-def test_compressed_tars_are_refused(tmp_path, local_ray):
+def test_compressed_tars_are_refused(tmp_path, local_ray, pool_of):
     with tarfile.open(tmp_path / "s.tar", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("a.png"), io.BytesIO())
-    where = str(tmp_path / "s.tar")
     with pytest.raises(PoolError, match=r"s\.tar: not an uncompressed tar file .*; unpack it"):
-        survey(cfg.Pool(source="webdataset", path=where, test_path=where, classes=2))
+        survey(pool_of())
 
 
-def test_class_names_and_json_fields_label_tars(tmp_path, local_ray):
+def test_tars_that_were_cut_or_joined_are_noticed(tmp_path):
+    members = [m for i in range(3) for m in sample(f"{i}", random_images(3)[i], 1)]
+    write_tar(tmp_path / "s.tar", members)
+    write_tar(tmp_path / "t.tar", [(f"{n}-{name}", content) for n, (name, content) in enumerate(members)])
+    whole = (tmp_path / "s.tar").read_bytes()
+    with tarfile.open(tmp_path / "s.tar") as tar:
+        end = max(m.offset_data + -(-m.size // 512) * 512 for m in tar)
+    (tmp_path / "cut.tar").write_bytes(whole[: end - 512])  # before the last member's block
+    with pytest.raises(PoolError, match=r"cut\.tar: not an uncompressed tar file \(unexpected end of data\)"):
+        list(scan_tar(here(tmp_path / "cut.tar"), "cls"))
+    (tmp_path / "cut.tar").write_bytes(whole[:end])  # between two members
+    *found, last = scan_tar(here(tmp_path / "cut.tar"), "cls")
+    assert len(found) == 3
+    assert last.reason == "tar without its end mark: more may have followed"
+    (tmp_path / "joined.tar").write_bytes(whole + (tmp_path / "t.tar").read_bytes())
+    with pytest.raises(PoolError, match=r"bytes follow the end of the archive, another tar perhaps"):
+        list(scan_tar(here(tmp_path / "joined.tar"), "cls"))
+
+
+def test_class_names_and_json_fields_label_tars(tmp_path, local_ray, pool_of):
     members = []
     for i, pixels in enumerate(random_images(4)):
         members.append((f"{i}.png", encode_png(pixels)))
         members.append((f"{i}.json", json.dumps({"kind": ["cat", "dog"][i // 2]}).encode()))
-    write_tar(tmp_path / "s.tar", members)
-    where = str(tmp_path / "s.tar")
-    pool = cfg.Pool(
-        source="webdataset", path=where, test_path=where, classes=["cat", "dog"], channels=1, label_column="json:kind"
-    )
+    pool = pool_of(members, members[:2], classes=["cat", "dog"], label_column="json:kind")
     _, source, _ = opened(pool, Place.at(str(tmp_path / "run")))
     found = {i: r["label"] for i, r in rows(stream(source, label=True)).items()}
     assert found == {"s/0": 0, "s/1": 0, "s/2": 1, "s/3": 1}
+
+
+def test_a_tar_made_on_a_mac_is_read_whole(tmp_path):
+    """Its AppleDouble files (`._a.png`) stand between the members of a sample."""
+    members = [(f"./{d}{i}.{e}", c) for i in range(2) for e, c in (("png", PNGS[i]), ("cls", b"1")) for d in ("._", "")]
+    write_tar(tmp_path / "s.tar", members)
+    found = list(scan_tar(here(tmp_path / "s.tar"), "cls"))
+    assert [s.key for s in found if isinstance(s, Sample)] == ["./0", "./1"]
+    assert [s.reason for s in found if not isinstance(s, Sample)] == ["hidden"] * 4
