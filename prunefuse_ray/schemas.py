@@ -39,6 +39,9 @@ HELD_OUT = pa.schema([("set", pa.string()), *DIGESTS])
 """The contents of test and validation set, which a large pool is compared with while it is scored:
 `pool/held-out.parquet`."""
 
+MATCHES = pa.schema([("id", pa.string()), ("row", pa.int64())])
+"""A sample of the pool, and the row of HELD_OUT that has its content."""
+
 
 def arrow_type(id_type: str) -> pa.DataType:
     return {"int64": pa.int64(), "string": pa.string()}[id_type]

@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     start_ray()
     found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
     known = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])
-    taken = inventory.take(found, known, thorough=arguments.thorough)
+    taken = inventory.checked(inventory.take(found, known, thorough=arguments.thorough), config.pool, account)
     account(lines(taken.inventory.to_json(), out.path if out else None))
     if out is not None:
         inventory.write(taken, out)

@@ -12,8 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from prunefuse_ray.data.images import sample_values
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.reading import canonical, in_tasks
 from prunefuse_ray.distributed.remote import plain_errors
-from prunefuse_ray.schemas import HELD_OUT
+from prunefuse_ray.schemas import DIGESTS, HELD_OUT, MATCHES
 from prunefuse_ray.storage import Place
 
 ROWS_PER_BUCKET = 5_000_000
@@ -145,7 +148,20 @@ def _matches(part: pa.Table, held_out: HeldOut) -> pa.Table:
     """(id, row): samples of the pool, and the row of the held-out sets that has their content."""
     known = part.drop_null()
     row_N = held_out.rows(known["digest"].to_numpy())
-    return pa.table({"id": known["id"], "row": pa.array(row_N, pa.int64())}).filter(pa.array(row_N >= 0))
+    return pa.table([known["id"], pa.array(row_N, pa.int64())], schema=MATCHES).filter(pa.array(row_N >= 0))
+
+
+def matches_of(samples: Source, contents: Place) -> pa.Table:
+    """(id, row): those of `samples` that have the content of a row of the held-out sets, kept at `contents`."""
+    return pa.concat_tables([MATCHES.empty_table(), *in_tasks(_matches_of, samples, contents)])
+
+
+def _matches_of(samples: Source, contents: Place) -> pa.Table:
+    held_out, found = HeldOut.at(contents), [MATCHES.empty_table()]
+    for rows in canonical(samples):
+        ids, own = rows["id"].cast(pa.string()), digests(sample_values(rows["sample"]))
+        found.append(_matches(pa.table([ids, pa.array(own, pa.int64())], DIGESTS.names), held_out))
+    return pa.concat_tables(found)
 
 
 def overlaps_of(matches: pa.Table, held_out: pa.Table) -> dict[str, Overlap]:

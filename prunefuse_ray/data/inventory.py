@@ -6,7 +6,7 @@ Nothing is left out, converted or guessed without a line here. What is exact and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from prunefuse_ray.data.account import LEFT_OUT_FILE, pairs
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data.account import LEFT_OUT_FILE, lines, pairs
 from prunefuse_ray.data.contents import HeldOut, Overlap, overlaps, repeated
 from prunefuse_ray.data.index import Index, label_counts
 from prunefuse_ray.data.left_out import LeftOuts
@@ -22,11 +23,15 @@ from prunefuse_ray.data.look import ALL_BYTES, ALL_ROWS, SOME, Look, look
 from prunefuse_ray.data.sample_format import form_of
 from prunefuse_ray.data.survey import Survey
 from prunefuse_ray.distributed.remote import plain_errors
-from prunefuse_ray.errors import PoolError
+from prunefuse_ray.errors import PoolError, PruneFuseError, ScoreError
 from prunefuse_ray.schemas import HELD_OUT, LEFT_OUT
 from prunefuse_ray.storage import Place
 
+Tell = Callable[[Sequence[str]], None]
+"""Called with the lines of an account."""
 INVENTORY, HELD_OUT_FILE = "inventory.json", "pool/held-out.parquet"
+FEW = 10
+"""Unreadable samples in a part of a pool below which nothing is concluded of the whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +73,8 @@ class Inventory:
     """Class -> labels that are known beforehand."""
     compared: int
     """Samples of the pool whose contents were compared with the held-out sets."""
-    overlaps: dict[str, dict[str, Any]]
-    """Setting of a held-out set -> `contents.Overlap`."""
+    overlaps: dict[str, Overlap]
+    """Setting of a held-out set -> what of it lies in the pool, too."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -95,9 +100,6 @@ def take(found: Survey, known: pa.Table | None = None, *, thorough: bool = False
     Args:
         known: labels (id, label) that exist beforehand.
         thorough: look at all, and decode all.
-
-    Raises:
-        PoolError: more of a held-out set lies in the pool than `pool.max_overlap` allows.
     """
     form, accounts, digests = form_of(found.pool, found.info), {}, {}
     whole = {}
@@ -114,7 +116,6 @@ def take(found: Survey, known: pa.Table | None = None, *, thorough: bool = False
         accounts[setting] = _account(index, seen, found.info.classes, digests[setting], whole[setting], thorough)
     held_out = _held_out({s: parts for s, parts in digests.items() if s != "path"})
     shared = overlaps(digests["path"], HeldOut(held_out))
-    check_overlap(shared, {s: index.rows for s, index in found.indexes.items()}, found.pool.max_overlap)
     labels = label_counts(known["label"]) if known is not None else Counter[int]()
     pool = accounts["path"]
     return Taken(
@@ -123,7 +124,7 @@ def take(found: Survey, known: pa.Table | None = None, *, thorough: bool = False
             sets=accounts,
             known_labels=_by_class(labels, found.info.classes),
             compared=pool.samples if whole["path"] else pool.looked,
-            overlaps={setting: asdict(one) for setting, one in shared.items()},
+            overlaps=shared,
         ),
         left_out={setting: index.left_out for setting, index in found.indexes.items()},
         held_out=held_out if held_out.num_rows and (found.pool.allow_growth or not whole["path"]) else None,
@@ -176,6 +177,47 @@ def _held_out(parts: Mapping[str, Any]) -> pa.Table:
         for table in here:
             tables.append(table.add_column(0, HELD_OUT.field("set"), pa.array([setting] * table.num_rows, pa.string())))
     return pa.concat_tables(tables)
+
+
+# --- checked --------------------------------------------------------------------------------------------------------
+
+
+def checked(taken: Taken, pool: cfg.Pool, tell: Tell) -> Taken:
+    """The same, if a run may begin with it.
+
+    Args:
+        tell: is told the account where it may not: it shows what is wrong.
+
+    Raises:
+        PoolError: more of a held-out set lies in the pool than `pool.max_overlap` allows.
+        ScoreError: more samples cannot be used than `pool.max_rejected` allows.
+    """
+    account = taken.inventory
+    try:
+        check_overlap(account.overlaps, {s: one.samples for s, one in account.sets.items()}, pool.max_overlap)
+        _check_unreadable(account.sets["path"], pool.max_rejected)
+    except PruneFuseError:
+        tell(lines(account.to_json()))
+        raise
+    return taken
+
+
+def _check_unreadable(one: SetAccount, allowed: float) -> None:
+    """What a look at a part of a pool leaves open is left to the scoring pass."""
+    bad = sum(one.unreadable.values())
+    if one.looked == one.samples or bad >= max(FEW, 2 * allowed * one.looked):
+        reason = next(iter(one.unreadable), "")
+        example = f"{one.examples[reason][0]!r}: {reason}" if bad else ""
+        check_share(bad, one.looked, allowed, example, "Mend the pool, or raise pool.max_rejected")
+
+
+def check_share(bad: int, rows: int, allowed: float, example: str, remedy: str) -> None:
+    """ScoreError where more than the `allowed` share of so many samples cannot be used."""
+    if bad > allowed * rows:
+        raise ScoreError(
+            f"pool.max_rejected: {bad} of {rows} samples cannot be used, more than the allowed share {allowed:g}; e.g. "
+            f"{example}. {remedy}"
+        )
 
 
 def check_overlap(shared: Mapping[str, Overlap], rows: Mapping[str, int], allowed: float) -> None:

@@ -49,4 +49,3 @@ def _fits(parts: Sequence[str], segments: Sequence[str]) -> bool:
     if segments[0] == ANY_DEPTH:
         return any(_fits(parts[n:], segments[1:]) for n in range(len(parts) + 1))
     return bool(parts) and matches(parts[0], segments[0]) and _fits(parts[1:], segments[1:])
-

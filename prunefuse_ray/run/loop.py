@@ -13,6 +13,7 @@ from itertools import takewhile
 import prunefuse_ray
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.sources import POOL_SOURCES
+from prunefuse_ray.data.inventory import Tell
 from prunefuse_ray.data.survey import sources
 from prunefuse_ray.distributed.resources import importing, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
@@ -22,7 +23,7 @@ from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
 from prunefuse_ray.run.labeling import annotator_of
 from prunefuse_ray.run.ledger import Commit, Ledger, label_count
-from prunefuse_ray.run.opening import Tell, open_run
+from prunefuse_ray.run.opening import open_run
 from prunefuse_ray.run.phases import PHASES
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from prunefuse_ray import networks
@@ -34,11 +33,7 @@ from prunefuse_ray.storage import Place, read_input
 logger = logging.getLogger(__name__)
 
 
-Tell = Callable[[Sequence[str]], None]
-"""Called with the lines of the pool's account, before a new run begins."""
-
-
-def open_run(config: Config, ledger: Ledger, runs: int, tell: Tell = lambda _: None) -> RunContext:
+def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = lambda _: None) -> RunContext:
     """Check everything that can be checked before the first phase, then make or reopen the run directory."""
     has = observe()
     if ledger.exists:
@@ -58,7 +53,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: Tell = lambda _: N
         info = found.info
         known = check_known_labels(config.pool, config.task, info, found.indexes["path"])
         scoring, training = check(config, info, has, runs, known=0 if known is None else known.num_rows)
-        taken = inventory.take(found, known)
+        taken = inventory.checked(inventory.take(found, known), config.pool, tell)
         ledger.lock()
         if ledger.exists:
             raise LedgerError(

@@ -33,7 +33,6 @@ from prunefuse_ray.inference.predictor import read_network
 from prunefuse_ray.inference.saved_networks import network_files, network_place
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
-from prunefuse_ray.run.opening import Tell
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, arrow_type, selected_schema
 from prunefuse_ray.scoring.backend_choice import SMALL_BATCH
@@ -93,7 +92,7 @@ class Ranked:
 
 
 def rank(
-    config: Ranking, network: str, out: str, top: int, trusted: str | None = None, tell: Tell = lambda _: None
+    config: Ranking, network: str, out: str, top: int, trusted: str | None = None, tell: inventory.Tell = lambda _: None
 ) -> Ranked:
     """Score every sample of the pool with the network in the directory `network`, and rank the `top` highest.
 
@@ -220,7 +219,9 @@ def _check_same(ledger: Ledger, tree: Mapping[str, Any]) -> None:
         )
 
 
-def _open(config: Ranking, ledger: Ledger, tree: Mapping[str, Any], tell: Tell) -> tuple[PoolInfo, Form, Source]:
+def _open(
+    config: Ranking, ledger: Ledger, tree: Mapping[str, Any], tell: inventory.Tell
+) -> tuple[PoolInfo, Form, Source]:
     """Check the pool, then make or reopen the directory."""
     if ledger.exists:
         ledger.lock()
@@ -232,7 +233,7 @@ def _open(config: Ranking, ledger: Ledger, tree: Mapping[str, Any], tell: Tell) 
     else:
         check_outside(config.pool, ledger.root, "--out")
         found = survey(config.pool, labeled=False)
-        info, taken = found.info, inventory.take(found)
+        info, taken = found.info, inventory.checked(inventory.take(found), config.pool, tell)
         ledger.lock()
         tell(lines(taken.inventory.to_json(), ledger.root.path))
         materialise(found, ledger.root)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.data.inventory import check_share
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import ScoreError
@@ -122,9 +123,6 @@ def write_scores(what: ScorePass, job: ScoringJob, plan: ScoringPlan) -> list[pa
 
 def check_rejected(rejected: pa.Table, rows: int, allowed: float, remedy: str) -> None:
     """ScoreError where more than the `allowed` share of so many samples cannot be used."""
-    if rejected.num_rows > allowed * rows:
-        example = rejected.slice(0, 1).to_pylist()[0]
-        raise ScoreError(
-            f"pool.max_rejected: {rejected.num_rows} of {rows} samples cannot be used, more than the allowed share "
-            f"{allowed:g}; e.g. {example['id']!r}: {example['reason']}. {remedy}"
-        )
+    first = rejected.slice(0, 1).to_pylist()
+    example = f"{first[0]['id']!r}: {first[0]['reason']}" if first else ""
+    check_share(rejected.num_rows, rows, allowed, example, remedy)

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from prunefuse_ray.data.sample_format import KINDS
 from prunefuse_ray.distributed.remote import over_files
 from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.schemas import MATCHES
 from prunefuse_ray.storage import Place
 
 HISTOGRAM_BINS = 64
-MATCHES = pa.schema([("id", pa.string()), ("row", pa.int64())])
 
 
 @dataclass(frozen=True, kw_only=True)

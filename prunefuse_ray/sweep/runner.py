@@ -38,7 +38,7 @@ from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
-from prunefuse_ray.run.opening import Tell, check
+from prunefuse_ray.run.opening import check
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, stops_early, sweep_path, trials
@@ -65,7 +65,7 @@ def sweep_place(sweep: Sweep) -> Place:
     return Place.at(sweep_path(sweep))
 
 
-def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: Tell = lambda _: None) -> list[Trial]:
+def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Tell = lambda _: None) -> list[Trial]:
     """Carry out a sweep, or what is missing of it; returns its trials. What became of each: `sweep/results.py`.
 
     Args:
@@ -83,7 +83,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: Tell = lambd
     has = observe()
     todo = [t for t in found if outcome(root, t.name).status not in (COMPLETE, STOPPED)]
     at_once = concurrency(sweep, todo, has)
-    infos = _survey_pools(root, found, todo, has, at_once)
+    infos = _survey_pools(root, found, todo, has, at_once, tell)
     directory.lock()
     try:
         _check_unchanged_sweep(root, sweep)  # again: nobody else changes it now
@@ -133,7 +133,11 @@ def _trials_lost(old: Sweep, sweep: Sweep) -> list[str]:
 
 
 def _record(
-    root: Place, sweep: Sweep, todo: Iterable[Trial], infos: dict[str, tuple[PoolInfo, _New | None]], tell: Tell
+    root: Place,
+    sweep: Sweep,
+    todo: Iterable[Trial],
+    infos: dict[str, tuple[PoolInfo, _New | None]],
+    tell: inventory.Tell,
 ) -> None:
     """Write what the sweep is; the pools first, so that a sweep that exists has them."""
     pools = {pool_key(trial.config): trial.config.pool for trial in todo}
@@ -156,7 +160,12 @@ class _New:
 
 
 def _survey_pools(
-    root: Place, all_: Sequence[Trial], todo: Iterable[Trial], has: Resources, at_once: int
+    root: Place,
+    all_: Sequence[Trial],
+    todo: Iterable[Trial],
+    has: Resources,
+    at_once: int,
+    tell: inventory.Tell,
 ) -> dict[str, tuple[PoolInfo, _New | None]]:
     """Look through every pool once, whatever the number of trials, and check that each trial can run on it.
 
@@ -178,7 +187,10 @@ def _survey_pools(
                 check_outside(config.pool, root, "run.directory")
                 found = survey(config.pool, task=config.task)
                 labels = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])
-                infos[key] = found.info, _New(found, inventory.take(found, labels))
+                infos[key] = (
+                    found.info,
+                    _New(found, inventory.checked(inventory.take(found, labels), config.pool, tell)),
+                )
             known[key] = 0 if labels is None else labels.num_rows
         relevant = config.model_copy(update={n: getattr(Sweep().base, n) for n in ("run", "training", "finetuning")})
         if (form := relevant.model_dump_json()) not in checked:

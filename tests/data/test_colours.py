@@ -119,7 +119,7 @@ def profile(space: str = "RGB ", primaries=((0.68, 0.265, 0.15), (0.32, 0.69, 0.
     white = np.array([0.9642, 1.0, 0.8249])
 
     def number(value: float) -> bytes:
-        return int(round(value * 65536)).to_bytes(4, "big", signed=True)
+        return round(value * 65536).to_bytes(4, "big", signed=True)
 
     def xyz(vector) -> bytes:
         return b"XYZ \0\0\0\0" + b"".join(map(number, vector))

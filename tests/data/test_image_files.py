@@ -133,9 +133,7 @@ def test_heic_is_read_where_its_plugin_is_installed():
 def test_heic_without_its_plugin_is_named_with_the_remedy(monkeypatch):
     data = heif()
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if "heif" in name else find(name, *more)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if "heif" in name else find(name, *more))
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     monkeypatch.setattr(Image, "EXTENSION", {e: f for e, f in Image.EXTENSION.items() if f != "HEIF"})
     image_files.formats.cache_clear()

@@ -17,7 +17,11 @@ def test_files_and_what_is_left_out_are_all_that_lies_there(tmp_path):
     fill(tmp_path, "a.png", "b/c.JPG", "b/readme.txt", ".hidden/d.png", "b/.e.png")
     found = locate(str(tmp_path), SUFFIXES, "pool.path")
     assert found.names == ("a.png", "b/c.JPG")
-    assert sorted(found.left_out) == [(".hidden/d.png", "hidden"), ("b/.e.png", "hidden"), ("b/readme.txt", "extension .txt")]
+    assert sorted(found.left_out) == [
+        (".hidden/d.png", "hidden"),
+        ("b/.e.png", "hidden"),
+        ("b/readme.txt", "extension .txt"),
+    ]
     assert found.paths == (str(tmp_path / "a.png"), str(tmp_path / "b/c.JPG"))
 
 

@@ -8,8 +8,9 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.config.files import merge
+from prunefuse_ray.data import inventory
 from prunefuse_ray.data.images import encode_png
-from prunefuse_ray.errors import ConfigError, LedgerError, ScoreError, TrainingError
+from prunefuse_ray.errors import ConfigError, LedgerError, PoolError, ScoreError, TrainingError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
@@ -99,6 +100,53 @@ def test_scores_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_
     assert ledger.committed(Step(0, "score")) is None
 
 
+# --- what scoring sees of a large pool ---
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """A pool that counts as large, so that it is looked at in part: one sample of each odd kind, two of the test set."""
+    monkeypatch.setattr(inventory, "ALL_ROWS", 30)
+    monkeypatch.setattr(inventory, "SOME", 4)
+    pixels, held_out = random_images(60, channels=3), random_images(20, channels=3, seed=1)
+    images = [encode_png(p) for p in pixels]
+    images[10], images[20] = encode_png(held_out[3]), encode_png(held_out[4])
+    images[30] = encode_png(pixels[30][:, :, 0])
+    images[40] = encode_png(np.dstack([pixels[40], pixels[40][:, :, :1]]))
+    write_pool(tmp_path / "pool", pixels, files=2, image=pa.array(images, pa.binary()))
+    write_pool(tmp_path / "test", held_out, first_id=900)
+    return tmp_path
+
+
+def large_config(where, tmp_path, **more):
+    change = {"pool": {"channels": 3, "max_overlap": 0.5}, "selection": {"budgets": [2, 10, 20]}, "run": {"seed": 3}}
+    return tiny(where, tmp_path, **merge(change, more))
+
+
+def test_scoring_counts_conversions_and_compares_with_the_test_set_once(local_ray, large, tmp_path):
+    told = []
+    loop.run(large_config(large, tmp_path), tell=told.extend)
+    assert any("the others are compared when they are first scored" in line for line in told)
+    ledger = Ledger(Place.at(str(tmp_path / "tiny")))
+    first, later = (ledger.require(Step(r, "score")).metrics for r in (0, 1))
+    assert first["conversions"] == {"grey to RGB": 1, "alpha dropped": 1}
+    assert first["overlaps"]["test_path"] == {
+        "samples": 2, "held_out": 2, "examples": [["s0010", "s0903"], ["s0020", "s0904"]],
+    }  # fmt: skip
+    assert later["overlaps"] == {}
+    page = (tmp_path / "tiny" / "report.html").read_text()
+    assert "2 of 60 samples compared have the content of one of the test set" in page
+
+
+def test_too_much_of_the_test_set_in_a_large_pool_stops_the_run_and_a_larger_share_resumes_it(
+    local_ray, large, tmp_path
+):
+    with pytest.raises(PoolError, match=r"the very bytes of 2 of the 20 samples of pool\.test_path \(s0010 = s0903"):
+        loop.run(large_config(large, tmp_path, pool={"max_overlap": 0.05}))
+    loop.run(large_config(large, tmp_path, pool={"max_overlap": 0.1}))
+    assert (tmp_path / "tiny" / "result.json").exists()
+
+
 # --- texts ---
 
 
@@ -111,7 +159,8 @@ def test_a_pool_of_texts_goes_through_the_whole_loop(local_ray, tmp_path):
         texts = [" ".join(rng.choice(words[i % 2], 6)) for i in range(n)]
         if part == "pool":
             texts[7] = " "
-        table = {"id": list(range(n)), "text": texts, "label": [i % 2 for i in range(n)]}
+        first = 0 if part == "pool" else 900
+        table = {"id": list(range(first, first + n)), "text": texts, "label": [i % 2 for i in range(n)]}
         pq.write_table(pa.table(table), tmp_path / part / "a.parquet")
     recipe = {"epochs": 6, "augment": [], "lr": 0.05}
     change = {

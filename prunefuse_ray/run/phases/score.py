@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from prunefuse_ray.config import Config
-from prunefuse_ray.data.contents import HeldOut, overlaps_of
+from prunefuse_ray.data.contents import HeldOut, matches_of, overlaps_of
 from prunefuse_ray.data.inventory import HELD_OUT_FILE, check_overlap
 from prunefuse_ray.data.pool import with_groups
 from prunefuse_ray.data.reading import tables
@@ -78,7 +78,7 @@ def run(context: RunContext, step: Step) -> Done:
         what, config.scoring, job, context.scoring, lambda: ledger.clear(step, "scores", "scores-checkpoint")
     )
     context.note_rejected(scored.rejected)
-    shared = {} if held_out is None else _overlaps(context, held_out, scored.held_out)
+    shared = {} if held_out is None else _overlaps(context, step.round, held_out, scored.held_out)
     known = _score_labeled(context, step, what, scored.job, labeled) if config.selection.needs_labeled else []
     return Done(
         outputs={},
@@ -93,10 +93,12 @@ def run(context: RunContext, step: Step) -> Done:
     )
 
 
-def _overlaps(context: RunContext, contents: Place, matches: pa.Table) -> dict[str, Any]:
-    """What of the held-out sets lies in the pool by its content. PoolError where that is more than allowed."""
+def _overlaps(context: RunContext, round_: int, contents: Place, matches: pa.Table) -> dict[str, Any]:
+    """What of the held-out sets lies in the pool by its content: among what was scored, and among the labeled samples.
+    PoolError where that is more than allowed."""
     held_out = HeldOut.at(contents).table
-    found = overlaps_of(matches, held_out)
+    labeled = matches_of(context.samples(round_), contents)
+    found = overlaps_of(pa.concat_tables([matches, labeled]), held_out)
     rows = {setting: pc.sum(pc.equal(held_out["set"], setting)).as_py() for setting in found}
     check_overlap(found, rows, context.config.pool.max_overlap)
     return {setting: asdict(overlap) for setting, overlap in found.items()}

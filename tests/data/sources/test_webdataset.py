@@ -61,7 +61,7 @@ def test_members_that_give_no_sample_are_named(tmp_path, local_ray, pool_of):
         tar.addfile(link)
     index = survey(pool_of()).indexes["path"]
     assert index.rows == 2
-    names = {reason: ids for reason, ids in index.left_out.examples.items()}
+    names = dict(index.left_out.examples)
     assert names == {
         "another image of its sample": ("s.tar/a.mask.png",),
         "sample without an image": ("s.tar/d",),
@@ -96,7 +96,9 @@ def test_of_several_images_of_a_sample_the_one_that_is_named_counts(tmp_path, lo
         members += [(f"{i}.left.png", PNGS[2 * i]), (f"{i}.right.png", PNGS[2 * i + 1]), (f"{i}.cls", b"1")]
     with pytest.raises(PoolError, match=r"3 samples with 6 images together.*set pool\.image_column to the extension"):
         survey(pool_of(members))
-    with pytest.raises(PoolError, match=r"pool\.test_path: holds no samples \(left out: 2 sample without a \.right\.png"):
+    with pytest.raises(
+        PoolError, match=r"pool\.test_path: holds no samples \(left out: 2 sample without a \.right\.png"
+    ):
         survey(pool_of(members, image_column="right.png"))
     pool = pool_of(members, members[:3], image_column="right.png")
     _, source, _ = opened(pool, Place.at(str(tmp_path / "run")))

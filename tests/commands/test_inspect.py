@@ -1,0 +1,55 @@
+"""`prunefuse inspect`: the account that a run would print first, without a run."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from prunefuse_ray.cli import main
+from prunefuse_ray.storage import Place
+from tests.support.pools import image_folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    image_folder(tmp_path / "photos")
+    (tmp_path / "photos" / "cat" / "note [1].txt").write_text("x")
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "photos" / "dog" / "9.jpg", exif=exif)
+    return tmp_path
+
+
+def test_a_folder_alone_is_enough_and_nothing_is_written(photos, local_ray, capsys):
+    before = sorted(p.name for p in photos.rglob("*"))
+    assert main(["inspect", str(photos / "photos"), "--pool.source", "images", "--pool.channels", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "pool: 7 samples in 7 files, 8 x 8 to 30 x 20 pixels (median 8 x 8)" in told
+    assert "left out: 1 extension .txt (cat/note [1].txt)" in told
+    assert "converted: 1 turned by EXIF orientation (dog/9.jpg); 1 RGB to grey (dog/9.jpg)" in told
+    assert "classes: 0 cat, 1 dog" in told
+    assert sorted(p.name for p in photos.rglob("*")) == before
+
+
+def test_the_file_of_a_run_is_understood_and_the_lists_are_written_on_request(photos, local_ray, capsys):
+    (photos / "run.yaml").write_text(
+        f"run: {{name: x}}\npool: {{source: images, path: {photos}/photos, test_path: {photos}/photos/dog}}\n"
+        "annotation: {kind: files}\nselection: {budgets: [2, 4]}\n"
+    )
+    assert main(["inspect", "--config", str(photos / "run.yaml")]) == 2
+    assert "contains" in capsys.readouterr().err
+    image_folder(photos / "test")
+    out = str(photos / "account")
+    more = ["--pool.test_path", str(photos / "test"), "--pool.max_overlap", ".99", "--thorough", "--out", out]
+    assert main(["inspect", "--config", str(photos / "run.yaml"), *more]) == 2, "the test set is the pool's own content"
+    assert "pool.max_overlap: the pool holds the very bytes of 6 of the 6 samples" in capsys.readouterr().err
+    (photos / "test" / "cat" / "0.png").write_bytes((photos / "photos" / "dog" / "9.jpg").read_bytes()[:-9])
+    more += ["--pool.image_size", "8,8"]
+    assert main(["inspect", "--config", str(photos / "run.yaml"), *more]) == 0
+    assert f"all of them: {out}/left_out.parquet" in capsys.readouterr().out
+    account = json.loads(Place.at(f"{out}/inventory.json").read_bytes())
+    assert account["sets"]["path"]["decoded"]
+    assert Place.at(f"{out}/left_out.parquet").exists()
+    inside = ["inspect", "--config", str(photos / "run.yaml"), *more, "--out", str(photos / "photos" / "x")]
+    assert main(inside) == 2
+    assert "--out: " in capsys.readouterr().err

@@ -1,0 +1,55 @@
+"""Samples by their contents: what is there twice, and what two sets share."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+
+from prunefuse_ray.data import contents
+from prunefuse_ray.data.contents import HeldOut, digest, digests, overlaps, repeated
+from prunefuse_ray.schemas import DIGESTS, HELD_OUT
+
+
+def table(first, values):
+    return pa.table({"id": [f"s{first + i}" for i in range(len(values))], "digest": digests(values)}, schema=DIGESTS)
+
+
+def test_a_digest_is_of_the_bytes_and_of_the_form_of_a_tensor():
+    assert digest(b"abc") == digest("abc") != digest(b"abd")
+    pixels = np.arange(12, dtype=np.uint8)
+    assert digest(pixels.reshape(3, 4)) != digest(pixels.reshape(4, 3))
+    assert digest(pixels) == digest(pixels.copy())
+    assert digests([b"x", None]) == [digest(b"x"), None]
+
+
+@pytest.mark.parametrize("way", ["here", "tasks", "buckets"])
+def test_repeated_contents_are_counted_wherever_they_lie(way, local_ray, monkeypatch):
+    values = [b"a", b"b", None, b"a", b"c", b"b", b"a", None]
+    parts = [table(0, values[:3]), table(3, values[3:])]
+    if way != "here":
+        parts = [ray.put(part) for part in parts]
+    if way == "buckets":
+        monkeypatch.setattr(contents, "ROWS_PER_BUCKET", 2)
+    found = repeated(parts, 8)
+    assert found.samples == 3
+    assert sorted(found.examples) == [("s0", "s3", "s6"), ("s1", "s5")]
+    assert repeated([table(0, [b"a", b"b"])], 2) == contents.Repeated()
+
+
+@pytest.mark.parametrize("tasks", [False, True])
+def test_what_the_pool_shares_with_each_held_out_set(tasks, local_ray):
+    held_out = HeldOut(
+        pa.table(
+            {"set": ["test_path"] * 4 + ["validation_path"], "id": ["t0", "t1", "t2", "t3", "v0"],
+             "digest": digests([b"a", b"b", b"x", None, b"c"])}, schema=HELD_OUT,
+        )
+    )  # fmt: skip
+    parts = [table(0, [b"a", b"q", None]), table(3, [b"b", b"a", b"r"])]
+    found = overlaps([ray.put(part) for part in parts] if tasks else parts, held_out)
+    assert (found["test_path"].samples, found["test_path"].held_out) == (3, 2)
+    assert found["test_path"].examples == (("s0", "t0"), ("s3", "t1"), ("s4", "t0"))
+    assert found["validation_path"] == contents.Overlap()
+    assert held_out.row(b"c") == 3, "rows without a digest do not count"
+    assert held_out.row(b"q") is None
+    assert held_out.row(None) is None
+    assert overlaps(parts, HeldOut(HELD_OUT.empty_table())) == {}
