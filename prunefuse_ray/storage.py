@@ -21,6 +21,10 @@ S3_ATTEMPTS = 8
 a minute delays a run, and does not end it. Arrow's default of 3 gives up after two seconds."""
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_REMEDY = "a Git LFS pointer in place of the file; fetch the file itself with git lfs pull"
+
+
 @dataclass(frozen=True)
 class Place:
     """A directory: a pyarrow filesystem and a path in it. Children by `/`."""
@@ -121,6 +125,15 @@ class Place:
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         self.write_bytes(buffer.getvalue())
+
+
+def pointed(place: Place) -> str:
+    """`: a Git LFS pointer ...` where a file that cannot be read is one; else nothing."""
+    try:
+        with place.fs.open_input_stream(place.path) as stream:
+            return f": {LFS_REMEDY}" if stream.read(len(LFS_POINTER)) == LFS_POINTER else ""
+    except OSError:
+        return ""
 
 
 class _PatientS3(pafs.S3FileSystem):

@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError, features
 
 from prunefuse_ray.data.colours import Colours, Range, profile_of
 from prunefuse_ray.errors import Rejected
+from prunefuse_ray.storage import LFS_POINTER, LFS_REMEDY
 
 OTHER_PROGRAMS = frozenset({"EPS", "WMF"})
 """Formats that Pillow hands to another program: what comes from a pool must start none."""
@@ -43,6 +44,8 @@ MOST_PIXELS = 178_956_970
 
 # An image's size is checked against a limit of ours, and refused; a warning of Pillow's on top would only be noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow's own limit for a packed text or colour profile, 1 MB, would reject images for the profile of a printing press.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 * 2**20
 
 
 # --- which files ----------------------------------------------------------------------------------------------------
@@ -99,14 +102,23 @@ def opened(data: bytes, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise Rejected(f"decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
-        module = BRANDS.get(data[8:12]) if data[4:8] == b"ftyp" else None
-        needs = f"; install {PACKAGES[module]} to read it, on every node" if module else ""
-        raise Rejected(f"not an image in a known format{needs}") from error
+        raise Rejected(f"not an image in a known format{_instead(data)}") from error
     # Pillow's parsers raise whatever they meet in damaged data; each means the same here.
     except Exception as error:
         raise Rejected(cannot(error)) from error
     check_pixels(image, max_pixels)
     return image
+
+
+def _instead(data: bytes) -> str:
+    """What it is that is no image, where it is something that often lies in an image's place."""
+    if data.startswith(LFS_POINTER):
+        return f": {LFS_REMEDY}"
+    if data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return ": a web page, as servers send it in place of what is gone"
+    if data[4:8] == b"ftyp" and (module := BRANDS.get(data[8:12])):
+        return f"; install {PACKAGES[module]} to read it, on every node"
+    return ""
 
 
 def check_pixels(image: Image.Image, max_pixels: int) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8]
+NARROW = 50
+"""An image so many times as long as it is wide has its middle cut out before it is scaled."""
 DARK = 32
 """An image of more than 8 bits whose largest value comes out below this, of 255, was hardly made for the range of its
 type."""
@@ -119,6 +121,8 @@ def read(value: object, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
         check_pixels(value, form.max_pixels)
         value.load()  # or it would be decoded at a fraction of its size, for its owner too
         return _decoded(value, form)
+    if isinstance(value, str):
+        raise Rejected("a string in place of an image: write the bytes of the file, not its path or base64")
     pixels = np.asarray(value)
     if pixels.dtype != np.uint8:
         raise Rejected(f"tensor of {pixels.dtype}, expected uint8")
@@ -157,11 +161,22 @@ def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ..
 def _resize(image: Image.Image, form: ImageForm) -> Image.Image:
     """Scale so that the uncropped form fits inside, then crop the centre."""
     whole = form.uncropped
+    longer, shorter = max(image.size), min(image.size)
+    if longer > NARROW * shorter:  # scaled whole, an image of 1 x 10,000 would take gigabytes
+        image = _centre(image, 2 * whole.width / whole.height, 2 * whole.height / whole.width)
     scale = max(whole.width / image.width, whole.height / image.height)
     w, h = max(whole.width, round(image.width * scale)), max(whole.height, round(image.height * scale))
     left, top = (w - form.width) // 2, (h - form.height) // 2
     scaled = image.resize((w, h), Image.Resampling.BILINEAR)
     return scaled.crop((left, top, left + form.width, top + form.height))
+
+
+def _centre(image: Image.Image, wide: float, high: float) -> Image.Image:
+    """The middle of a narrow image, at most so many times as wide as high, and as high as wide: more than the form's
+    own crop keeps."""
+    width, height = min(image.width, round(image.height * wide) + 2), min(image.height, round(image.width * high) + 2)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def image_size(value: object, channels: int) -> tuple[int, int]:
@@ -177,11 +192,18 @@ def image_size(value: object, channels: int) -> tuple[int, int]:
     return pixels.shape[0], pixels.shape[1]
 
 
+PLAIN = (
+    pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary,
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
+)  # fmt: skip
+"""Types of bytes and strings; Polars writes the large ones."""
+
+
 def sample_values(column: pa.ChunkedArray) -> list[object]:
     """The column's values as bytes, arrays or None. Tensors may be Arrow's tensor types or nested lists."""
     column = plain_samples(column)
     kind = column.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_string(kind):
+    if any(is_plain(kind) for is_plain in PLAIN):
         return column.to_pylist()
     if isinstance(kind, pa.BaseExtensionType):
         return [a for chunk in column.chunks for a in _extension_values(chunk)]

@@ -20,6 +20,7 @@ from prunefuse_ray.data.reading import id_digest, id_hashes, in_tasks, refuse_pi
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed import remote
 from prunefuse_ray.errors import PoolError
+from prunefuse_ray.storage import Place, pointed
 from prunefuse_ray.tasks import TASKS
 
 HASHES_PER_BUCKET = 20_000_000  # ids whose hashes one task compares for duplicates (160 MB)
@@ -100,7 +101,7 @@ def read_schema(fs: pafs.FileSystem, file: str, field: str) -> pa.Schema:
     try:
         return pq.read_schema(file, filesystem=fs)
     except (OSError, pa.ArrowInvalid) as error:
-        raise PoolError(f"{field}: {_unreadable(file, error)}") from error
+        raise PoolError(f"{field}: {_unreadable(fs, file, error)}") from error
 
 
 def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) -> str:
@@ -168,16 +169,35 @@ def _look(source: Source, kinds: dict[str, str]) -> tuple[int, list[str]]:
             faults.append(str(error))
             continue
         except (OSError, pa.ArrowInvalid) as error:
-            faults.append(_unreadable(file, error))
+            faults.append(_unreadable(source.fs, file, error))
             continue
         rows += footer.num_rows
+        if _paths_alone(footer, source.sample_column):
+            faults.append(
+                f"'{file}': column '{source.sample_column}' holds the paths of images and not their bytes: write them "
+                "into it (datasets: save_to_disk or push_to_hub, or embed_table_storage before to_parquet)"
+            )
         found = _kinds(schema, source)
         faults += [f"'{file}': column '{c}' is {found[c]}, before {k}" for c, k in kinds.items() if found[c] != k]
     return rows, faults
 
 
-def _unreadable(file: str, error: Exception) -> str:
-    return f"'{file}' is no Parquet file that can be read ({error})"
+def _unreadable(fs: pafs.FileSystem, file: str, error: Exception) -> str:
+    return f"'{file}' is no Parquet file that can be read ({error}){pointed(Place(fs, file))}"
+
+
+def _paths_alone(footer: pq.FileMetaData, column: str) -> bool:
+    """Whether a column of images {bytes, path} holds paths and no bytes, as datasets' `to_parquet` leaves it."""
+    found = {"bytes": 0, "path": 0}
+    for g in range(footer.num_row_groups):
+        group = footer.row_group(g)
+        for c in range(group.num_columns):
+            chunk = group.column(c)
+            for part in found:
+                if chunk.path_in_schema == f"{column}.{part}":
+                    nulls = chunk.statistics.null_count if chunk.statistics is not None else None
+                    found[part] += chunk.num_values if nulls is None else group.num_rows - nulls
+    return found["path"] > 0 and found["bytes"] == 0
 
 
 def _scan(source: Source, task_name: str, classes: int, buckets: int) -> tuple[list[_Scan], np.ndarray]:

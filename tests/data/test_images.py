@@ -1,13 +1,16 @@
 """Decoding: every mode and size that pools hold, and a reason for whatever cannot be read."""
 
 import io
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from prunefuse_ray.data.images import ImageForm, decode, encode_png, image_size
+from prunefuse_ray.data.images import ImageForm, decode, encode_png, image_size, sample_values
 from prunefuse_ray.data.sample_format import decode_column
 from prunefuse_ray.errors import Rejected
 
@@ -80,6 +83,9 @@ def test_another_size_is_rejected_on_request(rgb):
         (b"not an image", "known format"),
         (np.zeros((8, 8, 3), np.float32), "float32"),
         (np.zeros((7, 8, 3), np.uint8), r"shape \(7, 8, 3\)"),
+        ("data:image/png;base64,iVBO", "a string in place of an image: write the bytes of the file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "a Git LFS pointer .* git lfs pull"),
+        (b"<!DOCTYPE html><html>404", "a web page, as servers send it"),
     ],
 )
 def test_what_cannot_be_read_has_a_reason(value, reason):
@@ -147,3 +153,43 @@ def test_the_presets_crop_the_centre_of_a_larger_scaling(rgb):
     preset = v2.Compose([v2.Resize(10), v2.CenterCrop(8)])
     difference = np.asarray(preset(Image.fromarray(photo)), int) - decode(encode_png(photo), form)
     assert np.abs(difference).mean() < 12, "a column beside it at most, where the odd pixel goes the other way"
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 9_000)])
+def test_the_narrowest_image_takes_no_more_memory_than_others(size):
+    """Scaled whole to 224 pixels of width, an image of 1 x 20,000 would take 3 GB."""
+    form = ImageForm(height=224, width=224, channels=3, crop_ratio=0.875)
+    long = max(size)
+    shades = (np.arange(long) * 200 // long).astype(np.uint8)
+    pixels = np.broadcast_to(shades[:, None] if size[0] < size[1] else shades[None], size[::-1])
+    tracemalloc.start()
+    out = decode(encode_png(np.ascontiguousarray(pixels)), form)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert out.shape == (224, 224, 3)
+    assert np.abs(out.astype(int) - 100).max() <= 3, "the middle"
+    assert peak < 50 * 2**20
+
+
+def test_a_moderately_narrow_image_is_what_it_was(rgb):
+    """The short cut for narrow images gives the same middle."""
+    tall = np.random.default_rng(0).integers(0, 256, (8 * 60, 8, 3), dtype=np.uint8)
+    scaled = np.asarray(Image.fromarray(tall).resize((16, 16 * 60), Image.Resampling.BILINEAR))
+    middle = (16 * 60 - 16) // 2
+    out = decode(encode_png(tall), ImageForm(height=16, width=16, channels=3))
+    np.testing.assert_array_equal(out, scaled[middle : middle + 16])
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
+def test_a_large_text_or_profile_does_not_spoil_a_png(rgb, kind):
+    content = kind + b"x\0\0" + zlib.compress(bytes(3 * 2**20))
+    data = encode_png(rgb)
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    np.testing.assert_array_equal(decode(data[:33] + chunk + data[33:], RGB8), rgb)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.string(), pa.large_string()])
+def test_bytes_and_strings_of_every_type_are_samples(kind):
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    given = ["a", None] if text else [b"a", None]
+    assert sample_values(pa.chunked_array([pa.array(given, kind)])) == given

@@ -105,7 +105,7 @@ def test_scores_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_
 
 @pytest.fixture
 def large(tmp_path, monkeypatch):
-    """A pool that counts as large, so that it is looked at in part: one sample of each odd kind, two of the test set."""
+    """A pool that counts as large, so that it is looked at in part: two odd samples, and two of the test set."""
     monkeypatch.setattr(inventory, "ALL_ROWS", 30)
     monkeypatch.setattr(inventory, "SOME", 4)
     pixels, held_out = random_images(60, channels=3), random_images(20, channels=3, seed=1)
@@ -164,7 +164,7 @@ def test_a_pool_of_texts_goes_through_the_whole_loop(local_ray, tmp_path):
         pq.write_table(pa.table(table), tmp_path / part / "a.parquet")
     recipe = {"epochs": 6, "augment": [], "lr": 0.05}
     change = {
-        "pool": {"channels": 3, "text_column": "text", "text_length": 32, "max_rejected": 0.1},
+        "pool": {"channels": 3, "text_column": "text", "text_length": 32, "max_rejected": 0.1, "max_overlap": 0.5},
         "network": {"architecture": "textcnn"}, "training": recipe, "finetuning": recipe,
         "selection": {"budgets": [20, 59], "strategy": "entropy"},
     }  # fmt: skip

@@ -19,7 +19,7 @@ from prunefuse_ray.data.paths import Listing, as_list, check_names, locate
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, pointed
 
 DESCRIPTIONS = ("state.json", "dataset_info.json", "dataset_dict.json")
 
@@ -95,8 +95,11 @@ def arrow_files(place: Place, field: str) -> list[str]:
 
 def arrow_schema(place: Place) -> pa.Schema:
     """The schema of an Arrow stream file."""
-    with _open_arrow(place) as stream:
-        return pa.ipc.read_schema(pa.ipc.read_message(stream))
+    try:
+        with _open_arrow(place) as stream:
+            return pa.ipc.read_schema(pa.ipc.read_message(stream))
+    except (OSError, EOFError, pa.ArrowInvalid) as error:
+        raise PoolError(f"{place.path}: no Arrow stream file ({error}){pointed(place)}; copy it again") from error
 
 
 def scan_arrow(place: Place, sample: str, label: str | None) -> Iterator[tuple[np.ndarray, np.ndarray, Sequence[Any]]]:
@@ -105,7 +108,8 @@ def scan_arrow(place: Place, sample: str, label: str | None) -> Iterator[tuple[n
     A local file is memory-mapped: only its offsets are read.
     """
     with _open_arrow(place) as stream:
-        schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
+        schema = arrow_schema(place)
+        pa.ipc.read_message(stream)
         while True:
             try:
                 message = pa.ipc.read_message(stream)

@@ -22,7 +22,7 @@ from prunefuse_ray.data.paths import Listing, check_names, locate, normal
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, pointed
 
 READ_AHEAD = 1 << 20
 ANY_IMAGE = cfg.Pool.model_fields["image_column"].default
@@ -166,7 +166,8 @@ def _members(place: Place, key_ends: str) -> Iterator[_Member | LeftOut]:
                 )
     except (tarfile.TarError, EOFError) as error:
         raise PoolError(
-            f"{place.path}: not an uncompressed tar file ({error}); unpack it, or leave it out of the pool"
+            f"{place.path}: not an uncompressed tar file ({error}){pointed(place)}; unpack it, or leave it out of the "
+            "pool"
         ) from error
 
 

@@ -79,3 +79,21 @@ def test_texts_of_a_dataset_are_texts(tmp_path, local_ray):
     _, source, _ = opened(pool, Place.at(str(tmp_path / "run")))
     got = {i: r["sample"] for i, r in rows(stream(source)).items()}
     assert got == {"data.arrow:0": "bad", "data.arrow:1": "", "data.arrow:2": "fähig"}
+
+
+def test_files_that_were_cut_are_noticed(tmp_path, local_ray):
+    huggingface(tmp_path / "d", random_images(12), shards=1, batch=3)
+    huggingface(tmp_path / "t", random_images(4, seed=1))
+    file = next((tmp_path / "d").glob("data-*"))
+    pool = cfg.Pool(source="huggingface", path=str(tmp_path / "d"), test_path=str(tmp_path / "t"), channels=1)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-8])  # between two batches: the mark at the end is gone
+    index = survey(pool).indexes["path"]
+    assert index.rows == 12
+    assert index.left_out.examples["Arrow stream without its end mark: more may have followed"] == (file.name,)
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PoolError, match=r"cut off, or damaged \(.*; copy it again"):
+        survey(pool)
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(PoolError, match=r"no Arrow stream file \(.*a Git LFS pointer in place of the file"):
+        survey(pool)

@@ -164,3 +164,27 @@ def test_class_names_that_contradict_each_other_are_refused(tmp_path, local_ray,
         survey(pool)
     named = pool.model_copy(update={"classes": ["dim", "bright"]})
     assert survey(named).info.classes == ["dim", "bright"]
+
+
+def test_files_that_hold_paths_in_place_of_images_are_refused(made, tmp_path):
+    """As `Dataset.to_parquet` writes images that are not embedded."""
+    pool, _, _ = made
+    for i, file in enumerate(sorted((tmp_path / "pool").iterdir())):
+        table = pq.read_table(file)
+        images = [{"bytes": None if i else b, "path": "x.png"} for b in table["image"].to_pylist()]
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        pq.write_table(table.set_column(1, "image", pa.array(images, kind)), file)
+    said = r"part-1\.parquet': column 'image' holds the paths of images and not their bytes: write them .*embed_table"
+    with pytest.raises(PoolError, match=said):
+        survey(pool)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:665232916d127eb7\nsize 146946961\n"
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_pointers_of_git_lfs_are_named_with_the_remedy(made, tmp_path, which):
+    pool, _, _ = made
+    sorted((tmp_path / "pool").iterdir())[which].write_bytes(POINTER)
+    with pytest.raises(PoolError, match=r"a Git LFS pointer in place of the file; fetch the file itself with git lfs"):
+        survey(pool)

@@ -132,6 +132,9 @@ def test_compressed_tars_are_refused(tmp_path, local_ray, pool_of):
         tar.addfile(tarfile.TarInfo("a.png"), io.BytesIO())
     with pytest.raises(PoolError, match=r"s\.tar: not an uncompressed tar file .*; unpack it"):
         survey(pool_of())
+    (tmp_path / "s.tar").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
+    with pytest.raises(PoolError, match=r"a Git LFS pointer in place of the file"):
+        survey(pool_of())
 
 
 def test_tars_that_were_cut_or_joined_are_noticed(tmp_path):
