@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from prunefuse_ray.data.colours import Range
 from prunefuse_ray.data.image_files import as_seen, formats
 from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 Id = int | str
 BATCH = 64  # samples in memory at a time
@@ -50,6 +51,8 @@ class Request:
     samples: tuple[Place, ...]
     """Parquet files of (id, sample)"""
     texts: bool
+    task: str = CLASSIFICATION.name
+    """`tasks.TASKS`"""
     value_range: Range | None = None
     """`pool.value_range`, of images of more than 8 bits."""
     folder: str | None = None
@@ -96,6 +99,10 @@ class Answers:
     """`annotations_schema`"""
     faults: tuple[str, ...] = ()
     """What has to be put right before any of it is taken."""
+    notes: tuple[str, ...] = ()
+    """What was left aside, and what was understood otherwise than written."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Name of a file that labels were read from -> SHA-256 of its contents."""
 
 
 class Annotator(Protocol):

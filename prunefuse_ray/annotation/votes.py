@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -46,6 +46,10 @@ class Take:
     annotations: pa.Table
     missing: int
     """Samples that go back to the pool without a label."""
+    notes: tuple[str, ...] = ()
+    """`Answers.notes`"""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """`Answers.files`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,8 @@ class Wait:
     """Labels are missing, and nothing else is wrong."""
 
     missing: tuple[Id, ...]
+    notes: tuple[str, ...] = ()
+    """`Answers.notes`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +79,9 @@ def decide(
         said = [f"{len(missing)} of {len(ids)} samples lack labels: {named(missing)}"] if missing and given else []
         return Refuse(faults=(*answers.faults, *said))
     if missing and not (accept_partial and given):
-        return Wait(missing=missing)
-    return Take(annotations=answers.annotations, missing=sum(given[i] == 0 for i in ids))
+        return Wait(missing=missing, notes=answers.notes)
+    lacking = sum(given[i] == 0 for i in ids)
+    return Take(annotations=answers.annotations, missing=lacking, notes=answers.notes, files=answers.files)
 
 
 def named(ids: Sequence[object]) -> str:

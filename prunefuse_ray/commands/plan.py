@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     surveyed = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
     info, index = surveyed.info, surveyed.indexes["path"]
     known = check_known_labels(config.pool, config.task, info, index)
-    check_budget(config, info.rows, 0 if known is None else known.num_rows)
+    check_budget(config, info.rows, 0 if known is None else known.table.num_rows)
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     scoring = plan_scoring(config.scoring, observe(), info.rows * costs.proxy_macs)
     found = estimate(config, info, costs, scoring.max_actors)

@@ -24,6 +24,7 @@ def lines(account: Mapping[str, Any], where: str | None = None) -> list[str]:
         told.append(f"classes: {_numbered(account['classes'])}")
     if account["known_labels"]:
         told.append(f"known labels: {sum(account['known_labels'].values()):,}: {_classes(account['known_labels'])}")
+    told += [f"  {note}" for note in account.get("known_notes", [])]
     return told + _overlap_lines(account)
 
 

@@ -18,6 +18,7 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.data.account import LEFT_OUT_FILE, lines, pairs
 from prunefuse_ray.data.contents import HeldOut, Overlap, overlaps, repeated
 from prunefuse_ray.data.index import Index, label_counts
+from prunefuse_ray.data.known_labels import Known
 from prunefuse_ray.data.left_out import LeftOuts
 from prunefuse_ray.data.look import ALL_BYTES, ALL_ROWS, SOME, Look, look
 from prunefuse_ray.data.sample_format import form_of
@@ -71,6 +72,8 @@ class Inventory:
     """By setting: path, test_path, validation_path."""
     known_labels: dict[str, int]
     """Class -> labels that are known beforehand."""
+    known_notes: list[str]
+    """What of their table was left aside, or understood otherwise than written."""
     compared: int
     """Samples of the pool whose contents were compared with the held-out sets."""
     overlaps: dict[str, Overlap]
@@ -91,14 +94,14 @@ class Taken:
     """`HELD_OUT`: what the pool has still to be compared with, while it is scored; None where that is done."""
 
 
-def take(found: Survey, known: pa.Table | None = None, *, thorough: bool = False) -> Taken:
+def take(found: Survey, known: Known | None = None, *, thorough: bool = False) -> Taken:
     """Account for what a survey found.
 
     Every sample of a pool that is not large is looked at: the heads of files, and digests of contents. Of a larger one
     a part is. The held-out sets are digested whole, since the pool is compared with them.
 
     Args:
-        known: labels (id, label) that exist beforehand.
+        known: labels that exist beforehand.
         thorough: look at all, and decode all.
     """
     form, accounts, digests = form_of(found.pool, found.info), {}, {}
@@ -116,13 +119,14 @@ def take(found: Survey, known: pa.Table | None = None, *, thorough: bool = False
         accounts[setting] = _account(index, seen, found.info.classes, digests[setting], whole[setting], thorough)
     held_out = _held_out({s: parts for s, parts in digests.items() if s != "path"})
     shared = overlaps(digests["path"], HeldOut(held_out))
-    labels = label_counts(known["label"]) if known is not None else Counter[int]()
+    labels = label_counts(known.table["label"]) if known is not None else Counter[int]()
     pool = accounts["path"]
     return Taken(
         inventory=Inventory(
             classes=found.info.classes,
             sets=accounts,
             known_labels=_by_class(labels, found.info.classes),
+            known_notes=[] if known is None else list(known.notes),
             compared=pool.samples if whole["path"] else pool.looked,
             overlaps=shared,
         ),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.index import Index, normal_ids, present, present_in
+from prunefuse_ray.data.label_tables import Labels, TableError, read_id, read_table
 from prunefuse_ray.data.pool import PoolInfo, Source
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import arrow_type
@@ -28,10 +27,14 @@ class Known:
 
     table: pa.Table
     content: bytes
+    notes: tuple[str, ...] = ()
+    """What was left aside, and what was understood otherwise than written."""
+    blanks: tuple[str, ...] = ()
+    """Ids that stand there with blanks around them."""
 
 
 def read_known(path: str, info: PoolInfo, task: Task) -> Known:
-    """Read `pool.known_labels`: Parquet or CSV with the columns id and label, as `Task.label` takes it.
+    """Read `pool.known_labels`: a table (`label_tables.py`) with the columns id and label, as `Task.label` takes it.
 
     Raises:
         PoolError: no such file or columns, labels outside the classes, a sample with two different labels.
@@ -41,33 +44,46 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
         content = place.read_bytes()
     except OSError as error:
         raise PoolError(f"pool.known_labels: '{path}' cannot be read ({error}); give a file") from error
-    found = _read(content, path)
-    if missing := {"id", "label"} - set(found.column_names):
-        raise PoolError(
-            f"pool.known_labels: '{path}' has no column '{min(missing)}'; it has {', '.join(found.column_names)}"
-        )
     try:
-        ids = found["id"].cast(arrow_type(info.id_type))
-    except pa.ArrowInvalid as error:
-        raise PoolError(f"pool.known_labels: ids that are not of the pool's type {info.id_type}: {error}") from error
-    labels: dict[Any, Any] = {}
+        found = read_table(content, ("id", "label"))
+    except TableError as error:
+        raise PoolError(f"pool.known_labels: '{path}' {_some(error.faults)}") from error
+    labels, given = dict[Any, Any](), Labels(task=task, classes=info.classes)
     faults: list[str] = []
-    for id_, given in zip(normal_ids(ids).to_pylist(), found["label"].to_pylist(), strict=True):
-        label = task.label(given, info.classes)
+    blanks, without, outside = [], 0, False
+    for row in found.lines:
+        id_, cell = read_id(row.cells["id"], arrow_type(info.id_type)), row.cells["label"]
+        if given.missing(cell):
+            without += 1
+            continue
+        label, wrong = given.read(cell)
+        if isinstance(id_, str) and id_ != id_.strip():
+            blanks.append(id_)
+            id_ = id_.strip()
         if id_ in (None, ""):
-            faults.append("a row without an id")
-        elif label is None:
-            faults.append(f"{id_!r}: {given!r} is none of the {len(info.classes)} classes")
+            what = "a row without an id" if row.cells["id"] in (None, "") else f"id '{row.cells['id']}' is no integer"
+            faults.append(f"line {row.number}: {what}")
+        elif wrong is not None:
+            faults.append(f"line {row.number} ({id_!r}): {wrong}")
+            outside = True
         elif labels.setdefault(id_, label) != label:
             faults.append(f"{id_!r}: both {info.classes[labels[id_]]!r} and {info.classes[label]!r}")
     if faults:
-        raise PoolError(f"pool.known_labels: {_some(faults)}; mend '{path}'")
+        named = f"; the classes are {_some(info.classes, ', ')}" if outside else ""
+        raise PoolError(f"pool.known_labels: {_some(faults)}{named}; mend '{path}'")
     columns = [pa.array(labels, arrow_type(info.id_type)), pa.array(labels.values(), task.label_type)]
-    return Known(table=pa.table(columns, ["id", "label"]).sort_by("id"), content=content)
+    left = [f"{without:,} rows without a label are left out"] if without else []
+    trimmed = [f"blanks around {len(blanks):,} ids are left out"] if blanks else []
+    return Known(
+        table=pa.table(columns, ["id", "label"]).sort_by("id"),
+        content=content,
+        notes=(*found.notes, *left, *trimmed, *given.notes),
+        blanks=tuple(blanks),
+    )
 
 
-def check_known_labels(pool: cfg.Pool, task: str, info: PoolInfo, index: Index | None = None) -> pa.Table | None:
-    """The labels (id, label) of `pool.known_labels`; None where it is not set.
+def check_known_labels(pool: cfg.Pool, task: str, info: PoolInfo, index: Index | None = None) -> Known | None:
+    """The labels of `pool.known_labels`; None where it is not set.
 
     Args:
         task: what labels are (`tasks.TASKS`).
@@ -79,16 +95,22 @@ def check_known_labels(pool: cfg.Pool, task: str, info: PoolInfo, index: Index |
     path = pool.known_labels
     if path is None:
         return None
-    known = read_known(path, info, TASKS[task]).table
-    if index is not None:
-        wanted = known["id"].combine_chunks()
-        there = normal_ids(present(index, wanted))
-        absent = wanted.filter(pc.invert(pc.is_in(normal_ids(wanted), value_set=there))).to_pylist()
-        if absent:
-            raise PoolError(
-                f"pool.known_labels: {len(absent)} of {len(wanted)} ids are not in the pool: "
-                f"{_some([repr(i) for i in absent])}; mend '{path}' or pool.path"
-            )
+    known = read_known(path, info, TASKS[task])
+    if index is None:
+        return known
+    wanted = known.table["id"].combine_chunks()
+    there = normal_ids(present(index, wanted))
+    absent = wanted.filter(pc.invert(pc.is_in(normal_ids(wanted), value_set=there))).to_pylist()
+    if absent:
+        raise PoolError(
+            f"pool.known_labels: {len(absent)} of {len(wanted)} ids are not in the pool: "
+            f"{_some([repr(i) for i in absent])}; mend '{path}' or pool.path"
+        )
+    if known.blanks and len(same := present(index, pa.array(known.blanks, wanted.type))):
+        raise PoolError(
+            f"pool.known_labels: the pool has samples whose ids differ by blanks alone, such as {same[0].as_py()!r}: "
+            "which one is meant is not clear; make ids differ by more"
+        )
     return known
 
 
@@ -103,17 +125,6 @@ def in_pool(known: pa.Table, pool: Source) -> pa.Table:
     return known.set_column(0, "id", pc.coalesce(theirs.take(place), ids)).sort_by("id")
 
 
-def _read(content: bytes, path: str) -> pa.Table:
-    try:
-        if path.lower().endswith(".csv"):
-            # As text: ids such as 007 must not become numbers.
-            names = pyarrow.csv.open_csv(io.BytesIO(content)).schema.names
-            types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-            return pyarrow.csv.read_csv(io.BytesIO(content), convert_options=types)
-        return pq.read_table(pa.BufferReader(content))
-    except pa.ArrowInvalid as error:
-        raise PoolError(f"pool.known_labels: '{path}' is no readable CSV or Parquet file ({error})") from error
-
-
-def _some(faults: list[str]) -> str:
-    return "; ".join(faults[:SHOWN]) + (f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else "")
+def _some(several: Sequence[str], between: str = "; ") -> str:
+    more = f"{between}and {len(several) - SHOWN} more" if len(several) > SHOWN else ""
+    return between.join(several[:SHOWN]) + more

@@ -25,7 +25,7 @@ def section(run: RunView) -> Html | None:
     more = list(_of_both(account, run))
     known = account["known_labels"]
     if known:
-        more.append(("Known labels", _classes(known)))
+        more.append(("Known labels", (_classes(known), "; ".join(account.get("known_notes", [])))))
     return html.section("pool", "The pool", *blocks, html.facts(more) if more else None)
 
 

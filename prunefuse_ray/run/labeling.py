@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +15,18 @@ import pyarrow.compute as pc
 from prunefuse_ray import annotation
 from prunefuse_ray import config as cfg
 from prunefuse_ray.annotation import Annotator, Request
+from prunefuse_ray.annotation.label_files import changed_files
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.patterns import is_pattern
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import LabelError, LabelsWaiting
-from prunefuse_ray.method.steps import Step
+from prunefuse_ray.method.steps import LABEL, Step
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import arrow_type, labels_schema
 from prunefuse_ray.storage import Place
+
+logger = logging.getLogger(__name__)
 
 POLL = 10.0  # seconds between looks for labels
 REQUEST = "request"
@@ -72,6 +76,7 @@ def request_of(config: Config, ledger: Ledger, info: PoolInfo, round_: int) -> R
         place=ledger.place(step, "to_label"),
         samples=tuple(Place(ledger.root.fs, path) for path in ledger.files(step, "samples")[0]),
         texts=config.pool.text_column is not None,
+        task=config.task,
         value_range=config.pool.value_range,
         folder=_folder(config.pool),
     )
@@ -88,6 +93,18 @@ def run_marker(config: Config, ledger: Ledger, info: PoolInfo) -> str:
     began = ledger.committed(Step(-1, "init"))
     assert began is not None
     return hashlib.sha256(f"{config.run.name}|{info.id_digest}|{began.finished}".encode()).hexdigest()[:16]
+
+
+def changed_answers(config: Config, ledger: Ledger) -> list[str]:
+    """What has happened to files of labels since the labels were taken from them: they are not taken again."""
+    said = []
+    for round_ in range(len(config.selection.budgets)):
+        commit = ledger.committed(Step(round_, LABEL))
+        if commit is not None and "files" in commit.metrics:
+            place = ledger.place(Step(round_, LABEL), "to_label")
+            said += changed_files(place, commit.metrics["files"]) if place.exists() else []
+    remedy = "the run goes on with what it took; for other labels start another run, with pool.known_labels"
+    return [f"{one}: {remedy}" for one in said]
 
 
 def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotation) -> annotation.Take:
@@ -108,6 +125,8 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
         )
         match decision:
             case annotation.Take():
+                for note in decision.notes:
+                    logger.warning("the labels of round %d: %s", request.round, note)
                 return decision
             case annotation.Refuse(faults=faults):
                 said = "\n  ".join(faults)
@@ -115,10 +134,11 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
                     f"the labels of round {request.round} cannot be taken; mend these and give the same command "
                     f"again:\n  {said}"
                 )
-            case annotation.Wait(missing=missing):
+            case annotation.Wait(missing=missing, notes=notes):
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise LabelsWaiting(_waiting(annotator, request, missing))
+                    said = "".join(f"\n  {note}" for note in notes)
+                    raise LabelsWaiting(_waiting(annotator, request, missing) + said)
                 time.sleep(min(POLL, left))
 
 
@@ -158,5 +178,7 @@ def labeled(take: annotation.Take, id_type: str, kind: str) -> Labeled:
             "annotators": len(set(take.annotations["annotator"].to_pylist())),
             "agreement": pc.mean(votes["agreement"]).as_py(),
             "ties": pc.sum(pc.cast(votes["tie"], pa.int64())).as_py(),
+            "notes": list(take.notes),
+            "files": dict(take.files),
         },
     )

@@ -6,6 +6,7 @@ Resuming is running again: the loop knows nothing of what happened before but wh
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from itertools import takewhile
@@ -21,12 +22,14 @@ from prunefuse_ray.errors import LabelsWaiting
 from prunefuse_ray.method.steps import GROW, REPORT, Step, steps
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
-from prunefuse_ray.run.labeling import annotator_of
+from prunefuse_ray.run.labeling import annotator_of, changed_answers
 from prunefuse_ray.run.ledger import Commit, Ledger, label_count
 from prunefuse_ray.run.opening import open_run
 from prunefuse_ray.run.phases import PHASES
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
+
+logger = logging.getLogger(__name__)
 
 Listener = Callable[[str, Step, Commit | None], None]
 """Called with ("start" | "done", step, its commit once done)."""
@@ -59,6 +62,8 @@ def run(
     ledger = Ledger(run_place(config))
     if ledger.exists:
         ledger.check_config(config)
+        for changed in changed_answers(config, ledger):
+            logger.warning(changed)
         if ledger.committed(Step(-1, REPORT)):
             return ledger
     annotator_of(config.annotation)  # says what it lacks before anything starts

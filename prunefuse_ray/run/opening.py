@@ -52,7 +52,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
         info = found.info
         known = check_known_labels(config.pool, config.task, info, found.indexes["path"])
-        scoring, training = check(config, info, has, runs, known=0 if known is None else known.num_rows)
+        scoring, training = check(config, info, has, runs, known=0 if known is None else known.table.num_rows)
         taken = inventory.checked(inventory.take(found, known), config.pool, tell)
         ledger.lock()
         if ledger.exists:

@@ -191,7 +191,7 @@ def _survey_pools(
                     found.info,
                     _New(found, inventory.checked(inventory.take(found, labels), config.pool, tell)),
                 )
-            known[key] = 0 if labels is None else labels.num_rows
+            known[key] = 0 if labels is None else labels.table.num_rows
         relevant = config.model_copy(update={n: getattr(Sweep().base, n) for n in ("run", "training", "finetuning")})
         if (form := relevant.model_dump_json()) not in checked:
             checked.add(form)

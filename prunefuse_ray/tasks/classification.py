@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,13 +51,16 @@ class Classification(Task):
         return pa.int64()
 
     def label(self, given: Any, classes: Sequence[str]) -> int | None:
-        """The number of a class, from its name or its number. A name goes before a number."""
+        """The number of a class, from its name or its number. Text is a name first; and it is nothing else where the
+        names look like numbers themselves, but mean others (classes 1, 2, 3)."""
+        if isinstance(given, int | np.integer):
+            return int(given) if 0 <= given < len(classes) and not isinstance(given, bool) else None
         if given is None:
             return None
-        text = str(given).strip()
-        if text in classes and not isinstance(given, int):
-            return list(classes).index(text)
-        number = int(text) if text.isdecimal() else -1
+        text, (numbers, only_names) = unicodedata.normalize("NFC", str(given).strip()), _numbers_of(tuple(classes))
+        if text in numbers:
+            return numbers[text]
+        number = int(text) if text.isdecimal() and not only_names else -1
         return number if 0 <= number < len(classes) else None
 
     def invalid_labels(self, labels: pa.ChunkedArray, classes: int) -> pa.ChunkedArray:
@@ -140,6 +145,13 @@ class _Evaluation:
 
     def result(self) -> dict[str, float]:
         return {"accuracy": self.correct / self.samples, "loss": self.loss / self.samples}
+
+
+@lru_cache(maxsize=16)
+def _numbers_of(classes: tuple[str, ...]) -> tuple[dict[str, int], bool]:
+    """The number of each class by its name; and whether some names look like numbers, and other ones than theirs."""
+    numbers = {unicodedata.normalize("NFC", name.strip()): n for n, name in enumerate(classes)}
+    return numbers, any(name.isdecimal() and int(name) != n for name, n in numbers.items())
 
 
 CLASSIFICATION = Classification()

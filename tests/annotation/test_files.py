@@ -205,10 +205,10 @@ def test_the_same_annotator_may_not_contradict_himself_across_files(request_):
         (b"id,lable\na,cat\n", "labels.csv: unknown column 'lable' (did you mean 'label'?)"),
         (b"a,cat\nb,dog\n", "labels.csv: has no column 'id'; it has a, cat"),
         (b"id,label,id\na,cat,a\n", "labels.csv: column 'id' stands there twice"),
-        (b"id,label\na,cat\nb,d\xf6g\n", "labels.csv: line 3 is not UTF-8; save the file as 'CSV UTF-8'"),
+        (b"id,label\na,cat\nb,d\xf6g\n", "labels.csv line 3 is not UTF-8; save the file as 'CSV UTF-8'"),
         ("id,label\na,cat\n".encode("utf-16-le"), "UTF-16"),
         (b"id,label\na\n", "labels.csv line 2: 1 cells, but the header has 2"),
-        (b'id,label\na,"cat\n', "labels.csv: unexpected end of data"),
+        (b'id,label\na,"cat\n', "labels.csv line 2: unexpected end of data"),
         (b"id,label,time\na,cat,yesterday\n", "labels.csv line 2: time 'yesterday' is no ISO 8601 date"),
     ],
 )
@@ -226,8 +226,3 @@ def test_a_thousand_faults_are_cut(request_):
     faults = give(request_, "id,label\n" + "".join(f"q{n},cat\n" for n in range(1000))).faults
     assert len(faults) == 21
     assert faults[-1] == "... and 980 more unknown ids"
-
-
-def test_other_files_of_the_folder_are_left_alone(request_):
-    assert labels(give(request_, "no labels", "notes.txt")) == {}
-    assert labels(give(request_, "x", "my-labels.csv")) == {}

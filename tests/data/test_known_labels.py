@@ -4,11 +4,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.data.known_labels import read_known
+from prunefuse_ray.data.known_labels import check_known_labels, read_known
 from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError
 from prunefuse_ray.run import loop
 from prunefuse_ray.tasks.classification import CLASSIFICATION
+from tests.support.pools import parquet_pool, random_images, write_pool
 from tests.support.runs import tiny
 
 INFO = PoolInfo(
@@ -40,17 +42,57 @@ def test_all_faults_are_said_at_once(tmp_path):
     path = write(tmp_path, "id,label\ns1,0\ns1,1\ns2,grey\n,1\ns4,2\n")
     with pytest.raises(PoolError) as caught:
         read_known(path, INFO, CLASSIFICATION)
-    for said in ("'s1': both 'dark' and 'light'", "'s2': 'grey' is none of the 2", "without an id", "'s4': '2'"):
+    for said in (
+        "'s1': both 'dark' and 'light'",
+        "line 4 ('s2'): label 'grey' is not a class",
+        "line 5: a row without an id",
+        "line 6 ('s4'): label '2' is not",
+        "the classes are dark, light",
+    ):
         assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("key,label\na,1\n", "no column 'id'; it has key, label"), (None, "cannot be read"), ("", "CSV")]
+    ("text", "said"),
+    [
+        ("key,label\na,1\n", "no column 'id'; it has key, label"),
+        (None, "cannot be read"),
+        ("", "is empty; give a header line"),
+    ],
 )
 def test_a_file_that_cannot_be_used_is_said(tmp_path, text, said):
     path = str(tmp_path / "none.csv") if text is None else write(tmp_path, text)
     with pytest.raises(PoolError, match=said):
         read_known(path, INFO, CLASSIFICATION)
+
+
+def test_what_spreadsheets_write_is_read_and_what_was_done_to_it_is_said(tmp_path):
+    text = "\ufeff;id;label;sheet\r\n0; s1;light;x\r\n1;s2;1.0;x\r\n2;s3;;x\r\n3;s4;nan;x\r\n"
+    known = read_known(write(tmp_path, text), INFO, CLASSIFICATION)
+    assert known.table.to_pylist() == [{"id": "s1", "label": 1}, {"id": "s2", "label": 1}]
+    assert known.notes == (
+        "columns left aside: sheet",
+        "a first column of row numbers without a name is left aside",
+        "2 rows without a label are left out",
+        "blanks around 1 ids are left out",
+        "1 labels such as '1.0' are read as '1'",
+        "1 labels 'nan' are read as missing",
+    )
+
+
+def test_ids_that_differ_by_blanks_alone_are_not_guessed(local_ray, tmp_path):
+    pool = parquet_pool(tmp_path)
+    write_pool(tmp_path / "pool", random_images(8))
+    write_pool(tmp_path / "test", random_images(4, seed=1), first_id=900)
+    file = next((tmp_path / "pool").iterdir())
+    rows = pq.read_table(file)
+    ids = rows["id"].to_pylist()
+    pq.write_table(rows.set_column(0, "id", pa.array([f" {ids[1]}", *ids[1:]])), file)
+    found = survey(pool)
+    path = write(tmp_path, f"id,label\n {ids[1]},0\n")
+    with pytest.raises(PoolError, match="ids differ by blanks alone"):
+        check_known_labels(pool.model_copy(update={"known_labels": path}), "classification", found.info,
+                           found.indexes["path"])  # fmt: skip
 
 
 # --- in a run ---

@@ -46,7 +46,7 @@ def labels_of(root: Path, round_: int) -> list[dict]:
     return pq.read_table(root / f"rounds/{round_:03d}/labels.parquet").to_pylist()
 
 
-def test_a_run_waits_for_files_and_goes_on(local_ray, unlabeled, tmp_path):
+def test_a_run_waits_for_files_and_goes_on(local_ray, unlabeled, tmp_path, caplog):
     config, root = config_for(unlabeled, tmp_path), tmp_path / "tiny"
     with pytest.raises(LabelsWaiting, match=r"10 samples of round 0 wait for labels in .*samples\.csv") as waiting:
         loop.run(config)
@@ -74,10 +74,13 @@ def test_a_run_waits_for_files_and_goes_on(local_ray, unlabeled, tmp_path):
     assert all(row["guess"] in CLASSES and float(row["probability"]) >= 0.5 for row in asked(second))
     assert not {row["id"] for row in asked(second)} & set(ids), "a label that is there is not asked for again"
 
-    # What was taken stays taken, whatever becomes of the file.
-    (first / "labels.csv").unlink()
+    # What was taken stays taken, whatever becomes of the file; a change is said.
+    with open(first / "labels.csv", "a") as file:
+        file.write("\n")
     answer(second)
+    caplog.clear()
     ledger = loop.run(config)
+    assert "000/to_label/labels.csv has changed since its labels were taken: the run goes on with" in caplog.text
     result = (ledger.root / "result.json").read_json()
     assert [r["labels"] for r in result["rounds"]] == [8, 16]
     commit = ledger.committed(Step(0, "label"))

@@ -67,10 +67,35 @@ def test_guesses_and_label_probabilities():
 
 @pytest.mark.parametrize(
     ("given", "label"),
-    [("cow", 1), (" cat ", 0), (2, 2), ("0", 0), ("7", 2), (3, None), (-1, None), ("dog", None), (None, None)],
+    [
+        ("cow", 1),
+        (" cat ", 0),
+        (2, 2),
+        (np.int64(1), 1),
+        ("7", 2),
+        ("0", None),
+        (3, None),
+        (True, None),
+        (-1, None),
+        ("dog", None),
+        (None, None),
+    ],
 )
 def test_labels_are_names_or_numbers_of_classes(given, label):
     assert TASK.label(given, CLASSES) == label
+
+
+def test_text_is_a_number_only_where_no_name_looks_like_another_number():
+    assert [TASK.label(t, ["cat", "dog"]) for t in ("0", "1", "2")] == [0, 1, None]
+    assert [TASK.label(t, ["0", "1"]) for t in ("0", "1")] == [0, 1]
+    stars = ["1", "2", "3"]
+    assert [TASK.label(t, stars) for t in ("0", "1", "2", "3")] == [None, 0, 1, 2], "not half by name, half by number"
+    assert [TASK.label(n, stars) for n in (0, 1, 2, 3)] == [0, 1, 2, None], "a number is a number"
+
+
+def test_names_of_classes_are_the_same_in_both_unicode_forms():
+    composed, decomposed = "M\u00fcll", "Mu\u0308ll"
+    assert TASK.label(decomposed, ["x", composed]) == TASK.label(composed, ["x", decomposed]) == 1
 
 
 def test_a_column_of_labels_is_checked_row_by_row():

@@ -1,0 +1,236 @@
+"""The files in which people answer a round: which ones of a folder are read, and what stands in them."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from prunefuse_ray.annotation.request import Answers, Id, Request
+from prunefuse_ray.data.label_tables import Labels, Line, TableError, read_id, read_table, shortened
+from prunefuse_ray.data.paths import normal
+from prunefuse_ray.errors import near
+from prunefuse_ray.schemas import annotations_schema
+from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
+
+SAMPLES = "samples.csv"
+"""What the round asks; people may fill it in as it lies there."""
+ASKED = ("id", "path", "text", "guess", "probability", "score")
+"""Its columns, which may stand in the others too: filling in a copy of it is the easiest way."""
+OPTIONAL = ("annotator", "time", *ASKED[1:])
+LABELS = re.compile(r"labels(?:[-_. ]+(.+?))?\.(csv|tsv|txt|parquet|pq)", re.IGNORECASE)
+"""Names of the files that are read, and in them the annotator."""
+COPY = re.compile(r"\(?(\d+|.*\bcopy\b.*|.*\bkopie\b.*)\)?", re.IGNORECASE)
+"""What systems add to the name of a copy: it is no annotator's name."""
+TABLES = (
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".pq",
+    ".xlsx",
+    ".xls",
+    ".xlsm",
+    ".ods",
+    ".numbers",
+    ".json",
+    ".jsonl",
+    ".gz",
+    ".zip",
+)
+"""Files of other names that may hold labels."""
+
+
+def read_answers(request: Request) -> Answers:
+    """What people have written into the folder of a round so far, checked as a whole."""
+    rows: list[Row] = []
+    faults, notes, digests = list[str](), list[str](), dict[str, str]()
+    found = {posixpath.basename(info.path): info.mtime for info in request.place.files()}
+    for name, written in found.items():
+        read = name == SAMPLES or LABELS.fullmatch(name) is not None
+        if not read:
+            wrong, note = _unread(name, found)
+            faults += wrong
+            notes += note
+            continue
+        content = (request.place / name).read_bytes()
+        try:
+            table = read_table(content, ("id", "label"), OPTIONAL)
+            here, wrong = _rows(name, table.lines, written or datetime.now(UTC))
+        except TableError as error:
+            if name == SAMPLES:  # nobody has to fill it in
+                notes += [f"{name}: {fault}; it is not read" for fault in error.faults]
+            else:
+                faults += _of_file(name, error.faults)
+            continue
+        if name == SAMPLES and not any(row.filled for row in here):
+            continue
+        digests[name] = hashlib.sha256(content).hexdigest()
+        rows += here
+        faults += wrong
+        notes += [f"{name}: {note}" for note in table.notes]
+    annotations, wrong, more = check_labels(rows, request)
+    return Answers(annotations=annotations, faults=(*faults, *wrong), notes=(*notes, *more), files=digests)
+
+
+def changed_files(place: Place, taken: Mapping[str, str]) -> list[str]:
+    """What has happened to the files of a round since its labels were taken from them.
+
+    Args:
+        place: the round's folder.
+        taken: `Answers.files`, as they were then.
+    """
+    said = []
+    there = {posixpath.basename(info.path) for info in place.files()}
+    for name in sorted(there):
+        if name in taken and hashlib.sha256((place / name).read_bytes()).hexdigest() != taken[name]:
+            said.append(f"{place.path}/{name} has changed since its labels were taken")
+        elif name not in taken and LABELS.fullmatch(name):
+            said.append(f"{place.path}/{name} has come since the labels of its round were taken")
+    return said
+
+
+def _unread(name: str, found: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(faults, notes) about a file that is not read."""
+    if name.startswith((".", "~$")) or not name.lower().endswith(TABLES):
+        return [], []
+    if not re.match(r"labels(?![a-z])", name, re.IGNORECASE):
+        return [], [f"{name} is not read: files with labels are called labels.csv, or labels-NAME.csv"]
+    stem = name.split(".")[0].lower()
+    if any(LABELS.fullmatch(other) and other.split(".")[0].lower() == stem for other in found):
+        return [], [f"{name} is not read: the file of that name in CSV or Parquet is"]
+    return [f"{name}: is no file that is read; save the table as 'CSV UTF-8', {stem}.csv"], []
+
+
+def _of_file(name: str, faults: Sequence[str]) -> list[str]:
+    return [f"{name} {fault}" if fault.startswith("line ") else f"{name}: {fault}" for fault in faults]
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a labels file as it stands there."""
+
+    where: str
+    """File and line."""
+    id: str | int | None
+    label: str | int | None
+    annotator: str
+    time: datetime
+
+    @property
+    def filled(self) -> bool:
+        return self.label is not None and str(self.label).strip() != ""
+
+
+def _rows(name: str, lines: Iterable[Line], written: datetime) -> tuple[list[Row], list[str]]:
+    """The rows of one file, and what is wrong with them.
+
+    Args:
+        written: when the file was written, the time of labels that tell none.
+    """
+    # labels-anna.csv holds the labels of anna, unless a column says otherwise.
+    match = LABELS.fullmatch(name)
+    default = (match[1] or "") if match and not COPY.fullmatch(match[1] or "") else ""
+    rows, faults = [], []
+    for line in lines:
+        where = f"{name} line {line.number}"
+        said = str(line.cells.get("time") or "").strip()
+        time = _time(said, written)
+        if time is None:
+            faults.append(f"{where}: time '{said}' is no ISO 8601 date, e.g. 2026-01-31T12:00:00Z")
+            continue
+        rows.append(
+            Row(
+                where=where,
+                id=line.cells["id"],
+                label=line.cells["label"],
+                annotator=str(line.cells.get("annotator") or "").strip() or default,
+                time=time,
+            )
+        )
+    return rows, shortened(faults, "times")
+
+
+def _time(value: str, default: datetime) -> datetime | None:
+    if not value:
+        return default
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+# --- what they say --------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class _Wrong:
+    unknown: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+
+
+def check_labels(rows: Sequence[Row], request: Request) -> tuple[pa.Table, list[str], list[str]]:
+    """The labels as annotations (one given twice with the same value counts once), every fault in them, and what was
+    understood otherwise than written. A row without a label is left out: it is missing."""
+    classes, known = request.classes, _Known(request.ids, request.id_type)
+    wrong, seen = _Wrong(), Counter[str]()
+    given = Labels(task=TASKS[request.task], classes=classes, seen=seen)
+    taken: dict[tuple[Id, str], tuple[Row, int]] = {}
+    for row in rows:
+        if given.missing(row.label):
+            continue
+        id_, (label, reason) = known.find(row.id), given.read(row.label)
+        if id_ is None:
+            wrong.unknown.append(f"{row.where}: id '{'' if row.id is None else row.id}' was not asked for"
+                                 f"{near(str(row.id), known.names)}")  # fmt: skip
+        if reason is not None:
+            wrong.outside.append(f"{row.where}: {reason}")
+        if id_ is None or label is None:
+            continue
+        before = taken.setdefault((id_, row.annotator), (row, label))
+        if before[1] != label:
+            by = f" by '{row.annotator}'" if row.annotator else ""
+            wrong.twice.append(
+                f"{row.where}: id '{row.id}' is labeled '{row.label}'{by}, but '{before[0].label}' at {before[0].where}"
+            )
+    faults = [*shortened(wrong.unknown, "unknown ids"), *shortened(wrong.outside, "labels outside the classes")]
+    if wrong.outside:
+        faults.append(f"the classes are {', '.join(classes)}")
+    columns: dict[str, list[Any]] = {
+        "id": [i for i, _ in taken],
+        "label": [n for _, n in taken.values()],
+        "annotator": [a for _, a in taken],
+        "source": ["files"] * len(taken),
+        "time": [r.time for r, _ in taken.values()],
+    }
+    annotations = pa.table(columns, schema=annotations_schema(request.id_type)).sort_by(
+        [("id", "ascending"), ("annotator", "ascending")]
+    )
+    return annotations, [*faults, *shortened(wrong.twice, "labels given twice")], given.notes
+
+
+class _Known:
+    """The ids that were asked for, found as people write them: with other blanks, or in the other Unicode form."""
+
+    def __init__(self, ids: Sequence[Id], id_type: pa.DataType) -> None:
+        self.id_type = id_type
+        self.names = [str(i) for i in ids]
+        self._exact = {i if isinstance(i, int) else normal(i): i for i in ids}
+
+    def find(self, cell: str | int | None) -> Id | None:
+        id_ = read_id(cell, self.id_type)
+        if id_ is None or id_ in self._exact:
+            return self._exact.get(id_) if id_ is not None else None
+        return self._exact.get(id_.strip()) if isinstance(id_, str) else None

@@ -1,0 +1,84 @@
+"""Which files of a round's folder are read: none that holds labels is passed over in silence."""
+
+import pyarrow as pa
+import pytest
+
+from prunefuse_ray.annotation import Files
+from prunefuse_ray.annotation.label_files import changed_files
+from tests.annotation.test_files import give, labels, place, request_at, table
+
+GOOD = "id,label\na,cat\n"
+
+
+@pytest.fixture
+def request_(tmp_path):
+    return request_at(place(tmp_path, "local"), dict.fromkeys("abcd", b""))
+
+
+@pytest.mark.parametrize("name", ["Labels.csv", "LABELS.CSV", "labels.tsv", "labels.txt", "labels (1).csv",
+                                  "labels - Copy.csv", "labels copy 2.csv", "samples.csv"])  # fmt: skip
+def test_names_by_case_copies_and_the_table_itself_filled_in(request_, name):
+    assert labels(give(request_, GOOD, name)) == {("a", ""): 0}
+
+
+def test_a_copy_that_says_otherwise_is_refused(request_):
+    give(request_, GOOD)
+    (fault,) = give(request_, "id,label\na,dog\n", "labels (1).csv").faults
+    assert "id 'a' is labeled 'cat', but 'dog' at" in fault or "id 'a' is labeled 'dog', but 'cat' at" in fault
+
+
+@pytest.mark.parametrize("name", ["labels.xlsx", "Labels.ODS", "labels.json", "labels.csv.gz", "labels-ann.xls"])
+def test_labels_in_a_file_that_is_not_read_are_refused(request_, name):
+    (fault,) = give(request_, "x", name).faults
+    assert fault.startswith(f"{name}: is no file that is read; save the table as 'CSV UTF-8'")
+    give(request_, GOOD, name.split(".")[0] + ".csv")
+    answers = Files().collect(request_)
+    assert answers.faults == ()
+    assert answers.notes == (f"{name} is not read: the file of that name in CSV or Parquet is",)
+
+
+def test_a_spreadsheet_under_the_name_of_a_csv(request_):
+    (fault,) = give(request_, b"PK\x03\x04").faults
+    assert fault.startswith("labels.csv: is a spreadsheet (xlsx")
+
+
+def test_other_tables_are_named_and_other_files_left_alone(request_):
+    for name in ("my-labels.csv", "notes.txt", "~$labels.xlsx", ".~lock.labels.csv#", "labelstudio.log"):
+        answers = give(request_, "x", name)
+    assert labels(answers) == {}
+    assert answers.notes == ("my-labels.csv is not read: files with labels are called labels.csv, or labels-NAME.csv",)
+
+
+def test_the_table_itself_is_not_read_while_nobody_has_filled_it_in(request_):
+    Files().ask(request_)
+    assert all(row["label"] == "" for row in table(request_))
+    answers = Files().collect(request_)
+    assert (labels(answers), answers.files, answers.notes) == ({}, {}, ())
+    give(request_, b"\xd6;\xd6", "samples.csv")
+    assert "not UTF-8; save the file as 'CSV UTF-8'; it is not read" in Files().collect(request_).notes[0]
+
+
+@pytest.mark.parametrize("kind", ["local", "object store"])
+def test_files_that_change_after_their_labels_were_taken_are_named(tmp_path, kind):
+    request = request_at(place(tmp_path, kind), dict.fromkeys("abcd", b""))
+    taken = give(request, GOOD).files
+    assert set(taken) == {"labels.csv"}
+    assert changed_files(request.place, taken) == []
+    give(request, "id,label\na,dog\n")
+    give(request, GOOD, "labels-eve.csv")
+    late, changed = changed_files(request.place, taken)
+    assert late.endswith("labels-eve.csv has come since the labels of its round were taken")
+    assert changed.endswith("labels.csv has changed since its labels were taken")
+
+
+def test_ids_are_found_in_either_unicode_form_and_with_blanks(tmp_path):
+    request = request_at(place(tmp_path, "local"), {"M\u00fcll.png": b"", " b": b""})
+    assert labels(give(request, "id,label\nMu\u0308ll.png ,cat\n b,dog\n")) == {("M\u00fcll.png", ""): 0, (" b", ""): 1}
+
+
+def test_numbers_of_classes_and_missing_words_are_read_and_said(tmp_path):
+    request = request_at(place(tmp_path, "local"), {1: b"", 2: b"", 3: b""}, id_type=pa.int64())
+    answers = give(request, ",id,label\n0,1,1.0\n1,2.0,nan\n2,3,dog\n")
+    assert labels(answers) == {(1, ""): 1, (3, ""): 1}
+    assert "1 labels such as '1.0' are read as '1'" in answers.notes
+    assert "1 labels 'nan' are read as missing" in answers.notes
