@@ -207,5 +207,5 @@ def test_a_sweep_whose_pool_was_recorded_under_another_key_asks_its_trials(local
     monkeypatch.setattr(runner, "pool_key", lambda _: "another")
     swept = sweep(earlier)
     found = runner.trials(swept)
-    runner._survey_pools(Place.at(str(earlier / "swept")), found, found, runner.observe(), 1)
+    runner._survey_pools(Place.at(str(earlier / "swept")), found, found, runner.observe(), 1, lambda _: None)
     assert asked == ["margin_seed-3"]

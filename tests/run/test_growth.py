@@ -99,7 +99,7 @@ def test_a_parquet_pool_grows_and_a_round_sees_what_it_saw(made, tmp_path):
         return sorted(i for f in source.files for i in pq.read_table(f)["id"].to_pylist())
 
     assert seen() == ids, "a file that no round has taken in is not there"
-    assert grow(config, ledger) == {"files": 1, "samples": 5}
+    assert grow(config, ledger) == {"files": 1, "samples": 5, "left_out": {}}
     write_pool(tmp_path / "pool" / "late", pixels[:5], first_id=70)
     assert seen() == sorted(ids + more)
     info = growth.seen_info(config, ledger)
@@ -146,7 +146,7 @@ def test_an_image_folder_grows(tmp_path, local_ray):
     pool = cfg.Pool(source="images", channels=1, allow_growth=True, **folders)
     config, ledger = begun(pool, tmp_path / "run")
     (tmp_path / "train/dog/9.png").write_bytes(encode_png(random_images(1)[0]))
-    assert grow(config, ledger) == {"files": 1, "samples": 1}
+    assert grow(config, ledger) == {"files": 1, "samples": 1, "left_out": {}}
     source = growth.seen_source(config, ledger, sources(config.pool, ledger.root)[0])
     rows = [r for f in source.files for r in pq.read_table(f).to_pylist()]
     assert {r["id"]: r["label"] for r in rows}["dog/9.png"] == 1

@@ -266,7 +266,7 @@ def test_the_order_of_the_space_is_part_of_a_sweep(tmp_path):
     space = {"pruning.ratio": {"grid": [0.5]}, "selection.strategy": {"grid": ["margin"]}}
     own = {"base": {"run": {"directory": str(tmp_path), "name": "s"}}, "seeds": [0]}
     sweep = sweep_from_tree({**own, "space": space})
-    sweeping._record(Place.at(str(tmp_path / "s")), sweep, [], {})
+    sweeping._record(Place.at(str(tmp_path / "s")), sweep, [], {}, lambda _: None)
     sweeping._check_unchanged_sweep(Place.at(str(tmp_path / "s")), sweep)
     turned = sweep_from_tree({**own, "space": dict(reversed(space.items()))})
     with pytest.raises(LedgerError, match=r"trial 'ratio-0\.5_strategy-margin_seed-0' would be gone"):
