@@ -90,6 +90,18 @@ def check_budget(config: Config, rows: int, known: int = 0) -> None:
         )
 
 
+def budget_notes(config: Config, classes: int) -> list[str]:
+    """What people should know of very small budgets before they pay for them."""
+    first, workers, notes = config.selection.budgets[0], config.workers.count[1], []
+    if first < classes:
+        notes.append(f"selection.budgets: the first {first} labels cannot be of all {classes} classes")
+    if first == 1:
+        notes.append("selection.budgets: of one label a network learns one class, and its batch norms no statistics")
+    if first < workers:
+        notes.append(f"workers.count: the first {first} labels leave some of {workers} workers without a sample")
+    return notes
+
+
 def round_seed(config: Config, round_: int, phase: str) -> int:
     """A seed for one training: the same for every run with the same run.seed."""
     return (config.run.seed * 1_000 + round_) * 2 + (phase == FINETUNE)

@@ -10,6 +10,7 @@ from .inference import (
     channels_last,
     features_and_logits,
     inference_form,
+    lone_samples,
     recalibrate_batch_norm,
 )
 from .measure import Row, macs, parameters, pruning_table
@@ -54,6 +55,7 @@ __all__ = [
     "gather",
     "inference_form",
     "load_trained",
+    "lone_samples",
     "macs",
     "parameters",
     "prune",

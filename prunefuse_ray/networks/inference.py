@@ -2,7 +2,8 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -39,7 +40,8 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> Non
                 if count == 1:
                     for norm in norms:
                         norm.reset_running_stats()
-                network(batch.to(device))
+                with lone_samples(network):
+                    network(batch.to(device))
     finally:
         for module, training in modes.items():
             module.training = training
@@ -47,6 +49,25 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> Non
             norm.momentum = momentum
     if count == 0:
         raise NetworkError("batches: none given; batch-norm statistics need at least one")
+
+
+@contextmanager
+def lone_samples(network: nn.Module) -> Iterator[None]:
+    """In this context a batch norm in training that sees one value a channel, or none, takes its running statistics:
+    a variance needs two. So a batch of one sample can be trained on."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
+
+    def choose(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        norm.training = inputs[0].numel() > inputs[0].shape[1]
+
+    handles = [norm.register_forward_pre_hook(choose) for norm in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for norm in norms:
+            norm.training = True
 
 
 def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ import yaml
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import Step
+from prunefuse_ray.method.steps import REPORT, Step
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, labels_schema
@@ -82,10 +82,17 @@ class Ledger:
         """What the run is, in the terms of this version."""
         return read_recorded(self.root / "config.yaml", Config)
 
+    def budgets_change(self, config: Config) -> bool:
+        """Whether a configuration that `check_config` let pass has other label budgets than the run."""
+        return self.read_config().selection.budgets != config.selection.budgets
+
     def take_budgets(self, config: Config) -> None:
-        """Record the label budgets of a configuration that `check_config` let pass."""
-        old = self.read_config()
-        if (budgets := config.selection.budgets) != old.selection.budgets:
+        """Record the label budgets of a configuration that `check_config` let pass. What the run came to with fewer is
+        not its end any more."""
+        if self.budgets_change(config):
+            old, budgets = self.read_config(), config.selection.budgets
+            self._commit_place(end := Step(-1, REPORT)).delete()
+            self._commits.pop(end, None)
             selection = old.selection.model_copy(update={"budgets": budgets})
             tree = to_tree(old.model_copy(update={"selection": selection}))
             (self.root / "config.yaml").write_bytes(yaml.safe_dump(tree, sort_keys=False).encode())
@@ -95,19 +102,26 @@ class Ledger:
 
     def check_config(self, config: Config) -> None:
         """Refuse to go on under another configuration, with the difference. Only the label budgets of rounds that have
-        chosen nothing yet may be other ones: where samples turn out to be unusable, the last may be out of reach."""
+        chosen nothing yet may be other ones (where samples turn out to be unusable, the last may be out of reach), and
+        more may follow."""
         old = self.read_config()
         changed = [d for d in differences(to_tree(old), to_tree(config)) if not d.startswith(EXECUTION_FIELDS)]
         before, now = old.selection.budgets, config.selection.budgets
         begun = sum(self.committed(Step(r, "select")) is not None for r in range(len(before)))
-        if len(before) == len(now) and before[:begun] == now[:begun]:
+        if len(before) <= len(now) and before[:begun] == now[:begun]:
             changed = [d for d in changed if not d.startswith("selection.budgets:")]
         if changed:
             lines = "\n  ".join(changed)
             raise LedgerError(
                 f"{self.root.path} was started with another configuration:\n  {lines}\n"
-                "Give the same fields to resume it, or another --run.name to start afresh"
+                "Give the same fields to resume it (budgets may be added; where and how fast it runs may change), or "
+                f"another --run.name to start afresh{self._with_labels()}"
             )
+
+    def _with_labels(self) -> str:
+        """How to begin another run with the labels that this one has, once it is done."""
+        labels = self.root / "labels.csv"
+        return f", with the labels of this one: --pool.known_labels {labels.path}" if labels.exists() else ""
 
     def lock(self) -> None:
         """Make this process the only driver of the run directory: by a lock of the filesystem, which a kill releases,

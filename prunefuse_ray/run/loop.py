@@ -64,7 +64,7 @@ def run(
         ledger.check_config(config)
         for changed in changed_answers(config, ledger):
             logger.warning(changed)
-        if ledger.committed(Step(-1, REPORT)):
+        if ledger.committed(Step(-1, REPORT)) and not ledger.budgets_change(config):
             return ledger
     annotator_of(config.annotation)  # says what it lacks before anything starts
     # What a new run needs first: seconds of imports that need not wait for Ray's processes to start.

@@ -24,7 +24,7 @@ from prunefuse_ray.distributed.resources import (
 )
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec, weights_digest
-from prunefuse_ray.method.steps import INIT, Step, check_budget
+from prunefuse_ray.method.steps import INIT, Step, budget_notes, check_budget
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.ledger import Ledger
@@ -36,16 +36,17 @@ logger = logging.getLogger(__name__)
 def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = lambda _: None) -> RunContext:
     """Check everything that can be checked before the first phase, then make or reopen the run directory."""
     has = observe()
-    if ledger.exists:
+    begun_before = ledger.exists
+    if begun_before:
         ledger.lock()
         ledger.check_config(config)  # again: nobody else changes it now
-        ledger.take_budgets(config)
         info = growth.seen_info(config, ledger)
         growth.check_unchanged(config, ledger)
         check_inputs(config, ledger)
         begun = ledger.committed(Step(-1, INIT))
         macs = begun.metrics["macs_per_sample"]["proxy"] if begun else None
         scoring, training = check(config, info, has, runs, macs=macs)
+        ledger.take_budgets(config)
     else:
         plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
         check_outside(config.pool, ledger.root, "run.directory")
@@ -64,7 +65,8 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         inventory.write(taken, ledger.root)
         growth.record(config.pool, info, ledger.root)
         ledger.create(to_tree(config), info.to_json())
-    for message in filter(None, (training.waits, scoring.waits)):
+    notes = [] if begun_before else budget_notes(config, len(info.classes))
+    for message in (*notes, *filter(None, (training.waits, scoring.waits))):
         logger.warning(message)
     pool, test = sources(config.pool, ledger.root)
     given = config.pool.validation_path is not None

@@ -8,6 +8,7 @@ one: to the bit on CPUs, on GPUs up to what cuDNN's kernels add up in another or
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import tempfile
 import time
@@ -259,7 +260,8 @@ def _steps(
         with _precision(recipe, device):
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(seeds[i] + rank)
-                outputs = network(x)
+                with networks.lone_samples(network) if len(x) < 2 else contextlib.nullcontext():
+                    outputs = network(x)
             with torch.no_grad():
                 taught = task.consensus(teacher(x)) if teacher is not None and weight > 0 else None
         loss = task.loss_sum(

@@ -15,6 +15,7 @@ from prunefuse_ray.networks import (
     example_input,
     features_and_logits,
     inference_form,
+    lone_samples,
     prune,
     recalibrate_batch_norm,
 )
@@ -194,3 +195,17 @@ def test_features_are_what_the_classifier_reads():
 def test_networks_without_a_final_linear_over_flat_features_are_refused(network):
     with pytest.raises(NetworkError, match=r"nn\.Linear"):
         features_and_logits(network, torch.randn(2, 3, 4, 4))
+
+
+def test_batch_norms_take_single_values_by_their_running_statistics():
+    norm, plane = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm2d(3)
+    network = torch.nn.ModuleList([norm, plane, frozen := torch.nn.BatchNorm1d(3).eval()])
+    x = torch.randn(1, 3)
+    with lone_samples(network):
+        torch.testing.assert_close(norm(x), x / (1 + norm.eps) ** 0.5)
+        assert norm(x[:0]).shape == (0, 3)
+        assert plane(torch.randn(1, 3, 2, 2)).mean().abs() < 1e-6, "four values a channel have statistics"
+        frozen(x)
+    assert (norm.training, plane.training, frozen.training) == (True, True, False)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        norm(x)

@@ -119,7 +119,13 @@ def test_budgets_of_rounds_that_have_not_begun_may_change(tmp_path):
     ledger.check_config(lower)
     ledger.take_budgets(lower)
     assert ledger.read_config() == lower
-    for budgets in ([10, 21, 27], [10, 20], [10, 20, 27, 30]):
+    ledger.commit(Step(-1, "report"), {}, {})
+    more = margin([10, 20, 27, 30])
+    ledger.check_config(more)
+    assert ledger.budgets_change(more)
+    ledger.take_budgets(more)
+    assert ledger.committed(Step(-1, "report")) is None
+    for budgets in ([10, 21, 27, 30], [10, 20], [10, 20, 27]):
         with pytest.raises(LedgerError, match=r"selection\.budgets"):
             ledger.check_config(margin(budgets))
 

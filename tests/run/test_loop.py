@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -241,6 +242,28 @@ def test_a_driver_killed_around_every_phase_ends_with_the_same_outcome(undisturb
     # A kill in the listener, right after a commit, comes before the step is printed as done or after it: never twice.
     assert sorted(set(done)) == sorted(done)
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
+
+
+def test_a_finished_run_goes_on_with_a_larger_budget(local_ray, tiny_pool, tmp_path):
+    """As if it had been given from the beginning; and its labels begin another run."""
+    first, whole = {"selection": {"budgets": [10, 18]}}, {"selection": {"budgets": [10, 18, 24]}}
+    loop.run(in_the_driver(tiny_pool, tmp_path, **first))
+    root = tmp_path / "tiny"
+    config = in_the_driver(tiny_pool, tmp_path, **whole)
+    done = []
+    loop.run(config, lambda event, step, _: done.append(step) if event == "done" else None)
+    assert done[0] == Step(1, "score"), "what was done stays done"
+    loop.run(in_the_driver(tiny_pool, tmp_path / "whole", **whole))
+    assert outcome(root) == outcome(tmp_path / "whole" / "tiny")
+    assert len(json.loads((root / "result.json").read_text())["rounds"]) == 3
+    with pytest.raises(LedgerError, match=r"with the labels of this one: --pool\.known_labels .*labels\.csv") as caught:
+        loop.run(in_the_driver(tiny_pool, tmp_path, run={"seed": 5}, **whole))
+    file = str(caught.value).rpartition(" ")[2]
+    other = {"run": {"name": "next"}, "pool": {"known_labels": file}, "selection": {"budgets": [24, 30]}}
+    loop.run(in_the_driver(tiny_pool, tmp_path, **other))
+    known = pq.read_table(tmp_path / "next" / "known/labels.parquet").select(["id", "label"]).sort_by("id")
+    theirs = [pq.read_table(root / f"rounds/{r:03d}/labels.parquet").select(["id", "label"]) for r in range(3)]
+    assert known.equals(pa.concat_tables(theirs).sort_by("id"))
 
 
 def load(root: Path, where: str):

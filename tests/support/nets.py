@@ -14,6 +14,7 @@ OWN = (
     "tests.support.nets:tied",
     "tests.support.nets:fragile",
     "tests.support.nets:slow",
+    "tests.support.nets:normed",
 )
 """The names under which files that ask for these networks are trusted."""
 STRUCK = Path(tempfile.gettempdir()) / f"prunefuse-struck-{os.getuid()}"
@@ -48,6 +49,11 @@ def tied(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     )  # fmt: skip
     network[5].weight = network[3].weight
     return network
+
+
+def normed(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """Batch norms that see one value a channel of every sample."""
+    return tiny(num_classes=num_classes, input_shape=input_shape).insert(8, nn.BatchNorm1d(16))
 
 
 class Fragile(nn.Sequential):

@@ -211,6 +211,20 @@ def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray):
     assert difference < 0.3
 
 
+@pytest.mark.parametrize(("count", "workers"), [(1, 0), (2, 0), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_the_smallest_labeled_sets_are_trained_on(data, tmp_path, local_ray, count, workers):
+    """A batch norm cannot have statistics of one value; two workers cannot share one sample."""
+    samples, labels, test = data
+    spec = dataclasses.replace(SPEC, architecture="tests.support.nets:normed")
+    network = networks.Dense(network=networks.build(spec, seed=0), spec=spec)
+    plan = TrainingPlan(workers=(workers, workers), cpus=1, gpu=False, max_failures=0)
+    tiny = job((samples, labels.slice(0, count), test), network, recalibrate=True)
+    result = train(tiny, plan, Place.at(str(tmp_path / "t")))
+    trained = weights(result)
+    assert all(t.isfinite().all() for t in trained.values())
+    assert not trained["9.weight"].equal(network.network.state_dict()["9.weight"])
+
+
 @pytest.mark.faults
 def test_a_killed_worker_costs_its_epoch_and_changes_nothing(data, tmp_path, local_ray):
     spec = networks.NetworkSpec(architecture="tests.support.nets:fragile", classes=2, input_shape=(1, 8, 8))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import pyarrow as pa
 
 from prunefuse_ray.method.steps import FINETUNE, Step
@@ -13,7 +16,7 @@ from prunefuse_ray.run.view import view_run
 
 
 def run(context: RunContext, step: Step) -> Done:
-    """The run's result, its page, all that was selected, and the final network under its final name."""
+    """The run's result, its page, all that was selected, all labels, and the final network under its final name."""
     result = result_of(context.config, context.ledger)
     fused = context.ledger.read_network(Step(context.last, FINETUNE), "fused")
     context.ledger.write_json("result.json", result)
@@ -22,10 +25,21 @@ def run(context: RunContext, step: Step) -> Done:
         outputs={
             **{f"fused/{k}": v for k, v in fused.items()},
             "selected.parquet": _all_selected(context),
+            "labels.csv": _all_labels(context),
             "result.json": result,
             "report.html": page.encode(),
         }
     )
+
+
+def _all_labels(context: RunContext) -> bytes:
+    """Every label as `pool.known_labels` takes it, for another run: (id, label by name)."""
+    labels, classes = context.labels(context.last), context.info.classes
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(["id", "label"])
+    table.writerows(zip(labels["id"].to_pylist(), (classes[n] for n in labels["label"].to_pylist()), strict=True))
+    return written.getvalue().encode("utf-8-sig")
 
 
 def _all_selected(context: RunContext) -> pa.Table:
