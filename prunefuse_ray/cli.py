@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import prunefuse_ray
-from prunefuse_ray.errors import PruneFuseError
+from prunefuse_ray.errors import PruneFuseError, disk_trouble
 
 COMMANDS = ("run", "sweep", "score", "inspect", "plan", "report", "export", "networks", "list", "presets")
 
@@ -36,3 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PruneFuseError as error:
         print(f"{error.heading}: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:
+        if (said := disk_trouble(error)) is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        return PruneFuseError.exit_code

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator
 
 
 class PruneFuseError(Exception):
@@ -56,3 +59,49 @@ def near(value: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' where something known resembles `value`, else nothing."""
     close = difflib.get_close_matches(value, list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+DISK_REMEDIES = {
+    errno.ENOSPC: "free some space, or name another directory",
+    errno.EDQUOT: "free some space, ask for a larger quota, or name another directory",
+    errno.EFBIG: "files may not be so large there: raise the limit, or name another directory",
+    errno.EROFS: "make it writable, or name another directory",
+    errno.EACCES: "give yourself the right to read and write there, or name another directory",
+    errno.EPERM: "give yourself the right to read and write there, or name another directory",
+}
+"""Errors of disks that a user can put right."""
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """What to tell of an error that a full, read-only or forbidden disk caused, in whichever process; else None."""
+    for one in _causes(error):
+        code = getattr(one, "errno", None) or _code_in(str(one))
+        if (isinstance(one, OSError) and code in DISK_REMEDIES) or code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            path = getattr(one, "filename", None) or _path_in(str(one))
+            notes = [note for cause in _causes(error) for note in getattr(cause, "__notes__", ())]
+            where = f"{path or notes[0]}: " if path or notes else ""
+            return f"{where}{os.strerror(code)}: {DISK_REMEDIES[code]}; the same command goes on from what is recorded"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from; Ray keeps those of other processes in `cause`, Ray Train in `worker_failures`."""
+    seen: list[BaseException] = []
+    todo: list[object] = [error]
+    while todo:
+        one = todo.pop(0)
+        if isinstance(one, BaseException) and one not in seen:
+            seen.append(one)
+            yield one
+            todo += [getattr(one, "cause", None), one.__cause__, one.__context__]
+            todo += getattr(one, "worker_failures", {}).values()
+
+
+def _code_in(text: str) -> int | None:
+    """Errors that crossed processes are text alone."""
+    return next((code for code in DISK_REMEDIES if os.strerror(code) in text), None)
+
+
+def _path_in(text: str) -> str | None:
+    found = re.search(r"'(/[^']+)'", text)
+    return found[1] if found else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -15,12 +17,16 @@ from torch import Tensor, nn
 from prunefuse_ray import networks
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, preprocessing_from_bytes
-from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.errors import LedgerError, Rejected
 from prunefuse_ray.inference.saved_networks import network_files, network_place
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
 
+logger = logging.getLogger(__name__)
+
 BATCH = 64
+CHANNELS = (1, 2, 3, 4)
+"""Of grey and colour images, with and without alpha."""
 
 
 class Predictor(nn.Module):
@@ -40,39 +46,99 @@ class Predictor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.task.consensus(self.network(x))
 
-    def prepare(self, samples: Iterable[Any]) -> Tensor:
+    def prepare(self, samples: Any) -> Tensor:
         """Samples as the network's input, on its device: (N, C, H, W), or (N, L) of texts.
 
         Args:
-            samples: images as paths, encoded bytes, Pillow images or uint8 arrays (height, width[, channels]);
-                texts as strings.
+            samples: one or many (a list, an iterator, an array with one more axis): images as paths, encoded bytes,
+                Pillow images or uint8 arrays (height, width[, channels]); texts as strings.
 
         Raises:
-            Rejected: a sample that cannot be read, with the reason.
+            Rejected: a sample that cannot be read, by its number and name, with the reason.
         """
-        decoded = [self.form.decode(self._encoded(sample)) for sample in samples]
-        device = next(self.network.parameters()).device
-        return self.form.inputs(torch.from_numpy(np.stack(decoded)).to(device))
+        decoded = [self._decoded(number, sample) for number, sample in enumerate(self._each(samples))]
+        return self._inputs(decoded)
+
+    def predict(self, samples: Any) -> Iterator[Any]:
+        """A prediction for every sample, in their order (of a class: `tasks.classification.Prediction`); see `prepare`
+        for what samples may be. In place of one among many that cannot be read stands a `Rejected` that names it, and
+        the log has it too.
+
+        Raises:
+            Rejected: the only sample, given by itself, cannot be read.
+        """
+        single = self._is_one(samples)
+        remaining = enumerate(self._each(samples))
+        while batch := list(islice(remaining, BATCH)):
+            found: list[Any] = []
+            for number, sample in batch:
+                try:
+                    found.append(self._decoded(number, sample))
+                except Rejected as rejected:
+                    if single:
+                        raise
+                    logger.warning("%s", rejected)
+                    found.append(rejected)
+            predictions = self._predictions([one for one in found if not isinstance(one, Rejected)])
+            for one in found:
+                yield one if isinstance(one, Rejected) else next(predictions)
 
     @torch.inference_mode()
-    def predict(self, samples: Iterable[Any]) -> Iterator[Any]:
-        """A prediction for every sample, in their order (of a class: `tasks.classification.Prediction`); see `prepare`
-        for what a sample may be."""
-        remaining = iter(samples)
-        while batch := list(islice(remaining, BATCH)):
-            outputs = self(self.prepare(batch)).float().cpu().numpy()
-            for p_C in self.task.probabilities(outputs):
-                yield self.task.prediction(p_C, self.classes)
+    def _predictions(self, decoded: list[npt.NDArray[np.uint8]]) -> Iterator[Any]:
+        if not decoded:
+            return iter(())
+        outputs = self(self._inputs(decoded)).float().cpu().numpy()
+        return iter([self.task.prediction(p_C, self.classes) for p_C in self.task.probabilities(outputs)])
 
-    def _encoded(self, sample: Any) -> Any:
-        if not isinstance(self.form, ImageForm):
-            return sample
-        if isinstance(sample, str | os.PathLike):
+    def _inputs(self, decoded: list[npt.NDArray[np.uint8]]) -> Tensor:
+        stacked = np.stack(decoded) if decoded else np.zeros((0, *self.form.shape), np.uint8)
+        return self.form.inputs(torch.from_numpy(stacked).to(next(self.network.parameters()).device))
+
+    def _each(self, samples: Any) -> Iterable[Any]:
+        if self._is_one(samples):
+            return [samples]
+        if isinstance(samples, Mapping) or not isinstance(samples, Iterable):
+            raise Rejected(f"a {type(samples).__name__}, expected a sample or several of them")
+        return samples
+
+    def _is_one(self, samples: Any) -> bool:
+        """Whether this is one sample, and not several. An array of three axes is one image where the last one can be
+        channels."""
+        if isinstance(samples, np.ndarray | Tensor) and isinstance(self.form, ImageForm):
+            return samples.ndim < 3 or (samples.ndim == 3 and samples.shape[2] in CHANNELS)
+        return isinstance(samples, str | bytes | bytearray | memoryview | os.PathLike | Image.Image)
+
+    def _decoded(self, number: int, sample: Any) -> npt.NDArray[np.uint8]:
+        try:
+            return self.form.decode(_encoded(sample) if isinstance(self.form, ImageForm) else sample)
+        except Rejected as rejected:
+            name = f" ({os.fspath(sample)})" if isinstance(sample, os.PathLike) or _is_path(sample, self.form) else ""
+            raise Rejected(f"sample {number}{name}: {rejected}") from rejected
+
+
+def _is_path(sample: Any, form: Form) -> bool:
+    return isinstance(sample, str) and isinstance(form, ImageForm)
+
+
+def _encoded(sample: Any) -> Any:
+    """An image in a form that is decoded, from any that people have it in."""
+    if isinstance(sample, str | os.PathLike):
+        try:
             with open(sample, "rb") as file:
                 return file.read()
-        if isinstance(sample, np.ndarray):
-            return Image.fromarray(sample)
+        except (OSError, ValueError) as error:
+            raise Rejected(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if isinstance(sample, Tensor):
+        sample = sample.numpy(force=True)
+    if not isinstance(sample, np.ndarray):
         return sample
+    plane = sample[:, :, 0] if sample.ndim == 3 and sample.shape[2] == 1 else sample
+    try:
+        return Image.fromarray(plane)
+    except (TypeError, ValueError) as error:
+        raise Rejected(
+            f"array of {sample.dtype} and shape {sample.shape}, expected uint8 (height, width[, channels])"
+        ) from error
 
 
 def load(path: str | os.PathLike[str], *, trusted: str | None = None) -> Predictor:

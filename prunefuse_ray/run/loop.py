@@ -96,6 +96,9 @@ def run(
                 telemetry.record("run_failed", error=type(error).__name__, message=str(error)[:1000])
             raise
         telemetry.record("run_done")
+    except OSError as error:
+        error.add_note(f"run directory {ledger.root.path}")
+        raise
     finally:
         ledger.unlock()
     return ledger

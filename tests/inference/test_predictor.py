@@ -88,8 +88,56 @@ def test_the_module_is_ready_for_use(saved):
     assert model.classes == CLASSES
     assert model.form == FORM
     assert model(torch.randn(2, 3, 16, 12)).shape == (2, 3)
-    with pytest.raises(Rejected, match="known format"):
-        list(model.predict([b"no image"]))
+
+
+@pytest.mark.parametrize("form", ["path", "str", "bytes", "Pillow", "array", "tensor", "stack", "list", "generator"])
+def test_one_sample_or_several(saved, photo, tmp_path, form):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode_png(photo))
+    given = {"path": path, "str": str(path), "bytes": encode_png(photo), "Pillow": Image.fromarray(photo),
+             "array": photo, "tensor": torch.from_numpy(photo), "stack": photo[None], "list": [photo],
+             "generator": (p for p in [photo])}[form]  # fmt: skip
+    (found,) = prunefuse_ray.load(saved[0]).predict(given)
+    assert found.probability == pytest.approx(float(by_hand(saved[1], photo).max()), abs=1e-4)
+
+
+def test_grey_arrays_may_have_an_axis_of_one_channel(saved, photo):
+    model = prunefuse_ray.load(saved[0])
+    (flat,), (deep,) = model.predict(photo[:, :, 0]), model.predict(photo[:, :, :1])
+    assert flat.label == deep.label
+    assert len(list(model.predict(photo[:, :, 0][None]))) == 1, "a stack of grey images"
+
+
+def test_a_broken_one_among_many_is_named_and_the_others_are_predicted(saved, photo, tmp_path, caplog):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    (tmp_path / "folder.png").mkdir()
+    paths = [
+        photo,
+        tmp_path / "bad.png",
+        str(tmp_path / "gone.png"),
+        None,
+        np.zeros((4, 4, 3)),
+        tmp_path / "folder.png",
+    ]
+    model = prunefuse_ray.load(saved[0])
+    found = list(model.predict(iter([*paths, photo])))
+    assert [isinstance(f, Rejected) for f in found] == [False, True, True, True, True, True, False]
+    assert found[0].label == found[-1].label
+    said = [str(f) for f in found[1:-1]]
+    for one, expected in zip(said, (
+        f"sample 1 ({tmp_path}/bad.png): not an image in a known format", "gone.png): cannot be read: No such file",
+        "sample 3: no image", "sample 4: array of float64 and shape (4, 4, 3), expected uint8",
+        "folder.png): cannot be read: Is a directory",
+    ), strict=True):  # fmt: skip
+        assert expected in one
+        assert one in caplog.text
+    for alone in (tmp_path / "bad.png", b"no image", 7, {"a": photo}):
+        with pytest.raises(Rejected):
+            list(model.predict(alone))
+    with pytest.raises(Rejected, match="sample 1 "):
+        model.prepare(paths)
+    assert list(model.predict([])) == []
+    assert model.prepare([]).shape == (0, 3, 16, 12)
 
 
 def test_texts_are_predicted_from_strings(tmp_path):
@@ -102,6 +150,8 @@ def test_texts_are_predicted_from_strings(tmp_path):
         expected = torch.softmax(network(codes), 1)[0]
     assert found[0].probability == pytest.approx(float(expected.max()), abs=1e-4)
     assert len(found) == 2
+    (alone,) = prunefuse_ray.load(tmp_path / "n").predict("a good film")
+    assert alone.probability == pytest.approx(found[0].probability, abs=1e-5), "one text, and not its letters"
 
 
 @pytest.mark.parametrize("form", [FORM, TextForm(length=9)])
