@@ -70,9 +70,13 @@ class Place:
         with self.fs.open_input_stream(self.path) as stream:
             return stream.readall()
 
-    def write_bytes(self, data: bytes) -> None:
+    def write_bytes(self, data: bytes, *, durable: bool = True) -> None:
         """Write the file whole: on a local disk under another name, synchronised, then renamed; an object store's
-        upload becomes visible only when it is complete."""
+        upload becomes visible only when it is complete.
+
+        Args:
+            durable: wait until the disk has it. Not for what can be made again, and is checked when it is read.
+        """
         parent = posixpath.dirname(self.path)
         self.fs.create_dir(parent, recursive=True)
         if not self.local:
@@ -83,7 +87,8 @@ class Place:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, self.path)
 
     def delete(self) -> None:

@@ -538,6 +538,20 @@ class Scoring(Section):
             raise ValueError(f"scoring.backend: {why}")
 
 
+class Prepared(Section):
+    """The prepared pool: samples as they were decoded, kept for later passes, trials and trainings."""
+
+    format: Literal["auto", "raw", "jpeg", "none"] = "auto"
+    """raw (decoded bytes, exact), jpeg (photographs in about a fifth of the room; quality 95, which changes pixels a
+    little), none (decode in every pass). auto: raw for images that are worth it."""
+    directory: PathOrUri | None = None
+    """Where it lies: a local path (each node then has its own), or a URI. Default: .prepared in run.directory, shared
+    by all runs there."""
+    max_gb: Annotated[float, Field(gt=0)] | None = None
+    """GiB that all prepared pools there may take. What does not fit is decoded in every pass; what was used longest ago
+    is removed. Default: 100, and no more than half of what is free on a local disk."""
+
+
 class Config(Section):
     """A whole run."""
 
@@ -557,6 +571,7 @@ class Config(Section):
     fusion: Fusion = Fusion()
     distillation: Distillation = Distillation()
     scoring: Scoring = Scoring()
+    prepared: Prepared = Prepared()
 
     @model_validator(mode="after")
     def _strategy_of_task(self) -> Config:

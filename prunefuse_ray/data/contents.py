@@ -113,10 +113,11 @@ class HeldOut:
         at_N = np.searchsorted(self._sorted_N, digest_N).clip(0, len(self._sorted_N) - 1)
         return np.where(self._sorted_N[at_N] == digest_N, self._order_N[at_N], -1)
 
-    def row(self, value: Any) -> int | None:
-        """The number of the row that has a sample's content; None where none has."""
-        found = -1 if value is None else int(self.rows(np.array([digest(value)]))[0])
-        return None if found < 0 else found
+    def column(self, digests_N: Sequence[int | None]) -> pa.Array:
+        """The number of the row that has each sample's content; null where none has."""
+        known_N = np.array([d is not None for d in digests_N], bool)
+        row_N = self.rows(np.array([d or 0 for d in digests_N], np.int64))
+        return pa.array(row_N, pa.int64(), mask=~known_N | (row_N < 0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Decoded samples for training: the labeled samples of a run, and its test set, as uint8 tensors.
 
-Decoding is paid once per training, not once per epoch. A set that does not fit in memory is decoded into a file on the
-node's disk and mapped: batches come out of it in the same order, and are the same to the bit.
+Decoding is paid once per run (`prepared.py`), or once per training. A set that does not fit in memory is decoded into
+a file on the node's disk and mapped: batches come out of it in the same order, and are the same to the bit.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from torch import Tensor
 
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.data.pool import Source, part
-from prunefuse_ray.data.reading import canonical, ids_to_numpy, opened, tables
-from prunefuse_ray.data.sample_format import Form, decode_column
+from prunefuse_ray.data.prepared import decoded
+from prunefuse_ray.data.reading import ids_to_numpy, tables
+from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.errors import PoolError
 
 HELD_OUT = 1_000_000
@@ -48,7 +49,7 @@ def sample_bytes(samples: int, form: Form) -> int:
 def load_samples(
     source: Source, form: Form, labels: pa.Table | None = None, file: Path | None = None, fill: bool = True
 ) -> Samples:
-    """Read and decode the samples of `source` that have a label, in `labels` or else in the source's own column.
+    """The decoded samples of `source` that have a label, in `labels` (id, label) or else in the source's own column.
 
     Args:
         file: on this node's disk, to hold the decoded values in place of memory.
@@ -57,84 +58,52 @@ def load_samples(
     Raises:
         PoolError: a sample that cannot be read, a label without its sample, or too little room on the disk.
     """
-    index = _index(source, labels)
-    shape = (len(index.labels_N), *form.shape)
+    ids, labels_N = _in_order(_own_labels(source) if labels is None else labels)
+    shape = (len(ids), *form.shape)
     values_N = np.zeros(shape, np.uint8) if file is None else _map(file, shape, fill)
     if file is None or fill:
+        found_N = np.zeros(len(ids), bool)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-            list(threads.map(lambda i: _decode(source, i, form, index.places[i], values_N), range(len(source.files))))
-    return Samples(values_N=torch.from_numpy(values_N), labels_N=torch.from_numpy(index.labels_N))
+            parts = [part(source, [number]) for number in range(len(source.files))]
+            list(threads.map(lambda one: _fill(one, form, ids, values_N, found_N), parts))
+        if not found_N.all():
+            raise PoolError(f"{len(ids)} labels, but {found_N.sum()} of their samples; the run directory is damaged")
+    return Samples(values_N=torch.from_numpy(values_N), labels_N=torch.from_numpy(labels_N))
 
 
-@dataclass(frozen=True)
-class _Index:
-    """Where every row of every file belongs."""
-
-    places: list[npt.NDArray[np.int64]]
-    """Per file: the place of each row in the order of the ids, -1 for one without a label."""
-    labels_N: npt.NDArray[np.int64]
-
-
-def _index(source: Source, labels: pa.Table | None) -> _Index:
-    ids, kept, found = [], [], []
-    names = [source.id_column]
-    # A sample that people left without a label in one round may have been chosen again in another: it counts once.
-    taken = np.zeros(0 if labels is None else labels.num_rows, bool)
-    if labels is None:
-        assert source.label_column is not None
-        names.append(source.label_column)
-    for number in range(len(source.files)):
-        count, rows_of_file = 0, []
-        for table in tables(part(source, [number]), names):
-            own = table[source.id_column]
-            rows, label = np.arange(table.num_rows), None if labels is not None else table[names[1]]
-            if labels is not None:
-                # Looked up, not joined: Arrow's join takes no nested columns, and samples may be tensors.
-                place = pc.index_in(own.cast(labels["id"].type), value_set=labels["id"].combine_chunks())
-                at_N = place.drop_null().to_numpy()
-                new_N = np.sort(np.unique(at_N, return_index=True)[1])
-                new_N = new_N[~taken[at_N[new_N]]]
-                taken[at_N[new_N]] = True
-                rows = np.flatnonzero(pc.is_valid(place).to_numpy())[new_N]
-                label = labels["label"].take(pa.array(at_N[new_N]))
-            ids += own.take(pa.array(rows)).chunks
-            found.append(np.asarray(label).astype(np.int64))
-            rows_of_file.append(rows + count)
-            count += table.num_rows
-        kept.append((count, np.concatenate([np.empty(0, np.int64), *rows_of_file])))
-    order = pc.sort_indices(pa.chunked_array(ids)).to_numpy()
-    if labels is not None and len(order) != labels.num_rows:
-        raise PoolError(f"{labels.num_rows} labels, but {len(order)} of their samples; the run directory is damaged")
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    places, start = [], 0
-    for count, rows in kept:
-        place = np.full(count, -1, np.int64)
-        place[rows] = rank[start : start + len(rows)]
-        places.append(place)
-        start += len(rows)
-    return _Index(places, np.concatenate(found)[order])
+def _own_labels(source: Source) -> pa.Table:
+    """(id, label) of every row."""
+    assert source.label_column is not None
+    columns = [source.id_column, source.label_column]
+    return pa.concat_tables([table.select(columns) for table in tables(source, columns)]).rename_columns(
+        ["id", "label"]
+    )
 
 
-def _decode(
-    source: Source, number: int, form: Form, place_N: npt.NDArray[np.int64], values_N: npt.NDArray[np.uint8]
+def _in_order(labels: pa.Table) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """Ids (N,) and labels (N,) in the order of the ids."""
+    rows = labels.sort_by("id")
+    ids = rows["id"].combine_chunks()
+    kind = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
+    return ids.cast(kind), rows["label"].to_numpy().astype(np.int64)
+
+
+def _fill(
+    source: Source,
+    form: Form,
+    ids: pa.Array,
+    values_N: npt.NDArray[np.uint8],
+    found_N: npt.NDArray[np.bool_],
 ) -> None:
-    """Decode the labeled samples of one file into their places."""
-    start = 0
-    for rows in canonical(part(source, [number])):
-        here_N, first = place_N[start : start + rows.num_rows], 0
-        start += rows.num_rows
-        places_N = here_N[here_N >= 0]
-        for table in opened(rows.filter(pa.array(here_N >= 0)), source):
-            decoded_N, reasons = decode_column(table["sample"], form)
-            for i, reason in enumerate(reasons):
-                if reason is not None:
-                    raise PoolError(
-                        f"{source.files[number]}: sample {table['id'][i].as_py()!r} cannot be read ({reason}); "
-                        "remove or mend it"
-                    )
-            values_N[places_N[first : first + table.num_rows]] = decoded_N
-            first += table.num_rows
+    """Put the samples of one file into their places. A sample that people left without a label in one round may have
+    been selected again in another: it is there twice, and the same."""
+    for chunk in decoded(source, form, only=ids):
+        for id_, why in zip(chunk.rows["id"], chunk.samples.rejected, strict=True):
+            if why is not None:
+                raise PoolError(f"{source.files[0]}: sample {id_.as_py()!r} cannot be read ({why}); remove or mend it")
+        place_N = pc.index_in(chunk.rows["id"], value_set=ids).to_numpy()
+        values_N[place_N] = chunk.samples.values_N
+        found_N[place_N] = True
 
 
 def held_out(labels: pa.Table, share: float, seed: int) -> tuple[pa.Table, pa.Table]:

@@ -7,13 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.fs as pafs
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.distributed.remote import GROUPS
 from prunefuse_ray.storage import Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Where samples are kept as they were decoded, for later passes: see `prepared.py`."""
+
+    place: Place
+    format: Literal["raw", "jpeg"] = "raw"
+    share: float = 1.0
+    """Of all chunks, those that there is room for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +45,10 @@ class Source:
     """Where the files of an index lie; empty where the samples stand in the files themselves."""
     text: bool = False
     """Whether an index's samples are texts."""
+    spans: tuple[tuple[int, int], ...] | None = None
+    """Per file, the rows that are meant (first, end); None: all of them. For `prepared.decoded` alone."""
+    prepared: Prepared | None = None
+    """Where decoded samples are kept; None: nowhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +96,7 @@ def part(source: Source, numbers: Sequence[int]) -> Source:
         files=tuple(source.files[i] for i in numbers),
         sizes=tuple(source.sizes[i] for i in numbers),
         names=None if source.names is None else tuple(source.names[i] for i in numbers),
+        spans=None if source.spans is None else tuple(source.spans[i] for i in numbers),
     )
 
 

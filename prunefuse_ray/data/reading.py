@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import posixpath
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,12 +64,65 @@ def tables(
             ):
                 table = pa.Table.from_batches([batch])
                 if derived:
-                    assert source.names is not None
-                    ids = [f"{source.names[number]}:{row}" for row in range(first, first + batch.num_rows)]
-                    table = table.append_column(source.id_column, pa.array(ids, pa.string()))
+                    ids = _derived_ids(source, number, first, batch.num_rows)
+                    table = table.append_column(source.id_column, ids)
                 first += batch.num_rows
                 refuse_pickles(table.schema, file)
                 yield table
+
+
+def _derived_ids(source: Source, number: int, first: int, rows: int) -> pa.Array:
+    """The ids of rows of a source without an id column."""
+    assert source.names is not None
+    return pa.array([f"{source.names[number]}:{row}" for row in range(first, first + rows)], pa.string())
+
+
+class FileRows:
+    """Some columns of one of a source's files, a piece at a time and only forwards; what lies between two pieces is
+    read no further than its row group demands."""
+
+    def __init__(self, stream: pa.NativeFile, source: Source, number: int, columns: Sequence[str]) -> None:
+        self._parquet = pq.ParquetFile(stream)
+        self._source, self._number = source, number
+        self._derived = source.names is not None and source.id_column in columns
+        self._columns = [c for c in columns if not (self._derived and c == source.id_column)]
+        metadata = self._parquet.metadata
+        counts = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        self._starts = [0, *itertools.accumulate(counts)]
+        self.total = self._starts[-1]
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._at, self._rest, self._opened = 0, pa.table({}), False
+
+    def take(self, first: int, rows: int) -> pa.Table:
+        """The rows from `first` on, at most so many."""
+        rows = min(rows, self.total - first)
+        parts = [self._parquet.schema_arrow.empty_table().select(self._columns)]
+        if self._columns and rows:
+            self._seek(first)
+            while self._at < first + rows:
+                if not self._rest.num_rows:
+                    self._rest = pa.Table.from_batches([next(self._batches)])
+                    refuse_pickles(self._rest.schema, self._source.files[self._number])
+                passed = min(self._rest.num_rows, max(0, first - self._at))
+                piece = self._rest.slice(passed, first + rows - self._at - passed)
+                parts += [piece] if piece.num_rows else []
+                self._at += passed + piece.num_rows
+                self._rest = self._rest.slice(passed + piece.num_rows)
+        ids = _derived_ids(self._source, self._number, first, rows) if self._derived else None
+        if not self._columns:
+            return pa.table({self._source.id_column: ids})
+        table = pa.concat_tables(parts)
+        return table if ids is None else table.append_column(self._source.id_column, ids)
+
+    def _seek(self, first: int) -> None:
+        group = bisect.bisect_right(self._starts, first) - 1
+        if not self._opened or self._starts[group] > self._at + self._rest.num_rows:
+            self._opened, self._at, self._rest = True, self._starts[group], pa.table({})
+            self._batches = self._parquet.iter_batches(
+                batch_size=_batch_rows(self._parquet, self._columns),
+                row_groups=range(group, len(self._starts) - 1),
+                columns=self._columns,
+            )
 
 
 def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
@@ -82,23 +137,32 @@ def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
 
 def canonical(source: Source, *, label: bool = False) -> Iterator[pa.Table]:
     """The rows as (id, sample[, group][, label]); of an index, with its PLACES instead of the sample."""
-    columns = [source.id_column, *(PLACES if source.roots else [source.sample_column])]
+    for table in tables(source, canonical_columns(source, label=label)):
+        yield canonical_rows(table, source, label=label)
+
+
+def canonical_columns(source: Source, *, label: bool = False, sample: bool = True) -> list[str]:
+    """The columns of a source's files that make its canonical rows.
+
+    Args:
+        sample: with the samples where they stand in the files themselves.
+    """
+    columns = [source.id_column, *(PLACES if source.roots else [source.sample_column] if sample else [])]
     if label:
         assert source.label_column is not None
         columns.append(source.label_column)
     if source.group_column is not None:
         columns.append(source.group_column)
-    for table in tables(source, list(dict.fromkeys(columns))):
-        yield canonical_rows(table, source, label=label)
+    return list(dict.fromkeys(columns))
 
 
-def canonical_rows(table: pa.Table, source: Source, *, label: bool = False) -> pa.Table:
+def canonical_rows(table: pa.Table, source: Source, *, label: bool = False, sample: bool = True) -> pa.Table:
     """Rows of a source's files under their canonical names; see `canonical`."""
     ids = table[source.id_column]
     rows = {"id": ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())}
     if source.roots:
         rows |= {name: table[name] for name in PLACES}
-    else:
+    elif sample:
         rows["sample"] = plain_samples(table[source.sample_column])
     if source.group_column is not None:
         rows["group"] = pc.fill_null(table[source.group_column].cast(pa.string()), "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -11,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.data.contents import HeldOut
+from prunefuse_ray.data.contents import digests
 from prunefuse_ray.data.images import ImageForm, sample_values
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.texts import TextForm
@@ -55,26 +57,52 @@ class Decoded:
     """Per sample, why it was rejected."""
     converted: list[str | None]
     """Per sample, what was converted, by kind."""
-    held_out: list[int | None]
-    """Per sample, the row of the held-out sets that has its content."""
+    digests: list[int | None]
+    """Per sample, that of its content before it was decoded (`contents.digest`)."""
+    encoded: bool = True
+    """Whether decoding is work: not of tensors."""
+
+    def __getitem__(self, wanted_N: npt.NDArray[np.bool_]) -> Decoded:
+        return Decoded(
+            values_N=self.values_N[wanted_N],
+            rejected=list(itertools.compress(self.rejected, wanted_N)),
+            converted=list(itertools.compress(self.converted, wanted_N)),
+            digests=list(itertools.compress(self.digests, wanted_N)),
+            encoded=self.encoded,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Decoded], shape: tuple[int, ...]) -> Decoded:
+        """Some columns one after the other, of samples of this shape."""
+        return Decoded(
+            values_N=np.concatenate([np.zeros((0, *shape), np.uint8), *(part.values_N for part in parts)]),
+            rejected=[why for part in parts for why in part.rejected],
+            converted=[kinds for part in parts for kinds in part.converted],
+            digests=[digest for part in parts for digest in part.digests],
+            encoded=all(part.encoded for part in parts),
+        )
 
 
-def read_column(column: pa.ChunkedArray, form: Form, held_out: HeldOut | None = None) -> Decoded:
-    """A column of samples, decoded, and compared with the held-out sets."""
+def read_column(column: pa.ChunkedArray, form: Form) -> Decoded:
+    """A column of samples, decoded."""
     decoded = np.zeros((len(column), *form.shape), dtype=np.uint8)
     rejected: list[str | None] = [None] * len(column)
     converted: list[str | None] = [None] * len(column)
-    rows: list[int | None] = [None] * len(column)
-    for i, value in enumerate(sample_values(column)):
+    values = sample_values(column)
+    for i, value in enumerate(values):
         try:
             decoded[i], kinds = form.read(value)
         except Rejected as reason:
             rejected[i] = str(reason)
         else:
             converted[i] = KINDS.join(kinds) or None
-        if held_out is not None:
-            rows[i] = held_out.row(value)
-    return Decoded(values_N=decoded, rejected=rejected, converted=converted, held_out=rows)
+    return Decoded(
+        values_N=decoded,
+        rejected=rejected,
+        converted=converted,
+        digests=digests(values),
+        encoded=all(value is None or isinstance(value, bytes) for value in values),
+    )
 
 
 def decode_column(column: pa.ChunkedArray, form: Form) -> tuple[npt.NDArray[np.uint8], list[str | None]]:

@@ -1,34 +1,70 @@
-"""A pool as a Ray Data stream of (id, sample[, label])."""
+"""A pool as a Ray Data stream: of (id, sample[, label]) as they are, or of decoded samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from prunefuse_ray.data.pool import Source, groups
+from prunefuse_ray.data.contents import HeldOut
+from prunefuse_ray.data.pool import Source, groups, part
+from prunefuse_ray.data.prepared import Chunk, chunk_rows, decoded, fixed_column, fixed_values
 from prunefuse_ray.data.reading import canonical, opened
+from prunefuse_ray.data.sample_format import Form
+from prunefuse_ray.storage import Place
+
+READING_CPUS = 0.5
+"""Of a reading task, so that it always fits beside 1-CPU actors."""
 
 
 def stream(
     source: Source, *, exclude: pa.Array | None = None, only: pa.Array | None = None, label: bool = False
 ) -> ray.data.Dataset:
-    """The source as a Dataset of (id, sample[, label]); rows of `exclude`, or all but `only`, dropped before images
-    are opened. Reading takes half a CPU a task, so that it always fits beside 1-CPU actors."""
-    dataset = ray.data.read_datasource(_Files(source, label), num_cpus=0.5)
-    return dataset.map_batches(
+    """The source as a Dataset of (id, sample[, group][, label]); rows of `exclude`, or all but `only`, dropped before
+    images are opened."""
+    files = _Files(source, lambda count: groups(source, count), partial(_read, label=label))
+    return ray.data.read_datasource(files, num_cpus=READING_CPUS).map_batches(
         _Rows(source, ray.put(exclude) if exclude is not None else None, ray.put(only) if only is not None else None),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        num_cpus=0.5,
+        num_cpus=READING_CPUS,
     )
+
+
+def decoded_stream(
+    source: Source, form: Form, *, exclude: pa.Array | None = None, held_out: Place | None = None
+) -> ray.data.Dataset:
+    """The source as a Dataset of (id, decoded, rejected, converted[, held_out][, group]), without the rows of
+    `exclude`: decoded where the pool is read, or taken from the prepared pool.
+
+    `decoded` is binary of one size (`decoded_values`). `rejected` says why a sample cannot be used, `converted` what
+    was converted; both are null for ordinary ones.
+
+    Args:
+        held_out: contents of the held-out sets (`contents.HeldOut`); `held_out` is the row that has a sample's content.
+    """
+    excluded = ray.put(exclude) if exclude is not None and len(exclude) else None
+    reading = partial(_decode, form=form, excluded=excluded, held_out=held_out)
+    return ray.data.read_datasource(
+        _Files(source, lambda count: spans(source, chunk_rows(form), count), reading), num_cpus=READING_CPUS
+    )
+
+
+def decoded_values(rows: pa.Table, form: Form) -> np.ndarray:
+    """The decoded samples of rows of `decoded_stream`: uint8 (N, *form.shape)."""
+    return fixed_values(rows["decoded"].combine_chunks(), form)
 
 
 class _Files(Datasource):
@@ -38,9 +74,14 @@ class _Files(Datasource):
     behind the reader, where it would still have the name that the user gave it.
     """
 
-    def __init__(self, source: Source, label: bool) -> None:
+    def __init__(
+        self,
+        source: Source,
+        parts: Callable[[int], list[Source]],
+        read: Callable[[Source], Iterable[pa.Table]],
+    ) -> None:
         super().__init__()
-        self.source, self.label = source, label
+        self.source, self.parts, self.read = source, parts, read
 
     def get_name(self) -> str:
         return "Pool"
@@ -53,16 +94,54 @@ class _Files(Datasource):
     ) -> list[ReadTask]:
         return [
             ReadTask(
-                partial(_read, group, self.label),
-                BlockMetadata(num_rows=None, size_bytes=sum(group.sizes), input_files=group.files, exec_stats=None),
+                partial(self.read, one),
+                BlockMetadata(num_rows=None, size_bytes=sum(one.sizes), input_files=one.files, exec_stats=None),
                 per_task_row_limit=per_task_row_limit,
             )
-            for group in groups(self.source, max(parallelism, 1))
+            for one in self.parts(max(parallelism, 1))
         ]
+
+
+def spans(source: Source, chunk: int, count: int) -> list[Source]:
+    """The source cut into at least `count` parts where it has as many chunks of so many rows: groups of files, or
+    parts of files, where these are fewer."""
+    if len(source.files) >= count:
+        return groups(source, count)
+    parts = []
+    for number, file in enumerate(source.files):
+        with source.fs.open_input_file(file) as opened_file:
+            rows = pq.read_metadata(opened_file).num_rows
+        chunks = math.ceil(rows / chunk)
+        pieces = min(chunks, math.ceil(count / len(source.files)))
+        edges = [min(rows, chunk * (chunks * i // pieces)) for i in range(pieces + 1)] if pieces else []
+        parts += [replace(part(source, [number]), spans=(pair,)) for pair in itertools.pairwise(edges)]
+    return parts
 
 
 def _read(source: Source, label: bool) -> Iterable[pa.Table]:
     return canonical(source, label=label)
+
+
+def _decode(source: Source, form: Form, excluded: Any, held_out: Place | None) -> Iterator[pa.Table]:
+    contents = None if held_out is None else HeldOut.at(held_out)
+    for chunk in decoded(source, form, exclude=None if excluded is None else ray.get(excluded)):
+        yield decoded_rows(chunk, contents)
+
+
+def decoded_rows(chunk: Chunk, held_out: HeldOut | None = None) -> pa.Table:
+    """A chunk as rows of `decoded_stream`."""
+    samples = chunk.samples
+    columns = {
+        "id": chunk.rows["id"],
+        "decoded": fixed_column(samples.values_N),
+        "rejected": pa.array(samples.rejected, pa.string()),
+        "converted": pa.array(samples.converted, pa.string()),
+    }
+    if held_out is not None:
+        columns["held_out"] = held_out.column(samples.digests)
+    if "group" in chunk.rows.column_names:
+        columns["group"] = chunk.rows["group"]
+    return pa.table(columns)
 
 
 class _Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
-from prunefuse_ray.data.pool import PoolInfo, Source
+from prunefuse_ray.data.pool import PoolInfo, Prepared, Source
 from prunefuse_ray.data.sample_format import decode_column, form_of
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.distributed.resources import Resources, ScoringPlan, TrainingPlan
@@ -49,6 +49,8 @@ class RunContext:
     pool: Source
     test: Source
     validation: Source | None
+    prepared: Prepared | None
+    """Where decoded samples are kept."""
     has: Resources
     scoring: ScoringPlan
     training: TrainingPlan
@@ -63,7 +65,7 @@ class RunContext:
     def look_again(self, found: Source) -> None:
         """Take over what the run has seen of its pool, of which `found` lies there now."""
         self.info = growth.seen_info(self.config, self.ledger)
-        self.pool = growth.seen_source(self.config, self.ledger, found)
+        self.pool = replace(growth.seen_source(self.config, self.ledger, found), prepared=self.prepared)
 
     # --- what is labeled ---
 
@@ -85,6 +87,7 @@ class RunContext:
         return Source(
             fs=self.ledger.root.fs,
             sample_column="sample",
+            prepared=self.prepared,
             files=tuple(p for paths, _ in found for p in paths),
             sizes=tuple(s for _, sizes in found for s in sizes),
         )

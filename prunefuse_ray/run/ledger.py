@@ -36,6 +36,8 @@ EXECUTION_FIELDS = (
     "run.name",
     "workers.",
     "scoring.actors",
+    "prepared.directory",
+    "prepared.max_gb",
     "pool.max_rejected",
     "pool.max_overlap",
     "annotation.accept_partial",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from hashlib import sha256
 
 from prunefuse_ray import networks
@@ -13,6 +14,8 @@ from prunefuse_ray.data.account import lines
 from prunefuse_ray.data.known_labels import check_known_labels
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.data.prepared import open_prepared
+from prunefuse_ray.data.sample_format import form_of
 from prunefuse_ray.data.survey import materialise, source_of, sources, survey
 from prunefuse_ray.distributed.resources import (
     Resources,
@@ -68,15 +71,20 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     notes = [] if begun_before else budget_notes(config, len(info.classes))
     for message in (*notes, *filter(None, (training.waits, scoring.waits))):
         logger.warning(message)
-    pool, test = sources(config.pool, ledger.root)
-    given = config.pool.validation_path is not None
+    form = form_of(config.pool, info)
+    prepared = open_prepared(config.prepared, Place.at(config.run.directory), form, info.rows, tell)
+    pool, test = (replace(s, prepared=prepared) for s in sources(config.pool, ledger.root))
+    validation = None
+    if config.pool.validation_path is not None:
+        validation = replace(source_of(config.pool, ledger.root, "validation_path"), prepared=prepared)
     context = RunContext(
         config=config,
         ledger=ledger,
         info=info,
         pool=pool,
         test=test,
-        validation=source_of(config.pool, ledger.root, "validation_path") if given else None,
+        validation=validation,
+        prepared=prepared,
         has=has,
         scoring=scoring,
         training=training,

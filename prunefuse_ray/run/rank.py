@@ -7,9 +7,10 @@ network, pool or configuration is refused.
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from prunefuse_ray.data import inventory
 from prunefuse_ray.data.account import lines
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo, Source
+from prunefuse_ray.data.prepared import open_prepared
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, form_of, preprocessing_from_bytes
 from prunefuse_ray.data.survey import check_unchanged, materialise, source_of, survey
 from prunefuse_ray.data.texts import TextForm
@@ -65,6 +67,7 @@ class Ranking(cfg.Section):
 
     pool: cfg.UntestedPool = cfg.UntestedPool.model_validate({})
     scoring: cfg.Scoring = cfg.Scoring()
+    prepared: cfg.Prepared = cfg.Prepared()
     selection: Strategy = Strategy()
 
 
@@ -239,8 +242,10 @@ def _open(
         materialise(found, ledger.root)
         inventory.write(taken, ledger.root)
         ledger.create(tree, info.to_json())
-    source = source_of(config.pool, ledger.root, "path", labeled=False)
-    return info, form_of(config.pool, info), source
+    form = form_of(config.pool, info)
+    beside = Place(ledger.root.fs, posixpath.dirname(ledger.root.path))
+    prepared = open_prepared(config.prepared, beside, form, info.rows, tell)
+    return info, form, replace(source_of(config.pool, ledger.root, "path", labeled=False), prepared=prepared)
 
 
 def _score(

@@ -13,8 +13,9 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.data.pool import Source, groups
-from prunefuse_ray.data.reading import ids_to_numpy, tables
-from prunefuse_ray.data.sample_format import Form, decode_column
+from prunefuse_ray.data.prepared import decoded
+from prunefuse_ray.data.reading import ids_to_numpy
+from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.schemas import doubts_schema
 from prunefuse_ray.tasks import TASKS, Task
@@ -65,13 +66,13 @@ def _predict(
     task = TASKS[task_name]
     model = networks.inference_form(networks.from_files(network, trusted).network)
     parts = []
-    for table in tables(source, [source.id_column, source.sample_column], BATCH):
-        rows = table.rename_columns(["id", "sample"])
+    only = None if labels is None else labels["id"].combine_chunks()
+    for chunk in decoded(source, form, only=only):
+        rows, values_N = chunk.rows, torch.from_numpy(chunk.samples.values_N)
         if labels is not None:
-            place = pc.index_in(rows["id"], value_set=labels["id"].combine_chunks())
-            rows = rows.filter(pc.is_valid(place)).append_column("label", labels["label"].take(place.drop_null()))
-        decoded_N, _ = decode_column(rows["sample"], form)
-        outputs = task.consensus(model(form.inputs(torch.from_numpy(decoded_N)))).float()
+            place = pc.index_in(rows["id"], value_set=only)
+            rows = rows.append_column("label", labels["label"].take(place))
+        outputs = torch.cat([task.consensus(model(form.inputs(x))).float() for x in values_N.split(BATCH)], -2)
         parts.append(_guessed(rows, task, task.probabilities(outputs.numpy())))
     return pa.concat_tables(parts)
 

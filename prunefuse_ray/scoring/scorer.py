@@ -5,7 +5,6 @@ Ray Data's row checkpoints make it resumable: after a kill, the same call scores
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import torch
 from ray.data import ActorPoolStrategy, SaveMode
@@ -21,10 +21,9 @@ from ray.data.checkpoint import CheckpointConfig
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition.probabilities import gradient_factor
 from prunefuse_ray.acquisition.strategy import Probabilities, Scores
-from prunefuse_ray.data.contents import HeldOut
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.data.sample_format import Decoded, Form, read_column
-from prunefuse_ray.data.stream import stream
+from prunefuse_ray.data.sample_format import Form
+from prunefuse_ray.data.stream import decoded_stream, decoded_values
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.scoring.meter import ScoringMeter
@@ -62,8 +61,8 @@ class ScoringJob:
 
 
 class Scorer:
-    """A scoring actor: samples (or decoded ones) in, (id, score, rejected, converted[, held_out][, feature][, gradient]
-    [, predicted][, group]) out.
+    """A scoring actor: decoded samples (`decoded_stream`) in, (id, score, rejected, converted[, held_out][, group]
+    [, feature][, gradient][, predicted]) out.
 
     Every forward pass has the shape (batch_size, C, H, W): a sample's score must not depend on how many samples
     happened to share its batch, and so not on the number of actors or on a resume.
@@ -73,7 +72,6 @@ class Scorer:
         torch.set_num_threads(job.threads)
         self.job, self.task = job, TASKS[job.task]
         self.meter = ScoringMeter()
-        self.decoder = Decoder(job)
         self.device = torch.device("cuda" if job.gpu else "cpu")
         self.network = networks.BACKENDS[job.backend].runner(
             networks.from_files(network_files(network), job.trusted).network,
@@ -84,12 +82,10 @@ class Scorer:
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        seen = _unpack(rows, self.job.form) if "decoded" in rows.column_names else self.decoder.read(rows)
-        decoded_N, reasons = seen.values_N, seen.rejected
-        outputs, features_ND = self.forward(decoded_N)
+        outputs, features_ND = self.forward(decoded_values(rows, self.job.form))
         p = self.task.probabilities(outputs)
         p_NC = p if p.ndim == 2 else p.mean(axis=0)
-        rejected = np.array([r is not None for r in reasons], dtype=bool)
+        rejected = pc.is_valid(rows["rejected"]).to_numpy()
         self.meter.count(len(rejected), int(rejected.sum()))
         scores = self.score(p)
         if features_ND is not None:  # a score whose features cannot be chosen from is none; null would say rejected
@@ -98,7 +94,7 @@ class Scorer:
             "id": rows["id"],
             # from_pandas=False keeps a NaN apart from a null: null says rejected, NaN says the network is broken.
             "score": pa.array(scores, pa.float32(), mask=rejected, from_pandas=False),
-            **_told(seen, self.job),
+            **{name: rows[name] for name in rows.column_names if name not in ("id", "decoded")},
         }
         if features_ND is not None:
             columns["feature"] = _vectors(features_ND)
@@ -106,8 +102,6 @@ class Scorer:
             columns["gradient"] = _vectors(gradient_factor(p_NC))
         if self.job.predicted:
             columns["predicted"] = pa.array(self.task.guesses(p_NC)[0], pa.int32())
-        if "group" in rows.column_names:
-            columns["group"] = rows["group"]
         return pa.table(columns)
 
     @torch.inference_mode()
@@ -145,42 +139,6 @@ def _vectors(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(values_ND.reshape(-1), pa.float32()), values_ND.shape[1])
 
 
-class Decoder:
-    """Images in, pixels out, and what is to be said of them; for GPU actors a task of its own."""
-
-    def __init__(self, job: ScoringJob) -> None:
-        self.job = job
-        self.held_out: HeldOut | None = None
-
-    def read(self, rows: pa.Table) -> Decoded:
-        if self.held_out is None and self.job.held_out is not None:
-            self.held_out = HeldOut.at(self.job.held_out)
-        return read_column(rows["sample"], self.job.form, self.held_out)
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        seen = self.read(rows)
-        flat = pa.array(seen.values_N.reshape(-1), pa.uint8())
-        size = math.prod(self.job.form.shape)
-        decoded = {"decoded": pa.FixedSizeListArray.from_arrays(flat, size), **_told(seen, self.job)}
-        return pa.table({**{n: rows[n] for n in rows.column_names if n != "sample"}, **decoded})
-
-
-def _told(seen: Decoded, job: ScoringJob) -> dict[str, pa.Array]:
-    """What is to be said of samples beside their scores, as columns: null for ordinary ones."""
-    told = {"rejected": pa.array(seen.rejected, pa.string()), "converted": pa.array(seen.converted, pa.string())}
-    return told if job.held_out is None else {**told, "held_out": pa.array(seen.held_out, pa.int64())}
-
-
-def _unpack(rows: pa.Table, form: Form) -> Decoded:
-    column = rows["decoded"].combine_chunks()
-    return Decoded(
-        values_N=column.flatten().to_numpy().reshape(len(rows), *form.shape),
-        rejected=rows["rejected"].to_pylist(),
-        converted=rows["converted"].to_pylist(),
-        held_out=rows["held_out"].to_pylist() if "held_out" in rows.column_names else [],
-    )
-
-
 def score_pool(
     source: Source,
     network: Place,
@@ -210,10 +168,7 @@ def score_pool(
         override_filesystem=checkpoint.fs,
     )
     try:
-        dataset = stream(source, exclude=exclude)
-        if job.gpu:
-            dataset = dataset.map_batches(Decoder(job), batch_size=256, batch_format="pyarrow", num_cpus=1)
-        dataset = dataset.map_batches(
+        dataset = decoded_stream(source, job.form, exclude=exclude, held_out=job.held_out).map_batches(
             Scorer,
             fn_constructor_args=(network, job),
             compute=ActorPoolStrategy(min_size=plan.min_actors, max_size=plan.max_actors),
@@ -239,7 +194,7 @@ def _score_here(source: Source, network: Place, job: ScoringJob, exclude: pa.Arr
     """Score a small pool in this process, into one file; after a kill, from the beginning."""
     out.delete()
     scorer = Scorer(network, job)
-    dataset = stream(source, exclude=exclude)
+    dataset = decoded_stream(source, job.form, exclude=exclude, held_out=job.held_out)
     batches: Iterator[Any] = iter(dataset.iter_batches(batch_size=job.batch_size * 4, batch_format="pyarrow"))
     scores = [scorer(batch) for batch in batches if batch.num_rows]
     if scores:

@@ -8,8 +8,11 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.data.images import ImageForm, encode_png
+from prunefuse_ray.data.prepared import Chunk
+from prunefuse_ray.data.sample_format import read_column
+from prunefuse_ray.data.stream import decoded_rows
 from prunefuse_ray.errors import ScoreError
-from prunefuse_ray.scoring.scorer import Decoder, Scorer, ScoringJob
+from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
 from prunefuse_ray.scoring.summary import summarise
 from prunefuse_ray.storage import Place
 from tests.support.pools import random_images
@@ -38,9 +41,13 @@ def scorer(saved, **more):
     return Scorer(saved[0], ScoringJob(**{**job, **more}))
 
 
-def rows(pixels, first=0):
-    images = [encode_png(p) for p in pixels]
-    return pa.table({"id": [f"s{first + i}" for i in range(len(images))], "sample": pa.array(images, pa.binary())})
+def rows(pixels):
+    return decoded([encode_png(p) for p in pixels])
+
+
+def decoded(images):
+    ids = pa.table({"id": [f"s{i}" for i in range(len(images))]})
+    return decoded_rows(Chunk(rows=ids, samples=read_column(pa.chunked_array([pa.array(images, pa.binary())]), FORM)))
 
 
 def plain_inputs(pixels):
@@ -75,18 +82,8 @@ def test_features_are_the_input_of_the_classifier(saved):
         torch.testing.assert_close(classifier(features), saved[1](plain_inputs(pixels)), atol=1e-4, rtol=1e-4)
 
 
-def test_decoding_in_a_stage_of_its_own_gives_the_same_scores(saved):
-    table = rows(random_images(20))
-    table = table.set_column(1, "sample", pa.array([b"x", *table["sample"].to_pylist()[1:]], pa.binary()))
-    actor = scorer(saved)
-    assert actor(Decoder(actor.job)(table)).equals(actor(table))
-
-
 def test_rejected_samples_have_a_reason_and_no_score(saved):
-    table = rows(random_images(3)).set_column(
-        1, "sample", pa.array([b"x", None, encode_png(random_images(1)[0])], pa.binary())
-    )
-    got = scorer(saved)(table).to_pylist()
+    got = scorer(saved)(decoded([b"x", None, encode_png(random_images(1)[0])])).to_pylist()
     assert [r["score"] is None for r in got] == [True, True, False]
     assert [r["rejected"] is None for r in got] == [False, False, True]
 

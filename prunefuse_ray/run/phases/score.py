@@ -13,6 +13,7 @@ from prunefuse_ray.config import Config
 from prunefuse_ray.data.contents import HeldOut, matches_of, overlaps_of
 from prunefuse_ray.data.inventory import HELD_OUT_FILE, check_overlap
 from prunefuse_ray.data.pool import with_groups
+from prunefuse_ray.data.prepared import usage
 from prunefuse_ray.data.reading import tables
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.resources import ScoringPlan
@@ -88,6 +89,7 @@ def run(context: RunContext, step: Step) -> Done:
             **scored.metrics,
             "overlaps": shared,
             "dense_macs": scored.metrics["samples"] * macs["dense"],
+            **({} if context.prepared is None else {"prepared": usage(context.prepared, context.form)}),
             "actors": [context.scoring.min_actors, context.scoring.max_actors],
         },
     )

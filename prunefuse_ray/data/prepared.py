@@ -1,0 +1,347 @@
+"""The prepared pool: samples decoded once, and kept as uint8 of their form for every later pass that reads them.
+
+A *chunk* is a fixed number of consecutive rows of one of a source's files. Who reads a chunk looks for its file first.
+If the file is there and sound, the samples come from it; if not, the originals are decoded and the file is written. So
+the first pass over a pool prepares it on its way, one that was killed goes on with what is there, and a file that was
+deleted, evicted or damaged costs its decoding again and nothing else.
+
+A chunk's file is named by a digest of the form, the decoder's version, the ids of its rows, and the place and size of
+what they were decoded from. Runs, trials and rankings with the same pool and form share it, whichever directory their
+index lies in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data.images import ImageForm, plain_samples
+from prunefuse_ray.data.pool import Prepared, Source
+from prunefuse_ray.data.reading import PLACES, FileRows, canonical_columns, canonical_rows, id_hashes, opened
+from prunefuse_ray.data.sample_format import Decoded, Form, read_column
+from prunefuse_ray.storage import Place
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+CHUNK_BYTES = 16 * 2**20
+QUALITY = 95
+"""Of the format `jpeg`, without subsampling of the colours. README has what it costs in accuracy."""
+
+
+def chunk_rows(form: Form) -> int:
+    """Rows of a chunk: about CHUNK_BYTES of decoded samples."""
+    return int(np.clip(CHUNK_BYTES // math.prod(form.shape), 16, 8192))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Decoded rows."""
+
+    rows: pa.Table
+    """(id[, group][, label])"""
+    samples: Decoded
+
+    def filter(self, wanted_N: npt.NDArray[np.bool_]) -> Chunk:
+        if wanted_N.all():
+            return self
+        return Chunk(rows=self.rows.filter(pa.array(wanted_N)), samples=self.samples[wanted_N])
+
+
+def decoded(
+    source: Source, form: Form, *, label: bool = False, only: pa.Array | None = None, exclude: pa.Array | None = None
+) -> Iterator[Chunk]:
+    """The rows of a source, decoded: from the prepared pool as far as it has them, else from the originals.
+
+    Args:
+        label: with the source's own labels.
+        only: ids of the rows that are wanted; default: all.
+        exclude: ids of rows that are not.
+    """
+    size = chunk_rows(form)
+    for number, file in enumerate(source.files):
+        first, last = (0, None) if source.spans is None else source.spans[number]
+        with source.fs.open_input_file(file) as light, source.fs.open_input_file(file) as heavy:
+            known, samples = FileRows(light, source, number, canonical_columns(source, label=label, sample=False)), None
+            for start in range(first, known.total if last is None else last, size):
+                table = known.take(start, size if last is None else min(size, last - start))
+                wanted_N = _wanted(table[source.id_column], only, exclude)
+                if not wanted_N.any():
+                    continue
+                rows = canonical_rows(table, source, label=label, sample=False)
+                key = _key(rows, source, number, start, form)
+                found = _kept(source.prepared, key, len(rows), form)
+                if found is None:
+                    if not source.roots:
+                        samples = samples or FileRows(heavy, source, number, [source.sample_column])
+                        table = samples.take(start, len(rows))
+                    # A chunk that is kept is decoded whole, or the next pass would find a part of it.
+                    keeps = source.prepared is not None and keeps_chunk(source.prepared, key)
+                    at_N = np.ones(len(rows), bool) if keeps else wanted_N
+                    found = _decode(table.filter(pa.array(at_N)), source, form)
+                    if keeps:
+                        assert source.prepared is not None
+                        found = _keep(source.prepared, key, found, form)
+                    else:
+                        rows, wanted_N = rows.filter(pa.array(at_N)), wanted_N[at_N]
+                plain = rows.drop_columns([c for c in PLACES if c in rows.column_names])
+                yield Chunk(rows=plain, samples=found).filter(wanted_N)
+
+
+def _wanted(ids: pa.ChunkedArray, only: pa.Array | None, exclude: pa.Array | None) -> npt.NDArray[np.bool_]:
+    wanted_N = np.ones(len(ids), bool)
+    for listed, inside in ((only, True), (exclude, False)):
+        if listed is not None:
+            wanted_N &= pc.is_in(ids.cast(listed.type), value_set=listed).to_numpy() == inside
+    return wanted_N
+
+
+def _decode(table: pa.Table, source: Source, form: Form) -> Decoded:
+    """The samples of rows of a source's file: of an index, opened first."""
+    if not source.roots:
+        return read_column(plain_samples(table[source.sample_column]), form)
+    parts = [read_column(part["sample"], form) for part in opened(canonical_rows(table, source), source)]
+    return Decoded.joined(parts, form.shape)
+
+
+# --- the files of chunks ---
+
+
+def form_digest(form: Form) -> str:
+    """A short name of what decoding gives: the form without what only the network sees, and the decoder's version."""
+    tree = {k: v for k, v in asdict(form).items() if k not in ("mean", "std")}
+    told = json.dumps([VERSION, type(form).__name__, tree, PIL.__version__], sort_keys=True)
+    return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+
+
+def _key(rows: pa.Table, source: Source, number: int, start: int, form: Form) -> str:
+    """A chunk's name."""
+    digest = hashlib.blake2b(form_digest(form).encode(), digest_size=16)
+    digest.update(id_hashes(rows["id"]).tobytes())
+    if source.roots:
+        digest.update("\n".join(root.path for root in source.roots).encode())
+        digest.update(id_hashes(rows["file"]).tobytes())
+        for column in ("root", "offset", "bytes"):
+            digest.update(pc.fill_null(rows[column].cast(pa.int64()), -1).to_numpy().tobytes())
+    else:
+        digest.update(f"{source.files[number]} {source.sizes[number]} {start} {source.sample_column}".encode())
+    return digest.hexdigest()
+
+
+def keeps_chunk(prepared: Prepared, key: str) -> bool:
+    """Whether there is room for a chunk; the same answer everywhere."""
+    return int(key[:8], 16) < prepared.share * 2**32
+
+
+def _directory(prepared: Prepared, form: Form) -> Place:
+    return prepared.place / f"{form_digest(form)}-{prepared.format}"
+
+
+def chunk_place(prepared: Prepared, key: str, form: Form) -> Place:
+    return _directory(prepared, form) / f"{key}.parquet"
+
+
+def _kept(prepared: Prepared | None, key: str, rows: int, form: Form) -> Decoded | None:
+    """What a chunk's file holds; None where there is none, or a damaged one."""
+    if prepared is None:
+        return None
+    place = chunk_place(prepared, key, form)
+    try:
+        content = place.read_bytes()
+    except OSError:
+        return None
+    try:
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        if (table.schema.metadata or {}).get(b"chunk") != key.encode() or table.num_rows != rows:
+            raise ValueError("it is the file of another chunk")
+        return _from_table(table, prepared, form)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        logger.warning("prepared pool: %s is damaged (%s); its samples are decoded again", place.path, error)
+        return None
+
+
+def _keep(prepared: Prepared, key: str, samples: Decoded, form: Form) -> Decoded:
+    """Write a chunk's file, where samples come encoded; the samples as they will be read from it."""
+    if not samples.encoded:
+        return samples
+    table = _to_table(samples, prepared).replace_schema_metadata({"chunk": key})
+    buffer = io.BytesIO()
+    pq.write_table(
+        table, buffer, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True
+    )
+    try:
+        chunk_place(prepared, key, form).write_bytes(buffer.getvalue(), durable=False)
+    except OSError as error:
+        logger.warning("prepared pool: %s cannot be written (%s); it will be decoded again", prepared.place.path, error)
+    return samples if prepared.format == "raw" else _from_table(table, prepared, form)
+
+
+def _to_table(samples: Decoded, prepared: Prepared) -> pa.Table:
+    if prepared.format == "raw":
+        values = fixed_column(samples.values_N)
+    else:
+        pairs = zip(samples.values_N, samples.rejected, strict=True)
+        values = pa.array([None if why else _jpeg(value) for value, why in pairs], pa.binary())
+    return pa.table(
+        {
+            "value": values,
+            "rejected": pa.array(samples.rejected, pa.string()),
+            "converted": pa.array(samples.converted, pa.string()),
+            "digest": pa.array(samples.digests, pa.int64()),
+        }
+    )
+
+
+def _from_table(table: pa.Table, prepared: Prepared, form: Form) -> Decoded:
+    column: Any = table["value"].combine_chunks()
+    if prepared.format == "raw":
+        values_N = fixed_values(column, form)
+    else:
+        values_N = np.zeros((len(table), *form.shape), np.uint8)
+        for i, value in enumerate(column.to_pylist()):
+            if value is not None:
+                with Image.open(io.BytesIO(value), formats=["JPEG"]) as image:
+                    values_N[i] = np.asarray(image).reshape(form.shape)
+    return Decoded(
+        values_N=values_N,
+        rejected=table["rejected"].to_pylist(),
+        converted=table["converted"].to_pylist(),
+        digests=table["digest"].to_pylist(),
+        encoded=True,
+    )
+
+
+def fixed_column(values_N: npt.NDArray[np.uint8]) -> pa.FixedSizeBinaryArray:
+    """Values (N, ...) as a column of values of one size, without a copy."""
+    flat = np.ascontiguousarray(values_N)
+    return pa.Array.from_buffers(pa.binary(math.prod(flat.shape[1:])), len(flat), [None, pa.py_buffer(flat)])
+
+
+def fixed_values(column: pa.FixedSizeBinaryArray, form: Form) -> npt.NDArray[np.uint8]:
+    """A column of values of one size as uint8 (N, *form.shape), without a copy."""
+    size = math.prod(form.shape)
+    flat = np.frombuffer(column.buffers()[1], np.uint8, len(column) * size, column.offset * size)
+    return flat.reshape(len(column), *form.shape)
+
+
+def _jpeg(values_HWC: npt.NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    image = values_HWC[:, :, 0] if values_HWC.shape[2] == 1 else values_HWC
+    Image.fromarray(image).save(buffer, format="JPEG", quality=QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+# --- room ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What is kept of a pool, and what that takes."""
+
+    format: Literal[raw, jpeg]
+    share: float
+    bytes: int
+    """Of the whole pool in this format, about."""
+    limit: int
+    """Bytes of all prepared pools in one place."""
+
+
+JPEG_SHARE = 0.2
+"""Of the bytes of a decoded photograph, at QUALITY, about."""
+WORTH = 32 * 2**20
+"""Fewer bytes of decoded samples than this are decoded in seconds."""
+DEFAULT_GB = 100.0
+
+
+def room(settings: cfg.Prepared, form: Form, *, samples: int, free_bytes: int | None) -> Room | None:
+    """What to keep of so many samples; None: nothing.
+
+    Args:
+        free_bytes: on the disk; None for an object store.
+    """
+    size = samples * math.prod(form.shape)
+    if settings.format == "none" or not isinstance(form, ImageForm) or (settings.format == "auto" and size < WORTH):
+        return None
+    if settings.format == "jpeg":
+        size = int(size * JPEG_SHARE)
+    limit = int((settings.max_gb or DEFAULT_GB) * 2**30)
+    if settings.max_gb is None and free_bytes is not None:
+        limit = min(limit, free_bytes // 2)
+    return Room(
+        format="jpeg" if settings.format == "jpeg" else "raw",
+        share=min(1.0, limit / max(size, 1)),
+        bytes=size,
+        limit=limit,
+    )
+
+
+def open_prepared(
+    settings: cfg.Prepared, runs: Place, form: Form, samples: int, tell: Callable[[list[str]], None] = lambda _: None
+) -> Prepared | None:
+    """The place where decoded samples of a run are kept; None where they are not.
+
+    Args:
+        runs: the directory that holds the run's.
+        samples: of the pool.
+        tell: is told, in lines, where the prepared pool lies, what it takes, and what was removed for it.
+    """
+    place = runs / ".prepared" if settings.directory is None else Place.at(settings.directory)
+    found = room(settings, form, samples=samples, free_bytes=_free(place) if place.local else None)
+    if found is None:
+        return None
+    prepared = Prepared(place=place, format=found.format, share=found.share)
+    removed = evict(place, _directory(prepared, form).path, found.limit - min(found.bytes, found.limit))
+    told = [f"prepared pool: {found.format}, {found.bytes / 2**30:.1f} GiB in {place.path}"]
+    if found.share < 1:
+        told.append(
+            f"  there is room for {found.share:.0%} of it; the rest is decoded in every pass (prepared.max_gb, "
+            "prepared.format jpeg)"
+        )
+    tell(told + [f"  removed to make room: {name}" for name in removed])
+    return prepared
+
+
+def evict(place: Place, mine: str, limit: int) -> list[str]:
+    """Remove the prepared pools in `place` but `mine` that were used longest ago, until the others take no more than
+    `limit` bytes; their paths. A run that reads one decodes again."""
+    sizes: dict[str, int] = {}
+    used: dict[str, float] = {}
+    for file in place.files(recursive=True):
+        directory = file.path.rsplit("/", 1)[0]
+        sizes[directory] = sizes.get(directory, 0) + file.size
+        used[directory] = max(used.get(directory, 0.0), file.mtime_ns or 0.0)
+    removed = []
+    for directory in sorted(sizes.keys() - {mine}, key=lambda name: (used[name], name)):
+        if sum(sizes[d] for d in sizes.keys() - {mine} - set(removed)) <= limit:
+            break
+        Place(place.fs, directory).delete()
+        removed.append(directory)
+    return removed
+
+
+def usage(prepared: Prepared, form: Form) -> dict[str, Any]:
+    """What of a pool is prepared: format, files, bytes."""
+    files = _directory(prepared, form).files()
+    return {"format": prepared.format, "files": len(files), "bytes": sum(file.size for file in files)}
+
+
+def _free(place: Place) -> int:
+    directory = Path(place.path)
+    while not directory.exists():
+        directory = directory.parent
+    return shutil.disk_usage(directory).free
