@@ -17,16 +17,19 @@ import io
 import json
 import logging
 import math
-from collections.abc import Iterator
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from prunefuse_ray import config as cfg
@@ -153,7 +156,7 @@ def _directory(prepared: Prepared, form: Form) -> Place:
 
 
 def chunk_place(prepared: Prepared, key: str, form: Form) -> Place:
-    return _directory(prepared, form) / f"{key}.parquet"
+    return _directory(prepared, form) / f"{key}.chunk"
 
 
 def _kept(prepared: Prepared | None, key: str, rows: int, form: Form) -> Decoded | None:
@@ -165,8 +168,11 @@ def _kept(prepared: Prepared | None, key: str, rows: int, form: Form) -> Decoded
         content = place.read_bytes()
     except OSError:
         return None
+    body, checksum = memoryview(content)[:-4], content[-4:]
     try:
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        if zlib.crc32(body).to_bytes(4, "little") != checksum:
+            raise ValueError("its checksum differs")
+        table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(body))).read_all()
         if (table.schema.metadata or {}).get(b"chunk") != key.encode() or table.num_rows != rows:
             raise ValueError("it is the file of another chunk")
         return _from_table(table, prepared, form)
@@ -176,14 +182,15 @@ def _kept(prepared: Prepared | None, key: str, rows: int, form: Form) -> Decoded
 
 
 def _keep(prepared: Prepared, key: str, samples: Decoded, form: Form) -> Decoded:
-    """Write a chunk's file, where samples come encoded; the samples as they will be read from it."""
+    """Write a chunk's file, where samples come encoded: an Arrow file and its CRC-32. The samples as they will be read
+    from it."""
     if not samples.encoded:
         return samples
     table = _to_table(samples, prepared).replace_schema_metadata({"chunk": key})
     buffer = io.BytesIO()
-    pq.write_table(
-        table, buffer, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True
-    )
+    with pa.ipc.new_file(buffer, table.schema) as file:
+        file.write_table(table)
+    buffer.write(zlib.crc32(buffer.getbuffer()).to_bytes(4, "little"))
     try:
         chunk_place(prepared, key, form).write_bytes(buffer.getvalue(), durable=False)
     except OSError as error:
@@ -253,7 +260,7 @@ def _jpeg(values_HWC: npt.NDArray[np.uint8]) -> bytes:
 class Room:
     """What is kept of a pool, and what that takes."""
 
-    format: Literal[raw, jpeg]
+    format: Literal["raw", "jpeg"]
     share: float
     bytes: int
     """Of the whole pool in this format, about."""
@@ -261,6 +268,8 @@ class Room:
     """Bytes of all prepared pools in one place."""
 
 
+DIRECTORY = re.compile(r"[0-9a-f]{12}-(raw|jpeg)")
+"""Of one form, as `_directory` names it; nothing else is ever removed."""
 JPEG_SHARE = 0.2
 """Of the bytes of a decoded photograph, at QUALITY, about."""
 WORTH = 32 * 2**20
@@ -322,15 +331,17 @@ def evict(place: Place, mine: str, limit: int) -> list[str]:
     sizes: dict[str, int] = {}
     used: dict[str, float] = {}
     for file in place.files(recursive=True):
-        directory = file.path.rsplit("/", 1)[0]
-        sizes[directory] = sizes.get(directory, 0) + file.size
-        used[directory] = max(used.get(directory, 0.0), file.mtime_ns or 0.0)
-    removed = []
-    for directory in sorted(sizes.keys() - {mine}, key=lambda name: (used[name], name)):
-        if sum(sizes[d] for d in sizes.keys() - {mine} - set(removed)) <= limit:
+        directory, name = file.path.removeprefix(f"{place.path}/").partition("/")[::2]
+        if DIRECTORY.fullmatch(directory) and name.endswith(".chunk") and f"{place.path}/{directory}" != mine:
+            sizes[directory] = sizes.get(directory, 0) + file.size
+            used[directory] = max(used.get(directory, 0.0), file.mtime_ns or 0.0)
+    removed, left = [], sum(sizes.values())
+    for directory in sorted(sizes, key=lambda name: (used[name], name)):
+        if left <= limit:
             break
-        Place(place.fs, directory).delete()
-        removed.append(directory)
+        (place / directory).delete()
+        removed.append((place / directory).path)
+        left -= sizes[directory]
     return removed
 
 

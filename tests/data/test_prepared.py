@@ -1,0 +1,252 @@
+"""The prepared pool: what was decoded once is what would be decoded again, whatever becomes of its files."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data import prepared
+from prunefuse_ray.data.images import ImageForm, encode_png
+from prunefuse_ray.data.pool import Prepared, Source
+from prunefuse_ray.data.prepared import decoded, evict, form_digest, open_prepared, room
+from prunefuse_ray.data.reading import FileRows
+from prunefuse_ray.data.stream import spans
+from prunefuse_ray.data.texts import TextForm
+from prunefuse_ray.storage import Place
+from tests.support.pools import random_images
+
+FORM = ImageForm(height=8, width=8, channels=1)
+ROWS = 100
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(prepared, "CHUNK_BYTES", 16 * 64)
+    assert prepared.chunk_rows(FORM) == 16
+
+
+@pytest.fixture
+def images():
+    found = [encode_png(p) for p in random_images(ROWS)]
+    found[3], found[50] = b"damaged", None
+    return found
+
+
+@pytest.fixture
+def source(tmp_path, images):
+    """Two files, of row groups that end inside chunks."""
+    files = []
+    for number, rows in enumerate((range(70), range(70, ROWS))):
+        files.append(str(tmp_path / f"{number}.parquet"))
+        table = pa.table({"id": [f"s{i}" for i in rows], "image": pa.array([images[i] for i in rows], pa.binary())})
+        pq.write_table(table, files[-1], row_group_size=23)
+    sizes = tuple(Path(file).stat().st_size for file in files)
+    return Source(fs=pafs.LocalFileSystem(), files=tuple(files), sizes=sizes, label_column=None)
+
+
+def kept(source, tmp_path, **more):
+    return dataclasses.replace(source, prepared=Prepared(place=Place.at(str(tmp_path / "kept")), **more))
+
+
+def read(source, form=FORM, **more):
+    """id -> (values, why it was rejected, what was converted, digest)"""
+    found = {}
+    for chunk in decoded(source, form, **more):
+        s = chunk.samples
+        columns = zip(s.values_N, s.rejected, s.converted, s.digests, strict=True)
+        for id_, (values, *told) in zip(chunk.rows["id"].to_pylist(), columns, strict=True):
+            assert id_ not in found
+            found[id_] = (values.tobytes(), *told)
+    return found
+
+
+def chunk_files(tmp_path):
+    return sorted((tmp_path / "kept").rglob("*.chunk"))
+
+
+def test_what_is_kept_is_what_was_decoded_and_the_originals_are_not_read_again(source, tmp_path, monkeypatch):
+    plain = read(source)
+    assert len(plain) == ROWS
+    assert plain["s3"][1] is not None
+    assert read(kept(source, tmp_path)) == plain
+    assert len(chunk_files(tmp_path)) == 5 + 2  # of 70 and 30 rows
+    monkeypatch.setattr(prepared, "_decode", None)
+    assert read(kept(source, tmp_path)) == plain
+    assert not list((tmp_path / "kept").rglob("*.tmp"))
+
+
+def test_ids_made_of_file_and_row_and_labels_come_along(source, tmp_path):
+    unnamed = dataclasses.replace(source, names=("a", "b"), id_column="none")
+    assert list(read(unnamed)) == [f"a:{i}" for i in range(70)] + [f"b:{i}" for i in range(30)]
+    labeled = str(tmp_path / "labeled.parquet")
+    pq.write_table(pq.read_table(source.files[0]).append_column("label", pa.array(range(70))), labeled)
+    one = dataclasses.replace(source, files=(labeled,), sizes=(1,), label_column="label")
+    for again in (False, True):
+        chunks = list(decoded(kept(one, tmp_path), FORM, label=True))
+        assert [x for chunk in chunks for x in chunk.rows["label"].to_pylist()] == list(range(70)), again
+
+
+def test_only_wanted_rows_are_handed_on_and_whole_chunks_are_kept(source, tmp_path):
+    plain, only = read(source), pa.array(["s1", "s20", "s99"])
+    for form in (source, kept(source, tmp_path), kept(source, tmp_path)):
+        assert read(form, only=only) == {id_: plain[id_] for id_ in only.to_pylist()}
+        assert read(form, exclude=only) == {k: v for k, v in plain.items() if k not in only.to_pylist()}
+    assert len(chunk_files(tmp_path)) == 7
+
+
+def test_unwanted_rows_are_not_decoded(source, monkeypatch):
+    seen = []
+    real = prepared.read_column
+    monkeypatch.setattr(prepared, "read_column", lambda column, form: seen.append(len(column)) or real(column, form))
+    read(source, only=pa.array(["s1", "s20"]))
+    assert seen == [1, 1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_where_there_is_room_for_a_part_the_rest_is_decoded(source, tmp_path, share):
+    plain = read(source)
+    for _ in range(2):
+        assert read(kept(source, tmp_path, share=share)) == plain
+    assert len(chunk_files(tmp_path)) < 7
+
+
+def test_damage_to_a_chunk_is_noticed_and_mended(source, tmp_path, caplog):
+    plain = read(kept(source, tmp_path))
+    file = chunk_files(tmp_path)[0]
+    sound = file.read_bytes()
+    for at in range(0, len(sound), 7):
+        file.write_bytes(sound[:at] + bytes([sound[at] ^ 16]) + sound[at + 1 :])
+        assert read(kept(source, tmp_path)) == plain, at
+    for cut in (0, 1, len(sound) // 2, len(sound) - 1):
+        file.write_bytes(sound[:cut])
+        assert read(kept(source, tmp_path)) == plain, cut
+    assert "is damaged" in caplog.text
+    assert file.read_bytes() == sound
+    other = chunk_files(tmp_path)[1]
+    file.write_bytes(other.read_bytes())
+    assert read(kept(source, tmp_path)) == plain
+    file.unlink()
+    assert read(kept(source, tmp_path)) == plain
+
+
+def test_a_place_that_cannot_be_written_is_gone_without(source, tmp_path, caplog):
+    (tmp_path / "kept").write_text("a file")
+    assert read(kept(source, tmp_path)) == read(source)
+    assert "cannot be written" in caplog.text
+
+
+def test_a_pool_with_other_contents_has_other_chunks(source, tmp_path):
+    read(kept(source, tmp_path))
+    table = pq.read_table(source.files[0])
+    pq.write_table(table.set_column(1, "image", pa.array([encode_png(p) for p in random_images(70, seed=9)])),
+                   source.files[0])  # fmt: skip
+    changed = dataclasses.replace(source, sizes=(Path(source.files[0]).stat().st_size, source.sizes[1]))
+    assert read(kept(changed, tmp_path)) == read(changed)
+
+
+def test_forms_that_decode_alike_share_their_chunks():
+    assert form_digest(FORM) == form_digest(dataclasses.replace(FORM, mean=(0.1,), std=(0.9,)))
+    changes = {"height": 9, "channels": 3, "resize": False, "crop_ratio": 0.5, "value_range": (0, 9)}
+    others = [dataclasses.replace(FORM, **{field: value}) for field, value in changes.items()]
+    assert len({form_digest(form) for form in [FORM, TextForm(length=8), *others]}) == 7
+
+
+def test_jpeg_is_close_and_the_same_in_every_pass(tmp_path):
+    form = ImageForm(height=64, width=64, channels=3)
+    x = np.linspace(0, 255, 64)
+    photo = np.stack([np.add.outer(x, x) / 2, np.tile(x, (64, 1)), np.tile(x[:, None], (1, 64))], -1).astype(np.uint8)
+    file = str(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"id": ["a", "b"], "image": [encode_png(photo), b"bad"]}), file)
+    one = Source(fs=pafs.LocalFileSystem(), files=(file,), sizes=(1,), label_column=None)
+    first, again = (read(kept(one, tmp_path, format="jpeg"), form) for _ in range(2))
+    assert first == again
+    values = np.frombuffer(first["a"][0], np.uint8).reshape(form.shape)
+    assert 0 < np.abs(values.astype(int) - photo).max() <= 12
+    assert np.abs(values.astype(int) - photo).mean() < 1
+    assert (first["b"][0], first["b"][1] is None) == (bytes(64 * 64 * 3), False)
+
+
+def test_tensors_are_not_kept(source, tmp_path):
+    file = str(tmp_path / "tensors.parquet")
+    pq.write_table(pa.table({"id": ["a"], "image": random_images(1).tolist()}), file)
+    one = dataclasses.replace(source, files=(file,), sizes=(1,))
+    assert read(kept(one, tmp_path))["a"][0] == random_images(1)[0].tobytes()
+    assert not chunk_files(tmp_path)
+
+
+@settings(max_examples=30, deadline=None)
+@given(chunk=st.integers(1, 40), count=st.integers(1, 50))
+def test_parts_cover_every_row_once_and_begin_where_chunks_do(tmp_path_factory, chunk, count):
+    directory = tmp_path_factory.getbasetemp() / "spans"
+    directory.mkdir(exist_ok=True)
+    for name, rows in (("a", 70), ("b", 30), ("c", 0)):
+        if not (directory / name).exists():
+            pq.write_table(pa.table({"id": range(rows)}), directory / name)
+    files = tuple(str(directory / name) for name in "abc")
+    whole = Source(fs=pafs.LocalFileSystem(), files=files, sizes=(1, 1, 1))
+    seen = []
+    for one in spans(whole, chunk, count):
+        for file, span in zip(one.files, one.spans or [(0, 70 if f == files[0] else 30 if f == files[1] else 0)
+                                                       for f in one.files], strict=True):  # fmt: skip
+            assert span[0] % chunk == 0
+            seen += [(file, row) for row in range(*span)]
+    assert sorted(seen) == [(files[0], i) for i in range(70)] + [(files[1], i) for i in range(30)]
+
+
+def test_rows_are_read_forwards_from_anywhere(source):
+    with source.fs.open_input_file(source.files[0]) as file:
+        rows = FileRows(file, source, 0, ["id"])
+        assert rows.total == 70
+        for first, count in ((0, 5), (5, 30), (60, 5), (66, 99)):
+            expected = [f"s{i}" for i in range(first, min(70, first + count))]
+            assert rows.take(first, count)["id"].to_pylist() == expected
+
+
+# --- room ---
+
+
+def test_what_is_kept_follows_from_size_and_room():
+    large = ImageForm(height=224, width=224, channels=3)
+    auto = cfg.Prepared()
+    assert room(auto, FORM, samples=1_000, free_bytes=None) is None, "decoded in no time"
+    assert room(auto, TextForm(length=1024), samples=10**9, free_bytes=None) is None
+    assert room(cfg.Prepared(format="none"), large, samples=10**6, free_bytes=None) is None
+    whole = room(auto, large, samples=100_000, free_bytes=10**12)
+    assert (whole.format, whole.share, whole.bytes) == ("raw", 1.0, 100_000 * 224 * 224 * 3)
+    assert room(auto, large, samples=100_000, free_bytes=10**10).share == pytest.approx(5e9 / whole.bytes)
+    assert room(cfg.Prepared(max_gb=1), large, samples=100_000, free_bytes=10**12).share == pytest.approx(
+        2**30 / whole.bytes
+    )
+    assert room(cfg.Prepared(format="jpeg", max_gb=10), large, samples=100_000, free_bytes=None).share == 1.0
+
+
+def test_the_place_is_told(tmp_path):
+    told = []
+    form = ImageForm(height=224, width=224, channels=3)
+    found = open_prepared(cfg.Prepared(max_gb=0.01), Place.at(str(tmp_path)), form, 1_000, told.extend)
+    assert found.place.path == f"{tmp_path}/.prepared"
+    assert told[0] == f"prepared pool: raw, 0.1 GiB in {tmp_path}/.prepared"
+    assert "room for 7%" in told[1]
+
+
+def test_what_was_used_longest_ago_makes_room_and_nothing_else_is_touched(tmp_path):
+    for number, name in enumerate(("aaaaaaaaaaaa-raw", "bbbbbbbbbbbb-jpeg", "cccccccccccc-raw")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.chunk").write_bytes(bytes(100))
+        os.utime(tmp_path / name / "x.chunk", (number, number))
+    for precious in ("photos", "aaaaaaaaaaaa-raw-mine"):
+        (tmp_path / precious).mkdir()
+        (tmp_path / precious / "x.chunk").write_bytes(bytes(1000))
+    mine = f"{tmp_path}/aaaaaaaaaaaa-raw"
+    assert evict(Place.at(str(tmp_path)), mine, 200) == []
+    assert evict(Place.at(str(tmp_path)), mine, 100) == [f"{tmp_path}/bbbbbbbbbbbb-jpeg"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "aaaaaaaaaaaa-raw", "aaaaaaaaaaaa-raw-mine", "cccccccccccc-raw", "photos"]  # fmt: skip
