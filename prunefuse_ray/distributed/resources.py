@@ -33,6 +33,10 @@ ROWS_WORTH_AN_ACTOR = 20_000
 """A pool with fewer rows, and less work than MACS_WORTH_AN_ACTOR, is scored by the driver in less time than an actor
 takes to start."""
 
+CORES_HERE = 4
+"""On a machine alone with so few cores the driver scores every pool itself, a thread for each core: actors compute no
+faster, and cost seconds in every round. With more cores threads get into each other's way."""
+
 MACS_WORTH_THREADS = 1e9
 """An optimiser step with less work than this is trained by one thread inside the driver: a second one gains nothing on
 so small a step, and costs several times the step whenever another process takes its core."""
@@ -87,7 +91,9 @@ class ScoringPlan:
     cpus: int
     gpus: float
     here: bool = False
-    """So little work, on one machine, that the driver does it itself."""
+    """On one machine, of few cores or with little work: the driver does it itself."""
+    threads: int = 1
+    """Of the driver, where it does; each runs a network of its own with `cpus` threads."""
     alone: bool = False
     """The driver's machine is the only one and scores on CPUs: what depends on the machine may be measured in the
     driver, without the start of another process."""
@@ -240,11 +246,30 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float 
         max_actors=min(largest, could),
         cpus=scoring.cpus,
         gpus=scoring.gpus,
-        here=small and has.in_process and scoring.actors is None and not scoring.gpus,
+        here=_here(scoring, has, small),
+        threads=max(1, (has.cores or cores()) // scoring.cpus),
         alone=has.in_process and not scoring.gpus,
         labelled=has.has_role("scoring"),
         waits=f"{needed} yet; waiting for the autoscaler" if smallest > fits else None,
     )
+
+
+def _here(scoring: cfg.Scoring, has: Resources, small: bool) -> bool:
+    """Whether the driver scores the pool itself."""
+    mine = has.in_process and has.autoscaler is None and scoring.actors is None and not scoring.gpus
+    return mine and (small or (has.cores or cores()) <= CORES_HERE)
+
+
+def beside_decoding(plan: ScoringPlan, *, decode: float, network: float) -> ScoringPlan:
+    """The plan for a pass that decodes as well: fewer actors, so that as many CPUs decode as keep these busy.
+
+    Args:
+        decode, network: seconds of one CPU that a sample takes to be decoded, and to be scored.
+    """
+    if plan.alone or plan.gpus:  # there the operating system shares the cores out; here others do the decoding
+        return plan
+    most = int(plan.max_actors * network / (network + decode))
+    return dataclasses.replace(plan, max_actors=max(plan.min_actors, most, 1))
 
 
 def _actors_when_grown(scoring: cfg.Scoring, grows: Autoscaler | None) -> int:

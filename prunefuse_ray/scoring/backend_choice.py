@@ -144,6 +144,15 @@ def choose(
     return Arithmetic(**found["chosen"]).of(job)
 
 
+def measured_rate(root: Place) -> float | None:
+    """Samples per second of one actor with the arithmetic that was chosen for a run; None where it was not worth a
+    measurement."""
+    tree = (root / FILE).read_json()
+    fields = ("backend", "precision", "batch_size")
+    rates = (m["samples_per_second"] for m in tree["measured"] if all(m[f] == tree["chosen"][f] for f in fields))
+    return next(rates, None)
+
+
 def fastest(scoring: cfg.Scoring, network: Place, job: ScoringJob, macs: float) -> dict[str, Any]:
     """The fastest candidate in this process, `chosen`; the rates that were `measured`; and which backends might have
     been faster but cannot be used here, or for this network, `left_out`."""

@@ -16,13 +16,19 @@ import pyarrow.fs as pafs
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.inventory import check_share
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.distributed.resources import ScoringPlan
+from prunefuse_ray.data.prepared import chunk_rows, usage
+from prunefuse_ray.data.reading import head
+from prunefuse_ray.data.sample_format import read_column
+from prunefuse_ray.distributed.resources import ScoringPlan, beside_decoding
 from prunefuse_ray.errors import ScoreError
-from prunefuse_ray.scoring.backend_choice import check, choose
+from prunefuse_ray.scoring.backend_choice import check, choose, measured_rate
 from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
 from prunefuse_ray.scoring.summary import summarise
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
+
+DECODED = 64
+"""Samples by which decoding is timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +80,7 @@ def score(
     """
     job = choose(what.root, scoring, what.network, job, plan, what.rows * what.macs)
     started = time.perf_counter()
-    written = write_scores(what, job, plan)
+    written = write_scores(what, job, _with_decoding(what, job, plan))
     seconds = time.perf_counter() - started
     largest = TASKS[job.task].strategies[job.strategy].largest(what.classes, what.members)
     try:
@@ -102,6 +108,22 @@ def score(
             "inference": check(what.source, what.network, job, plan),
         },
     )
+
+
+def _with_decoding(what: ScorePass, job: ScoringJob, plan: ScoringPlan) -> ScoringPlan:
+    """The plan, with CPUs for decoding where the pool is not prepared."""
+    rate = measured_rate(what.root)
+    if plan.alone or plan.gpus or rate is None:
+        return plan
+    if (kept := what.source.prepared) is not None:
+        prepared = usage(kept, job.form)["files"] * chunk_rows(job.form)
+        if prepared >= kept.share * what.rows:
+            return plan
+    sample = head(what.source, DECODED)["sample"]
+    started = time.perf_counter()
+    read_column(sample, job.form)
+    decode = (time.perf_counter() - started) / max(len(sample), 1)
+    return beside_decoding(plan, decode=decode, network=plan.cpus / rate)
 
 
 def write_scores(what: ScorePass, job: ScoringJob, plan: ScoringPlan) -> list[pafs.FileInfo]:

@@ -5,9 +5,10 @@ Ray Data's row checkpoints make it resumable: after a kill, the same call scores
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,11 @@ from ray.data.checkpoint import CheckpointConfig
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition.probabilities import gradient_factor
 from prunefuse_ray.acquisition.strategy import Probabilities, Scores
+from prunefuse_ray.data.contents import HeldOut
 from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.prepared import chunk_rows, decoded
 from prunefuse_ray.data.sample_format import Form
-from prunefuse_ray.data.stream import decoded_stream, decoded_values
+from prunefuse_ray.data.stream import decoded_rows, decoded_stream, decoded_values, spans
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.scoring.meter import ScoringMeter
@@ -158,8 +161,14 @@ def score_pool(
         rows: number of rows of the pool, from which the size of the output files follows.
         checkpoint: where the ids of finished rows are kept; one place per round, or old scores would be taken for new.
     """
+    written = out.files()
+    if any(file.base_name.startswith(HERE) != plan.here for file in written):
+        # Begun the other way, on another machine: rows that were scored are not known the same way.
+        for place in (out, checkpoint):
+            place.delete()
+            place.fs.create_dir(place.path, recursive=True)
     if plan.here:
-        return _score_here(source, network, job, exclude, out)
+        return _score_here(source, network, job, plan.threads, exclude, out)
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
@@ -190,12 +199,41 @@ def score_pool(
         context.checkpoint_config = None
 
 
-def _score_here(source: Source, network: Place, job: ScoringJob, exclude: pa.Array, out: Place) -> None:
-    """Score a small pool in this process, into one file; after a kill, from the beginning."""
-    out.delete()
-    scorer = Scorer(network, job)
-    dataset = decoded_stream(source, job.form, exclude=exclude, held_out=job.held_out)
-    batches: Iterator[Any] = iter(dataset.iter_batches(batch_size=job.batch_size * 4, batch_format="pyarrow"))
-    scores = [scorer(batch) for batch in batches if batch.num_rows]
-    if scores:
-        (out / "scores.parquet").write_table(pa.concat_tables(scores))
+HERE = "part-"
+"""What files begin with that the driver itself has written; each is a part of the pool, whole."""
+HERE_PARTS = 64
+
+
+def _score_here(source: Source, network: Place, job: ScoringJob, threads: int, exclude: pa.Array, out: Place) -> None:
+    """Score in this process: no other one has to start. A file for every part of the pool, so that after a kill only
+    parts that are missing are scored."""
+    parts = spans(source, chunk_rows(job.form), HERE_PARTS)
+    todo: queue.SimpleQueue[tuple[str, Source]] = queue.SimpleQueue()
+    done = {file.base_name for file in out.files()}
+    for number, one in enumerate(parts):
+        if (name := f"{HERE}{number:03d}.parquet") not in done:
+            todo.put((name, one))
+    stopped = threading.Event()
+    held_out = None if job.held_out is None else HeldOut.at(job.held_out)
+
+    def work() -> None:
+        scorer = Scorer(network, job)  # a network runs in one thread at a time
+        while not stopped.is_set():
+            try:
+                name, one = todo.get_nowait()
+            except queue.Empty:
+                return
+            scores = []
+            for chunk in decoded(one, job.form, exclude=exclude):
+                if stopped.is_set():
+                    return
+                scores.append(scorer(decoded_rows(chunk, held_out)))
+            if scores:
+                (out / name).write_table(pa.concat_tables(scores))
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="scorer") as pool:
+        try:
+            for worker in [pool.submit(work) for _ in range(min(threads, len(parts)))]:
+                worker.result()
+        finally:
+            stopped.set()

@@ -9,6 +9,7 @@ from prunefuse_ray.distributed.autoscaler import Autoscaler, NodeType
 from prunefuse_ray.distributed.resources import (
     MACS_WORTH_AN_ACTOR,
     Resources,
+    beside_decoding,
     importing,
     plan_scoring,
     plan_training,
@@ -45,12 +46,27 @@ def test_scoring_actors_leave_room_for_their_stream(scoring, has, macs, actors):
     assert (plan.min_actors, plan.max_actors) == actors
 
 
-def test_a_small_pool_is_scored_by_the_driver_of_one_machine():
-    assert plan_scoring(Scoring(), cluster(4), 1e9, 1_000).here
-    assert not plan_scoring(Scoring(), cluster(4), 1e9, 1_000_000).here, "many tiny samples: decoding counts too"
-    assert not plan_scoring(Scoring(), cluster(4), 1e12, 1_000).here
-    assert not plan_scoring(Scoring(), cluster(8, nodes=2, in_process=False), 1e9, 1_000).here
-    assert not plan_scoring(Scoring(actors=(1, 1)), cluster(4), 1e9, 1_000).here, "actors were asked for"
+def test_the_driver_of_one_machine_scores_what_is_small_or_has_few_cores():
+    many = cluster(18, cores=16)
+    assert plan_scoring(Scoring(), many, 1e9, 1_000).here
+    assert not plan_scoring(Scoring(), many, 1e9, 1_000_000).here, "many tiny samples: decoding counts too"
+    assert not plan_scoring(Scoring(), many, 1e12, 1_000).here
+    few = cluster(4, cores=2)
+    assert plan_scoring(Scoring(), few, MUCH).here
+    assert plan_scoring(Scoring(), few, MUCH).threads == 2
+    assert plan_scoring(Scoring(cpus=2), few, MUCH).threads == 1
+    assert not plan_scoring(Scoring(), cluster(8, nodes=2, in_process=False, cores=2), 1e9, 1_000).here
+    assert not plan_scoring(Scoring(actors=(1, 1)), few, 1e9, 1_000).here, "actors were asked for"
+
+
+def test_a_pass_that_decodes_leaves_cpus_for_it():
+    plan = plan_scoring(Scoring(), cluster(66, nodes=9, in_process=False), MUCH)
+    assert (plan.min_actors, plan.max_actors) == (1, 64)
+    assert beside_decoding(plan, decode=3e-3, network=1e-3).max_actors == 16
+    assert beside_decoding(plan, decode=1.0, network=1e-6).max_actors == 1
+    assert beside_decoding(plan, decode=0.0, network=1e-3) == plan
+    alone = plan_scoring(Scoring(), cluster(66, cores=64), MUCH)
+    assert beside_decoding(alone, decode=1.0, network=1.0) == alone
 
 
 @pytest.mark.parametrize(
