@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.benchmarks import bare, centers, measure, memory, overhead, scoring, topk, training
+from prunefuse_ray.benchmarks import bare, centers, measure, memory, overhead, photographs, scoring, topk, training
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
 from tests.support import ROOT
@@ -76,13 +76,13 @@ def unmeasured(monkeypatch):
     def fastest(*_):
         return {"chosen": {"backend": "torch", "precision": "fp32", "batch_size": 32, "call_rows": 128}}
 
-    for benchmark_ in (scoring, memory):
+    for benchmark_ in (scoring, memory, photographs):
         monkeypatch.setattr(benchmark_, "fastest", fastest)
 
 
 def test_scoring_measures_what_a_run_does(local_ray, tmp_path, monkeypatch, unmeasured):
     monkeypatch.setattr(scoring, "ROWS_PER_FILE", 500)
-    sizes = scoring.Sizes(rows=1_000, compared=1_000, repeats=1, actors=1, size=8, architecture="resnet8")
+    sizes = scoring.Sizes(rows=1_000, compared=1_000, repeats=1, size=8, architecture="resnet8")
     bench = scoring.Bench(tmp_path, sizes, scoring.generated(50, 8))
     assert sum(len(pq.read_table(f)) for f in bench.pool.files) == 1_000
     assert len(scoring.first(bench.pool, 1).files) == 1
@@ -152,3 +152,12 @@ def test_the_last_line_of_a_report_is_its_figures(capsys):
     measure.report("title", [("a", "1", "<= 2")], {"a": 1})
     line = capsys.readouterr().out.strip().splitlines()[-1]
     assert json.loads(line)["a"] == 1
+
+
+def test_photographs_are_scored_decoded_and_prepared(local_ray, tmp_path, monkeypatch, unmeasured):
+    monkeypatch.setattr(photographs, "ROWS_PER_FILE", 8)
+    sizes = photographs.Sizes(rows=16, dense_rows=8, width=64, height=48, input=32, architecture="resnet8")
+    figures = photographs.run(tmp_path, sizes, 1)
+    assert set(figures["seconds"]) == {"first", "again", "dense", "dataloader"}
+    assert figures["prepared_bytes_per_sample"] == pytest.approx(32 * 32 * 3, rel=0.2)
+    assert figures["milliseconds"]["read"] > 0
