@@ -216,8 +216,8 @@ def _score_here(source: Source, network: Place, job: ScoringJob, threads: int, e
     stopped = threading.Event()
     held_out = None if job.held_out is None else HeldOut.at(job.held_out)
 
-    def work() -> None:
-        scorer = Scorer(network, job)  # a network runs in one thread at a time
+    def work(scorer: Scorer) -> None:
+        torch.set_num_threads(job.threads)  # of this thread
         while not stopped.is_set():
             try:
                 name, one = todo.get_nowait()
@@ -231,9 +231,14 @@ def _score_here(source: Source, network: Place, job: ScoringJob, threads: int, e
             if scores:
                 (out / name).write_table(pa.concat_tables(scores))
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="scorer") as pool:
+    # One network for each thread, since not every backend's may run in several; all of them before any runs, since
+    # torch traces a network by changing what all modules do meanwhile.
+    scorers = [Scorer(network, job) for _ in range(min(threads, todo.qsize()))]
+    if not scorers:
+        return
+    with ThreadPoolExecutor(len(scorers), thread_name_prefix="scorer") as pool:
         try:
-            for worker in [pool.submit(work) for _ in range(min(threads, len(parts)))]:
+            for worker in [pool.submit(work, scorer) for scorer in scorers]:
                 worker.result()
         finally:
             stopped.set()
