@@ -176,7 +176,9 @@ class Bench:
                 while done < rows:
                     start = done % (len(decoded_N) - job.batch_size + 1)
                     x = self.form.inputs(torch.from_numpy(decoded_N[start : start + job.batch_size]))
-                    least_confidence(softmax(run(x).float().numpy()))
+                    y = run(x)
+                    assert isinstance(y, torch.Tensor)
+                    least_confidence(softmax(y.float().numpy()))
                     done += job.batch_size
 
         return loop

@@ -70,42 +70,67 @@ def lone_samples(network: nn.Module) -> Iterator[None]:
             norm.training = True
 
 
-def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """One forward pass that also returns what the final linear classifier reads.
+class WithFeatures(nn.Module):
+    """A network that also gives what its final linear classifier reads: (logits (N, C), features (N, D)); of a
+    committee its members' logits (M, N, C), and their features side by side."""
 
-    x: (N, ...). Returns features (N, D) and logits (N, C); of a committee its members' features side by side, and
-    logits (M, N, C). Raises NetworkError unless the network ends in an nn.Linear over flat features.
-    """
-    committee = next((m for m in network.modules() if isinstance(m, Members)), None)
-    ends = [network] if committee is None else list(committee.members)
-    found = [next((m for m in reversed(list(end.modules())) if isinstance(m, nn.Linear)), None) for end in ends]
-    classifiers = [classifier for classifier in found if classifier is not None]
-    if len(classifiers) < len(ends):
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        """
+        Args:
+            network: in evaluation mode; its classifiers are taken out of it.
+            example: an input.
+
+        Raises:
+            NetworkError: it does not end in an nn.Linear over flat features.
+        """
+        super().__init__()
+        with torch.inference_mode():
+            expected = network(example)
+        members = next((m for m in network.modules() if isinstance(m, Members)), None)
+        ends = [network] if members is None else list(members.members)
+        self.classifiers = nn.ModuleList([_classifier_out_of(end) for end in ends])
+        self.network, self.committee = network, members is not None
+        with torch.inference_mode():
+            try:
+                logits, features = self(example)
+                last = features.ndim == 2 and torch.allclose(logits, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
+            except (RuntimeError, AttributeError, TypeError):  # it does more with its classifier than to call it
+                last = False
+        if not last:
+            raise NetworkError(
+                "network.architecture: features need a network whose last operation is an nn.Linear over (N, features)"
+                "; use a strategy that works on scores alone"
+            )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.network(x)
+        if not self.committee:
+            return self.classifiers[0](features), features
+        own = features.unbind(0)
+        return torch.stack([c(f) for c, f in zip(self.classifiers, own, strict=True)]), torch.cat(own, 1)
+
+
+def _classifier_out_of(network: nn.Module) -> nn.Linear:
+    """The last nn.Linear of a network, in whose place it hands on what that would have read."""
+    named = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not named or not named[-1][0]:
         raise NetworkError("network.architecture: features need a network that ends in an nn.Linear; this one has none")
-    captured: list[tuple[Tensor, Tensor]] = []
-    handles = [
-        classifier.register_forward_hook(lambda _, inputs, output: captured.append((inputs[0], output)))
-        for classifier in classifiers
-    ]
-    try:
-        logits = network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    last = len(captured) == len(ends) and (
-        captured[0][1] is logits
-        if committee is None
-        else all(
-            torch.allclose(output, own, rtol=0, atol=0, equal_nan=True)
-            for (_, output), own in zip(captured, logits, strict=True)
-        )
-    )
-    if not last or any(features.ndim != 2 for features, _ in captured):
-        raise NetworkError(
-            "network.architecture: features need a network whose last operation is an nn.Linear over (N, features); "
-            "use a strategy that works on scores alone"
-        )
-    return torch.cat([features for features, _ in captured], 1), logits
+    name, classifier = named[-1]
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, nn.Identity())
+    return classifier
+
+
+def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and logits of inputs x (N, ...), by a copy of the network in evaluation mode; see `WithFeatures`."""
+    logits, features = WithFeatures(copy.deepcopy(network).eval(), x)(x)
+    return features, logits
+
+
+def scoring_form(network: nn.Module, precision: str, example: Tensor, *, features: bool) -> nn.Module:
+    """The `inference_form` as it is run for scoring: x -> logits, or `WithFeatures`."""
+    form = inference_form(network, precision).to(example.device)
+    return WithFeatures(form, example) if features else form
 
 
 def inference_form(network: nn.Module, precision: str = "fp32") -> nn.Module:

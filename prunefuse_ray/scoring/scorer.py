@@ -82,6 +82,7 @@ class Scorer:
             device=self.device,
             example=self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8)),
             threads=job.threads,
+            features=job.features,
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -118,12 +119,10 @@ class Scorer:
             if n < size:
                 batch = np.concatenate([batch, np.zeros((size - n, *batch.shape[1:]), np.uint8)])
             x = self.inputs(batch)
-            if self.job.features:
-                assert isinstance(self.network, torch.nn.Module)  # config: other backends give no features
-                f, y = networks.features_and_logits(self.network, x)
+            y = self.network(x)
+            if isinstance(y, tuple):
+                y, f = y
                 features.append(f[:n].float().cpu().numpy())
-            else:
-                y = self.network(x)
             outputs.append(y[..., :n, :].float().cpu().numpy())
         return np.concatenate(outputs, axis=-2), np.concatenate(features) if features else None
 

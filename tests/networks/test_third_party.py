@@ -28,7 +28,7 @@ SOURCE = """
 import torch
 from prunefuse_ray.networks import Backend, FusionRule, scatter
 
-def build(network, *, precision, device, example, threads):
+def build(network, *, precision, device, example, threads, features):
     network = network.eval().to(device)
     return lambda x: network(x.double().float())
 
@@ -40,7 +40,8 @@ def zeros(parts):
 def slanted(parts):
     return {name: tensor[:1] if tensor.ndim else tensor for name, tensor in zeros(parts).items()}
 
-PLAIN = Backend(name="plain", about="100% as it is", build=build, precisions=("fp32",), auto={"cpu": 0})
+PLAIN = Backend(name="plain", about="100% as it is", build=build, precisions=("fp32",), features=False,
+                auto={"cpu": 0})
 ZEROS = FusionRule(name="zeros", about="become zero", apply=zeros)
 SLANTED = FusionRule(name="slanted", about="get lost", apply=slanted)
 CLAIMED = FusionRule(name="claimed", about="are claimed to be harmless", apply=lambda parts: parts.dense.state_dict(),

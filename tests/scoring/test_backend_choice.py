@@ -58,7 +58,7 @@ def saved(tmp_path_factory):
         ({"precision": "bf16"}, SMALL, {}, {("torch", "bf16")}, 1),
         ({}, LARGE, {}, {("torch", "bf16"), ("openvino", "bf16")}, 4),
         ({}, LARGE, {"fast_bf16": False}, {("torch", "fp32"), ("openvino", "fp32")}, 4),
-        ({}, LARGE, {"features": True}, {("torch", "bf16")}, 4),
+        ({}, LARGE, {"features": True}, {("torch", "bf16"), ("openvino", "bf16")}, 4),
         ({"precision": "fp32"}, LARGE, {}, {("torch", "fp32"), ("openvino", "fp32")}, 4),
         ({"backend": "eager"}, LARGE, {}, {("eager", "fp32")}, 4),
         ({"backend": "openvino", "batch_size": 8}, LARGE, {}, {("openvino", "bf16")}, 1),
@@ -82,7 +82,6 @@ def test_what_would_be_worth_trying_but_is_not_installed_is_said(monkeypatch):
     backends, left_out = worth_trying(Scoring(), macs=LARGE, features=False, gpu=False)
     assert list(backends) == ["torch"]
     assert left_out == {"openvino": "openvino is not installed: pip install 'prunefuse-ray[openvino]'"}
-    assert worth_trying(Scoring(), macs=LARGE, features=True, gpu=False)[1] == {}, "it would give no features"
 
 
 def test_auto_goes_on_without_a_backend_that_cannot_run_the_network(saved, monkeypatch):
@@ -111,14 +110,17 @@ def test_an_actor_is_given_a_second_of_work_in_whole_batches():
     "tree",
     [
         {"scoring": {"backend": "openvino", "gpus": 1}},
-        {"scoring": {"backend": "openvino", "features": True}},
         {"scoring": {"backend": "eager", "precision": "bf16"}},
-        {"scoring": {"backend": "compile"}, "selection": {"strategy": "badge"}},
     ],
 )
 def test_what_cannot_be_is_refused(tree):
     with pytest.raises(ConfigError, match=r"scoring\.backend"):
         config_from_tree(tree)
+
+
+def test_no_strategy_rules_a_backend_out():
+    for backend in set(networks.BACKENDS) - {"outside"}:
+        config_from_tree({"scoring": {"backend": backend, "features": True}, "selection": {"strategy": "badge"}})
 
 
 def test_what_was_measured_once_is_kept(saved, tmp_path, monkeypatch):
@@ -203,13 +205,14 @@ def test_a_form_for_gpus_is_checked_where_they_are(monkeypatch, gpu, where):
     assert backend_choice.check(None, None, job, None) == {"checked": where}
 
 
-def test_features_come_from_the_folded_network_too(saved):
-    plain, fast = (
+def test_features_come_from_every_backend(saved):
+    plain, *fast = (
         Scorer(saved, dataclasses.replace(JOB, features=True, backend=b)).forward(random_images(5))
-        for b in ("eager", "torch")
+        for b in ("eager", "torch", *(["openvino"] if networks.BACKENDS["openvino"].lacks() is None else []))
     )
-    for ours, theirs in zip(fast, plain, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    for found in fast:
+        for ours, theirs in zip(found, plain, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux where threads may run")

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-Runner = Callable[["Tensor"], "Tensor"]
-"""Inputs (N, ...) on the device, all of one shape, to logits (N, C); of a committee's `Members` to (M, N, C)."""
+Runner = Callable[["Tensor"], "Tensor | tuple[Tensor, Tensor]"]
+"""Inputs (N, ...) on the device, all of one shape, to logits (N, C), of a committee's `Members` to (M, N, C); where
+features are asked for, to (logits, features (N, D)), see `inference.WithFeatures`."""
 
 DEVICES = {"cpu": "CPUs", "cuda": "GPUs"}
 """Types of torch devices that score, and their names in messages."""
@@ -27,7 +28,14 @@ DEVICES = {"cpu": "CPUs", "cuda": "GPUs"}
 
 class Build(Protocol):
     def __call__(
-        self, network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int
+        self,
+        network: nn.Module,
+        *,
+        precision: str,
+        device: torch.device,
+        example: Tensor,
+        threads: int,
+        features: bool,
     ) -> Runner:
         """The network, which the backend may keep or change, ready to run in evaluation mode.
 
@@ -36,6 +44,7 @@ class Build(Protocol):
             device: of one of the backend's `devices`.
             example: an input; all others have its shape, type and device.
             threads: for what has threads of its own; torch's are the process's.
+            features: also give what the classifier reads.
 
         Raises:
             NetworkError: the backend cannot follow this network.
@@ -53,9 +62,8 @@ class Backend:
     devices: tuple[str, ...] = ("cpu", "cuda")
     precisions: tuple[str, ...] = ("fp32", "bf16")
     """The first is the one for a pass in which nothing speaks for another."""
-    features: bool = False
-    """The runner is an nn.Module that ends in the network's own classifier, so that `features_and_logits` can read
-    what the classifier reads."""
+    features: bool = True
+    """Whether it can also give what the network's classifier reads."""
     portable: bool = False
     """In float32 on CPUs its kernels are those of the plain network, so that its distance from it is the same, up to
     rounding, on any machine."""
@@ -89,12 +97,21 @@ class Backend:
         return None
 
     def runner(
-        self, network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int
+        self,
+        network: nn.Module,
+        *,
+        precision: str,
+        device: torch.device,
+        example: Tensor,
+        threads: int,
+        features: bool = False,
     ) -> Runner:
         """What `build` makes. NetworkError where it cannot be made of this network, or not here."""
-        if why := self.refusal(device=device.type, precision=precision) or self.lacks():
+        if why := self.refusal(device=device.type, precision=precision, features=features) or self.lacks():
             raise NetworkError(f"scoring.backend: {why}")
-        return self.build(network, precision=precision, device=device, example=example, threads=threads)
+        return self.build(
+            network, precision=precision, device=device, example=example, threads=threads, features=features
+        )
 
     @property
     def limits(self) -> str:

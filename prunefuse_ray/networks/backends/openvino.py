@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def _build(network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int) -> Runner:
+def _build(
+    network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int, features: bool
+) -> Runner:
     import openvino
     import torch
 
-    from prunefuse_ray.networks.inference import inference_form
+    from prunefuse_ray.networks.inference import scoring_form
 
+    form = scoring_form(network, "fp32", example, features=features)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # its converter traces by torch.jit
-            model = openvino.convert_model(inference_form(network), example_input=example, input=[tuple(example.shape)])
+            model = openvino.convert_model(form, example_input=example, input=[tuple(example.shape)])
     except Exception as error:  # its converter raises errors of its own and those of torch's tracer
         raise NetworkError(
             f"scoring.backend: OpenVINO cannot convert this network ({plain(error)}); use torch, or auto"
@@ -42,9 +45,11 @@ def _build(network: nn.Module, *, precision: str, device: torch.device, example:
     )
     request = compiled.create_infer_request()
 
-    def run(x: Tensor) -> Tensor:
-        # A copy: the next call writes into the same memory.
-        return torch.from_numpy(request.infer([x.contiguous().numpy()])[0].copy())
+    def run(x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        found = request.infer([x.contiguous().numpy()])
+        # Copies: the next call writes into the same memory.
+        logits, *rest = (torch.from_numpy(found[i].copy()) for i in range(len(found)))
+        return (logits, rest[0]) if features else logits
 
     return run
 

@@ -12,22 +12,31 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def _eager(network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int) -> Runner:
-    return network.eval().requires_grad_(False).to(device)
+def _eager(
+    network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int, features: bool
+) -> Runner:
+    from prunefuse_ray.networks.inference import WithFeatures
+
+    plain = network.eval().requires_grad_(False).to(device)
+    return WithFeatures(plain, example) if features else plain
 
 
-def _torch(network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int) -> Runner:
-    from prunefuse_ray.networks.inference import inference_form
+def _torch(
+    network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int, features: bool
+) -> Runner:
+    from prunefuse_ray.networks.inference import scoring_form
 
-    return inference_form(network, precision).to(device)
+    return scoring_form(network, precision, example, features=features)
 
 
-def _compile(network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int) -> Runner:
+def _compile(
+    network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int, features: bool
+) -> Runner:
     import torch
 
-    from prunefuse_ray.networks.inference import inference_form
+    from prunefuse_ray.networks.inference import scoring_form
 
-    compiled = torch.compile(inference_form(network, precision).to(device), dynamic=False)
+    compiled = torch.compile(scoring_form(network, precision, example, features=features), dynamic=False)
     try:
         # It compiles when it is first called: now, not in the middle of the pool. A copy made in this mode is of the
         # kind that scoring gives it; for another kind it would compile again.
@@ -45,14 +54,12 @@ EAGER = Backend(
     about="the network as it was trained",
     build=_eager,
     precisions=("fp32",),
-    features=True,
     portable=True,
 )
 TORCH = Backend(
     name="torch",
     about="its batch norms folded into the convolutions",
     build=_torch,
-    features=True,
     portable=True,
     auto={"cpu": 0, "cuda": 0},
 )
