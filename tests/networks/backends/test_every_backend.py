@@ -73,13 +73,13 @@ def test_logits_are_those_of_the_plain_network(name, kind):
             assert found.shape == logits.shape
             assert (found.float().cpu() - logits).abs().max() <= off, (device, precision)
             assert torch.equal(run(given).cpu(), found.cpu()), "the same inputs give the same outputs"
-            if backend.features:
-                again, seen = backend.runner(
-                    network(kind), precision=precision, device=torch.device(device), example=torch.zeros_like(given),
-                    threads=1, features=True,
-                )(given)  # fmt: skip
-                assert (again.float().cpu() - logits).abs().max() <= off
-                assert (seen.float().cpu() - features).abs().max() <= TOLERANCES[precision] * features.abs().max()
+        if backend.features:
+            how = {"precision": precision, "device": torch.device(device), "example": torch.zeros_like(given)}
+            run = backend.runner(network(kind), **how, threads=1, features=True)
+            with torch.inference_mode():
+                again, seen = run(given)
+            assert (again.float().cpu() - logits).abs().max() <= off
+            assert (seen.float().cpu() - features).abs().max() <= TOLERANCES[precision] * features.abs().max()
 
 
 @pytest.mark.parametrize("name", NAMES)
