@@ -86,10 +86,9 @@ class WithFeatures(nn.Module):
         super().__init__()
         with torch.inference_mode():
             expected = network(example)
-        members = next((m for m in network.modules() if isinstance(m, Members)), None)
-        ends = [network] if members is None else list(members.members)
-        self.classifiers = nn.ModuleList([_classifier_out_of(end) for end in ends])
-        self.network, self.committee = network, members is not None
+        self.committee = isinstance(network, Members)
+        self.bodies = network.members if isinstance(network, Members) else nn.ModuleList([network])
+        self.classifiers = nn.ModuleList([_classifier_out_of(body) for body in self.bodies])
         with torch.inference_mode():
             try:
                 logits, features = self(example)
@@ -103,11 +102,9 @@ class WithFeatures(nn.Module):
             )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.network(x)
-        if not self.committee:
-            return self.classifiers[0](features), features
-        own = features.unbind(0)
-        return torch.stack([c(f) for c, f in zip(self.classifiers, own, strict=True)]), torch.cat(own, 1)
+        features = [body(x) for body in self.bodies]
+        logits = [read(own) for read, own in zip(self.classifiers, features, strict=True)]
+        return torch.stack(logits) if self.committee else logits[0], torch.cat(features, 1)
 
 
 def _classifier_out_of(network: nn.Module) -> nn.Linear:
@@ -128,16 +125,21 @@ def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scoring_form(network: nn.Module, precision: str, example: Tensor, *, features: bool) -> nn.Module:
-    """The `inference_form` as it is run for scoring: x -> logits, or `WithFeatures`."""
-    form = inference_form(network, precision).to(example.device)
-    return WithFeatures(form, example) if features else form
+    """The `inference_form` as it is run for scoring: x -> logits, or `WithFeatures`.
+
+    Args:
+        precision: fp32, or bf16 for weights and activations in bfloat16 (inputs of any precision are taken).
+        example: an input on the device.
+    """
+    form = inference_form(network).to(example.device)
+    form = WithFeatures(form, example) if features else form
+    return _Bfloat16(form) if precision == "bf16" else form
 
 
-def inference_form(network: nn.Module, precision: str = "fp32") -> nn.Module:
+def inference_form(network: nn.Module) -> nn.Module:
     """An eval-mode copy for scoring: batch norms folded into the convolution right before them, channels last.
 
-    precision: fp32, or bf16 for weights and activations in bfloat16 (inputs of any precision are taken). Outputs equal
-    the original's in eval mode up to rounding. Batch norms that read anything but one convolution (all but the inner
+    Outputs equal the original's in eval mode up to rounding. Batch norms that read anything but one convolution (all but the inner
     ones of a pre-activation network) stay; so does everything where the network cannot be traced.
     """
     result = copy.deepcopy(network).eval().requires_grad_(False)
@@ -155,7 +157,7 @@ def inference_form(network: nn.Module, precision: str = "fp32") -> nn.Module:
         setattr(result.get_submodule(parent), child, nn.Identity())
     if any(isinstance(module, nn.Conv2d) for module in result.modules()):
         result = result.to(memory_format=torch.channels_last)
-    return _Bfloat16(result) if precision == "bf16" else result
+    return result
 
 
 def channels_last(network: nn.Module) -> nn.Module:
