@@ -139,8 +139,8 @@ def scoring_form(network: nn.Module, precision: str, example: Tensor, *, feature
 def inference_form(network: nn.Module) -> nn.Module:
     """An eval-mode copy for scoring: batch norms folded into the convolution right before them, channels last.
 
-    Outputs equal the original's in eval mode up to rounding. Batch norms that read anything but one convolution (all but the inner
-    ones of a pre-activation network) stay; so does everything where the network cannot be traced.
+    Outputs equal the original's in eval mode up to rounding. Batch norms that read anything but one convolution (all
+    but the inner ones of a pre-activation network) stay; so does everything where the network cannot be traced.
     """
     result = copy.deepcopy(network).eval().requires_grad_(False)
     for conv_name, norm_name in _foldable(result):
