@@ -1,9 +1,12 @@
 """What the documents say is what the program does."""
 
+import re
+
 import pytest
 
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands.list import KINDS
+from tests.support import ROOT
 from tests.support.documents import DOCUMENTS, TABLE, with_tables
 
 
@@ -27,3 +30,17 @@ def test_what_can_be_named_is_listed(capsys, kind):
     assert all(name in shown for name in KINDS[kind]().rows)
     assert main(["list", kind, "--markdown"]) == 0
     assert capsys.readouterr().out.count("\n") == 2 + len(KINDS[kind]().rows)
+
+
+def test_the_files_that_the_architecture_names_are_there():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+/[a-z_/]*(?:[a-z_]+\.py|))`", text))
+    assert len(named) > 30
+    assert not [name for name in named if not (ROOT / "prunefuse_ray" / name).exists()]
+
+
+def test_the_rooms_that_the_architecture_draws_are_those_of_the_package():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"\b([a-z]+)/", text[text.index("```") : text.rindex("```")])) - {"phases", "sources"}
+    package = ROOT / "prunefuse_ray"
+    assert drawn == {path.parent.name for path in package.glob("*/__init__.py")}
