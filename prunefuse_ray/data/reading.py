@@ -67,7 +67,22 @@ def tables(
                     table = table.append_column(source.id_column, pa.array(ids, pa.string()))
                 first += batch.num_rows
                 refuse_pickles(table.schema, file)
-                yield table
+                yield pa.table([plain_column(column) for column in table.columns], table.column_names)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type that values are read as: of a dictionary that of its values; strings of any kind are strings."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return kind
+
+
+def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column with its values as `plain_type`; as it is where it has that already."""
+    kind = plain_type(column.type)
+    return column if kind == column.type else column.cast(kind)
 
 
 def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:

@@ -188,3 +188,23 @@ def test_pointers_of_git_lfs_are_named_with_the_remedy(made, tmp_path, which):
     sorted((tmp_path / "pool").iterdir())[which].write_bytes(POINTER)
     with pytest.raises(PoolError, match=r"a Git LFS pointer in place of the file; fetch the file itself with git lfs"):
         survey(pool)
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()),
+                                  pa.dictionary(pa.int8(), pa.large_string())])  # fmt: skip
+def test_strings_of_every_type_are_ids(made, tmp_path, kind):
+    pool, _, ids = made
+    for file in (tmp_path / "pool").iterdir():
+        table = pq.read_table(file)
+        table = table.set_column(0, "id", table["id"].cast(kind))
+        image = pa.chunked_array([table["image"].combine_chunks().dictionary_encode()])
+        label = table["label"].combine_chunks().dictionary_encode()
+        pq.write_table(table.set_column(1, "image", image).set_column(2, "label", label), file)
+    found = survey(pool)
+    assert found.info.id_type == "string"
+    assert sorted(rows(stream(found.indexes["path"].source, label=True))) == sorted(ids)
+    doubled = pq.read_table(next((tmp_path / "pool").iterdir()))
+    names = pa.chunked_array([["M\u00fcll", "Mu\u0308ll"][: min(2, doubled.num_rows)]]).cast(kind)
+    pq.write_table(doubled.slice(0, 2).set_column(0, "id", names), tmp_path / "pool" / "more.parquet")
+    with pytest.raises(PoolError, match="duplicate ids"):
+        survey(pool)
