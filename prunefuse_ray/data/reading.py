@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -51,23 +52,36 @@ def tables(
     wanted = [c for c in columns if not (derived and c == source.id_column)]
     for number, file in enumerate(source.files):
         first = 0
-        with source.fs.open_input_file(file) as stream:
-            parquet = pq.ParquetFile(stream, buffer_size=0 if row_group is None else BATCH_BYTES)
-            only = None
-            if row_group is not None:
-                first = sum(parquet.metadata.row_group(i).num_rows for i in range(row_group))
-                only = [row_group]
-            for batch in parquet.iter_batches(
-                batch_size=rows or _batch_rows(parquet, wanted), row_groups=only, columns=wanted
-            ):
-                table = pa.Table.from_batches([batch])
-                if derived:
-                    assert source.names is not None
-                    ids = [f"{source.names[number]}:{row}" for row in range(first, first + batch.num_rows)]
-                    table = table.append_column(source.id_column, pa.array(ids, pa.string()))
-                first += batch.num_rows
-                refuse_pickles(table.schema, file)
-                yield pa.table([plain_column(column) for column in table.columns], table.column_names)
+        try:
+            with source.fs.open_input_file(file) as stream:
+                parquet = pq.ParquetFile(stream, buffer_size=0 if row_group is None else BATCH_BYTES)
+                only = None
+                if row_group is not None:
+                    first = sum(parquet.metadata.row_group(i).num_rows for i in range(row_group))
+                    only = [row_group]
+                for batch in parquet.iter_batches(
+                    batch_size=rows or _batch_rows(parquet, wanted), row_groups=only, columns=wanted
+                ):
+                    table = pa.Table.from_batches([batch])
+                    if derived:
+                        assert source.names is not None
+                        ids = [f"{source.names[number]}:{row}" for row in range(first, first + batch.num_rows)]
+                        table = table.append_column(source.id_column, pa.array(ids, pa.string()))
+                    first += batch.num_rows
+                    refuse_pickles(table.schema, file)
+                    yield pa.table([plain_column(column) for column in table.columns], table.column_names)
+        except (OSError, pa.ArrowException) as error:
+            if not _is_damage(error):
+                raise
+            raise PoolError(f"'{file}' is damaged from row {first} on ({error}); copy it again, or mend it") from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether what was read was wrong, and not the reading: storage that fails has its number, or says whose it is."""
+    return not isinstance(error, OSError) or (error.errno is None and not STORES.search(str(error)))
+
+
+STORES = re.compile(r"AWS|google|gcs|curl|http", re.IGNORECASE)
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
