@@ -152,6 +152,17 @@ class _Step(NamedTuple):
     """A link whose turn has come."""
 
 
+SYSTEM_FOLDERS = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found",
+                           "system volume information"})  # fmt: skip
+"""Folders in which network disks and operating systems keep thumbnails, versions and what was thrown away, in lower
+case."""
+
+
+def of_system(name: str) -> bool:
+    """Whether a path below a root leads through a folder of the system."""
+    return any(part.lower() in SYSTEM_FOLDERS for part in name.split("/")[:-1])
+
+
 def hidden(name: str) -> bool:
     """Whether a path below a root is that of a hidden file, or leads through a hidden folder."""
     return any(part.startswith(".") for part in name.split("/"))

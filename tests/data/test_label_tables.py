@@ -92,6 +92,8 @@ def test_the_index_of_pandas_is_no_column():
         ("id,label\na,cat\n".encode("utf-16")[:-1], "not whole UTF-16"),
         ("id,label\na,cat,x\n", "line 2: 3 cells, but the header has 2"),
         ("id,label\na\n", "line 2: 1 cells"),
+        ("id,text,label\na,one, two,cat\n", "line 2: 4 cells, but the header has 3"),
+        ("annotation_id,annotator,choice,id,image\n1,2,cat,3,a.png\n", "no column 'label'; it has annotation_id, an"),
         ("id,label,label\na,cat,dog\n", "column 'label' stands there twice"),
         ("id,Label,label\na,cat,dog\n", "column 'label' stands there twice"),
         ("filename,class\na,cat\n", "has no column 'id'; it has filename, class"),

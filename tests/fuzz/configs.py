@@ -9,9 +9,39 @@ from prunefuse_ray.config.files import load_config, to_tree
 from prunefuse_ray.config.schema import Config
 from tests.fuzz.mutate import attempt, damaged
 
-JUNK = (None, True, "", "x", "yes", 0, -1, 1e400, 10**30, 0.5, [], {}, [1, "a", None], {"a": {"b": 1}}, "a:b", "no.such:thing", "null",
-        "2026-01-31", "\u00fc" * 300, [[[]]], "${HOME}", "!!python/object", "1_000", "0x10", "1e3", "s3://user:secret@bucket/x",
-        float("nan"))  # fmt: skip
+JUNK = (
+    *(
+        None,
+        True,
+        "",
+        "x",
+        "yes",
+        0,
+        -1,
+        1e400,
+        float("nan"),
+        10**30,
+        0.5,
+        [],
+        {},
+        [1, "a", None],
+        {"a": {"b": 1}},
+        [[[]]],
+    ),
+    *(
+        "a:b",
+        "no.such:thing",
+        "null",
+        "2026-01-31",
+        "\u00fc" * 300,
+        "${HOME}",
+        "!!python/object",
+        "1_000",
+        "0x10",
+        "1e3",
+    ),
+    *("s3://user:secret@bucket/x", "https://host/?token=secret"),
+)
 
 
 def case(rng: Random, where: Path) -> str:
