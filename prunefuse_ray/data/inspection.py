@@ -99,8 +99,10 @@ def inspect_parquet(source: Source, samples: SampleSet, classes: int, new: Colle
 def read_schema(fs: pafs.FileSystem, file: str, field: str) -> pa.Schema:
     """The schema of a Parquet file; PoolError where it is none."""
     try:
-        return pq.read_schema(file, filesystem=fs)
-    except (OSError, pa.ArrowInvalid) as error:
+        schema = pq.read_schema(file, filesystem=fs)
+        _ = schema.names  # they may not be UTF-8
+        return schema
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise PoolError(f"{field}: {_unreadable(fs, file, error)}") from error
 
 
@@ -163,11 +165,12 @@ def _look(source: Source, kinds: dict[str, str]) -> tuple[int, list[str]]:
         try:
             footer = pq.read_metadata(file, filesystem=source.fs)
             schema = footer.schema.to_arrow_schema()
+            _ = schema.names
             refuse_pickles(schema, file)
         except PoolError as error:
             faults.append(str(error))
             continue
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             faults.append(_unreadable(source.fs, file, error))
             continue
         rows += footer.num_rows

@@ -69,7 +69,8 @@ def tables(
                         table = table.append_column(source.id_column, pa.array(ids, pa.string()))
                     first += batch.num_rows
                     refuse_pickles(table.schema, file)
-                    yield pa.table([plain_column(column) for column in table.columns], table.column_names)
+                    names = table.column_names
+                    yield pa.table([_plain(table[name], name, source, file) for name in names], names)
         except (OSError, pa.ArrowException) as error:
             if not _is_damage(error):
                 raise
@@ -97,6 +98,21 @@ def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column with its values as `plain_type`; as it is where it has that already."""
     kind = plain_type(column.type)
     return column if kind == column.type else column.cast(kind)
+
+
+def _plain(column: pa.ChunkedArray, name: str, source: Source, file: str) -> pa.ChunkedArray:
+    """`plain_column`, of text that is UTF-8: where ids, labels or groups are not, nobody knows which ones they are."""
+    plain = plain_column(column)
+    if not pa.types.is_string(plain.type):
+        return plain
+    try:
+        plain.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if name != source.sample_column:
+            raise PoolError(f"'{file}': column '{name}' holds text that is not UTF-8; write it anew") from error
+        texts = plain.cast(pa.binary()).to_pylist()
+        return pa.chunked_array([[None if t is None else t.decode(errors="replace") for t in texts]], pa.string())
+    return plain
 
 
 def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:

@@ -1,11 +1,14 @@
 """Tables of labels: every form that people export is read alike, or refused with line, value and remedy."""
 
+import csv
 import io
 from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prunefuse_ray.data.label_tables import Labels, TableError, read_id, read_table
 from prunefuse_ray.tasks.classification import CLASSIFICATION
@@ -119,6 +122,20 @@ def test_a_misspelt_column_is_not_left_aside():
 
 def test_a_cell_may_be_longer_than_pythons_own_limit():
     assert cells(f"id,label,text\na,cat,{'x' * 200_000}\n", ("text",)) == {"a": "cat"}
+
+
+ID = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1).filter(
+    lambda text: text == text.strip() and text.isprintable()
+)
+
+
+@given(ids=st.lists(ID, min_size=1, unique=True), delimiter=st.sampled_from(",;\t|"), bom=st.booleans(),
+       quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), end=st.sampled_from(["\n", "\r\n"]))  # fmt: skip
+def test_whatever_is_written_as_csv_is_read_again(ids, delimiter, bom, quoting, end):
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=delimiter, quoting=quoting, lineterminator=end)
+    writer.writerows([["id", "label"], *([i, "cat"] for i in ids)])
+    assert cells(out.getvalue().encode("utf-8-sig" if bom else "utf-8")) == dict.fromkeys(ids, "cat")
 
 
 # --- labels and ids -------------------------------------------------------------------------------------------------

@@ -48,8 +48,8 @@ def _add(rng: Random, folders: list[Path]) -> None:
         return
     match rng.randrange(12):
         case 0 | 1 | 2:
-            made.with_name(made.name.removesuffix(".txt")).mkdir(exist_ok=True)
-            folders.append(made.with_name(made.name.removesuffix(".txt")))
+            made.mkdir()
+            folders.append(made)
         case 3:
             os.symlink("nowhere", made)
         case 4:

@@ -97,7 +97,9 @@ def arrow_schema(place: Place) -> pa.Schema:
     """The schema of an Arrow stream file."""
     try:
         with _open_arrow(place) as stream:
-            return pa.ipc.read_schema(pa.ipc.read_message(stream))
+            schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
+        _ = schema.names  # they may not be UTF-8
+        return schema
     except (OSError, EOFError, ValueError, pa.ArrowException) as error:
         raise PoolError(f"{place.path}: no Arrow stream file ({error}){pointed(place)}; copy it again") from error
 

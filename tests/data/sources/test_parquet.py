@@ -1,5 +1,7 @@
 """Parquet pools: columns, ids, labels, files that belong together or do not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,8 +9,10 @@ import pytest
 
 from prunefuse_ray.data.images import ImageForm, decode, encode_png
 from prunefuse_ray.data.labeled_set import load_samples
+from prunefuse_ray.data.reading import head
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import sources, survey
+from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.storage import Place
@@ -208,3 +212,20 @@ def test_strings_of_every_type_are_ids(made, tmp_path, kind):
     pq.write_table(doubled.slice(0, 2).set_column(0, "id", names), tmp_path / "pool" / "more.parquet")
     with pytest.raises(PoolError, match="duplicate ids"):
         survey(pool)
+
+
+def test_text_that_is_not_utf8_is_refused_in_ids_and_replaced_in_texts(made, tmp_path):
+    pool, _, _ = made
+    file = sorted((tmp_path / "pool").iterdir())[0]
+    table = pq.read_table(file)
+    latin = pa.Array.from_buffers(pa.string(), 1, pa.array([b"M\xfcll"]).buffers())
+    spoilt = pa.chunked_array([latin, table["id"].combine_chunks()[1:]])
+    pq.write_table(table.set_column(0, "id", spoilt), file)
+    with pytest.raises(PoolError, match="column 'id' holds text that is not UTF-8; write it anew"):
+        survey(pool)
+    texts = pa.chunked_array([latin, pa.array(["fine"] * (table.num_rows - 1))])
+    pq.write_table(table.append_column("text", texts), file)
+    source = replace(survey(pool).indexes["path"].source, files=(str(file),), sample_column="text")
+    read = head(source, 2)["sample"].to_pylist()
+    assert read == ["M\ufffdll", "fine"]
+    assert TextForm(length=9).read(read[0])[1] == ("bytes that are not UTF-8 replaced",)
