@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test test-networks test-wheel test-slow test-kills test-faults test-multinode test-labelstudio test-lowest tables \
+.PHONY: install run test fuzz test-networks test-wheel test-slow test-kills test-faults test-multinode test-labelstudio test-lowest tables \
 	constraints-lowest.txt lint types clean
 
 install: $(INSTALLED)
@@ -31,6 +31,10 @@ test-wheel: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m 'slow and not faults' --timeout 1800
+
+# 10,000 mutated inputs, of a seed that the last line names: `make fuzz SEED=1 CASES=1000`. A short version is in `test`.
+fuzz: install
+	$(BIN)/python -W ignore -m tests.fuzz $(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES))
 
 # Of the kill tests those for which .ci/run has the time.
 test-kills: install

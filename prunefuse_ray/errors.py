@@ -15,6 +15,9 @@ class PruneFuseError(Exception):
     exit_code = 2
     heading = "error"
 
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
+
 
 class ConfigError(PruneFuseError):
     """A configuration that cannot describe a run."""
@@ -53,6 +56,13 @@ class LabelsWaiting(PruneFuseError):
 
 class Rejected(ValueError):
     """Why one sample of a pool cannot be used. Not an error of the run: it is recorded, and the run goes on."""
+
+
+def without_secrets(text: str) -> str:
+    """A message with the credentials taken out of its URIs: it goes into logs and reports, and values that people put
+    into the wrong field are in it, too."""
+    text = re.sub(r"(\w://)[^/@\s'\"]*@", r"\1...@", text)
+    return re.sub(r"(?i)([?&][\w-]*(?:key|token|secret|signature|password|sig)[\w-]*=)[^&\s'\"]+", r"\1...", text)
 
 
 def near(value: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from prunefuse_ray import cli
-from prunefuse_ray.errors import disk_trouble
+from prunefuse_ray.errors import ConfigError, disk_trouble
 from tests.support import ROOT
 
 
@@ -57,6 +57,11 @@ def test_the_command_ends_with_code_2(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("prunefuse_ray.commands.report.main", refuse)
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "c.yaml: Permission denied: give yourself the right" in capsys.readouterr().err
+
+
+def test_credentials_in_a_message_are_taken_out():
+    said = str(ConfigError("pool.source: 's3://user:secret@b/x?region=eu&X-Amz-Signature=secret' is none"))
+    assert said == "pool.source: 's3://...@b/x?region=eu&X-Amz-Signature=...' is none"
 
 
 RUN = """

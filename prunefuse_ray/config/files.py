@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -120,6 +121,11 @@ def explain(error: ValidationError, model: type[BaseModel] = Config) -> str:
     return "\n".join(_explain(e, model) for e in error.errors())
 
 
+# YAML's aliases can make a value that has more parts than there are atoms: it is never shown whole.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 160, 160
+
+
 def _explain(error: Any, model: type[BaseModel]) -> str:
     """One fault of pydantic's as 'field: what is wrong; remedy'."""
     loc = [str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "list[", "function-"))]
@@ -131,8 +137,8 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         case "value_error":
             return ": ".join(p for p in (field, str(error["ctx"]["error"])) if p)
         case _:
-            shown = repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
-            return f"{field}: {shown[:200]} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
+            shown = _SHORT.repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
+            return f"{field}: {shown} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _fields_of(path: Sequence[str], model: Any) -> list[str]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.data.paths import normal
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.errors import PoolError
+
+logger = logging.getLogger(__name__)
 
 
 def classes_of(pool: cfg.Pool, named: Sequence[str] | None, field: str) -> list[str]:
@@ -24,6 +29,10 @@ def classes_of(pool: cfg.Pool, named: Sequence[str] | None, field: str) -> list[
     """
     if isinstance(pool.classes, list):
         return pool.classes
+    if named is not None and (different := _different(named)) != list(named):
+        added = ", ".join(name for name, before in zip(different, named, strict=True) if name != before)
+        logger.warning("%s names several classes alike: their numbers are added to their names: %s", field, added)
+        named = different
     if pool.classes is None or (named is not None and len(named) == pool.classes):
         return list(named or [])
     if named is not None:
@@ -34,10 +43,17 @@ def classes_of(pool: cfg.Pool, named: Sequence[str] | None, field: str) -> list[
     return [str(n) for n in range(pool.classes)]
 
 
+def _different(named: Sequence[str]) -> list[str]:
+    """The names of classes, with their numbers added to those that several have (ImageNet has two cranes): labels by
+    name would mean any of them."""
+    counts = Counter(normal(name) for name in named)
+    return [f"{name} ({n})" if counts[normal(name)] > 1 else name for n, name in enumerate(named)]
+
+
 def check_order(samples: SampleSet, classes: Sequence[str], named: Sequence[str] | None) -> None:
     """PoolError where labels are numbers, and files name their classes otherwise than the pool does: their labels would
     silently mean different things."""
-    if named is None or list(named) == list(classes) or isinstance(samples.pool.classes, list):
+    if named is None or _different(named) == list(classes) or isinstance(samples.pool.classes, list):
         return
     raise PoolError(
         f"{samples.field}: names its classes {', '.join(named[:10])}, the pool {', '.join(classes[:10])}; mend one of "

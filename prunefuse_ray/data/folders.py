@@ -152,6 +152,17 @@ class _Step(NamedTuple):
     """A link whose turn has come."""
 
 
+SYSTEM_FOLDERS = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found",
+                           "system volume information"})  # fmt: skip
+"""Folders in which network disks and operating systems keep thumbnails, versions and what was thrown away, in lower
+case."""
+
+
+def of_system(name: str) -> bool:
+    """Whether a path below a root leads through a folder of the system."""
+    return any(part.lower() in SYSTEM_FOLDERS for part in name.split("/")[:-1])
+
+
 def hidden(name: str) -> bool:
     """Whether a path below a root is that of a hidden file, or leads through a hidden folder."""
     return any(part.startswith(".") for part in name.split("/"))
@@ -180,13 +191,18 @@ def _fitting(before: Place, segments: Sequence[str]) -> list[_Step]:
             if before.local and step.name and os.path.islink(step.path):
                 step = step._replace(path=os.path.realpath(step.path), linked=True)
             here = Place(before.fs, step.path)
-            literal = not is_wild(segment) or (here / segment).exists()
+            literal = not is_wild(segment) or _there(here / segment)
             for name in [segment] if literal else _names(here):
                 if matches(name, segment):
                     found.append(step._replace(path=posixpath.join(step.path, name),
                                                name=posixpath.join(step.name, name)))  # fmt: skip
         steps = sorted(found, key=lambda step: step.linked)
     return steps
+
+
+def _there(place: Place) -> bool:
+    """Whether a path exists; locally also one whose bytes are not UTF-8, which pyarrow does not take."""
+    return os.path.lexists(place.path) if place.local else place.exists()
 
 
 def _names(folder: Place) -> list[str]:

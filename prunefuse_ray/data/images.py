@@ -25,6 +25,7 @@ from prunefuse_ray.data.image_files import (
     orientation,
     upright,
     upright_size,
+    with_end_mark,
 )
 from prunefuse_ray.errors import Rejected
 
@@ -115,8 +116,7 @@ def read(value: object, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
     if value is None:
         raise Rejected("no image: null, or its file could not be read")
     if isinstance(value, bytes | bytearray | memoryview):
-        with opened(bytes(value), form.max_pixels) as image:
-            return _decoded(image, form)
+        return _read_encoded(bytes(value), form)
     if isinstance(value, Image.Image):
         check_pixels(value, form.max_pixels)
         value.load()  # or it would be decoded at a fraction of its size, for its owner too
@@ -131,6 +131,18 @@ def read(value: object, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
     if pixels.shape != form.shape:
         raise Rejected(f"tensor of shape {pixels.shape}, expected {form.shape} (height, width, channels)")
     return pixels, ()
+
+
+def _read_encoded(data: bytes, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
+    with opened(data, form.max_pixels) as image:
+        try:
+            return _decoded(image, form)
+        except Rejected:
+            if image.format not in ("JPEG", "MPO") or (mended := with_end_mark(data)) is None:
+                raise
+    with opened(mended, form.max_pixels) as image:
+        pixels, kinds = _decoded(image, form)
+    return pixels, (*kinds, "JPEG without its end mark")
 
 
 def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:

@@ -16,7 +16,7 @@ import ray
 from prunefuse_ray.data.index import label_counts, normal_ids
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.data.pool import Source, groups
-from prunefuse_ray.data.reading import id_digest, id_hashes, in_tasks, refuse_pickles, tables
+from prunefuse_ray.data.reading import id_digest, id_hashes, in_tasks, plain_type, refuse_pickles, tables
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed import remote
 from prunefuse_ray.errors import PoolError
@@ -99,8 +99,10 @@ def inspect_parquet(source: Source, samples: SampleSet, classes: int, new: Colle
 def read_schema(fs: pafs.FileSystem, file: str, field: str) -> pa.Schema:
     """The schema of a Parquet file; PoolError where it is none."""
     try:
-        return pq.read_schema(file, filesystem=fs)
-    except (OSError, pa.ArrowInvalid) as error:
+        schema = pq.read_schema(file, filesystem=fs)
+        _ = schema.names  # they may not be UTF-8
+        return schema
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise PoolError(f"{field}: {_unreadable(fs, file, error)}") from error
 
 
@@ -117,26 +119,25 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) ->
         if column not in schema.names:
             remedy = "; null makes ids of file names and row numbers" if name == "id_column" else ""
             raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}{remedy}")
-    strings = (pa.types.is_string, pa.types.is_large_string)
-    if text and not any(is_kind(schema.field(source.sample_column).type) for is_kind in strings):
+    if text and not pa.types.is_string(plain_type(schema.field(source.sample_column).type)):
         raise PoolError(
             f"pool.text_column: '{source.sample_column}' is of type "
             f"{schema.field(source.sample_column).type}; texts are strings"
         )
     if source.group_column is not None:
         kind = schema.field(source.group_column).type
-        if not any(is_kind(kind) for is_kind in (*strings, pa.types.is_integer)):
+        if not pa.types.is_string(plain_type(kind)) and not pa.types.is_integer(plain_type(kind)):
             raise PoolError(
                 f"pool.group_column: '{source.group_column}' is of type {kind}; groups are strings or integers"
             )
     if source.names is not None:
         return "string"
-    kind = schema.field(source.id_column).type
+    kind = plain_type(schema.field(source.id_column).type)
     if pa.types.is_uint64(kind):
         raise PoolError(f"pool.id_column: '{source.id_column}' is of type {kind}; cast it to int64 or to strings")
     if pa.types.is_integer(kind):
         return "int64"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_string(kind):
         return "string"
     raise PoolError(f"pool.id_column: '{source.id_column}' is of type {kind}; ids are strings or integers")
 
@@ -147,13 +148,13 @@ def _kinds(schema: pa.Schema, source: Source) -> dict[str, str]:
     columns += [source.id_column] if source.names is None else []
     found = {}
     for column in (c for c in columns if c is not None):
-        kind = schema.field(column).type if column in schema.names else None
+        kind = plain_type(schema.field(column).type) if column in schema.names else None
         if kind is None:
             found[column] = "missing"
         elif pa.types.is_integer(kind) and not pa.types.is_uint64(kind):
             found[column] = "integers"
         else:
-            found[column] = "strings" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
+            found[column] = "strings" if pa.types.is_string(kind) else str(kind)
     return found
 
 
@@ -164,11 +165,12 @@ def _look(source: Source, kinds: dict[str, str]) -> tuple[int, list[str]]:
         try:
             footer = pq.read_metadata(file, filesystem=source.fs)
             schema = footer.schema.to_arrow_schema()
+            _ = schema.names
             refuse_pickles(schema, file)
         except PoolError as error:
             faults.append(str(error))
             continue
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             faults.append(_unreadable(source.fs, file, error))
             continue
         rows += footer.num_rows

@@ -253,13 +253,13 @@ def _parquet(content: bytes) -> Iterator[tuple[int, list[Cell]]]:
     try:
         table = pq.read_table(pa.BufferReader(content))
         refuse_pickles(table.schema, "it")
+        names = [n for n in table.column_names if not re.fullmatch(r"__index_level_\d+__", n)]  # of pandas
+        columns = [table[name].to_pylist() for name in names]
     except PoolError as error:
         raise TableError(str(error)) from error
     except (OSError, pa.ArrowException, ValueError) as error:
         raise TableError(f"is no Parquet file that can be read ({error})") from error
-    names = [n for n in table.column_names if not re.fullmatch(r"__index_level_\d+__", n)]  # of pandas
     yield 0, list(names)
-    columns = [table[name].to_pylist() for name in names]
     for number, row in enumerate(zip(*columns, strict=True), 1):
         yield number, [_cell(value, number) for value in row]
 

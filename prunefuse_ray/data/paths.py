@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from prunefuse_ray.acquisition import hash_ids
-from prunefuse_ray.data.folders import Lying, Walk, hidden, root_of
+from prunefuse_ray.data.folders import Lying, Walk, hidden, of_system, root_of
 from prunefuse_ray.data.left_out import LeftOut, gathered, told
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import POOL_FILES
@@ -173,6 +173,8 @@ def _unfit(lying: Lying, suffixes: tuple[str, ...], empty: bool, hints: Mapping[
     """Why a file is left out; None where it is not."""
     if hidden(lying.name):
         return "hidden"
+    if of_system(lying.name):
+        return "in a folder of the system (thumbnails, recycle bin)"
     if not lying.name.lower().endswith(suffixes):
         extension = posixpath.splitext(lying.name)[1].lower()
         hint = f": needs {hints[extension]}, which is not installed" if extension in hints else ""

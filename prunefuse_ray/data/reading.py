@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -53,22 +54,78 @@ def tables(
     wanted = [c for c in columns if not (derived and c == source.id_column)]
     for number, file in enumerate(source.files):
         first = 0
-        with source.fs.open_input_file(file) as stream:
-            parquet = pq.ParquetFile(stream, buffer_size=0 if row_group is None else BATCH_BYTES)
-            only = None
-            if row_group is not None:
-                first = sum(parquet.metadata.row_group(i).num_rows for i in range(row_group))
-                only = [row_group]
-            for batch in parquet.iter_batches(
-                batch_size=rows or _batch_rows(parquet, wanted), row_groups=only, columns=wanted
-            ):
-                table = pa.Table.from_batches([batch])
-                if derived:
-                    ids = _derived_ids(source, number, first, batch.num_rows)
-                    table = table.append_column(source.id_column, ids)
-                first += batch.num_rows
-                refuse_pickles(table.schema, file)
-                yield table
+        try:
+            with source.fs.open_input_file(file) as stream:
+                parquet = pq.ParquetFile(stream, buffer_size=0 if row_group is None else BATCH_BYTES)
+                only = None
+                if row_group is not None:
+                    first = sum(parquet.metadata.row_group(i).num_rows for i in range(row_group))
+                    only = [row_group]
+                for batch in parquet.iter_batches(
+                    batch_size=rows or _batch_rows(parquet, wanted), row_groups=only, columns=wanted
+                ):
+                    table = pa.Table.from_batches([batch])
+                    if derived:
+                        ids = _derived_ids(source, number, first, batch.num_rows)
+                        table = table.append_column(source.id_column, ids)
+                    first += batch.num_rows
+                    yield _checked(table, source, file)
+        except (OSError, pa.ArrowException) as error:
+            raise _named(error, file, first) from error
+
+
+def _named(error: Exception, file: str, first: int) -> Exception:
+    """An error of reading a file from row `first` on; PoolError where the file is damaged."""
+    return (
+        PoolError(f"'{file}' is damaged from row {first} on ({error}); copy it again, or mend it")
+        if _is_damage(error)
+        else error
+    )
+
+
+def _checked(table: pa.Table, source: Source, file: str) -> pa.Table:
+    """Rows as they were read, without pickled objects and with plain types."""
+    refuse_pickles(table.schema, file)
+    names = table.column_names
+    return pa.table([_plain(table[name], name, source, file) for name in names], names)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether what was read was wrong, and not the reading: storage that fails has its number, or says whose it is."""
+    return not isinstance(error, OSError) or (error.errno is None and not STORES.search(str(error)))
+
+
+STORES = re.compile(r"AWS|google|gcs|curl|http", re.IGNORECASE)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type that values are read as: of a dictionary that of its values; strings of any kind are strings."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return kind
+
+
+def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column with its values as `plain_type`; as it is where it has that already."""
+    kind = plain_type(column.type)
+    return column if kind == column.type else column.cast(kind)
+
+
+def _plain(column: pa.ChunkedArray, name: str, source: Source, file: str) -> pa.ChunkedArray:
+    """`plain_column`, of text that is UTF-8: where ids, labels or groups are not, nobody knows which ones they are."""
+    plain = plain_column(column)
+    if not pa.types.is_string(plain.type):
+        return plain
+    try:
+        plain.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if name != source.sample_column:
+            raise PoolError(f"'{file}': column '{name}' holds text that is not UTF-8; write it anew") from error
+        texts = plain.cast(pa.binary()).to_pylist()
+        return pa.chunked_array([[None if t is None else t.decode(errors="replace") for t in texts]], pa.string())
+    return plain
 
 
 def _derived_ids(source: Source, number: int, first: int, rows: int) -> pa.Array:
@@ -96,13 +153,12 @@ class FileRows:
     def take(self, first: int, rows: int) -> pa.Table:
         """The rows from `first` on, at most so many."""
         rows = min(rows, self.total - first)
-        parts = [self._parquet.schema_arrow.empty_table().select(self._columns)]
+        parts: list[pa.Table] = []
         if self._columns and rows:
             self._seek(first)
             while self._at < first + rows:
                 if not self._rest.num_rows:
-                    self._rest = pa.Table.from_batches([next(self._batches)])
-                    refuse_pickles(self._rest.schema, self._source.files[self._number])
+                    self._rest = self._next()
                 passed = min(self._rest.num_rows, max(0, first - self._at))
                 piece = self._rest.slice(passed, first + rows - self._at - passed)
                 parts += [piece] if piece.num_rows else []
@@ -111,8 +167,18 @@ class FileRows:
         ids = _derived_ids(self._source, self._number, first, rows) if self._derived else None
         if not self._columns:
             return pa.table({self._source.id_column: ids})
+        if not parts:
+            empty = self._parquet.schema_arrow.empty_table().select(self._columns)
+            parts = [_checked(empty, self._source, self._source.files[self._number])]
         table = pa.concat_tables(parts)
         return table if ids is None else table.append_column(self._source.id_column, ids)
+
+    def _next(self) -> pa.Table:
+        file = self._source.files[self._number]
+        try:
+            return _checked(pa.Table.from_batches([next(self._batches)]), self._source, file)
+        except (OSError, pa.ArrowException) as error:
+            raise _named(error, file, self._at) from error
 
     def _seek(self, first: int) -> None:
         group = bisect.bisect_right(self._starts, first) - 1

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+REPLACED = "\ufffd"
+"""What stands in a text for bytes that are not UTF-8."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextForm:
     """What every text is brought to: its first `length` bytes in UTF-8, uint8 (length,), filled up with zeros."""
@@ -43,7 +47,10 @@ class TextForm:
             raise Rejected("an empty text")
         codes = np.zeros(self.length, dtype=np.uint8)
         codes[: len(data)] = np.frombuffer(data, dtype=np.uint8)[: self.length]
-        return codes, ("text cut",) if len(data) > self.length else ()
+        kinds = ["text cut"] if len(data) > self.length else []
+        if isinstance(value, str) and REPLACED in value:
+            kinds.append("bytes that are not UTF-8 replaced")
+        return codes, tuple(kinds)
 
     def inputs(self, codes_NL: Tensor) -> Tensor:
         """uint8 (N, L) as the network's input: int64 (N, L)."""

@@ -25,3 +25,12 @@ def test_the_configuration_goes_before_the_files(tmp_path, configured, named, fo
 def test_another_number_of_classes_than_the_files_name_is_refused(tmp_path):
     with pytest.raises(PoolError, match=r"pool\.classes: 2, but pool\.path names 3 classes \(a, b, c\); leave it out"):
         classes_of(parquet_pool(tmp_path), ["a", "b", "c"], "pool.path")
+
+
+def test_names_that_several_classes_have_get_their_numbers_and_are_said(tmp_path, caplog):
+    """ImageNet calls a bird and a machine `crane`: labels by name would mean either."""
+    pool = parquet_pool(tmp_path).model_copy(update={"classes": None})
+    assert classes_of(pool, ["crane", "dog", "crane"], "pool.path") == ["crane (0)", "dog", "crane (2)"]
+    assert "pool.path names several classes alike: their numbers are added to their names: crane (0), crane (2)" in (
+        caplog.text
+    )

@@ -193,3 +193,16 @@ def test_bytes_and_strings_of_every_type_are_samples(kind):
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     given = ["a", None] if text else [b"a", None]
     assert sample_values(pa.chunked_array([pa.array(given, kind)])) == given
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff"])
+def test_a_jpeg_that_lacks_its_end_mark_alone_is_read_and_one_that_lacks_pixels_is_not(rgb, end):
+    Image.fromarray(rgb).resize((64, 64)).save(buffer := io.BytesIO(), "JPEG", quality=95)
+    whole = buffer.getvalue()
+    form = ImageForm(height=64, width=64, channels=3)
+    pixels, kinds = form.read(whole[:-2] + end)
+    np.testing.assert_array_equal(pixels, form.decode(whole))
+    assert kinds == ("JPEG without its end mark",)
+    for missing in (3, 10, 100, len(whole) // 2):
+        with pytest.raises(Rejected, match="truncated"):
+            form.read(whole[:-missing])

@@ -1,11 +1,14 @@
 """Tables of labels: every form that people export is read alike, or refused with line, value and remedy."""
 
+import csv
 import io
 from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prunefuse_ray.data.label_tables import Labels, TableError, read_id, read_table
 from prunefuse_ray.tasks.classification import CLASSIFICATION
@@ -92,6 +95,8 @@ def test_the_index_of_pandas_is_no_column():
         ("id,label\na,cat\n".encode("utf-16")[:-1], "not whole UTF-16"),
         ("id,label\na,cat,x\n", "line 2: 3 cells, but the header has 2"),
         ("id,label\na\n", "line 2: 1 cells"),
+        ("id,text,label\na,one, two,cat\n", "line 2: 4 cells, but the header has 3"),
+        ("annotation_id,annotator,choice,id,image\n1,2,cat,3,a.png\n", "no column 'label'; it has annotation_id, an"),
         ("id,label,label\na,cat,dog\n", "column 'label' stands there twice"),
         ("id,Label,label\na,cat,dog\n", "column 'label' stands there twice"),
         ("filename,class\na,cat\n", "has no column 'id'; it has filename, class"),
@@ -117,6 +122,20 @@ def test_a_misspelt_column_is_not_left_aside():
 
 def test_a_cell_may_be_longer_than_pythons_own_limit():
     assert cells(f"id,label,text\na,cat,{'x' * 200_000}\n", ("text",)) == {"a": "cat"}
+
+
+ID = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1).filter(
+    lambda text: text == text.strip() and text.isprintable()
+)
+
+
+@given(ids=st.lists(ID, min_size=1, unique=True), delimiter=st.sampled_from(",;\t|"), bom=st.booleans(),
+       quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), end=st.sampled_from(["\n", "\r\n"]))  # fmt: skip
+def test_whatever_is_written_as_csv_is_read_again(ids, delimiter, bom, quoting, end):
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=delimiter, quoting=quoting, lineterminator=end)
+    writer.writerows([["id", "label"], *([i, "cat"] for i in ids)])
+    assert cells(out.getvalue().encode("utf-8-sig" if bom else "utf-8")) == dict.fromkeys(ids, "cat")
 
 
 # --- labels and ids -------------------------------------------------------------------------------------------------

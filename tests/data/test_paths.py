@@ -39,3 +39,15 @@ def test_records_know_files_by_names_or_by_paths(tmp_path):
     assert whole.only([str(tmp_path / "y/a.png")]).paths == (str(tmp_path / "y/a.png"),)
     assert whole.table["file"].to_pylist() == [str(tmp_path / "x/a.png"), str(tmp_path / "y/a.png")]
     assert whole.digest == found.digest
+
+
+def test_what_systems_keep_in_folders_of_their_own_is_no_image_of_the_pool(tmp_path):
+    fill(tmp_path, "cat/a.png", "cat/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/cat/b.png", "#recycle/old.png")
+    fill(tmp_path, ".ipynb_checkpoints/a-checkpoint.png", "train station/B.PNG")
+    found = locate(str(tmp_path), SUFFIXES, "pool.path")
+    assert found.names == ("cat/a.png", "train station/B.PNG")
+    kept = [out.name for out in found.left_out if out.reason == "in a folder of the system (thumbnails, recycle bin)"]
+    assert sorted(kept) == ["#recycle/old.png", "__MACOSX/cat/b.png", "cat/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg"]
+    assert (".ipynb_checkpoints/a-checkpoint.png", "hidden") in found.left_out
+    itself = locate(str(tmp_path / "cat" / "@eaDir"), SUFFIXES, "pool.path")
+    assert itself.names == ("a.png/SYNOPHOTO_THUMB_M.jpg",), "a path that is given is meant itself"

@@ -97,8 +97,10 @@ def arrow_schema(place: Place) -> pa.Schema:
     """The schema of an Arrow stream file."""
     try:
         with _open_arrow(place) as stream:
-            return pa.ipc.read_schema(pa.ipc.read_message(stream))
-    except (OSError, EOFError, pa.ArrowInvalid) as error:
+            schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
+        _ = schema.names  # they may not be UTF-8
+        return schema
+    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
         raise PoolError(f"{place.path}: no Arrow stream file ({error}){pointed(place)}; copy it again") from error
 
 
@@ -113,15 +115,24 @@ def scan_arrow(place: Place, sample: str, label: str | None) -> Iterator[tuple[n
         while True:
             try:
                 message = pa.ipc.read_message(stream)
+                batch = pa.ipc.read_record_batch(message, schema)
+                batch.validate()
+                labels = _labels(batch, schema, label)
             except EOFError:
                 return
-            except (OSError, pa.ArrowInvalid) as error:
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise PoolError(f"{place.path}: cut off, or damaged ({error}); copy it again") from error
             body, end = message.body, stream.tell()
-            batch = pa.ipc.read_record_batch(message, schema)
             starts, sizes = _ranges(batch.column(schema.get_field_index(sample)), body, place)
-            labels = batch.column(schema.get_field_index(label)).to_pylist() if label else [None] * batch.num_rows
             yield starts + (end - body.size), sizes, labels
+
+
+def _labels(batch: pa.RecordBatch, schema: pa.Schema, label: str | None) -> Sequence[Any]:
+    if label is None:
+        return [None] * batch.num_rows
+    column = batch.column(schema.get_field_index(label))
+    column.validate(full=True)  # damaged offsets would be followed anywhere
+    return column.to_pylist()
 
 
 def _open_arrow(place: Place) -> pa.NativeFile:
@@ -149,6 +160,8 @@ def _ranges(column: pa.Array, body: pa.Buffer, place: Place) -> tuple[np.ndarray
     base = data.address - body.address
     if not 0 <= base <= body.size:
         raise PoolError(f"{place.path}: compressed record batches; save the dataset without compression")
+    if n and (at[0] < 0 or np.diff(at).min() < 0 or at[-1] > data.size):
+        raise PoolError(f"{place.path}: damaged (samples reach beyond their record batch); copy it again")
     return base + at[:-1], np.diff(at)
 
 

@@ -17,6 +17,9 @@ from prunefuse_ray.schemas import INDEX
 SPLITS = frozenset({"train", "test", "val", "valid", "validation", "images", "labels"})
 """Folders that data sets are divided into: where all classes are called so, the path is one folder too high."""
 
+UNLABELED = frozenset({"_unlabeled", "unlabeled", "_unlabelled", "unlabelled", "__unlabeled__"})
+"""Folders in which other tools export samples without a label, in lower case."""
+
 
 class ImageFolders(SourceReader):
     """A file is a sample, and its path below the folder is its id."""
@@ -37,6 +40,16 @@ class ImageFolders(SourceReader):
                 f"give the folder that holds the classes, such as {listing.roots[0].path}/{names[0]}, or set "
                 "pool.classes if these are their names"
             )
+        if unlabeled := [name for name in names if name.lower() in UNLABELED]:
+            raise PoolError(
+                f"{samples.field}: the folder '{unlabeled[0]}' is what other tools call samples without a label: move "
+                "it out (it can be a pool of its own, with annotation.kind), or set pool.classes if it is a class"
+            )
+        if alike := _alike(names):
+            raise PoolError(
+                f"{samples.field}: the class folders '{alike[0]}' and '{alike[1]}' differ by case or blanks alone: "
+                "rename one, or set pool.classes if they are two classes"
+            )
         return names
 
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
@@ -56,13 +69,22 @@ class ImageFolders(SourceReader):
         return indexed(rows, listing, self.rows(samples), new)
 
 
+def _alike(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two names that differ by case or blanks alone."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (before := seen.setdefault(name.strip().casefold(), name)) != name:
+            return before, name
+    return None
+
+
 def _folders(listing: Listing, field: str) -> list[str]:
     """The sub-folder that each file lies in, in the form in which names are compared."""
     folders = [normal(name.split("/", 1)[0]) if "/" in name else "" for name in listing.names]
     if "" in folders:
         raise PoolError(
-            f"{field}: '{listing.names[folders.index('')]}' lies outside any class folder; move it into one, or set "
-            "annotation.kind where people give the labels"
+            f"{field}: '{listing.names[folders.index('')]}' lies outside any class folder; move it into one; where a "
+            "table has the labels, name it as pool.known_labels and set annotation.kind"
         )
     return folders
 

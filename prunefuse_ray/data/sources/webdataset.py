@@ -106,10 +106,11 @@ def scan_tar(
             yield LeftOut(key, f"sample without {'an image' if image == ANY_IMAGE else f'a .{image}'}")
         elif len(one) != 1:
             doubtful[key] = [member.name for member in images]
-        elif not one[0].bytes:
-            yield LeftOut(one[0].name, "empty")
         else:
-            yield Sample(key=key, offset=one[0].offset, bytes=one[0].bytes, label=value)
+            if one[0].bytes:
+                yield Sample(key=key, offset=one[0].offset, bytes=one[0].bytes, label=value)
+            else:
+                yield LeftOut(one[0].name, "empty")
             yield from (LeftOut(m.name, "another image of its sample") for m in images if m is not one[0])
     yield from loose
     if doubtful:

@@ -44,6 +44,8 @@ def test_an_image_folder_becomes_an_index_and_streams_alike(tmp_path, local_ray)
         (("cat",), False, "at least two"),
         (("cat", "dog"), True, "outside any class folder"),
         ((), False, r"no files that end in \.png, \.jpg, .*, \.\.\.; there are 1 extension \.txt \(notes\.txt\)"),
+        (("_unlabeled", "cat"), False, "the folder '_unlabeled' is what other tools call samples without a label"),
+        (("Cat", "cat", "dog"), False, "'Cat' and 'cat' differ by case or blanks alone"),
         (("train", "val"), False, "called train, val, as the parts of a data set are: give the folder .*/train/train"),
     ],
 )

@@ -1,5 +1,7 @@
 """Parquet pools: columns, ids, labels, files that belong together or do not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,8 +9,10 @@ import pytest
 
 from prunefuse_ray.data.images import ImageForm, decode, encode_png
 from prunefuse_ray.data.labeled_set import load_samples
+from prunefuse_ray.data.reading import head
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import sources, survey
+from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.storage import Place
@@ -188,3 +192,40 @@ def test_pointers_of_git_lfs_are_named_with_the_remedy(made, tmp_path, which):
     sorted((tmp_path / "pool").iterdir())[which].write_bytes(POINTER)
     with pytest.raises(PoolError, match=r"a Git LFS pointer in place of the file; fetch the file itself with git lfs"):
         survey(pool)
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()),
+                                  pa.dictionary(pa.int8(), pa.large_string())])  # fmt: skip
+def test_strings_of_every_type_are_ids(made, tmp_path, kind):
+    pool, _, ids = made
+    for file in (tmp_path / "pool").iterdir():
+        table = pq.read_table(file)
+        table = table.set_column(0, "id", table["id"].cast(kind))
+        image = pa.chunked_array([table["image"].combine_chunks().dictionary_encode()])
+        label = table["label"].combine_chunks().dictionary_encode()
+        pq.write_table(table.set_column(1, "image", image).set_column(2, "label", label), file)
+    found = survey(pool)
+    assert found.info.id_type == "string"
+    assert sorted(rows(stream(found.indexes["path"].source, label=True))) == sorted(ids)
+    doubled = pq.read_table(next((tmp_path / "pool").iterdir()))
+    names = pa.chunked_array([["M\u00fcll", "Mu\u0308ll"][: min(2, doubled.num_rows)]]).cast(kind)
+    pq.write_table(doubled.slice(0, 2).set_column(0, "id", names), tmp_path / "pool" / "more.parquet")
+    with pytest.raises(PoolError, match="duplicate ids"):
+        survey(pool)
+
+
+def test_text_that_is_not_utf8_is_refused_in_ids_and_replaced_in_texts(made, tmp_path):
+    pool, _, _ = made
+    file = sorted((tmp_path / "pool").iterdir())[0]
+    table = pq.read_table(file)
+    latin = pa.Array.from_buffers(pa.string(), 1, pa.array([b"M\xfcll"]).buffers())
+    spoilt = pa.chunked_array([latin, table["id"].combine_chunks()[1:]])
+    pq.write_table(table.set_column(0, "id", spoilt), file)
+    with pytest.raises(PoolError, match="column 'id' holds text that is not UTF-8; write it anew"):
+        survey(pool)
+    texts = pa.chunked_array([latin, pa.array(["fine"] * (table.num_rows - 1))])
+    pq.write_table(table.append_column("text", texts), file)
+    source = replace(survey(pool).indexes["path"].source, files=(str(file),), sample_column="text")
+    read = head(source, 2)["sample"].to_pylist()
+    assert read == ["M\ufffdll", "fine"]
+    assert TextForm(length=9).read(read[0])[1] == ("bytes that are not UTF-8 replaced",)

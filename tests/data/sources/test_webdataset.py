@@ -174,3 +174,17 @@ def test_a_tar_made_on_a_mac_is_read_whole(tmp_path):
     found = list(scan_tar(here(tmp_path / "s.tar"), "cls"))
     assert [s.key for s in found if isinstance(s, Sample)] == ["./0", "./1"]
     assert [s.reason for s in found if not isinstance(s, Sample)] == ["hidden"] * 4
+
+
+def test_folders_may_have_dots_in_their_names(tmp_path):
+    members = [m for f in ("train.v1", "train.v2") for m in sample(f"{f}/0001", random_images(1)[0], 1)]
+    write_tar(tmp_path / "s.tar", members)
+    assert [s.key for s in scan_tar(here(tmp_path / "s.tar"), "cls")] == ["train.v1/0001", "train.v2/0001"]
+
+
+def test_samples_whose_members_are_apart_are_refused(tmp_path):
+    """As `tar` packs a folder, unless it is told to sort by name."""
+    members = [*sample("a", random_images(1)[0], 0), *sample("b", random_images(1)[0], 0)]
+    write_tar(tmp_path / "s.tar", sorted(members, key=lambda member: member[0].rpartition(".")[2]))
+    with pytest.raises(PoolError, match="the key 'a' comes twice; keep the members of a sample together"):
+        list(scan_tar(here(tmp_path / "s.tar"), "cls"))
