@@ -1,7 +1,7 @@
 """Acquisition strategies: plain numpy and Arrow, one file a family. Higher score = more wanted."""
 
 from prunefuse_ray.acquisition.hashing import hash_ids, random_scores
-from prunefuse_ray.acquisition.strategy import Candidates, Chance, Selected, Strategy
+from prunefuse_ray.acquisition.strategy import Candidates, Chance, Part, Selected, Strategy
 from prunefuse_ray.registry import Registry
 
 STRATEGIES: Registry[Strategy] = Registry(
@@ -19,7 +19,13 @@ STRATEGIES: Registry[Strategy] = Registry(
         "k_centers": "prunefuse_ray.acquisition.k_centers:K_CENTERS",
         "badge": "prunefuse_ray.acquisition.badge:BADGE",
         "cluster_margin": "prunefuse_ray.acquisition.cluster_margin:CLUSTER_MARGIN",
+        "cal": "prunefuse_ray.acquisition.cal:CAL",
+        "typiclust": "prunefuse_ray.acquisition.typiclust:TYPICLUST",
+        "prob_cover": "prunefuse_ray.acquisition.coverage:PROB_COVER",
+        "max_herding": "prunefuse_ray.acquisition.coverage:MAX_HERDING",
+        "uncertainty_herding": "prunefuse_ray.acquisition.coverage:UNCERTAINTY_HERDING",
+        "facility_location": "prunefuse_ray.acquisition.coverage:FACILITY_LOCATION",
     },
 )
 
-__all__ = ["STRATEGIES", "Candidates", "Chance", "Selected", "Strategy", "hash_ids", "random_scores"]
+__all__ = ["STRATEGIES", "Candidates", "Chance", "Part", "Selected", "Strategy", "hash_ids", "random_scores"]

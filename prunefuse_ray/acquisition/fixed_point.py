@@ -90,19 +90,19 @@ def _blocks(n: int) -> list[slice]:
     return [slice(start, min(n, start + ROWS_AT_ONCE)) for start in range(0, n, ROWS_AT_ONCE)]
 
 
-def nearest_center(points: Points, centers: Points) -> npt.NDArray[np.int64]:
-    """(N,) index of each point's nearest center; the first of equals."""
-    found = np.zeros(len(points), np.int64)
+def nearest(points: Points, centers: Points) -> tuple[npt.NDArray[np.int64], Float64s]:
+    """(N,) index of each point's nearest center, the first of equals, and its squared distance."""
+    found, near = np.zeros(len(points), np.int64), np.full(len(points), np.inf)
     for rows in _blocks(len(points)):
-        block, near = points.take(rows), np.full(len(found[rows]), np.inf)
+        block = points.take(rows)
         for start in range(0, len(centers), CENTERS_AT_ONCE):
             d_MN = block.distances(centers.take(slice(start, start + CENTERS_AT_ONCE)))
             first = d_MN.argmin(0)
             d_N = d_MN[first, np.arange(len(first))]
-            closer = d_N < near
+            closer = d_N < near[rows]
             found[rows][closer] = first[closer] + start
-            near[closer] = d_N[closer]
-    return found
+            near[rows][closer] = d_N[closer]
+    return found, near
 
 
 def cluster_sums(points: Points, nearest_N: npt.NDArray[np.int64], clusters: int) -> tuple[Float64s, Float64s]:

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 Ints = npt.NDArray[np.int64]
 
 
-def round_robin(sizes_G: npt.ArrayLike, k: int) -> Ints:
-    """How many of k each group gets when they take one each in turn, the smallest group first, until k are taken.
+def round_robin(sizes_G: npt.ArrayLike, k: int, order_G: Ints | None = None) -> Ints:
+    """How many of k each group gets when they take one each in turn, by `order_G` (the smallest group first), until k
+    are taken.
 
     So every group gets the same number, or all that it has (Citovsky et al. 2021, algorithm 2). Of groups of equal
     size the one with the smaller index goes first. k is at most the sum of the sizes.
@@ -22,7 +23,7 @@ def round_robin(sizes_G: npt.ArrayLike, k: int) -> Ints:
         turns = (low + high + 1) // 2
         low, high = (turns, high) if np.minimum(sizes_G, turns).sum() <= k else (low, turns - 1)
     quotas_G = np.minimum(sizes_G, low)
-    order = turn_order(sizes_G)
+    order = turn_order(sizes_G) if order_G is None else order_G
     more = order[sizes_G[order] > low][: k - int(quotas_G.sum())]
     quotas_G[more] += 1
     return quotas_G

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from prunefuse_ray.acquisition.fixed_point import Points
 from prunefuse_ray.acquisition.greedy import Rule
+from prunefuse_ray.acquisition.hashing import random_scores
 
 Probabilities = npt.NDArray[np.float64]
 """(N, C); of a committee, for strategies that ask its members, (M, N, C). Rows sum to one."""
@@ -28,6 +29,30 @@ class Chance:
 
     seed: int
     round: int
+    classes: int = 2
+    """Of the task: for strategies that look for as many groups."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Samples that one process holds: those of a shard, or all that there are."""
+
+    ids: pa.Array
+    scores: Scores
+    """(N,)"""
+    points: Points
+    units: tuple[float, ...] = (1.0,)
+    """What 1.0 of each factor is in the whole numbers of `points`."""
+    clusters: npt.NDArray[np.int64] | None = None
+    """(N,) once `Candidates.assign` was called."""
+    labeled: Callable[[], Iterator[Points]] = lambda: iter(())
+    """The labeled samples, a batch at a time (`Strategy.labeled`)."""
+    references: tuple[Points, Scores] | None = None
+    """A random sample of the pool with its scores, where the part is none itself."""
+
+    def drawn(self, chance: Chance, purpose: int) -> Scores:
+        """(N,) uniform random numbers, another series for every purpose (a large number)."""
+        return random_scores(self.ids.to_numpy(zero_copy_only=False), chance.seed, purpose + chance.round)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +68,8 @@ class Candidates(Protocol):
     """The scored samples of a pool as points, wherever they lie. What is asked here costs memory O(N D / nodes)."""
 
     rows: int
+    labeled: int
+    """Labeled samples (`Strategy.labeled`)."""
 
     def greedy(self, rule: Rule, k: int, *, chance: Chance | None = None, from_labeled: bool = False) -> Selected:
         """Take k points, again and again the one of lowest key by `rule`; see `acquisition/greedy.py`.
@@ -51,17 +78,23 @@ class Candidates(Protocol):
             from_labeled: begin with the labeled samples as centers (`Strategy.labeled`).
         """
 
+    def whole(self) -> Part:
+        """All samples by rising id: only for a `Strategy.pairwise`, whose samples are few enough."""
+
     def lloyd_step(self, centers: Points) -> Points:
         """The means of the points nearest to each center: one step of Lloyd's algorithm."""
 
     def assign(self, centers: Points) -> None:
         """Settle each sample's cluster, the nearest center's, for `total` and `each`."""
 
+    def labeled_clusters(self, centers: Points) -> npt.NDArray[np.int64]:
+        """(K,) how many labeled samples are nearest to each center."""
+
     def total(self, function: Callable[..., npt.NDArray[Any]], *args: Any) -> npt.NDArray[Any]:
-        """The sum over all shards of `function(ids, scores_N, clusters_N, *args)`."""
+        """The sum over all shards of `function(part, *args)`."""
 
     def each(self, function: Callable[..., pa.Table], *args: Any) -> Iterator[pa.Table]:
-        """`function(ids, scores_N, clusters_N, *args)` of every shard, one at a time."""
+        """`function(part, *args)` of every shard, one at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +121,6 @@ class Strategy:
     """`select` begins with the features of the labeled samples."""
     divisible: bool = False
     """`select` may be applied to random parts of a large pool first, and then to what was selected there."""
+    pairwise: bool = False
+    """`select` compares samples with each other, and so gets random parts of all but small pools (`Candidates.whole`);
+    then what was selected there, with a random sample of the pool."""

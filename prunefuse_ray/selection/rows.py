@@ -59,6 +59,10 @@ class Rows:
             ids=self.ids.take(pa.array(rows)), scores=self.scores[rows], vectors=[v[rows] for v in self.vectors]
         )
 
+    def sorted(self) -> Rows:
+        """By rising id."""
+        return self.take(pc.sort_indices(self.ids).to_numpy().astype(np.int64))
+
     @staticmethod
     def concat(parts: Sequence[Rows]) -> Rows:
         filled = [p for p in parts if len(p.ids)] or parts[:1]  # the ids of an empty file have no type

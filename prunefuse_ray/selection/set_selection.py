@@ -13,7 +13,8 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError
 
-from prunefuse_ray.acquisition import Chance, Strategy, hash_ids
+from prunefuse_ray.acquisition import Chance, Strategy, hash_ids, random_scores
+from prunefuse_ray.acquisition.coverage import REFERENCES, REFERENCES_PER_SAMPLE
 from prunefuse_ray.acquisition.greedy import TOO_CLOSE, Rule
 from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.distributed.remote import GROUPS, plain_errors
@@ -35,6 +36,11 @@ PART_BYTES = 2**30
 """Features of one part at most: it is one task's; where they are more, there are more parts."""
 DEALT_ROW = 10_000
 """What it costs to read a row and deal it out, in multiply-adds."""
+PAIRWISE_ROWS = 4_096
+"""Rows of a part, for a strategy that compares them with each other."""
+MAX_PAIRWISE_PARTS = 1_024
+SHOWN = 5_000_000
+"""Added to a round's number: the draw that shows samples to the second round is none that selected samples."""
 
 T = TypeVar("T")
 
@@ -48,7 +54,8 @@ def select_set(
     hashes of their ids, in each part SURPLUS x its share of k is selected, and k among all of these. Every part is a
     random sample of the pool and so looks like it; after Malkomes et al., "Fast Distributed k-Center Clustering with
     Outliers on Massive Data", NeurIPS 2015, who take k in every part, for a guarantee, and so save no work but time.
-    What it costs in covering radius: `jobs/benchmark.py centers --two-rounds-rows 300000`.
+    What it costs in covering radius: `jobs/benchmark.py centers --two-rounds-rows 300000`. A pairwise strategy does so
+    in all but small pools, since it compares the samples of a part with each other (`pairwise_parts`).
 
     Args:
         strategy: one that selects sets.
@@ -61,8 +68,14 @@ def select_set(
     Raises:
         ScoreError: fewer than k scores, or vectors that are not finite.
     """
+    rows, dimensions = files.shape()
+    enough(rows, k)
+    if strategy.pairwise:
+        parts = pairwise_parts(rows)
+        if parts == 1:
+            return _select_among(strategy, labeled, k, chance, None, read(files))
+        return in_two_rounds(strategy, files, labeled, k, chance, parts, max(REFERENCES, k * REFERENCES_PER_SAMPLE))
     if strategy.divisible:
-        rows, dimensions = files.shape()
         parts = parts_of(rows, labeled.shape()[0] if labeled else 0, k, sum(dimensions))
         if parts > 1:
             return in_two_rounds(strategy, files, labeled, k, chance, parts)
@@ -130,32 +143,70 @@ def parts_of(rows: int, labeled: int, k: int, dimensions: int) -> int:
     return parts if exact > EXACT_WORK and 2 * (first + second) <= exact else 1
 
 
+def pairwise_parts(rows: int) -> int:
+    """Into how many parts samples are dealt for a strategy that compares those of a part with each other: of
+    PAIRWISE_ROWS each, in a huge pool of more. The number of rows alone decides."""
+    return min(MAX_PAIRWISE_PARTS, -(-rows // PAIRWISE_ROWS))
+
+
 def in_two_rounds(
-    strategy: Strategy, files: Files, labeled: Files | None, k: int, chance: Chance, parts: int
+    strategy: Strategy, files: Files, labeled: Files | None, k: int, chance: Chance, parts: int, references: int = 0
 ) -> pa.Table:
-    """The files are read once, by tasks that cut their rows into parts; then a task for every part, and one for all."""
-    deal = ray.remote(num_cpus=0.5, num_returns=parts)(_deal)
-    first = ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")(_select_in_part)
+    """The files are read once, by tasks that deal their rows into piles of one part or some; then a task for every
+    pile, and one for what was selected.
+
+    Args:
+        references: about so many samples of the pool, by chance, are shown to the second round.
+    """
+    rows, dimensions = files.shape()
+    piles = min(parts, max(GROUPS, math.ceil(4 * rows * sum(dimensions) / PART_BYTES)))
+    share, of_rows = -(-k * SURPLUS // parts), references / max(1, rows)
+    deal = ray.remote(num_cpus=0.5, num_returns=piles + 1)(_deal)
+    first = ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")(_select_in_parts)
     second = ray.remote(num_cpus=0.5)(_select_among)
-    dealt: list[Any] = [deal.remote(some, parts) for some in files.cut(max(GROUPS, parts))]
-    share = -(-k * SURPLUS // parts)
-    found = [first.remote(strategy, labeled, share, chance, *(d[n] for d in dealt)) for n in range(parts)]
-    del dealt  # each part is forgotten as soon as its task is done
+    dealt: list[Any] = [deal.remote(some, piles, chance, of_rows) for some in files.cut(max(GROUPS, piles))]
+    shown = ray.remote(num_cpus=0)(_gathered).remote(*(d[-1] for d in dealt)) if references else None
+    found = [
+        first.remote(strategy, labeled, share, chance, piles, len(range(n, parts, piles)), *(d[n] for d in dealt))
+        for n in range(piles)
+    ]
+    del dealt  # each pile is forgotten as soon as its task is done
     with plain_errors():
-        return ray.get(second.remote(strategy, labeled, k, chance, *found))
+        return ray.get(second.remote(strategy, labeled, k, chance, shown, *found))
 
 
-def _deal(files: Files, parts: int) -> tuple[Rows, ...]:
-    """A task: rows by part. The hash of its id says where a row belongs, however the files are cut."""
+def _deal(files: Files, piles: int, chance: Chance, share: float) -> tuple[Rows, ...]:
+    """A task: rows by pile, and a random share of them. The hash of its id says where a row belongs, however the files
+    are cut."""
     rows = read(files)
-    part_N = hash_ids(ids_to_numpy(rows.ids)) % np.uint64(parts)
-    order = np.argsort(part_N, kind="stable")
-    return tuple(rows.take(some) for some in np.split(order, np.searchsorted(part_N[order], np.arange(1, parts))))
+    ids_N = ids_to_numpy(rows.ids)
+    pile_N = hash_ids(ids_N) % np.uint64(piles)
+    order = np.argsort(pile_N, kind="stable")
+    dealt = [rows.take(some) for some in np.split(order, np.searchsorted(pile_N[order], np.arange(1, piles)))]
+    shown = np.flatnonzero(random_scores(ids_N, chance.seed, SHOWN + chance.round) < share)
+    return *dealt, rows.take(shown)
 
 
-def _select_in_part(strategy: Strategy, labeled: Files | None, share: int, chance: Chance, *dealt: Rows) -> Rows:
-    """The first round, a task: the strategy among the rows of one part."""
-    rows = Rows.concat(dealt)
+def _gathered(*rows: Rows) -> Rows:
+    """A task: rows of several, by rising id."""
+    return Rows.concat(rows).sorted()
+
+
+def _select_in_parts(
+    strategy: Strategy, labeled: Files | None, share: int, chance: Chance, piles: int, parts: int, *dealt: Rows
+) -> Rows:
+    """The first round, a task: the strategy among the rows of each part of a pile."""
+    pile = _gathered(*dealt)
+    part_N = hash_ids(ids_to_numpy(pile.ids)) // np.uint64(piles) % np.uint64(parts)
+    return Rows.concat(
+        [
+            _select_in_part(strategy, labeled, share, chance, pile.take(np.flatnonzero(part_N == n)))
+            for n in range(parts)
+        ]
+    )
+
+
+def _select_in_part(strategy: Strategy, labeled: Files | None, share: int, chance: Chance, rows: Rows) -> Rows:
     if len(rows.ids) <= share:
         return rows
     with Shards(rows, 0, labeled) as shards:
@@ -163,11 +214,13 @@ def _select_in_part(strategy: Strategy, labeled: Files | None, share: int, chanc
         return shards.members[0].rows_of(selected["id"].combine_chunks())
 
 
-def _select_among(strategy: Strategy, labeled: Files | None, k: int, chance: Chance, *parts: Rows) -> pa.Table:
+def _select_among(
+    strategy: Strategy, labeled: Files | None, k: int, chance: Chance, references: Rows | None, *parts: Rows
+) -> pa.Table:
     """The second round, a task: the strategy among what the parts have selected."""
-    rows = Rows.concat(parts)
+    rows = _gathered(*parts)
     enough(len(rows.ids), k)
-    with Shards(rows, 0, labeled) as shards:
+    with Shards(rows, 0, labeled, references) as shards:
         return _select(strategy, shards, k, chance)
 
 

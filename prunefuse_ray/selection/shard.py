@@ -3,8 +3,9 @@ driver, which holds what was selected and a few candidates of every shard."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -13,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, nearest_center, to_fixed
+from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, nearest, to_fixed
 from prunefuse_ray.acquisition.greedy import OPEN, TAKEN, Front, Rule, first_keys
-from prunefuse_ray.acquisition.strategy import Chance
+from prunefuse_ray.acquisition.strategy import Chance, Part
 from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.selection.rows import Files, Rows, read, read_vectors
 
@@ -70,14 +71,15 @@ class Shard:
 
     points: Points
     front: Front
-    clusters: npt.NDArray[np.int64]
+    clusters: npt.NDArray[np.int64] | None = None
 
-    def __init__(self, number: int, labeled: Files | None) -> None:
+    def __init__(self, number: int, labeled: Files | None, references: Rows | None = None) -> None:
         """
         Args:
             labeled: files with the vectors of the labeled samples.
+            references: rows for `Part.references`.
         """
-        self.number, self.labeled = number, labeled
+        self.number, self.labeled, self.references = number, labeled, references
 
     def load(self, source: Files | Rows) -> Extent:
         """Take in the rows. ScoreError, with ids, where vectors are not finite."""
@@ -87,16 +89,20 @@ class Shard:
         self.order[pc.sort_indices(self.ids).to_numpy()] = np.arange(len(self.ids))
         pa.default_memory_pool().release_unused()  # what reading took beside the rows
         largest = [_largest(f) for f in self.raw]
-        if self.labeled is not None:
-            for vectors in read_vectors(self.labeled):
-                largest = [max(x, _largest(v)) for x, v in zip(largest, vectors, strict=True)]
+        others = read_vectors(self.labeled) if self.labeled is not None else iter(())
+        for vectors in itertools.chain(others, [self.references.vectors] if self.references else []):
+            largest = [max(x, _largest(v)) for x, v in zip(largest, vectors, strict=True)]
         return Extent(rows=len(self.ids), largest=largest, dimensions=[f.shape[1] for f in self.raw])
 
     def fix(self, powers: Sequence[int]) -> None:
         """Go over to fixed point; the scale is common to all shards."""
         self.powers = tuple(powers)
-        self.points = Points.of([to_fixed(f, p) for f, p in zip(self.raw, powers, strict=True)])
+        self.points = self._fixed(self.raw)
         self.raw = []
+        self.fixed_references = None
+        if self.references is not None:
+            vectors = [v.copy() for v in self.references.vectors]  # out of Ray's store they cannot be written to
+            self.fixed_references = self._fixed(vectors), self.references.scores
 
     def rows_of(self, ids: pa.Array) -> Rows:
         """These of the shard's rows, back in floating point (as far as the fixed point holds it)."""
@@ -110,9 +116,8 @@ class Shard:
         """Start a selection, from the labeled samples as centers or from none."""
         keys = first_keys(rule, ids_to_numpy(self.ids), self.scores, chance.seed, chance.round)
         self.front = Front(rule, self.points, keys, np.full(len(keys), OPEN))
-        if from_labeled and self.labeled is not None:
-            for vectors in read_vectors(self.labeled):
-                centers = Points.of([to_fixed(v, p) for v, p in zip(vectors, self.powers, strict=True)])
+        if from_labeled:
+            for centers in self.labeled_points():
                 self.front.add(centers, np.zeros(len(centers)))
 
     def advance(self, taken: Taken | None, width: int) -> Lowest:
@@ -147,16 +152,42 @@ class Shard:
     # --- clusters ---
 
     def sums(self, centers: Points) -> Sums:
-        sums, counts = cluster_sums(self.points, nearest_center(self.points, centers), len(centers))
+        sums, counts = cluster_sums(self.points, nearest(self.points, centers)[0], len(centers))
         return Sums(sums=sums, counts=counts)
 
     def assign(self, centers: Points) -> None:
         """Settle each row's cluster for good."""
-        self.clusters = nearest_center(self.points, centers)
+        self.clusters = nearest(self.points, centers)[0]
+
+    def labeled_clusters(self, centers: Points) -> npt.NDArray[np.int64]:
+        """(K,) how many labeled samples are nearest to each center."""
+        counts = np.zeros(len(centers), np.int64)
+        for points in self.labeled_points():
+            counts += np.bincount(nearest(points, centers)[0], minlength=len(centers))
+        return counts
+
+    # --- what strategies' functions see ---
+
+    def part(self) -> Part:
+        return Part(
+            ids=self.ids,
+            scores=self.scores,
+            points=self.points,
+            units=tuple(2.0**p for p in self.powers),
+            clusters=self.clusters,
+            labeled=self.labeled_points,
+            references=self.fixed_references,
+        )
 
     def reduce(self, function: Callable[..., T], *args: Any) -> T:
-        """`function` of (ids, scores, clusters) and `args`."""
-        return function(self.ids, self.scores, self.clusters, *args)
+        return function(self.part(), *args)
+
+    def labeled_points(self) -> Iterator[Points]:
+        """The labeled samples, a batch at a time; none where the strategy reads none."""
+        yield from map(self._fixed, read_vectors(self.labeled) if self.labeled is not None else ())
+
+    def _fixed(self, vectors: Sequence[npt.NDArray[np.float32]]) -> Points:
+        return Points.of([to_fixed(v, p) for v, p in zip(vectors, self.powers, strict=True)])
 
 
 def _largest(values: npt.NDArray[np.float32]) -> float:

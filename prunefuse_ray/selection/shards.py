@@ -19,7 +19,7 @@ import ray
 from prunefuse_ray.acquisition.fixed_point import Points, exponent, means
 from prunefuse_ray.acquisition.greedy import Front, Rule, take_in_turn
 from prunefuse_ray.acquisition.ranking import ranked
-from prunefuse_ray.acquisition.strategy import Chance, Selected
+from prunefuse_ray.acquisition.strategy import Chance, Part, Selected
 from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.selection.rows import Files, Rows
 from prunefuse_ray.selection.shard import Lowest, Shard, Taken
@@ -38,22 +38,26 @@ T = TypeVar("T")
 class Shards:
     """All shards: a call goes to every one of them, and the answers come back in their order."""
 
-    def __init__(self, source: Files | Rows, count: int, labeled: Files | None = None) -> None:
+    def __init__(
+        self, source: Files | Rows, count: int, labeled: Files | None = None, references: Rows | None = None
+    ) -> None:
         """Shards of the rows: at most `count` actors spread over the nodes; for `count` 0 one in this process.
 
         Args:
             labeled: files with the vectors of the labeled samples, which the scale of the fixed point has to hold.
+            references: a random sample of the pool (`Part.references`), which it has to hold, too.
         """
         cuts: Sequence[Files | Rows] = source.cut(max(1, count)) if isinstance(source, Files) else [source]
         self.here = not count
         make: Any = Shard if self.here else ray.remote(num_cpus=SHARD_CPUS, scheduling_strategy="SPREAD")(Shard).remote
-        self.members = [make(n, labeled) for n in range(len(cuts))]
+        self.members = [make(n, labeled, references) for n in range(len(cuts))]
         try:
             extents = self._each(Shard.load, [(cut,) for cut in cuts])
         except BaseException:
             self.close()
             raise
         self.rows = sum(e.rows for e in extents)
+        self.labeled = labeled.shape()[0] if labeled is not None else 0
         dimensions = extents[0].dimensions
         largest = np.max([e.largest for e in extents], axis=0)
         self.powers = [exponent(float(x), d) for x, d in zip(largest, dimensions, strict=True)]
@@ -91,12 +95,22 @@ class Shards:
             keys=np.concatenate([taken.keys for taken, _ in steps]),
         )
 
+    def whole(self) -> Part:
+        assert self.here, "only pairwise strategies ask; see set_selection"
+        return self.members[0].part()
+
     def lloyd_step(self, centers: Points) -> Points:
         found = self._all(Shard.sums, centers)
         return means(np.sum([s.sums for s in found], axis=0), np.sum([s.counts for s in found], axis=0), centers)
 
     def assign(self, centers: Points) -> None:
         self._all(Shard.assign, centers)
+
+    def labeled_clusters(self, centers: Points) -> npt.NDArray[np.int64]:
+        if self.here:
+            return self.members[0].labeled_clusters(centers)
+        with plain_errors():
+            return ray.get(self.members[0].labeled_clusters.remote(centers))
 
     def total(self, function: Callable[..., npt.NDArray[Any]], *args: Any) -> npt.NDArray[Any]:
         return np.sum(self._all(Shard.reduce, function, *args), axis=0)

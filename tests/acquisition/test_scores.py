@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunefuse_ray.acquisition import hash_ids, random_scores
-from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, exponent, nearest_center, to_fixed
+from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, exponent, nearest, to_fixed
 from prunefuse_ray.acquisition.greedy import clocks
 from prunefuse_ray.acquisition.probabilities import gradient_factor, softmax
 from prunefuse_ray.acquisition.quotas import place_in_group, round_robin
@@ -139,12 +139,13 @@ def test_fixed_point_keeps_values_to_a_millionth_of_the_largest():
 def test_cluster_sums_add_up_whatever_the_shards():
     rng = np.random.default_rng(0)
     points, centers = Points.of([fixed(rng.normal(size=(5000, 6)))]), Points.of([fixed(rng.normal(size=(9, 6)))])
-    nearest = nearest_center(points, centers)
-    np.testing.assert_array_equal(nearest, points.distances(centers).argmin(0))
-    sums, counts = cluster_sums(points, nearest, 9)
+    found, squares = nearest(points, centers)
+    np.testing.assert_array_equal(found, points.distances(centers).argmin(0))
+    np.testing.assert_array_equal(squares, points.distances(centers).min(0))
+    sums, counts = cluster_sums(points, found, 9)
     for k in range(9):
-        np.testing.assert_array_equal(sums[k], points.factors[0][nearest == k].astype(float).sum(0))
-    parts = [cluster_sums(points.take(s), nearest[s], 9) for s in (slice(0, 1234), slice(1234, 5000))]
+        np.testing.assert_array_equal(sums[k], points.factors[0][found == k].astype(float).sum(0))
+    parts = [cluster_sums(points.take(s), found[s], 9) for s in (slice(0, 1234), slice(1234, 5000))]
     np.testing.assert_array_equal(parts[0][0] + parts[1][0], sums)
     assert counts.sum() == 5000
 

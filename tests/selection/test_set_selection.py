@@ -1,7 +1,6 @@
 """Set strategies against references of a few lines, on one matrix in one process, for any number of shards."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -126,40 +125,6 @@ class Made:
 
 def fixed(values):
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), pa.float32()), values.shape[1])
-
-
-class InThisProcess:
-    """What `shards` asks of Ray, without processes: an actor takes seconds to start."""
-
-    def remote(self, **_):
-        return lambda cls: SimpleNamespace(remote=lambda *args: Actor(cls(*args)))
-
-    def put(self, value):
-        return value
-
-    def get(self, answers):
-        return answers
-
-    def kill(self, actor):
-        pass
-
-
-class Actor:
-    def __init__(self, held):
-        self.held = held
-
-    def __getattr__(self, method):
-        return SimpleNamespace(remote=getattr(self.held, method))
-
-
-@pytest.fixture(params=[0, 1, 2, 3])
-def sharded(request, monkeypatch):
-    """So many shards, in this process; as many as CPUs, since every one is worth it. Each sends few candidates, so that
-    it matters what the others' keys are."""
-    monkeypatch.setattr(shards, "STEP_BYTES", 0)
-    monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64 if request.param else 2**40)
-    monkeypatch.setattr(shards, "ray", InThisProcess())
-    return request.param
 
 
 @pytest.mark.parametrize("change", [{}, {"duplicates": 150}, {"strings": True}, {"clumps": 5}], ids=str)
@@ -296,7 +261,7 @@ def test_in_two_rounds_the_choice_covers_almost_as_well_whatever_the_files(tmp_p
 
 def test_every_row_is_read_once_and_dealt_to_one_part(tmp_path):
     made = Made(tmp_path, strings=True)
-    parts = set_selection._deal(made.files, 5)
+    *parts, shown = set_selection._deal(made.files, 5, Chance(seed=0, round=0), 0.1)
     ids = [i for part in parts for i in part.ids.to_pylist()]
     assert sorted(ids) == made.ids.tolist()
     for part in parts:
@@ -304,7 +269,8 @@ def test_every_row_is_read_once_and_dealt_to_one_part(tmp_path):
         rows = [int(i[1:]) for i in part.ids.to_pylist()]
         np.testing.assert_array_equal(part.vectors[0], made.x[rows])
         np.testing.assert_array_equal(part.scores, made.scores[rows])
-    again = set_selection._deal(made.with_columns("feature").cut(2)[1], 5)
+    *again, _ = set_selection._deal(made.with_columns("feature").cut(2)[1], 5, Chance(seed=0, round=0), 0.1)
+    assert 15 < len(shown.ids) < 70
     assert all(set(some.ids.to_pylist()) <= set(part.ids.to_pylist()) for some, part in zip(again, parts, strict=True))
 
 

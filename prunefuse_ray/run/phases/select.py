@@ -76,12 +76,13 @@ def _from_scores(context: RunContext, scored: Step, plan: Plan) -> tuple[pa.Tabl
         paths, sizes = context.ledger.files(scored, name)
         return Files(where=root, paths=tuple(paths), sizes=tuple(sizes), columns=columns)
 
-    labeled = files("labeled", "feature") if selection.needs_labeled else None
+    columns = ("gradient", "feature") if strategy.gradients else ("feature",)
+    labeled = files("labeled", *columns) if selection.needs_labeled else None
     paths, _ = context.ledger.files(scored, "scores")
     match plan.kind:
         case "set":
-            columns = ("gradient", "feature") if strategy.gradients else ("feature",)
-            chance = Chance(seed=context.config.run.seed, round=scored.round)
+            classes = len(context.info.classes)
+            chance = Chance(seed=context.config.run.seed, round=scored.round, classes=classes)
             return select_set(strategy, files("scores", *columns), labeled, plan.k, chance, cpus), {}
         case "apart":
             assert selection.min_distance is not None

@@ -1,0 +1,194 @@
+"""The strategies that cover a pool, TypiClust and CAL against references of a few lines, for any number of shards."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from prunefuse_ray.acquisition import STRATEGIES, Chance, coverage, typiclust
+from prunefuse_ray.acquisition.fixed_point import Points
+from prunefuse_ray.acquisition.max_coverage import STEPS, Coverage, Kernel
+from prunefuse_ray.selection import set_selection, shards
+from prunefuse_ray.selection.rows import Rows, read
+from prunefuse_ray.selection.shards import Shards
+from tests.selection.test_set_selection import C, Made, N, select
+
+COVERAGE = {
+    "max_herding": coverage.gaussian,
+    "uncertainty_herding": coverage.gaussian,
+    "facility_location": coverage.linear,
+    "prob_cover": coverage.ball,
+}
+
+
+# --- references -------------------------------------------------------------------------------------------------------
+
+
+def squares(a, b):
+    return ((a[:, None].astype(float) - b[None].astype(float)) ** 2).sum(2)
+
+
+def greedy(similar, covered, weights, k):
+    """Max coverage by its definition, until nothing is to be gained: similar (N, N), covered (N,) by the labeled."""
+    selected = []
+    while len(selected) < k:
+        gains = (weights[:, None] * np.maximum(similar - covered[:, None], 0)).sum(0)
+        gains[selected] = 0
+        if not gains.max():
+            break
+        selected.append(int(gains.argmax()))
+        covered = np.maximum(covered, similar[:, selected[-1]])
+    return selected
+
+
+def typical(x, members):
+    """Hacohen et al. 2022: the inverse of the mean distance to the 20 nearest in the cluster."""
+    d = np.sqrt(squares(x[members], x[members]))
+    np.fill_diagonal(d, np.inf)
+    return 1 / np.sort(d, axis=1)[:, : min(20, len(members) - 1)].mean(1)
+
+
+def contrasts(p, x, p_known, known):
+    """Margatina et al. 2021, algorithm 1."""
+    nearest = np.argsort(squares(x, known), axis=1)[:, :10]
+    return [np.mean([(p_known[j] * np.log(p_known[j] / p[i])).sum() for j in nearest[i]]) for i in range(len(x))]
+
+
+# --- coverage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{}, {"strings": True}, {"clumps": 5}], ids=str)
+@pytest.mark.parametrize("name", COVERAGE)
+def test_coverage_is_maximized_greedily(tmp_path, sharded, change, name):
+    made, chance = Made(tmp_path, **change), Chance(seed=3, round=1, classes=C)
+    with Shards(read(made.files).sorted(), 0, made.known) as held:
+        part = held.whole()
+        kernel = COVERAGE[name](held, part, part.points, 40, chance)
+        known = np.concatenate([p.factors[0] for p in part.labeled()])
+    x = part.points.factors[0]
+
+    def similar(d):
+        if kernel.squarings is None:
+            return (d <= kernel.reach).astype(float)
+        return np.rint(np.maximum(1 - d / kernel.reach, 0) ** 2**kernel.squarings * STEPS)
+
+    weights = np.rint(made.scores.astype(float) * 1024) if name == "uncertainty_herding" else np.ones(N)
+    expected = greedy(similar(squares(x, x)), similar(squares(x, known)).max(1), weights, 40)
+    table = set_selection.select_set(STRATEGIES[name], made.files, made.known, 40, chance, sharded)
+    found = made.rows(table)
+    assert found[: len(expected)] == expected
+    assert len(set(found)) == 40
+    assert len(expected) == 40 or name == "prob_cover"
+
+
+def test_the_kernel_is_a_gaussian():
+    d = np.linspace(0, 6, 100)
+    one = np.zeros((1, 1))
+    found = Kernel.gaussian(width=1.5).similarities(one, one[0], d[:, None], d**2)[0] / STEPS
+    np.testing.assert_allclose(found, np.exp(-(d**2) / (2 * 1.5**2)), atol=0.02)
+
+
+@pytest.mark.parametrize("kept", [0, 2**25])
+def test_gains_stay_exact_and_the_value_is_what_was_covered(kept, monkeypatch):
+    monkeypatch.setattr("prunefuse_ray.acquisition.max_coverage.KEPT_PAIRS", kept)
+    rng = np.random.default_rng(0)
+    x, y = (Points.of([np.rint(rng.normal(size=(n, 8)) * 1000).astype(np.float32)]) for n in (300, 200))
+    weights = rng.integers(0, 1024, 200).astype(float)
+    cover = Coverage(Kernel.gaussian(1500.0), x, y, weights)
+    rows = cover.greedy(60)
+    similar = np.rint(np.maximum(1 - squares(y.factors[0], x.factors[0]) / cover.kernel.reach, 0) ** 16 * STEPS)
+    assert rows.tolist() == greedy(similar, np.zeros(200), weights, 60)
+    assert cover.value() == pytest.approx((weights * similar[:, rows].max(1)).sum() / weights.sum() / STEPS)
+
+
+def test_the_width_shrinks_as_labels_grow_and_does_not_mind_duplicates():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 4)).astype(np.float32)
+    x[1500:] = x[:500]
+    with Shards(Rows(ids=pa.array(range(2000)), scores=np.ones(2000, np.float32), vectors=[x]), 0) as held:
+        part = held.whole()
+        reach = [
+            coverage.gaussian(held, part, part.points, k, Chance(seed=0, round=0)).reach / part.units[0] ** 2
+            for k in (10, 100, 1000)
+        ]
+    widths = np.sqrt(np.array(reach) / 32)
+    assert 2 > widths[0] > 1.5 * widths[1] > 2 * widths[2] > 0.1
+
+
+def test_duplicates_are_selected_when_nothing_else_is_left(tmp_path, sharded):
+    made = Made(tmp_path, duplicates=150)
+    rows = made.rows(select("max_herding", made.files, None, N, sharded))
+    assert sorted(rows) == list(range(N))
+    assert len({tuple(made.x[i]) for i in rows[: N - 150]}) == N - 150
+
+
+def covered(x, known, rows, width):
+    return np.exp(-squares(x, np.concatenate([known, x[rows]])) / (2 * width**2)).max(1).mean()
+
+
+def test_in_two_rounds_the_pool_is_covered_almost_as_well_whatever_the_files(tmp_path, local_ray, monkeypatch):
+    made = Made(tmp_path, clumps=25)
+    exact = made.rows(select("max_herding", made.files, made.known, 30, 2))
+    monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 100)
+    found = made.rows(select("max_herding", made.files, made.known, 30, 2))
+    assert len(set(found)) == 30
+    assert found != exact
+    by_chance = [np.random.default_rng(s).permutation(N)[:30] for s in range(20)]
+    values = {name: covered(made.x, made.known_x, rows, 0.3) for name, rows in (("exact", exact), ("found", found))}
+    chance = np.mean([covered(made.x, made.known_x, rows, 0.3) for rows in by_chance])
+    assert values["found"] > 0.93 * values["exact"] > 1.2 * chance
+    other = Made(tmp_path / "other", clumps=25)
+    other.files = other.write("again", np.arange(N)[::-1], other.x, 3)
+    assert other.rows(select("max_herding", other.files, other.known, 30, 1)) == found
+
+
+# --- TypiClust --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("members", [512, 20])
+def test_typiclust_takes_the_most_typical_of_clusters_without_labels_first(tmp_path, sharded, members, monkeypatch):
+    """Given the clusters: those of one shard; any number finds the same."""
+    monkeypatch.setattr(typiclust, "MEMBERS", members)
+    monkeypatch.setattr(typiclust, "MAX_CLUSTERS", 12)
+    made, chance = Made(tmp_path), Chance(seed=2, round=1)
+    with Shards(read(made.files).sorted(), 0, made.known) as held:
+        expected_table = typiclust.select(held, 30, chance)
+        centers = typiclust.k_means(held, 12, chance)
+        held.assign(centers)
+        clusters, labels = held.members[0].clusters, held.labeled_clusters(centers)
+    assert labels.sum() == 7
+    table = select("typiclust", made.files, made.known, 30, sharded, 2, 1)
+    assert table.equals(expected_table)
+    found = made.rows(table)
+    sizes = np.bincount(clusters, minlength=12)
+    turn = sorted((g for g in range(12) if sizes[g] >= 5), key=lambda g: (labels[g], -sizes[g], g))
+    assert [clusters[i] for i in found] == [turn[n % len(turn)] for n in range(30)]
+    if members == 512:
+        for g in turn:
+            inside = np.flatnonzero(clusters == g)
+            best = inside[np.argsort(-typical(made.x, inside), kind="stable")]
+            assert [i for i in found if clusters[i] == g] == best[: sum(clusters[i] == g for i in found)].tolist()
+
+
+# --- CAL --------------------------------------------------------------------------------------------------------------
+
+
+def test_cal_selects_what_differs_most_from_its_labeled_neighbors(tmp_path, sharded):
+    made = Made(tmp_path)
+    known = made.write("known", None, made.known_x, 2)
+    p = made.a.astype(float)
+    p[np.arange(N), p.argmin(1)] += 1
+    expected = np.argsort(-np.array(contrasts(p, made.x, p[:7], made.known_x)))[:50]
+    columns = {"columns": ("gradient", "feature")}
+    files, known = (type(f)(**{**vars(f), **columns}) for f in (made.files, known))
+    found = made.rows(select("cal", files, known, 50, sharded))
+    assert found == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["max_herding", "typiclust", "cal"])
+def test_actors_select_what_one_process_does(tmp_path, local_ray, monkeypatch, name):
+    made = Made(tmp_path)
+    columns = {"columns": ("gradient", "feature") if name == "cal" else ("feature",)}
+    files, known = (type(f)(**{**vars(f), **columns}) for f in (made.files, made.known))
+    here = select(name, files, known, 60, 2)
+    monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64)
+    assert select(name, files, known, 60, 2) == here
