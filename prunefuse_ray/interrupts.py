@@ -20,16 +20,23 @@ class Interrupted(BaseException):
 
 
 class _State:
+    installed = False
     requested: int | None = None
     deferred = 0
 
 
 def install() -> None:
-    """Let the signals raise Interrupted in the main thread. To be called again after Ray's start, which takes SIGTERM
-    for itself; in another thread it does nothing."""
+    """Let the signals raise Interrupted in the main thread; in another thread it does nothing."""
     if threading.current_thread() is threading.main_thread():
+        _State.installed = True
         for number in EXIT_CODES:
             signal.signal(number, _handle)
+
+
+def reinstall() -> None:
+    """Take the signals back from Ray, whose start takes SIGTERM; where they were not taken before, nothing happens."""
+    if _State.installed:
+        install()
 
 
 def _handle(number: int, _: FrameType | None) -> None:

@@ -22,6 +22,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import yaml
 
+from prunefuse_ray import progress
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.errors import LedgerError
@@ -34,6 +35,7 @@ from prunefuse_ray.storage import Place
 EXECUTION_FIELDS = (
     "run.directory",
     "run.name",
+    "run.retries",
     "workers.",
     "scoring.actors",
     "pool.max_rejected",
@@ -234,6 +236,7 @@ class Ledger:
     def _write(self, commit: Commit) -> None:
         tree = {"files": commit.files, "metrics": commit.metrics, "finished": commit.finished}
         self._commit_place(commit.step).write_json(tree)
+        progress.saved()
         self._commits[commit.step] = commit
 
     def _below(self, path: str) -> str:

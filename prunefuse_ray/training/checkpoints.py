@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray import progress
 from prunefuse_ray.storage import Place
 
 
@@ -84,6 +85,7 @@ def under(prefix: str, tensors: Weights) -> Weights:
 def _persist(local: Path, where: Place, name: str) -> None:
     """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
     (where / name / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
+    progress.saved()
     for old in where.files(recursive=True):
         if old.path.endswith("state.safetensors") and name not in old.path:
             Place(where.fs, old.path).delete()

@@ -29,7 +29,7 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray import networks
+from prunefuse_ray import interrupts, networks
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import Samples, load_samples, load_test, sample_bytes
 from prunefuse_ray.data.pool import Source
@@ -163,10 +163,12 @@ def _train(config: dict[str, Any]) -> None:
     notice = Notice(listening=storage is None)
     while not state.finished(recipe):
         started, before = time.perf_counter(), state.seconds
-        for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank):
-            if notice.arrived(state.step):
-                state.seconds = before + time.perf_counter() - started
-                save(_metrics(state, samples, job, config["macs"]))
+        with interrupts.deferred():
+            for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank):
+                if notice.arrived(state.step) or interrupts.requested():
+                    state.seconds = before + time.perf_counter() - started
+                    save(_metrics(state, samples, job, config["macs"]))
+                    interrupts.check()
         entry = {"epoch": state.epoch + 1, "train_loss": state.loss / max(1, state.seen)}
         state.epoch, state.step, state.loss, state.seen = state.epoch + 1, 0, 0.0, 0
         state.seconds = before + time.perf_counter() - started
@@ -279,7 +281,7 @@ def _steps(
         optimizer.zero_grad(set_to_none=True)
         total += loss.detach() / members
         state.step, state.seen = i + 1, state.seen + len(rows)
-        if i + 1 == steps or (i + 1) % PREEMPTION_STEPS == 0:
+        if i + 1 == steps or (i + 1) % PREEMPTION_STEPS == 0 or interrupts.requested():
             state.loss = float(total)  # not at every step: it waits for the device
             yield
 
