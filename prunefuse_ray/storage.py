@@ -52,6 +52,10 @@ class Place:
     def name(self) -> str:
         return posixpath.basename(self.path)
 
+    @property
+    def parent(self) -> Place:
+        return Place(self.fs, posixpath.dirname(self.path))
+
     def exists(self) -> bool:
         return self.fs.get_file_info(self.path).type != pafs.FileType.NotFound
 
@@ -103,7 +107,7 @@ class Place:
             ) from error
 
     def write_json(self, value: Any) -> None:
-        self.write_bytes((json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+        self.write_bytes(json_bytes(value))
 
     def read_table(self, schema: pa.Schema) -> pa.Table:
         """A Parquet file with exactly this schema; LedgerError otherwise."""
@@ -122,9 +126,17 @@ class Place:
         return table
 
     def write_table(self, table: pa.Table) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        self.write_bytes(buffer.getvalue())
+        self.write_bytes(table_bytes(table))
+
+
+def json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
 
 
 def pointed(place: Place) -> str:
@@ -145,6 +157,11 @@ class _PatientS3(pafs.S3FileSystem):
 
     def __reduce__(self) -> Any:
         return _rebuild_s3, (self._options,)
+
+
+def s3_options(fs: pafs.FileSystem) -> dict[str, Any] | None:
+    """How a store that `Place.at` opened is reached: endpoint_override, scheme, region."""
+    return fs._options if isinstance(fs, _PatientS3) else None
 
 
 def _rebuild_s3(options: dict[str, Any]) -> _PatientS3:

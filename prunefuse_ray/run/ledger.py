@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import posixpath
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from prunefuse_ray import progress
+from prunefuse_ray.conditional import network_file_system
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.errors import LedgerError
@@ -30,7 +32,7 @@ from prunefuse_ray.method.steps import REPORT, Step
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, labels_schema
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, json_bytes, table_bytes
 
 EXECUTION_FIELDS = (
     "run.directory",
@@ -67,7 +69,10 @@ class Ledger:
     def __init__(self, root: Place) -> None:
         self.root = root
         self._commits: dict[Step, Commit | None] = {}
-        self._lock: IO[str] | Lease | None = None
+        self._lock: IO[str] | None = None
+        self._lease: Lease | None = None
+        self._found: frozenset[str] = frozenset()
+        """Paths of the commits (among others) that were there when this process became the driver."""
 
     # --- opening ---
 
@@ -77,8 +82,8 @@ class Ledger:
 
     def create(self, config: Mapping[str, Any], pool: Mapping[str, Any]) -> None:
         """Start a run directory; `config.yaml` is its last file, so a half-made directory is no run."""
-        (self.root / "pool.json").write_json(pool)
-        (self.root / "config.yaml").write_bytes(yaml.safe_dump(dict(config), sort_keys=False).encode())
+        self._put(self.root / "pool.json", json_bytes(pool))
+        self._put(self.root / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 
     def read_config(self) -> Config:
         """What the run is, in the terms of this version."""
@@ -97,7 +102,7 @@ class Ledger:
             self._commits.pop(end, None)
             selection = old.selection.model_copy(update={"budgets": budgets})
             tree = to_tree(old.model_copy(update={"selection": selection}))
-            (self.root / "config.yaml").write_bytes(yaml.safe_dump(tree, sort_keys=False).encode())
+            self._put(self.root / "config.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
 
     def read_pool(self) -> dict[str, Any]:
         return (self.root / "pool.json").read_json()
@@ -128,32 +133,51 @@ class Ledger:
     def lock(self) -> None:
         """Make this process the only driver of the run directory: by a lock of the filesystem, which a kill releases,
         or on an object store by a lease, which a kill lets run out."""
-        if not self.root.local:
-            lease = Lease(self.root / ".lease")
+        if self.root.local:
+            self._flock()
+        if not self.root.local or network_file_system(self.root.path):
+            lease = Lease(self.root)
             lease.acquire()
-            self._lock = lease
-            return
+            self._lease = lease
+            files = [*(self.root / "commits").files(), *(self.root / "rounds").files(recursive=True)]
+            self._found = frozenset(f.path for f in files)
+
+    def _flock(self) -> None:
         self.root.fs.create_dir(self.root.path, recursive=True)
-        self._lock = open(os.path.join(self.root.path, ".lock"), "w")  # noqa: SIM115 (held while the run lasts)
+        self._lock = open(os.path.join(self.root.path, ".lock"), "a+")  # noqa: SIM115 (held while the run lasts)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.seek(0)
+            who = self._lock.read().strip()
             raise LedgerError(
-                f"{self.root.path}: another process is driving this run; wait for it, or end it"
+                f"{self.root.path}: another process is driving this run{f' ({who})' if who else ''}; wait for it, or "
+                "end it"
             ) from error
+        self._lock.truncate(0)
+        now = datetime.now(UTC).isoformat("T", "seconds")
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+        self._lock.flush()
 
     def unlock(self) -> None:
-        if isinstance(self._lock, Lease):
-            self._lock.release()
-        elif self._lock is not None:
+        if self._lease is not None:
+            self._lease.release()
+        if self._lock is not None:
             self._lock.close()
-        self._lock = None
+        self._lock = self._lease = None
 
     def check_lease(self) -> None:
         """LedgerError where this process was the driver and, suspended for long, is so no more: it must neither write
         nor remove anything."""
-        if isinstance(self._lock, Lease):
-            self._lock.check()
+        if self._lease is not None:
+            self._lease.check()
+
+    def _put(self, place: Place, data: bytes) -> None:
+        """Write a file of the record; LedgerError where another driver has taken over, however late that is noticed."""
+        if self._lease is not None:
+            self._lease.put(place, data)
+        else:
+            place.write_bytes(data)
 
     # --- steps ---
 
@@ -165,6 +189,10 @@ class Ledger:
         if self._commits.get(step) is None:
             place = self._commit_place(step)
             if not place.exists():
+                return None
+            if self._lease is not None and place.path not in self._found:
+                # Of a driver that was taken over and had this write under way: its files may be cleared by now.
+                place.delete()
                 return None
             tree = place.read_json()
             try:
@@ -198,14 +226,8 @@ class Ledger:
         files: dict[str, dict[str, Any]] = {}
         for name, output in outputs.items():
             place = self.place(step, name)
-            match output:
-                case bytes():
-                    place.write_bytes(output)
-                case pa.Table():
-                    place.write_table(output)
-                case _:
-                    place.write_json(output)
-            data = output if isinstance(output, bytes) else place.read_bytes()
+            data = to_bytes(output)
+            self._put(place, data)
             files[self._below(place.path)] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         files |= {self._below(f.path): {"size": f.size} for f in written}
         commit = Commit(
@@ -235,7 +257,7 @@ class Ledger:
 
     def _write(self, commit: Commit) -> None:
         tree = {"files": commit.files, "metrics": commit.metrics, "finished": commit.finished}
-        self._commit_place(commit.step).write_json(tree)
+        self._put(self._commit_place(commit.step), json_bytes(tree))
         progress.saved()
         self._commits[commit.step] = commit
 
@@ -308,7 +330,7 @@ class Ledger:
         new = found.filter(pc.invert(pc.is_in(found["id"], value_set=known["id"].combine_chunks())))
         if new.num_rows:
             known = pa.concat_tables([known, new.cast(REJECTED)]).sort_by("id")
-            (self.root / "rejected.parquet").write_table(known)
+            self._put(self.root / "rejected.parquet", table_bytes(known))
         return known.num_rows
 
     # --- plain files of the run ---
@@ -332,6 +354,16 @@ class Ledger:
         self.check_lease()
         for name in names:
             self.place(step, name).delete()
+
+
+def to_bytes(output: Output) -> bytes:
+    match output:
+        case bytes():
+            return output
+        case pa.Table():
+            return table_bytes(output)
+        case _:
+            return json_bytes(output)
 
 
 def label_count(config: Config, ledger: Ledger, round_: int) -> int:

@@ -24,6 +24,7 @@ from tests.support.disturbed import (
     disturb,
     finish,
     phase,
+    round_of,
     selected,
     start,
     victim,
@@ -215,8 +216,9 @@ def undisturbed(tmp_path_factory):
 def test_a_run_goes_on_when_ray_dies_again_and_again(undisturbed, tmp_path):
     """A worker that is just starting, then the raylet, then the GCS: three deaths, three lines, the same ids."""
     process = start(DIGITS, tmp_path)
-    for role, wait in (("starting worker", 0.0), ("raylet", 8.0), ("GCS", 8.0)):
-        time.sleep(wait)
+    for role, begun in (("starting worker", None), ("raylet", 0), ("GCS", 1)):
+        while begun is not None and process.poll() is None and round_of(tmp_path) < begun:
+            time.sleep(0.05)
         os.kill(victim(process, role, time.monotonic() + 120), signal.SIGKILL)
     done = finish(process, tmp_path, time.monotonic(), timeout=600)
     assert done.code == 0, done.errors

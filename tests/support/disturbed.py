@@ -120,6 +120,11 @@ def phase(directory: Path) -> str:
     return "before the first phase"
 
 
+def round_of(directory: Path) -> int:
+    """The round that the run in the directory is in; -1 before the first."""
+    return max((int(p.name) for p in directory.glob("*/rounds/*")), default=-1)
+
+
 def selected(directory: Path) -> list[dict]:
     """All that the run in the directory selected."""
     (found,) = directory.glob("*/selected.parquet")
