@@ -2,7 +2,8 @@
 
 `.drivers/000007.json` is the claim of the seventh driver. It is made by a write that fails where the file exists, so of
 two that start at once one gets it; its owner keeps renewing it. After a kill nobody renews it, and the next driver
-claims the next number once it has watched the claim stand still. No clocks are compared; only changes are watched.
+claims the next number once it has watched the claim stand still, or at once where it sees that the process lives no
+more on this machine. No clocks are compared; only changes are watched.
 
 A driver that stood still for long (SIGSTOP, a suspended machine) finds the next number taken and stops. What it was
 about to write when it was stopped is refused by the store (`put`): every file is written on condition that nobody has
@@ -27,6 +28,7 @@ from typing import Any
 from prunefuse_ray import progress
 from prunefuse_ray.conditional import Changed, Conditional, Missing, conditional
 from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.run.processes import machine, started
 from prunefuse_ray.storage import Place
 
 logger = logging.getLogger(__name__)
@@ -138,6 +140,8 @@ class Lease:
 
     def _wait_until_free(self, number: int) -> None:
         first, waited, said = self._read(number), 0.0, False
+        if first is not None and _dead(first):
+            return
         step = min(1.0, PATIENCE / 10)
         with progress.waiting():
             while first is not None and not first.get("released"):
@@ -169,7 +173,9 @@ class Lease:
         tree = {
             "owner": self.name,
             "host": socket.gethostname(),
+            "machine": machine(),
             "process": os.getpid(),
+            "started": started(os.getpid()),
             "since": self._since,
             "renewals": self._renewals,
             "released": released,
@@ -195,6 +201,12 @@ class Lease:
             f"{self.root.path}: another process is driving this run{who}; wait for it, or end it. Nothing of this "
             "run was changed by this one meanwhile"
         )
+
+
+def _dead(claim: dict[str, Any]) -> bool:
+    """Whether the owner of a claim was a process of this machine, and is no more. Of others nothing is known."""
+    here = bool(machine()) and claim.get("machine") == machine()
+    return here and started(claim["process"]) != claim["started"]
 
 
 def _who(claim: dict[str, Any]) -> str:

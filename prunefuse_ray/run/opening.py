@@ -28,6 +28,7 @@ from prunefuse_ray.method.steps import INIT, Step, budget_notes, check_budget
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.leftovers import remove_leftovers
 from prunefuse_ray.storage import Place, read_input
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     if begun_before:
         ledger.lock()
         ledger.check_config(config)  # again: nobody else changes it now
+        remove_leftovers(config, ledger)
         info = growth.seen_info(config, ledger)
         growth.check_unchanged(config, ledger)
         check_inputs(config, ledger)

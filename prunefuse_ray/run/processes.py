@@ -92,3 +92,20 @@ def reap() -> dict[int, int]:
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
             ended[found[0]] = os.waitstatus_to_exitcode(found[1])
     return ended
+
+
+def machine() -> str:
+    """What tells this machine since it was started, and this space of process numbers in it, from all others."""
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+        return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def started(pid: int) -> int | None:
+    """When a process was started, in ticks since the machine was; None where there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            rest = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if rest[0] in "ZX" else int(rest[19])

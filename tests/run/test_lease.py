@@ -1,6 +1,8 @@
 """The claims of drivers on a run directory, where links decide between them and where nothing does."""
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 
@@ -62,6 +64,16 @@ def test_the_lease_of_a_killed_driver_runs_out_and_the_wait_is_said(root, caplog
     first.release()  # must not take away what is no longer its own
     heir.check()
     assert [f.base_name for f in (root / ".drivers").files()] == ["000002.json"]
+
+
+def test_a_dead_process_of_this_machine_is_not_waited_for(root):
+    claim = "import sys; from prunefuse_ray.run.lease import Lease; from prunefuse_ray.storage import Place; "
+    claim += "mine = Lease(Place.at(sys.argv[1])); mine.number = 1; sys.stdout.buffer.write(mine._content())"
+    dead = subprocess.run([sys.executable, "-c", claim, "x"], capture_output=True, check=True).stdout
+    (root / ".drivers/000001.json").write_bytes(dead)
+    started = time.monotonic()
+    assert held(root).number == 2
+    assert time.monotonic() - started < 0.8
 
 
 def test_a_driver_that_was_taken_over_writes_nothing_more(root):

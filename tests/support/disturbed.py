@@ -63,15 +63,16 @@ def command_line(pid: int) -> str:
         return ""
 
 
-def start(arguments, directory: Path, **environment) -> subprocess.Popen:
-    """The command line as a person gives it; its messages in a file `errors` of the directory."""
+def start(arguments, directory: Path, runs: str | None = None) -> subprocess.Popen:
+    """The command line as a person gives it; its messages in a file `errors` of the directory, where its runs go, too,
+    unless `runs` says otherwise."""
     directory.mkdir(parents=True, exist_ok=True)
     without = {"RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE", "RAY_TMPDIR"}
     variables = {k: v for k, v in os.environ.items() if k not in without}
     with open(directory / "errors", "w") as errors, open(directory / "output", "w") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "prunefuse_ray", *arguments, "--run.directory", str(directory)],
-            env={**variables, "PYTHONPATH": str(ROOT), **environment}, cwd=ROOT, stdout=output, stderr=errors,
+            [sys.executable, "-m", "prunefuse_ray", *arguments, "--run.directory", runs or str(directory)],
+            env={**variables, "PYTHONPATH": str(ROOT)}, cwd=ROOT, stdout=output, stderr=errors,
         )  # fmt: skip
 
 
