@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -70,6 +71,14 @@ class Place:
         """Bytes of files, given by their paths on this storage, together."""
         return sum(info.size for info in self.fs.get_file_info(files))
 
+    def digest(self) -> str:
+        """SHA-256 of the file's content, read a piece at a time."""
+        sha256 = hashlib.sha256()
+        with self.fs.open_input_stream(self.path) as stream:
+            while piece := stream.read(8 * 2**20):
+                sha256.update(piece)
+        return sha256.hexdigest()
+
     def read_bytes(self) -> bytes:
         with self.fs.open_input_stream(self.path) as stream:
             return stream.readall()
@@ -112,8 +121,10 @@ class Place:
     def read_table(self, schema: pa.Schema) -> pa.Table:
         """A Parquet file with exactly this schema; LedgerError otherwise."""
         try:
-            table = pq.read_table(pa.BufferReader(self.read_bytes()))
-        except pa.ArrowInvalid as error:
+            table = pq.read_table(pa.BufferReader(self.read_bytes()), page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise LedgerError(f"{self.path}: is gone; restore it or start under another --run.name") from error
             raise LedgerError(
                 f"{self.path}: not a readable Parquet file ({error}); restore it or start under another --run.name"
             ) from error
@@ -135,7 +146,7 @@ def json_bytes(value: Any) -> bytes:
 
 def table_bytes(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
+    pq.write_table(table, buffer, write_page_checksum=True)
     return buffer.getvalue()
 
 

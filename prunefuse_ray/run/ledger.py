@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import posixpath
 import socket
@@ -49,6 +50,9 @@ EXECUTION_FIELDS = (
 )
 """What may differ when a run is resumed: it says where, how fast and how patiently, not what."""
 
+HASHED_HERE = 16 * 2**20
+"""Bytes of files that the driver hashes itself."""
+
 Output: TypeAlias = bytes | pa.Table | Mapping[str, Any]
 
 
@@ -71,6 +75,8 @@ class Ledger:
         self._commits: dict[Step, Commit | None] = {}
         self._lock: IO[str] | None = None
         self._lease: Lease | None = None
+        self._checked: set[str] = set()
+        """Committed files whose content is known to be what was recorded."""
         self._found: frozenset[str] = frozenset()
         """Paths of the commits (among others) that were there when this process became the driver."""
 
@@ -194,15 +200,7 @@ class Ledger:
                 # Of a driver that was taken over and had this write under way: its files may be cleared by now.
                 place.delete()
                 return None
-            tree = place.read_json()
-            try:
-                self._commits[step] = Commit(
-                    step=step, files=tree["files"], metrics=tree["metrics"], finished=tree["finished"]
-                )
-            except (KeyError, TypeError) as error:
-                raise LedgerError(
-                    f"{place.path}: is not a commit ({error} is missing); restore it or start under another --run.name"
-                ) from error
+            self._commits[step] = _read_commit(step, place)
         return self._commits[step]
 
     def place(self, step: Step, name: str) -> Place:
@@ -229,7 +227,9 @@ class Ledger:
             data = to_bytes(output)
             self._put(place, data)
             files[self._below(place.path)] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        files |= {self._below(f.path): {"size": f.size} for f in written}
+        found = list(written)
+        digests = self._digests([f.path for f in found], sum(f.size for f in found))
+        files |= {self._below(f.path): {"size": f.size, "sha256": d} for f, d in zip(found, digests, strict=True)}
         commit = Commit(
             step=step, files=files, metrics=dict(metrics), finished=datetime.now(UTC).isoformat("T", "seconds")
         )
@@ -247,8 +247,9 @@ class Ledger:
             source, target = other.root / path, self.root / path
             target.fs.create_dir(posixpath.dirname(target.path), recursive=True)
             target.fs.copy_file(source.path, target.path)
-            if target.fs.get_file_info(target.path).size != recorded["size"]:
-                raise LedgerError(f"{source.path}: is not what {step} recorded (its size differs); restore it")
+            if fault := _fault(target, recorded):
+                target.delete()
+                raise LedgerError(f"{source.path}: is not what {step} recorded ({fault}); restore it")
         self.record_rejected(other.rejected())
         metrics = {"shared_from": name, **theirs.metrics}  # where it was taken over already, its origin stays
         commit = replace(theirs, metrics=metrics)
@@ -257,7 +258,8 @@ class Ledger:
 
     def _write(self, commit: Commit) -> None:
         tree = {"files": commit.files, "metrics": commit.metrics, "finished": commit.finished}
-        self._put(self._commit_place(commit.step), json_bytes(tree))
+        self._put(self._commit_place(commit.step), json_bytes({**tree, "sha256": _tree_digest(tree)}))
+        self._checked |= commit.files.keys()
         progress.saved()
         self._commits[commit.step] = commit
 
@@ -286,10 +288,7 @@ class Ledger:
                 f"{self.root.path}: '{path}' of {step} is gone ({error}); restore it from a copy"
             ) from error
         if hashlib.sha256(data).hexdigest() != recorded["sha256"]:
-            raise LedgerError(
-                f"{self.root.path}: '{path}' is not what {step} recorded (its digest differs); restore it "
-                "from a copy, or start under another --run.name"
-            )
+            raise self.damaged(step, path, "its digest differs")
         return data
 
     def read_table(self, step: Step, name: str, schema: pa.Schema) -> pa.Table:
@@ -307,8 +306,57 @@ class Ledger:
     def files(self, step: Step, name: str) -> tuple[list[str], list[int]]:
         """Paths and sizes of the files that `step` committed below `name`."""
         prefix = self._below(self.place(step, name).path) + "/"
-        found = {p: f["size"] for p, f in self.require(step).files.items() if p.startswith(prefix)}
-        return [(self.root / p).path for p in found], list(found.values())
+        found = {p: f for p, f in self.require(step).files.items() if p.startswith(prefix)}
+        if self._lock or self._lease:
+            self._check(step, {p: f for p, f in found.items() if p not in self._checked})
+        return [(self.root / p).path for p in found], [f["size"] for f in found.values()]
+
+    def _check(self, step: Step, files: Mapping[str, Mapping[str, Any]]) -> None:
+        """LedgerError where one of the files is no more what `step` recorded. Once a process: it wrote the others."""
+        for path, recorded in files.items():
+            info = self.root.fs.get_file_info((self.root / path).path)
+            if info.type != pafs.FileType.File or info.size != recorded["size"]:
+                raise self.damaged(step, path, _fault(self.root / path, {"size": recorded["size"]}) or "")
+        known = {path: recorded for path, recorded in files.items() if "sha256" in recorded}  # 0.1 recorded none
+        digests = self._digests([(self.root / p).path for p in known], sum(f["size"] for f in known.values()))
+        for (path, recorded), digest in zip(known.items(), digests, strict=True):
+            if digest != recorded["sha256"]:
+                raise self.damaged(step, path, "its digest differs")
+        self._checked |= files.keys()
+
+    def damaged(self, step: Step, path: str, fault: str) -> LedgerError:
+        """The refusal to go on with a file that is not what was recorded."""
+        return LedgerError(
+            f"{self.root.path}: '{path}' is not what {step} recorded ({fault}); restore it from a copy, or start under "
+            "another --run.name"
+        )
+
+    def _digests(self, paths: list[str], size: int) -> list[str]:
+        """Of files that others have written; in tasks where they are large."""
+        if size <= HASHED_HERE:
+            return _digests_of(paths, self.root)
+        from prunefuse_ray.distributed.remote import over_files  # readers of a run need no Ray
+
+        return [d for some in over_files(_digests_of, paths, self.root) for d in some]
+
+    def damages(self, step: Step, *, hashed: int = 0) -> dict[str, str]:
+        """Path -> what is wrong with it, of the files that `step` committed.
+
+        Args:
+            hashed: bytes of a file up to which its content is compared, not only its size.
+        """
+        found = {}
+        for path, recorded in self.require(step).files.items():
+            wanted = recorded if recorded["size"] <= hashed else {"size": recorded["size"]}
+            if fault := _fault(self.root / path, wanted):
+                found[path] = fault
+        return found
+
+    def uncommit(self, step: Step) -> None:
+        """Take back a commit, so that its step is done again."""
+        self.check_lease()
+        self._commit_place(step).delete()
+        self._commits.pop(step, None)
 
     def labels(self, steps: Sequence[Step], id_type: str) -> pa.Table:
         """All labels recorded so far: (id, label, source)."""
@@ -354,6 +402,43 @@ class Ledger:
         self.check_lease()
         for name in names:
             self.place(step, name).delete()
+
+
+def _read_commit(step: Step, place: Place) -> Commit:
+    tree = place.read_json()
+    try:
+        commit = Commit(step=step, files=tree["files"], metrics=tree["metrics"], finished=tree["finished"])
+        recorded = tree.pop("sha256", None)  # 0.1 recorded none
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LedgerError(
+            f"{place.path}: is not a commit ({error} is missing); restore it or start under another --run.name"
+        ) from error
+    if recorded is not None and recorded != _tree_digest(tree):
+        raise LedgerError(
+            f"{place.path}: is not what was recorded (its digest differs); restore it from a copy, or start under "
+            "another --run.name"
+        )
+    return commit
+
+
+def _tree_digest(tree: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json_bytes(json.loads(json_bytes(tree)))).hexdigest()
+
+
+def _fault(place: Place, recorded: Mapping[str, Any]) -> str:
+    """What is wrong with a file; '' where it is as recorded."""
+    info = place.fs.get_file_info(place.path)
+    if info.type != pafs.FileType.File:
+        return "it is gone"
+    if info.size != recorded["size"]:
+        return f"it has {info.size} bytes in place of {recorded['size']}"
+    if "sha256" in recorded and place.digest() != recorded["sha256"]:
+        return "its digest differs"
+    return ""
+
+
+def _digests_of(paths: list[str], where: Place) -> list[str]:
+    return [Place(where.fs, path).digest() for path in paths]
 
 
 def to_bytes(output: Output) -> bytes:

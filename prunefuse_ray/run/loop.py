@@ -26,7 +26,7 @@ from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
 from prunefuse_ray.run.labeling import annotator_of, changed_answers
 from prunefuse_ray.run.ledger import Commit, Ledger, label_count
-from prunefuse_ray.run.opening import open_run
+from prunefuse_ray.run.opening import open_run, still_complete
 from prunefuse_ray.run.phases import PHASES
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
@@ -66,7 +66,8 @@ def run(
         ledger.check_config(config)
         for changed in changed_answers(config, ledger):
             logger.warning(changed)
-        if ledger.committed(Step(-1, REPORT)) and not ledger.budgets_change(config):
+        complete = ledger.committed(Step(-1, REPORT)) and not ledger.budgets_change(config)
+        if complete and still_complete(config, ledger):
             return ledger
     progress.tell(retries=config.run.retries)
     annotator_of(config.annotation)  # says what it lacks before anything starts

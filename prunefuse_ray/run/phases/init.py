@@ -7,6 +7,7 @@ import logging
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 
 from prunefuse_ray import networks
 from prunefuse_ray.data.known_labels import in_pool, read_known
@@ -33,7 +34,7 @@ def run(context: RunContext, step: Step) -> Done:
     outputs |= {f"{proxies(config)}/{k}": v for k, v in networks.to_files(selector).items()}
     return Done(
         outputs={**outputs, **known.outputs},
-        written=known.written,
+        written=[*known.written, *_pool_files(context)],
         metrics={
             "inputs": {"network.weights": weights, "pool.known_labels": known.metrics},
             "parameters": {
@@ -46,6 +47,12 @@ def run(context: RunContext, step: Step) -> Done:
             },
         },
     )
+
+
+def _pool_files(context: RunContext) -> list[pafs.FileInfo]:
+    """What was written of the pool before the first phase: from here on its content is recorded."""
+    root = context.ledger.root
+    return [*(root / "pool").files(recursive=True), root.fs.get_file_info((root / "pool.json").path)]
 
 
 def _take_known(context: RunContext, step: Step) -> Done:
