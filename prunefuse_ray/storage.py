@@ -7,6 +7,7 @@ import io
 import json
 import os
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -115,6 +116,17 @@ class Place:
                 f"{self.path}: not valid JSON ({error}); restore the file or start under another --run.name"
             ) from error
 
+    def read_sealed(self) -> dict[str, Any]:
+        """What `sealed` made of a tree. LedgerError where it is something else now."""
+        tree = self.read_json()
+        recorded = tree.pop("sha256", None) if isinstance(tree, dict) else ""  # an earlier version recorded none
+        if recorded is not None and recorded != _digest(tree):
+            raise LedgerError(
+                f"{self.path}: is not what was recorded (its digest differs); restore it from a copy, or start under "
+                "another --run.name"
+            )
+        return tree
+
     def write_json(self, value: Any) -> None:
         self.write_bytes(json_bytes(value))
 
@@ -142,6 +154,15 @@ class Place:
 
 def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def sealed(tree: Mapping[str, Any]) -> bytes:
+    """A tree as JSON with its own digest."""
+    return json_bytes({**tree, "sha256": _digest(tree)})
+
+
+def _digest(tree: Any) -> str:
+    return hashlib.sha256(json_bytes(json.loads(json_bytes(tree)))).hexdigest()
 
 
 def table_bytes(table: pa.Table) -> bytes:

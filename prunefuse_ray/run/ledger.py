@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import posixpath
 import socket
@@ -33,7 +32,7 @@ from prunefuse_ray.method.steps import REPORT, Step
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, labels_schema
-from prunefuse_ray.storage import Place, json_bytes, table_bytes
+from prunefuse_ray.storage import Place, json_bytes, sealed, table_bytes
 
 EXECUTION_FIELDS = (
     "run.directory",
@@ -258,7 +257,7 @@ class Ledger:
 
     def _write(self, commit: Commit) -> None:
         tree = {"files": commit.files, "metrics": commit.metrics, "finished": commit.finished}
-        self._put(self._commit_place(commit.step), json_bytes({**tree, "sha256": _tree_digest(tree)}))
+        self._put(self._commit_place(commit.step), sealed(tree))
         self._checked |= commit.files.keys()
         progress.saved()
         self._commits[commit.step] = commit
@@ -405,24 +404,13 @@ class Ledger:
 
 
 def _read_commit(step: Step, place: Place) -> Commit:
-    tree = place.read_json()
+    tree = place.read_sealed()
     try:
-        commit = Commit(step=step, files=tree["files"], metrics=tree["metrics"], finished=tree["finished"])
-        recorded = tree.pop("sha256", None)  # 0.1 recorded none
-    except (KeyError, TypeError, AttributeError) as error:
+        return Commit(step=step, files=tree["files"], metrics=tree["metrics"], finished=tree["finished"])
+    except KeyError as error:
         raise LedgerError(
             f"{place.path}: is not a commit ({error} is missing); restore it or start under another --run.name"
         ) from error
-    if recorded is not None and recorded != _tree_digest(tree):
-        raise LedgerError(
-            f"{place.path}: is not what was recorded (its digest differs); restore it from a copy, or start under "
-            "another --run.name"
-        )
-    return commit
-
-
-def _tree_digest(tree: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json_bytes(json.loads(json_bytes(tree)))).hexdigest()
 
 
 def _fault(place: Place, recorded: Mapping[str, Any]) -> str:

@@ -97,7 +97,7 @@ def check_files(config: Config, ledger: Ledger) -> None:
     selecting = [step for step in chain if step in done]
     if missing := [step for step in chain[: len(selecting)] if step not in done]:
         raise LedgerError(
-            f"{ledger.root.path}: the commit of '{missing[0]}' is gone, but '{selecting[-1]}' came after it; restore it "
+            f"{ledger.root.path}: the commit of '{missing[0]}' is gone, but '{selecting[-1]}' came after; restore it "
             "from a copy, or start under another --run.name"
         )
     for step in done:
