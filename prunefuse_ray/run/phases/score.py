@@ -107,7 +107,7 @@ def _overlaps(context: RunContext, round_: int, contents: Place, matches: pa.Tab
 
 
 def _check_choice(context: RunContext, step: Step) -> None:
-    """LedgerError where earlier rounds were scored here and what by is known no more: another backend might be chosen."""
+    """LedgerError where earlier rounds were scored here, and by what is known no more."""
     before = [context.ledger.committed(Step(r, SCORE)) for r in range(step.round)]
     here = [c for c in before if c is not None and "shared_from" not in c.metrics]
     if here and not (context.ledger.root / FILE).exists():
