@@ -2,7 +2,7 @@
 
 import sys
 
-from prunefuse_ray.cli import main
+from prunefuse_ray.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["score", *sys.argv[1:]]))
+    sys.exit(entry(["score", *sys.argv[1:]]))

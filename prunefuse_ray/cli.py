@@ -7,12 +7,80 @@ import gc
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import prunefuse_ray
+from prunefuse_ray import interrupts, progress
 from prunefuse_ray.errors import PruneFuseError, disk_trouble
+from prunefuse_ray.run import supervisor
+from prunefuse_ray.run.processes import end_with_parent
 
 COMMANDS = ("run", "sweep", "score", "inspect", "plan", "report", "export", "networks", "list", "presets")
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """`main` as the command line: signals end it in an orderly way, and where it starts Ray itself, a supervisor goes
+    on with it when Ray dies."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    supervised = os.environ.pop(supervisor.CHILD, None)  # no process below this one may take it for its own
+    if supervised is None and supervisor.wanted(arguments, os.environ):
+        return supervisor.supervise()
+    interrupts.install()
+    if supervised is not None:
+        _attach(*map(int, supervised.split(",")))
+    try:
+        code = main(arguments)
+    except interrupts.Interrupted as interrupted:
+        print(f"interrupted {progress.now.doing}; the same command goes on", file=sys.stderr, flush=True)
+        code = interrupted.exit_code
+    except Exception as error:
+        if supervised is None:
+            raise
+        return _failed(error)
+    progress.tell(returned=code)
+    return code
+
+
+def _attach(pipe: int, messages: int, parent: int) -> None:
+    """Report to the supervisor; what Python prints goes where the supervisor's messages go, and what C++ libraries
+    write to fd 2 does not."""
+    end_with_parent(parent)
+    os.set_inheritable(messages, False)
+    sys.stderr = open(messages, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 (as long as the process)
+    progress.report_to(pipe)
+
+
+def _failed(error: Exception) -> int:
+    """Tell the supervisor; a traceback is for bugs alone, and otherwise goes to the log."""
+    if (lost := lost_by_ray(error)) is None and not progress.now.starting_ray:
+        progress.tell(failure="bug", message=str(error))
+        traceback.print_exception(error)
+    else:
+        with os.fdopen(os.dup(2), "w") as log:
+            traceback.print_exception(error, file=log)
+        first = str(lost or error).strip().partition("\n")[0]
+        progress.tell(failure="ray", message=f"{type(lost or error).__name__}: {first}")
+    return 1
+
+
+def lost_by_ray(error: BaseException) -> BaseException | None:
+    """What in an error says that Ray lost a process, a node or itself; None where our own code raised it."""
+    ray = sys.modules.get("ray")
+    if ray is None:
+        return None
+    seen: list[BaseException] = []
+    todo: list[Any] = [error]
+    while todo:
+        e = todo.pop(0)
+        if not isinstance(e, BaseException) or e in seen:
+            continue
+        seen.append(e)
+        if isinstance(e, ray.exceptions.RayError) and not isinstance(e, ray.exceptions.RayTaskError):
+            return e
+        todo += [e.__cause__, getattr(e, "cause", None), *getattr(e, "worker_failures", {}).values()]
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -52,6 +54,10 @@ class Place:
     def name(self) -> str:
         return posixpath.basename(self.path)
 
+    @property
+    def parent(self) -> Place:
+        return Place(self.fs, posixpath.dirname(self.path))
+
     def exists(self) -> bool:
         return self.fs.get_file_info(self.path).type != pafs.FileType.NotFound
 
@@ -65,6 +71,14 @@ class Place:
     def size_of(self, files: list[str]) -> int:
         """Bytes of files, given by their paths on this storage, together."""
         return sum(info.size for info in self.fs.get_file_info(files))
+
+    def digest(self) -> str:
+        """SHA-256 of the file's content, read a piece at a time."""
+        sha256 = hashlib.sha256()
+        with self.fs.open_input_stream(self.path) as stream:
+            while piece := stream.read(8 * 2**20):
+                sha256.update(piece)
+        return sha256.hexdigest()
 
     def read_bytes(self) -> bytes:
         with self.fs.open_input_stream(self.path) as stream:
@@ -107,14 +121,27 @@ class Place:
                 f"{self.path}: not valid JSON ({error}); restore the file or start under another --run.name"
             ) from error
 
+    def read_sealed(self) -> dict[str, Any]:
+        """What `sealed` made of a tree. LedgerError where it is something else now."""
+        tree = self.read_json()
+        recorded = tree.pop("sha256", None) if isinstance(tree, dict) else ""  # an earlier version recorded none
+        if recorded is not None and recorded != _digest(tree):
+            raise LedgerError(
+                f"{self.path}: is not what was recorded (its digest differs); restore it from a copy, or start under "
+                "another --run.name"
+            )
+        return tree
+
     def write_json(self, value: Any) -> None:
-        self.write_bytes((json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+        self.write_bytes(json_bytes(value))
 
     def read_table(self, schema: pa.Schema) -> pa.Table:
         """A Parquet file with exactly this schema; LedgerError otherwise."""
         try:
-            table = pq.read_table(pa.BufferReader(self.read_bytes()))
-        except pa.ArrowInvalid as error:
+            table = pq.read_table(pa.BufferReader(self.read_bytes()), page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise LedgerError(f"{self.path}: is gone; restore it or start under another --run.name") from error
             raise LedgerError(
                 f"{self.path}: not a readable Parquet file ({error}); restore it or start under another --run.name"
             ) from error
@@ -127,9 +154,26 @@ class Place:
         return table
 
     def write_table(self, table: pa.Table) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        self.write_bytes(buffer.getvalue())
+        self.write_bytes(table_bytes(table))
+
+
+def json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def sealed(tree: Mapping[str, Any]) -> bytes:
+    """A tree as JSON with its own digest."""
+    return json_bytes({**tree, "sha256": _digest(tree)})
+
+
+def _digest(tree: Any) -> str:
+    return hashlib.sha256(json_bytes(json.loads(json_bytes(tree)))).hexdigest()
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, write_page_checksum=True)
+    return buffer.getvalue()
 
 
 def pointed(place: Place) -> str:
@@ -150,6 +194,11 @@ class _PatientS3(pafs.S3FileSystem):
 
     def __reduce__(self) -> Any:
         return _rebuild_s3, (self._options,)
+
+
+def s3_options(fs: pafs.FileSystem) -> dict[str, Any] | None:
+    """How a store that `Place.at` opened is reached: endpoint_override, scheme, region."""
+    return fs._options if isinstance(fs, _PatientS3) else None
 
 
 def _rebuild_s3(options: dict[str, Any]) -> _PatientS3:

@@ -3,16 +3,12 @@
 Every driver starts a Ray of its own, so that a kill takes everything but the store.
 """
 
-import http.client
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +22,7 @@ from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 from tests.support.runs import tiny
+from tests.support.s3 import CREDENTIALS, s3_server
 
 pytestmark = [
     pytest.mark.faults,
@@ -34,101 +31,21 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parent.parent
 SHORT = {"selection": {"budgets": [10, 18]}, "scoring": {"actors": (1, 1)}}
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "known-to-nobody-but-the-tests"}
-
-
-class Flaky(ThreadingHTTPServer):
-    """Hands requests on to a store, or answers 503 while `away` is set."""
-
-    def __init__(self, store: int) -> None:
-        self.store, self.away, self.refused = store, threading.Event(), 0
-        super().__init__(("127.0.0.1", 0), _Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def _answer(self) -> None:
-        body = self._body()
-        if self.server.away.is_set():
-            self.server.refused += 1
-            self._send(503, [], b"")
-            return
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.store, timeout=60)
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "transfer-encoding"}
-        connection.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
-        answer = connection.getresponse()
-        data = answer.read()
-        kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("connection", "transfer-encoding")]
-        if self.command != "HEAD":
-            kept = [(k, v) for k, v in kept if k.lower() != "content-length"]
-        self._send(answer.status, kept, data)
-        connection.close()
-
-    def _body(self) -> bytes:
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b""
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
-    def _send(self, status: int, headers: list, data: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers:
-            self.send_header(name, value)
-        if self.command != "HEAD" and status != 204:
-            self.send_header("Content-Length", str(len(data)))
-        elif not any(name.lower() == "content-length" for name, _ in headers):
-            self.send_header("Content-Length", "0")
-        self.end_headers()
-        self.wfile.write(data if self.command != "HEAD" else b"")
-
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer
-
-    def log_message(self, *_) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def store():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    flaky = Flaky(port)
-    yield flaky
-    flaky.shutdown()
-    server.kill()
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def bucket(store, tiny_pool):
-    """An URI prefix and the query that names the store; the pool lies in the bucket."""
-    before = {name: os.environ.get(name) for name in CREDENTIALS}
-    os.environ |= CREDENTIALS
-    fs = pafs.S3FileSystem(
-        endpoint_override=f"127.0.0.1:{store.store}", scheme="http", region="us-east-1", allow_bucket_creation=True
-    )
-    fs.create_dir("samples")
+    """The query that names the store, in whose bucket the pool lies."""
     for name in ("pool", "test"):
-        pafs.copy_files(str(tiny_pool / name), f"samples/{name}", destination_filesystem=fs)
-    yield f"?endpoint_override=127.0.0.1:{store.server_port}&scheme=http&region=us-east-1"
-    for name, value in before.items():
-        os.environ.pop(name)
-        if value is not None:
-            os.environ[name] = value
+        to = Place.at(f"s3://samples/{name}{store.query}")
+        pafs.copy_files(str(tiny_pool / name), to.path, destination_filesystem=to.fs)
+    return store.query
 
 
 def configured(tiny_pool, query, name):
@@ -156,6 +73,10 @@ def drive(config, directory, *kill, expected=0):
     return output
 
 
+def claims(root: Place):
+    return [Place(root.fs, f.path).read_json() for f in (root / ".drivers").files()]
+
+
 def outcome(root: Place):
     def tables(pattern):
         return [pq.read_table(f.path, filesystem=root.fs) for f in root.files(recursive=True) if pattern in f.path]
@@ -177,16 +98,15 @@ def test_a_run_on_s3_survives_kills_and_a_store_that_is_away(store, bucket, tiny
     committed = root / "rounds/000/commits/train.json"
     while driver.poll() is None and not committed.exists():
         time.sleep(0.2)
-    store.away.set()
-    time.sleep(12)
-    store.away.clear()
+    with store.misbehaving(503):
+        time.sleep(12)
     output, _ = driver.communicate(timeout=900)
     assert driver.returncode == 0, output[-4000:]
     assert store.refused, "the store was away while nobody asked"
     output, _ = undisturbed.communicate(timeout=900)
     assert undisturbed.returncode == 0, output[-4000:]
     assert outcome(root) == outcome(Place.at(str(tmp_path / "local" / "tiny")))
-    assert not (root / ".lease").exists()
+    assert {c["released"] for c in claims(root)} == {True}
 
 
 def test_a_second_driver_on_s3_is_refused(bucket, tiny_pool, tmp_path):
@@ -210,3 +130,35 @@ def test_no_credential_is_in_any_object(bucket):
         data = Place(runs.fs, file.path).read_bytes()
         for secret in CREDENTIALS.values():
             assert secret.encode() not in data, file.path
+
+
+@pytest.mark.slow
+def test_a_driver_that_was_suspended_beyond_its_lease_finds_the_run_taken_over(bucket, tiny_pool, tmp_path):
+    """SIGSTOP for longer than PATIENCE; another takes over and ends the run; SIGCONT: the first records nothing."""
+    config = configured(tiny_pool, bucket, "suspended")
+    root = Place.at(config.run.directory) / "suspended"
+    first = start(config, tmp_path)
+    while not (root / "rounds/000/commits/select.json").exists():
+        assert first.poll() is None, first.communicate()[0][-4000:]
+        time.sleep(0.1)
+    os.kill(first.pid, signal.SIGSTOP)
+    output = drive(config, tmp_path / "second")
+    assert "takes over in" in output
+    files = {f.path: f.size for f in root.files(recursive=True)}
+    os.kill(first.pid, signal.SIGCONT)
+    output, _ = first.communicate(timeout=300)
+    assert first.returncode == 1, output[-4000:]  # the test's driver shows its exceptions
+    assert "another process is driving this run" in output
+    assert {f.path: f.size for f in root.files(recursive=True)} == files
+    assert len(claims(root)) == 1
+
+
+@pytest.mark.slow
+def test_of_two_drivers_started_at_the_same_instant_one_runs_and_one_says_who(bucket, tiny_pool, tmp_path):
+    config = configured(tiny_pool, bucket, "at-once")
+    drivers = [start(config, tmp_path / name) for name in ("one", "two")]
+    outputs = [driver.communicate(timeout=900)[0] for driver in drivers]
+    codes = [driver.returncode for driver in drivers]
+    assert sorted(codes) == [0, 1], outputs
+    refused = outputs[codes.index(1)]
+    assert "another process is driving this run (process" in refused or "began this run meanwhile" in refused

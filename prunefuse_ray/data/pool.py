@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.distributed.remote import GROUPS
+from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.storage import Place
 
 
@@ -73,7 +74,13 @@ class PoolInfo:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> PoolInfo:
-        return cls(**{**tree, "sample_size": tuple(tree["sample_size"])})
+        try:
+            return cls(**{**tree, "sample_size": tuple(tree["sample_size"])})
+        except (TypeError, KeyError) as error:
+            raise LedgerError(
+                f"pool.json: is not what a run records of its pool ({error}); restore it from a copy, or start under "
+                "another --run.name"
+            ) from error
 
 
 def groups(source: Source, count: int = GROUPS) -> list[Source]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -125,7 +126,11 @@ def preprocessing_to_bytes(told: Preprocessing) -> bytes:
     """The contents of PREPROCESSING_FILE."""
     kind = "image" if isinstance(told.form, ImageForm) else "text"
     tree = {"format": FORMAT, "task": told.task, "kind": kind, "classes": told.classes, "form": asdict(told.form)}
-    return (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode()
+    return (json.dumps({**tree, "sha256": _digest(tree)}, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _digest(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def preprocessing_from_bytes(content: bytes) -> Preprocessing:
@@ -134,6 +139,9 @@ def preprocessing_from_bytes(content: bytes) -> Preprocessing:
         tree: dict[str, Any] = json.loads(content)
         if tree["format"] != FORMAT:
             raise ValueError(f"format {tree['format']!r}")
+        recorded = tree.pop("sha256", None)  # an earlier version wrote none
+        if recorded is not None and recorded != _digest(tree):
+            raise ValueError("its digest differs")
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in tree["form"].items()}
         form: Form = {"image": ImageForm, "text": TextForm}[tree["kind"]](**fields)
         # The first version knew one task and did not name it.

@@ -17,6 +17,7 @@ import ray
 import ray.data
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray import interrupts, progress
 from prunefuse_ray.distributed.autoscaler import ROLE, Autoscaler, autoscaler
 from prunefuse_ray.errors import PlanError
 from prunefuse_ray.networks.backends import AUTO, BACKENDS
@@ -145,11 +146,14 @@ def start_ray() -> None:
     actor while the short reading and writing tasks still find a slot.
     """
     if not ray.is_initialized():
+        progress.tell(doing="while starting Ray", starting_ray=True)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
         else:
             ray.init(address="local", num_cpus=cores() + STREAM_CPUS, include_dashboard=False, **quiet)
+        interrupts.reinstall()
+        progress.tell(starting_ray=False)
     configure_data()
 
 

@@ -26,10 +26,29 @@ class Step:
     def __str__(self) -> str:
         return f"round {self.round}, {self.phase}" if self.round >= 0 else self.phase
 
+    @property
+    def doing(self) -> str:
+        """For people, in the middle of a sentence: 'in round 1, scoring'."""
+        return f"in round {self.round}, {_DOING[self.phase]}" if self.round >= 0 else f"while {_DOING[self.phase]}"
+
 
 INIT, REPORT = "init", "report"
 SELECT, REQUEST, LABEL, TRAIN, GROW, SCORE = "select", "request", "label", "train", "grow", "score"
 FUSE, FINETUNE, SYNC = "fuse", "finetune", "sync"
+
+_DOING = {
+    INIT: "initialising the networks",
+    SELECT: "selecting",
+    REQUEST: "writing out what is to be labeled",
+    LABEL: "taking labels",
+    TRAIN: "training the proxy",
+    GROW: "looking for new files",
+    SCORE: "scoring",
+    FUSE: "fusing",
+    FINETUNE: "training the target network",
+    SYNC: "pruning the fused network",
+    REPORT: "writing the report",
+}
 
 
 def steps(config: Config) -> list[Step]:

@@ -3,6 +3,7 @@
 Nothing is pickled. What is read is checked against the architecture that it names before any of it is used.
 """
 
+import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -54,10 +55,15 @@ def to_files(saved: Selector) -> dict[str, bytes]:
         description |= {"pruning": saved.pruning.to_json(), **_kept_to_json(saved.kept)}
     # Clones, because safetensors refuses tensors that are views of shared memory.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in saved.network.state_dict().items()}
-    return {
-        WEIGHTS_FILE: safetensors.torch.save(state),
-        NETWORK_FILE: json.dumps(description, sort_keys=True).encode(),
-    }
+    weights = safetensors.torch.save(state)
+    description["sha256"] = _digest(description, weights)
+    return {WEIGHTS_FILE: weights, NETWORK_FILE: json.dumps(description, sort_keys=True).encode()}
+
+
+def _digest(description: dict[str, Any], weights: bytes) -> str:
+    """Of both files together; `sha256` itself aside."""
+    told = {key: value for key, value in description.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode() + weights).hexdigest()
 
 
 def from_files(files: dict[str, bytes], trusted: Collection[str] = ()) -> Selector:
@@ -98,6 +104,12 @@ def from_files(files: dict[str, bytes], trusted: Collection[str] = ()) -> Select
                 f"{WEIGHTS_FILE}: {name} is {state[name].dtype} {tuple(state[name].shape)} "
                 f"instead of {tensor.dtype} {shape}"
             )
+    # What an earlier version wrote has no digest.
+    if "sha256" in description and description["sha256"] != _digest(description, files[WEIGHTS_FILE]):
+        raise NetworkError(
+            f"{WEIGHTS_FILE}, {NETWORK_FILE}: one of them is not what was saved (their digest differs); restore them "
+            "from a copy"
+        )
     network.train()
     if kept is None:
         network.load_state_dict(state)  # keeps weights tied that the architecture ties
@@ -179,7 +191,7 @@ def _parse(content: bytes) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise NetworkError(f"{NETWORK_FILE}: not a description of format {FORMAT}")
     keys = {"format", "network"}
-    if description.keys() not in (keys, keys | {"pruning", "indices", "kept"}):
+    if description.keys() - {"sha256"} not in (keys, keys | {"pruning", "indices", "kept"}):
         raise NetworkError(f"{NETWORK_FILE}: unexpected keys {sorted(description)}")
     return description
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunefuse_ray import annotation
+from prunefuse_ray import annotation, progress
 from prunefuse_ray import config as cfg
 from prunefuse_ray.annotation import Annotator, Request
 from prunefuse_ray.annotation.label_files import changed_files
@@ -139,7 +139,8 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
                 if left <= 0:
                     said = "".join(f"\n  {note}" for note in notes)
                     raise LabelsWaiting(_waiting(annotator, request, missing) + said)
-                time.sleep(min(POLL, left))
+                with progress.waiting():
+                    time.sleep(min(POLL, left))
 
 
 def _waiting(annotator: Annotator, request: Request, missing: tuple[Any, ...]) -> str:

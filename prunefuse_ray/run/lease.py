@@ -1,42 +1,55 @@
-"""One driver per run directory, on storage that has no locks: a small object that its owner keeps renewing.
+"""One driver per run directory, on storage without locks of its own: numbered claims, the highest of which counts.
 
-What it protects from: the same run started twice, on one cluster or on two, by mistake or by a scheduler's retry. The
-second driver sees the lease being renewed and refuses. After a kill nobody renews it, and the next driver takes over
-once it has watched it stand still. No clocks are compared; only changes are watched.
+`.drivers/000007.json` is the claim of the seventh driver. It is made by a write that fails where the file exists, so of
+two that start at once one gets it; its owner keeps renewing it. After a kill nobody renews it, and the next driver
+claims the next number once it has watched the claim stand still, or at once where it sees that the process lives no
+more on this machine. No clocks are compared; only changes are watched.
 
-What it does not: object stores behind pyarrow know no "write only if unchanged", so two drivers that start within the
-same second may both write a lease. One of them finds the other's name in it, at its next look, and stops: before every
-commit the lease is read again, so a driver that lost it records nothing more. A driver that stood still for longer
-than PATIENCE (a suspended machine) loses its lease in the same way.
+A driver that stood still for long (SIGSTOP, a suspended machine) finds the next number taken and stops. What it was
+about to write when it was stopped is refused by the store (`put`): every file is written on condition that nobody has
+written it since it was looked at, before the look at the claims.
+
+Where the storage has no conditional writes, the run says so (`guarantee`), and what is left is: the second of two
+drivers finds the other's name in the claim, at its next look, and stops.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import socket
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Any
 
+from prunefuse_ray import progress
+from prunefuse_ray.conditional import Changed, Conditional, Missing, conditional
 from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.run.processes import machine, started
 from prunefuse_ray.storage import Place
+
+logger = logging.getLogger(__name__)
 
 RENEWED_EVERY = 10.0
 """Seconds between two renewals."""
 PATIENCE = 45.0
 """Seconds without a renewal after which a lease belongs to nobody: some failed writes, each tried for half a minute."""
 SETTLES_IN = 2.0
-"""Seconds between taking a lease and reading it again, for two that take it at once."""
+"""Seconds between a claim and reading it again, for two that claim at once, where no condition decides between them."""
 
 
 class Lease:
-    """The claim of this process on one place. Not reentrant."""
+    """The claim of this process on one run directory. Not reentrant."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, root: Place) -> None:
+        self.root = root
         self.name = secrets.token_hex(8)
+        self.number = 0
+        self._since = datetime.now(UTC).isoformat("T", "seconds")
+        self._store: Conditional | None = None
         self._lost = False
         self._renewals = 0
         self._end = threading.Event()
@@ -44,71 +57,157 @@ class Lease:
 
     def acquire(self) -> None:
         """Take the lease. Waits up to PATIENCE where another process left one behind; LedgerError where it lives."""
-        self._wait_until_free()
-        self._write()
-        time.sleep(SETTLES_IN)
+        before = self._newest()
+        if before:
+            self._wait_until_free(before)
+        self.number = before + 1
+        try:
+            self._store = conditional(self.root)
+            self._claim()
+        except (Missing, OSError) as error:  # OSError: the storage is reached otherwise, only not for such writes
+            self._store = None
+            logger.warning(self.guarantee(str(error).partition("\n")[0]))
+            self._write()
+            time.sleep(SETTLES_IN)
         self.check()
+        for number in range(1, before + 1):
+            self._place(number).delete()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
+    def guarantee(self, why: str) -> str:
+        """What is missing where the storage has no conditional writes."""
+        return (
+            f"run.directory: '{self.root.path}' has no conditional writes ({why}): two drivers of this "
+            f"run that start within {SETTLES_IN:.0f} s of each other, or one that wakes up after it was suspended for "
+            f"more than {PATIENCE:.0f} s, may write once more before they notice the other"
+        )
+
     def release(self) -> None:
-        """Give the lease back, if it is still ours."""
+        """Give the lease back, if it is still ours. The claim stays: no number is used twice."""
         self._end.set()
         if self._thread is not None:
             self._thread.join()
-        found = self._read()
-        if found is not None and found.get("owner") == self.name:
-            self.place.delete()
+        if self._mine():
+            self._write(released=True)
 
     def check(self) -> None:
         """LedgerError unless the lease is ours: to be asked before anything is recorded."""
-        found = self._read()
-        if self._lost or found is None or found.get("owner") != self.name:
+        if self._lost or not self._mine():
             self._lost = True
-            raise self._refusal(found)
+            raise self.refusal()
 
-    def _wait_until_free(self) -> None:
-        first = self._read()
-        waited_since = time.monotonic()
-        while first is not None:
-            time.sleep(min(1.0, PATIENCE / 10))
-            now = self._read()
-            if now is None:
-                return
-            if now != first:
-                raise self._refusal(now)
-            if time.monotonic() - waited_since > PATIENCE:
-                return
+    def put(self, place: Place, data: bytes) -> None:
+        """Write a file whole. LedgerError where the lease is lost, or another driver has written the file since this
+        began; then nothing was written."""
+        if self._store is None:
+            self.check()
+            place.write_bytes(data)
+            return
+        expected = self._store.version(place)  # before the look at the claims: who has taken over may write after it
+        self.check()
+        try:
+            self._store.put(place, data, expected)
+        except Changed as error:
+            self._lost = True
+            raise self.refusal() from error
+
+    # --- claims ---
+
+    def _place(self, number: int) -> Place:
+        return self.root / ".drivers" / f"{number:06d}.json"
+
+    def _newest(self) -> int:
+        names = [f.base_name.partition(".")[0] for f in (self.root / ".drivers").files()]
+        return max((int(n) for n in names if n.isdigit()), default=0)
+
+    def _claim(self) -> None:
+        """Make the claim; LedgerError where another process was quicker, Missing where it could be made twice."""
+        assert self._store is not None
+        try:
+            self._store.put(self._place(self.number), self._content(), None)
+        except Changed as error:
+            raise self.refusal() from error
+        try:
+            self._store.put(self._place(self.number), b"{}", None)
+        except Changed:
+            return
+        raise Missing("the store ignores the condition")
+
+    def _mine(self) -> bool:
+        found = self._read(self.number)
+        return found is not None and found.get("owner") == self.name and not self._place(self.number + 1).exists()
+
+    def _wait_until_free(self, number: int) -> None:
+        first, waited, said = self._read(number), 0.0, False
+        if first is not None and _dead(first):
+            return
+        step = min(1.0, PATIENCE / 10)
+        with progress.waiting():
+            while first is not None and not first.get("released"):
+                time.sleep(step)
+                waited += step
+                if self._read(number) != first or self._newest() > number:
+                    raise self.refusal()
+                if waited > PATIENCE:
+                    return
+                if not said and waited > min(RENEWED_EVERY / 3, PATIENCE / 3):
+                    said = True
+                    logger.warning(
+                        f"{self.root.path}: {_who(first)} began to drive this run at {first.get('since')} and has not "
+                        f"been heard from since; this one takes over in {PATIENCE - waited:.0f} s unless it is"
+                    )
 
     def _keep(self) -> None:
         while not self._end.wait(RENEWED_EVERY):
             try:
-                found = self._read()
-                if found is None or found.get("owner") != self.name:
+                if not self._mine():
                     self._lost = True
                     return
                 self._write()
             except OSError:  # the store is away: the next renewal, or the next check, will tell
                 continue
 
-    def _write(self) -> None:
+    def _content(self, *, released: bool = False) -> bytes:
         self._renewals += 1
-        self.place.write_json(
-            {"owner": self.name, "host": socket.gethostname(), "process": os.getpid(), "renewals": self._renewals}
-        )
+        tree = {
+            "owner": self.name,
+            "host": socket.gethostname(),
+            "machine": machine(),
+            "process": os.getpid(),
+            "started": started(os.getpid()),
+            "since": self._since,
+            "renewals": self._renewals,
+            "released": released,
+        }
+        return (json.dumps(tree, indent=1) + "\n").encode()
 
-    def _read(self) -> dict[str, Any] | None:
+    def _write(self, *, released: bool = False) -> None:
+        self._place(self.number).write_bytes(self._content(released=released))
+
+    def _read(self, number: int) -> dict[str, Any] | None:
         try:
-            found = json.loads(self.place.read_bytes())
+            found = json.loads(self._place(number).read_bytes())
         except FileNotFoundError:
             return None
         except ValueError:
             found = {}
         return found if isinstance(found, dict) else {}
 
-    def _refusal(self, found: dict[str, Any] | None) -> LedgerError:
-        who = f" (process {found.get('process')} on {found.get('host')})" if found else ""
+    def refusal(self) -> LedgerError:
+        holder = self._read(self._newest()) or {}
+        who = f" ({_who(holder)}, since {holder['since']})" if holder.get("since") else ""
         return LedgerError(
-            f"{self.place.path}: another process is driving this run{who}; wait for it, or end it. Nothing of this "
-            "run was changed by this one"
+            f"{self.root.path}: another process is driving this run{who}; wait for it, or end it. Nothing of this "
+            "run was changed by this one meanwhile"
         )
+
+
+def _dead(claim: dict[str, Any]) -> bool:
+    """Whether the owner of a claim was a process of this machine, and is no more. Of others nothing is known."""
+    here = bool(machine()) and claim.get("machine") == machine()
+    return here and started(claim["process"]) != claim["started"]
+
+
+def _who(claim: dict[str, Any]) -> str:
+    return f"process {claim.get('process')} on {claim.get('host')}"

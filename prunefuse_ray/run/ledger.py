@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import posixpath
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import yaml
 
+from prunefuse_ray import progress
+from prunefuse_ray.conditional import network_file_system
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.errors import LedgerError
@@ -29,11 +32,12 @@ from prunefuse_ray.method.steps import REPORT, Step
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, labels_schema
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, json_bytes, sealed, table_bytes
 
 EXECUTION_FIELDS = (
     "run.directory",
     "run.name",
+    "run.retries",
     "workers.",
     "scoring.actors",
     "prepared.directory",
@@ -46,6 +50,9 @@ EXECUTION_FIELDS = (
     "annotation.image_",
 )
 """What may differ when a run is resumed: it says where, how fast and how patiently, not what."""
+
+HASHED_HERE = 16 * 2**20
+"""Bytes of files that the driver hashes itself."""
 
 Output: TypeAlias = bytes | pa.Table | Mapping[str, Any]
 
@@ -67,7 +74,12 @@ class Ledger:
     def __init__(self, root: Place) -> None:
         self.root = root
         self._commits: dict[Step, Commit | None] = {}
-        self._lock: IO[str] | Lease | None = None
+        self._lock: IO[str] | None = None
+        self._lease: Lease | None = None
+        self._checked: set[str] = set()
+        """Committed files whose content is known to be what was recorded."""
+        self._found: frozenset[str] = frozenset()
+        """Paths of the commits (among others) that were there when this process became the driver."""
 
     # --- opening ---
 
@@ -77,8 +89,8 @@ class Ledger:
 
     def create(self, config: Mapping[str, Any], pool: Mapping[str, Any]) -> None:
         """Start a run directory; `config.yaml` is its last file, so a half-made directory is no run."""
-        (self.root / "pool.json").write_json(pool)
-        (self.root / "config.yaml").write_bytes(yaml.safe_dump(dict(config), sort_keys=False).encode())
+        self._put(self.root / "pool.json", json_bytes(pool))
+        self._put(self.root / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 
     def read_config(self) -> Config:
         """What the run is, in the terms of this version."""
@@ -97,7 +109,7 @@ class Ledger:
             self._commits.pop(end, None)
             selection = old.selection.model_copy(update={"budgets": budgets})
             tree = to_tree(old.model_copy(update={"selection": selection}))
-            (self.root / "config.yaml").write_bytes(yaml.safe_dump(tree, sort_keys=False).encode())
+            self._put(self.root / "config.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
 
     def read_pool(self) -> dict[str, Any]:
         return (self.root / "pool.json").read_json()
@@ -128,32 +140,51 @@ class Ledger:
     def lock(self) -> None:
         """Make this process the only driver of the run directory: by a lock of the filesystem, which a kill releases,
         or on an object store by a lease, which a kill lets run out."""
-        if not self.root.local:
-            lease = Lease(self.root / ".lease")
+        if self.root.local:
+            self._flock()
+        if not self.root.local or network_file_system(self.root.path):
+            lease = Lease(self.root)
             lease.acquire()
-            self._lock = lease
-            return
+            self._lease = lease
+            files = [*(self.root / "commits").files(), *(self.root / "rounds").files(recursive=True)]
+            self._found = frozenset(f.path for f in files)
+
+    def _flock(self) -> None:
         self.root.fs.create_dir(self.root.path, recursive=True)
-        self._lock = open(os.path.join(self.root.path, ".lock"), "w")  # noqa: SIM115 (held while the run lasts)
+        self._lock = open(os.path.join(self.root.path, ".lock"), "a+")  # noqa: SIM115 (held while the run lasts)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.seek(0)
+            who = self._lock.read().strip()
             raise LedgerError(
-                f"{self.root.path}: another process is driving this run; wait for it, or end it"
+                f"{self.root.path}: another process is driving this run{f' ({who})' if who else ''}; wait for it, or "
+                "end it"
             ) from error
+        self._lock.truncate(0)
+        now = datetime.now(UTC).isoformat("T", "seconds")
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+        self._lock.flush()
 
     def unlock(self) -> None:
-        if isinstance(self._lock, Lease):
-            self._lock.release()
-        elif self._lock is not None:
+        if self._lease is not None:
+            self._lease.release()
+        if self._lock is not None:
             self._lock.close()
-        self._lock = None
+        self._lock = self._lease = None
 
     def check_lease(self) -> None:
         """LedgerError where this process was the driver and, suspended for long, is so no more: it must neither write
         nor remove anything."""
-        if isinstance(self._lock, Lease):
-            self._lock.check()
+        if self._lease is not None:
+            self._lease.check()
+
+    def _put(self, place: Place, data: bytes) -> None:
+        """Write a file of the record; LedgerError where another driver has taken over, however late that is noticed."""
+        if self._lease is not None:
+            self._lease.put(place, data)
+        else:
+            place.write_bytes(data)
 
     # --- steps ---
 
@@ -166,15 +197,11 @@ class Ledger:
             place = self._commit_place(step)
             if not place.exists():
                 return None
-            tree = place.read_json()
-            try:
-                self._commits[step] = Commit(
-                    step=step, files=tree["files"], metrics=tree["metrics"], finished=tree["finished"]
-                )
-            except (KeyError, TypeError) as error:
-                raise LedgerError(
-                    f"{place.path}: is not a commit ({error} is missing); restore it or start under another --run.name"
-                ) from error
+            if self._lease is not None and place.path not in self._found:
+                # Of a driver that was taken over and had this write under way: its files may be cleared by now.
+                place.delete()
+                return None
+            self._commits[step] = _read_commit(step, place)
         return self._commits[step]
 
     def place(self, step: Step, name: str) -> Place:
@@ -198,16 +225,12 @@ class Ledger:
         files: dict[str, dict[str, Any]] = {}
         for name, output in outputs.items():
             place = self.place(step, name)
-            match output:
-                case bytes():
-                    place.write_bytes(output)
-                case pa.Table():
-                    place.write_table(output)
-                case _:
-                    place.write_json(output)
-            data = output if isinstance(output, bytes) else place.read_bytes()
+            data = to_bytes(output)
+            self._put(place, data)
             files[self._below(place.path)] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        files |= {self._below(f.path): {"size": f.size} for f in written}
+        found = list(written)
+        digests = self._digests([f.path for f in found], sum(f.size for f in found))
+        files |= {self._below(f.path): {"size": f.size, "sha256": d} for f, d in zip(found, digests, strict=True)}
         commit = Commit(
             step=step, files=files, metrics=dict(metrics), finished=datetime.now(UTC).isoformat("T", "seconds")
         )
@@ -225,8 +248,9 @@ class Ledger:
             source, target = other.root / path, self.root / path
             target.fs.create_dir(posixpath.dirname(target.path), recursive=True)
             target.fs.copy_file(source.path, target.path)
-            if target.fs.get_file_info(target.path).size != recorded["size"]:
-                raise LedgerError(f"{source.path}: is not what {step} recorded (its size differs); restore it")
+            if fault := _fault(target, recorded):
+                target.delete()
+                raise LedgerError(f"{source.path}: is not what {step} recorded ({fault}); restore it")
         self.record_rejected(other.rejected())
         metrics = {"shared_from": name, **theirs.metrics}  # where it was taken over already, its origin stays
         commit = replace(theirs, metrics=metrics)
@@ -235,7 +259,9 @@ class Ledger:
 
     def _write(self, commit: Commit) -> None:
         tree = {"files": commit.files, "metrics": commit.metrics, "finished": commit.finished}
-        self._commit_place(commit.step).write_json(tree)
+        self._put(self._commit_place(commit.step), sealed(tree))
+        self._checked |= commit.files.keys()
+        progress.saved()
         self._commits[commit.step] = commit
 
     def _below(self, path: str) -> str:
@@ -263,10 +289,7 @@ class Ledger:
                 f"{self.root.path}: '{path}' of {step} is gone ({error}); restore it from a copy"
             ) from error
         if hashlib.sha256(data).hexdigest() != recorded["sha256"]:
-            raise LedgerError(
-                f"{self.root.path}: '{path}' is not what {step} recorded (its digest differs); restore it "
-                "from a copy, or start under another --run.name"
-            )
+            raise self.damaged(step, path, "its digest differs")
         return data
 
     def read_table(self, step: Step, name: str, schema: pa.Schema) -> pa.Table:
@@ -284,8 +307,57 @@ class Ledger:
     def files(self, step: Step, name: str) -> tuple[list[str], list[int]]:
         """Paths and sizes of the files that `step` committed below `name`."""
         prefix = self._below(self.place(step, name).path) + "/"
-        found = {p: f["size"] for p, f in self.require(step).files.items() if p.startswith(prefix)}
-        return [(self.root / p).path for p in found], list(found.values())
+        found = {p: f for p, f in self.require(step).files.items() if p.startswith(prefix)}
+        if self._lock or self._lease:
+            self._check(step, {p: f for p, f in found.items() if p not in self._checked})
+        return [(self.root / p).path for p in found], [f["size"] for f in found.values()]
+
+    def _check(self, step: Step, files: Mapping[str, Mapping[str, Any]]) -> None:
+        """LedgerError where one of the files is no more what `step` recorded. Once a process: it wrote the others."""
+        for path, recorded in files.items():
+            info = self.root.fs.get_file_info((self.root / path).path)
+            if info.type != pafs.FileType.File or info.size != recorded["size"]:
+                raise self.damaged(step, path, _fault(self.root / path, {"size": recorded["size"]}) or "")
+        known = {path: recorded for path, recorded in files.items() if "sha256" in recorded}  # 0.1 recorded none
+        digests = self._digests([(self.root / p).path for p in known], sum(f["size"] for f in known.values()))
+        for (path, recorded), digest in zip(known.items(), digests, strict=True):
+            if digest != recorded["sha256"]:
+                raise self.damaged(step, path, "its digest differs")
+        self._checked |= files.keys()
+
+    def damaged(self, step: Step, path: str, fault: str) -> LedgerError:
+        """The refusal to go on with a file that is not what was recorded."""
+        return LedgerError(
+            f"{self.root.path}: '{path}' is not what {step} recorded ({fault}); restore it from a copy, or start under "
+            "another --run.name"
+        )
+
+    def _digests(self, paths: list[str], size: int) -> list[str]:
+        """Of files that others have written; in tasks where they are large."""
+        if size <= HASHED_HERE:
+            return _digests_of(paths, self.root)
+        from prunefuse_ray.distributed.remote import over_files  # readers of a run need no Ray
+
+        return [d for some in over_files(_digests_of, paths, self.root) for d in some]
+
+    def damages(self, step: Step, *, hashed: int = 0) -> dict[str, str]:
+        """Path -> what is wrong with it, of the files that `step` committed.
+
+        Args:
+            hashed: bytes of a file up to which its content is compared, not only its size.
+        """
+        found = {}
+        for path, recorded in self.require(step).files.items():
+            wanted = recorded if recorded["size"] <= hashed else {"size": recorded["size"]}
+            if fault := _fault(self.root / path, wanted):
+                found[path] = fault
+        return found
+
+    def uncommit(self, step: Step) -> None:
+        """Take back a commit, so that its step is done again."""
+        self.check_lease()
+        self._commit_place(step).delete()
+        self._commits.pop(step, None)
 
     def labels(self, steps: Sequence[Step], id_type: str) -> pa.Table:
         """All labels recorded so far: (id, label, source)."""
@@ -307,7 +379,7 @@ class Ledger:
         new = found.filter(pc.invert(pc.is_in(found["id"], value_set=known["id"].combine_chunks())))
         if new.num_rows:
             known = pa.concat_tables([known, new.cast(REJECTED)]).sort_by("id")
-            (self.root / "rejected.parquet").write_table(known)
+            self._put(self.root / "rejected.parquet", table_bytes(known))
         return known.num_rows
 
     # --- plain files of the run ---
@@ -331,6 +403,42 @@ class Ledger:
         self.check_lease()
         for name in names:
             self.place(step, name).delete()
+
+
+def _read_commit(step: Step, place: Place) -> Commit:
+    tree = place.read_sealed()
+    try:
+        return Commit(step=step, files=tree["files"], metrics=tree["metrics"], finished=tree["finished"])
+    except KeyError as error:
+        raise LedgerError(
+            f"{place.path}: is not a commit ({error} is missing); restore it or start under another --run.name"
+        ) from error
+
+
+def _fault(place: Place, recorded: Mapping[str, Any]) -> str:
+    """What is wrong with a file; '' where it is as recorded."""
+    info = place.fs.get_file_info(place.path)
+    if info.type != pafs.FileType.File:
+        return "it is gone"
+    if info.size != recorded["size"]:
+        return f"it has {info.size} bytes in place of {recorded['size']}"
+    if "sha256" in recorded and place.digest() != recorded["sha256"]:
+        return "its digest differs"
+    return ""
+
+
+def _digests_of(paths: list[str], where: Place) -> list[str]:
+    return [Place(where.fs, path).digest() for path in paths]
+
+
+def to_bytes(output: Output) -> bytes:
+    match output:
+        case bytes():
+            return output
+        case pa.Table():
+            return table_bytes(output)
+        case _:
+            return json_bytes(output)
 
 
 def label_count(config: Config, ledger: Ledger, round_: int) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import takewhile
 
 import prunefuse_ray
+from prunefuse_ray import progress
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.inventory import Tell
@@ -19,12 +20,13 @@ from prunefuse_ray.data.survey import sources
 from prunefuse_ray.distributed.resources import importing, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
 from prunefuse_ray.errors import LabelsWaiting
+from prunefuse_ray.interrupts import Interrupted
 from prunefuse_ray.method.steps import GROW, REPORT, Step, steps
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
 from prunefuse_ray.run.labeling import annotator_of, changed_answers
 from prunefuse_ray.run.ledger import Commit, Ledger, label_count
-from prunefuse_ray.run.opening import open_run
+from prunefuse_ray.run.opening import open_run, still_complete
 from prunefuse_ray.run.phases import PHASES
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
@@ -64,14 +66,17 @@ def run(
         ledger.check_config(config)
         for changed in changed_answers(config, ledger):
             logger.warning(changed)
-        if ledger.committed(Step(-1, REPORT)) and not ledger.budgets_change(config):
+        complete = ledger.committed(Step(-1, REPORT)) and not ledger.budgets_change(config)
+        if complete and still_complete(config, ledger):
             return ledger
+    progress.tell(retries=config.run.retries)
     annotator_of(config.annotation)  # says what it lacks before anything starts
     # What a new run needs first: seconds of imports that need not wait for Ray's processes to start.
     with importing("torch_pruning", *POOL_SOURCES[config.pool.source].imports):
         start_ray()
     shared = SharedDirectory(ledger.root)
     shared.check()
+    progress.tell(doing="while looking through the pool")
     try:
         context = open_run(config, ledger, runs, tell)
         telemetry = Telemetry(ledger, config.run.name, TASKS[config.task].metric)
@@ -82,12 +87,17 @@ def run(
             for step in steps(config):
                 if ledger.committed(step) is None:
                     shared.check()  # of the nodes that have joined meanwhile
+                    progress.tell(doing=step.doing)
                     telemetry.started(step)
                     listen("start", step, None)
                     commit = adopt(ledger, step) or _carry_out(context, step)
                     _note(context, step)
                     telemetry.done(commit)
                     listen("done", step, commit)
+        except Interrupted:
+            with contextlib.suppress(OSError):
+                telemetry.record("run_interrupted")
+            raise
         except LabelsWaiting as waiting:
             telemetry.record("run_waits", message=str(waiting))
             raise

@@ -27,10 +27,11 @@ from prunefuse_ray.distributed.resources import (
 )
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec, weights_digest
-from prunefuse_ray.method.steps import INIT, Step, budget_notes, check_budget
+from prunefuse_ray.method.steps import FINETUNE, FUSE, INIT, REPORT, SYNC, Step, budget_notes, check_budget, steps
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.context import RunContext
-from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.ledger import HASHED_HERE, Ledger
+from prunefuse_ray.run.leftovers import remove_leftovers
 from prunefuse_ray.storage import Place, read_input
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     if begun_before:
         ledger.lock()
         ledger.check_config(config)  # again: nobody else changes it now
+        remove_leftovers(config, ledger)
+        check_files(config, ledger)
         info = growth.seen_info(config, ledger)
         growth.check_unchanged(config, ledger)
         check_inputs(config, ledger)
@@ -91,6 +94,49 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     )
     context.look_again(pool)
     return context
+
+
+def check_files(config: Config, ledger: Ledger) -> None:
+    """LedgerError where what the run recorded is damaged: a commit or a file is gone or has another size, or what was
+    recorded of the pool has another content. The content of the others is compared when they are read."""
+    done = [step for step in steps(config) if ledger.committed(step)]
+    # What selects follows from what selected before; a target may be missing where label budgets were added.
+    chain = [step for step in steps(config) if step.phase not in (FUSE, FINETUNE, SYNC, REPORT)]
+    selecting = [step for step in chain if step in done]
+    if missing := [step for step in chain[: len(selecting)] if step not in done]:
+        raise LedgerError(
+            f"{ledger.root.path}: the commit of '{missing[0]}' is gone, but '{selecting[-1]}' came after; restore it "
+            "from a copy, or start under another --run.name"
+        )
+    for step in done:
+        for path, fault in ledger.damages(step, hashed=HASHED_HERE if step.phase == INIT else 0).items():
+            raise ledger.damaged(step, path, fault)
+    if done:
+        ledger.files(done[0], "pool")
+
+
+RENDERED = ("report.html", "result.json")
+"""Files of the phase `report` that `prunefuse report` writes anew."""
+
+
+def still_complete(config: Config, ledger: Ledger) -> bool:
+    """Whether a complete run has all its files. Where only those of its last phase are damaged, which can be made anew,
+    it is taken back. LedgerError where others are."""
+    *plan, report = steps(config)
+    for step in plan:
+        if ledger.committed(step) is None:
+            check_files(config, ledger)
+        for path, fault in ledger.damages(step, hashed=HASHED_HERE).items():
+            raise ledger.damaged(step, path, fault)
+    found = ledger.damages(report, hashed=HASHED_HERE)
+    found = {p: f for p, f in found.items() if p not in RENDERED or not (ledger.root / p).exists()}
+    if not found:
+        return True
+    logger.warning("%s: damaged, made anew: %s", ledger.root.path, ", ".join(f"{p} ({f})" for p, f in found.items()))
+    ledger.lock()
+    ledger.uncommit(report)
+    ledger.unlock()
+    return False
 
 
 def check(

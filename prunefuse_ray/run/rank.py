@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import field_validator
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray import networks
+from prunefuse_ray import networks, progress
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.data import inventory
@@ -129,6 +129,7 @@ def rank(
             return _result(ledger, 0.0)
     start_ray()
     SharedDirectory(ledger.root).check()
+    progress.tell(doing="while scoring")
     info, form, source = _open(config, ledger, tree, tell)
     try:
         if ledger.committed(SCORE) is None:

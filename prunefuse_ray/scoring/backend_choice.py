@@ -26,7 +26,7 @@ from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.networks.backends import AUTO, BACKENDS, Backend
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -135,19 +135,19 @@ def choose(
     """
     place = root / FILE
     if place.exists():
-        return Arithmetic(**place.read_json()["chosen"]).of(job)
+        return Arithmetic(**place.read_sealed()["chosen"]).of(job)
     little = macs < MACS_WORTH_MEASURING
     found = fastest(scoring, network, job, macs) if little else _there(fastest, plan, scoring, network, job, macs)
     for name, why in found["left_out"].items():
         logger.warning("scoring.backend auto goes without %s: %s", name, why)
-    place.write_json(found)
+    place.write_bytes(sealed(found))
     return Arithmetic(**found["chosen"]).of(job)
 
 
 def measured_rate(root: Place) -> float | None:
     """Samples per second of one actor with the arithmetic that was chosen for a run; None where it was not worth a
     measurement."""
-    tree = (root / FILE).read_json()
+    tree = (root / FILE).read_sealed()
     fields = ("backend", "precision", "batch_size")
     rates = (m["samples_per_second"] for m in tree["measured"] if all(m[f] == tree["chosen"][f] for f in fields))
     return next(rates, None)

@@ -193,6 +193,7 @@ def score_pool(
             mode=SaveMode.APPEND,
             min_rows_per_file=max(1, rows // FILES_PER_POOL),
             ray_remote_args={"num_cpus": 0.25},
+            write_page_checksum=True,  # files are kept over kills before anybody has recorded their digests
         )
     finally:
         context.checkpoint_config = None

@@ -69,7 +69,7 @@ def _summarise(files: list[str], out: Place, top: float) -> dict:
     ids, reasons, conversions, matches = [], [], Counter[str](), [MATCHES.empty_table()]
     for file in files:
         with out.fs.open_input_file(file) as stream_:
-            scores_ = pq.ParquetFile(stream_)
+            scores_ = pq.ParquetFile(stream_, page_checksum_verification=True)
             told = [c for c in ("converted", "held_out") if c in scores_.schema_arrow.names]  # not of earlier versions
             for batch in scores_.iter_batches(columns=["id", "score", "rejected", *told]):
                 table = pa.Table.from_batches([batch])

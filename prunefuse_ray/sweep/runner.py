@@ -25,6 +25,7 @@ import yaml
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
+from prunefuse_ray import progress
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.data import inventory
@@ -79,7 +80,9 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     root = sweep_place(sweep)
     directory = Ledger(root)
     _check_unchanged_sweep(root, sweep)
+    progress.tell(retries=sweep.base.run.retries)
     start_ray()
+    progress.tell(doing="while looking through the pools")
     has = observe()
     todo = [t for t in found if outcome(root, t.name).status not in (COMPLETE, STOPPED)]
     at_once = concurrency(sweep, todo, has)
@@ -89,6 +92,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
         _check_unchanged_sweep(root, sweep)  # again: nobody else changes it now
         _record(root, sweep, todo, infos, tell)
         if todo:
+            progress.tell(doing="in its trials")
             keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
             scheduler = _scheduler(sweep, root, found) if stopping else None
             _fit(sweep, root, in_order(todo, keys), scheduler, at_once, notify)
@@ -287,6 +291,7 @@ class _Events(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         if not result.get("before", True):
+            progress.saved()
             self.notify("round", trial.config["trial"]["name"], result)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -387,6 +392,7 @@ def _fit(
         outcome_place(root, trial.name).delete()  # what failed before is tried again
     # Only the loggers that were asked for, and none of Tune's tables on the console.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # a sweep is durable without Tune's own last checkpoint
     points = [
         {"name": t.name, "seed": t.config.run.seed, **({"arm": t.arm} if t.arm else {}), **t.values} for t in ordered
     ]

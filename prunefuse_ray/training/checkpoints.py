@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray import progress
 from prunefuse_ray.storage import Place
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,23 +58,61 @@ def weights_of(network: nn.Module) -> Weights:
 
 
 def save_state(
-    directory: Path, network: nn.Module, optimizer: torch.optim.SGD, state: State, best: Weights | None = None
+    directory: Path,
+    network: nn.Module,
+    optimizer: torch.optim.SGD,
+    state: State,
+    best: Weights | None = None,
+    training: str = "",
 ) -> None:
-    """Weights, momentum, the best epoch's weights and progress as safetensors and JSON."""
+    """Weights, momentum, the best epoch's weights and progress as safetensors and JSON.
+
+    Args:
+        training: tells this training from all others.
+    """
     tensors = {f"network.{k}": v for k, v in weights_of(network).items()}
     tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
     for name, parameter in network.named_parameters():
         buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
         if buffer is not None:
             tensors[f"momentum.{name}"] = buffer.detach().cpu().contiguous()
-    safetensors.torch.save_file(tensors, directory / "state.safetensors", metadata={"state": json.dumps(vars(state))})
+    metadata = {"state": json.dumps(vars(state)), "training": training}
+    metadata["sha256"] = _digest(tensors, metadata)
+    safetensors.torch.save_file(tensors, directory / "state.safetensors", metadata=metadata)
 
 
-def load_state(directory: Path, network: nn.Module, optimizer: torch.optim.SGD) -> tuple[State, Weights | None]:
-    """Put a saved state back into `network` and `optimizer`; also returns the best epoch's weights."""
-    with safetensors.safe_open(directory / "state.safetensors", framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        state = State(**json.loads(file.metadata()["state"]))
+class DamagedCheckpoint(Exception):
+    """A file that is no checkpoint of this training, or not what was written."""
+
+
+def _digest(tensors: Weights, metadata: dict[str, str]) -> str:
+    sha256 = hashlib.sha256(f"{metadata['state']} {metadata['training']}".encode())
+    for name, tensor in sorted(tensors.items()):
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
+def load_state(
+    directory: Path, network: nn.Module, optimizer: torch.optim.SGD, training: str = ""
+) -> tuple[State, Weights | None]:
+    """Put a saved state back into `network` and `optimizer`; also returns the best epoch's weights. DamagedCheckpoint,
+    with nothing changed, where it is not what `save_state` wrote for the same training."""
+    try:
+        with safetensors.safe_open(directory / "state.safetensors", framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError, UnicodeError) as error:
+        raise DamagedCheckpoint(str(error)) from error
+    if "sha256" in metadata:  # 0.1 wrote none
+        if metadata.get("training") != training:
+            raise DamagedCheckpoint("it is of another training")
+        if metadata["sha256"] != _digest(tensors, metadata):
+            raise DamagedCheckpoint("its digest differs")
+    try:
+        state = State(**json.loads(metadata["state"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedCheckpoint(f"it has no state ({error})") from error
     network.load_state_dict(under("network.", tensors))
     for name, parameter in network.named_parameters():
         if f"momentum.{name}" in tensors:
@@ -84,6 +127,7 @@ def under(prefix: str, tensors: Weights) -> Weights:
 def _persist(local: Path, where: Place, name: str) -> None:
     """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
     (where / name / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
+    progress.saved()
     for old in where.files(recursive=True):
         if old.path.endswith("state.safetensors") and name not in old.path:
             Place(where.fs, old.path).delete()
@@ -95,20 +139,26 @@ def persisted(where: Place) -> Place | None:
 
 
 def restore(
-    network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None
+    network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None, training: str
 ) -> tuple[State, Weights | None] | None:
-    if storage is None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+    """Where the training stood; None where it begins, also after a checkpoint that is damaged: that is said."""
+    try:
+        if storage is None:
+            checkpoint = ray.train.get_checkpoint()
+            if checkpoint is None:
+                return None
+            with checkpoint.as_directory() as directory:
+                return load_state(Path(directory), network, optimizer, training)
+        found = persisted(storage)
+        if found is None:
             return None
-        with checkpoint.as_directory() as directory:
-            return load_state(Path(directory), network, optimizer)
-    found = persisted(storage)
-    if found is None:
+        with tempfile.TemporaryDirectory() as directory:
+            (Path(directory) / "state.safetensors").write_bytes(found.read_bytes())
+            return load_state(Path(directory), network, optimizer, training)
+    except DamagedCheckpoint as error:
+        where = storage.path if storage is not None else "Ray Train's"
+        logger.warning("%s: the checkpoint is damaged (%s); this training begins anew", where, error)
         return None
-    with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / "state.safetensors").write_bytes(found.read_bytes())
-        return load_state(Path(directory), network, optimizer)
 
 
 def report(metrics: dict[str, Any], directory: Path, name: str, storage: Place | None) -> None:

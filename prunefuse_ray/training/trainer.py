@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import json
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray import networks
+from prunefuse_ray import interrupts, networks
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import Samples, load_samples, load_test, sample_bytes
 from prunefuse_ray.data.pool import Source
@@ -94,6 +97,16 @@ class TrainingJob:
     """Recompute batch-norm statistics before the first step: those of a fused network, or of one
     pruned from trained weights, are those of other inputs."""
 
+    @cached_property
+    def name(self) -> str:
+        """Tells this training from all others: the network that it begins with, its recipe, seed and labels."""
+        sha256 = hashlib.sha256(f"{self.recipe.model_dump_json()} {self.seed} {self.distillation}".encode())
+        for file, content in sorted(self.network.items()):
+            sha256.update(file.encode() + content)
+        for column in ("id", "label"):
+            sha256.update(json.dumps(self.labels[column].to_pylist()).encode())
+        return sha256.hexdigest()
+
     @property
     def training_form(self) -> Form:
         """The form in which labeled samples are held: larger than the network's input where random crops need it."""
@@ -140,7 +153,7 @@ def _train(config: dict[str, Any]) -> None:
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
     )
-    restored = restore(network, optimizer, storage)
+    restored = restore(network, optimizer, storage, job.name)
     state, best = restored or (State(), None)
     if restored is None and job.recalibrate:
         networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
@@ -154,7 +167,7 @@ def _train(config: dict[str, Any]) -> None:
             ray.train.report({})
             return
         with tempfile.TemporaryDirectory() as directory:
-            save_state(Path(directory), network, optimizer, state, best)
+            save_state(Path(directory), network, optimizer, state, best, job.name)
             report(metrics, Path(directory), state.name, storage)
 
     if state.finished(recipe):  # killed between the last epoch and the end
@@ -163,10 +176,12 @@ def _train(config: dict[str, Any]) -> None:
     notice = Notice(listening=storage is None)
     while not state.finished(recipe):
         started, before = time.perf_counter(), state.seconds
-        for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank):
-            if notice.arrived(state.step):
-                state.seconds = before + time.perf_counter() - started
-                save(_metrics(state, samples, job, config["macs"]))
+        with interrupts.deferred():
+            for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank):
+                if notice.arrived(state.step) or interrupts.requested():
+                    state.seconds = before + time.perf_counter() - started
+                    save(_metrics(state, samples, job, config["macs"]))
+                    interrupts.check()
         entry = {"epoch": state.epoch + 1, "train_loss": state.loss / max(1, state.seen)}
         state.epoch, state.step, state.loss, state.seen = state.epoch + 1, 0, 0.0, 0
         state.seconds = before + time.perf_counter() - started
@@ -279,7 +294,7 @@ def _steps(
         optimizer.zero_grad(set_to_none=True)
         total += loss.detach() / members
         state.step, state.seen = i + 1, state.seen + len(rows)
-        if i + 1 == steps or (i + 1) % PREEMPTION_STEPS == 0:
+        if i + 1 == steps or (i + 1) % PREEMPTION_STEPS == 0 or interrupts.requested():
             state.loss = float(total)  # not at every step: it waits for the device
             yield
 

@@ -1,5 +1,8 @@
-"""The lease of a run directory on an object store; here on Arrow's filesystem in memory."""
+"""The claims of drivers on a run directory, where links decide between them and where nothing does."""
 
+import logging
+import subprocess
+import sys
 import threading
 import time
 
@@ -12,61 +15,98 @@ from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.storage import Place
 
 
-@pytest.fixture
-def place(monkeypatch):
+@pytest.fixture(params=["links", "nothing"])
+def root(request, monkeypatch, tmp_path):
     monkeypatch.setattr(lease, "RENEWED_EVERY", 0.1)
     monkeypatch.setattr(lease, "PATIENCE", 1.0)
     monkeypatch.setattr(lease, "SETTLES_IN", 0.3)
     acquire, taken = Lease.acquire, []
     monkeypatch.setattr(Lease, "acquire", lambda mine: (taken.append(mine), acquire(mine))[1])
-    yield Place(_MockFileSystem(), "bucket/run") / ".lease"
+    yield Place.at(str(tmp_path / "run")) if request.param == "links" else Place(_MockFileSystem(), "bucket/run")
     for mine in taken:
         mine._end.set()  # else it would be renewed for as long as other tests run
 
 
-def test_a_second_driver_is_refused_while_the_first_lives(place):
-    first = Lease(place)
-    first.acquire()
-    with pytest.raises(LedgerError, match="another process is driving this run"):
-        Lease(place).acquire()
+def held(root):
+    mine = Lease(root)
+    mine.acquire()
+    return mine
+
+
+def killed(root):
+    mine = held(root)
+    mine._end.set()  # what a SIGKILL does to the thread that renews
+    mine._thread.join()
+    return mine
+
+
+def test_a_second_driver_is_refused_while_the_first_lives_and_told_who_it_is(root):
+    first = held(root)
+    with pytest.raises(LedgerError, match=r"another process is driving this run \(process \d+ on .*, since 20"):
+        Lease(root).acquire()
     first.check()
     first.release()
-    assert not place.exists()
-    Lease(place).acquire()
-
-
-def test_the_lease_of_a_killed_driver_runs_out(place):
-    killed = Lease(place)
-    killed.acquire()
-    killed._end.set()  # what a SIGKILL does to the thread that renews
-    killed._thread.join()
     started = time.monotonic()
-    heir = Lease(place)
-    heir.acquire()
+    held(root)
+    assert time.monotonic() - started < 0.8, "a released lease costs nothing"
+
+
+def test_the_lease_of_a_killed_driver_runs_out_and_the_wait_is_said(root, caplog):
+    first = killed(root)
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        heir = held(root)
     assert 1.0 <= time.monotonic() - started < 10
+    assert any("takes over in" in r.message for r in caplog.records)
     heir.check()
-    with pytest.raises(LedgerError):
-        killed.check()
-    killed.release()  # must not take away what is no longer its own
-    heir.check()
-
-
-def test_a_driver_that_lost_its_lease_stops_before_it_records_anything(place):
-    first = Lease(place)
-    first.acquire()
-    Lease(place)._write()  # another that began at the same moment, and wrote later
     with pytest.raises(LedgerError):
         first.check()
-    time.sleep(0.5)
+    first.release()  # must not take away what is no longer its own
+    heir.check()
+    assert [f.base_name for f in (root / ".drivers").files()] == ["000002.json"]
+
+
+def test_a_dead_process_of_this_machine_is_not_waited_for(root):
+    claim = "import sys; from prunefuse_ray.run.lease import Lease; from prunefuse_ray.storage import Place; "
+    claim += "mine = Lease(Place.at(sys.argv[1])); mine.number = 1; sys.stdout.buffer.write(mine._content())"
+    dead = subprocess.run([sys.executable, "-c", claim, "x"], capture_output=True, check=True).stdout
+    (root / ".drivers/000001.json").write_bytes(dead)
+    started = time.monotonic()
+    assert held(root).number == 2
+    assert time.monotonic() - started < 0.8
+
+
+def test_a_driver_that_was_taken_over_writes_nothing_more(root):
+    first = killed(root)
+    first.put(root / "commit.json", b"before")
+    heir = held(root)
     with pytest.raises(LedgerError):
-        first.check()  # nor does the thread take it back
+        first.put(root / "commit.json", b"after")
+    assert (root / "commit.json").read_bytes() == b"before"
+    heir.put(root / "commit.json", b"heir")
 
 
-def test_of_many_at_once_one_gets_it(place):
+def test_a_write_that_was_under_way_when_the_lease_was_lost_is_refused(tmp_path, monkeypatch):
+    """Stopped between its last look at the claims and the write itself."""
+    monkeypatch.setattr(lease, "PATIENCE", 1.0)
+    root = Place.at(str(tmp_path))
+    first = killed(root)
+
+    def stop_here(check=first.check):
+        check()
+        held(root).put(root / "commit.json", b"heir")
+
+    monkeypatch.setattr(first, "check", stop_here)
+    with pytest.raises(LedgerError, match="another process"):
+        first.put(root / "commit.json", b"late")
+    assert (root / "commit.json").read_bytes() == b"heir"
+
+
+def test_of_many_at_once_one_gets_it(root):
     got, refused = [], []
 
     def try_it():
-        mine = Lease(place)
+        mine = Lease(root)
         try:
             mine.acquire()
             got.append(mine)
@@ -82,8 +122,15 @@ def test_of_many_at_once_one_gets_it(place):
     assert len(refused) == 7
 
 
-def test_a_damaged_lease_is_taken_over(place):
-    place.write_bytes(b"not json")
-    mine = Lease(place)
-    mine.acquire()
+def test_a_damaged_claim_is_taken_over(root):
+    (root / ".drivers/000004.json").write_bytes(b"not json")
+    mine = held(root)
+    assert mine.number == 5
     mine.check()
+
+
+def test_a_missing_guarantee_is_said(caplog):
+    with caplog.at_level(logging.WARNING):
+        held(Place(_MockFileSystem(), "bucket/run")).release()
+    (said,) = [r.message for r in caplog.records]
+    assert said.startswith("run.directory: 'bucket/run' has no conditional writes (mock storage): two drivers")

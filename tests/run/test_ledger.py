@@ -135,7 +135,9 @@ def test_a_driver_that_lost_its_lease_removes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Place, "local", False)
     first, second = (Ledger(Place.at(str(tmp_path / "run"))) for _ in range(2))
     first.lock()
-    Lease(first.root / ".lease")._write()
+    taken = Lease(first.root)
+    taken.number = 2
+    taken._write()
     second.commit(Step(0, "score"), {"scores/a.parquet": pa.table({"id": ["a"]})}, {})
     with pytest.raises(LedgerError):
         first.clear(Step(0, "score"), "scores")

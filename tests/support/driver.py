@@ -30,15 +30,15 @@ def arm(moment: str, round_: int, phase: str, root: str, end=die, patch=setattr)
         patch: sets an attribute, as `setattr` does.
     """
     if moment == "commit":
-        write = storage.Place.write_json
+        put = ledger.Ledger._put
 
-        def write_json(place, value):
+        def put_or_end(mine, place, data):
             name = ledger.Step(round_, phase).directory + f"/commits/{phase}.json"
             if place.path.endswith(name if round_ >= 0 else f"/commits/{phase}.json"):
                 end()
-            write(place, value)
+            put(mine, place, data)
 
-        patch(storage.Place, "write_json", write_json)
+        patch(ledger.Ledger, "_put", put_or_end)
     if moment == "inside" and phase in ("train", "finetune"):
         persist = checkpoints._persist
 

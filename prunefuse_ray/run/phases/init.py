@@ -7,8 +7,11 @@ import logging
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 
 from prunefuse_ray import networks
+from prunefuse_ray.data.account import LEFT_OUT_FILE
+from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.known_labels import in_pool, read_known
 from prunefuse_ray.method.selector import dense_network, make_selector, proxies
 from prunefuse_ray.method.steps import Step
@@ -33,7 +36,7 @@ def run(context: RunContext, step: Step) -> Done:
     outputs |= {f"{proxies(config)}/{k}": v for k, v in networks.to_files(selector).items()}
     return Done(
         outputs={**outputs, **known.outputs},
-        written=known.written,
+        written=[*known.written, *_pool_files(context)],
         metrics={
             "inputs": {"network.weights": weights, "pool.known_labels": known.metrics},
             "parameters": {
@@ -46,6 +49,13 @@ def run(context: RunContext, step: Step) -> Done:
             },
         },
     )
+
+
+def _pool_files(context: RunContext) -> list[pafs.FileInfo]:
+    """What was written of the pool before the first phase: from here on its content is recorded."""
+    root = context.ledger.root
+    beside = root.fs.get_file_info([(root / name).path for name in ("pool.json", INVENTORY, LEFT_OUT_FILE)])
+    return [*(root / "pool").files(recursive=True), *(f for f in beside if f.type == pafs.FileType.File)]
 
 
 def _take_known(context: RunContext, step: Step) -> Done:

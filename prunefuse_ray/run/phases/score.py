@@ -17,10 +17,11 @@ from prunefuse_ray.data.prepared import usage
 from prunefuse_ray.data.reading import tables
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.resources import ScoringPlan
+from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import proxies, trusted
-from prunefuse_ray.method.steps import INIT, Step
+from prunefuse_ray.method.steps import INIT, SCORE, Step
 from prunefuse_ray.run.context import Done, RunContext, without
-from prunefuse_ray.scoring.backend_choice import SMALL_BATCH
+from prunefuse_ray.scoring.backend_choice import FILE, SMALL_BATCH
 from prunefuse_ray.scoring.score_pass import ScorePass, score, write_scores
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
@@ -59,6 +60,7 @@ def run(context: RunContext, step: Step) -> Done:
     too."""
     config, ledger = context.config, context.ledger
     macs = ledger.require(Step(-1, INIT)).metrics["macs_per_sample"]
+    _check_choice(context, step)
     labeled = context.labels(step.round)["id"].combine_chunks()
     what = ScorePass(
         root=ledger.root,
@@ -104,6 +106,17 @@ def _overlaps(context: RunContext, round_: int, contents: Place, matches: pa.Tab
     rows = {setting: pc.sum(pc.equal(held_out["set"], setting)).as_py() for setting in found}
     check_overlap(found, rows, context.config.pool.max_overlap)
     return {setting: asdict(overlap) for setting, overlap in found.items()}
+
+
+def _check_choice(context: RunContext, step: Step) -> None:
+    """LedgerError where earlier rounds were scored here, and by what is known no more."""
+    before = [context.ledger.committed(Step(r, SCORE)) for r in range(step.round)]
+    here = [c for c in before if c is not None and "shared_from" not in c.metrics]
+    if here and not (context.ledger.root / FILE).exists():
+        raise LedgerError(
+            f"{context.ledger.root.path}: '{FILE}', by which the pool was scored so far, is gone; restore it "
+            "from a copy, or start under another --run.name"
+        )
 
 
 def _score_labeled(

@@ -1,0 +1,133 @@
+"""Writes that are refused where somebody else has written meanwhile: S3 and GCS by conditions on the request, network
+file systems by links. What keeps a driver that lost its run from recording anything more.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import secrets
+from contextlib import suppress
+from typing import Any, Protocol
+
+import pyarrow.fs as pafs
+
+from prunefuse_ray.storage import Place, s3_options
+
+NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "gluster", "9p", "afs", "fuse")
+"""Beginnings of the names that Linux has for file systems on which a lock of one machine may be unseen by others."""
+
+
+class Changed(Exception):
+    """Somebody else has written the file meanwhile; nothing was written."""
+
+
+class Missing(Exception):
+    """No conditional writes here; says why."""
+
+
+class Conditional(Protocol):
+    def version(self, place: Place) -> str | None:
+        """What tells this content of the file from any other; None where there is no file."""
+
+    def put(self, place: Place, data: bytes, expected: str | None) -> None:
+        """Write the file whole. Raises Changed where its version is another than `expected`."""
+
+
+class Requests:
+    """An object store. Every content has an entity tag, and a request may name the one that it is to replace."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def version(self, place: Place) -> str | None:
+        import obstore
+
+        try:
+            return obstore.head(self._store, _key(place))["e_tag"]
+        except FileNotFoundError:
+            return None
+        except obstore.exceptions.BaseError as error:
+            raise OSError(f"{place.path}: {error}") from error
+
+    def put(self, place: Place, data: bytes, expected: str | None) -> None:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+        mode: Any = "create" if expected is None else {"e_tag": expected}
+        try:
+            obstore.put(self._store, _key(place), data, mode=mode, use_multipart=False)
+        except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+            if not place.exists() or place.read_bytes() != data:  # else an answer was lost, and the request repeated
+                raise Changed(place.path) from error
+        except BaseError as error:
+            raise OSError(f"{place.path}: {error}") from error
+
+
+class Links:
+    """A network file system: a link is made only where its name is free. Contents are replaced without a condition."""
+
+    def version(self, place: Place) -> str | None:
+        try:
+            found = os.stat(place.path)
+        except FileNotFoundError:
+            return None
+        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+
+    def put(self, place: Place, data: bytes, expected: str | None) -> None:
+        if expected is not None:
+            if self.version(place) != expected:
+                raise Changed(place.path)
+            place.write_bytes(data)
+            return
+        temporary = place.parent / f".{place.name}.{secrets.token_hex(8)}.tmp"
+        temporary.write_bytes(data)
+        try:
+            os.link(temporary.path, place.path)
+        except FileExistsError as error:
+            raise Changed(place.path) from error
+        except OSError as error:
+            raise Missing(f"no links: {error.strerror}") from error
+        finally:
+            os.unlink(temporary.path)
+
+
+def conditional(place: Place) -> Conditional:
+    """The conditional writes of the storage where a place is; Missing where it is known to have none."""
+    bucket = place.path.partition("/")[0]
+    if place.local:
+        return Links()
+    with suppress(ImportError):
+        from obstore.store import GCSStore, S3Store
+
+        if isinstance(place.fs, pafs.S3FileSystem) and (options := s3_options(place.fs)) is not None:
+            endpoint = options.get("endpoint_override")
+            address = {"endpoint": f"{options.get('scheme') or 'https'}://{endpoint}"} if endpoint else {}
+            store: Any = S3Store(
+                bucket,
+                region=options.get("region") or "us-east-1",
+                virtual_hosted_style_request=not endpoint,
+                client_options={"allow_http": True},
+                **address,  # type: ignore[arg-type]
+            )
+            return Requests(store)
+        if isinstance(place.fs, pafs.GcsFileSystem):
+            return Requests(GCSStore(bucket))
+    raise Missing(f"{place.fs.type_name} storage")
+
+
+def _key(place: Place) -> str:
+    return place.path.partition("/")[2]
+
+
+def network_file_system(path: str) -> str | None:
+    """The name of the network file system that a local path lies on; None where it lies on a disk of this machine."""
+    path = os.path.realpath(path)
+    found = ("", "")
+    with suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(" - ")
+            point, kind = before.split()[4].replace("\\040", " "), after.split()[0]
+            if posixpath.commonpath([path, point]) == point and len(point) >= len(found[0]):
+                found = point, kind
+    return found[1] if found[1].startswith(NETWORK_FILE_SYSTEMS) else None

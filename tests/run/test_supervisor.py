@@ -1,0 +1,284 @@
+"""The parent of a driver: what it decides, and what becomes of commands whose Ray dies."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from prunefuse_ray.progress import Told
+from prunefuse_ray.run import supervisor
+from prunefuse_ray.run.processes import Process
+from prunefuse_ray.run.supervisor import End, Restart, Watch, decide, wanted
+from tests.support.disturbed import (
+    DIGITS,
+    HUNG,
+    INTERRUPTS,
+    KILLS,
+    ROLES,
+    counted,
+    disturb,
+    finish,
+    phase,
+    round_of,
+    selected,
+    start,
+    victim,
+)
+
+# --- decisions ------------------------------------------------------------------------------------------------------
+
+
+def told(**fields):
+    return Told(**{"attached": True, "doing": "in round 1, scoring", "retries": 3} | fields)
+
+
+def after(code, *, killed_for="", restarts=0, starts_failed=0, **fields):
+    return decide(code, killed_for, told(**fields), restarts, starts_failed)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 130])
+def test_what_a_command_returned_is_the_exit_code(code):
+    assert after(code, returned=code) == End(code=code)
+    assert after(-signal.SIGKILL, returned=code) == End(code=code), "it was only tidying up"
+
+
+def test_help_and_unknown_options_end_without_a_word():
+    assert decide(2, "", Told(), 0, 0) == End(code=2)
+
+
+def test_a_bug_of_ours_is_not_tried_again():
+    assert after(1, failure="bug", saved=5) == End(code=1)
+
+
+@pytest.mark.parametrize(
+    ("code", "more", "said"),
+    [
+        (-9, {"killed_for": "Ray's raylet died"}, "Ray's raylet died in round 1, scoring"),
+        (1, {}, "Ray ended the driver in round 1, scoring"),
+        (1, {"failure": "ray", "message": "ActorDiedError: gone"}, "Ray failed (ActorDiedError: gone) in round 1"),
+        (-9, {"saved": 1}, "the driver was killed (SIGKILL, which the kernel sends when memory runs out"),
+        (-11, {"saved": 1}, "the driver was killed (SIGSEGV)"),
+    ],
+)
+def test_what_ray_or_the_kernel_ended_goes_on(code, more, said):
+    decision = after(code, **more)
+    assert isinstance(decision, Restart)
+    assert decision.reason.startswith(said)
+
+
+def test_a_driver_that_is_killed_before_it_stored_anything_is_not_started_again():
+    decision = after(-9)
+    assert isinstance(decision, End)
+    assert decision.code == 1
+    assert "before anything was stored" in decision.message
+
+
+@pytest.mark.parametrize(("retries", "restarts", "more"), [(0, 0, False), (0, 1, False), (2, 1, True), (2, 2, False)])
+def test_at_most_so_many_restarts(retries, restarts, more):
+    decision = after(1, retries=retries, restarts=restarts)
+    assert isinstance(decision, Restart) == more
+    if isinstance(decision, End):
+        assert "run.retries" in decision.message
+
+
+def test_a_start_of_ray_is_tried_twice():
+    first = after(-9, killed_for="Ray did not start within 40 s", starting_ray=True, retries=0)
+    assert isinstance(first, Restart)
+    second = after(-9, killed_for="Ray did not start within 40 s", starting_ray=True, starts_failed=1)
+    assert isinstance(second, End)
+    assert "twice" in second.message
+
+
+def test_a_driver_that_cannot_even_start_says_so():
+    decision = decide(1, "", Told(), 0, 0)
+    assert isinstance(decision, End)
+    assert "did not start" in decision.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "supervised"),
+    [
+        (["run"], {}, True),
+        (["sweep", "--preset", "digits_sweep"], {}, True),
+        (["run", "--help"], {}, False),
+        (["plan"], {}, False),
+        ([], {}, False),
+        (["run"], {"RAY_ADDRESS": "auto"}, False),
+    ],
+)
+def test_only_what_starts_ray_itself_is_supervised(arguments, environment, supervised):
+    assert wanted(arguments, environment) == supervised
+
+
+def test_the_supervisor_is_small():
+    """It outlives what is killed for its memory, and costs a command nothing."""
+    loaded = "import sys; from prunefuse_ray import cli; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"ray", "torch", "pydantic", "numpy", "pyarrow"} & set(found)
+
+
+# --- the watch ------------------------------------------------------------------------------------------------------
+
+
+DRIVER = 10
+
+
+def tree(*, cpu=0.0, raylet="S", worker="S", driver="S", **names):
+    return [
+        Process(pid=DRIVER, parent=1, name="python", state=driver, cpu=cpu),
+        Process(pid=11, parent=DRIVER, name="gcs_server", state="S", cpu=0.0),
+        Process(pid=12, parent=DRIVER, name="raylet", state=raylet, cpu=0.0),
+        Process(pid=13, parent=12, name="ray::IDLE", state=worker, cpu=0.0),
+    ]
+
+
+def looks(watch, seconds, found, said):
+    """The first verdict with something in it within so many seconds, and when it came."""
+    for second in range(1, int(seconds) + 1):
+        verdict = watch.look(found(second) if callable(found) else found, said, 1.0)
+        if verdict != supervisor.Verdict():
+            return second, verdict
+    return None, supervisor.Verdict()
+
+
+def test_work_is_never_quiet():
+    """Two hours at a tenth of a core, as on a machine that many share."""
+    assert looks(Watch(driver=DRIVER), 7200, lambda s: tree(cpu=s / 10), told())[0] is None
+
+
+def test_who_wants_a_core_and_gets_none_is_not_quiet():
+    assert looks(Watch(driver=DRIVER), 7200, tree(worker="R"), told())[0] is None
+
+
+def test_people_may_take_their_time():
+    assert looks(Watch(driver=DRIVER), 100_000, tree(), told(waiting=True))[0] is None
+
+
+def test_nothing_that_moves_ends_a_driver():
+    second, verdict = looks(Watch(driver=DRIVER), 3600, lambda s: tree(cpu=s / 100), told())
+    assert second == pytest.approx(supervisor.QUIET, abs=supervisor.WINDOW)
+    assert "nothing moved" in verdict.end_for
+
+
+def test_a_start_of_ray_that_hangs_is_ended_sooner():
+    second, verdict = looks(Watch(driver=DRIVER), 3600, tree(), told(starting_ray=True))
+    assert second == pytest.approx(supervisor.QUIET_START, abs=supervisor.WINDOW)
+    assert "did not start" in verdict.end_for
+    second, _ = looks(Watch(driver=DRIVER), 3600, lambda s: tree(cpu=s), told(starting_ray=True))
+    assert second == pytest.approx(supervisor.LONGEST_START, abs=supervisor.WINDOW)
+
+
+@pytest.mark.parametrize("gone", [lambda: tree(raylet="Z"), lambda: [p for p in tree() if p.name != "raylet"]])
+def test_a_dead_raylet_ends_its_driver_at_once(gone):
+    watch = Watch(driver=DRIVER)
+    assert watch.look(tree(), told(), 1.0) == supervisor.Verdict()
+    assert watch.look(gone(), told(), 1.0).end_for == "Ray's raylet died"
+    watch = Watch(driver=DRIVER)
+    watch.look(tree(), told(), 1.0)
+    assert watch.look(gone(), told(returned=0), 1.0) == supervisor.Verdict(), "it is shutting Ray down"
+
+
+def test_a_stopped_process_of_rays_is_ended():
+    second, verdict = looks(Watch(driver=DRIVER), 600, lambda s: tree(cpu=s, worker="T"), told())
+    assert second == supervisor.STOPPED
+    assert [p.pid for p in verdict.kill] == [13]
+
+
+def test_a_stopped_driver_is_left_alone():
+    watch = Watch(driver=DRIVER)
+    second, verdict = looks(watch, 600, tree(driver="T", worker="T"), told())
+    assert (second, verdict.end_for, verdict.kill) == (1, "", ())
+    assert "SIGCONT" in verdict.say
+    assert looks(watch, 3600, tree(driver="T", worker="T"), told())[0] is None
+
+
+# --- commands whose processes die -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """(what the run selects, how long it takes)"""
+    where = tmp_path_factory.mktemp("undisturbed")
+    since = time.monotonic()
+    done = finish(start(DIGITS, where), where, since)
+    assert done.code == 0, done.errors
+    assert done.errors == "", "a run that nothing happens to says nothing there"
+    return selected(where), done.seconds
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_run_goes_on_when_ray_dies_again_and_again(undisturbed, tmp_path):
+    """A worker that is just starting, then the raylet, then the GCS: three deaths, three lines, the same ids."""
+    process = start(DIGITS, tmp_path)
+    for role, begun in (("starting worker", None), ("raylet", 0), ("GCS", 1)):
+        while begun is not None and process.poll() is None and round_of(tmp_path) < begun:
+            time.sleep(0.05)
+        os.kill(victim(process, role, time.monotonic() + 120), signal.SIGKILL)
+    done = finish(process, tmp_path, time.monotonic(), timeout=600)
+    assert done.code == 0, done.errors
+    assert selected(tmp_path) == undisturbed[0]
+    lines = done.errors.splitlines()
+    assert 2 <= len(lines) <= 3, done.errors  # Ray replaces some starting workers by itself
+    assert all("started again" in line for line in lines), done.errors
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", INTERRUPTS, ids=lambda n: signal.Signals(n).name)
+def test_a_signal_ends_a_run_in_one_line_and_the_same_command_goes_on(undisturbed, tmp_path, number):
+    expected, seconds = undisturbed
+    for part in (0.3, 0.6):
+        process = start(DIGITS, tmp_path)
+        time.sleep(seconds * part)
+        process.send_signal(number)
+        done = finish(process, tmp_path, time.monotonic(), phase(tmp_path))
+        if done.code:
+            assert done.code == INTERRUPTS[number], done.errors
+            assert done.seconds < 12, done.hit
+            assert done.errors.startswith("interrupted ")
+            assert done.errors.endswith("; the same command goes on\n")
+            assert done.errors.count("\n") == 1, done.errors
+    assert finish(start(DIGITS, tmp_path), tmp_path, 0).code == 0
+    assert selected(tmp_path) == expected
+
+
+OFTEN = {
+    "actors": ("--scoring.actors", "[1,2]"),
+    "workers": ("--workers.count", "[1,2]", "--scoring.actors", "[1,1]"),
+    "": (),
+}
+KILLED = [
+    *((role, "") for role in ("starting worker", "idle worker", "raylet", "GCS", "dashboard agent",
+                              "runtime environment agent", "log monitor", "dashboard", "autoscaler's monitor")),
+    ("scoring actor", "actors"), ("train worker", "workers"), ("train controller", "workers"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(24 * 3600)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize(("role", "how"), KILLED, ids=lambda v: str(v) or "driver")
+def test_a_run_survives_whatever_dies(undisturbed, tmp_path, role, how, number, record_property):
+    """At random moments of the run. KILLS=20: twenty of each."""
+    assert role in ROLES
+    expected, seconds = undisturbed
+    rng = random.Random(f"{role} {number}")
+    found: Counter = Counter()
+    for n in range(KILLS or 1):
+        where = tmp_path / str(n)
+        done = disturb((*DIGITS, *OFTEN[how]), where, role, number, rng.uniform(0, seconds), timeout=600)
+        same = done.code == 0 and selected(where) == expected
+        ended = done.code == 1 and done.errors.count("\n") <= 5 and "Traceback" not in done.errors
+        how_it_ended = "recovered" if same else "hung" if done.code == HUNG else "clear end" if ended else "lost"
+        found[how_it_ended if done.hit else "not hit", done.hit] += 1
+        print(f"{role} {signal.Signals(number).name} {n}: {how_it_ended} {done.code} {done.seconds:.0f} s, {done.hit}")
+        assert same, done.errors
+    record_property("outcomes", counted(found))
+    print(counted(found))

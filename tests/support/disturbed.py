@@ -1,0 +1,142 @@
+"""A command line in a process of its own, and something done to one of its processes at a moment of choice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from prunefuse_ray.run.processes import descendants
+from tests.support import ROOT
+
+DIGITS = (
+    "run", "--selection.budgets", "[50,100,150]",
+    *(f"--{part}.{field}={value}" for part in ("training", "finetuning")
+      for field, value in (("epochs", 4), ("min_steps", 0), ("warmup_epochs", 1))),
+)  # fmt: skip
+"""The embedded run, with trainings of seconds."""
+
+ROLES = {
+    "starting worker": "default_worker.py",
+    "idle worker": "ray::IDLE",
+    "raylet": "raylet/raylet",
+    "GCS": "gcs/gcs_server",
+    "dashboard agent": "ray::DashboardAgent",
+    "runtime environment agent": "ray::RuntimeEnvAgent",
+    "log monitor": "log_monitor.py",
+    "dashboard": "dashboard/dashboard.py",
+    "autoscaler's monitor": "_private/monitor.py",
+    "scoring actor": "ray::MapWorker",
+    "train worker": "ray::RayTrainWorker",
+    "train controller": "ray::TrainController",
+    "trial": "ray::drive",
+    "Tune's actor": "ray::ImplicitFunc",
+    "shard": "ray::Shard",
+    "any worker": "ray::",
+}
+"""What stands in the command line of such a process."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a disturbed command ended."""
+
+    code: int
+    seconds: float
+    """From the disturbance to the end."""
+    errors: str
+    hit: str
+    """What it was at then; '' where no such process lived."""
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def start(arguments, directory: Path, runs: str | None = None) -> subprocess.Popen:
+    """The command line as a person gives it; its messages in a file `errors` of the directory, where its runs go, too,
+    unless `runs` says otherwise."""
+    directory.mkdir(parents=True, exist_ok=True)
+    without = {"RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE", "RAY_TMPDIR"}
+    variables = {k: v for k, v in os.environ.items() if k not in without}
+    with open(directory / "errors", "w") as errors, open(directory / "output", "w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "prunefuse_ray", *arguments, "--run.directory", runs or str(directory)],
+            env={**variables, "PYTHONPATH": str(ROOT)}, cwd=ROOT, stdout=output, stderr=errors,
+        )  # fmt: skip
+
+
+def victim(process: subprocess.Popen, role: str, until: float) -> int | None:
+    """The process of a running command's that has the role, as soon as there is one."""
+    while process.poll() is None and time.monotonic() < until:
+        found = [p.pid for p in descendants(process.pid) if p.state != "Z" and ROLES[role] in command_line(p.pid)]
+        if found:
+            return random.choice(found)
+        time.sleep(0.02)
+    return None
+
+
+def finish(process: subprocess.Popen, directory: Path, since: float, hit: str = "", timeout: float = 300) -> Outcome:
+    try:
+        code = process.wait(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()  # its driver is ended by that, and Ray with it
+        process.wait()
+        code = HUNG
+    return Outcome(code, time.monotonic() - since, (directory / "errors").read_text(), hit)
+
+
+HUNG = 999
+
+
+def disturb(arguments, directory: Path, role: str, number: int, after: float, timeout: float = 300) -> Outcome:
+    """Start a command and send a signal to its process of a role, so many seconds later."""
+    process = start(arguments, directory)
+    time.sleep(after)
+    pid, hit = victim(process, role, time.monotonic() + 60), ""
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+            hit = phase(directory) + ", " + role
+    return finish(process, directory, time.monotonic(), hit, timeout)
+
+
+def phase(directory: Path) -> str:
+    """What the run in the directory is at, by its events."""
+    for events in directory.glob("*/events.jsonl"):
+        last = events.read_text().strip().rpartition("\n")[2]
+        if '"phase_started"' in last:
+            return last.partition('"phase": "')[2].partition('"')[0]
+        return "between phases"
+    return "before the first phase"
+
+
+def round_of(directory: Path) -> int:
+    """The round that the run in the directory is in; -1 before the first."""
+    return max((int(p.name) for p in directory.glob("*/rounds/*")), default=-1)
+
+
+def selected(directory: Path) -> list[dict]:
+    """All that the run in the directory selected."""
+    (found,) = directory.glob("*/selected.parquet")
+    return pq.read_table(found).to_pylist()
+
+
+def counted(outcomes: Counter) -> str:
+    return "\n".join(f"{count:5d}  {what}" for what, count in sorted(outcomes.items(), key=str))
+
+
+KILLS = int(os.environ.get("KILLS", "0"))
+"""How many moments of each kind are tried; 0: the few for which a run of the tests has the time."""
+
+INTERRUPTS = {signal.SIGINT: 130, signal.SIGTERM: 143}

@@ -1,0 +1,119 @@
+"""Conditional writes: links on a file system, requests with conditions on S3 (moto's server)."""
+
+import threading
+import time
+
+import pytest
+from pyarrow._fs import _MockFileSystem
+
+from prunefuse_ray import conditional as module
+from prunefuse_ray.conditional import Changed, Missing, conditional, network_file_system
+from prunefuse_ray.storage import Place
+from tests.support.s3 import s3_server
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["links", "requests"])
+def place(request, tmp_path):
+    if request.param == "links":
+        return Place.at(str(tmp_path)) / "file"
+    server = request.getfixturevalue("s3")
+    return Place.at(f"s3://samples/{tmp_path.name}{server.query}") / "file"
+
+
+def test_a_file_is_made_once(place):
+    writes = conditional(place)
+    assert writes.version(place) is None
+    writes.put(place, b"one", None)
+    with pytest.raises(Changed):
+        writes.put(place, b"two", None)
+    assert place.read_bytes() == b"one"
+
+
+def test_a_file_is_replaced_only_where_it_is_as_it_was(place):
+    writes = conditional(place)
+    writes.put(place, b"one", None)
+    seen = writes.version(place)
+    writes.put(place, b"two", seen)
+    with pytest.raises(Changed):
+        writes.put(place, b"three", seen)
+    assert place.read_bytes() == b"two"
+    place.delete()
+    with pytest.raises(Changed):
+        writes.put(place, b"four", writes.version(place) or seen)
+
+
+def test_of_many_at_once_one_makes_the_file(place):
+    made = []
+
+    def make(n):
+        try:
+            conditional(place).put(place, b"%d" % n, None)
+            made.append(n)
+        except Changed:
+            pass
+
+    threads = [threading.Thread(target=make, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [b"%d" % n for n in made] == [place.read_bytes()]
+    assert [f.base_name for f in place.parent.files()] == ["file"], "nothing is left beside it"
+
+
+def test_an_answer_that_was_lost_is_no_refusal(s3, tmp_path):
+    """The store took the write, and the connection broke: the client asks again, and the file is there already."""
+    place = Place.at(f"s3://samples/{tmp_path.name}{s3.query}") / "file"
+    threading.Thread(target=lambda: (time.sleep(0.5), setattr(s3, "fault", None)), daemon=True).start()
+    with s3.misbehaving("half"):
+        conditional(place).put(place, b"mine", None)
+    assert place.read_bytes() == b"mine"
+
+
+def test_a_store_that_is_away_is_an_os_error(s3, tmp_path):
+    place = Place.at(f"s3://samples/{tmp_path.name}{s3.query}") / "file"
+    with s3.misbehaving(403), pytest.raises(OSError, match="file"):
+        conditional(place).put(place, b"mine", None)
+
+
+def test_what_has_no_conditions_says_so():
+    with pytest.raises(Missing, match="mock"):
+        conditional(Place(_MockFileSystem(), "bucket/file"))
+
+
+def test_a_file_system_without_links_says_so(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(module.os, "link", refuse)
+    place = Place.at(str(tmp_path)) / "file"
+    with pytest.raises(Missing, match="no links: Operation not permitted"):
+        conditional(place).put(place, b"x", None)
+    assert not list(tmp_path.iterdir())
+
+
+MOUNTS = """\
+22 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+23 22 0:50 / /mnt/shared rw - nfs4 server:/export rw
+24 23 252:2 / /mnt/shared/local rw - xfs /dev/vdb rw
+25 22 0:51 / /mnt/with\\040blank rw - fuse.sshfs host: rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/home/x", None), ("/mnt/shared/runs", "nfs4"), ("/mnt/sharedness", None), ("/mnt/shared/local/runs", None),
+     ("/mnt/with blank/runs", "fuse.sshfs")],
+)  # fmt: skip
+def test_which_paths_lie_on_a_network(path, kind, tmp_path, monkeypatch):
+    (tmp_path / "mounts").write_text(MOUNTS)
+    monkeypatch.setattr(
+        "builtins.open", lambda *_, real=open, **more: real(tmp_path / "mounts", **more)
+    )  # in place of /proc/self/mountinfo
+    assert network_file_system(path) == kind
