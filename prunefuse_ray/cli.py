@@ -17,7 +17,7 @@ from prunefuse_ray.errors import PruneFuseError, disk_trouble
 from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import end_with_parent
 
-COMMANDS = ("run", "sweep", "score", "inspect", "plan", "report", "export", "networks", "list", "presets")
+COMMANDS = ("run", "sweep", "score", "inspect", "plan", "report", "export", "networks", "list", "presets", "doctor")
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

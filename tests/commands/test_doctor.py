@@ -1,0 +1,56 @@
+"""What a machine can do, and what is advised."""
+
+import dataclasses
+import json
+
+import pytest
+
+from prunefuse_ray.cli import main
+from prunefuse_ray.commands import doctor
+from prunefuse_ray.commands.doctor import Facts, advice
+
+GOOD = Facts(
+    python="3.11", ray="2.60", torch="2.11", cpu="a CPU", cores=8, instructions=("avx2",), fast_bf16=True,
+    memory_gib=32.0, shared_memory_gib=16.0, gpus=(), backends={"torch": "", "openvino": ""}, decode_ms=1.5,
+    directory="runs", write_mib=900.0, read_mib=2000.0, cluster=None,
+)  # fmt: skip
+
+
+def test_a_good_machine_needs_no_advice():
+    assert advice(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"backends": {"openvino": "openvino is not installed: pip install X"}}, "pip install X"),
+        ({"fast_bf16": False}, "no bfloat16 in hardware"),
+        ({"shared_memory_gib": 0.06}, "--shm-size=10g"),
+        ({"read_mib": 50.0}, "prepared.directory"),
+        ({"decode_ms": 4.0}, "prepared.max_gb"),
+        ({"cluster": {"nodes": 1.0, "cpus": 2.0, "gpus": 0.0}}, "fewer than 3 CPUs"),
+    ],
+)
+def test_what_is_slow_or_missing_has_its_remedy(changed, said):
+    told = advice(dataclasses.replace(GOOD, **changed))
+    assert len(told) == 1
+    assert said in told[0]
+
+
+def test_a_gpu_makes_up_for_a_cpu_without_bfloat16():
+    assert advice(dataclasses.replace(GOOD, fast_bf16=False, gpus=("a GPU",))) == []
+
+
+def test_the_command_tells_of_this_machine_and_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(doctor, "TRIAL_BYTES", 2**16)
+    assert main(["doctor", "--directory", str(tmp_path / "new"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["cores"] >= 1
+    assert told["decode_ms"] > 0
+    assert told["backends"]["torch"] == ""
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "kept").mkdir()
+    assert main(["doctor", "--directory", str(tmp_path / "kept")]) == 0
+    assert "backend openvino" in capsys.readouterr().out
+    assert list((tmp_path / "kept").iterdir()) == []
