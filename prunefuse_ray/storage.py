@@ -41,6 +41,8 @@ class Place:
             fs, path = _from_uri(where)
         else:
             fs, path = pafs.LocalFileSystem(), os.path.abspath(where)
+            if where.startswith("~") and not os.path.lexists(path):
+                path = os.path.abspath(os.path.expanduser(where))  # as the shell would have done
         return cls(fs, path.rstrip("/"))
 
     def __truediv__(self, name: str) -> Place:

@@ -134,3 +134,12 @@ def test_a_store_that_refuses_for_a_while_is_asked_again(monkeypatch):
     finally:
         server.shutdown()
     assert len(asked) >= 4
+
+
+def test_a_tilde_is_the_home_unless_something_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert Place.at("~/runs").path == str(tmp_path / "home" / "runs")
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "runs").mkdir()
+    assert Place.at("~/runs").path == str(tmp_path / "~" / "runs")

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from prunefuse_ray.annotation.request import Answers, Id, Request
-from prunefuse_ray.data.label_tables import Labels, Line, TableError, read_id, read_table, shortened
+from prunefuse_ray.data.label_tables import SHOWN, Labels, Line, TableError, read_id, read_table, shortened
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.errors import near
 from prunefuse_ray.schemas import annotations_schema
@@ -193,8 +193,8 @@ def check_labels(rows: Sequence[Row], request: Request) -> tuple[pa.Table, list[
             continue
         id_, (label, reason) = known.find(row.id), given.read(row.label)
         if id_ is None:
-            wrong.unknown.append(f"{row.where}: id '{'' if row.id is None else row.id}' was not asked for"
-                                 f"{near(str(row.id), known.names)}")  # fmt: skip
+            meant = near(str(row.id), known.names) if len(wrong.unknown) < SHOWN else ""
+            wrong.unknown.append(f"{row.where}: id '{'' if row.id is None else row.id}' was not asked for{meant}")
         if reason is not None:
             wrong.outside.append(f"{row.where}: {reason}")
         if id_ is None or label is None:

@@ -116,6 +116,8 @@ class Labels:
     task: Task
     classes: Sequence[str]
     seen: Counter[str] = field(default_factory=Counter)
+    wrong: dict[str, str] = field(default_factory=dict)
+    """What is wrong with a label: likenesses take long to find, and a wrong label often comes many times."""
 
     def missing(self, cell: Cell) -> bool:
         """Whether there is no label: an empty cell, or a word for none that is no class's name."""
@@ -138,7 +140,10 @@ class Labels:
             if label is not None:
                 self.seen[f"labels such as '{text}' are read as '{whole}'"] += 1
         if label is None:
-            return None, f"label '{text}' is not a class{near(text, map(str, self.classes))}"
+            if text not in self.wrong:
+                meant = near(text, map(str, self.classes)) if len(self.wrong) < SHOWN else ""
+                self.wrong[text] = f"label '{text}' is not a class{meant}"
+            return None, self.wrong[text]
         if whole is not None and self.task.label(int(whole), self.classes) != label:
             self.seen["labels that are numbers are read as the names of classes"] += 1
         return label, None

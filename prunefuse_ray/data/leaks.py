@@ -9,11 +9,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.sources import PATHS
-from prunefuse_ray.data.index import Index, all_ids, normal_ids, present
+from prunefuse_ray.data.index import Index, all_ids, present
 from prunefuse_ray.data.paths import Listing, as_list
 from prunefuse_ray.data.patterns import is_pattern
 from prunefuse_ray.data.sample_set import SampleSet
@@ -49,7 +48,8 @@ def _remedy(one: SampleSet, files: Listing, other: SampleSet, others: Listing) -
 def check_ids(indexes: Mapping[str, Index]) -> None:
     """PoolError where two sets hold the same id, of ids that tell samples apart over all sets."""
     for one, other in itertools.combinations(indexes, 2):
-        wanted = all_ids(indexes[other]).cast(_type(indexes[one])).combine_chunks()
+        kind = _type(indexes[one]) if indexes[one].id_type == indexes[other].id_type else pa.string()
+        wanted = all_ids(indexes[other]).cast(kind).combine_chunks()
         check_absent(present(indexes[one], wanted), one, other)
 
 
@@ -62,12 +62,6 @@ def check_absent(shared: pa.Array, one: str, other: str) -> None:
             "them out of one set; else make ids unique over all sets (pool.id_column null makes them of file names and "
             "row numbers)"
         )
-
-
-def check_new_ids(ids: pa.Array, held_out: pa.Array, other: str) -> None:
-    """PoolError where ids that are new in the pool are those of a held-out set."""
-    among = pc.is_in(normal_ids(ids), value_set=normal_ids(held_out.cast(ids.type)))
-    check_absent(ids.filter(among), "path", other)
 
 
 def _type(index: Index) -> pa.DataType:

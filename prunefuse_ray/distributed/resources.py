@@ -145,6 +145,8 @@ def start_ray() -> None:
     A local Ray gets STREAM_CPUS logical CPUs more than the machine has cores, so that every core can hold a scoring
     actor while the short reading and writing tasks still find a slot.
     """
+    # The first error of several tasks is raised; Ray would log the others, with their tracebacks.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if not ray.is_initialized():
         progress.tell(doing="while starting Ray", starting_ray=True)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}

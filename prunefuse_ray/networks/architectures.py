@@ -120,6 +120,11 @@ def _check(network: nn.Module, spec: NetworkSpec) -> None:
             f"network.architecture: {spec.architecture} returns {tuple(outputs.shape)} for one sample instead of "
             f"logits (1, {spec.classes}); only classifiers can be used"
         )
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise NetworkError(
+            f"network.architecture: {spec.architecture} has no weights to train: none has requires_grad set; free "
+            "those that are to learn"
+        )
 
 
 def _cannot_take(network: nn.Module, spec: NetworkSpec, error: Exception) -> NetworkError:

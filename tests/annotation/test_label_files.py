@@ -1,5 +1,7 @@
 """Which files of a round's folder are read: none that holds labels is passed over in silence."""
 
+import time
+
 import pyarrow as pa
 import pytest
 
@@ -82,3 +84,13 @@ def test_numbers_of_classes_and_missing_words_are_read_and_said(tmp_path):
     assert labels(answers) == {(1, ""): 1, (3, ""): 1}
     assert "1 labels such as '1.0' are read as '1'" in answers.notes
     assert "1 labels 'nan' are read as missing" in answers.notes
+
+
+def test_thousands_of_wrong_rows_are_told_within_seconds(tmp_path):
+    request = request_at(place(tmp_path, "local"), {f"image-{i}": b"" for i in range(3000)})
+    rows = "".join(f"imag-{i},horse{i}\n" for i in range(3000))
+    started = time.perf_counter()
+    faults = give(request, f"id,label\n{rows}").faults
+    assert time.perf_counter() - started < 10
+    assert "... and 2980 more unknown ids" in faults
+    assert "id 'imag-0' was not asked for (did you mean 'image-" in faults[0]

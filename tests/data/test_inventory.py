@@ -1,7 +1,6 @@
 """The account of a pool: whatever lies there is a sample or left out with a reason, and what sets share is said."""
 
 import os
-import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,39 +18,7 @@ from prunefuse_ray.errors import PoolError, ScoreError
 from prunefuse_ray.schemas import HELD_OUT, LEFT_OUT
 from prunefuse_ray.storage import Place
 from tests.support.pools import image_folder, parquet_pool, random_images, write_pool, write_tar
-from tests.support.sources import COUNT, WITH_FILES, pool_of
-
-
-def clutter(root):
-    """What gathers in every folder: five things that are no samples, and a link to everything."""
-    (root / "notes.txt").write_bytes(b"x")
-    (root / ".DS_Store").write_bytes(b"x")
-    (root / "Thumbs.db").write_bytes(b"x")
-    (root / "void").mkdir()
-    os.symlink("nowhere", root / "gone.png")
-    os.symlink(".", root / "loop")
-
-
-def there(name, root) -> int:
-    """How many things lie in a pool, counted by other means than the package's."""
-    count = 0
-    for folder, folders, files in os.walk(root):
-        count += sum(not os.path.islink(os.path.join(folder, f)) or not f.endswith(".png") for f in files)
-        count += sum(f == "gone.png" for f in files) + sum(os.path.islink(os.path.join(folder, f)) for f in folders)
-        count += not files and not folders
-        for file in (os.path.join(folder, f) for f in files):
-            if file.endswith(".parquet"):
-                count += pq.read_metadata(file).num_rows - 1
-            elif file.endswith(".tar"):
-                with tarfile.open(file) as tar:
-                    members = [m.name for m in tar]
-                count += len({m.split(".")[0] for m in members if m[0] != "."}) + sum(m[0] == "." for m in members) - 1
-            elif file.endswith(".arrow") and "cache" not in file:
-                with pa.ipc.open_stream(file) as stream:
-                    count += stream.read_all().num_rows - 1
-            elif file.endswith("state.json"):
-                count -= 1  # the list of the files itself
-    return count
+from tests.support.sources import COUNT, WITH_FILES, clutter, pool_of, there
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
@@ -64,7 +31,7 @@ def test_samples_and_what_is_left_out_are_all_that_lies_there(name, tmp_path, lo
     taken = take(survey(pool))
     account = taken.inventory.sets["path"]
     assert account.samples == COUNT + (name == "webdataset")
-    assert account.samples + sum(account.left_out.values()) == there(name, tmp_path / "pool")
+    assert account.samples + sum(account.left_out.values()) == there(tmp_path / "pool")
     assert set(account.left_out) >= {"extension .txt", "extension .db", "hidden", "empty folder", "dangling link",
                                      "link to a folder that it lies in"}  # fmt: skip
     root = Place.at(str(tmp_path / "run"))

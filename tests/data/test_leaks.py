@@ -92,6 +92,10 @@ def test_integer_ids_are_compared_as_numbers(tmp_path, local_ray):
         pq.write_table(table.set_column(0, "id", ids), tmp_path / part / "part-0.parquet")
     with pytest.raises(PoolError, match=r"share 1 ids, e\.g\. 5"):
         survey(parquet_pool(tmp_path))
+    names = pa.array(["5", *"abcde"])
+    pq.write_table(table.set_column(0, "id", names), tmp_path / "test" / "part-0.parquet")
+    with pytest.raises(PoolError, match=r"share 1 ids, e\.g\. '5'"):
+        survey(parquet_pool(tmp_path))
 
 
 def _written(tmp_path, part):

@@ -21,9 +21,13 @@ PEAK = 2**30
 
 def worker(seed: int, numbers: range) -> None:
     """Run cases, a line of JSON before and after each."""
+    from prunefuse_ray.commands.terminal import secure
+
+    secure()  # before anything imports Ray
+    from prunefuse_ray.distributed.resources import start_ray
     from tests.fuzz.cases import run_case
 
-    run_case(0, 0)
+    start_ray()
     before = _peak()
     for number in numbers:
         print(json.dumps({"begun": number}), flush=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from tests.fuzz import arrow, configs, folders, images, labels, parquet, tars
+from tests.fuzz import arrow, configs, folders, images, labels, parquet, pools, tars
 
 KINDS: dict[str, tuple[Callable[[Random, Path], str], int]] = {
     "labels": (labels.case, 30),
@@ -16,6 +16,7 @@ KINDS: dict[str, tuple[Callable[[Random, Path], str], int]] = {
     "tars": (tars.case, 10),
     "arrow": (arrow.case, 5),
     "configs": (configs.case, 10),
+    "pools": (pools.case, 1),
 }
 """Name -> what makes a case of it and says how it ended, and how often it comes."""
 

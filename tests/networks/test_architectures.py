@@ -302,6 +302,14 @@ class Named(Lazy):
         return {"logits": super().forward(x)}
 
 
+class Frozen(nn.Sequential):
+    """Nothing of it can learn, as of a network that extracts features."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(torch.Size(input_shape).numel(), num_classes))
+        self.requires_grad_(False)
+
+
 class Computed(nn.Sequential):
     """The old weight normalisation, whose weights are no parameters: not even a copy can be made."""
 
@@ -315,6 +323,7 @@ class Computed(nn.Sequential):
         (f"{__name__}:LazyAside", (3, 8, 8), "module aside: a lazy layer that no sample reaches"),
         (f"{__name__}:TwoInputs", (3, 8, 8), r"network\.architecture: \S+ takes 2 inputs \(x, mask\)"),
         (f"{__name__}:Named", (3, 8, 8), "returns a dict; make it return the logits alone"),
+        (f"{__name__}:Frozen", (3, 8, 8), r"Frozen has no weights to train: none has requires_grad set"),
         (f"{__name__}:Computed", (3, 8, 8), r"network\.architecture: \S+ cannot be copied .*weight_norm"),
         ("resnet57", (3, 32, 32), "did you mean resnet56"),
         ("torchvision:resnet51", (3, 32, 32), "did you mean"),

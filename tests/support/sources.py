@@ -1,5 +1,7 @@
 """A small pool and test set of every source that there is."""
 
+import os
+import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,3 +78,35 @@ def in_run(found, tmp_path) -> Place:
     root = Place.at(str(tmp_path / "run"))
     materialise(found, root)
     return root
+
+
+def clutter(root):
+    """What gathers in every folder: five things that are no samples, and a link to everything."""
+    (root / "notes.txt").write_bytes(b"x")
+    (root / ".DS_Store").write_bytes(b"x")
+    (root / "Thumbs.db").write_bytes(b"x")
+    (root / "void").mkdir()
+    os.symlink("nowhere", root / "gone.png")
+    os.symlink(".", root / "loop")
+
+
+def there(root) -> int:
+    """How many things lie in a pool, counted by other means than the package's."""
+    count = 0
+    for folder, folders, files in os.walk(root):
+        count += sum(not os.path.islink(os.path.join(folder, f)) or not f.endswith(".png") for f in files)
+        count += sum(f == "gone.png" for f in files) + sum(os.path.islink(os.path.join(folder, f)) for f in folders)
+        count += not files and not folders
+        for file in (os.path.join(folder, f) for f in files):
+            if file.endswith(".parquet"):
+                count += pq.read_metadata(file).num_rows - 1
+            elif file.endswith(".tar"):
+                with tarfile.open(file) as tar:
+                    members = [m.name for m in tar]
+                count += len({m.split(".")[0] for m in members if m[0] != "."}) + sum(m[0] == "." for m in members) - 1
+            elif file.endswith(".arrow") and "cache" not in file:
+                with pa.ipc.open_stream(file) as stream:
+                    count += stream.read_all().num_rows - 1
+            elif file.endswith("state.json"):
+                count -= 1  # the list of the files itself
+    return count
