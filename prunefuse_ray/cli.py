@@ -9,11 +9,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 import prunefuse_ray
 from prunefuse_ray import interrupts, progress
-from prunefuse_ray.errors import PruneFuseError, disk_trouble
+from prunefuse_ray.errors import PruneFuseError, causes, disk_trouble, store_trouble
 from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import end_with_parent
 
@@ -70,17 +69,8 @@ def lost_by_ray(error: BaseException) -> BaseException | None:
     ray = sys.modules.get("ray")
     if ray is None:
         return None
-    seen: list[BaseException] = []
-    todo: list[Any] = [error]
-    while todo:
-        e = todo.pop(0)
-        if not isinstance(e, BaseException) or e in seen:
-            continue
-        seen.append(e)
-        if isinstance(e, ray.exceptions.RayError) and not isinstance(e, ray.exceptions.RayTaskError):
-            return e
-        todo += [e.__cause__, getattr(e, "cause", None), *getattr(e, "worker_failures", {}).values()]
-    return None
+    lost = (e for e in causes(error) if isinstance(e, ray.exceptions.RayError))
+    return next((e for e in lost if not isinstance(e, ray.exceptions.RayTaskError)), None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{error.heading}: {error}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        if (said := disk_trouble(error)) is None:
+        if (said := disk_trouble(error) or store_trouble(error)) is None:
             raise
         print(f"error: {said}", file=sys.stderr)
         return PruneFuseError.exit_code

@@ -8,6 +8,7 @@ import os
 import posixpath
 import secrets
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Protocol
 
 import pyarrow.fs as pafs
@@ -48,7 +49,7 @@ class Requests:
         except FileNotFoundError:
             return None
         except obstore.exceptions.BaseError as error:
-            raise OSError(f"{place.path}: {error}") from error
+            raise _trouble(place, error) from error
 
     def put(self, place: Place, data: bytes, expected: str | None) -> None:
         import obstore
@@ -61,7 +62,7 @@ class Requests:
             if not place.exists() or place.read_bytes() != data:  # else an answer was lost, and the request repeated
                 raise Changed(place.path) from error
         except BaseError as error:
-            raise OSError(f"{place.path}: {error}") from error
+            raise _trouble(place, error) from error
 
 
 class Links:
@@ -108,12 +109,17 @@ def conditional(place: Place) -> Conditional:
                 region=options.get("region") or "us-east-1",
                 virtual_hosted_style_request=not endpoint,
                 client_options={"allow_http": True},
+                retry_config={"max_retries": 1000, "retry_timeout": timedelta(seconds=place.fs.patience)},
                 **address,  # type: ignore[arg-type]
             )
             return Requests(store)
         if isinstance(place.fs, pafs.GcsFileSystem):
             return Requests(GCSStore(bucket))
     raise Missing(f"{place.fs.type_name} storage")
+
+
+def _trouble(place: Place, error: Exception) -> OSError:
+    return OSError(f"object store: {place.path}: " + str(error).partition("\n")[0])
 
 
 def _key(place: Place) -> str:

@@ -84,17 +84,40 @@ DISK_REMEDIES = {
 
 def disk_trouble(error: BaseException) -> str | None:
     """What to tell of an error that a full, read-only or forbidden disk caused, in whichever process; else None."""
-    for one in _causes(error):
+    for one in causes(error):
         code = getattr(one, "errno", None) or _code_in(str(one))
         if (isinstance(one, OSError) and code in DISK_REMEDIES) or code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             path = getattr(one, "filename", None) or _path_in(str(one))
-            notes = [note for cause in _causes(error) for note in getattr(cause, "__notes__", ())]
+            notes = [note for cause in causes(error) for note in getattr(cause, "__notes__", ())]
             where = f"{path or notes[0]}: " if path or notes else ""
             return f"{where}{os.strerror(code)}: {DISK_REMEDIES[code]}; the same command goes on from what is recorded"
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+REFUSED = ("ACCESS_DENIED", "HTTP status 401", "HTTP status 403", "ExpiredToken", "INVALID_ACCESS_KEY_ID",
+           "InvalidAccessKeyId", "EXPIRED_TOKEN", "SIGNATURE_DOES_NOT_MATCH", "REQUEST_EXPIRED")  # fmt: skip
+"""What a store says of credentials that it does not take (any more)."""
+STORE = re.compile(r"AWS Error|google::cloud::|GcsFileSystem|Azure|object store|Generic (S3|GCS) error|HTTP status")
+
+
+def store_trouble(error: BaseException) -> str | None:
+    """What to tell of an error of an object store, in whichever process; else None."""
+    for one in causes(error):
+        text = str(one).strip()
+        if not isinstance(one, OSError) and not hasattr(one, "cause"):
+            continue
+        if not STORE.search(text):
+            continue
+        line = next(found for found in text.splitlines() if STORE.search(found)).strip()
+        if any(word in line for word in REFUSED):
+            remedy = "the credentials are not taken, or not any more: renew them, or give them the right"
+        else:
+            remedy = "it was asked again for as long as run.store_patience allows: look whether the store is there"
+        return f"object store: {line}; {remedy}. Nothing that is recorded is lost; the same command goes on from there"
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
     """An error and what it came from; Ray keeps those of other processes in `cause`, Ray Train in `worker_failures`."""
     seen: list[BaseException] = []
     todo: list[object] = [error]

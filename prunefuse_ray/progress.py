@@ -32,6 +32,8 @@ class Told:
     """Commits and checkpoints so far: what another start need not do again."""
     retries: int | None = None
     """`run.retries`, once the configuration has been read."""
+    patience: float = 0.0
+    """Seconds for which a request to a store may be tried again, in which nothing moves."""
     returned: int | None = None
     """The exit code of the command, which has ended; this process has only to tidy up."""
     failure: str | None = None

@@ -18,9 +18,28 @@ import pyarrow.parquet as pq
 
 from prunefuse_ray.errors import ConfigError, LedgerError
 
-S3_ATTEMPTS = 8
-"""Attempts of one request to an S3 store, with growing pauses between them: a store that throttles or is away for half
-a minute delays a run, and does not end it. Arrow's default of 3 gives up after two seconds."""
+PATIENCE = 60.0
+"""Seconds for which a request to an S3 store is tried again, with growing pauses: a store that throttles or is away for
+a while delays a run, and does not end it. Arrow gives up after two seconds. `be_patient` changes it."""
+
+
+class _Patience:
+    seconds = PATIENCE
+
+
+def be_patient(seconds: float) -> None:
+    """How long requests of the places that are made from now on are tried again."""
+    _Patience.seconds = seconds
+
+
+def attempts(seconds: float) -> int:
+    """Attempts of a request that take about so long. Before the nth repetition lies a pause of a random part of 2^n
+    seconds, 20 at most."""
+    count, expected = 1, 0.0
+    while expected < seconds and count < 10_000:
+        expected += min(2.0 ** (count - 1), 20.0) / 2
+        count += 1
+    return count
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -188,14 +207,16 @@ def pointed(place: Place) -> str:
 
 
 class _PatientS3(pafs.S3FileSystem):
-    """Amazon's or another S3 store with S3_ATTEMPTS; Arrow's own class forgets its retry strategy when it travels."""
+    """Amazon's or another S3 store; Arrow's own class forgets its retry strategy when it travels."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS), **options)
+    def __init__(self, patience: float | None = None, **options: Any) -> None:
+        self.patience = _Patience.seconds if patience is None else patience
+        strategy = pafs.AwsStandardS3RetryStrategy(max_attempts=attempts(self.patience))
+        super().__init__(retry_strategy=strategy, **options)
         self._options = options
 
     def __reduce__(self) -> Any:
-        return _rebuild_s3, (self._options,)
+        return _rebuild_s3, (self.patience, self._options)
 
 
 def s3_options(fs: pafs.FileSystem) -> dict[str, Any] | None:
@@ -203,8 +224,8 @@ def s3_options(fs: pafs.FileSystem) -> dict[str, Any] | None:
     return fs._options if isinstance(fs, _PatientS3) else None
 
 
-def _rebuild_s3(options: dict[str, Any]) -> _PatientS3:
-    return _PatientS3(**options)
+def _rebuild_s3(patience: float, options: dict[str, Any]) -> _PatientS3:
+    return _PatientS3(patience, **options)
 
 
 def _from_uri(where: str) -> tuple[pafs.FileSystem, str]:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -130,6 +131,57 @@ def test_no_credential_is_in_any_object(bucket):
         data = Place(runs.fs, file.path).read_bytes()
         for secret in CREDENTIALS.values():
             assert secret.encode() not in data, file.path
+
+
+def command(config, directory):
+    """The command line, on a configuration; (exit code, what it said)."""
+    directory.mkdir(exist_ok=True, parents=True)
+    file = directory / "config.yaml"
+    file.write_text(yaml.safe_dump(to_tree(config)))
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")}
+    done = subprocess.run(
+        [sys.executable, "-m", "prunefuse_ray", "run", "--config", str(file)],
+        env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, cwd=ROOT, timeout=1200,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [500, 429, "hang", "cut", "half"])
+def test_a_store_that_fails_now_and_then_changes_nothing(store, bucket, tiny_pool, tmp_path, fault):
+    drive(tiny(tiny_pool, tmp_path / "local", **SHORT), tmp_path / "local")
+    config = configured(tiny_pool, bucket, f"now-and-then-{fault}")
+    with store.misbehaving(fault, every=7):
+        code, said = command(config, tmp_path)
+    assert code == 0, said
+    root = Place.at(config.run.directory) / config.run.name
+    assert outcome(root) == outcome(Place.at(str(tmp_path / "local" / "tiny")))
+
+
+@pytest.mark.parametrize("fault", [403, pytest.param(503, marks=pytest.mark.slow)])
+def test_a_store_that_fails_for_good_ends_the_run_in_one_message_and_nothing_is_lost(
+    store, bucket, tiny_pool, tmp_path, fault
+):
+    """403: credentials that expire in mid-run."""
+    config = configured(tiny_pool, bucket, f"for-good-{fault}")
+    config = config.model_copy(update={"run": config.run.model_copy(update={"store_patience": 5.0})})
+    root = Place.at(config.run.directory) / config.run.name
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(command(config, tmp_path)))
+    thread.start()
+    while thread.is_alive() and not (root / "rounds/000/commits/label.json").exists():
+        time.sleep(0.1)
+    with store.misbehaving(fault):
+        thread.join()
+    ((code, said),) = ended
+    assert code == 2, said
+    lines = said.strip().splitlines()
+    assert lines[-1].startswith("error: object store: "), said
+    assert ("credentials" if fault == 403 else "run.store_patience") in lines[-1]
+    assert "Traceback" not in said
+    code, said = command(config, tmp_path)
+    assert code == 0, said
+    assert outcome(root)[0]
 
 
 @pytest.mark.slow

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, create_model
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from prunefuse_ray.config.files import load_config, preset_path
+from prunefuse_ray.config.files import load_config, preset_path, shown
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.schema import Config
+from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.sweep.config import Sweep, load_sweep
 
 
@@ -81,7 +82,14 @@ def given_options(
     settings = create_model("Overrides", __base__=_Overrides, **fields)
     source: CliSettingsSource = CliSettingsSource(settings, root_parser=parser)
     arguments = parser.parse_args(list(argv))
-    return arguments, _nulls(source(parsed_args=arguments)())
+    given = {name: value for name, value in vars(arguments).items() if value is not None}  # before it is taken apart
+    try:
+        return arguments, _nulls(source(parsed_args=arguments)())
+    except SettingsError as error:
+        named = [n for n in given if n in str(error)]  # or only its section is
+        named = named or [n for n in given if f'"{n.partition(".")[0]}"' in str(error)]
+        said = ", ".join(f"--{n} {shown(given[n])}" for n in named)
+        raise ConfigError(f"{said}: cannot be read; give lists as [1,2] and words in quotes inside them") from error
 
 
 class _Overrides(BaseSettings):

@@ -15,6 +15,10 @@ from prunefuse_ray.config.schema import RECORDED, Config, committee_ratio
 from prunefuse_ray.errors import ConfigError, near
 
 Tree = TypeVar("Tree", bound=BaseModel)
+SHOWN = 200
+"""Characters of a value in an error."""
+LISTED = 20
+"""Faults in one error."""
 PRESETS = Path(__file__).resolve().parent / "presets"
 
 
@@ -27,15 +31,31 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     return config_from_tree(overlay(read_tree(path) if path is not None else {}, overrides or {}))
 
 
-def read_tree(path: str | Path) -> dict[str, Any]:
+def read_tree(path: str | Path, such: str = "sections such as 'run:' and 'pool:'") -> dict[str, Any]:
     """The sections of a YAML file, not validated. ConfigError where it cannot be read or holds none."""
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        _check_size(tree)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path}: cannot be read ({error}); give a readable YAML file") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give sections such as 'run:' and 'pool:'")
+        raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give {such}")
     return tree
+
+
+MOST_VALUES = 100_000
+"""Values in a configuration: a small file can refer to its own parts so often that they are billions, or for ever."""
+
+
+def _check_size(tree: Any) -> None:
+    """ValueError where a YAML file comes to more values than a configuration has."""
+    todo, count = [tree], 0
+    while todo:
+        value = todo.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(f"it comes to more than {MOST_VALUES} values by its references (&, *)")
+        todo += [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def presets() -> dict[str, str]:
@@ -118,12 +138,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def explain(error: ValidationError, model: type[BaseModel] = Config) -> str:
     """The faults of a tree of `model`, a line each."""
-    return "\n".join(_explain(e, model) for e in error.errors())
+    return listed([_explain(e, model) for e in error.errors()])
 
 
-# YAML's aliases can make a value that has more parts than there are atoms: it is never shown whole.
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 160, 160
+def listed(faults: Sequence[str]) -> str:
+    """A line each, as many as a person reads."""
+    more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
+    return "\n".join([*faults[:LISTED], *more])
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:
@@ -137,8 +158,16 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         case "value_error":
             return ": ".join(p for p in (field, str(error["ctx"]["error"])) if p)
         case _:
-            shown = _SHORT.repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
-            return f"{field}: {shown} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
+            return f"{field}: {shown(value)} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def shown(value: Any) -> str:
+    """A value that was given, cut to the length of a line: YAML's aliases can make one that has more parts than there
+    are atoms."""
+    brief = reprlib.Repr()
+    brief.maxlevel = 3
+    brief.maxstring = brief.maxother = brief.maxlong = SHOWN
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else brief.repr(value)[:SHOWN]
 
 
 def _fields_of(path: Sequence[str], model: Any) -> list[str]:

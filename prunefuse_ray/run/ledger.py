@@ -38,6 +38,7 @@ EXECUTION_FIELDS = (
     "run.directory",
     "run.name",
     "run.retries",
+    "run.store_patience",
     "workers.",
     "scoring.actors",
     "prepared.directory",

@@ -28,7 +28,7 @@ from prunefuse_ray.run.labeling import annotator_of, changed_answers
 from prunefuse_ray.run.ledger import Commit, Ledger, label_count
 from prunefuse_ray.run.opening import open_run, still_complete
 from prunefuse_ray.run.phases import PHASES
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, be_patient
 from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ def run(
     Raises:
         PruneFuseError: something that the user can put right; nothing was written, or nothing was lost.
     """
+    be_patient(config.run.store_patience)
+    progress.tell(retries=config.run.retries, patience=config.run.store_patience)
     ledger = Ledger(run_place(config))
     if ledger.exists:
         ledger.check_config(config)
@@ -69,7 +71,6 @@ def run(
         complete = ledger.committed(Step(-1, REPORT)) and not ledger.budgets_change(config)
         if complete and still_complete(config, ledger):
             return ledger
-    progress.tell(retries=config.run.retries)
     annotator_of(config.annotation)  # says what it lacks before anything starts
     # What a new run needs first: seconds of imports that need not wait for Ray's processes to start.
     with importing("torch_pruning", *POOL_SOURCES[config.pool.source].imports):

@@ -163,7 +163,7 @@ class Watch:
             return Verdict(end_for=f"Ray's {VITAL[dead]} died")
         self._count(found, told, seconds)
         self._starting = self._starting + seconds if told.starting_ray else 0.0
-        limit = QUIET_START if told.starting_ray else QUIET
+        limit = QUIET_START if told.starting_ray else max(QUIET, 2 * told.patience)
         if self._starting > LONGEST_START or (self._quiet >= limit and not told.waiting):
             if told.starting_ray:
                 return Verdict(end_for=f"Ray did not start within {self._starting:.0f} s")

@@ -17,10 +17,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from prunefuse_ray.config.files import config_from_tree, explain, flatten, merge, overlay, preset_path, to_tree
+from prunefuse_ray.config.files import (
+    config_from_tree,
+    explain,
+    flatten,
+    listed,
+    merge,
+    overlay,
+    preset_path,
+    read_tree,
+    to_tree,
+)
 from prunefuse_ray.config.schema import RECORDED, Config, Positive, Section
 from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS
@@ -181,12 +190,7 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, Any], settings: 
     """
     tree: Any = {}
     if path is not None:
-        try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"--config {path}: cannot be read ({error}); give a readable YAML file") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give fields such as 'base:' and 'space:'")
+        tree = read_tree(path, "fields such as 'base:' and 'space:'")
         if not tree.keys() & {"base", "space", "arms"} and tree.keys() & Config.model_fields.keys():
             raise ConfigError(f"--config {path}: is the configuration of a run; a sweep names it under `base:`")
     if "seed" in overrides.get("run", {}):
@@ -209,7 +213,7 @@ def _base(given: Any) -> dict[str, Any]:
     rest = {k: v for k, v in given.items() if k != "preset"}
     if "preset" not in given:
         return rest
-    preset = yaml.safe_load(preset_path(str(given["preset"])).read_text(encoding="utf-8")) or {}
+    preset = read_tree(preset_path(str(given["preset"])))
     if "base" in preset:
         raise ConfigError(f"base: preset '{given['preset']}' is a sweep itself; name the configuration of a run")
     return overlay({k: v for k, v in preset.items() if k != "run"}, rest)  # the sweep has a name of its own
@@ -271,7 +275,7 @@ def trials(sweep: Sweep) -> list[Trial]:
             found.append(Trial(name=name, point=point, arm=arm, values={f: valid[f] for f in values}, config=config))
     faults += _faulty_names(found)
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(listed(faults))
     return found
 
 

@@ -41,7 +41,7 @@ from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
 from prunefuse_ray.run.opening import check
 from prunefuse_ray.run.recorded import read_recorded
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, be_patient
 from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, stops_early, sweep_path, trials
 from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
 from prunefuse_ray.sweep.sharing import inputs_keys
@@ -75,12 +75,13 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     Raises:
         PruneFuseError: something that the user can put right; no trial was started.
     """
+    be_patient(sweep.base.run.store_patience)
+    progress.tell(retries=sweep.base.run.retries, patience=sweep.base.run.store_patience)
     found = trials(sweep)
     stopping = stops_early(sweep, found)
     root = sweep_place(sweep)
     directory = Ledger(root)
     _check_unchanged_sweep(root, sweep)
-    progress.tell(retries=sweep.base.run.retries)
     start_ray()
     progress.tell(doing="while looking through the pools")
     has = observe()

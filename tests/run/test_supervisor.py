@@ -165,6 +165,11 @@ def test_nothing_that_moves_ends_a_driver():
     assert "nothing moved" in verdict.end_for
 
 
+def test_a_store_may_be_asked_for_as_long_as_it_was_allowed():
+    second, _ = looks(Watch(driver=DRIVER), 7200, tree(), told(patience=1800.0))
+    assert second == pytest.approx(3600, abs=supervisor.WINDOW)
+
+
 def test_a_start_of_ray_that_hangs_is_ended_sooner():
     second, verdict = looks(Watch(driver=DRIVER), 3600, tree(), told(starting_ray=True))
     assert second == pytest.approx(supervisor.QUIET_START, abs=supervisor.WINDOW)

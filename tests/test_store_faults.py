@@ -1,0 +1,74 @@
+"""Requests to a store that fails: asked again within the bound, then one message.
+
+Whole runs on such a store: test_object_stores.
+"""
+
+import threading
+import time
+
+import pytest
+
+from prunefuse_ray import storage
+from prunefuse_ray.conditional import conditional
+from prunefuse_ray.errors import store_trouble
+from prunefuse_ray.storage import Place, attempts
+from tests.support.s3 import s3_server
+
+
+@pytest.fixture(scope="module")
+def store():
+    with s3_server() as server:
+        server.hang = 4.0
+        (Place.at(f"s3://samples/x{server.query}") / "file").write_bytes(b"content" * 1000)
+        yield server
+
+
+@pytest.fixture
+def place(store):
+    """Of a store that is asked again for two seconds."""
+    storage.be_patient(2.0)
+    yield Place.at(f"s3://samples/x{store.query}") / "file"
+    storage.be_patient(storage.PATIENCE)
+
+
+def test_attempts_take_about_as_long_as_they_may():
+    for seconds in (0.1, 2.0, 60.0, 600.0):
+        pauses = [min(2.0**n, 20.0) / 2 for n in range(attempts(seconds) - 1)]
+        assert sum(pauses) >= seconds > sum(pauses[:-1])
+
+
+@pytest.mark.parametrize("fault", [500, 503, 429, 403, "cut", "half"])
+@pytest.mark.parametrize("how", ["read", "write", "conditional"])
+def test_a_store_that_fails_for_good_is_one_message(store, place, fault, how):
+    if how == "conditional" and fault in ("half", "cut"):
+        pytest.skip("a write that was stored is none that failed")
+    started = time.monotonic()
+    do = {
+        "read": place.read_bytes,
+        "write": lambda: place.write_bytes(b"x"),
+        "conditional": lambda: conditional(place).put(place.parent / "other", b"x", None),
+    }[how]
+    with store.misbehaving(fault), pytest.raises(OSError) as caught:  # noqa: PT011
+        do()
+    assert time.monotonic() - started < 40
+    said = store_trouble(caught.value)
+    assert said is not None, str(caught.value)
+    assert said.startswith("object store: ")
+    assert "\n" not in said
+    assert ("credentials" in said) == (fault == 403)
+
+
+@pytest.mark.parametrize("fault", [500, 503, 429, "hang", "cut", "half"])
+def test_a_store_that_comes_back_is_no_error(store, fault):
+    place = Place.at(f"s3://samples/y{store.query}") / "file"
+    place.write_bytes(b"before" * 1000)
+    threading.Timer(1.0, lambda: setattr(store, "fault", None)).start()
+    with store.misbehaving(fault):
+        assert place.read_bytes() == b"before" * 1000
+        place.write_bytes(b"after")
+    assert place.read_bytes() == b"after"
+
+
+def test_errors_that_are_no_stores_stay_what_they_are():
+    assert store_trouble(ValueError("AWS Error")) is None
+    assert store_trouble(FileNotFoundError(2, "No such file or directory", "x")) is None
