@@ -30,7 +30,10 @@ AFTER = ("finetuning.", "fusion.", "distillation.")
 """Read only once the proxy is trained."""
 WITH_NETWORKS = ("network.", "pruning.", "selection.selector", "training.", "scoring.")
 """Not read by what only chooses at random and fetches samples."""
-THROUGH_PARENTS = ("selection.strategy", "selection.budgets", "selection.per_group", "selection.min_distance")
+THROUGH_PARENTS = (
+    "selection.strategy", "selection.initial", "selection.budgets", "selection.per_group", "selection.min_distance",
+    "selection.class_balance", "selection.wanted_classes",
+)  # fmt: skip
 """They decide which samples are labeled, and reach every later phase by the key of the labels."""
 PLANNING = ("fusion.evaluate", "fusion.sync_every")
 """They decide which phases there are, not what one of them does."""
@@ -77,6 +80,8 @@ def _parents(config: Config, step: Step) -> list[Step]:
             return [Step(r, "select")]
         case "train":
             return [Step(r, "label"), origin]
+        case "score" if r < 0:
+            return [Step(-1, "init")]
         case "score":
             return [Step(r, "train"), Step(r, "label")]
         case "fuse":
@@ -91,7 +96,7 @@ def _parents(config: Config, step: Step) -> list[Step]:
 
 
 def _by_chance(config: Config, step: Step) -> bool:
-    return step.round == 0 or config.selection.strategy == "random"
+    return (config.selection.initial if step.round == 0 else config.selection.strategy) == "random"
 
 
 def _unread(config: Config, step: Step) -> tuple[str, ...]:

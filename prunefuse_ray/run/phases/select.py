@@ -12,6 +12,7 @@ from prunefuse_ray.acquisition import Chance
 from prunefuse_ray.config import Config
 from prunefuse_ray.method.steps import SCORE, SELECT, Step, to_select
 from prunefuse_ray.run.context import Done, RunContext, too_few
+from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import arrow_type, selected_schema
 from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.selection.rows import Files
@@ -28,18 +29,18 @@ class Plan:
     k: int
 
 
-def decide(config: Config, *, k: int, scored: bool) -> Plan:
+def decide(config: Config, *, k: int, strategy: str | None) -> Plan:
     """How a round that wants k samples selects them.
 
     Args:
-        scored: whether the round before has scored the pool.
+        strategy: by which the round before has scored the pool; None: it has not.
     """
     selection = config.selection
     if k == 0:  # the known labels are the whole initial set
         return Plan(kind="nothing", k=0)
-    if not scored:
+    if strategy is None:
         return Plan(kind="random", k=k)
-    if TASKS[config.task].strategies[selection.strategy].select is not None:
+    if TASKS[config.task].strategies[strategy].select is not None:
         return Plan(kind="set", k=k)
     if selection.min_distance is not None:
         return Plan(kind="apart", k=k)
@@ -50,7 +51,8 @@ def run(context: RunContext, step: Step) -> Done:
     """Select the round's samples: at random, or by the strategy from the score files of the round before."""
     scored = Step(step.round - 1, SCORE)
     k = to_select(context.config, step.round, context.labels(step.round - 1).num_rows)
-    plan = decide(context.config, k=k, scored=context.ledger.committed(scored) is not None)
+    strategy = scored_by(context.config, context.ledger, scored)
+    plan = decide(context.config, k=k, strategy=strategy)
     schema = selected_schema(context.info.id_type)
     more: Mapping[str, Any] = {}
     if plan.kind == "nothing":
@@ -58,8 +60,16 @@ def run(context: RunContext, step: Step) -> Done:
     elif plan.kind == "random":
         selected = _random(context, step, k)
     else:
-        selected, more = _from_scores(context, scored, plan)
+        assert strategy is not None
+        selected, more = _from_scores(context, scored, plan, strategy)
+        more = {"strategy": strategy, **more}
     return Done(outputs={"selected.parquet": selected.cast(schema)}, metrics={"chosen": k, **more})
+
+
+def scored_by(config: Config, ledger: Ledger, scored: Step) -> str | None:
+    """The strategy by which a pass has scored; None where there was none. Earlier versions did not record it."""
+    commit = ledger.committed(scored)
+    return None if commit is None else commit.metrics.get("strategy", config.selection.strategy)
 
 
 def selected_of(context: RunContext, round_: int) -> pa.Table:
@@ -67,17 +77,18 @@ def selected_of(context: RunContext, round_: int) -> pa.Table:
     return context.ledger.read_table(Step(round_, SELECT), "selected.parquet", selected_schema(context.info.id_type))
 
 
-def _from_scores(context: RunContext, scored: Step, plan: Plan) -> tuple[pa.Table, Mapping[str, Any]]:
-    """The samples that the configured strategy selects from the files of `scored`, and figures about them."""
+def _from_scores(context: RunContext, scored: Step, plan: Plan, name: str) -> tuple[pa.Table, Mapping[str, Any]]:
+    """The samples that a strategy selects from the files of `scored`, and figures about them."""
     selection, cpus, root = context.config.selection, context.has.cpus, context.ledger.root
-    strategy = TASKS[context.config.task].strategies[selection.strategy]
+    strategy = TASKS[context.config.task].strategies[name]
 
     def files(name: str, *columns: str) -> Files:
         paths, sizes = context.ledger.files(scored, name)
         return Files(where=root, paths=tuple(paths), sizes=tuple(sizes), columns=columns)
 
     columns = ("gradient", "feature") if strategy.gradients else ("feature",)
-    labeled = files("labeled", *columns) if selection.needs_labeled else None
+    labeled = files("labeled", *columns) if selection.reads_labeled(strategy) else None
+    labeled = labeled if labeled and labeled.paths else None  # none before the initial set
     paths, _ = context.ledger.files(scored, "scores")
     match plan.kind:
         case "set":
