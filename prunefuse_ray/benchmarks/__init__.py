@@ -1,3 +1,3 @@
 """Benchmarks that anyone can run: `python jobs/benchmark.py NAME --help`. One module each, with `main(argv)`."""
 
-NAMES = ("scoring", "topk", "centers", "memory", "training", "overhead")
+NAMES = ("scoring", "topk", "centers", "coverage", "memory", "training", "overhead")

@@ -374,6 +374,10 @@ class Selection(Section):
     min_distance: Annotated[float, Field(gt=0)] | None = None
     """Leave out samples whose features are nearer than this (Euclidean distance) to a better one or a labeled one.
     Only with strategies that score each sample for itself."""
+    hold_back: Annotated[float, Field(gt=0)] | None = None
+    """Hold back samples that belong to no class: those that are farther, by features, from every labeled sample than
+    this many times the distance within which 95 % of the labeled ones have another. For pools with foreign samples,
+    once every class has labels; 2 is a careful start."""
     selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
     """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
     budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
@@ -406,6 +410,8 @@ class Selection(Section):
                     f"{field} weighs scores, and strategy '{self.strategy}' does not go by them: leave it out, or set "
                     f"strategy to one of {', '.join(able)}"
                 )
+        if self.hold_back is not None and any(s.score is None for s in self.later):
+            raise ValueError(f"hold_back {self.hold_back:g} reads features, and strategy '{self.strategy}' has none")
         if any(s.wanted for s in self.later) and not self.wanted_classes:
             raise ValueError(f"strategy '{self.strategy}' asks for classes: name them in selection.wanted_classes")
         if STRATEGIES[self.initial].wanted or STRATEGIES[self.initial].members:
@@ -425,11 +431,11 @@ class Selection(Section):
 
     def reads_features(self, strategy: Strategy) -> bool:
         """Whether a selection by `strategy` reads the penultimate features."""
-        return strategy.select is not None or self.min_distance is not None
+        return strategy.select is not None or self.min_distance is not None or self.hold_back is not None
 
     def reads_labeled(self, strategy: Strategy) -> bool:
         """Whether it reads those of the labeled samples, too."""
-        return strategy.labeled or self.min_distance is not None
+        return strategy.labeled or self.min_distance is not None or self.hold_back is not None
 
     @field_validator("budgets")
     @classmethod

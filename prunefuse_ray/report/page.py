@@ -312,7 +312,20 @@ def _rounds(run: RunView) -> Html | None:
     groups = [("", 2), ("Labels", 2), ("Test set", 3), ("Scoring the pool", 6), ("", 1)]
     why = [f"round {view.round} by {view.strategy}: {view.reason}" for view in run.rounds if view.reason]
     decided = tag("p", f"Selected {'; '.join(why)}.", class_="note") if why else None
-    return html.section("rounds", "Rounds", html.table(head, rows, left=2, groups=groups), decided)
+    held = [words for view in run.rounds if (words := _held_back(view))]
+    left = tag("p", f"Held back as like no labeled sample: {'; '.join(held)}.", class_="note") if held else None
+    return html.section("rounds", "Rounds", html.table(head, rows, left=2, groups=groups), decided, left)
+
+
+def _held_back(view: RoundView) -> str | None:
+    told = _phases_of(view).get("select", {})
+    if not told.get("held_back"):
+        return None
+    named = ", ".join(told["held_back_farthest"])
+    return (
+        f"{counted(told['held_back'], 'sample')} before round {view.round} "
+        f"(rounds/{view.round:03d}/held_back.parquet; the farthest: {named})"
+    )
 
 
 def _cost(run: RunView) -> Html | None:

@@ -32,7 +32,7 @@ WITH_NETWORKS = ("network.", "pruning.", "selection.selector", "training.", "sco
 """Not read by what only chooses at random and fetches samples."""
 THROUGH_PARENTS = (
     "selection.strategy", "selection.initial", "selection.budgets", "selection.per_group", "selection.min_distance",
-    "selection.class_balance", "selection.wanted_classes",
+    "selection.hold_back", "selection.class_balance", "selection.wanted_classes",
 )  # fmt: skip
 """They decide which samples are labeled, and reach every later phase by the key of the labels."""
 PLANNING = ("fusion.evaluate", "fusion.sync_every")

@@ -24,6 +24,7 @@ from prunefuse_ray.run.view import view_run
 from prunefuse_ray.selection.rows import Rows
 from prunefuse_ray.selection.shards import Shards
 from tests.run.test_loop import kill_at_each
+from tests.selection.test_coverage_selection import squares
 from tests.selection.test_set_selection import apart, badge, k_centers
 from tests.support.nets import OWN
 from tests.support.pools import random_images, write_pool
@@ -293,6 +294,29 @@ def test_scores_count_by_class(local_ray, tiny_pool, tmp_path, selection):
     )
     by_score = scores.sort_by([("score", "descending"), ("id", "ascending")])
     assert selected(root)["id"].to_pylist() == by_score["id"].to_pylist()[:8]
+
+
+@pytest.mark.parametrize("strategy", ["least_confidence", "uncertainty_herding"])
+def test_what_is_like_no_labeled_sample_is_held_back_and_named(local_ray, tiny_pool, tmp_path, strategy):
+    config = tiny(tiny_pool, tmp_path, selection={"strategy": strategy, "hold_back": 1.0, "budgets": [10, 18]})
+    ledger = loop.run(config)
+    root = ledger.root.path
+    held = pq.read_table(f"{root}/rounds/001/held_back.parquet")
+    told = ledger.committed(Step(1, "select")).metrics
+    assert told["held_back"] == held.num_rows > 0
+    x, known = (matrix(read(root, name), "feature") for name in ("scores", "labeled"))
+    near = dict(zip(read(root, "scores")["id"].to_pylist(), np.sqrt(squares(x, known)).min(1), strict=True))
+    assert {i for i, d in near.items() if d > told["held_back_beyond"]} == set(held["id"].to_pylist())
+    assert not set(held["id"].to_pylist()) & set(selected(root)["id"].to_pylist())
+    assert told["held_back_farthest"][0] == held["id"][0].as_py() == max(near, key=near.get)
+    assert not (ledger.root / "rounds/001/kept-scores").exists()
+    assert f"{held.num_rows} samples before round 1" in render(view_run(ledger))
+
+
+def test_holding_back_too_much_is_said(local_ray, tiny_pool, tmp_path):
+    change = {"hold_back": 0.01, "budgets": [10, 118]}
+    with pytest.raises(ScoreError, match=r"selection\.hold_back 0\.01 leaves \d+ samples; round 1 wants 108: raise it"):
+        loop.run(tiny(tiny_pool, tmp_path, selection=change))
 
 
 def test_a_class_without_labels_is_named(local_ray, tmp_path, caplog):
