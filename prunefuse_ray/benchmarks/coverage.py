@@ -45,7 +45,7 @@ def quality(directory: Path, rows: int, dimensions: int, k: int) -> dict[str, fl
     strategy = STRATEGIES["max_herding"]
     pool = read(files).sorted()
     found = {
-        "two_rounds": in_two_rounds(strategy, files, known, k, CHANCE, pairwise_parts(rows), k)["id"],
+        "two_rounds": in_two_rounds(strategy, files, known, k, CHANCE, pairwise_parts(rows))["id"],
         "chance": pool.ids.take(np.random.default_rng(0).permutation(rows)[:k]),
     }
     with Shards(pool, 0, known) as shards:

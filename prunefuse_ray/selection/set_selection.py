@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError
 from prunefuse_ray.acquisition import Chance, Strategy, hash_ids, random_scores
 from prunefuse_ray.acquisition.coverage import REFERENCES, REFERENCES_PER_SAMPLE
 from prunefuse_ray.acquisition.greedy import TOO_CLOSE, Rule
+from prunefuse_ray.acquisition.ranking import ranked
 from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.distributed.remote import GROUPS, plain_errors
 from prunefuse_ray.selection.rows import Files, Rows, read
@@ -55,7 +56,8 @@ def select_set(
     random sample of the pool and so looks like it; after Malkomes et al., "Fast Distributed k-Center Clustering with
     Outliers on Massive Data", NeurIPS 2015, who take k in every part, for a guarantee, and so save no work but time.
     What it costs in covering radius: `jobs/benchmark.py centers --two-rounds-rows 300000`. A pairwise strategy does so
-    in all but small pools, since it compares the samples of a part with each other (`pairwise_parts`).
+    in all but small pools, since it compares the samples of a part with each other (`pairwise_parts`); for a very large
+    k the first round has to do (`pairwise_references`).
 
     Args:
         strategy: one that selects sets.
@@ -73,8 +75,8 @@ def select_set(
     if strategy.pairwise:
         parts = pairwise_parts(rows)
         if parts == 1:
-            return _select_among(strategy, labeled, k, chance, None, read(files))
-        return in_two_rounds(strategy, files, labeled, k, chance, parts, max(REFERENCES, k * REFERENCES_PER_SAMPLE))
+            return _select_among(strategy, labeled, k, chance, None, [read(files)])
+        return in_two_rounds(strategy, files, labeled, k, chance, parts)
     if strategy.divisible:
         parts = parts_of(rows, labeled.shape()[0] if labeled else 0, k, sum(dimensions))
         if parts > 1:
@@ -149,21 +151,25 @@ def pairwise_parts(rows: int) -> int:
     return min(MAX_PAIRWISE_PARTS, -(-rows // PAIRWISE_ROWS))
 
 
+def pairwise_references(rows: int, k: int) -> int:
+    """About how many samples of the pool a second round of such a strategy is shown; 0 where it would be more work than
+    the first: the parts' selections then stand, those of the first rank before those of the second."""
+    references = max(REFERENCES, k * REFERENCES_PER_SAMPLE)
+    return references if SURPLUS * k * references <= rows * PAIRWISE_ROWS else 0
+
+
 def in_two_rounds(
-    strategy: Strategy, files: Files, labeled: Files | None, k: int, chance: Chance, parts: int, references: int = 0
+    strategy: Strategy, files: Files, labeled: Files | None, k: int, chance: Chance, parts: int
 ) -> pa.Table:
     """The files are read once, by tasks that deal their rows into piles of one part or some; then a task for every
-    pile, and one for what was selected.
-
-    Args:
-        references: about so many samples of the pool, by chance, are shown to the second round.
-    """
+    pile, and one for what was selected."""
     rows, dimensions = files.shape()
     piles = min(parts, max(GROUPS, math.ceil(4 * rows * sum(dimensions) / PART_BYTES)))
+    references = pairwise_references(rows, k) if strategy.pairwise else 0
+    again = not strategy.pairwise or references > 0
     share, of_rows = -(-k * SURPLUS // parts), references / max(1, rows)
     deal = ray.remote(num_cpus=0.5, num_returns=piles + 1)(_deal)
     first = ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")(_select_in_parts)
-    second = ray.remote(num_cpus=0.5)(_select_among)
     dealt: list[Any] = [deal.remote(some, piles, chance, of_rows) for some in files.cut(max(GROUPS, piles))]
     shown = ray.remote(num_cpus=0)(_gathered).remote(*(d[-1] for d in dealt)) if references else None
     found = [
@@ -171,6 +177,7 @@ def in_two_rounds(
         for n in range(piles)
     ]
     del dealt  # each pile is forgotten as soon as its task is done
+    second = ray.remote(num_cpus=0.5)(_select_among if again else _in_turn)
     with plain_errors():
         return ray.get(second.remote(strategy, labeled, k, chance, shown, *found))
 
@@ -194,19 +201,16 @@ def _gathered(*rows: Rows) -> Rows:
 
 def _select_in_parts(
     strategy: Strategy, labeled: Files | None, share: int, chance: Chance, piles: int, parts: int, *dealt: Rows
-) -> Rows:
-    """The first round, a task: the strategy among the rows of each part of a pile."""
-    pile = _gathered(*dealt)
+) -> list[Rows]:
+    """The first round, a task: what the strategy selects of each part of a pile, in its order."""
+    pile, known = _gathered(*dealt), labeled and read(labeled) if parts > 1 else labeled
     part_N = hash_ids(ids_to_numpy(pile.ids)) // np.uint64(piles) % np.uint64(parts)
-    return Rows.concat(
-        [
-            _select_in_part(strategy, labeled, share, chance, pile.take(np.flatnonzero(part_N == n)))
-            for n in range(parts)
-        ]
-    )
+    return [
+        _select_in_part(strategy, known, share, chance, pile.take(np.flatnonzero(part_N == n))) for n in range(parts)
+    ]
 
 
-def _select_in_part(strategy: Strategy, labeled: Files | None, share: int, chance: Chance, rows: Rows) -> Rows:
+def _select_in_part(strategy: Strategy, labeled: Files | Rows | None, share: int, chance: Chance, rows: Rows) -> Rows:
     if len(rows.ids) <= share:
         return rows
     with Shards(rows, 0, labeled) as shards:
@@ -215,13 +219,25 @@ def _select_in_part(strategy: Strategy, labeled: Files | None, share: int, chanc
 
 
 def _select_among(
-    strategy: Strategy, labeled: Files | None, k: int, chance: Chance, references: Rows | None, *parts: Rows
+    strategy: Strategy, labeled: Files | None, k: int, chance: Chance, references: Rows | None, *found: list[Rows]
 ) -> pa.Table:
     """The second round, a task: the strategy among what the parts have selected."""
-    rows = _gathered(*parts)
+    rows = _gathered(*(part for parts in found for part in parts))
     enough(len(rows.ids), k)
     with Shards(rows, 0, labeled, references) as shards:
         return _select(strategy, shards, k, chance)
+
+
+def _in_turn(_strategy: Strategy, _labeled: Any, k: int, _chance: Chance, _shown: Any, *found: list[Rows]) -> pa.Table:
+    """In place of the second round, a task: the first of each part, then the second of each, ..., ties by id."""
+    parts = [part for parts in found for part in parts]
+    enough(sum(len(part.ids) for part in parts), k)
+    rows = pa.concat_tables(
+        pa.table({"place": np.arange(len(part.ids)), "id": part.ids, "score": part.scores})
+        for part in parts
+        if len(part.ids)
+    )
+    return ranked(rows.sort_by([("place", "ascending"), ("id", "ascending")]).select(["id", "score"])[:k])
 
 
 def _select(strategy: Strategy, shards: Shards, k: int, chance: Chance) -> pa.Table:

@@ -129,6 +129,7 @@ def test_in_two_rounds_the_pool_is_covered_almost_as_well_whatever_the_files(tmp
     made = Made(tmp_path, clumps=25)
     exact = made.rows(select("max_herding", made.files, made.known, 30, 2))
     monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 100)
+    monkeypatch.setattr(set_selection, "REFERENCES", 200)
     found = made.rows(select("max_herding", made.files, made.known, 30, 2))
     assert len(set(found)) == 30
     assert found != exact
@@ -139,6 +140,30 @@ def test_in_two_rounds_the_pool_is_covered_almost_as_well_whatever_the_files(tmp
     other = Made(tmp_path / "other", clumps=25)
     other.files = other.write("again", np.arange(N)[::-1], other.x, 3)
     assert other.rows(select("max_herding", other.files, other.known, 30, 1)) == found
+
+
+def test_for_a_large_k_the_parts_take_in_turn(tmp_path, local_ray, monkeypatch):
+    made = Made(tmp_path, clumps=25)
+    monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 100)
+    assert set_selection.pairwise_references(N, 30) == 0, "as with these 100 rows a part"
+    found = made.rows(select("max_herding", made.files, made.known, 120, 2))
+    hashes = set_selection.hash_ids(made.ids) % np.uint64(4)
+    expected = []
+    for part in range(4):
+        rows = read(made.files).sorted()
+        rows = rows.take(np.flatnonzero(hashes == part))
+        with Shards(rows, 0, made.known) as held:
+            expected += list(
+                enumerate(coverage.MAX_HERDING.select(held, 60, Chance(seed=0, round=0))["id"].to_pylist())
+            )
+    assert found == [i for _, i in sorted(expected)[:120]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "k", "references"), [(1_000_000, 10_000, 10_000), (1_000_000, 1_000, 4_096), (1_000_000, 100_000, 0)]
+)
+def test_the_second_round_is_no_more_work_than_the_first(rows, k, references):
+    assert set_selection.pairwise_references(rows, k) == references
 
 
 # --- TypiClust --------------------------------------------------------------------------------------------------------
