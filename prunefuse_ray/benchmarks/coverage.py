@@ -20,7 +20,7 @@ from prunefuse_ray.benchmarks import measure
 from prunefuse_ray.benchmarks.centers import CHANCE, write
 from prunefuse_ray.distributed.resources import cores, start_ray
 from prunefuse_ray.selection.rows import Files, read
-from prunefuse_ray.selection.set_selection import in_two_rounds, pairwise_parts, select_set
+from prunefuse_ray.selection.set_selection import in_two_rounds, pairwise, select_set
 from prunefuse_ray.selection.shards import Shards
 
 BAR = 1.5
@@ -45,7 +45,7 @@ def quality(directory: Path, rows: int, dimensions: int, k: int) -> dict[str, fl
     strategy = STRATEGIES["max_herding"]
     pool = read(files).sorted()
     found = {
-        "two_rounds": in_two_rounds(strategy, files, known, k, CHANCE, pairwise_parts(rows))["id"],
+        "two_rounds": in_two_rounds(strategy, files, known, k, CHANCE, pairwise(rows, k))["id"],
         "chance": pool.ids.take(np.random.default_rng(0).permutation(rows)[:k]),
     }
     with Shards(pool, 0, known) as shards:

@@ -35,6 +35,8 @@ THROUGH_PARENTS = (
     "selection.hold_back", "selection.class_balance", "selection.wanted_classes",
 )  # fmt: skip
 """They decide which samples are labeled, and reach every later phase by the key of the labels."""
+OF_LATER_ROUNDS = ("training.", "selection.strategy", "selection.class_balance", "selection.wanted_classes")
+"""Not read by what selects the initial set."""
 PLANNING = ("fusion.evaluate", "fusion.sync_every")
 """They decide which phases there are, not what one of them does."""
 
@@ -109,13 +111,13 @@ def _unread(config: Config, step: Step) -> tuple[str, ...]:
             pruned = config.selection.selector == "proxy"
             return (*AFTER, *THROUGH_PARENTS, "training.", "scoring.", *(() if pruned else ("pruning.",)))
         case "select" if not _by_chance(config, step):
-            return (*AFTER, "selection.budgets")
+            return (*AFTER, "selection.budgets", *(OF_LATER_ROUNDS if step.round == 0 else ()))
         case "select" | "label":
             return (*AFTER, *WITH_NETWORKS, *THROUGH_PARENTS)
         case "train":
             return (*AFTER, *THROUGH_PARENTS, "scoring.")
         case "score":
-            return (*AFTER, "selection.budgets")
+            return (*AFTER, "selection.budgets", *(OF_LATER_ROUNDS if step.round < 0 else ()))
         case "fuse":
             return (*(of_scratch if scratch else target), "finetuning.", "distillation.")
         case "finetune":

@@ -217,6 +217,7 @@ MOMENTS = [
         pytest.param({"strategy": "badge"}, marks=pytest.mark.slow),
         pytest.param({"strategy": "cluster_margin"}, marks=pytest.mark.slow),
         pytest.param({"min_distance": 0.2}, marks=pytest.mark.slow),
+        pytest.param({"strategy": "auto", "initial": "typiclust", "hold_back": 2.0}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -311,6 +312,12 @@ def test_what_is_like_no_labeled_sample_is_held_back_and_named(local_ray, tiny_p
     assert told["held_back_farthest"][0] == held["id"][0].as_py() == max(near, key=near.get)
     assert not (ledger.root / "rounds/001/kept-scores").exists()
     assert f"{held.num_rows} samples before round 1" in render(view_run(ledger))
+
+
+def test_a_class_that_there_is_not_cannot_be_wanted(local_ray, tiny_pool, tmp_path):
+    with pytest.raises(ConfigError, match=r"selection\.wanted_classes: 'cat' is no class of the pool.*they are 0, 1"):
+        loop.run(tiny(tiny_pool, tmp_path, selection={"strategy": "rare_classes", "wanted_classes": ["cat"]}))
+    assert not list(tmp_path.iterdir())
 
 
 def test_holding_back_too_much_is_said(local_ray, tiny_pool, tmp_path):

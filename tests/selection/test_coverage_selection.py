@@ -142,28 +142,33 @@ def test_in_two_rounds_the_pool_is_covered_almost_as_well_whatever_the_files(tmp
     assert other.rows(select("max_herding", other.files, other.known, 30, 1)) == found
 
 
-def test_for_a_large_k_the_parts_take_in_turn(tmp_path, local_ray, monkeypatch):
+def test_a_very_large_k_is_shared_out_among_groups_of_parts(tmp_path, local_ray, monkeypatch):
     made = Made(tmp_path, clumps=25)
     monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 100)
-    assert set_selection.pairwise_references(N, 30) == 0, "as with these 100 rows a part"
-    found = made.rows(select("max_herding", made.files, made.known, 120, 2))
-    hashes = set_selection.hash_ids(made.ids) % np.uint64(4)
-    expected = []
-    for part in range(4):
-        rows = read(made.files).sorted()
-        rows = rows.take(np.flatnonzero(hashes == part))
-        with Shards(rows, 0, made.known) as held:
-            expected += list(
-                enumerate(coverage.MAX_HERDING.select(held, 60, Chance(seed=0, round=0))["id"].to_pylist())
-            )
-    assert found == [i for _, i in sorted(expected)[:120]]
+    monkeypatch.setattr(set_selection, "GROUP_SAMPLES", 61)
+    monkeypatch.setattr(set_selection, "SECOND_PAIRS", 0)
+    cut = set_selection.pairwise(N, 121)
+    assert (cut.parts, cut.groups, cut.share) == (4, 2, 61)
+    found = made.rows(select("max_herding", made.files, made.known, 121, 2))
+    parts = set_selection.hash_ids(made.ids) % np.uint64(4)
+    assert len(set(found)) == 121
+    in_turn = parts[found[:120]].reshape(60, 2) % 2
+    assert (in_turn.sum(axis=1) == 1).all(), "one of each group"
 
 
 @pytest.mark.parametrize(
-    ("rows", "k", "references"), [(1_000_000, 10_000, 10_000), (1_000_000, 1_000, 4_096), (1_000_000, 100_000, 0)]
+    ("rows", "k", "expected"),
+    [
+        (2_048, 100, (1, 100, 1, 4_096)),
+        (16_000, 320, (8, 320, 1, 4_096)),  # every part selects as much as is wanted
+        (1_000_000, 1_000, (489, 150, 1, 4_096)),
+        (1_000_000, 10_000, (489, 62, 1, 10_000)),
+        (10_000_000, 1_000_000, (1_024, 1_954, 32, 31_250)),
+    ],
 )
-def test_the_second_round_is_no_more_work_than_the_first(rows, k, references):
-    assert set_selection.pairwise_references(rows, k) == references
+def test_rounds_follow_from_sizes(rows, k, expected):
+    cut = set_selection.pairwise(rows, k)
+    assert (cut.parts, cut.share, cut.groups, cut.references) == expected
 
 
 # --- TypiClust --------------------------------------------------------------------------------------------------------
