@@ -9,6 +9,11 @@ def selected_schema(id_type: str) -> pa.Schema:
     return pa.schema([("id", arrow_type(id_type)), ("score", pa.float32()), ("rank", pa.int64())])
 
 
+def held_back_schema(id_type: str) -> pa.Schema:
+    """Samples that are like no labeled one, by falling distance from the nearest: `held_back.parquet`."""
+    return pa.schema([("id", arrow_type(id_type)), ("distance", pa.float64())])
+
+
 def labels_schema(id_type: str) -> pa.Schema:
     return pa.schema([("id", arrow_type(id_type)), ("label", pa.int64()), ("source", pa.string())])
 

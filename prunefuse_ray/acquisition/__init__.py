@@ -1,5 +1,6 @@
 """Acquisition strategies: plain numpy and Arrow, one file a family. Higher score = more wanted."""
 
+from prunefuse_ray.acquisition.auto import AUTO
 from prunefuse_ray.acquisition.hashing import hash_ids, random_scores
 from prunefuse_ray.acquisition.strategy import Candidates, Chance, Part, Selected, Strategy
 from prunefuse_ray.registry import Registry
@@ -25,7 +26,8 @@ STRATEGIES: Registry[Strategy] = Registry(
         "max_herding": "prunefuse_ray.acquisition.coverage:MAX_HERDING",
         "uncertainty_herding": "prunefuse_ray.acquisition.coverage:UNCERTAINTY_HERDING",
         "facility_location": "prunefuse_ray.acquisition.coverage:FACILITY_LOCATION",
+        "rare_classes": "prunefuse_ray.acquisition.rare_classes:RARE_CLASSES",
     },
 )
 
-__all__ = ["STRATEGIES", "Candidates", "Chance", "Part", "Selected", "Strategy", "hash_ids", "random_scores"]
+__all__ = ["AUTO", "STRATEGIES", "Candidates", "Chance", "Part", "Selected", "Strategy", "hash_ids", "random_scores"]

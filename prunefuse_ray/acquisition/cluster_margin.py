@@ -70,4 +70,5 @@ CLUSTER_MARGIN = Strategy(
     paper="Citovsky et al. 2021 (arXiv 2107.14263)",
     score=margin,
     select=select,
+    by_score=True,
 )

@@ -134,6 +134,7 @@ UNCERTAINTY_HERDING = Strategy(
     paper="Bae et al. 2025 (arXiv 2412.20644)",
     score=margin,
     select=_select(gaussian, by_uncertainty=True),
+    by_score=True,
     labeled=True,
     pairwise=True,
 )

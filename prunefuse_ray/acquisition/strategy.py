@@ -115,6 +115,10 @@ class Strategy:
     select: Callable[[Candidates, int, Chance], pa.Table] | None = None
     """Selects k of the candidates as a set: (id, score, rank) in the order of selection. It reads their penultimate
     features. None: the k highest scores."""
+    by_score: bool = False
+    """`select` reads the scores, so that what weighs these has a say (`class_weights`)."""
+    wanted: bool = False
+    """Only with the names of classes that are wanted, which alone weigh its scores."""
     gradients: bool = False
     """`select` reads gradient embeddings: the features times `gradient_factor`."""
     labeled: bool = False

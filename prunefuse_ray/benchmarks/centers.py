@@ -22,7 +22,7 @@ from prunefuse_ray.acquisition.k_centers import K_CENTERS
 from prunefuse_ray.benchmarks import measure
 from prunefuse_ray.distributed.resources import cores, start_ray
 from prunefuse_ray.selection.rows import Files
-from prunefuse_ray.selection.set_selection import MAX_PARTS, in_two_rounds, select_set
+from prunefuse_ray.selection.set_selection import MAX_PARTS, divided, in_two_rounds, select_set
 from prunefuse_ray.selection.shards import Shards
 from prunefuse_ray.storage import Place
 
@@ -148,7 +148,7 @@ def rounds(directory: Path, rows: int, dimensions: int, k: int, heaps: int) -> d
         chosen["exact"] = select_set(K_CENTERS, files, known, k, CHANCE, cores())["id"]
 
     def twice() -> None:
-        chosen["twice"] = in_two_rounds(K_CENTERS, files, known, k, CHANCE, MAX_PARTS)["id"]
+        chosen["twice"] = in_two_rounds(K_CENTERS, files, known, k, CHANCE, divided(k, MAX_PARTS))["id"]
 
     seconds = measure.side_by_side({"exact": exact, "twice": twice}, 1)
     x_ND, known_LD = matrix(files), matrix(known)

@@ -13,6 +13,7 @@ from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import account, console, quiet, secure, si
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.method.steps import steps
+from prunefuse_ray.report.outlook import outlook, words
 from prunefuse_ray.tasks import TASKS, Metric
 
 
@@ -38,6 +39,9 @@ def main(argv: Sequence[str]) -> int:
     result = result_of(config, ledger)
     console.print(closing_table(result, TASKS[config.task].metric))
     console.print(phase_line(result))
+    metric = TASKS[config.task].metric
+    if found := outlook([(r["labels"], r[f"proxy_{metric.name}"]) for r in result["rounds"]], metric):
+        console.print(words(found, metric))
     if result["rejected"]:
         console.print(f"{result['rejected']} samples could not be used: {ledger.root.path}/rejected.parquet")
     console.print(f"{finished}; report: {ledger.root.path}/report.html")
@@ -85,6 +89,10 @@ def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric
     parts = [f"round {round_}: {labels} labels"]
     if "train" in figures:
         parts.append(f"proxy {metric.text(figures['train'][metric.measured])}")
+    counts = figures.get("label", {}).get("class_counts")
+    if counts:
+        missing = sum(not count for count in counts)
+        parts.append(f"{min(counts)} to {max(counts)} of a class" + f" ({missing} classes without)" * bool(missing))
     if "score" in figures:
         parts.append(f"{figures['score']['samples']:,} scored")
     if "finetune" in figures:

@@ -21,7 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.acquisition import AUTO as AUTO_STRATEGY
+from prunefuse_ray.acquisition import STRATEGIES, Strategy, auto
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.sources import (
     EXAMPLE,
@@ -50,7 +51,15 @@ BackendName = Annotated[
         besides={AUTO: "the fastest one for a large pool, torch for a small one"},
     ),
 ]
-StrategyName = Annotated[str, Named(registry=STRATEGIES, describe=lambda strategy: strategy.wants)]
+InitialName = Annotated[str, Named(registry=STRATEGIES, describe=lambda strategy: strategy.wants)]
+StrategyName = Annotated[
+    str,
+    Named(
+        registry=STRATEGIES,
+        describe=lambda strategy: strategy.wants,
+        besides={AUTO_STRATEGY: f"what the rule of {auto.__name__} says in each round"},
+    ),
+]
 SourceName = Annotated[str, Named(registry=POOL_SOURCES, describe=lambda source: source.help)]
 TaskName = Annotated[str, Named(registry=TASKS, describe=lambda task: task.about)]
 FusionRuleName = Annotated[str, Named(registry=FUSION_RULES, describe=lambda rule: rule.help)]
@@ -356,12 +365,25 @@ class Selection(Section):
 
     strategy: StrategyName = "least_confidence"
     """Acquisition strategy: what makes a sample wanted. Or module:name for one of your own."""
+    initial: InitialName = "random"
+    """Strategy of the initial set. One that selects by features (typiclust, say) reads those of the selecting network
+    before any training: worth it with trained weights (network.weights)."""
     per_group: Literal["predicted", "group"] | None = None
     """Choose equally many of each class that the network predicts (predicted), or of each value of pool.group_column
     (group), as far as there are so many. Only with strategies that score each sample for itself."""
+    class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Prefer classes with few labels: the power of the inverse frequency of the class that the network expects, with
+    which scores are multiplied; 0: no preference. Only with strategies that go by scores."""
+    wanted_classes: list[str] = []
+    """Classes, by name, of which more samples are wanted: scores of others count an eighth, under the strategy
+    rare_classes nothing. Only with strategies that go by scores."""
     min_distance: Annotated[float, Field(gt=0)] | None = None
     """Leave out samples whose features are nearer than this (Euclidean distance) to a better one or a labeled one.
     Only with strategies that score each sample for itself."""
+    hold_back: Annotated[float, Field(gt=0)] | None = None
+    """Hold back samples that belong to no class: those that are farther, by features, from every labeled sample than
+    this many times the distance within which 95 % of the labeled ones have another. For pools with foreign samples,
+    once every class has labels; 2 is a careful start."""
     selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
     """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
     budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
@@ -369,11 +391,11 @@ class Selection(Section):
 
     @model_validator(mode="after")
     def _fair(self) -> Selection:
-        strategy = STRATEGIES[self.strategy]
         for field in ("per_group", "min_distance"):
             value = getattr(self, field)
-            if value is not None and (strategy.score is None or strategy.select is not None):
-                why = "selects a set of its own" if strategy.select is not None else "asks no network"
+            refused = [s for s in self.later if s.score is None or s.select is not None]
+            if value is not None and refused:
+                why = "selects a set of its own" if refused[0].select is not None else "asks no network"
                 others = [name for name, s in STRATEGIES.items() if s.score is not None and s.select is None]
                 raise ValueError(
                     f"{field} {value} cannot be combined with strategy '{self.strategy}', which {why}: leave it out, "
@@ -385,15 +407,41 @@ class Selection(Section):
             )
         return self
 
-    @property
-    def needs_features(self) -> bool:
-        """Whether the choice reads the penultimate features."""
-        return STRATEGIES[self.strategy].select is not None or self.min_distance is not None
+    @model_validator(mode="after")
+    def _weighable(self) -> Selection:
+        for field in ("class_balance", "wanted_classes"):
+            if getattr(self, field) and any(s.score is None or (s.select and not s.by_score) for s in self.later):
+                able = [n for n, s in STRATEGIES.items() if s.score is not None and (s.by_score or not s.select)]
+                raise ValueError(
+                    f"{field} weighs scores, and strategy '{self.strategy}' does not go by them: leave it out, or set "
+                    f"strategy to one of {', '.join(able)}"
+                )
+        if self.hold_back is not None and any(s.score is None for s in self.later):
+            raise ValueError(f"hold_back {self.hold_back:g} reads features, and strategy '{self.strategy}' has none")
+        if any(s.wanted for s in self.later) and not self.wanted_classes:
+            raise ValueError(f"strategy '{self.strategy}' asks for classes: name them in selection.wanted_classes")
+        if STRATEGIES[self.initial].wanted or STRATEGIES[self.initial].members:
+            raise ValueError(f"initial '{self.initial}' asks a trained network: use random or typiclust")
+        return self
 
     @property
-    def needs_labeled(self) -> bool:
-        """Whether the choice reads those of the labeled samples, too."""
-        return STRATEGIES[self.strategy].labeled or self.min_distance is not None
+    def later(self) -> list[Strategy]:
+        """The strategies by which the rounds after the initial set may select."""
+        names = auto.STRATEGIES if self.strategy == AUTO_STRATEGY else (self.strategy,)
+        return [STRATEGIES[name] for name in names]
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether any selection may read the penultimate features."""
+        return any(map(self.reads_features, [*self.later, STRATEGIES[self.initial]]))
+
+    def reads_features(self, strategy: Strategy) -> bool:
+        """Whether a selection by `strategy` reads the penultimate features."""
+        return strategy.select is not None or self.min_distance is not None or self.hold_back is not None
+
+    def reads_labeled(self, strategy: Strategy) -> bool:
+        """Whether it reads those of the labeled samples, too."""
+        return strategy.labeled or self.min_distance is not None or self.hold_back is not None
 
     @field_validator("budgets")
     @classmethod
@@ -581,13 +629,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _strategy_of_task(self) -> Config:
-        known, strategy = TASKS[self.task].strategies, self.selection.strategy
-        try:
-            known[strategy]
-        except (KeyError, ConfigError):
-            raise ValueError(
-                f"selection.strategy '{strategy}' makes no sense for task '{self.task}'; use one of {', '.join(known)}"
-            ) from None
+        known = TASKS[self.task].strategies
+        for field in ("strategy", "initial"):
+            name = getattr(self.selection, field)
+            try:
+                [known[n] for n in (auto.STRATEGIES if name == AUTO_STRATEGY else (name,))]
+            except (KeyError, ConfigError):
+                raise ValueError(
+                    f"selection.{field} '{name}' makes no sense for task '{self.task}'; use one of {', '.join(known)}"
+                ) from None
         return self
 
     @model_validator(mode="after")
@@ -661,7 +711,7 @@ class Config(Section):
                 "set fusion.target to scratch"
             )
         members = self.pruning.committee
-        if STRATEGIES[self.selection.strategy].members and members == 1:
+        if any(s.members for s in self.selection.later) and members == 1:
             raise ValueError(
                 f"selection.strategy '{self.selection.strategy}' asks the members of a committee: set "
                 "pruning.committee to 2 or more"

@@ -5,10 +5,11 @@ Kousar, Bhatti, Moon, "PruneFuse", 2026 (arXiv 2603.26138), algorithm 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunefuse_ray.config import Config
-from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.tasks import TASKS
 
 
@@ -54,19 +55,23 @@ _DOING = {
 def steps(config: Config) -> list[Step]:
     """Every step of a run, in order.
 
-    Round r selects (at random in round 0, then from the scores of round r-1), labels and trains the proxy from its
-    initial weights; the last round scores nothing. The target is made after the last round, or after every one.
-    People are asked (`request`) before their labels are taken; a pool that may grow is looked at before it is scored.
+    Round r selects (from the scores of round r-1; at random in round 0, unless the initial set is selected from scores,
+    too), labels and trains the proxy from its initial weights; the last round scores nothing. The target is made after
+    the last round, or after every one. People are asked (`request`) before their labels are taken; a pool that may grow
+    is looked at before it is scored.
     """
     plan = [Step(-1, INIT)]
     last = len(config.selection.budgets) - 1
-    strategy = TASKS[config.task].strategies[config.selection.strategy]
+    known = TASKS[config.task].strategies
+    if known[config.selection.initial].score is not None:
+        plan.append(Step(-1, SCORE))
+    scores = any(strategy.score is not None for strategy in config.selection.later)
     for r in range(last + 1):
         asked = [] if config.annotation.kind == "oracle" else [Step(r, REQUEST)]
         plan += [Step(r, SELECT), *asked, Step(r, LABEL), Step(r, TRAIN)]
         if r < last and config.pool.allow_growth:
             plan.append(Step(r, GROW))
-        if r < last and strategy.score is not None:
+        if r < last and scores:
             plan.append(Step(r, SCORE))
         sync = r < last and is_sync(config, r)
         if r == last or config.fusion.evaluate == "every" or sync:
@@ -106,6 +111,15 @@ def check_budget(config: Config, rows: int, known: int = 0) -> None:
         raise ConfigError(
             f"selection.budgets: the first budget is {config.selection.budgets[0]} labels, but pool.known_labels has "
             f"{known}, which it counts; begin with {known} (no sample is paid for in round 0) or more"
+        )
+
+
+def check_wanted(config: Config, classes: Sequence[str]) -> None:
+    """ConfigError where classes are wanted that there are not."""
+    if unknown := [name for name in config.selection.wanted_classes if name not in classes]:
+        raise ConfigError(
+            f"selection.wanted_classes: '{unknown[0]}' is no class of the pool{near(unknown[0], classes)}; they are "
+            f"{', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}"
         )
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from prunefuse_ray.report import contact_sheets, doubtful_labels, html, plots, pool
+from prunefuse_ray.acquisition.learning_curve import Forecast
+from prunefuse_ray.report import class_counts, contact_sheets, doubtful_labels, html, plots, pool
 from prunefuse_ray.report.html import DASH, Child, Html, count, counted, duration, join, number, percent, quantity, tag
+from prunefuse_ray.report.outlook import outlook, words
 from prunefuse_ray.report.view import RoundView, RunView, ScoreHistogram
 
 CLASSES_SHOWN = 12
@@ -27,6 +29,7 @@ def render(run: RunView) -> str:
         "metric": (run.metric.title, _over_labels(run)),
         "pool": ("Pool", pool.section(run)),
         "rounds": ("Rounds", _rounds(run)),
+        "classes": ("Classes", class_counts.section(run)),
         "cost": ("Time and MACs", _cost(run)),
         "scores": ("Scores", _scores(run)),
         "samples": ("Samples", contact_sheets.samples(run)),
@@ -216,6 +219,10 @@ def _over_labels(run: RunView) -> Html:
         if points
     ]
     drawn: Html = tag("p", "No network has been tested yet.", class_="note")
+    caption = f"{run.metric.title} on the test set after training on the labels so far, the initial set included."
+    if found := outlook(proxy, run.metric):
+        series.append(_predicted(found))
+        caption += f" Dashed: the proxy's learning curve as it is fitted, with its 80% band. {words(found, run.metric)}"
     if series:
         drawn = html.figure(
             plots.lines(
@@ -226,10 +233,23 @@ def _over_labels(run: RunView) -> Html:
                 x_label="labels",
                 y_percent=run.metric.share,
             ),
-            f"{run.metric.title} on the test set after training on the labels so far, the initial set included.",
+            caption,
         )
     return html.section(
         "metric", f"{run.metric.title} over label budget", tag("div", drawn, html.facts(_facts(run)), class_="two")
+    )
+
+
+def _predicted(found: Forecast) -> plots.Line:
+    _, low, _, high = map(np.array, zip(*found.curve, strict=True))
+    return plots.Line(
+        x=[n for n, *_ in found.curve],
+        y=list((low + high) / 2),
+        spread=list((high - low) / 2),
+        color="proxy",
+        strength=0.5,
+        dashed=True,
+        points=False,
     )
 
 
@@ -290,7 +310,22 @@ def _rounds(run: RunView) -> Html | None:
             ]
         )
     groups = [("", 2), ("Labels", 2), ("Test set", 3), ("Scoring the pool", 6), ("", 1)]
-    return html.section("rounds", "Rounds", html.table(head, rows, left=2, groups=groups))
+    why = [f"round {view.round} by {view.strategy}: {view.reason}" for view in run.rounds if view.reason]
+    decided = tag("p", f"Selected {'; '.join(why)}.", class_="note") if why else None
+    held = [words for view in run.rounds if (words := _held_back(view))]
+    left = tag("p", f"Held back as like no labeled sample: {'; '.join(held)}.", class_="note") if held else None
+    return html.section("rounds", "Rounds", html.table(head, rows, left=2, groups=groups), decided, left)
+
+
+def _held_back(view: RoundView) -> str | None:
+    told = _phases_of(view).get("select", {})
+    if not told.get("held_back"):
+        return None
+    named = ", ".join(told["held_back_farthest"])
+    return (
+        f"{counted(told['held_back'], 'sample')} before round {view.round} "
+        f"(rounds/{view.round:03d}/held_back.parquet; the farthest: {named})"
+    )
 
 
 def _cost(run: RunView) -> Html | None:

@@ -53,6 +53,8 @@ class RoundView:
     """Labels after this round, the initial set included."""
     chosen: int
     strategy: str
+    reason: str = ""
+    """Why that strategy, where the run has decided it."""
     metrics: dict[str, Any]
     """The round's metrics.json; any phase may be missing."""
     scores: ScoreHistogram | None

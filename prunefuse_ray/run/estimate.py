@@ -22,7 +22,7 @@ from prunefuse_ray.config.schema import Config, Recipe
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.sample_format import Form, decode_column
 from prunefuse_ray.distributed.resources import STREAM_CPUS, cores, training_threads
-from prunefuse_ray.method.steps import steps
+from prunefuse_ray.method.steps import SCORE, steps
 from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest, rate_of
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
@@ -99,9 +99,9 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int) -> Estim
     """
     phases, passes, stored = [], 0, 0
     for step in steps(config):
-        if step.round < 0:
+        if step.round < 0 and step.phase != SCORE:
             continue
-        labels = config.selection.budgets[step.round]
+        labels = config.selection.budgets[step.round] if step.round >= 0 else 0
         samples, macs, seconds = 0, 0, 0.0
         match step.phase:
             case "label":

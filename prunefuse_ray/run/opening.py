@@ -27,7 +27,18 @@ from prunefuse_ray.distributed.resources import (
 )
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec, weights_digest
-from prunefuse_ray.method.steps import FINETUNE, FUSE, INIT, REPORT, SYNC, Step, budget_notes, check_budget, steps
+from prunefuse_ray.method.steps import (
+    FINETUNE,
+    FUSE,
+    INIT,
+    REPORT,
+    SYNC,
+    Step,
+    budget_notes,
+    check_budget,
+    check_wanted,
+    steps,
+)
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.ledger import HASHED_HERE, Ledger
@@ -155,6 +166,7 @@ def check(
     """
     mine = has.part(runs)
     check_budget(config, info.rows, known)
+    check_wanted(config, info.classes)
     per_sample = _selector_macs(config, info) if macs is None else macs
     scoring = plan_scoring(config.scoring, mine, info.rows * per_sample, info.rows)
     return scoring, plan_training(config.workers, mine)

@@ -56,8 +56,8 @@ class Strategy(cfg.Section):
     @classmethod
     def _scores(cls, value: str) -> str:
         strategy = STRATEGIES[STRATEGIES.check(value)]
-        if strategy.score is None or strategy.select is not None:
-            scored = [n for n, s in STRATEGIES.items() if s.score is not None and s.select is None]
+        if strategy.score is None or strategy.select is not None or strategy.wanted:
+            scored = [n for n, s in STRATEGIES.items() if s.score is not None and s.select is None and not s.wanted]
             raise ValueError(f"'{value}' gives no scores by which samples are ranked; use one of {', '.join(scored)}")
         return value
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from prunefuse_ray.config import Config
-from prunefuse_ray.method.steps import FINETUNE, INIT, SCORE, TRAIN, Step, steps
+from prunefuse_ray.method.steps import FINETUNE, INIT, LABEL, SCORE, TRAIN, Step, steps
+from prunefuse_ray.report.outlook import outlook
 from prunefuse_ray.run.ledger import Ledger, label_count
 from prunefuse_ray.tasks import TASKS
 
@@ -25,6 +27,8 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
             {
                 "round": r,
                 "labels": label_count(config, ledger, r),
+                "class_counts": metrics(Step(r, LABEL)).get("class_counts"),
+                "strategy": metrics(Step(r - 1, SCORE)).get("strategy", "random"),
                 f"proxy_{metric.name}": metrics(Step(r, TRAIN)).get(metric.measured),
                 f"fused_{metric.name}": metrics(Step(r, FINETUNE)).get(metric.measured),
                 "selection_macs": metrics(Step(r, SCORE)).get("macs", 0),
@@ -33,17 +37,22 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
                 "seconds": {s.phase: metrics(s).get("seconds", 0.0) for s in phases},
             }
         )
-    init = metrics(Step(-1, INIT))
+    known = [(r["labels"], r[f"proxy_{metric.name}"]) for r in rounds if r[f"proxy_{metric.name}"] is not None]
+    found = outlook(known, metric)
+    init, first = metrics(Step(-1, INIT)), metrics(Step(-1, SCORE))
     return {
         "name": config.run.name,
         "seed": config.run.seed,
         "task": config.task,
         "rounds": rounds,
+        "forecast": None if found is None else {**asdict(found), "worth": found.worth},
         f"proxy_{metric.name}": rounds[-1][f"proxy_{metric.name}"],
         f"fused_{metric.name}": rounds[-1][f"fused_{metric.name}"],
-        "selection_macs": sum(r["selection_macs"] for r in rounds),
-        "dense_selection_macs": sum(r["dense_selection_macs"] for r in rounds),
-        "seconds": sum(s for r in rounds for s in r["seconds"].values()) + init.get("seconds", 0.0),
+        "selection_macs": sum(r["selection_macs"] for r in rounds) + first.get("macs", 0),
+        "dense_selection_macs": sum(r["dense_selection_macs"] for r in rounds) + first.get("dense_macs", 0),
+        "seconds": sum(s for r in rounds for s in r["seconds"].values())
+        + init.get("seconds", 0.0)
+        + first.get("seconds", 0.0),
         "parameters": init.get("parameters"),
         "macs_per_sample": init.get("macs_per_sample"),
         "rejected": ledger.rejected().num_rows,

@@ -20,7 +20,7 @@ from prunefuse_ray.data.reading import refuse_pickles
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.run.growth import seen_info
-from prunefuse_ray.run.ledger import Ledger, label_count
+from prunefuse_ray.run.ledger import Commit, Ledger, label_count
 from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
@@ -54,7 +54,7 @@ def view_run(ledger: Ledger) -> RunView:
 def view_round(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> RoundView:
     """One round: figures, the distribution of the scores that it was chosen from, and the ends of its choice."""
     selected = ledger.read_table(Step(round_, "select"), "selected.parquet", selected_schema(info.id_type))
-    scored = ledger.committed(Step(round_ - 1, "score")) if round_ else None
+    scored = ledger.committed(Step(round_ - 1, "score"))
     metrics = ledger.root / "rounds" / f"{round_:03d}" / "metrics.json"
     count = selected.num_rows
     first = selected.slice(0, min(SHEET, count))
@@ -63,13 +63,20 @@ def view_round(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> R
         round=round_,
         labels=label_count(config, ledger, round_),
         chosen=count,
-        strategy=config.selection.strategy if scored else "random",
+        strategy=scored.metrics.get("strategy", config.selection.strategy) if scored else "random",
+        reason=_reason(scored),
         metrics=metrics.read_json() if metrics.exists() else {},
         scores=None if scored is None else _histogram(scored.metrics["histogram"], selected),
         first=_chosen(ledger, info, round_, first, config.pool.value_range),
         last=_chosen(ledger, info, round_, last, config.pool.value_range),
         doubts=_doubts(ledger, config, info, round_),
     )
+
+
+def _reason(scored: Commit | None) -> str:
+    """Why a pass scored for its strategy; nothing where the configuration just names it."""
+    reason = scored.metrics.get("reason", "") if scored else ""
+    return "" if reason == "selection.strategy" else reason
 
 
 def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list[Doubt]:

@@ -20,6 +20,7 @@ from ray.data import ActorPoolStrategy, SaveMode
 from ray.data.checkpoint import CheckpointConfig
 
 from prunefuse_ray import networks
+from prunefuse_ray.acquisition.class_weights import weighted
 from prunefuse_ray.acquisition.probabilities import gradient_factor
 from prunefuse_ray.acquisition.strategy import Probabilities, Scores
 from prunefuse_ray.data.contents import HeldOut
@@ -59,6 +60,8 @@ class ScoringJob:
     """Also write the predicted class."""
     held_out: Place | None = None
     """Contents of the held-out sets (`contents.HeldOut`), with which samples are compared; None: with nothing."""
+    class_weights: tuple[float, ...] = ()
+    """What a score is worth by class (`acquisition.class_weights`); none: all alike."""
     trusted: tuple[str, ...] = ()
     """Architectures of the user's own that the configuration names (`networks.from_files`)."""
 
@@ -130,7 +133,9 @@ class Scorer:
         """Scores (N,) of a network's probabilities (N, C), or of a committee's (M, N, C)."""
         strategy = self.task.strategies[self.job.strategy]
         assert strategy.score is not None, "validated by config"
-        return strategy.score(p if strategy.members or p.ndim == 2 else p.mean(axis=0))
+        mean = p if p.ndim == 2 else p.mean(axis=0)
+        scores = strategy.score(p if strategy.members else mean)
+        return weighted(scores, mean, self.job.class_weights) if self.job.class_weights else scores
 
     def inputs(self, decoded_N: npt.NDArray[np.uint8]) -> torch.Tensor:
         pixels = torch.from_numpy(np.require(decoded_N, requirements=["C", "W"]))

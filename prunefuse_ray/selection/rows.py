@@ -81,7 +81,7 @@ def read(files: Files) -> Rows:
     scores, filled = np.empty(rows, np.float32), 0
     for table in _tables(files, sum(dimensions)):
         place = slice(filled, filled + table.num_rows)
-        for array, found in zip(vectors, _matrices(table, files.columns), strict=True):
+        for array, found in zip(vectors, matrices(table, files.columns), strict=True):
             array[place] = found
         scores[place] = table["score"].to_numpy()
         ids.append(table["id"])
@@ -98,10 +98,10 @@ def read_vectors(files: Files) -> Iterator[list[npt.NDArray[np.float32]]]:
     """The vectors of the rows that have a score, a batch at a time, in arrays of their own."""
     _, dimensions = files.shape()
     for table in _tables(files, sum(dimensions)):
-        yield [np.array(m) for m in _matrices(table, files.columns)]
+        yield [np.array(m) for m in matrices(table, files.columns)]
 
 
-def _matrices(table: pa.Table, columns: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+def matrices(table: pa.Table, columns: Sequence[str]) -> list[npt.NDArray[np.float32]]:
     """Columns of vectors as matrices (rows, D). ScoreError with ids where one is not finite."""
     found = []
     for column in columns:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from ray.exceptions import RayActorError
 from prunefuse_ray.acquisition import Chance, Strategy, hash_ids, random_scores
 from prunefuse_ray.acquisition.coverage import REFERENCES, REFERENCES_PER_SAMPLE
 from prunefuse_ray.acquisition.greedy import TOO_CLOSE, Rule
+from prunefuse_ray.acquisition.ranking import ranked
 from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.distributed.remote import GROUPS, plain_errors
 from prunefuse_ray.selection.rows import Files, Rows, read
@@ -36,9 +38,13 @@ PART_BYTES = 2**30
 """Features of one part at most: it is one task's; where they are more, there are more parts."""
 DEALT_ROW = 10_000
 """What it costs to read a row and deal it out, in multiply-adds."""
-PAIRWISE_ROWS = 4_096
+PAIRWISE_ROWS = 2_048
 """Rows of a part, for a strategy that compares them with each other."""
 MAX_PAIRWISE_PARTS = 1_024
+GROUP_SAMPLES = 32_000
+"""Samples that one second round of such a strategy selects, at most."""
+SECOND_PAIRS = 3 * 10**8
+"""Pairs of candidates and references that it compares at least, if there are so many: half a minute of a core."""
 SHOWN = 5_000_000
 """Added to a round's number: the draw that shows samples to the second round is none that selected samples."""
 
@@ -54,8 +60,8 @@ def select_set(
     hashes of their ids, in each part SURPLUS x its share of k is selected, and k among all of these. Every part is a
     random sample of the pool and so looks like it; after Malkomes et al., "Fast Distributed k-Center Clustering with
     Outliers on Massive Data", NeurIPS 2015, who take k in every part, for a guarantee, and so save no work but time.
-    What it costs in covering radius: `jobs/benchmark.py centers --two-rounds-rows 300000`. A pairwise strategy does so
-    in all but small pools, since it compares the samples of a part with each other (`pairwise_parts`).
+    What it costs in covering radius: `jobs/benchmark.py centers --two-rounds-rows 300000`. A strategy that compares
+    samples with each other does so in all but small pools (`pairwise`).
 
     Args:
         strategy: one that selects sets.
@@ -71,14 +77,14 @@ def select_set(
     rows, dimensions = files.shape()
     enough(rows, k)
     if strategy.pairwise:
-        parts = pairwise_parts(rows)
-        if parts == 1:
-            return _select_among(strategy, labeled, k, chance, None, read(files))
-        return in_two_rounds(strategy, files, labeled, k, chance, parts, max(REFERENCES, k * REFERENCES_PER_SAMPLE))
+        cut = pairwise(rows, k)
+        if cut.parts == 1:
+            return _select_among(strategy, labeled, k, chance, None, [read(files)])
+        return in_two_rounds(strategy, files, labeled, k, chance, cut)
     if strategy.divisible:
         parts = parts_of(rows, labeled.shape()[0] if labeled else 0, k, sum(dimensions))
         if parts > 1:
-            return in_two_rounds(strategy, files, labeled, k, chance, parts)
+            return in_two_rounds(strategy, files, labeled, k, chance, divided(k, parts))
 
     def whole() -> pa.Table:
         with shards_of(files, k, cpus, labeled) as shards:
@@ -143,36 +149,65 @@ def parts_of(rows: int, labeled: int, k: int, dimensions: int) -> int:
     return parts if exact > EXACT_WORK and 2 * (first + second) <= exact else 1
 
 
-def pairwise_parts(rows: int) -> int:
-    """Into how many parts samples are dealt for a strategy that compares those of a part with each other: of
-    PAIRWISE_ROWS each, in a huge pool of more. The number of rows alone decides."""
-    return min(MAX_PAIRWISE_PARTS, -(-rows // PAIRWISE_ROWS))
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """How a selection in two rounds is cut. Sizes alone decide, so that the same pool gives the same selection."""
+
+    parts: int
+    share: int
+    """Samples that the first round selects in each part, at most."""
+    groups: int = 1
+    """Second rounds side by side, each among what some of the parts have selected."""
+    references: int = 0
+    """About so many random samples of the pool are shown to a second round."""
+
+
+def divided(k: int, parts: int) -> Rounds:
+    """For a divisible strategy in so many parts (`parts_of`)."""
+    return Rounds(parts=parts, share=-(-k * SURPLUS // parts))
+
+
+def pairwise(rows: int, k: int) -> Rounds:
+    """For a strategy that compares the samples of a part with each other: parts of PAIRWISE_ROWS, in a huge pool of
+    more. Each selects as much as a second round can compare with its references, up to k: so many are enough for
+    GreeDi's guarantee (Mirzasoleiman et al. 2013), however alike the parts' selections are. A very large k is shared
+    out among groups of parts."""
+    parts = min(MAX_PAIRWISE_PARTS, -(-rows // PAIRWISE_ROWS))
+    groups = min(parts, GROUPS, -(-k // GROUP_SAMPLES))
+    references = max(REFERENCES, -(-k // groups) * REFERENCES_PER_SAMPLE)
+    candidates = max(SURPLUS * k, groups * SECOND_PAIRS // references)
+    return Rounds(parts=parts, share=min(k, -(-candidates // parts)), groups=groups, references=references)
 
 
 def in_two_rounds(
-    strategy: Strategy, files: Files, labeled: Files | None, k: int, chance: Chance, parts: int, references: int = 0
+    strategy: Strategy, files: Files, labeled: Files | None, k: int, chance: Chance, cut: Rounds
 ) -> pa.Table:
     """The files are read once, by tasks that deal their rows into piles of one part or some; then a task for every
-    pile, and one for what was selected.
-
-    Args:
-        references: about so many samples of the pool, by chance, are shown to the second round.
-    """
+    pile, and one for every group of what was selected."""
     rows, dimensions = files.shape()
-    piles = min(parts, max(GROUPS, math.ceil(4 * rows * sum(dimensions) / PART_BYTES)))
-    share, of_rows = -(-k * SURPLUS // parts), references / max(1, rows)
+    piles = min(cut.parts, max(GROUPS, math.ceil(4 * rows * sum(dimensions) / PART_BYTES)))
+    of_rows = cut.references / max(1, rows)
     deal = ray.remote(num_cpus=0.5, num_returns=piles + 1)(_deal)
     first = ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")(_select_in_parts)
-    second = ray.remote(num_cpus=0.5)(_select_among)
+    second = ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")(_select_among)
     dealt: list[Any] = [deal.remote(some, piles, chance, of_rows) for some in files.cut(max(GROUPS, piles))]
-    shown = ray.remote(num_cpus=0)(_gathered).remote(*(d[-1] for d in dealt)) if references else None
+    shown = ray.remote(num_cpus=0)(_gathered).remote(*(d[-1] for d in dealt)) if cut.references else None
+    parts = [len(range(n, cut.parts, piles)) for n in range(piles)]
     found = [
-        first.remote(strategy, labeled, share, chance, piles, len(range(n, parts, piles)), *(d[n] for d in dealt))
+        first.remote(strategy, labeled, cut.share, chance, piles, parts[n], *(d[n] for d in dealt))
         for n in range(piles)
     ]
     del dealt  # each pile is forgotten as soon as its task is done
+    shares = [len(range(g, k, cut.groups)) for g in range(cut.groups)]
     with plain_errors():
-        return ray.get(second.remote(strategy, labeled, k, chance, shown, *found))
+        return _in_turn(
+            ray.get(
+                [
+                    second.remote(strategy, labeled, share, chance, shown, *found[g :: cut.groups])
+                    for g, share in enumerate(shares)
+                ]
+            )
+        )
 
 
 def _deal(files: Files, piles: int, chance: Chance, share: float) -> tuple[Rows, ...]:
@@ -194,19 +229,16 @@ def _gathered(*rows: Rows) -> Rows:
 
 def _select_in_parts(
     strategy: Strategy, labeled: Files | None, share: int, chance: Chance, piles: int, parts: int, *dealt: Rows
-) -> Rows:
-    """The first round, a task: the strategy among the rows of each part of a pile."""
-    pile = _gathered(*dealt)
+) -> list[Rows]:
+    """The first round, a task: what the strategy selects of each part of a pile, in its order."""
+    pile, known = _gathered(*dealt), labeled and read(labeled) if parts > 1 else labeled
     part_N = hash_ids(ids_to_numpy(pile.ids)) // np.uint64(piles) % np.uint64(parts)
-    return Rows.concat(
-        [
-            _select_in_part(strategy, labeled, share, chance, pile.take(np.flatnonzero(part_N == n)))
-            for n in range(parts)
-        ]
-    )
+    return [
+        _select_in_part(strategy, known, share, chance, pile.take(np.flatnonzero(part_N == n))) for n in range(parts)
+    ]
 
 
-def _select_in_part(strategy: Strategy, labeled: Files | None, share: int, chance: Chance, rows: Rows) -> Rows:
+def _select_in_part(strategy: Strategy, labeled: Files | Rows | None, share: int, chance: Chance, rows: Rows) -> Rows:
     if len(rows.ids) <= share:
         return rows
     with Shards(rows, 0, labeled) as shards:
@@ -215,13 +247,19 @@ def _select_in_part(strategy: Strategy, labeled: Files | None, share: int, chanc
 
 
 def _select_among(
-    strategy: Strategy, labeled: Files | None, k: int, chance: Chance, references: Rows | None, *parts: Rows
+    strategy: Strategy, labeled: Files | None, k: int, chance: Chance, references: Rows | None, *found: list[Rows]
 ) -> pa.Table:
     """The second round, a task: the strategy among what the parts have selected."""
-    rows = _gathered(*parts)
+    rows = _gathered(*(part for parts in found for part in parts))
     enough(len(rows.ids), k)
     with Shards(rows, 0, labeled, references) as shards:
         return _select(strategy, shards, k, chance)
+
+
+def _in_turn(selected: Sequence[pa.Table]) -> pa.Table:
+    """What the groups have selected: the first of each, then the second of each, ..., ties by id."""
+    rows = pa.concat_tables(selected).sort_by([("rank", "ascending"), ("id", "ascending")])
+    return selected[0] if len(selected) == 1 else ranked(rows.select(["id", "score"]))
 
 
 def _select(strategy: Strategy, shards: Shards, k: int, chance: Chance) -> pa.Table:

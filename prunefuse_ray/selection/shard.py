@@ -73,10 +73,10 @@ class Shard:
     front: Front
     clusters: npt.NDArray[np.int64] | None = None
 
-    def __init__(self, number: int, labeled: Files | None, references: Rows | None = None) -> None:
+    def __init__(self, number: int, labeled: Files | Rows | None, references: Rows | None = None) -> None:
         """
         Args:
-            labeled: files with the vectors of the labeled samples.
+            labeled: the labeled samples: files, which are read a batch at a time whenever they are needed, or rows.
             references: rows for `Part.references`.
         """
         self.number, self.labeled, self.references = number, labeled, references
@@ -89,8 +89,7 @@ class Shard:
         self.order[pc.sort_indices(self.ids).to_numpy()] = np.arange(len(self.ids))
         pa.default_memory_pool().release_unused()  # what reading took beside the rows
         largest = [_largest(f) for f in self.raw]
-        others = read_vectors(self.labeled) if self.labeled is not None else iter(())
-        for vectors in itertools.chain(others, [self.references.vectors] if self.references else []):
+        for vectors in itertools.chain(self._labeled(), [self.references.vectors] if self.references else []):
             largest = [max(x, _largest(v)) for x, v in zip(largest, vectors, strict=True)]
         return Extent(rows=len(self.ids), largest=largest, dimensions=[f.shape[1] for f in self.raw])
 
@@ -184,7 +183,15 @@ class Shard:
 
     def labeled_points(self) -> Iterator[Points]:
         """The labeled samples, a batch at a time; none where the strategy reads none."""
-        yield from map(self._fixed, read_vectors(self.labeled) if self.labeled is not None else ())
+        yield from map(self._fixed, self._labeled())
+
+    def _labeled(self) -> Iterator[list[npt.NDArray[np.float32]]]:
+        """The labeled samples' vectors, in arrays of their own."""
+        match self.labeled:
+            case Files() as files:
+                yield from read_vectors(files)
+            case Rows() as rows:
+                yield [v.copy() for v in rows.vectors]
 
     def _fixed(self, vectors: Sequence[npt.NDArray[np.float32]]) -> Points:
         return Points.of([to_fixed(v, p) for v, p in zip(vectors, self.powers, strict=True)])

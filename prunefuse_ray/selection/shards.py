@@ -39,12 +39,12 @@ class Shards:
     """All shards: a call goes to every one of them, and the answers come back in their order."""
 
     def __init__(
-        self, source: Files | Rows, count: int, labeled: Files | None = None, references: Rows | None = None
+        self, source: Files | Rows, count: int, labeled: Files | Rows | None = None, references: Rows | None = None
     ) -> None:
         """Shards of the rows: at most `count` actors spread over the nodes; for `count` 0 one in this process.
 
         Args:
-            labeled: files with the vectors of the labeled samples, which the scale of the fixed point has to hold.
+            labeled: the labeled samples, which the scale of the fixed point has to hold.
             references: a random sample of the pool (`Part.references`), which it has to hold, too.
         """
         cuts: Sequence[Files | Rows] = source.cut(max(1, count)) if isinstance(source, Files) else [source]
@@ -57,7 +57,7 @@ class Shards:
             self.close()
             raise
         self.rows = sum(e.rows for e in extents)
-        self.labeled = labeled.shape()[0] if labeled is not None else 0
+        self.labeled = len(labeled.ids) if isinstance(labeled, Rows) else labeled.shape()[0] if labeled else 0
         dimensions = extents[0].dimensions
         largest = np.max([e.largest for e in extents], axis=0)
         self.powers = [exponent(float(x), d) for x, d in zip(largest, dimensions, strict=True)]

@@ -30,8 +30,13 @@ AFTER = ("finetuning.", "fusion.", "distillation.")
 """Read only once the proxy is trained."""
 WITH_NETWORKS = ("network.", "pruning.", "selection.selector", "training.", "scoring.")
 """Not read by what only chooses at random and fetches samples."""
-THROUGH_PARENTS = ("selection.strategy", "selection.budgets", "selection.per_group", "selection.min_distance")
+THROUGH_PARENTS = (
+    "selection.strategy", "selection.initial", "selection.budgets", "selection.per_group", "selection.min_distance",
+    "selection.hold_back", "selection.class_balance", "selection.wanted_classes",
+)  # fmt: skip
 """They decide which samples are labeled, and reach every later phase by the key of the labels."""
+OF_LATER_ROUNDS = ("training.", "selection.strategy", "selection.class_balance", "selection.wanted_classes")
+"""Not read by what selects the initial set."""
 PLANNING = ("fusion.evaluate", "fusion.sync_every")
 """They decide which phases there are, not what one of them does."""
 
@@ -77,6 +82,8 @@ def _parents(config: Config, step: Step) -> list[Step]:
             return [Step(r, "select")]
         case "train":
             return [Step(r, "label"), origin]
+        case "score" if r < 0:
+            return [Step(-1, "init")]
         case "score":
             return [Step(r, "train"), Step(r, "label")]
         case "fuse":
@@ -91,7 +98,7 @@ def _parents(config: Config, step: Step) -> list[Step]:
 
 
 def _by_chance(config: Config, step: Step) -> bool:
-    return step.round == 0 or config.selection.strategy == "random"
+    return (config.selection.initial if step.round == 0 else config.selection.strategy) == "random"
 
 
 def _unread(config: Config, step: Step) -> tuple[str, ...]:
@@ -104,13 +111,13 @@ def _unread(config: Config, step: Step) -> tuple[str, ...]:
             pruned = config.selection.selector == "proxy"
             return (*AFTER, *THROUGH_PARENTS, "training.", "scoring.", *(() if pruned else ("pruning.",)))
         case "select" if not _by_chance(config, step):
-            return (*AFTER, "selection.budgets")
+            return (*AFTER, "selection.budgets", *(OF_LATER_ROUNDS if step.round == 0 else ()))
         case "select" | "label":
             return (*AFTER, *WITH_NETWORKS, *THROUGH_PARENTS)
         case "train":
             return (*AFTER, *THROUGH_PARENTS, "scoring.")
         case "score":
-            return (*AFTER, "selection.budgets")
+            return (*AFTER, "selection.budgets", *(OF_LATER_ROUNDS if step.round < 0 else ()))
         case "fuse":
             return (*(of_scratch if scratch else target), "finetuning.", "distillation.")
         case "finetune":

@@ -8,7 +8,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.benchmarks import bare, centers, measure, memory, overhead, photographs, scoring, topk, training
+from prunefuse_ray.benchmarks import (
+    bare,
+    centers,
+    coverage,
+    measure,
+    memory,
+    overhead,
+    photographs,
+    scoring,
+    topk,
+    training,
+)  # fmt: skip
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
 from tests.support import ROOT
@@ -60,6 +71,13 @@ def test_centers_compares_two_rounds_with_the_exact_choice(local_ray, tmp_path, 
     figures = centers.rounds(tmp_path / "pool", 1_200, 8, 100, heaps)
     assert figures["radius_over_exact"] < 2.0, "each choice is within twice the best radius, and nearly greedy"
     assert figures["time_over_exact"] > 0.0
+
+
+def test_coverage_is_nearly_that_of_exact_greedy_selection(local_ray, tmp_path):
+    values = coverage.quality(tmp_path, 6_000, 8, 60)
+    assert values["exact"] > values["two_rounds"] > 0.95 * values["exact"]
+    assert values["two_rounds"] > values["chance"]
+    assert coverage.time(tmp_path / "time", 2_000, 8, 20, "max_herding")["time_over_k_centers"] > 0
 
 
 @pytest.mark.slow

@@ -6,16 +6,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray import networks
+from prunefuse_ray.acquisition import Chance, auto
+from prunefuse_ray.acquisition.class_weights import class_weights
 from prunefuse_ray.acquisition.greedy import clocks
 from prunefuse_ray.acquisition.quotas import round_robin
+from prunefuse_ray.acquisition.typiclust import TYPICLUST
 from prunefuse_ray.config.files import merge
 from prunefuse_ray.errors import ConfigError, ScoreError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.networks import NetworkError
+from prunefuse_ray.report.page import render
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import train
+from prunefuse_ray.run.result import result_of
+from prunefuse_ray.run.view import view_run
+from prunefuse_ray.selection.rows import Rows
+from prunefuse_ray.selection.shards import Shards
 from tests.run.test_loop import kill_at_each
+from tests.selection.test_coverage_selection import squares
 from tests.selection.test_set_selection import apart, badge, k_centers
 from tests.support.nets import OWN
 from tests.support.pools import random_images, write_pool
@@ -168,6 +177,12 @@ def test_features_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tin
         ({"per_group": "country"}, "per_group"),
         ({"per_group": "group"}, "groups need both per_group 'group' and the column"),
         ({"strategy": "k_center"}, "did you mean 'k_centers'"),
+        ({"class_balance": 0.5, "strategy": "badge"}, "weighs scores, and strategy 'badge' does not go by them"),
+        ({"class_balance": 0.5, "strategy": "random"}, "does not go by them"),
+        ({"strategy": "rare_classes"}, "name them in selection.wanted_classes"),
+        ({"initial": "bald"}, "initial 'bald' asks a trained network"),
+        ({"initial": "auto"}, "unknown acquisition strategy 'auto'"),
+        ({"per_group": "predicted", "strategy": "auto"}, "strategy 'auto', which selects a set of its own"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(tiny_pool, tmp_path, change, said):
@@ -202,6 +217,7 @@ MOMENTS = [
         pytest.param({"strategy": "badge"}, marks=pytest.mark.slow),
         pytest.param({"strategy": "cluster_margin"}, marks=pytest.mark.slow),
         pytest.param({"min_distance": 0.2}, marks=pytest.mark.slow),
+        pytest.param({"strategy": "auto", "initial": "typiclust", "hold_back": 2.0}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -214,3 +230,107 @@ def test_a_run_killed_in_any_phase_chooses_the_same(local_ray, tiny_pool, tmp_pa
             pq.read_table(tmp_path / run / f"tiny/rounds/{r:03d}/selected.parquet") for run in ("whole", "killed")
         )
         assert killed.equals(whole)
+
+
+def test_an_initial_set_is_selected_by_the_features_of_the_network_as_it_is(local_ray, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path, selection={"initial": "typiclust", "strategy": "uncertainty_herding"})
+    root = choose(config)
+    first = pq.read_table(f"{root}/rounds/000/selected.parquet")
+    scores = pq.read_table(f"{root}/scores").sort_by("id")
+    assert scores.num_rows == 120
+    rows = Rows(
+        ids=scores["id"].combine_chunks(),
+        scores=scores["score"].to_numpy(),
+        vectors=[matrix(scores, "feature").astype(np.float32)],
+    )
+    with Shards(rows, 0) as held:
+        assert first.equals(TYPICLUST.select(held, 10, Chance(seed=0, round=-1)).cast(first.schema))
+    ledger = Ledger(loop.run_place(config))
+    assert ledger.committed(Step(-1, "score")).metrics["reason"].endswith("a network with no training yet")
+    first, second = view_run(ledger).rounds
+    assert (first.strategy, second.strategy) == ("typiclust", "uncertainty_herding")
+
+
+def test_auto_decides_in_each_round_and_records_why(local_ray, tiny_pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(auto, "FEW", 8)  # labels a class: 5 in round 0, 9 in round 1
+    monkeypatch.setattr(auto, "MANY", 8)
+    monkeypatch.setattr(auto, "IMBALANCED", 100.0)
+    config = tiny(tiny_pool, tmp_path, selection={"strategy": "auto"})
+    ledger = loop.run(config)
+    scored = [ledger.committed(Step(r, "score")).metrics for r in (0, 1)]
+    assert [m["strategy"] for m in scored] == ["uncertainty_herding", "margin"]
+    assert [m["reason"] for m in scored] == [
+        "few labels (5 labels a class, below 8)",
+        "many labels (9 labels a class, 8 or more)",
+    ]
+    second = pq.read_table(f"{ledger.root.path}/rounds/001/scores")
+    second = second.sort_by([("score", "descending"), ("id", "ascending")])
+    assert "feature" not in second.column_names, "margin reads none"
+    last = pq.read_table(f"{ledger.root.path}/rounds/002/selected.parquet")
+    assert last["id"].to_pylist() == second["id"].to_pylist()[:12]
+    assert [r["strategy"] for r in result_of(config, ledger)["rounds"]] == ["random", "uncertainty_herding", "margin"]
+    page = render(view_run(ledger))
+    assert "few labels (5 labels a class, below 8)" in page
+
+
+@pytest.mark.parametrize(
+    "selection", [{"class_balance": 1.0}, {"strategy": "rare_classes", "wanted_classes": ["1"]}], ids=str
+)
+def test_scores_count_by_class(local_ray, tiny_pool, tmp_path, selection):
+    config = tiny(tiny_pool, tmp_path, selection=selection)
+    root = choose(config)
+    scores = read(root, "scores")
+    ledger = Ledger(loop.run_place(config))
+    weights = ledger.committed(Step(0, "score")).metrics["class_weights"]
+    counts = ledger.committed(Step(0, "label")).metrics["class_counts"]
+    assert sum(counts) == 10
+    assert (
+        weights
+        == class_weights(
+            counts,
+            balance=selection.get("class_balance", 0.0),
+            wanted=[1] if "strategy" in selection else (),
+            others=0.0,
+        ).tolist()
+    )
+    by_score = scores.sort_by([("score", "descending"), ("id", "ascending")])
+    assert selected(root)["id"].to_pylist() == by_score["id"].to_pylist()[:8]
+
+
+@pytest.mark.parametrize("strategy", ["least_confidence", "uncertainty_herding"])
+def test_what_is_like_no_labeled_sample_is_held_back_and_named(local_ray, tiny_pool, tmp_path, strategy):
+    config = tiny(tiny_pool, tmp_path, selection={"strategy": strategy, "hold_back": 1.0, "budgets": [10, 18]})
+    ledger = loop.run(config)
+    root = ledger.root.path
+    held = pq.read_table(f"{root}/rounds/001/held_back.parquet")
+    told = ledger.committed(Step(1, "select")).metrics
+    assert told["held_back"] == held.num_rows > 0
+    x, known = (matrix(read(root, name), "feature") for name in ("scores", "labeled"))
+    near = dict(zip(read(root, "scores")["id"].to_pylist(), np.sqrt(squares(x, known)).min(1), strict=True))
+    assert {i for i, d in near.items() if d > told["held_back_beyond"]} == set(held["id"].to_pylist())
+    assert not set(held["id"].to_pylist()) & set(selected(root)["id"].to_pylist())
+    assert told["held_back_farthest"][0] == held["id"][0].as_py() == max(near, key=near.get)
+    assert not (ledger.root / "rounds/001/kept-scores").exists()
+    assert f"{held.num_rows} samples before round 1" in render(view_run(ledger))
+
+
+def test_a_class_that_there_is_not_cannot_be_wanted(local_ray, tiny_pool, tmp_path):
+    with pytest.raises(ConfigError, match=r"selection\.wanted_classes: 'cat' is no class of the pool.*they are 0, 1"):
+        loop.run(tiny(tiny_pool, tmp_path, selection={"strategy": "rare_classes", "wanted_classes": ["cat"]}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_holding_back_too_much_is_said(local_ray, tiny_pool, tmp_path):
+    change = {"hold_back": 0.01, "budgets": [10, 118]}
+    with pytest.raises(ScoreError, match=r"selection\.hold_back 0\.01 leaves \d+ samples; round 1 wants 108: raise it"):
+        loop.run(tiny(tiny_pool, tmp_path, selection=change))
+
+
+def test_a_class_without_labels_is_named(local_ray, tmp_path, caplog):
+    write_pool(tmp_path / "pool" / "pool", random_images(60), label=[0] * 59 + [1])
+    write_pool(tmp_path / "pool" / "test", random_images(20, seed=1), first_id=900)
+    config = tiny(tmp_path / "pool", tmp_path, selection={"budgets": [6, 8]})
+    root = choose(config)
+    assert Ledger(loop.run_place(config)).committed(Step(0, "label")).metrics["class_counts"] == [6, 0]
+    assert "round 0: no label yet of 1 of 2 classes (1)" in caplog.text
+    assert root

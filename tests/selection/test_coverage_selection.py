@@ -129,6 +129,7 @@ def test_in_two_rounds_the_pool_is_covered_almost_as_well_whatever_the_files(tmp
     made = Made(tmp_path, clumps=25)
     exact = made.rows(select("max_herding", made.files, made.known, 30, 2))
     monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 100)
+    monkeypatch.setattr(set_selection, "REFERENCES", 200)
     found = made.rows(select("max_herding", made.files, made.known, 30, 2))
     assert len(set(found)) == 30
     assert found != exact
@@ -139,6 +140,35 @@ def test_in_two_rounds_the_pool_is_covered_almost_as_well_whatever_the_files(tmp
     other = Made(tmp_path / "other", clumps=25)
     other.files = other.write("again", np.arange(N)[::-1], other.x, 3)
     assert other.rows(select("max_herding", other.files, other.known, 30, 1)) == found
+
+
+def test_a_very_large_k_is_shared_out_among_groups_of_parts(tmp_path, local_ray, monkeypatch):
+    made = Made(tmp_path, clumps=25)
+    monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 100)
+    monkeypatch.setattr(set_selection, "GROUP_SAMPLES", 61)
+    monkeypatch.setattr(set_selection, "SECOND_PAIRS", 0)
+    cut = set_selection.pairwise(N, 121)
+    assert (cut.parts, cut.groups, cut.share) == (4, 2, 61)
+    found = made.rows(select("max_herding", made.files, made.known, 121, 2))
+    parts = set_selection.hash_ids(made.ids) % np.uint64(4)
+    assert len(set(found)) == 121
+    in_turn = parts[found[:120]].reshape(60, 2) % 2
+    assert (in_turn.sum(axis=1) == 1).all(), "one of each group"
+
+
+@pytest.mark.parametrize(
+    ("rows", "k", "expected"),
+    [
+        (2_048, 100, (1, 100, 1, 4_096)),
+        (16_000, 320, (8, 320, 1, 4_096)),  # every part selects as much as is wanted
+        (1_000_000, 1_000, (489, 150, 1, 4_096)),
+        (1_000_000, 10_000, (489, 62, 1, 10_000)),
+        (10_000_000, 1_000_000, (1_024, 1_954, 32, 31_250)),
+    ],
+)
+def test_rounds_follow_from_sizes(rows, k, expected):
+    cut = set_selection.pairwise(rows, k)
+    assert (cut.parts, cut.share, cut.groups, cut.references) == expected
 
 
 # --- TypiClust --------------------------------------------------------------------------------------------------------

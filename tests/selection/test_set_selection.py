@@ -254,8 +254,9 @@ def test_in_two_rounds_the_choice_covers_almost_as_well_whatever_the_files(tmp_p
     monkeypatch.undo()
     made.x[17, 3] = np.nan
     made.files = made.write("broken", None, made.x, 2)
+    cut = set_selection.divided(60, 6)
     with pytest.raises(ScoreError) as caught:
-        set_selection.in_two_rounds(K_CENTERS, made.files, made.known, 60, Chance(seed=0, round=0), 6)
+        set_selection.in_two_rounds(K_CENTERS, made.files, made.known, 60, Chance(seed=0, round=0), cut)
     assert str(caught.value).startswith("features are not finite, e.g. of the samples 17: the network diverged")
 
 

@@ -30,6 +30,7 @@ def common(a, b):
 
 SCRATCH = {"fusion": {"target": "scratch"}}
 MARGIN = {"selection": {"strategy": "margin"}}
+TYPICAL = {"selection": {"initial": "typiclust"}}
 PREFIX = {"-1:init", "0:select", "0:label", "0:train"}
 CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | {"-1:init", "0:score", "1:score"}
 
@@ -47,6 +48,10 @@ CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | 
         ([], [{"fusion": {"evaluate": "last"}}], CHOSEN | {"2:fuse", "2:finetune"}),
         ([], [{"selection": {"budgets": [10, 20, 40]}}],
          {s for s in CHOSEN if s[0] != "2"} | {"0:fuse", "0:finetune", "1:fuse", "1:finetune"}),
+        ([], [{"selection": {"class_balance": 1.0}}], PREFIX | {"0:fuse", "0:finetune"}),
+        ([], [{"selection": {"strategy": "auto"}}], PREFIX | {"0:fuse", "0:finetune"}),
+        ([], [TYPICAL], {"-1:init"}),
+        ([TYPICAL], [TYPICAL, MARGIN], PREFIX | {"-1:score", "0:fuse", "0:finetune"}),
         # A scratch target depends on the labels alone, whoever chose them.
         ([SCRATCH, MARGIN], [SCRATCH, {"selection": {"selector": "dense"}}],
          {"0:select", "0:label", *(f"{r}:fuse" for r in range(3)), "0:finetune"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run.class_counts import class_counts, warn_of_missing
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.labeling import annotator_of, labeled, request_of, wait_for_labels
 from prunefuse_ray.run.phases.select import selected_of
@@ -23,7 +25,17 @@ def decide(config: Config, step: Step, labels: int) -> Literal["nobody", "oracle
 
 
 def run(context: RunContext, step: Step) -> Done:
-    before = context.labels(step.round - 1).num_rows
+    known = context.labels(step.round - 1)
+    done = _done(context, step, known.num_rows)
+    labels = done.outputs["labels.parquet"]
+    assert isinstance(labels, pa.Table)
+    classes = context.info.classes
+    counts = class_counts(pa.concat_tables([known, labels]), len(classes))
+    warn_of_missing(counts, classes, step.round)
+    return replace(done, metrics={**done.metrics, "class_counts": counts})
+
+
+def _done(context: RunContext, step: Step, before: int) -> Done:
     match decide(context.config, step, before):
         case "nobody":
             none = labels_schema(context.info.id_type).empty_table()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
+from prunefuse_ray.acquisition import AUTO, auto
+from prunefuse_ray.acquisition.auto import Decision, Facts
+from prunefuse_ray.acquisition.class_weights import OTHERS, class_weights
 from prunefuse_ray.config import Config
 from prunefuse_ray.data.contents import HeldOut, matches_of, overlaps_of
 from prunefuse_ray.data.inventory import HELD_OUT_FILE, check_overlap
@@ -19,32 +23,42 @@ from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import proxies, trusted
-from prunefuse_ray.method.steps import INIT, SCORE, Step
+from prunefuse_ray.method.steps import INIT, SCORE, TRAIN, Step
+from prunefuse_ray.run.class_counts import class_counts
 from prunefuse_ray.run.context import Done, RunContext, without
 from prunefuse_ray.scoring.backend_choice import FILE, SMALL_BATCH
 from prunefuse_ray.scoring.score_pass import ScorePass, score, write_scores
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
-from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tasks import TASKS, Metric
 
 
-def decide(config: Config, form: Form, plan: ScoringPlan, held_out: Place | None = None) -> ScoringJob:
-    """What a sample is scored by, and what is written of it: what the selection will read.
+def decide(
+    config: Config,
+    form: Form,
+    plan: ScoringPlan,
+    strategy: str,
+    weights: Sequence[float] = (),
+    held_out: Place | None = None,
+) -> ScoringJob:
+    """What a sample is scored by, and what is written of it: what the selection by `strategy` will read.
 
     Args:
+        weights: what a score is worth by class; none: all alike.
         held_out: contents of the held-out sets, where samples have not been compared with them yet.
     """
-    strategy = TASKS[config.task].strategies[config.selection.strategy]
+    read = TASKS[config.task].strategies[strategy]
     return ScoringJob(
-        strategy=config.selection.strategy,
+        strategy=strategy,
         task=config.task,
         form=form,
         batch_size=SMALL_BATCH,
-        features=config.scoring.features or config.selection.needs_features,
-        gradients=strategy.gradients,
+        features=config.scoring.features or config.selection.reads_features(read),
+        gradients=read.gradients,
         predicted=config.selection.per_group == "predicted",
         threads=plan.cpus,
         gpu=plan.gpus > 0,
+        class_weights=tuple(weights),
         held_out=held_out,
         trusted=trusted(config),
     )
@@ -76,25 +90,66 @@ def run(context: RunContext, step: Step) -> Done:
     )
     contents = ledger.root / HELD_OUT_FILE
     held_out = contents if compares(config, step.round) and contents.exists() else None
-    job = decide(config, context.form, context.scoring, held_out)
+    by = strategy_of(context, step)
+    job = decide(config, context.form, context.scoring, by.strategy, weights_of(context, step, by.strategy), held_out)
     scored = score(
         what, config.scoring, job, context.scoring, lambda: ledger.clear(step, "scores", "scores-checkpoint")
     )
     context.note_rejected(scored.rejected)
     shared = {} if held_out is None else _overlaps(context, step.round, held_out, scored.held_out)
-    known = _score_labeled(context, step, what, scored.job, labeled) if config.selection.needs_labeled else []
+    reads_labeled = config.selection.reads_labeled(TASKS[config.task].strategies[by.strategy])
+    known = _score_labeled(context, step, what, scored.job, labeled) if len(labeled) and reads_labeled else []
     return Done(
         outputs={},
         written=[*scored.written, *known],
         leftovers=("scores-checkpoint", "labeled-checkpoint"),
         metrics={
             **scored.metrics,
+            "strategy": by.strategy,
+            "reason": by.reason,
+            "class_weights": list(scored.job.class_weights),
             "overlaps": shared,
             "dense_macs": scored.metrics["samples"] * macs["dense"],
             **({} if context.prepared is None else {"prepared": usage(context.prepared, context.form)}),
             "actors": [context.scoring.min_actors, context.scoring.max_actors],
         },
     )
+
+
+def strategy_of(context: RunContext, step: Step) -> Decision:
+    """The strategy by which the next round selects from the scores of this one."""
+    selection = context.config.selection
+    if step.round < 0:
+        learned = f"weights of {path}" if (path := context.config.network.weights) else "no training yet"
+        return Decision(strategy=selection.initial, reason=f"selection.initial; features of a network with {learned}")
+    if selection.strategy != AUTO:
+        return Decision(strategy=selection.strategy, reason="selection.strategy")
+    trained = context.ledger.require(Step(step.round, TRAIN)).metrics
+    return auto.decide(
+        Facts(
+            counts=class_counts(context.labels(step.round), len(context.info.classes)),
+            agreement=held_back_metric(trained, TASKS[context.config.task].metric),
+        )
+    )
+
+
+def held_back_metric(trained: Mapping[str, Any], metric: Metric) -> float | None:
+    """The metric of the weights that a training kept, on the validation set; None where there is none."""
+    measured = trained.get(f"validation_{metric.name}") or []
+    return max(measured, default=None)
+
+
+def weights_of(context: RunContext, step: Step, strategy: str) -> list[float]:
+    """What a score is worth by class; none where all are alike, or no network is trained yet."""
+    selection, classes = context.config.selection, context.info.classes
+    if step.round < 0 or not (selection.class_balance or selection.wanted_classes):
+        return []
+    return class_weights(
+        class_counts(context.labels(step.round), len(classes)),
+        balance=selection.class_balance,
+        wanted=[classes.index(name) for name in selection.wanted_classes],
+        others=0.0 if TASKS[context.config.task].strategies[strategy].wanted else OTHERS,
+    ).tolist()
 
 
 def _overlaps(context: RunContext, round_: int, contents: Place, matches: pa.Table) -> dict[str, Any]:

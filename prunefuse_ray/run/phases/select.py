@@ -8,16 +8,24 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from prunefuse_ray.acquisition import Chance
+from prunefuse_ray.acquisition import Chance, Strategy
 from prunefuse_ray.config import Config
+from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.method.steps import SCORE, SELECT, Step, to_select
 from prunefuse_ray.run.context import Done, RunContext, too_few
-from prunefuse_ray.schemas import arrow_type, selected_schema
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.schemas import arrow_type, held_back_schema, selected_schema
+from prunefuse_ray.selection.hold_back import hold_back
 from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.selection.rows import Files
 from prunefuse_ray.selection.set_selection import select_apart, select_set
 from prunefuse_ray.selection.top_k import top_k, top_k_of_groups
 from prunefuse_ray.tasks import TASKS
+
+KEPT = "kept-scores"
+"""Score files without what is held back, while the selection reads them."""
+NAMED = 10
+"""Samples that are held back, named in the metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +36,18 @@ class Plan:
     k: int
 
 
-def decide(config: Config, *, k: int, scored: bool) -> Plan:
+def decide(config: Config, *, k: int, strategy: str | None) -> Plan:
     """How a round that wants k samples selects them.
 
     Args:
-        scored: whether the round before has scored the pool.
+        strategy: by which the round before has scored the pool; None: it has not.
     """
     selection = config.selection
     if k == 0:  # the known labels are the whole initial set
         return Plan(kind="nothing", k=0)
-    if not scored:
+    if strategy is None:
         return Plan(kind="random", k=k)
-    if TASKS[config.task].strategies[selection.strategy].select is not None:
+    if TASKS[config.task].strategies[strategy].select is not None:
         return Plan(kind="set", k=k)
     if selection.min_distance is not None:
         return Plan(kind="apart", k=k)
@@ -50,16 +58,29 @@ def run(context: RunContext, step: Step) -> Done:
     """Select the round's samples: at random, or by the strategy from the score files of the round before."""
     scored = Step(step.round - 1, SCORE)
     k = to_select(context.config, step.round, context.labels(step.round - 1).num_rows)
-    plan = decide(context.config, k=k, scored=context.ledger.committed(scored) is not None)
+    strategy = scored_by(context.config, context.ledger, scored)
+    plan = decide(context.config, k=k, strategy=strategy)
     schema = selected_schema(context.info.id_type)
     more: Mapping[str, Any] = {}
+    outputs: dict[str, pa.Table] = {}
     if plan.kind == "nothing":
         selected = schema.empty_table()
     elif plan.kind == "random":
         selected = _random(context, step, k)
     else:
-        selected, more = _from_scores(context, scored, plan)
-    return Done(outputs={"selected.parquet": selected.cast(schema)}, metrics={"chosen": k, **more})
+        assert strategy is not None
+        selected, more, held = _from_scores(context, step, scored, plan, strategy)
+        more = {"strategy": strategy, **more}
+        if held is not None:
+            outputs["held_back.parquet"] = held.cast(held_back_schema(context.info.id_type))
+    outputs["selected.parquet"] = selected.cast(schema)
+    return Done(outputs=outputs, metrics={"chosen": k, **more}, leftovers=(KEPT,))
+
+
+def scored_by(config: Config, ledger: Ledger, scored: Step) -> str | None:
+    """The strategy by which a pass has scored; None where there was none. Earlier versions did not record it."""
+    commit = ledger.committed(scored)
+    return None if commit is None else commit.metrics.get("strategy", config.selection.strategy)
 
 
 def selected_of(context: RunContext, round_: int) -> pa.Table:
@@ -67,26 +88,50 @@ def selected_of(context: RunContext, round_: int) -> pa.Table:
     return context.ledger.read_table(Step(round_, SELECT), "selected.parquet", selected_schema(context.info.id_type))
 
 
-def _from_scores(context: RunContext, scored: Step, plan: Plan) -> tuple[pa.Table, Mapping[str, Any]]:
-    """The samples that the configured strategy selects from the files of `scored`, and figures about them."""
-    selection, cpus, root = context.config.selection, context.has.cpus, context.ledger.root
-    strategy = TASKS[context.config.task].strategies[selection.strategy]
+def _from_scores(
+    context: RunContext, step: Step, scored: Step, plan: Plan, name: str
+) -> tuple[pa.Table, Mapping[str, Any], pa.Table | None]:
+    """The samples that a strategy selects from the files of `scored`, figures about them, and what was held back."""
+    selection, root = context.config.selection, context.ledger.root
+    strategy = TASKS[context.config.task].strategies[name]
 
     def files(name: str, *columns: str) -> Files:
         paths, sizes = context.ledger.files(scored, name)
         return Files(where=root, paths=tuple(paths), sizes=tuple(sizes), columns=columns)
 
     columns = ("gradient", "feature") if strategy.gradients else ("feature",)
-    labeled = files("labeled", *columns) if selection.needs_labeled else None
-    paths, _ = context.ledger.files(scored, "scores")
+    labeled = files("labeled", *columns) if selection.reads_labeled(strategy) else None
+    labeled = labeled if labeled and labeled.paths else None  # none before the initial set
+    scores = files("scores", *columns)
+    if selection.hold_back is None or labeled is None:
+        return *_select(context, scored, plan, strategy, scores, labeled), None
+    context.ledger.clear(step, KEPT)
+    kept = hold_back(scores, labeled, selection.hold_back, context.ledger.place(step, KEPT))
+    if (left := context.ledger.require(scored).metrics["samples"] - kept.held.num_rows) < plan.k:
+        raise ScoreError(
+            f"selection.hold_back {selection.hold_back:g} leaves {left} samples; round {step.round} wants {plan.k}: "
+            "raise it, or leave it out, in a run of another run.name"
+        )
+    selected, more = _select(context, scored, plan, strategy, kept.files, labeled)
+    farthest = [str(i) for i in kept.held["id"][:NAMED].to_pylist()]
+    told = {"held_back": kept.held.num_rows, "held_back_beyond": kept.limit, "held_back_farthest": farthest}
+    return selected, {**more, **told}, kept.held
+
+
+def _select(
+    context: RunContext, scored: Step, plan: Plan, strategy: Strategy, scores: Files, labeled: Files | None
+) -> tuple[pa.Table, Mapping[str, Any]]:
+    """The samples that a strategy selects from score files, and figures about them."""
+    selection, cpus, root = context.config.selection, context.has.cpus, context.ledger.root
+    paths = list(scores.paths)
     match plan.kind:
         case "set":
             classes = len(context.info.classes)
             chance = Chance(seed=context.config.run.seed, round=scored.round, classes=classes)
-            return select_set(strategy, files("scores", *columns), labeled, plan.k, chance, cpus), {}
+            return select_set(strategy, scores, labeled, plan.k, chance, cpus), {}
         case "apart":
             assert selection.min_distance is not None
-            selected, close = select_apart(files("scores", "feature"), labeled, plan.k, selection.min_distance, cpus)
+            selected, close = select_apart(scores, labeled, plan.k, selection.min_distance, cpus)
             return selected, {"closer_than_min_distance": close}
         case "groups":
             assert selection.per_group is not None

@@ -1,0 +1,67 @@
+"""`selection.strategy: auto`: which strategy a round selects by, decided from facts of the run.
+
+The rule, the first that applies:
+
+1. Fewer than FEW labels a class: `uncertainty_herding`. What the network is unsure of means little yet, and typical,
+   different samples win (Hacohen et al. 2022; Bae et al. 2025, whose strategy does both).
+2. The commonest class has more than IMBALANCED times the labels of the rarest: `margin`, which asks at the borders of
+   the rare classes (CIFAR-10-LT, factor 50, 2,000 labels: 3.5 points above random).
+3. The network agrees with less than UNSURE of the held-back labels (a validation set): `uncertainty_herding`, as in 1.
+4. MANY labels a class or more: `margin`. No strategy of a single network decisively beats it there ("Deep Active
+   Learning: A Reality Check", arXiv 2403.14800), and it costs nothing beside the scores.
+5. Else `uncertainty_herding`.
+
+Evidence is to move the numbers; they stand here alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+AUTO = "auto"
+STRATEGIES = ("uncertainty_herding", "margin")
+"""All that `decide` may answer."""
+
+FEW = 25
+"""Labels a class."""
+MANY = 500
+IMBALANCED = 5.0
+UNSURE = 0.5
+"""Share of the held-back labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a run knows when it decides."""
+
+    counts: Sequence[int]
+    """Labels so far, by class."""
+    agreement: float | None
+    """The network's metric on held-back labels; None where none are held back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A strategy's name, and why."""
+
+    strategy: str
+    reason: str
+
+
+def decide(facts: Facts) -> Decision:
+    """The strategy of the next selection."""
+    per_class = sum(facts.counts) / max(1, len(facts.counts))
+    rarest, commonest = min(facts.counts, default=0), max(facts.counts, default=0)
+    labels = f"{per_class:,.0f} labels a class"
+    if per_class < FEW:
+        return Decision(strategy="uncertainty_herding", reason=f"few labels ({labels}, below {FEW})")
+    if commonest > IMBALANCED * rarest:
+        reason = f"imbalanced classes ({commonest:,} labels of one, {rarest:,} of another, above {IMBALANCED:g} to 1)"
+        return Decision(strategy="margin", reason=reason)
+    if facts.agreement is not None and facts.agreement < UNSURE:
+        reason = f"the network agrees with {facts.agreement:.0%} of the held-back labels, below {UNSURE:.0%}"
+        return Decision(strategy="uncertainty_herding", reason=reason)
+    if per_class >= MANY:
+        return Decision(strategy="margin", reason=f"many labels ({labels}, {MANY} or more)")
+    return Decision(strategy="uncertainty_herding", reason=f"between few and many labels ({labels})")

@@ -1,0 +1,34 @@
+"""The report's labels by class, round by round."""
+
+from __future__ import annotations
+
+from prunefuse_ray.report import html
+from prunefuse_ray.report.html import Html, count, tag
+from prunefuse_ray.report.view import RoundView, RunView
+
+SHOWN = 50  # classes in the table, the rarest first
+
+
+def section(run: RunView) -> Html | None:
+    """None where no round has counted its labels: those of earlier versions have not."""
+    classes = [str(name) for name in run.pool.get("classes") or []]
+    counted_rounds = [(view, found) for view in run.rounds if len(found := counts_of(view)) == len(classes) > 0]
+    if not counted_rounds:
+        return None
+    _, last = counted_rounds[-1]
+    order = sorted(range(len(classes)), key=lambda c: (last[c], c))
+    rows = [(classes[c], *(count(found[c]) for _, found in counted_rounds)) for c in order[:SHOWN]]
+    head = ("Class", *(f"Round {view.round}" for view, _ in counted_rounds))
+    more = f" The {SHOWN} rarest of {len(classes):,} classes." if len(classes) > SHOWN else ""
+    words = f"From {count(min(last))} to {count(max(last))} labels of a class; the rarest first.{more}"
+    missing = [classes[c] for c in order if not last[c]]
+    warning = None
+    if missing:
+        named = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        warning = tag("p", tag("b", f"No label yet of {len(missing):,} of {len(classes):,} classes:"), " ", named)
+    return html.section("classes", "Labels by class", warning, tag("p", words), html.table(head, rows))
+
+
+def counts_of(view: RoundView) -> list[int]:
+    """Labels by class after a round, in the order of the classes."""
+    return list(view.metrics.get("phases", {}).get("label", {}).get("class_counts") or [])

@@ -1,0 +1,34 @@
+"""Labels by class: what a round's labels come to, and what is to be said of classes that have none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+
+NAMED = 10
+"""Classes named in a warning."""
+
+
+def class_counts(labels: pa.Table, classes: int) -> list[int]:
+    """How many labels there are of each class."""
+    return np.bincount(labels["label"].to_numpy(), minlength=classes).tolist()
+
+
+def without_labels(counts: Sequence[int], classes: Sequence[str]) -> list[str]:
+    """Names of the classes that have none."""
+    return [name for name, count in zip(classes, counts, strict=True) if not count]
+
+
+def warn_of_missing(counts: Sequence[int], classes: Sequence[str], round_: int) -> None:
+    """The network cannot learn a class of which it has no label, and uncertainty does not look for it."""
+    if missing := without_labels(counts, classes):
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        logger.warning(
+            f"round {round_}: no label yet of {len(missing)} of {len(classes)} classes ({', '.join(missing[:NAMED])}"
+            f"{more}): the network cannot learn these; give some by pool.known_labels, or select more"
+        )

@@ -1,0 +1,36 @@
+"""The rule by which `auto` selects, and that its document is the rule."""
+
+import pytest
+
+from prunefuse_ray.acquisition import STRATEGIES, auto
+from prunefuse_ray.acquisition.auto import Facts, decide
+
+
+@pytest.mark.parametrize(
+    ("counts", "agreement", "strategy", "said"),
+    [
+        ([3] * 10, None, "uncertainty_herding", "few labels (3 labels a class, below 25)"),
+        ([200, 0], 0.9, "margin", "imbalanced classes (200 labels of one, 0 of another, above 5 to 1)"),
+        ([500, 101], 0.3, "uncertainty_herding", "agrees with 30% of the held-back labels, below 50%"),
+        ([100] * 10, 0.9, "uncertainty_herding", "between few and many labels (100 labels a class)"),
+        ([100] * 10, None, "uncertainty_herding", "between few and many"),
+        ([5000] * 10, 0.9, "margin", "many labels (5,000 labels a class, 500 or more)"),
+        ([5000] * 10, None, "margin", "many labels"),
+        ([40, 2, 3], 0.9, "uncertainty_herding", "few labels"),  # too few to know the imbalance
+        ([], None, "uncertainty_herding", "few labels"),
+    ],
+)
+def test_facts_decide_and_the_reason_names_them(counts, agreement, strategy, said):
+    decision = decide(Facts(counts=counts, agreement=agreement))
+    assert decision.strategy == strategy
+    assert said in decision.reason
+
+
+def test_what_it_may_answer_is_known_before():
+    assert {
+        decide(Facts(counts=[n, n // spread], agreement=share)).strategy
+        for n in (1, 30, 100, 1000)
+        for spread in (1, 20)
+        for share in (None, 0.1, 0.9)
+    } == set(auto.STRATEGIES)
+    assert set(auto.STRATEGIES) <= set(STRATEGIES)

@@ -1,0 +1,50 @@
+"""The page's labels by class, and what it says of the next labels."""
+
+from dataclasses import replace
+
+from prunefuse_ray.acquisition.learning_curve import forecast
+from prunefuse_ray.report.outlook import outlook, words
+from prunefuse_ray.report.page import render
+from prunefuse_ray.tasks.classification import CLASSIFICATION
+from prunefuse_ray.tasks.task import Metric
+from tests.report.test_page import Page, round_view, run_view
+
+
+def with_counts(*counts):
+    return run_view(rounds=[round_view(r, {"label": {"class_counts": c}}) for r, c in enumerate(counts)])
+
+
+def test_classes_stand_with_their_labels_of_each_round_the_rarest_first():
+    page = Page(render(with_counts([3, 0, 7], [30, 2, 18])))
+    assert [row for row in page.cells if row[0].startswith("cat")] == [
+        ["cat1", "0", "2"], ["cat2", "7", "18"], ["cat0", "3", "30"],
+    ]  # fmt: skip
+    assert "From 2 to 30 labels of a class" in page.sections["classes"]
+    assert "No label yet" not in page.sections["classes"]
+
+
+def test_classes_without_labels_are_named():
+    said = " ".join(Page(render(with_counts([3, 0, 7]))).sections["classes"].split())
+    assert "No label yet of 1 of 3 classes: cat1" in said
+
+
+def test_runs_of_earlier_versions_have_no_such_section():
+    assert "classes" not in Page(render(run_view())).sections
+
+
+def test_what_more_labels_bring_is_said_and_drawn():
+    accuracies = [0.5, 0.62, 0.68, 0.72, 0.75]
+    views = [round_view(r, {"train": {"test_accuracy": a}}, labels=100 * (r + 1)) for r, a in enumerate(accuracies)]
+    run = run_view(rounds=views, result=None)
+    said = Page(render(run)).sections["metric"]
+    assert "100 more labels are expected to bring the proxy +" in said
+    assert "hardly worth" not in said
+    assert "expected" not in Page(render(replace(run, rounds=views[:3]))).sections["metric"]
+
+
+def test_labels_that_bring_nothing_are_said_to_be_hardly_worth_it():
+    points = list(zip([500, 1000, 1500, 2000, 2500], [0.90, 0.930, 0.931, 0.930, 0.9305], strict=True))
+    found = outlook(points, CLASSIFICATION.metric)
+    assert found == forecast(*zip(*points, strict=True), 500)
+    assert "hardly worth it: the gain is expected to stay below 0.5 points" in words(found, CLASSIFICATION.metric)
+    assert outlook(points, Metric(name="error", title="Error", share=False)) is None
