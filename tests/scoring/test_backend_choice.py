@@ -184,8 +184,8 @@ def test_the_check_sees_a_form_that_is_wrong(saved, monkeypatch):
     """A folded network whose classifier was lost."""
     form = networks.inference_form
 
-    def broken(network, precision="fp32"):
-        found = form(network, precision)
+    def broken(network):
+        found = form(network)
         torch.nn.init.zeros_(found.classifier.weight)
         return found
 

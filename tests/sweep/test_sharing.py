@@ -106,6 +106,12 @@ def ran(local_ray, tiny_pool, tmp_path_factory):
     return {name: (config, loop.run(config)) for name, config in configs.items()}
 
 
+def digests(ledger, step):
+    """Of the files that the driver writes; Ray names its own by chance and orders their rows as blocks come in."""
+    files = ledger.committed(step).files
+    return {name: f["sha256"] for name, f in files.items() if not {"samples", "scores"} & set(name.split("/"))}
+
+
 def test_phases_with_the_same_key_wrote_the_same_files(ran):
     """The claim that sharing rests on, held against runs that shared nothing."""
     compared = 0
@@ -113,10 +119,7 @@ def test_phases_with_the_same_key_wrote_the_same_files(ran):
         mine, theirs = inputs_keys(a, left.read_pool()), inputs_keys(b, right.read_pool())
         for step in mine.keys() & theirs.keys():
             if mine[step] == theirs[step]:
-                files = [
-                    sorted((n, f["sha256"]) for n, f in ledger.committed(step).files.items() if "sha256" in f)
-                    for ledger in (left, right)
-                ]
+                files = [sorted(digests(ledger, step).items()) for ledger in (left, right)]
                 assert files[0] == files[1], step
                 compared += bool(files[0])
     assert compared >= 8
@@ -138,9 +141,7 @@ def test_a_run_that_takes_over_phases_ends_like_one_that_did_them(ran, tiny_pool
     ledger = loop.run(moved, adopt=adopt)
     assert [s.phase for s in taken] == ["init", "select", "label", "train", "fuse", "finetune"]
     for step in steps(config)[:-1]:
-        theirs = {n: f.get("sha256") for n, f in whole.committed(step).files.items()}
-        mine = {n: f.get("sha256") for n, f in ledger.committed(step).files.items()}
-        assert {v for v in mine.values() if v} == {v for v in theirs.values() if v}, step
+        assert digests(ledger, step) == digests(whole, step), step
         assert ledger.committed(step).metrics.get("shared_from") == ("plain" if step in taken else None)
     assert (tmp_path / "margin" / "rounds" / "000" / "metrics.json").exists()
 
@@ -155,5 +156,5 @@ def test_a_damaged_file_is_not_taken_over(ran, tmp_path):
         broken.adopt(s, other, "plain")
     file = tmp_path / "broken/rounds/000/proxies/0/weights.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(LedgerError, match="its size differs"):
+    with pytest.raises(LedgerError, match="it has .* bytes in place of"):
         Ledger(Place.at(str(tmp_path / "third"))).adopt(step, broken, "broken")
