@@ -12,6 +12,8 @@ from rich.console import Console
 
 TRUSTED_HELP = "the network's architecture, if it is code of your own (package.module:function) to be imported"
 
+TRUSTED_CODE_HELP = "code of your own (module:name) that the directory names and that may be imported; may be repeated"
+
 console = Console(highlight=False, soft_wrap=True)
 
 
