@@ -14,12 +14,41 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from prunefuse_ray.errors import ConfigError, near
 
 T = TypeVar("T")
+
+UNTRUSTED = "is imported only where you say so: --trusted"
+"""In the refusal of code that only a file names."""
+_trusted: set[str] = set()
+_reading: ContextVar[bool] = ContextVar("reading", default=False)
+
+
+def trust(names: Collection[str]) -> None:
+    """Let files name these `module:name` from now on."""
+    _trusted.update(names)
+
+
+def check_trusted(name: str, what: str) -> None:
+    """ConfigError for `module:name` that nobody but a file names."""
+    if name not in _trusted:
+        raise ConfigError(f"{what}: names code of its own, '{name}', which {UNTRUSTED} {name}")
+
+
+@contextmanager
+def reading_files() -> Iterator[None]:
+    """Inside, what is read was written by somebody, somewhere: of the code that it names, only what is trusted, or has
+    been imported for the user's own configuration, is taken."""
+    token = _reading.set(True)
+    try:
+        yield
+    finally:
+        _reading.reset(token)
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -75,6 +104,8 @@ class Registry(Mapping[str, T], Generic[T]):
         reference = self._own.get(name)
         if reference is None and ":" in name:
             reference = name
+            if _reading.get():
+                check_trusted(name, self.kind)
         if reference is None and (point := self._installed().get(name)) is not None:
             reference = point.value
         if reference is None:

@@ -14,6 +14,7 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.cli import main
+from prunefuse_ray.config.files import config_from_tree, merge, to_tree
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.pool import Source
@@ -22,6 +23,7 @@ from prunefuse_ray.errors import PoolError
 from prunefuse_ray.method.selector import trusted
 from prunefuse_ray.networks import NETWORK_FILE, WEIGHTS_FILE, NetworkError, NetworkSpec
 from prunefuse_ray.run import loop
+from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 from tests.support.pools import random_images, write_pool
 from tests.support.runs import tiny
@@ -87,6 +89,28 @@ def test_only_what_the_configuration_names_is_trusted(tmp_path):
     with pytest.raises(NetworkError, match=r"set network\.architecture to it if you trust the file"):
         networks.from_files(files)
     networks.from_files(files, trusted(own))
+
+
+EVIL = "import pathlib\npathlib.Path({!r}).mkdir()\nname = None\n"
+
+
+@pytest.mark.parametrize(
+    "field", ["selection.strategy", "pool.source", "fusion.rule", "task", "scoring.backend", "network.architecture"]
+)
+@pytest.mark.parametrize("command", [["report"], ["plan", "--against"]], ids=" ".join)
+def test_what_a_run_directory_names_is_not_imported_to_read_it(mark, tmp_path, monkeypatch, capsys, field, command):
+    (tmp_path / "evil.py").write_text(EVIL.format(str(mark)))
+    monkeypatch.syspath_prepend(tmp_path)
+    root = tmp_path / "run"
+    ledger = Ledger(Place.at(str(root)))
+    tree = to_tree(config_from_tree({}))
+    section, _, key = field.partition(".")
+    tree = merge(tree, {section: {key: "evil:name"}} if key else {section: "evil:name"})
+    ledger.create(tree, {})
+    assert main([*command, str(root)]) == 2
+    assert "evil" not in sys.modules
+    if field != "network.architecture" or command != ["report"]:
+        assert "--trusted evil:name" in capsys.readouterr().err
 
 
 # --- pools ----------------------------------------------------------------------------------------------------------

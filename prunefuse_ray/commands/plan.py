@@ -11,8 +11,9 @@ from rich import box
 from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_run
-from prunefuse_ray.commands.terminal import console, quiet, secure, si
+from prunefuse_ray.commands.terminal import TRUSTED_CODE_HELP, console, quiet, secure, si
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.registry import check_trusted, trust
 
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray
@@ -33,6 +34,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--scoring-rate", type=float, metavar="R", help="samples a second of one actor (else measured)")
     parser.add_argument("--training-rate", type=float, metavar="R", help="training MACs a second (else measured here)")
     parser.add_argument("--against", metavar="RUN_DIR", help="compare the estimate of a run with what it took")
+    trusted_help = f"of --against: {TRUSTED_CODE_HELP}"
+    parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=trusted_help)
     mine, rest = parser.parse_known_args(list(argv))
     for name in ("within", "node_cpus", "scoring_rate", "training_rate"):
         if (value := getattr(mine, name)) is not None and value <= 0:
@@ -121,13 +124,17 @@ def _against(mine: argparse.Namespace) -> int:
     from prunefuse_ray.data.pool import PoolInfo
     from prunefuse_ray.data.reading import head
     from prunefuse_ray.data.survey import source_of
+    from prunefuse_ray.method.selector import trusted
     from prunefuse_ray.method.steps import steps
     from prunefuse_ray.run.estimate import estimate
     from prunefuse_ray.run.ledger import Ledger
     from prunefuse_ray.storage import Place
 
     ledger = Ledger(Place.at(mine.against))
+    trust(mine.trusted)
     config = ledger.read_config()
+    for name in trusted(config):
+        check_trusted(name, "network")
     info = PoolInfo.from_json(ledger.read_pool())
     commits = {step: ledger.committed(step) for step in steps(config)}
     actors = [c.metrics["actors"][1] for c in commits.values() if c is not None and "actors" in c.metrics]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from prunefuse_ray.commands.terminal import console
+from prunefuse_ray.commands.terminal import TRUSTED_CODE_HELP, console
+from prunefuse_ray.registry import trust
 
 
 def main(argv: Sequence[str]) -> int:
     """Make the report of a run or a sweep again from its files."""
     parser = argparse.ArgumentParser(prog="prunefuse report", description=main.__doc__)
     parser.add_argument("directory", help="the directory of a run or a sweep (a path or URI)")
+    parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=TRUSTED_CODE_HELP)
     arguments = parser.parse_args(list(argv))
+    trust(arguments.trusted)
     from prunefuse_ray.storage import Place
 
     place = Place.at(arguments.directory)

@@ -12,13 +12,17 @@ from rich.console import Console
 
 TRUSTED_HELP = "the network's architecture, if it is code of your own (package.module:function) to be imported"
 
+TRUSTED_CODE_HELP = "code of your own (module:name) that the directory names and that may be imported; may be repeated"
+
 console = Console(highlight=False, soft_wrap=True)
 
 
 def secure() -> None:
-    """Give a Ray that this command starts itself a token of its own. Ray reads these when it is imported, and would
-    otherwise leave a token file in the home directory."""
+    """Give a Ray that this command starts itself a token of its own, and let its processes listen on the loopback
+    interface alone. Ray reads these when it is imported; it would otherwise leave a token file in the home directory."""
     if not os.environ.get("RAY_ADDRESS"):
+        # Not for clusters of several machines: the nodes of Ray are then at 127.0.0.1, as on Windows and macOS.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

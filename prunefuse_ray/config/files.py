@@ -55,6 +55,8 @@ def _check_size(tree: Any) -> None:
         count += 1
         if count > MOST_VALUES:
             raise ValueError(f"it comes to more than {MOST_VALUES} values by its references (&, *)")
+        if isinstance(value, str):
+            value.encode()  # a half of a pair of code units alone, "\\ud800", is no text
         todo += [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
@@ -91,6 +93,10 @@ def validated(
         return model.model_validate(merge(tree, over or {}), context=RECORDED if recorded else None)
     except ValidationError as error:
         raise ConfigError(explain(error, model)) from error
+    except UnicodeEncodeError as error:  # of the command line: bytes that are no UTF-8
+        given = flatten(merge(tree, over or {}))
+        named = ", ".join(field for field, value in given.items() if value == error.object)
+        raise ConfigError(f"{named}: {shown(error.object)} is no text in UTF-8") from error
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import yaml
 
 from prunefuse_ray.config.files import Tree, validated
 from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.registry import UNTRUSTED, reading_files
 from prunefuse_ray.storage import Place
 
 
@@ -24,13 +25,16 @@ def read_recorded(file: Place, model: type[Tree], afresh: str = "--run.name") ->
     """
     try:
         tree = yaml.safe_load(file.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise LedgerError(f"{file.path}: cannot be read ({error}); is this a run directory?") from error
     if not isinstance(tree, dict):
         raise LedgerError(f"{file.path}: is damaged; restore it, or start afresh under another {afresh}")
     try:
-        return validated(model, tree, recorded=True)
+        with reading_files():
+            return validated(model, tree, recorded=True)
     except ConfigError as error:
+        if UNTRUSTED in str(error):
+            raise LedgerError(f"{file.path}: {error}") from error
         lines = "\n  ".join(str(error).splitlines())
         raise LedgerError(
             f"{file.path} was recorded by another version of prunefuse_ray, and this one does not take it:\n  {lines}\n"

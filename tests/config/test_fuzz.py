@@ -7,6 +7,7 @@ import copy
 import datetime
 import os
 import random
+import re
 
 import pytest
 import yaml
@@ -42,6 +43,8 @@ LISTS = [[], [[]], [None], [0], [-1], [1, 0], [5, 3], ["a"], [1.5], [True], [10*
 OTHERS = [None, {}, {"a": 1}, {1: 2}, {None: None}, {True: False}, b"bytes", {"x", "y"}, (1, 2)]
 OTHERS += [datetime.date(2026, 1, 1), datetime.datetime(2026, 1, 1, 12)]
 VALUES = [*NUMBERS, *WORDS, *LISTS, *OTHERS]
+FIELD = re.compile(r"[\w.\-]+( [^:]+)?: ")
+"""A message that begins with another field than the one that was changed, which fits it no more."""
 KEYS = ["", "__class__", "a" * 5000, 5, None, True, "é"]
 TEXTS = {
     "utf-16": lambda text: text.encode("utf-16"),
@@ -145,7 +148,7 @@ def test_a_mutated_preset_is_a_plan_or_one_message(preset, tmp_path):
             refused += 1
             said = str(error)
             assert len(said) < 20_000, f"{n}: a message of {len(said)} characters"
-            assert any(name in said for name in names) or "--config" in said, f"{n} {names}: {said}"
+            assert any(name in said for name in names) or FIELD.match(said), f"{n} {names}: {said}"
         except Exception as error:
             raise AssertionError(f"{n}: {type(error).__name__}: {error}\n{file.read_text()[:400]}") from error
     assert refused > FUZZ / 4, "most mutations make no sense"
@@ -175,7 +178,7 @@ def test_a_file_of_references_to_references_is_refused_at_once(before, tmp_path)
     assert len(str(caught.value)) < 20_000
 
 
-@pytest.mark.parametrize("value", ["[1,", "{", '{"a":', "\x00", "é" * 1000, "[[[[", "a=b", "-x"])
+@pytest.mark.parametrize("value", ["[1,", "{", '{"a":', "\x00", "é" * 1000, "[[[[", "a=b", "-x", "\udcff"])
 @pytest.mark.parametrize("field", ["run.seed", "selection.budgets", "pool.mean", "run.name", "training.lr"])
 def test_options_that_make_no_sense_are_one_message(field, value, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
