@@ -181,6 +181,8 @@ def test_features_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tin
         ({"class_balance": 0.5, "strategy": "random"}, "does not go by them"),
         ({"strategy": "rare_classes"}, "name them in selection.wanted_classes"),
         ({"initial": "bald"}, "initial 'bald' asks a trained network"),
+        ({"initial": "uncertainty_herding"}, "use one of random, k_centers, typiclust, prob_cover, max_herding"),
+        ({"initial": "cal"}, "initial 'cal' asks a trained network"),
         ({"initial": "auto"}, "unknown acquisition strategy 'auto'"),
         ({"per_group": "predicted", "strategy": "auto"}, "strategy 'auto', which selects a set of its own"),
     ],
