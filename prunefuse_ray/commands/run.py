@@ -92,7 +92,7 @@ def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric
     counts = figures.get("label", {}).get("class_counts")
     if counts:
         missing = sum(not count for count in counts)
-        parts.append(f"{min(counts)} to {max(counts)} of a class" + f" ({missing} classes without)" * bool(missing))
+        parts.append(f"{min(counts)} to {max(counts)} of a class" + f" ({missing} without any)" * bool(missing))
     if "score" in figures:
         parts.append(f"{figures['score']['samples']:,} scored")
     if "finetune" in figures:

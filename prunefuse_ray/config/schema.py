@@ -360,6 +360,11 @@ class Pruning(Section):
         return self
 
 
+def _needs_no_training(strategy: Strategy) -> bool:
+    """Whether it makes sense of the pool before any label: by chance, or by features alone."""
+    return strategy.score is None or bool(strategy.select and not strategy.by_score and not strategy.gradients)
+
+
 class Selection(Section):
     """Which samples get labeled, and how many."""
 
@@ -420,8 +425,9 @@ class Selection(Section):
             raise ValueError(f"hold_back {self.hold_back:g} reads features, and strategy '{self.strategy}' has none")
         if any(s.wanted for s in self.later) and not self.wanted_classes:
             raise ValueError(f"strategy '{self.strategy}' asks for classes: name them in selection.wanted_classes")
-        if STRATEGIES[self.initial].wanted or STRATEGIES[self.initial].members:
-            raise ValueError(f"initial '{self.initial}' asks a trained network: use random or typiclust")
+        if not _needs_no_training(STRATEGIES[self.initial]):
+            able = [name for name, strategy in STRATEGIES.items() if _needs_no_training(strategy)]
+            raise ValueError(f"initial '{self.initial}' asks a trained network: use one of {', '.join(able)}")
         return self
 
     @property

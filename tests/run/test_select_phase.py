@@ -19,10 +19,12 @@ from prunefuse_ray.report.page import render
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import train
+from prunefuse_ray.run.phases.score import held_back_metric
 from prunefuse_ray.run.result import result_of
 from prunefuse_ray.run.view import view_run
 from prunefuse_ray.selection.rows import Rows
 from prunefuse_ray.selection.shards import Shards
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 from tests.run.test_loop import kill_at_each
 from tests.selection.test_coverage_selection import squares
 from tests.selection.test_set_selection import apart, badge, k_centers
@@ -181,6 +183,8 @@ def test_features_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tin
         ({"class_balance": 0.5, "strategy": "random"}, "does not go by them"),
         ({"strategy": "rare_classes"}, "name them in selection.wanted_classes"),
         ({"initial": "bald"}, "initial 'bald' asks a trained network"),
+        ({"initial": "uncertainty_herding"}, "use one of random, k_centers, typiclust, prob_cover, max_herding"),
+        ({"initial": "cal"}, "initial 'cal' asks a trained network"),
         ({"initial": "auto"}, "unknown acquisition strategy 'auto'"),
         ({"per_group": "predicted", "strategy": "auto"}, "strategy 'auto', which selects a set of its own"),
     ],
@@ -312,6 +316,14 @@ def test_what_is_like_no_labeled_sample_is_held_back_and_named(local_ray, tiny_p
     assert told["held_back_farthest"][0] == held["id"][0].as_py() == max(near, key=near.get)
     assert not (ledger.root / "rounds/001/kept-scores").exists()
     assert f"{held.num_rows} samples before round 1" in render(view_run(ledger))
+
+
+@pytest.mark.parametrize(
+    ("trained", "agreement"),
+    [({"validation_accuracy": [0.3, 0.6, 0.5], "best_epoch": 1}, 0.6), ({"test_accuracy": 0.9}, None)],
+)
+def test_the_test_set_decides_nothing(trained, agreement):
+    assert held_back_metric(trained, CLASSIFICATION.metric) == agreement
 
 
 def test_a_class_that_there_is_not_cannot_be_wanted(local_ray, tiny_pool, tmp_path):

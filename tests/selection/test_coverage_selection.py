@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from prunefuse_ray.acquisition import STRATEGIES, Chance, coverage, typiclust
-from prunefuse_ray.acquisition.fixed_point import Points
+from prunefuse_ray.acquisition.fixed_point import Points, nearest
 from prunefuse_ray.acquisition.max_coverage import STEPS, Coverage, Kernel
 from prunefuse_ray.selection import set_selection, shards
 from prunefuse_ray.selection.rows import Rows, read
@@ -85,6 +85,21 @@ def test_the_kernel_is_a_gaussian():
     one = np.zeros((1, 1))
     found = Kernel.gaussian(width=1.5).similarities(one, one[0], d[:, None], d**2)[0] / STEPS
     np.testing.assert_allclose(found, np.exp(-(d**2) / (2 * 1.5**2)), atol=0.02)
+
+
+def test_the_radius_is_the_largest_at_which_the_balls_are_pure(tmp_path):
+    made, chance = Made(tmp_path), Chance(seed=0, round=0, classes=C)
+    with Shards(read(made.files).sorted(), 0, made.known) as held:
+        part = held.whole()
+        reach = coverage.ball(held, part, part.points, 40, chance).reach
+        clusters = nearest(part.points, coverage.k_means(held, C, chance))[0]
+    assert len(set(clusters)) == C
+    d = squares(part.points.factors[0], part.points.factors[0])
+
+    def impure(within):
+        return np.mean([(d[i, clusters != clusters[i]] <= within).any() for i in range(N)])
+
+    assert impure(reach) <= 0.05 < impure(reach + 1)
 
 
 @pytest.mark.parametrize("kept", [0, 2**25])
