@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from prunefuse_ray import networks
-from prunefuse_ray.config.schema import Distillation, Recipe
+from prunefuse_ray.config.networks import Distillation
+from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.labeled_set import Samples
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import canonical

@@ -18,7 +18,7 @@ import ray
 
 from prunefuse_ray import networks
 from prunefuse_ray.benchmarks import measure
-from prunefuse_ray.config.schema import Scoring
+from prunefuse_ray.config.scoring import Scoring
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.distributed.resources import ScoringPlan, configure_data, cores

@@ -19,7 +19,7 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.benchmarks import bare, measure
 from prunefuse_ray.benchmarks.scoring import generated, read_images, write
-from prunefuse_ray.config.schema import Recipe
+from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.pool import Source

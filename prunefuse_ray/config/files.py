@@ -11,7 +11,9 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prunefuse_ray.config.schema import RECORDED, Config, committee_ratio
+from prunefuse_ray.config.networks import committee_ratio
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.config.section import RECORDED
 from prunefuse_ray.errors import ConfigError, near
 
 Tree = TypeVar("Tree", bound=BaseModel)
@@ -162,9 +164,14 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
             known = _fields_of(loc[:-1], model)
             return f"{field}: unknown key{near(loc[-1], known)}; known here: {', '.join(known)}"
         case "value_error":
-            return ": ".join(p for p in (field, str(error["ctx"]["error"])) if p)
+            return ": ".join(p for p in (field, _middle_cut(str(error["ctx"]["error"]))) if p)
         case _:
             return f"{field}: {shown(value)} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _middle_cut(message: str) -> str:
+    """A message that quotes a value of any length: what is wrong stands at its beginning, the remedy at its end."""
+    return message if len(message) <= 10 * SHOWN else f"{message[:SHOWN]} ... {message[-5 * SHOWN :]}"
 
 
 def shown(value: Any) -> str:

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from prunefuse_ray import networks
-from prunefuse_ray.config.schema import Config, Recipe
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.sample_format import Form, decode_column
 from prunefuse_ray.distributed.resources import STREAM_CPUS, cores, training_threads

@@ -30,7 +30,8 @@ from prunefuse_ray.config.files import (
     read_tree,
     to_tree,
 )
-from prunefuse_ray.config.schema import RECORDED, Config, Positive, Section
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.config.section import RECORDED, Positive, Section
 from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS
 

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from prunefuse_ray.config.schema import Scoring, Workers
+from prunefuse_ray.config.scoring import Scoring
+from prunefuse_ray.config.training import Workers
 from prunefuse_ray.distributed.autoscaler import Autoscaler, NodeType
 from prunefuse_ray.distributed.resources import (
     MACS_WORTH_AN_ACTOR,

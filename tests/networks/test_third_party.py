@@ -13,7 +13,7 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.config.files import config_from_tree, to_tree
-from prunefuse_ray.config.schema import Scoring
+from prunefuse_ray.config.scoring import Scoring
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.run import loop

@@ -13,7 +13,7 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.config.files import config_from_tree
-from prunefuse_ray.config.schema import Scoring
+from prunefuse_ray.config.scoring import Scoring
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import ConfigError

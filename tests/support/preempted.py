@@ -18,7 +18,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from prunefuse_ray import networks
-from prunefuse_ray.config.schema import Recipe
+from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.distributed.resources import TrainingPlan, configure_data

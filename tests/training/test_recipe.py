@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from prunefuse_ray import networks
-from prunefuse_ray.config.schema import Distillation, Recipe
+from prunefuse_ray.config.networks import Distillation
+from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.training.recipe import (
     batches,
     distillation_weight,

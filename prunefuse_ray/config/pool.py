@@ -1,0 +1,150 @@
+"""The sections `pool`: the samples, the held-out sets, and how images become tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from prunefuse_ray.config.names import Named
+from prunefuse_ray.config.section import PathOrUri, Paths, Positive, Section, Share, as_int
+from prunefuse_ray.config.sources import (
+    EXAMPLE,
+    POOL_SOURCES,
+    SOURCE_FIELDS,
+    growing,
+    source_defaults,
+    taking,
+)
+
+SourceName = Annotated[str, Named(registry=POOL_SOURCES, describe=lambda source: source.help)]
+
+
+class Pool(Section):
+    """The unlabeled samples, the held-out test set, and how images become tensors. `prunefuse list sources` shows which
+    of the fields a source takes."""
+
+    unasked: ClassVar[tuple[str, ...]] = ()
+    """Fields that a source needs and that are not needed here."""
+
+    source: SourceName = EXAMPLE
+    """Kind of pool, or module:name for one of your own."""
+    path: Paths | None = None
+    """Pool: a file, a directory, a pattern (train-*.parquet), or a list of them; local paths or URIs."""
+    test_path: Paths | None = None
+    """Held-out test set of the same form as the pool; never selected from, only reported."""
+    validation_path: Paths | None = None
+    """Validation set of the same form: each training keeps the weights of its best epoch on it."""
+    validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Share of the labeled set that is held out as the validation set, the same samples in every round."""
+    known_labels: PathOrUri | None = None
+    """Labels that exist already: Parquet or CSV with columns id, label (a number or a class name). They belong to the
+    initial set, and selection.budgets counts them."""
+    id_column: str | None = "id"
+    """Column of unique ids (string or integer); null: file name and row number."""
+    image_column: str = "image"
+    """Column of images: encoded (binary, or {bytes, path}) or uint8 tensors (height x width x channels). Of WebDataset,
+    the extension of the member that is the sample's image (`jpg`, `left.jpg`); `image`: whichever is an image."""
+    text_column: str | None = None
+    """Column of texts (strings) in place of images; the network reads their bytes."""
+    text_length: Positive = 1024
+    """Bytes of a text that the network reads; longer texts are cut, shorter ones filled up."""
+    label_column: str = "label"
+    """Column of integer labels 0 .. classes-1, asked only for selected samples. Where people give the labels
+    (annotation.kind), only the test set needs it."""
+    group_column: str | None = None
+    """Column of strings or integers (site, patient, camera, ...) by which `selection.per_group: group` shares out the
+    choice; samples without a value are a group of their own."""
+    sample_key: Literal["first_dot", "last_dot"] = "first_dot"
+    """Where the key of a WebDataset sample ends in the names of its members: at the first dot, which is WebDataset's
+    own rule, or at the last one, for names that hold dots themselves (cat.v2.0001.jpg)."""
+    classes: Annotated[int, Field(ge=2)] | list[str] | None = None
+    """Number of classes, or their names in the order of the labels. Default: what the files name."""
+    channels: Annotated[Literal[1, 3], BeforeValidator(as_int)] = 3
+    """Channels of the network's input: 3 (RGB) or 1 (grey). Images of another mode are converted."""
+    image_size: tuple[Positive, Positive] | None = None
+    """Height and width of the network's input in pixels. Default: those of the pool's first readable image."""
+    other_sizes: Literal["resize", "reject"] = "resize"
+    """An image of another size: scale its shorter side and crop the centre, or record it as rejected."""
+    crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the scaled image's shorter side that the centre crop keeps; torchvision's presets use 0.875 (256 to
+    224)."""
+    value_range: tuple[float, float] | None = None
+    """Values of images of more than 8 bits that become black and white, such as [0, 4095] for 12 bits in 16. Default:
+    the range of the type for 16 bits, 0..1 for floats; 32-bit integers and other floats are rejected without it."""
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 50_000_000
+    """An image with more pixels than this is rejected unread (decompression bombs); Pillow itself opens none of more
+    than 178,956,970."""
+    max_rejected: Share = 0.01
+    """Share of the pool that may be unreadable before the run stops."""
+    max_overlap: Share = 0.01
+    """Share of the test set, or of the validation set, whose very bytes may also lie in the pool. They are counted and
+    named; above this the run is refused. A file or an id in both is always refused."""
+    mean: list[float] = [0.5]
+    """Per-channel mean that is subtracted from pixels scaled to 0..1; one value serves all channels."""
+    std: list[Annotated[float, Field(gt=0)]] = [0.25]
+    """Per-channel standard deviation that pixels are divided by; one value serves all channels."""
+    allow_growth: bool = False
+    """Take in new files that appear in the pool between two rounds. Removed or changed files stay an error."""
+
+    @field_validator("path", "test_path", "validation_path", mode="before")
+    @classmethod
+    def _single(cls, value: Any) -> Any:
+        """One path is one path, whether it came from a file or from the command line, which makes a list of it."""
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _number_of_classes(cls, value: Any) -> Any:
+        """The command line makes a list of what may be one."""
+        return as_int(value[0]) if isinstance(value, list) and len(value) == 1 else as_int(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_source_has_it(cls, tree: Any) -> Any:
+        return {**source_defaults(tree.get("source", EXAMPLE)), **tree} if isinstance(tree, Mapping) else tree
+
+    @model_validator(mode="after")
+    def _suits_the_source(self) -> Pool:
+        source = POOL_SOURCES[self.source]
+        for field in source.needs:
+            if field not in self.unasked and getattr(self, field) is None:
+                raise ValueError(f"{field} is missing: source '{self.source}' needs it; set pool.{field}")
+        for field in SOURCE_FIELDS:
+            if field not in source.fields and getattr(self, field) != Pool.model_fields[field].default:
+                instead = " and use validation_share" if field == "validation_path" else ""
+                raise ValueError(
+                    f"{field} is for pool.source {taking(field)}, not '{self.source}': leave it out{instead}"
+                )
+        if self.allow_growth and not source.may_grow:
+            raise ValueError(f"allow_growth is for pool.source {growing()}, not '{self.source}': set it to false")
+        return self
+
+    @model_validator(mode="after")
+    def _complete(self) -> Pool:
+        if self.validation_path is not None and self.validation_share:
+            raise ValueError("validation_path and validation_share are both set: give one validation set")
+        if self.crop_ratio < 1 and self.other_sizes == "reject":
+            raise ValueError("crop_ratio crops scaled images, but other_sizes is 'reject': set one of them back")
+        for field in ("mean", "std"):
+            if len(getattr(self, field)) not in (1, self.channels):
+                raise ValueError(
+                    f"{field} has {len(getattr(self, field))} values: give one for all channels, or {self.channels}"
+                )
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"value_range {list(self.value_range)}: give [black, white], the smaller value first")
+        if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
+            raise ValueError("classes needs at least two different names")
+        return self
+
+
+class UntestedPool(Pool):
+    """A pool that may stand alone, without a test set."""
+
+    unasked: ClassVar[tuple[str, ...]] = ("test_path",)

@@ -1,0 +1,128 @@
+"""The section `selection`: which samples get labeled, and how many."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from prunefuse_ray.acquisition import AUTO as AUTO_STRATEGY
+from prunefuse_ray.acquisition import STRATEGIES, Strategy, auto
+from prunefuse_ray.config.names import Named
+from prunefuse_ray.config.section import Positive, Section
+
+InitialName = Annotated[str, Named(registry=STRATEGIES, describe=lambda strategy: strategy.wants)]
+
+
+StrategyName = Annotated[
+    str,
+    Named(
+        registry=STRATEGIES,
+        describe=lambda strategy: strategy.wants,
+        besides={AUTO_STRATEGY: f"what the rule of {auto.__name__} says in each round"},
+    ),
+]
+
+
+def _needs_no_training(strategy: Strategy) -> bool:
+    """Whether it makes sense of the pool before any label: by chance, or by features alone."""
+    return strategy.score is None or bool(strategy.select and not strategy.by_score and not strategy.gradients)
+
+
+class Selection(Section):
+    """Which samples get labeled, and how many."""
+
+    strategy: StrategyName = "least_confidence"
+    """Acquisition strategy: what makes a sample wanted. Or module:name for one of your own."""
+    initial: InitialName = "random"
+    """Strategy of the initial set. One that selects by features (typiclust, say) reads those of the selecting network
+    before any training: worth it with trained weights (network.weights)."""
+    per_group: Literal["predicted", "group"] | None = None
+    """Choose equally many of each class that the network predicts (predicted), or of each value of pool.group_column
+    (group), as far as there are so many. Only with strategies that score each sample for itself."""
+    class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Prefer classes with few labels: the power of the inverse frequency of the class that the network expects, with
+    which scores are multiplied; 0: no preference. Only with strategies that go by scores."""
+    wanted_classes: list[str] = []
+    """Classes, by name, of which more samples are wanted: scores of others count an eighth, under the strategy
+    rare_classes nothing. Only with strategies that go by scores."""
+    min_distance: Annotated[float, Field(gt=0)] | None = None
+    """Leave out samples whose features are nearer than this (Euclidean distance) to a better one or a labeled one.
+    Only with strategies that score each sample for itself."""
+    hold_back: Annotated[float, Field(gt=0)] | None = None
+    """Hold back samples that belong to no class: those that are farther, by features, from every labeled sample than
+    this many times the distance within which 95 % of the labeled ones have another. For pools with foreign samples,
+    once every class has labels; 2 is a careful start."""
+    selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
+    """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
+    budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
+    """Label budgets, one per round, rising; the first is the random initial set, the last the whole budget."""
+
+    @model_validator(mode="after")
+    def _fair(self) -> Selection:
+        for field in ("per_group", "min_distance"):
+            value = getattr(self, field)
+            refused = [s for s in self.later if s.score is None or s.select is not None]
+            if value is not None and refused:
+                why = "selects a set of its own" if refused[0].select is not None else "asks no network"
+                others = [name for name, s in STRATEGIES.items() if s.score is not None and s.select is None]
+                raise ValueError(
+                    f"{field} {value} cannot be combined with strategy '{self.strategy}', which {why}: leave it out, "
+                    f"or set strategy to one that scores each sample for itself ({', '.join(others)})"
+                )
+        if self.per_group is not None and self.min_distance is not None:
+            raise ValueError(
+                f"per_group {self.per_group} and min_distance {self.min_distance:g} cannot be combined: leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weighable(self) -> Selection:
+        for field in ("class_balance", "wanted_classes"):
+            if getattr(self, field) and any(s.score is None or (s.select and not s.by_score) for s in self.later):
+                able = [n for n, s in STRATEGIES.items() if s.score is not None and (s.by_score or not s.select)]
+                raise ValueError(
+                    f"{field} weighs scores, and strategy '{self.strategy}' does not go by them: leave it out, or set "
+                    f"strategy to one of {', '.join(able)}"
+                )
+        if self.hold_back is not None and any(s.score is None for s in self.later):
+            raise ValueError(f"hold_back {self.hold_back:g} reads features, and strategy '{self.strategy}' has none")
+        if any(s.wanted for s in self.later) and not self.wanted_classes:
+            raise ValueError(f"strategy '{self.strategy}' asks for classes: name them in selection.wanted_classes")
+        if not _needs_no_training(STRATEGIES[self.initial]):
+            able = [name for name, strategy in STRATEGIES.items() if _needs_no_training(strategy)]
+            raise ValueError(f"initial '{self.initial}' asks a trained network: use one of {', '.join(able)}")
+        return self
+
+    @property
+    def later(self) -> list[Strategy]:
+        """The strategies by which the rounds after the initial set may select."""
+        names = auto.STRATEGIES if self.strategy == AUTO_STRATEGY else (self.strategy,)
+        return [STRATEGIES[name] for name in names]
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether any selection may read the penultimate features."""
+        return any(map(self.reads_features, [*self.later, STRATEGIES[self.initial]]))
+
+    def reads_features(self, strategy: Strategy) -> bool:
+        """Whether a selection by `strategy` reads the penultimate features."""
+        return strategy.select is not None or self.min_distance is not None or self.hold_back is not None
+
+    def reads_labeled(self, strategy: Strategy) -> bool:
+        """Whether it reads those of the labeled samples, too."""
+        return strategy.labeled or self.min_distance is not None or self.hold_back is not None
+
+    @field_validator("budgets")
+    @classmethod
+    def _rising(cls, value: list[int]) -> list[int]:
+        if any(b <= a for a, b in itertools.pairwise(value)):
+            raise ValueError(
+                f"{value} does not rise: each budget counts all labels so far, so give e.g. [50, 100, 150]"
+            )
+        return value

@@ -1,0 +1,88 @@
+"""The sections `training`, `finetuning` and `workers`: how a network is trained, and where."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from prunefuse_ray.config.section import Positive, Section, Share, min_max
+
+Augmentation = Literal["crop", "resized_crop", "flip", "cutout"]
+
+
+class Recipe(Section):
+    """How one network is trained."""
+
+    epochs: Positive = 30
+    """Passes over the labeled set."""
+    min_steps: Annotated[int, Field(ge=0)] = 300
+    """Fewest optimiser steps of a whole training. Where so few samples are labeled that `epochs` passes take fewer,
+    each epoch passes over the labeled set several times; 0: never."""
+    batch_size: Positive = 32
+    """Samples per optimiser step, over all workers together."""
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    """Peak learning rate of SGD at this batch size."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = True
+    """Nesterov's form of momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty on weights (not on biases and normalisation parameters)."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """cosine: warm-up, then cosine to zero. step: `lr` times `step_factor` at each of `milestones`."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 3.0
+    """Epochs of warm-up: the learning rate rises from zero to `lr` (cosine), or is `lr` * `step_factor` (step)."""
+    milestones: list[Positive] = []
+    """Epochs at which the step schedule multiplies the learning rate by `step_factor`."""
+    step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Factor of the step schedule."""
+    label_smoothing: Share = 0.1
+    """Share of the target probability that is spread over all classes."""
+    augment: list[Augmentation] = ["crop"]
+    """Augmentations, on the device: crop (pad by an eighth and crop), resized_crop (a random part of the image,
+    scaled), flip (left-right), cutout (a quarter square)."""
+    smallest_crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.08
+    """Smallest share of the image's area that resized_crop takes."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Epochs without a better validation accuracy after which training stops; 0: never. Needs a validation set."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward and backward pass: auto is bf16 (autocast) where the device has it in hardware."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    """Epochs between evaluations on the test set; 0: only after the last."""
+
+    @model_validator(mode="after")
+    def _schedule(self) -> Recipe:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs: lower it below epochs"
+            )
+        if self.schedule == "step" and any(m >= self.epochs for m in self.milestones):
+            raise ValueError(f"milestones {self.milestones} reach beyond the last of {self.epochs} epochs")
+        return self
+
+
+class Workers(Section):
+    """Where training runs."""
+
+    count: tuple[Positive, Positive] = (1, 1)
+    """Smallest and largest number of training workers; they differ in elastic training. [1, 1] on one machine
+    trains inside the driver, without the start-up of a worker group."""
+    cpus: Positive = 1
+    """CPUs of one training worker."""
+    gpu: bool = False
+    """One GPU per training worker."""
+    sample_memory_gb: Annotated[float, Field(ge=0)] = 8.0
+    """Memory (GiB) for the decoded labeled samples in one training worker; a larger set is decoded once into a file in
+    the temporary directory (TMPDIR) of its node."""
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    """Worker failures that training survives, each going on from the last epoch's checkpoint; -1: any number."""
+
+    @field_validator("count")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        return min_max(value)
