@@ -19,7 +19,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def secure() -> None:
     """Give a Ray that this command starts itself a token of its own, and let its processes listen on the loopback
-    interface alone. Ray reads these when it is imported; it would otherwise leave a token file in the home directory."""
+    interface alone. Ray reads these when it is imported; it would else leave a token file in the home directory."""
     if not os.environ.get("RAY_ADDRESS"):
         # Not for clusters of several machines: the nodes of Ray are then at 127.0.0.1, as on Windows and macOS.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
