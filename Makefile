@@ -40,6 +40,7 @@ fuzz: install
 test-kills: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'faults and not slow and not multinode' --timeout 900
 
+# KILLS=200 tries so many moments of every kind of kill.
 test-faults: install
 	$(BIN)/python -m pytest -m 'faults and not multinode' --timeout 1800
 

@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory):
     return Place.at(str(where)) / "digits", done.seconds
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def runs(request, tmp_path):
     """(where runs go, how their directory is named on the command line)"""
     if request.param == "folder":

@@ -37,10 +37,19 @@ def test_attempts_take_about_as_long_as_they_may():
         assert sum(pauses) >= seconds > sum(pauses[:-1])
 
 
-@pytest.mark.parametrize("fault", [500, 503, 429, 403, "cut", "half"])
+LONG = (pytest.mark.slow, pytest.mark.faults)
+
+
+def faults(*short):
+    """Those of every test run, and the others for `make test-faults`."""
+    every = (500, 503, 429, 403, "hang", "cut", "half")
+    return [f if f in short else pytest.param(f, marks=LONG) for f in every]
+
+
+@pytest.mark.parametrize("fault", faults(503, 403))
 @pytest.mark.parametrize("how", ["read", "write", "conditional"])
 def test_a_store_that_fails_for_good_is_one_message(store, place, fault, how):
-    if how == "conditional" and fault in ("half", "cut"):
+    if how == "conditional" and fault in ("half", "cut", "hang"):
         pytest.skip("a write that was stored is none that failed")
     started = time.monotonic()
     do = {
@@ -58,7 +67,7 @@ def test_a_store_that_fails_for_good_is_one_message(store, place, fault, how):
     assert ("credentials" in said) == (fault == 403)
 
 
-@pytest.mark.parametrize("fault", [500, 503, 429, "hang", "cut", "half"])
+@pytest.mark.parametrize("fault", [f for f in faults(429, "cut") if 403 not in getattr(f, "values", (f,))])
 def test_a_store_that_comes_back_is_no_error(store, fault):
     place = Place.at(f"s3://samples/y{store.query}") / "file"
     place.write_bytes(b"before" * 1000)

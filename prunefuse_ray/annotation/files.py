@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from prunefuse_ray.annotation.label_files import SAMPLES, read_answers
 from prunefuse_ray.annotation.request import BATCH, Answers, Asked, Id, Request, image_kind
 from prunefuse_ray.annotation.votes import NAMED
+from prunefuse_ray.data.label_tables import inert
 from prunefuse_ray.storage import Place
 
 WRITERS = 8
@@ -34,7 +35,9 @@ class Files:
         table = csv.writer(written, lineterminator="\n")
         table.writerow(["id", "text" if request.texts else "path", "guess", "probability", "score", "label"])
         for one in asked.values():
-            table.writerow([one.id, paths[one.id], one.guess or "", _figure(one.probability), _figure(one.score), ""])
+            id_ = inert(one.id) if isinstance(one.id, str) else one.id
+            words = (inert(paths[one.id]), inert(one.guess or ""))
+            table.writerow([id_, *words, _figure(one.probability), _figure(one.score), ""])
         # The byte order mark makes spreadsheets read the file as UTF-8.
         target.write_bytes(written.getvalue().encode("utf-8-sig"))
 

@@ -171,7 +171,21 @@ def read_id(cell: Cell, id_type: pa.DataType) -> str | int | None:
     if pa.types.is_integer(id_type):
         whole = str(cell) if isinstance(cell, int) else _whole(cell.strip())
         return int(whole) if whole is not None and -(2**63) <= int(whole) < 2**63 else None
-    return normal(str(cell))
+    return normal(plain(str(cell)))
+
+
+FORMULA = "=+-@\t\r'"
+"""What a cell begins with that a spreadsheet runs, and the mark by which it does not."""
+
+
+def inert(cell: str) -> str:
+    """Text for a table that people open in a spreadsheet: never a formula. `plain` gives it back."""
+    return f"'{cell}" if cell.startswith(tuple(FORMULA)) else cell
+
+
+def plain(cell: str) -> str:
+    """The text of which `inert` made a cell."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(tuple(FORMULA)) else cell
 
 
 def _whole(text: str) -> str | None:

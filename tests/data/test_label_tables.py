@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefuse_ray.data.label_tables import Labels, TableError, read_id, read_table
+from prunefuse_ray.data.label_tables import Labels, TableError, inert, plain, read_id, read_table
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 ASKED = {"a": "cat", "b": "dog"}
@@ -204,3 +204,18 @@ def test_ids_are_what_the_pool_has(cell, id_type, id_):
 def test_decimals_and_dates_are_text():
     made = parquet({"id": [Decimal("1.50")], "label": ["cat"]})
     assert cells(made) == {"1.50": "cat"}
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+x", "-x", "@SUM(A1)", "\t=x", "\r=x", "'=x", "''", "'a", "a", "", "x=1", "'"]
+)
+def test_a_cell_is_no_formula_and_comes_back_as_it_was(text):
+    cell = inert(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert plain(cell) == text
+    if text.strip() == text and text:
+        assert read_id(cell, pa.string()) == text
+
+
+def test_quotes_of_peoples_own_stay():
+    assert read_id("'tis", pa.string()) == "'tis"

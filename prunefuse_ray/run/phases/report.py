@@ -7,6 +7,7 @@ import io
 
 import pyarrow as pa
 
+from prunefuse_ray.data.label_tables import inert
 from prunefuse_ray.method.steps import FINETUNE, Step
 from prunefuse_ray.report.page import render
 from prunefuse_ray.run.context import Done, RunContext
@@ -38,7 +39,8 @@ def _all_labels(context: RunContext) -> bytes:
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["id", "label"])
-    table.writerows(zip(labels["id"].to_pylist(), (classes[n] for n in labels["label"].to_pylist()), strict=True))
+    ids = (inert(i) if isinstance(i, str) else i for i in labels["id"].to_pylist())
+    table.writerows(zip(ids, (classes[n] for n in labels["label"].to_pylist()), strict=True))
     return written.getvalue().encode("utf-8-sig")
 
 
