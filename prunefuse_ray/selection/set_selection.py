@@ -43,8 +43,9 @@ PAIRWISE_ROWS = 2_048
 MAX_PAIRWISE_PARTS = 1_024
 GROUP_SAMPLES = 32_000
 """Samples that one second round of such a strategy selects, at most."""
-SECOND_PAIRS = 3 * 10**8
-"""Pairs of candidates and references that it compares at least, if there are so many: half a minute of a core."""
+SECOND_PAIRS = 5 * 10**7, 3 * 10**8
+"""Pairs of candidates and references for which it has time, at least and at most: between them an eighth of the first
+round's. 10^7 take about a second of a core."""
 SHOWN = 5_000_000
 """Added to a round's number: the draw that shows samples to the second round is none that selected samples."""
 
@@ -175,7 +176,8 @@ def pairwise(rows: int, k: int) -> Rounds:
     parts = min(MAX_PAIRWISE_PARTS, -(-rows // PAIRWISE_ROWS))
     groups = min(parts, GROUPS, -(-k // GROUP_SAMPLES))
     references = max(REFERENCES, -(-k // groups) * REFERENCES_PER_SAMPLE)
-    candidates = max(SURPLUS * k, groups * SECOND_PAIRS // references)
+    pairs = int(np.clip(rows * PAIRWISE_ROWS // 8, *SECOND_PAIRS))
+    candidates = max(SURPLUS * k, groups * pairs // references)
     return Rounds(parts=parts, share=min(k, -(-candidates // parts)), groups=groups, references=references)
 
 

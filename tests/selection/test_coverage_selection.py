@@ -161,7 +161,7 @@ def test_a_very_large_k_is_shared_out_among_groups_of_parts(tmp_path, local_ray,
     made = Made(tmp_path, clumps=25)
     monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 100)
     monkeypatch.setattr(set_selection, "GROUP_SAMPLES", 61)
-    monkeypatch.setattr(set_selection, "SECOND_PAIRS", 0)
+    monkeypatch.setattr(set_selection, "SECOND_PAIRS", (0, 0))
     cut = set_selection.pairwise(N, 121)
     assert (cut.parts, cut.groups, cut.share) == (4, 2, 61)
     found = made.rows(select("max_herding", made.files, made.known, 121, 2))
@@ -176,8 +176,8 @@ def test_a_very_large_k_is_shared_out_among_groups_of_parts(tmp_path, local_ray,
     [
         (2_048, 100, (1, 100, 1, 4_096)),
         (16_000, 320, (8, 320, 1, 4_096)),  # every part selects as much as is wanted
-        (1_000_000, 1_000, (489, 150, 1, 4_096)),
-        (1_000_000, 10_000, (489, 62, 1, 10_000)),
+        (1_000_000, 1_000, (489, 128, 1, 4_096)),
+        (1_000_000, 10_000, (489, 53, 1, 10_000)),
         (10_000_000, 1_000_000, (1_024, 1_954, 32, 31_250)),
     ],
 )
