@@ -19,7 +19,7 @@ run: install
 	$(BIN)/python jobs/run.py
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 # Every architecture at every pruning ratio, in less than 5 minutes.
 test-networks: install
@@ -38,7 +38,7 @@ fuzz: install
 
 # Of the kill tests those for which .ci/run has the time.
 test-kills: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'faults and not slow and not multinode' --timeout 900
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m 'faults and not slow and not multinode' --timeout 900
 
 # KILLS=200 tries so many moments of every kind of kill.
 test-faults: install
