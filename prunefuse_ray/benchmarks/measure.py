@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +34,14 @@ def side_by_side(things: Mapping[str, Callable[[], Any]], repeats: int) -> dict[
             thing()
             seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def loader(dataset: torch.utils.data.Dataset, batch_size: int) -> torch.utils.data.DataLoader:
+    """torch's DataLoader with two workers. They are forked from a process without threads: to fork this one, with those
+    of Ray and OpenMP in it, crashes it now and then."""
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "PIL.Image", type(dataset).__module__])
+    return torch.utils.data.DataLoader(dataset, batch_size, num_workers=2, multiprocessing_context=context)
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], over: str, under: str) -> float:

@@ -137,7 +137,7 @@ class Bench:
         torch.set_num_threads(torch.multiprocessing.cpu_count())
         files = {f: (self.networks["proxy"] / f).read_bytes() for f in (networks.WEIGHTS_FILE, networks.NETWORK_FILE)}
         network = networks.from_files(files).network.eval()
-        loader = torch.utils.data.DataLoader(_Photographs(self.part(rows), self.sizes.input), 64, num_workers=2)
+        loader = measure.loader(_Photographs(self.part(rows), self.sizes.input), 64)
         with torch.inference_mode():
             for x in loader:
                 torch.softmax(network(x), 1).topk(2, 1)
@@ -180,6 +180,7 @@ def decoding(bench: Bench, rows: int) -> dict[str, float]:
 def run(directory: Path, sizes: Sizes, repeats: int) -> dict[str, Any]:
     bench = Bench(directory, sizes)
     prepared = replace(bench.pool, prepared=bench.prepared)
+    bench.dataloader(1)  # starts what its workers are forked from
     seconds = measure.side_by_side(
         {
             "first": bench.first,

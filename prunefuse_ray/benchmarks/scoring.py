@@ -193,7 +193,7 @@ class Bench:
             network = networks.from_files(files).network.eval()
             scores = []
             with torch.inference_mode():
-                loader = torch.utils.data.DataLoader(_Images(source), batch_size=256, num_workers=2)
+                loader = measure.loader(_Images(source), 256)
                 for x in loader:
                     x = ((x.float() / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
                     scores.append(1 - torch.softmax(network(x), 1).max(1).values)
@@ -222,6 +222,7 @@ def run(directory: Path, sizes: Sizes, images: list[bytes]) -> dict[str, Any]:
     """The figures. Steady rates are of the rows between a short pass and a long one, so that no start-up counts."""
     bench = Bench(directory, sizes, images)
     bench.pipeline("p5", bench.jobs["p5"], sizes.rows)()  # prepares the pool
+    bench.dataloader(FEW)()  # starts what its workers are forked from
     job, quarter, few = bench.jobs["p5"], sizes.rows // 4, sizes.compared // 4
     long = measure.side_by_side(
         {

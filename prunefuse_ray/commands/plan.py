@@ -126,6 +126,7 @@ def _against(mine: argparse.Namespace) -> int:
     from prunefuse_ray.data.survey import source_of
     from prunefuse_ray.method.selector import trusted
     from prunefuse_ray.method.steps import steps
+    from prunefuse_ray.networks.architectures import is_custom
     from prunefuse_ray.run.estimate import estimate
     from prunefuse_ray.run.ledger import Ledger
     from prunefuse_ray.storage import Place
@@ -133,7 +134,7 @@ def _against(mine: argparse.Namespace) -> int:
     ledger = Ledger(Place.at(mine.against))
     trust(mine.trusted)
     config = ledger.read_config()
-    for name in trusted(config):
+    for name in filter(is_custom, trusted(config)):
         check_trusted(name, "network")
     info = PoolInfo.from_json(ledger.read_pool())
     commits = {step: ledger.committed(step) for step in steps(config)}

@@ -68,12 +68,23 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
     config = tiny(tiny_pool, tmp_path, selection={"budgets": [16, 24]})
     loop.run(config)
     monkeypatch.setattr(plan.console, "_width", 200)
-    assert main(["plan", "--against", str(tmp_path / "tiny"), "--training-rate", "1e9", "--scoring-rate", "10"]) == 0
+    assert main(["plan", "--against", str(tmp_path / "tiny"), "--training-rate", "1e9", "--scoring-rate", "10",
+                 "--trusted", "tests.support.nets:tiny"]) == 0  # fmt: skip
     rows = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
     assert rows["score"][:2] == rows["score"][2:4]  # "1.2 M" foreseen, "1.2 M" counted
     assert rows["train"][:2] == rows["train"][2:4]
     assert rows["finetune"][:2] == rows["finetune"][2:4]
     assert rows["score"][4] == "10.4"  # 104 samples, 10 a second
+
+
+def test_code_of_ones_own_in_a_run_directory_has_to_be_trusted(local_ray, tiny_pool, tmp_path, capsys):
+    for name, own in (("mine", "tests.support.nets:tiny"), ("resnet8", "resnet8")):
+        config = tiny(tiny_pool, tmp_path, run={"name": name}, network={"architecture": own})
+        loop.run(config)
+    rates = ["--training-rate", "1e9", "--scoring-rate", "10"]
+    assert main(["plan", "--against", str(tmp_path / "mine"), *rates]) == 2
+    assert "names code of its own, 'tests.support.nets:tiny'" in capsys.readouterr().err
+    assert main(["plan", "--against", str(tmp_path / "resnet8"), *rates]) == 0
 
 
 @pytest.mark.parametrize(
