@@ -22,7 +22,7 @@ settings.register_profile("untimed", deadline=None)  # no test depends on how fa
 settings.load_profile("untimed")
 
 
-@pytest.fixture(params=["here", "tasks"])
+@pytest.fixture(params=["here", pytest.param("tasks", marks=pytest.mark.slow)])
 def either_way(request, monkeypatch):
     """Small files read by this process, as they are, and by tasks, as if they were large."""
     if request.param == "tasks":

@@ -108,6 +108,7 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"prunefuse_ray {version('prunefuse-ray')}\n"
 
 
+@pytest.mark.faults
 def test_the_job_runs_resumes_and_reports(tmp_path, capsys):
     """`jobs/run.py` on a cut of the digits, in a process and a Ray of its own, as a person would start it; what starts
     no Ray any more, in this process."""

@@ -124,6 +124,7 @@ def test_a_configuration_takes_a_strategy_from_outside(outside):
         config_from_tree({"selection": {"strategy": "brightes"}})
 
 
+@pytest.mark.slow
 def test_a_run_selects_by_a_strategy_from_outside(outside, tiny_pool, tmp_path):
     """In a process of its own: Ray's workers, too, find the package."""
     config = tiny(

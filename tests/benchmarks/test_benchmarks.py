@@ -73,6 +73,7 @@ def test_centers_compares_two_rounds_with_the_exact_choice(local_ray, tmp_path, 
     assert figures["time_over_exact"] > 0.0
 
 
+@pytest.mark.slow
 def test_coverage_is_nearly_that_of_exact_greedy_selection(local_ray, tmp_path):
     values = coverage.quality(tmp_path, 6_000, 8, 60)
     assert values["exact"] > values["two_rounds"] > 0.95 * values["exact"]

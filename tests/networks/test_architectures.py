@@ -80,11 +80,11 @@ LARGE = [
     ("resnet164", (3, 8, 8), True),
     ("wrn16_8", (3, 8, 8), True),
     ("vgg16_bn", (3, 32, 32), True),
-    ("torchvision:resnet50", (3, 32, 32), True),
-    ("torchvision:convnext_tiny", (3, 32, 32), False),
 ]
 # Deeper or wider than others of their family, which stand above.
 LARGEST = [
+    ("torchvision:resnet50", (3, 32, 32), True),
+    ("torchvision:convnext_tiny", (3, 32, 32), False),
     ("resnet44", (3, 8, 8), True),
     ("resnet110", (3, 8, 8), True),
     ("wrn28_10", (3, 8, 8), True),

@@ -592,6 +592,7 @@ def test_unusual_networks_that_can_be_followed_are_pruned(kind, shape, ratio):
     assert macs(proxy.network, shape) < (1.2 - ratio) * macs(dense, shape)
 
 
+@pytest.mark.slow
 def test_indices_that_are_out_of_place_are_noticed(monkeypatch):
     """The first channels in place of the chosen ones, in normalisations only: shapes and files would all be right."""
     spec = NetworkSpec(architecture="torchvision:convnext_tiny", classes=5, input_shape=(3, 32, 32))

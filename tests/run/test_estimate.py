@@ -80,8 +80,9 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
 def test_code_of_ones_own_in_a_run_directory_has_to_be_trusted(local_ray, tiny_pool, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("prunefuse_ray.registry._trusted", set())
     for name, own in (("mine", "tests.support.nets:tiny"), ("resnet8", "resnet8")):
-        config = tiny(tiny_pool, tmp_path, run={"name": name}, network={"architecture": own})
-        loop.run(config)
+        loop.run(
+            tiny(tiny_pool, tmp_path, run={"name": name}, network={"architecture": own}, selection={"budgets": [16]})
+        )
     rates = ["--training-rate", "1e9", "--scoring-rate", "10"]
     assert main(["plan", "--against", str(tmp_path / "mine"), *rates]) == 2
     assert "names code of its own, 'tests.support.nets:tiny'" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunefuse_ray.distributed import remote
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.selection.top_k import sort_keys, threshold_bucket, top_k, top_k_of_groups
 from prunefuse_ray.storage import Place
@@ -81,6 +82,14 @@ def test_the_choice_does_not_depend_on_how_rows_lie_in_files(tmp_path, local_ray
     order = rng.permutation(3000)
     other = write_scores(tmp_path / "b", [ids[i] for i in order], scores[order], 90)
     assert top_k(other, Place.at(str(tmp_path)), 100).equals(one)
+
+
+def test_tasks_find_what_one_process_does(tmp_path, local_ray, monkeypatch):
+    scores = np.random.default_rng(2).random(500, np.float32)
+    files = write_scores(tmp_path / "a", [f"s{i:04d}" for i in range(500)], scores, 5)
+    here = top_k(files, Place.at(str(tmp_path)), 50)
+    monkeypatch.setattr(remote, "WORTH_A_TASK", -1)
+    assert top_k(files, Place.at(str(tmp_path)), 50).equals(here)
 
 
 def test_too_few_scores_are_said(tmp_path, local_ray):

@@ -201,6 +201,7 @@ def test_recalibration_sees_all_classes_in_batches_of_about_equal_size(data):
     assert shares == pytest.approx([0.5, 0.5, 0.5], abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray):
     """Workers share the batches: with batch-norm statistics per worker the weights agree roughly, not to the bit."""
     plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)

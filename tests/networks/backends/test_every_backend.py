@@ -57,7 +57,10 @@ def cases(name):
     return [(backend, d, p) for d in backend.devices if d in FOUND for p in backend.precisions]
 
 
-@pytest.mark.parametrize("kind", SPECS)
+KINDS = [pytest.param(k, marks=[pytest.mark.slow] if k == "texts" else []) for k in SPECS]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_those_of_the_plain_network(name, kind):
     x = example_input(SPECS[kind], samples=BATCH)
