@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import ray
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -36,12 +37,10 @@ def side_by_side(things: Mapping[str, Callable[[], Any]], repeats: int) -> dict[
     return seconds
 
 
-def loader(dataset: torch.utils.data.Dataset, batch_size: int) -> torch.utils.data.DataLoader:
-    """torch's DataLoader with two workers. They are forked from a process without threads: to fork this one, with those
-    of Ray and OpenMP in it, crashes it now and then."""
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "PIL.Image", type(dataset).__module__])
-    return torch.utils.data.DataLoader(dataset, batch_size, num_workers=2, multiprocessing_context=context)
+def process_apart() -> ProcessPoolExecutor:
+    """One process, started afresh, for what uses torch's DataLoader with workers. In this one the handler of SIGCHLD that
+    it installs would stay; on CPUs with AMX, signals that it takes have ended processes by a segmentation fault."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], over: str, under: str) -> float:
