@@ -38,8 +38,9 @@ def side_by_side(things: Mapping[str, Callable[[], Any]], repeats: int) -> dict[
 
 
 def process_apart() -> ProcessPoolExecutor:
-    """One process, started afresh, for what uses torch's DataLoader with workers. In this one the handler of SIGCHLD that
-    it installs would stay; on CPUs with AMX, signals that it takes have ended processes by a segmentation fault."""
+    """One process, started afresh, for what uses torch's DataLoader with workers. In this one the handler of SIGCHLD
+    that it installs would stay; on CPUs with AMX, signals that it takes have ended processes by a segmentation
+    fault."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
