@@ -39,8 +39,8 @@ def side_by_side(things: Mapping[str, Callable[[], Any]], repeats: int) -> dict[
 
 def process_apart() -> ProcessPoolExecutor:
     """One process, started afresh, for what uses torch's DataLoader with workers. In this one the handler of SIGCHLD
-    that it installs would stay; on CPUs with AMX, signals that it takes have ended processes by a segmentation
-    fault."""
+    that it installs would stay; processes that had it ended by a segmentation fault now and then, while they waited for
+    another process (Intel CPU with AMX, torch 2.14)."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
