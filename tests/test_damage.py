@@ -116,7 +116,7 @@ def outcome(config, root: Path, damaged: Path, expected, said) -> str:
 @pytest.mark.parametrize("name", ["finished", "selecting", "training"])
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
 @pytest.mark.parametrize(
-    "share", [pytest.param(1.0, marks=[pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(3600)]), 0.05]
+    "share", [pytest.param(1.0, marks=[pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(3600)]), 0.03]
 )
 def test_a_damaged_file_never_changes_what_is_selected(
     runs, tiny_pool, tmp_path, caplog, name, damage, share, record_property

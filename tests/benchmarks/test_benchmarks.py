@@ -27,6 +27,7 @@ from tests.support.nets import OWN
 from tests.support.runs import tiny
 
 
+@pytest.mark.slow
 def test_topk_finds_what_a_full_sort_does(local_ray, tmp_path):
     figures = topk.run(tmp_path, 30_000, 500, 20_000, 1, 5_000)
     assert figures["same_as_full_sort"]

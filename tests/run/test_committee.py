@@ -125,6 +125,7 @@ def test_a_killed_committee_ends_the_same(undisturbed, tiny_pool, tmp_path):
         assert (tmp_path / "tiny" / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_sync_and_sets_work_with_a_committee(local_ray, tiny_pool, tmp_path):
     """Features of all members side by side; the fused network is split again."""
     more = {"selection": {"strategy": "badge", "budgets": [10, 18]}, "fusion": {"rule": "keep", "sync_every": 1}}

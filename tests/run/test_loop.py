@@ -146,6 +146,7 @@ def end(*_):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_actors_score_as_the_driver_does_and_what_they_wrote_is_kept(undisturbed, tiny_pool, tmp_path, monkeypatch):
     config = tiny(tiny_pool, tmp_path, scoring={"actors": (2, 2)})
     with monkeypatch.context() as patch:

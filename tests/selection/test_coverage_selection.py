@@ -140,6 +140,7 @@ def covered(x, known, rows, width):
     return np.exp(-squares(x, np.concatenate([known, x[rows]])) / (2 * width**2)).max(1).mean()
 
 
+@pytest.mark.slow
 def test_in_two_rounds_the_pool_is_covered_almost_as_well_whatever_the_files(tmp_path, local_ray, monkeypatch):
     made = Made(tmp_path, clumps=25)
     exact = made.rows(select("max_herding", made.files, made.known, 30, 2))

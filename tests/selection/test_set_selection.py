@@ -235,6 +235,7 @@ def test_samples_kept_apart_keep_the_distance_and_then_fills_up(tmp_path, sharde
     assert close == max(0, k - kept)
 
 
+@pytest.mark.slow
 def test_in_two_rounds_the_choice_covers_almost_as_well_whatever_the_files(tmp_path, local_ray, monkeypatch):
     made = Made(tmp_path)
     x, known = made.x.astype(float), made.known_x.astype(float)

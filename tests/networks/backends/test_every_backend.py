@@ -57,7 +57,7 @@ def cases(name):
     return [(backend, d, p) for d in backend.devices if d in FOUND for p in backend.precisions]
 
 
-KINDS = [pytest.param(k, marks=[pytest.mark.slow] if k == "texts" else []) for k in SPECS]
+KINDS = [pytest.param(k, marks=[pytest.mark.slow] if k != "images" else []) for k in SPECS]
 
 
 @pytest.mark.parametrize("kind", KINDS)
