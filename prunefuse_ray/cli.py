@@ -31,9 +31,9 @@ def entry(argv: Sequence[str] | None = None) -> int:
         _attach(*map(int, supervised.split(",")))
     try:
         code = main(arguments)
-    except interrupts.Interrupted as interrupted:
+    except KeyboardInterrupt:
         print(f"interrupted {progress.now.doing}; the same command goes on", file=sys.stderr, flush=True)
-        code = interrupted.exit_code
+        code = interrupts.exit_code()
     except Exception as error:
         if supervised is None:
             raise

@@ -11,12 +11,15 @@ from types import FrameType
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
-class Interrupted(BaseException):
-    """A person or a scheduler wants this process to end. Not an error: nothing that is recorded is touched."""
+class Interrupted(KeyboardInterrupt):
+    """A person or a scheduler wants this process to end. Not an error: nothing that is recorded is touched.
+
+    A KeyboardInterrupt, since Ray's C++ library knows no other exception of a signal: while it waits it would print a
+    traceback. What it raises then is a plain one; `exit_code` knows which signal it was.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.exit_code = EXIT_CODES[signal.Signals(number)]
 
 
 class _State:
@@ -54,6 +57,11 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _State.deferred -= 1
+
+
+def exit_code() -> int:
+    """Of a process that was interrupted."""
+    return EXIT_CODES[signal.Signals(_State.requested or signal.SIGINT)]
 
 
 def requested() -> bool:

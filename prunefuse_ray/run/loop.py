@@ -20,7 +20,6 @@ from prunefuse_ray.data.survey import sources
 from prunefuse_ray.distributed.resources import importing, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
 from prunefuse_ray.errors import LabelsWaiting
-from prunefuse_ray.interrupts import Interrupted
 from prunefuse_ray.method.steps import GROW, REPORT, Step, steps
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
@@ -95,7 +94,7 @@ def run(
                     _note(context, step)
                     telemetry.done(commit)
                     listen("done", step, commit)
-        except Interrupted:
+        except KeyboardInterrupt:
             with contextlib.suppress(OSError):
                 telemetry.record("run_interrupted")
             raise
