@@ -76,7 +76,7 @@ mount -o remount,rw,size=60m /mnt; $run; echo "larger: $?"
 
 @pytest.mark.faults
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
-@pytest.mark.parametrize("size", ["300k", "2500k", "4000k"])
+@pytest.mark.parametrize("size", ["2500k", *(pytest.param(s, marks=pytest.mark.slow) for s in ("300k", "4000k"))])
 def test_a_run_on_a_full_or_read_only_disk_ends_in_a_message_and_goes_on(size):
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(["unshare", "-m", "bash", "-c", RUN, size, sys.executable], capture_output=True, text=True,

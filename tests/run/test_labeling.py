@@ -241,9 +241,9 @@ def test_an_end_while_the_samples_are_written_out_loses_nothing(local_ray, unlab
 @pytest.mark.parametrize(
     ("moment", "phase"),
     [
-        ("start", "request"),
+        pytest.param("start", "request", marks=pytest.mark.slow),
         ("commit", "request"),
-        ("done", "request"),
+        pytest.param("done", "request", marks=pytest.mark.slow),
         ("inside", "label"),
         ("commit", "label"),
         ("done", "label"),
