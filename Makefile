@@ -19,7 +19,7 @@ run: install
 	$(BIN)/python jobs/run.py
 
 test: install
-	$(BIN)/python -m pytest -n 4 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest -n 3 --dist loadfile --max-worker-restart 0
 
 # Every architecture at every pruning ratio, in less than 5 minutes.
 test-networks: install
