@@ -48,7 +48,7 @@ def predict(
     args = (network, form, labels, task, tuple(trusted))
     # Forward passes are the work, not the bytes read: where they do not belong here, a single task is worth its start.
     parts = over(_predict, groups(source), *args, size=0 if in_process else math.inf)
-    found = pa.concat_tables(parts)
+    found = pa.concat_tables(part for part in parts if part is not None)
     # A sample that people left without a label may have been chosen again in a later round: it counts once.
     _, first = np.unique(ids_to_numpy(found["id"]), return_index=True)
     return found.take(pa.array(np.sort(first)))
@@ -62,19 +62,21 @@ def _predict(
     labels: pa.Table | None,
     task_name: str,
     trusted: tuple[str, ...],
-) -> pa.Table:
+) -> pa.Table | None:
+    """The same of some of the files; None where they hold none of the samples."""
     task = TASKS[task_name]
     model = networks.inference_form(networks.from_files(network, trusted).network)
     parts = []
     only = None if labels is None else labels["id"].combine_chunks()
     for chunk in decoded(source, form, only=only):
-        rows, values_N = chunk.rows, torch.from_numpy(chunk.samples.values_N)
+        # What comes from the prepared pool is read-only, which torch's tensors cannot be.
+        rows, values_N = chunk.rows, torch.from_numpy(np.require(chunk.samples.values_N, requirements="W"))
         if labels is not None:
             place = pc.index_in(rows["id"], value_set=only)
             rows = rows.append_column("label", labels["label"].take(place))
         outputs = torch.cat([task.consensus(model(form.inputs(x))).float() for x in values_N.split(BATCH)], -2)
         parts.append(_guessed(rows, task, task.probabilities(outputs.numpy())))
-    return pa.concat_tables(parts)
+    return pa.concat_tables(parts) if parts else None
 
 
 def _guessed(rows: pa.Table, task: Task, p_NC: npt.NDArray[np.float64]) -> pa.Table:

@@ -59,6 +59,14 @@ def test_doubts_order_labels_by_their_probability_and_leave_out_samples_without_
         assert r["label_probability"] == pytest.approx(float(expected[r["id"]]), abs=1e-5)
 
 
+def test_a_file_without_any_of_the_labeled_samples_is_passed_over(saved):
+    source, network, p_NC = saved
+    labels = pa.table({"id": ["s0"], "label": [1]})
+    (row,) = predict(source, network, FORM, labels, task="classification", trusted=OWN, in_process=True).to_pylist()
+    assert (row["id"], row["label"]) == ("s0", 1)
+    assert row["label_probability"] == pytest.approx(float(p_NC[0, 1]), abs=1e-5)
+
+
 def test_tasks_on_the_cluster_say_the_same(saved, local_ray):
     source, network, _ = saved
     here = predict(source, network, FORM, task="classification", trusted=OWN, in_process=True).sort_by("id")
