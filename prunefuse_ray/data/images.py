@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -245,7 +245,16 @@ def _nested(value: object) -> object:
 
 def encode_png(pixels_HWC: Pixels) -> bytes:
     """uint8 (H, W, C) or (H, W) as PNG bytes."""
+    return encode(pixels_HWC, format="PNG")
+
+
+def encode(pixels_HWC: Pixels, **how: Any) -> bytes:
+    """uint8 (H, W, C) or (H, W) as the bytes of an image file.
+
+    Args:
+        how: `format`, and what Pillow takes besides for it.
+    """
     buffer = io.BytesIO()
     image = pixels_HWC[:, :, 0] if pixels_HWC.ndim == 3 and pixels_HWC.shape[2] == 1 else pixels_HWC
-    Image.fromarray(image).save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, **how)
     return buffer.getvalue()

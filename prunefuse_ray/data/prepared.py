@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.data.images import ImageForm, plain_samples
+from prunefuse_ray.data.images import ImageForm, encode, plain_samples
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.reading import PLACES, FileRows, canonical_columns, canonical_rows, id_hashes, opened
 from prunefuse_ray.data.sample_format import Decoded, Form, read_column
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 CHUNK_BYTES = 16 * 2**20
 QUALITY = 95
-"""Of the format `jpeg`, without subsampling of the colours. README has what it costs in accuracy."""
+"""Of the format `jpeg`, without subsampling of the colours. What it costs in accuracy has not been measured."""
 
 
 def chunk_rows(form: Form) -> int:
@@ -76,34 +76,38 @@ def decoded(
         only: ids of the rows that are wanted; default: all.
         exclude: ids of rows that are not.
     """
-    size = chunk_rows(form)
-    for number, file in enumerate(source.files):
-        first, last = (0, None) if source.spans is None else source.spans[number]
-        with source.fs.open_input_file(file) as light, source.fs.open_input_file(file) as heavy:
-            known, samples = FileRows(light, source, number, canonical_columns(source, label=label, sample=False)), None
-            for start in range(first, known.total if last is None else last, size):
-                table = known.take(start, size if last is None else min(size, last - start))
-                wanted_N = _wanted(table[source.id_column], only, exclude)
-                if not wanted_N.any():
-                    continue
-                rows = canonical_rows(table, source, label=label, sample=False)
-                key = _key(rows, source, number, start, form)
-                found = _kept(source.prepared, key, len(rows), form)
-                if found is None:
-                    if not source.roots:
-                        samples = samples or FileRows(heavy, source, number, [source.sample_column])
-                        table = samples.take(start, len(rows))
-                    # A chunk that is kept is decoded whole, or the next pass would find a part of it.
-                    keeps = source.prepared is not None and keeps_chunk(source.prepared, key)
-                    at_N = np.ones(len(rows), bool) if keeps else wanted_N
-                    found = _decode(table.filter(pa.array(at_N)), source, form)
-                    if keeps:
-                        assert source.prepared is not None
-                        found = _keep(source.prepared, key, found, form)
-                    else:
-                        rows, wanted_N = rows.filter(pa.array(at_N)), wanted_N[at_N]
-                plain = rows.drop_columns([c for c in PLACES if c in rows.column_names])
-                yield Chunk(rows=plain, samples=found).filter(wanted_N)
+    for number in range(len(source.files)):
+        yield from _decoded(source, number, form, label, only, exclude)
+
+
+def _decoded(
+    source: Source, number: int, form: Form, label: bool, only: pa.Array | None, exclude: pa.Array | None
+) -> Iterator[Chunk]:
+    """The rows of one file."""
+    size, columns = chunk_rows(form), canonical_columns(source, label=label, sample=False)
+    with FileRows(source, number, columns) as known, FileRows(source, number, [source.sample_column]) as samples:
+        first, end = (0, known.total) if source.spans is None else source.spans[number]
+        for start in range(first, end, size):
+            table = known.take(start, min(size, end - start))
+            wanted_N = _wanted(table[source.id_column], only, exclude)
+            if not wanted_N.any():
+                continue
+            rows = canonical_rows(table, source, label=label, sample=False)
+            file = None
+            if source.prepared is not None:
+                file = ChunkFile(prepared=source.prepared, form=form, key=_key(rows, source, number, start, form))
+            found = None if file is None else file.read(len(rows))
+            if found is None:
+                if not source.roots:
+                    table = samples.take(start, len(rows))
+                if file is not None and file.has_room:  # whole, or the next pass would find a part of it
+                    found = file.write(_decode(table, source, form))
+                else:
+                    mine = pa.array(wanted_N)
+                    rows, found = rows.filter(mine), _decode(table.filter(mine), source, form)
+                    wanted_N = wanted_N[wanted_N]
+            plain = rows.drop_columns([c for c in PLACES if c in rows.column_names])
+            yield Chunk(rows=plain, samples=found).filter(wanted_N)
 
 
 def _wanted(ids: pa.ChunkedArray, only: pa.Array | None, exclude: pa.Array | None) -> npt.NDArray[np.bool_]:
@@ -146,56 +150,63 @@ def _key(rows: pa.Table, source: Source, number: int, start: int, form: Form) ->
     return digest.hexdigest()
 
 
-def keeps_chunk(prepared: Prepared, key: str) -> bool:
-    """Whether there is room for a chunk; the same answer everywhere."""
-    return int(key[:8], 16) < prepared.share * 2**32
-
-
 def _directory(prepared: Prepared, form: Form) -> Place:
     return prepared.place / f"{form_digest(form)}-{prepared.format}"
 
 
-def chunk_place(prepared: Prepared, key: str, form: Form) -> Place:
-    return _directory(prepared, form) / f"{key}.chunk"
+@dataclass(frozen=True, kw_only=True)
+class ChunkFile:
+    """Where a chunk is kept: an Arrow file and its CRC-32."""
 
+    prepared: Prepared
+    form: Form
+    key: str
 
-def _kept(prepared: Prepared | None, key: str, rows: int, form: Form) -> Decoded | None:
-    """What a chunk's file holds; None where there is none, or a damaged one."""
-    if prepared is None:
-        return None
-    place = chunk_place(prepared, key, form)
-    try:
-        content = place.read_bytes()
-    except OSError:
-        return None
-    body, checksum = memoryview(content)[:-4], content[-4:]
-    try:
-        if zlib.crc32(body).to_bytes(4, "little") != checksum:
-            raise ValueError("its checksum differs")
-        table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(body))).read_all()
-        if (table.schema.metadata or {}).get(b"chunk") != key.encode() or table.num_rows != rows:
-            raise ValueError("it is the file of another chunk")
-        return _from_table(table, prepared, form)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        logger.warning("prepared pool: %s is damaged (%s); its samples are decoded again", place.path, error)
-        return None
+    @property
+    def place(self) -> Place:
+        return _directory(self.prepared, self.form) / f"{self.key}.chunk"
 
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for it; the same answer everywhere."""
+        return int(self.key[:8], 16) < self.prepared.share * 2**32
 
-def _keep(prepared: Prepared, key: str, samples: Decoded, form: Form) -> Decoded:
-    """Write a chunk's file, where samples come encoded: an Arrow file and its CRC-32. The samples as they will be read
-    from it."""
-    if not samples.encoded:
-        return samples
-    table = _to_table(samples, prepared).replace_schema_metadata({"chunk": key})
-    buffer = io.BytesIO()
-    with pa.ipc.new_file(buffer, table.schema) as file:
-        file.write_table(table)
-    buffer.write(zlib.crc32(buffer.getbuffer()).to_bytes(4, "little"))
-    try:
-        chunk_place(prepared, key, form).write_bytes(buffer.getvalue(), durable=False)
-    except OSError as error:
-        logger.warning("prepared pool: %s cannot be written (%s); it will be decoded again", prepared.place.path, error)
-    return samples if prepared.format == "raw" else _from_table(table, prepared, form)
+    def read(self, rows: int) -> Decoded | None:
+        """The samples; None where there is no file, or none that can be used, which is said."""
+        try:
+            content = self.place.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            logger.warning("prepared pool: %s cannot be read (%s); it is decoded again", self.place.path, error)
+            return None
+        body, checksum = memoryview(content)[:-4], content[-4:]
+        try:
+            if zlib.crc32(body).to_bytes(4, "little") != checksum:
+                raise ValueError("its checksum differs")
+            table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(body))).read_all()
+            if (table.schema.metadata or {}).get(b"chunk") != self.key.encode() or table.num_rows != rows:
+                raise ValueError("it is the file of another chunk")
+            return _from_table(table, self.prepared, self.form)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            logger.warning("prepared pool: %s is damaged (%s); its samples are decoded again", self.place.path, error)
+            return None
+
+    def write(self, samples: Decoded) -> Decoded:
+        """Keep the samples, where they came encoded; as they will be read."""
+        if not samples.encoded:
+            return samples
+        table = _to_table(samples, self.prepared).replace_schema_metadata({"chunk": self.key})
+        buffer = io.BytesIO()
+        with pa.ipc.new_file(buffer, table.schema) as file:
+            file.write_table(table)
+        buffer.write(zlib.crc32(buffer.getbuffer()).to_bytes(4, "little"))
+        try:
+            self.place.write_bytes(buffer.getvalue(), durable=False)
+        except OSError as error:
+            where = self.prepared.place.path
+            logger.warning("prepared pool: %s cannot be written (%s); it will be decoded again", where, error)
+        return samples if self.prepared.format == "raw" else _from_table(table, self.prepared, self.form)
 
 
 def _to_table(samples: Decoded, prepared: Prepared) -> pa.Table:
@@ -247,10 +258,7 @@ def fixed_values(column: pa.FixedSizeBinaryArray, form: Form) -> npt.NDArray[np.
 
 
 def _jpeg(values_HWC: npt.NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    image = values_HWC[:, :, 0] if values_HWC.shape[2] == 1 else values_HWC
-    Image.fromarray(image).save(buffer, format="JPEG", quality=QUALITY, subsampling=0)
-    return buffer.getvalue()
+    return encode(values_HWC, format="JPEG", quality=QUALITY, subsampling=0)
 
 
 # --- room ---
@@ -346,7 +354,7 @@ def evict(place: Place, mine: str, limit: int) -> list[str]:
 
 
 def usage(prepared: Prepared, form: Form) -> dict[str, Any]:
-    """What of a pool is prepared: format, files, bytes."""
+    """What lies in the prepared pools of one form: format, files, bytes. Other runs' pools of that form count, too."""
     files = _directory(prepared, form).files()
     return {"format": prepared.format, "files": len(files), "bytes": sum(file.size for file in files)}
 

@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -138,17 +139,37 @@ class FileRows:
     """Some columns of one of a source's files, a piece at a time and only forwards; what lies between two pieces is
     read no further than its row group demands."""
 
-    def __init__(self, stream: pa.NativeFile, source: Source, number: int, columns: Sequence[str]) -> None:
-        self._parquet = pq.ParquetFile(stream)
-        self._source, self._number = source, number
+    def __init__(self, source: Source, number: int, columns: Sequence[str]) -> None:
+        self._source, self._number, self._file = source, number, source.files[number]
         self._derived = source.names is not None and source.id_column in columns
         self._columns = [c for c in columns if not (self._derived and c == source.id_column)]
-        metadata = self._parquet.metadata
-        counts = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        self._starts = [0, *itertools.accumulate(counts)]
-        self.total = self._starts[-1]
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._at, self._rest, self._opened = 0, pa.table({}), False
+
+    def __enter__(self) -> FileRows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "_parquet" in vars(self):
+            self._parquet.close(force=True)
+
+    @cached_property
+    def _parquet(self) -> pq.ParquetFile:
+        """The file, opened when something of it is asked for."""
+        try:
+            return pq.ParquetFile(self._source.fs.open_input_file(self._file))
+        except (OSError, pa.ArrowException) as error:
+            raise _named(error, self._file, 0) from error
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The first row of each row group, and the number of all rows."""
+        metadata = self._parquet.metadata
+        return [0, *itertools.accumulate(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))]
+
+    @property
+    def total(self) -> int:
+        return self._starts[-1]
 
     def take(self, first: int, rows: int) -> pa.Table:
         """The rows from `first` on, at most so many."""
@@ -169,16 +190,15 @@ class FileRows:
             return pa.table({self._source.id_column: ids})
         if not parts:
             empty = self._parquet.schema_arrow.empty_table().select(self._columns)
-            parts = [_checked(empty, self._source, self._source.files[self._number])]
+            parts = [_checked(empty, self._source, self._file)]
         table = pa.concat_tables(parts)
         return table if ids is None else table.append_column(self._source.id_column, ids)
 
     def _next(self) -> pa.Table:
-        file = self._source.files[self._number]
         try:
-            return _checked(pa.Table.from_batches([next(self._batches)]), self._source, file)
+            return _checked(pa.Table.from_batches([next(self._batches)]), self._source, self._file)
         except (OSError, pa.ArrowException) as error:
-            raise _named(error, file, self._at) from error
+            raise _named(error, self._file, self._at) from error
 
     def _seek(self, first: int) -> None:
         group = bisect.bisect_right(self._starts, first) - 1

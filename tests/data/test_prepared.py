@@ -201,9 +201,38 @@ def test_parts_cover_every_row_once_and_begin_where_chunks_do(tmp_path_factory, 
     assert sorted(seen) == [(files[0], i) for i in range(70)] + [(files[1], i) for i in range(30)]
 
 
+def test_the_originals_are_opened_only_where_something_is_decoded(source, tmp_path, monkeypatch):
+    read(kept(source, tmp_path))
+    opened = []
+
+    class Watched:
+        def open_input_file(self, path):
+            opened.append(path)
+            return source.fs.open_input_file(path)
+
+    watched = dataclasses.replace(source, fs=Watched())
+    read(kept(watched, tmp_path))
+    assert opened == list(source.files), "once for the ids; samples come from the prepared pool"
+    read(watched)
+    assert len(opened) == 2 + 4
+
+
+def test_a_prepared_pool_that_cannot_be_read_is_named(source, tmp_path, caplog, monkeypatch):
+    plain = read(kept(source, tmp_path))
+    real = Place.read_bytes
+
+    def refused(place):
+        if place.path.endswith(".chunk"):
+            raise PermissionError(13, "no right to read", place.path)
+        return real(place)
+
+    monkeypatch.setattr(Place, "read_bytes", refused)
+    assert read(kept(source, tmp_path)) == plain
+    assert "cannot be read" in caplog.text
+
+
 def test_rows_are_read_forwards_from_anywhere(source):
-    with source.fs.open_input_file(source.files[0]) as file:
-        rows = FileRows(file, source, 0, ["id"])
+    with FileRows(source, 0, ["id"]) as rows:
         assert rows.total == 70
         for first, count in ((0, 5), (5, 30), (60, 5), (66, 99)):
             expected = [f"s{i}" for i in range(first, min(70, first + count))]
