@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import platform
 import statistics
 import threading
 import time
@@ -17,6 +16,7 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
+from prunefuse_ray.distributed.machine import cpu
 from prunefuse_ray.distributed.resources import cores
 
 assert ray  # its import puts psutil, which comes with it, on the path
@@ -76,10 +76,7 @@ def memory_growth() -> Iterator[Peak]:
 
 def machine() -> str:
     """The machine in words."""
-    with open("/proc/cpuinfo") if platform.system() == "Linux" else open("/dev/null") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{cores()} cores of {name}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    return f"{cores()} cores of {cpu()[0]}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 
 def report(title: str, lines: Sequence[tuple[str, str, str]], figures: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import ray
 
 from prunefuse_ray import networks
-from prunefuse_ray.benchmarks import measure
+from prunefuse_ray.benchmarks import measure, passes
 from prunefuse_ray.config.scoring import Scoring
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import Source
@@ -94,9 +94,8 @@ def run(
     form = ImageForm(height=size, width=size, channels=3)
     spec = networks.NetworkSpec(architecture=architecture, classes=10, input_shape=form.network_shape)
     proxy = networks.prune(networks.build(spec, seed=0), spec, networks.PruningSpec(ratio=0.8))
-    network, out, done = (Place.at(str(directory / name)) for name in ("network", "scores", "checkpoint"))
-    for name, content in networks.to_files(proxy).items():
-        (network / name).write_bytes(content)
+    network = passes.save(directory / "network", proxy)
+    out, done = (Place.at(str(directory / name)) for name in ("scores", "checkpoint"))
     for place in (out, done):
         place.fs.create_dir(place.path, recursive=True)
     job = ScoringJob(strategy="least_confidence", form=form, batch_size=64, features=False, threads=1, gpu=False)

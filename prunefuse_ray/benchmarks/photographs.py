@@ -22,13 +22,14 @@ from PIL import Image
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
-from prunefuse_ray.benchmarks import measure
+from prunefuse_ray.benchmarks import measure, passes
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.prepared import decoded, usage
 from prunefuse_ray.distributed.resources import cores, observe, plan_scoring, start_ray
+from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest
-from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
+from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
 
 BARS = {"again_over_dense": 6.0, "first_over_dense": 2.0, "again_over_dataloader": 3.0}
@@ -83,7 +84,7 @@ class Bench:
     """A dense network and its proxy on disk, and a pool of photographs."""
 
     def __init__(self, directory: Path, sizes: Sizes) -> None:
-        self.directory, self.sizes, self.runs = directory, sizes, 0
+        self.directory, self.sizes = directory, sizes
         self.apart = measure.process_apart()
         side = sizes.input
         self.form = ImageForm(height=side, width=side, channels=3, crop_ratio=0.875, mean=MEAN, std=STD)
@@ -93,7 +94,7 @@ class Bench:
             "dense": networks.Dense(network=dense, spec=spec),
             "proxy": networks.prune(dense, spec, networks.PruningSpec(ratio=sizes.ratio)),
         }
-        self.networks = {name: self._save(name, one) for name, one in saved.items()}
+        self.networks = {name: passes.save(directory / name, one) for name, one in saved.items()}
         self.macs = {name: networks.macs(one.network, spec.input_shape) for name, one in saved.items()}
         self.pool = write(directory / "pool", sizes)
         plain = ScoringJob(strategy="margin", form=self.form, batch_size=64, features=False, threads=1, gpu=False)
@@ -102,31 +103,12 @@ class Bench:
         self.plan = plan_scoring(cfg.Scoring(), observe(), LARGE, sizes.rows)
         self.prepared = Prepared(place=Place.at(str(directory / "prepared")))
 
-    def _save(self, name: str, saved: networks.Selector | networks.Dense) -> Place:
-        place = Place.at(str(self.directory / name))
-        for file, content in networks.to_files(saved).items():
-            (place / file).write_bytes(content)
-        return place
-
     def part(self, rows: int) -> Source:
         files = -(-rows // ROWS_PER_FILE)
         return replace(self.pool, files=self.pool.files[:files], sizes=self.pool.sizes[:files])
 
     def score(self, name: str, source: Source, rows: int) -> Callable[[], None]:
-        """A pass over a source, from the call to the last file."""
-
-        def run() -> None:
-            self.runs += 1
-            out, done = (Place.at(str(self.directory / f"{n}{self.runs}")) for n in ("scores", "checkpoint"))
-            for place in (out, done):
-                place.fs.create_dir(place.path, recursive=True)
-            score_pool(
-                source, self.networks[name], self.jobs[name], self.plan, exclude=pa.array([], pa.int64()), rows=rows,
-                out=out, checkpoint=done,
-            )  # fmt: skip
-            assert sum(pq.read_metadata(f.path).num_rows for f in out.files()) == rows
-
-        return run
+        return lambda: passes.score(self.directory, source, self.networks[name], self.jobs[name], self.plan, rows)
 
     def first(self) -> None:
         """Round 1: decoding, preparing and scoring."""
@@ -142,9 +124,7 @@ class Bench:
 
 def _dataloader(network: str, files: list[str], side: int) -> None:
     torch.set_num_threads(cores())
-    place = Place.at(network)
-    saved = {f: (place / f).read_bytes() for f in (networks.WEIGHTS_FILE, networks.NETWORK_FILE)}
-    model = networks.from_files(saved).network.eval()
+    model = networks.from_files(network_files(Place.at(network))).network.eval()
     with torch.inference_mode():
         for x in torch.utils.data.DataLoader(_Photographs(files, side), batch_size=64, num_workers=2):
             torch.softmax(model(x), 1).topk(2, 1)

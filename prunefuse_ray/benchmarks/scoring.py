@@ -23,15 +23,16 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition.probabilities import softmax
 from prunefuse_ray.acquisition.uncertainty import least_confidence
-from prunefuse_ray.benchmarks import measure
+from prunefuse_ray.benchmarks import measure, passes
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.reading import head
 from prunefuse_ray.data.sample_format import decode_column
 from prunefuse_ray.distributed.resources import cores, observe, plan_scoring, start_ray
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest
-from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
+from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
 
 ROWS_PER_FILE = 5_000
@@ -112,17 +113,17 @@ class Bench:
     """Networks of one architecture on disk, and a pool to score with them."""
 
     def __init__(self, directory: Path, sizes: Sizes, images: list[bytes]) -> None:
-        self.directory, self.sizes, self.runs = directory, sizes, 0
+        self.directory, self.sizes = directory, sizes
         self.apart = measure.process_apart()
         with Image.open(io.BytesIO(images[0])) as image:
             width, height = image.size
         self.form = ImageForm(height=height, width=width, channels=3)
         spec = networks.NetworkSpec(architecture=sizes.architecture, classes=10, input_shape=self.form.network_shape)
         dense = networks.build(spec, seed=0)
-        self.networks = {"dense": self._save("dense", networks.Dense(network=dense, spec=spec))}
+        self.networks = {"dense": passes.save(directory / "dense", networks.Dense(network=dense, spec=spec))}
         for name, ratio in (("p5", 0.5), ("p8", 0.8)):
             proxy = networks.prune(dense, spec, networks.PruningSpec(ratio=ratio))
-            self.networks[name] = self._save(name, proxy)
+            self.networks[name] = passes.save(directory / name, proxy)
         pool = write(directory / "pool", sizes.rows, images)
         self.pool = replace(pool, prepared=Prepared(place=Place.at(str(directory / "prepared"))))
         self.few = write(directory / "few", FEW, images)
@@ -136,29 +137,10 @@ class Bench:
         self.chosen = {n: ray.get(task.remote(cfg.Scoring(), p, plain, LARGE)) for n, p in self.networks.items()}
         self.jobs = {n: Arithmetic(**c["chosen"]).of(plain) for n, c in self.chosen.items()}
 
-    def _save(self, name: str, saved: networks.Proxy | networks.Dense) -> Place:
-        place = Place.at(str(self.directory / name))
-        for file, content in networks.to_files(saved).items():
-            (place / file).write_bytes(content)
-        return place
-
     def pipeline(self, name: str, job: ScoringJob, rows: int) -> Callable[[], None]:
         """Score the first rows of the pool with a network, as a run does from its second round on."""
         source = self.few if rows == FEW else first(self.pool, -(-rows // ROWS_PER_FILE))
-
-        def score() -> None:
-            self.runs += 1
-            out, done = (Place.at(str(self.directory / f"{n}{self.runs}")) for n in ("scores", "checkpoint"))
-            for place in (out, done):
-                place.fs.create_dir(place.path, recursive=True)
-            nothing = pa.array([], pa.int64())
-            score_pool(
-                source, self.networks[name], job, self.plan, exclude=nothing, rows=rows, out=out, checkpoint=done
-            )
-            for place in (out, done):
-                place.delete()
-
-        return score
+        return lambda: passes.score(self.directory, source, self.networks[name], job, self.plan, rows)
 
     def bare(self, job: ScoringJob, rows: int) -> Callable[[], None]:
         """The network alone in this process with as many threads as all actors have, over tensors decoded before."""
@@ -167,7 +149,7 @@ class Bench:
 
         def loop() -> None:
             torch.set_num_threads(threads)
-            plain = networks.from_files({f: (self.networks["p5"] / f).read_bytes() for f in NETWORK_FILES}).network
+            plain = networks.from_files(network_files(self.networks["p5"])).network
             example = self.form.inputs(torch.from_numpy(decoded_N[: job.batch_size]))
             run = networks.BACKENDS[job.backend].runner(
                 plain, precision=job.precision, device=torch.device("cpu"), example=example, threads=threads
@@ -194,17 +176,13 @@ class Bench:
 
 def _dataloader(network: str, files: list[str], out: str) -> None:
     torch.set_num_threads(cores())
-    place = Place.at(network)
-    model = networks.from_files({f: (place / f).read_bytes() for f in NETWORK_FILES}).network.eval()
+    model = networks.from_files(network_files(Place.at(network))).network.eval()
     scores = []
     with torch.inference_mode():
         for pixels in torch.utils.data.DataLoader(_Images(files), batch_size=256, num_workers=2):
             x = ((pixels.float() / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
             scores.append(1 - torch.softmax(model(x), 1).max(1).values)
     pq.write_table(pa.table({"score": torch.cat(scores).numpy()}), out)
-
-
-NETWORK_FILES = (networks.WEIGHTS_FILE, networks.NETWORK_FILE)
 
 
 class _Images(torch.utils.data.Dataset):

@@ -140,20 +140,21 @@ def look(directory: str) -> Facts:
     """Find out. Takes some seconds, writes one file of 64 MiB into `directory` and removes it."""
     import torch
 
+    from prunefuse_ray.distributed.machine import cpu
     from prunefuse_ray.distributed.resources import cores
     from prunefuse_ray.networks.precision import fast_bf16
 
     gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     write, read = _speed(Place.at(directory))
     shm = Path("/dev/shm")
-    cpu, flags = _cpu()
+    name, flags = cpu()
     return Facts(
         python=platform.python_version(),
         ray=version("ray"),
         torch=torch.__version__,
-        cpu=cpu,
+        cpu=name,
         cores=cores(),
-        instructions=tuple(name for name in INSTRUCTIONS if name in flags),
+        instructions=tuple(known for known in INSTRUCTIONS if known in flags),
         fast_bf16=fast_bf16(torch.device("cuda" if gpus else "cpu")),
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
         shared_memory_gib=shutil.disk_usage(shm).total / GIB if shm.is_dir() else None,
@@ -165,17 +166,6 @@ def look(directory: str) -> Facts:
         read_mib=read,
         cluster=_cluster(),
     )
-
-
-def _cpu() -> tuple[str, set[str]]:
-    """The CPU's name, and its flags as Linux names them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine(), set()
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = told.get("flags") or told.get("Features") or ""
-    return told.get("model name", platform.machine()), set(flags.split())
 
 
 def _decode_ms() -> float:
