@@ -144,14 +144,13 @@ class Place:
 
     def read_sealed(self) -> dict[str, Any]:
         """What `sealed` made of a tree. LedgerError where it is something else now."""
-        tree = self.read_json()
-        recorded = tree.pop("sha256", None) if isinstance(tree, dict) else ""  # an earlier version recorded none
-        if recorded is not None and recorded != _digest(tree):
+        try:
+            return unsealed(self.read_json())
+        except ValueError as error:
             raise LedgerError(
-                f"{self.path}: is not what was recorded (its digest differs); restore it from a copy, or start under "
-                "another --run.name"
-            )
-        return tree
+                f"{self.path}: is not what was recorded ({error}); restore it from a copy, or start under another "
+                "--run.name"
+            ) from error
 
     def write_json(self, value: Any) -> None:
         self.write_bytes(json_bytes(value))
@@ -185,6 +184,14 @@ def json_bytes(value: Any) -> bytes:
 def sealed(tree: Mapping[str, Any]) -> bytes:
     """A tree as JSON with its own digest."""
     return json_bytes({**tree, "sha256": _digest(tree)})
+
+
+def unsealed(tree: Any) -> dict[str, Any]:
+    """The tree of which `sealed` made a file. ValueError where it is something else now."""
+    recorded = tree.pop("sha256", None) if isinstance(tree, dict) else ""  # an earlier version recorded none
+    if recorded is not None and recorded != _digest(tree):
+        raise ValueError("its digest differs")
+    return tree
 
 
 def _digest(tree: Any) -> str:

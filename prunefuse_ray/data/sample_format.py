@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from prunefuse_ray.data.images import ImageForm, sample_values
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.errors import LedgerError, Rejected
+from prunefuse_ray.storage import sealed, unsealed
 
 Form: TypeAlias = ImageForm | TextForm
 
@@ -126,11 +126,7 @@ def preprocessing_to_bytes(told: Preprocessing) -> bytes:
     """The contents of PREPROCESSING_FILE."""
     kind = "image" if isinstance(told.form, ImageForm) else "text"
     tree = {"format": FORMAT, "task": told.task, "kind": kind, "classes": told.classes, "form": asdict(told.form)}
-    return (json.dumps({**tree, "sha256": _digest(tree)}, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _digest(tree: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+    return sealed(tree)
 
 
 def preprocessing_from_bytes(content: bytes) -> Preprocessing:
@@ -139,9 +135,7 @@ def preprocessing_from_bytes(content: bytes) -> Preprocessing:
         tree: dict[str, Any] = json.loads(content)
         if tree["format"] != FORMAT:
             raise ValueError(f"format {tree['format']!r}")
-        recorded = tree.pop("sha256", None)  # an earlier version wrote none
-        if recorded is not None and recorded != _digest(tree):
-            raise ValueError("its digest differs")
+        tree = unsealed(tree)
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in tree["form"].items()}
         form: Form = {"image": ImageForm, "text": TextForm}[tree["kind"]](**fields)
         # The first version knew one task and did not name it.

@@ -316,9 +316,8 @@ class Ledger:
     def _check(self, step: Step, files: Mapping[str, Mapping[str, Any]]) -> None:
         """LedgerError where one of the files is no more what `step` recorded. Once a process: it wrote the others."""
         for path, recorded in files.items():
-            info = self.root.fs.get_file_info((self.root / path).path)
-            if info.type != pafs.FileType.File or info.size != recorded["size"]:
-                raise self.damaged(step, path, _fault(self.root / path, {"size": recorded["size"]}) or "")
+            if fault := _fault(self.root / path, {"size": recorded["size"]}):
+                raise self.damaged(step, path, fault)
         known = {path: recorded for path, recorded in files.items() if "sha256" in recorded}  # 0.1 recorded none
         digests = self._digests([(self.root / p).path for p in known], sum(f["size"] for f in known.values()))
         for (path, recorded), digest in zip(known.items(), digests, strict=True):
