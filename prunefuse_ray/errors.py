@@ -6,7 +6,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class PruneFuseError(Exception):
@@ -69,6 +69,12 @@ def near(value: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' where something known resembles `value`, else nothing."""
     close = difflib.get_close_matches(value, list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def few(several: Sequence[object], most: int, between: str = ", ", more: str = " and {} more") -> str:
+    """The first of many, as many as a person reads, and how many more there are."""
+    rest = more.format(len(several) - most) if len(several) > most else ""
+    return between.join(map(str, several[:most])) + rest
 
 
 DISK_REMEDIES = {

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from prunefuse_ray import cli
-from prunefuse_ray.errors import ConfigError, disk_trouble
+from prunefuse_ray.errors import ConfigError, disk_trouble, few
 from tests.support import ROOT
 
 
@@ -87,3 +87,11 @@ def test_a_run_on_a_full_or_read_only_disk_ends_in_a_message_and_goes_on(size):
     assert "Traceback" not in done.stdout + done.stderr
     assert "No space left on device" in done.stderr
     assert "Read-only file system" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("several", "text"),
+    [([], ""), ([1], "1"), (["a", "b"], "a, b"), (["a", "b", "c"], "a, b and 1 more"), (range(9), "0, 1 and 7 more")],
+)
+def test_of_many_the_first_few_and_the_number_of_the_rest(several, text):
+    assert few(several, 2) == text

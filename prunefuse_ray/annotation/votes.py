@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from prunefuse_ray.annotation.request import Answers, Id
+from prunefuse_ray.errors import few
 from prunefuse_ray.schemas import agreement_schema
 
 NAMED = 10  # ids named in a message
@@ -86,5 +87,4 @@ def decide(
 
 def named(ids: Sequence[object]) -> str:
     """The first few of some ids, and how many more there are."""
-    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-    return ", ".join(map(str, ids[:NAMED])) + more
+    return few(ids, NAMED)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from prunefuse_ray.config.networks import committee_ratio
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.config.section import RECORDED
-from prunefuse_ray.errors import ConfigError, near
+from prunefuse_ray.errors import ConfigError, few, near
 
 Tree = TypeVar("Tree", bound=BaseModel)
 SHOWN = 200
@@ -151,8 +151,7 @@ def explain(error: ValidationError, model: type[BaseModel] = Config) -> str:
 
 def listed(faults: Sequence[str]) -> str:
     """A line each, as many as a person reads."""
-    more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
-    return "\n".join([*faults[:LISTED], *more])
+    return few(faults, LISTED, "\n", "\nand {} more")
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:

@@ -19,7 +19,7 @@ from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.reading import id_digest, id_hashes, in_tasks, plain_type, refuse_pickles, tables
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed import remote
-from prunefuse_ray.errors import PoolError
+from prunefuse_ray.errors import PoolError, few
 from prunefuse_ray.storage import Place, pointed
 from prunefuse_ray.tasks import TASKS
 
@@ -60,13 +60,12 @@ def inspect_parquet(source: Source, samples: SampleSet, classes: int, new: Colle
     id_type = _check_columns(schema, source, field, samples.text)
     looks = in_tasks(_look, source, _kinds(schema, source))
     if faults := [fault for _, found in looks for fault in found]:
-        more = f"; and {len(faults) - 5} more such files" if len(faults) > 5 else ""
         remedy = (
             "mend it or take it away; if it is still being written, give the same command again when it is whole"
             if new
             else "mend them, or name the files that belong together"
         )
-        raise PoolError(f"{field}: {'; '.join(faults[:5])}{more}; {remedy}")
+        raise PoolError(f"{field}: {few(faults, 5, '; ', '; and {} more such files')}; {remedy}")
     rows = sum(n for n, _ in looks)
     if not rows:
         raise PoolError(f"{field}: holds no rows; give a pool with samples in it")

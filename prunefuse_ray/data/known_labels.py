@@ -13,7 +13,7 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.data.index import Index, normal_ids, present, present_in
 from prunefuse_ray.data.label_tables import Labels, TableError, read_id, read_table
 from prunefuse_ray.data.pool import PoolInfo, Source
-from prunefuse_ray.errors import PoolError
+from prunefuse_ray.errors import PoolError, few
 from prunefuse_ray.schemas import arrow_type
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
@@ -126,5 +126,4 @@ def in_pool(known: pa.Table, pool: Source) -> pa.Table:
 
 
 def _some(several: Sequence[str], between: str = "; ") -> str:
-    more = f"{between}and {len(several) - SHOWN} more" if len(several) > SHOWN else ""
-    return between.join(several[:SHOWN]) + more
+    return few(several, SHOWN, between, f"{between}and {{}} more")

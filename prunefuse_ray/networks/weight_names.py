@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from prunefuse_ray.errors import few
 from prunefuse_ray.networks.specs import NetworkError
 
 WRAPPER_PARTS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
@@ -65,8 +66,7 @@ def match(given: Collection[str], wanted: Collection[str], *, optional: Collecti
 def some(names: Iterable[str], separator: str = ", ") -> str:
     """The first few of them, and how many more there are."""
     listed = list(names)
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return f"{separator.join(listed[:SHOWN])}{more}" if listed else "none"
+    return few(listed, SHOWN, separator) if listed else "none"
 
 
 def _unwrapped(names: Iterable[str]) -> dict[str, str]:

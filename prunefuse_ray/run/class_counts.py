@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from prunefuse_ray.errors import few
+
 logger = logging.getLogger(__name__)
 
 NAMED = 10
@@ -27,8 +29,7 @@ def without_labels(counts: Sequence[int], classes: Sequence[str]) -> list[str]:
 def warn_of_missing(counts: Sequence[int], classes: Sequence[str], round_: int) -> None:
     """The network cannot learn a class of which it has no label, and uncertainty does not look for it."""
     if missing := without_labels(counts, classes):
-        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         logger.warning(
-            f"round {round_}: no label yet of {len(missing)} of {len(classes)} classes ({', '.join(missing[:NAMED])}"
-            f"{more}): the network cannot learn these; give some by pool.known_labels, or select more"
+            f"round {round_}: no label yet of {len(missing)} of {len(classes)} classes ({few(missing, NAMED)}): "
+            "the network cannot learn these; give some by pool.known_labels, or select more"
         )

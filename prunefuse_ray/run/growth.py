@@ -22,7 +22,7 @@ from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import PoolInfo, Source, part
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader, reader_of
-from prunefuse_ray.errors import LedgerError, PoolError
+from prunefuse_ray.errors import LedgerError, PoolError, few
 from prunefuse_ray.method.steps import GROW, Step
 from prunefuse_ray.run.ledger import Ledger, Output
 from prunefuse_ray.schemas import POOL_FILES
@@ -72,8 +72,7 @@ def check(change: Change, field: str, path: Any, *, growth: bool) -> None:
 
 
 def _named(files: Sequence[str]) -> str:
-    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-    return ", ".join(files[:NAMED]) + more
+    return few(files, NAMED)
 
 
 # --- what the run recorded ------------------------------------------------------------------------------------------

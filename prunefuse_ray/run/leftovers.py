@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from prunefuse_ray.config import Config
+from prunefuse_ray.errors import few
 from prunefuse_ray.method.steps import FINETUNE, INIT, LABEL, REQUEST, SCORE, TRAIN, steps
 from prunefuse_ray.run.ledger import Commit, Ledger
 from prunefuse_ray.storage import Place
@@ -59,8 +60,5 @@ def remove_leftovers(config: Config, ledger: Ledger) -> None:
     for file in found:
         Place(root.fs, posixpath.join(root.path, file)).delete()
     if found:
-        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-        logger.warning(
-            "%s: removed %d files that a driver left when it was killed: %s%s",
-            root.path, len(found), ", ".join(found[:NAMED]), more,
-        )  # fmt: skip
+        said = "%s: removed %d files that a driver left when it was killed: %s"
+        logger.warning(said, root.path, len(found), few(found, NAMED))
