@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
@@ -51,15 +52,14 @@ class Sizes:
     architecture: str = "torchvision:resnet50"
 
 
-def photograph(rng: np.random.Generator, width: int, height: int) -> bytes:
-    """A JPEG of quality 90 with smooth areas, edges and grain: about as large and as long to decode as a photograph."""
-    coarse = rng.integers(0, 256, (8, 11, 3), np.uint8)
-    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    fine = np.asarray(Image.fromarray(rng.integers(0, 256, (height // 6, width // 6, 3), np.uint8)).resize(
-        (width, height), Image.Resampling.NEAREST), np.int16)  # fmt: skip
-    pixels = smooth + (fine - 128) // 8 + rng.integers(-6, 7, smooth.shape)
+def photograph(rng: np.random.Generator, originals: Sequence[Image.Image], width: int, height: int) -> bytes:
+    """A JPEG of quality 88: a crop of one of scikit-learn's photographs, brighter or darker, with grain."""
+    original = originals[rng.integers(len(originals))]
+    left, top = (int(rng.integers(0, most + 1)) for most in (original.width - width, original.height - height))
+    crop = np.asarray(original.crop((left, top, left + width, top + height)), np.float32)
+    pixels = crop * rng.uniform(0.7, 1.3) + rng.normal(0, 4, crop.shape)
     buffer = io.BytesIO()
-    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, format="JPEG", quality=90)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, format="JPEG", quality=88)
     return buffer.getvalue()
 
 
@@ -67,9 +67,10 @@ def write(directory: Path, sizes: Sizes) -> Source:
     """A pool of photographs."""
     directory.mkdir(parents=True)
     rng, paths = np.random.default_rng(0), []
+    originals = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     for start in range(0, sizes.rows, ROWS_PER_FILE):
         numbers = range(start, min(start + ROWS_PER_FILE, sizes.rows))
-        images = [photograph(rng, sizes.width, sizes.height) for _ in numbers]
+        images = [photograph(rng, originals, sizes.width, sizes.height) for _ in numbers]
         paths.append(directory / f"{start:06d}.parquet")
         pq.write_table(pa.table({"id": pa.array(numbers, pa.int64()), "image": images}), paths[-1])
     return Source(

@@ -160,7 +160,7 @@ def measured_costs(
     proxy_macs, dense_macs = networks.macs(selector.network, shape), networks.macs(dense.network, shape)
     threads = torch.get_num_threads()
     try:
-        forward = _scoring_rate(config, selector, form, rows * proxy_macs)
+        forward = _scoring_rate(config, selector, form, rows, rows * proxy_macs)
         decode = math.inf
         if samples:
             column = pa.chunked_array([pa.array(samples)])
@@ -182,7 +182,7 @@ def measured_costs(
     )
 
 
-def _scoring_rate(config: Config, selector: networks.Selector, form: Form, macs: float) -> float:
+def _scoring_rate(config: Config, selector: networks.Selector, form: Form, rows: int, macs: float) -> float:
     """Samples per second of the selector's forward passes, in the arithmetic that the run would choose here."""
     job = ScoringJob(
         strategy="least_confidence",
@@ -198,7 +198,7 @@ def _scoring_rate(config: Config, selector: networks.Selector, form: Form, macs:
         place = Place.at(directory)
         for name, content in networks.to_files(selector).items():
             (place / name).write_bytes(content)
-        return rate_of(place, Arithmetic(**fastest(config.scoring, place, job, macs)["chosen"]).of(job))
+        return rate_of(place, Arithmetic(**fastest(config.scoring, place, job, macs, rows)["chosen"]).of(job))
 
 
 def _training_rate(task: Task, network: networks.Selector, recipe: Recipe, form: Form, seconds: float) -> float:
