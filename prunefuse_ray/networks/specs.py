@@ -93,7 +93,7 @@ class PruningSpec:
     steps: int = 1
     """Prune in this many equal steps; later steps see importances of the already smaller network."""
     round_to: int | None = None
-    """Keep a multiple of this many channels, rounding down; a layer left without channels is refused."""
+    """Keep the nearest multiple of this many channels, of layers that have more than so many."""
     seed: int = 0
     """Seeds the `random` importance."""
 
@@ -110,16 +110,19 @@ class PruningSpec:
             raise NetworkError(f"seed: {self.seed!r} is not an integer in [0, 2^63)")
 
     def kept(self, channels: int, step: int | None = None) -> int:
-        """How many of `channels` remain after `step` (default: the last one); 0 only where `round_to` leaves none.
+        """How many of `channels` remain after `step` (default: the last one), at least one.
 
         Exact: floor(channels * (1 - ratio)) in rational arithmetic on the decimal that the user wrote, because in
-        floating point 160 * (1 - .8) is 31.99... At least one channel remains: some networks squeeze through four.
+        floating point 160 * (1 - .8) is 31.99... With `round_to` the nearest multiple of it below `channels`; a layer
+        that holds no such multiple keeps the exact number.
         """
         if self.ratio == 0:
             return channels
         share = Fraction(repr(float(self.ratio))) * Fraction(step or self.steps, self.steps)
         kept = max(1, math.floor(channels * (1 - share)))
-        return kept - kept % self.round_to if self.round_to else kept
+        if self.round_to is None or (most := (channels - 1) // self.round_to * self.round_to) == 0:
+            return kept
+        return min(most, max(1, (2 * kept + self.round_to) // (2 * self.round_to)) * self.round_to)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.sample_format import Form, decode_column
 from prunefuse_ray.distributed.resources import STREAM_CPUS, cores, training_threads
 from prunefuse_ray.method.steps import SCORE, steps
-from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest, rate_of
+from prunefuse_ray.scoring.backend_choice import rate_here
 from prunefuse_ray.scoring.scorer import ScoringJob
-from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
 from prunefuse_ray.training.recipe import samples_per_epoch
 
@@ -160,7 +158,17 @@ def measured_costs(
     proxy_macs, dense_macs = networks.macs(selector.network, shape), networks.macs(dense.network, shape)
     threads = torch.get_num_threads()
     try:
-        forward = _scoring_rate(config, selector, form, rows, rows * proxy_macs)
+        job = ScoringJob(
+            strategy="least_confidence",
+            task=config.task,
+            form=form,
+            batch_size=1,
+            features=config.scoring.features or config.selection.needs_features,
+            threads=config.scoring.cpus,
+            gpu=config.scoring.gpus > 0 and torch.cuda.is_available(),
+            trusted=(selector.spec.architecture,),
+        )
+        forward = rate_here(config.scoring, selector, job, rows * proxy_macs, rows)
         decode = math.inf
         if samples:
             column = pa.chunked_array([pa.array(samples)])
@@ -180,25 +188,6 @@ def measured_costs(
         dense_trained_per_second=dense_trained,
         actor_bytes=peak_bytes(),
     )
-
-
-def _scoring_rate(config: Config, selector: networks.Selector, form: Form, rows: int, macs: float) -> float:
-    """Samples per second of the selector's forward passes, in the arithmetic that the run would choose here."""
-    job = ScoringJob(
-        strategy="least_confidence",
-        task=config.task,
-        form=form,
-        batch_size=1,
-        features=config.scoring.features or config.selection.needs_features,
-        threads=config.scoring.cpus,
-        gpu=config.scoring.gpus > 0 and torch.cuda.is_available(),
-        trusted=(selector.spec.architecture,),
-    )
-    with tempfile.TemporaryDirectory() as directory:
-        place = Place.at(directory)
-        for name, content in networks.to_files(selector).items():
-            (place / name).write_bytes(content)
-        return rate_of(place, Arithmetic(**fastest(config.scoring, place, job, macs, rows)["chosen"]).of(job))
 
 
 def _training_rate(task: Task, network: networks.Selector, recipe: Recipe, form: Form, seconds: float) -> float:

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -116,7 +117,7 @@ def candidates(
     batches = BATCH_SIZES[gpu] if large else (SMALL_BATCH,)
     if scoring.batch_size is not None:
         batches = (scoring.batch_size,)
-    ordered = list(reversed(backends.items())) if large else list(backends.items())[:1]
+    ordered = list(backends.items())[::-1] if large else list(backends.items())[:1]
 
     def precision(backend: Backend) -> str:
         if scoring.precision != "auto":
@@ -172,9 +173,8 @@ def measured_rate(root: Place) -> float | None:
     """Samples per second of one actor with the arithmetic that was chosen for a run; None where it was not worth a
     measurement."""
     tree = (root / FILE).read_sealed()
-    fields = ("backend", "precision", "batch_size")
-    rates = (m["samples_per_second"] for m in tree["measured"] if all(m[f] == tree["chosen"][f] for f in fields))
-    return next(rates, None)
+    chosen = Arithmetic(**tree["chosen"])
+    return next((m["samples_per_second"] for m in tree["measured"] if _describes(m, chosen)), None)
 
 
 def fastest(
@@ -243,6 +243,24 @@ def _remembered(memory: Place) -> dict[str, Any] | None:
     except (LedgerError, OSError) as error:
         logger.warning("scoring: measured again, since what was kept cannot be read (%s)", error)
         return None
+
+
+def rate_here(
+    scoring: cfg.Scoring, selector: networks.Selector, job: ScoringJob, macs: float, rows: float = math.inf
+) -> float:
+    """Samples per second of a network's forward passes in this process, as `fastest` would run it; its arguments."""
+    with tempfile.TemporaryDirectory() as directory:
+        place = Place.at(directory)
+        for name, content in networks.to_files(selector).items():
+            (place / name).write_bytes(content)
+        found = fastest(scoring, place, job, macs, rows)
+        chosen = Arithmetic(**found["chosen"])
+        measured = (m["samples_per_second"] for m in found["measured"] if _describes(m, chosen))
+        return next(measured, None) or rate_of(place, chosen.of(job))
+
+
+def _describes(measured: Mapping[str, Any], chosen: Arithmetic) -> bool:
+    return all(measured[name] == getattr(chosen, name) for name in ("backend", "precision", "batch_size"))
 
 
 def rate_of(network: Place, job: ScoringJob) -> float:

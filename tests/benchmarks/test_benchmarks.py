@@ -176,7 +176,7 @@ def test_the_last_line_of_a_report_is_its_figures(capsys):
 
 def test_photographs_are_scored_decoded_and_prepared(local_ray, tmp_path, monkeypatch, unmeasured):
     monkeypatch.setattr(photographs, "ROWS_PER_FILE", 8)
-    sizes = photographs.Sizes(rows=16, dense_rows=8, width=64, height=48, input=32, architecture="resnet8")
+    sizes = photographs.Sizes(rows=16, loader_rows=8, width=64, height=48, input=32, architecture="resnet8")
     figures = photographs.run(tmp_path, sizes, 1)
     assert set(figures["seconds"]) == {"first", "again", "dense", "dataloader"}
     assert figures["prepared_bytes_per_sample"] == pytest.approx(32 * 32 * 3, rel=0.2)
