@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test fuzz test-networks test-wheel test-slow test-kills test-faults test-multinode test-labelstudio test-lowest tables \
+.PHONY: install run test fuzz test-networks test-wheel test-slow test-kills test-faults test-multinode test-labelstudio test-lowest reference docs \
 	constraints-lowest.txt lint types clean
 
 install: $(INSTALLED)
@@ -76,9 +76,13 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-# The documents' tables of what can be named.
-tables: install
+# What of the documents is generated: tables of what can be named, reference of configuration, commands and Python.
+reference: install
 	$(BIN)/python -m tests.support.documents
 
+# The documents as a site, in .site; a broken link or anchor is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .site runs

@@ -106,7 +106,7 @@ class Distillation(Section):
 
     weight: Share = 0.0
     """Weight w of the distillation term: loss = (1-w) CE + w T^2 KL(proxy || fused). The paper's method has one; by
-    default it is off, since a teacher weaker than its pupil costs accuracy (README)."""
+    default it is off, since a teacher weaker than its pupil costs accuracy (docs: results)."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Temperature T of both softmaxes."""
     decay: Literal["none", "linear"] = "linear"
