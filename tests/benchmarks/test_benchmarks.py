@@ -16,6 +16,7 @@ from prunefuse_ray.benchmarks import (
     memory,
     overhead,
     photographs,
+    scaling,
     scoring,
     topk,
     training,
@@ -181,3 +182,19 @@ def test_photographs_are_scored_decoded_and_prepared(local_ray, tmp_path, monkey
     assert set(figures["seconds"]) == {"first", "again", "dense", "dataloader"}
     assert figures["prepared_bytes_per_sample"] == pytest.approx(32 * 32 * 3, rel=0.2)
     assert figures["milliseconds"]["read"] > 0
+
+
+def test_efficiency_is_counted_while_every_actor_is_at_work():
+    one = [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (3.0, 4.0)]
+    other = [(1.0, 2.0), (2.5, 3.5)]  # it waits half a second in between
+    found = scaling.steady([one, other])
+    assert (found.start, found.end, found.efficiency, found.calls) == (1.0, 3.5, 4.5 / 5.0, 4.5)
+    with pytest.raises(ValueError, match="more --batches"):
+        scaling.steady([[(0.0, 1.0)], [(2.0, 3.0)]])
+
+
+def test_a_pass_on_paper():
+    paper = scaling.on_paper({"driver": 5.0, "scheduler": 2.0, "stream": 20.0}, per_gpu=1_000, rows=10**9, gpus=100)
+    assert paper["hours"] == pytest.approx(10**9 / 1e5 / 3600)
+    assert (paper["driver_cores"], paper["stream_cores"]) == (0.5, 2.0)
+    assert paper["rows_per_second_at_which_the_driver_is_full"] == 200_000
