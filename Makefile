@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test fuzz test-networks test-wheel test-slow test-kills test-faults test-multinode test-labelstudio test-lowest reference docs \
+.PHONY: install run test fuzz test-networks test-wheel test-slow test-kills test-faults test-multinode test-labelstudio test-lowest gpu-check reference docs \
 	constraints-lowest.txt lint types clean
 
 install: $(INSTALLED)
@@ -52,6 +52,10 @@ test-labelstudio: install
 	test -x .venv-labelstudio/bin/python || $(PYTHON) -m venv .venv-labelstudio
 	.venv-labelstudio/bin/python -m pip install --quiet 'label-studio==1.23.2'
 	$(BIN)/python -m pytest -m labelstudio --timeout 900
+
+# What a GPU does for scoring and training: one table, one line of JSON, less than five minutes.
+gpu-check: install
+	$(BIN)/python jobs/benchmark.py gpu
 
 # The lowest versions that pyproject.toml allows, in an environment of their own (6 GB).
 test-lowest:

@@ -198,3 +198,12 @@ def test_a_pass_on_paper():
     assert paper["hours"] == pytest.approx(10**9 / 1e5 / 3600)
     assert (paper["driver_cores"], paper["stream_cores"]) == (0.5, 2.0)
     assert paper["rows_per_second_at_which_the_driver_is_full"] == 200_000
+
+
+def test_the_check_of_a_gpu_runs_without_one_and_without_ray():
+    code = "import sys; sys.modules['ray'] = None; from prunefuse_ray.benchmarks.gpu import main; main(['--dry-run'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {"scored_dense", "scored_p75", "trained_p875", "p75_over_dense_bf16"} <= found["figures"].keys()
+    if found["device"] == "cpu":
+        assert set(found["skipped"].values()) == {"needs a CUDA device"}
