@@ -99,7 +99,7 @@ def test_a_speedup_is_answered_by_the_largest_proxy_that_reaches_it(capsys, monk
         return 64.0 / whole if whole % 8 == 0 else 32.0 / whole
 
     monkeypatch.setattr("prunefuse_ray.scoring.backend_choice.rate_here", rate)
-    asked = ["networks", "wrn16_8", "--input", "3,32,32", "--ratios", ".3,.5", "--speedup"]
+    asked = ["networks", "resnet8", "--input", "3,32,32", "--ratios", ".3,.5", "--speedup"]
     assert main([*asked, "2"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "pruning: {ratio: 0.3, round_to: 8}"
     assert main([*asked, "3"]) == 2

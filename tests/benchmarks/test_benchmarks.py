@@ -68,7 +68,8 @@ def test_centers_chooses_what_the_loop_does(local_ray, tmp_path):
     assert set(figures["seconds"]) == {"loop", "shards"}
 
 
-@pytest.mark.parametrize("heaps", [pytest.param(0, marks=pytest.mark.slow), 60])
+@pytest.mark.slow
+@pytest.mark.parametrize("heaps", [0, 60])
 def test_centers_compares_two_rounds_with_the_exact_choice(local_ray, tmp_path, heaps):
     figures = centers.rounds(tmp_path / "pool", 1_200, 8, 100, heaps)
     assert figures["radius_over_exact"] < 2.0, "each choice is within twice the best radius, and nearly greedy"
@@ -115,6 +116,7 @@ def test_scoring_measures_what_a_run_does(local_ray, tmp_path, monkeypatch, unme
     np.testing.assert_array_equal(scores[:50], scores[50:100])
 
 
+@pytest.mark.slow
 def test_memory_scores_every_sample(local_ray, tmp_path, unmeasured):
     figures = memory.run(
         tmp_path, tmp_path / "spilled", rows=600, size=8, architecture="resnet8", actors=1, rows_per_file=250
@@ -175,11 +177,12 @@ def test_the_last_line_of_a_report_is_its_figures(capsys):
     assert json.loads(line)["a"] == 1
 
 
+@pytest.mark.slow
 def test_photographs_are_scored_decoded_and_prepared(local_ray, tmp_path, monkeypatch, unmeasured):
     monkeypatch.setattr(photographs, "ROWS_PER_FILE", 8)
     sizes = photographs.Sizes(rows=16, loader_rows=8, width=64, height=48, input=32, architecture="resnet8")
     figures = photographs.run(tmp_path, sizes, 1)
-    assert set(figures["seconds"]) == {"first", "again", "dense", "dataloader"}
+    assert set(figures["seconds"]) == {"first", "again", "dense", "dense_decoding", "dataloader"}
     assert figures["prepared_bytes_per_sample"] == pytest.approx(32 * 32 * 3, rel=0.2)
     assert figures["milliseconds"]["read"] > 0
 
