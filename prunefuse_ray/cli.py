@@ -17,6 +17,7 @@ from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import end_with_parent
 
 COMMANDS = (
+    "init",
     "run",
     "label",
     "sweep",
