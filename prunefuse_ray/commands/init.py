@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunefuse_ray.commands.terminal import account, console, quiet, secure
+from prunefuse_ray.commands.terminal import account, console, quiet
+from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.errors import ConfigError, PoolError
 
 if TYPE_CHECKING:
