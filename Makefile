@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test fuzz test-networks test-wheel test-slow test-kills test-faults test-multinode test-labelstudio test-lowest gpu-check reference docs \
+.PHONY: install run test fuzz test-networks test-wheel test-slow test-kills test-faults test-multinode test-browser test-labelstudio \
+	test-lowest gpu-check reference docs \
 	constraints-lowest.txt lint types clean
 
 install: $(INSTALLED)
@@ -46,6 +47,10 @@ test-faults: install
 
 test-multinode: install
 	$(BIN)/python -m pytest -m multinode --timeout 2400
+
+# Chromium and its driver come from the system: apt-get install chromium chromium-driver.
+test-browser: install
+	$(BIN)/python -m pytest -m browser --timeout 300
 
 # Label Studio brings a Django of its own, so it has an environment of its own.
 test-labelstudio: install

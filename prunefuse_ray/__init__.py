@@ -1,25 +1,64 @@
-"""PruneFuse on Ray: select samples with a pruned proxy, then fuse it into the dense network."""
+"""PruneFuse on Ray: select samples with a pruned proxy, then fuse it into the dense network.
 
-from typing import Any
+From Python: `prune`, `score`, `select`, `fuse` and `export` on a network, a training loop and data of your own;
+`execute` and `Run` for whole runs; `load` for finished networks. These names are stable.
+"""
 
-__all__ = ["__version__", "load"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunefuse_ray.api.runs import Report, Run, execute
+    from prunefuse_ray.api.steps import Scores, export, fuse, prune, score, select
+    from prunefuse_ray.inference.predictor import Predictor, load
+    from prunefuse_ray.networks import Proxy
+
+__all__ = [
+    "Predictor",
+    "Proxy",
+    "Report",
+    "Run",
+    "Scores",
+    "__version__",
+    "execute",
+    "export",
+    "fuse",
+    "load",
+    "prune",
+    "score",
+    "select",
+]
 
 __version__: str
+_WHERE = {
+    "Predictor": "inference.predictor",
+    "Proxy": "networks",
+    "Report": "api.runs",
+    "Run": "api.runs",
+    "Scores": "api.steps",
+    "execute": "api.runs",
+    "export": "api.steps",
+    "fuse": "api.steps",
+    "load": "inference.predictor",
+    "prune": "api.steps",
+    "score": "api.steps",
+    "select": "api.steps",
+}
+"""Name -> its module, which is imported when somebody asks for it: torch and Ray take seconds."""
 
 
 def __getattr__(name: str) -> Any:
-    # Asked for by few: torch is imported only by those who load a network.
-    match name:
-        case "load":
-            from prunefuse_ray.inference.predictor import load
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"prunefuse_ray.{_WHERE[name]}"), name)
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
 
-            return load
-        case "__version__":
-            from importlib.metadata import PackageNotFoundError, version
+        try:
+            return version("prunefuse-ray")
+        except PackageNotFoundError:  # a folder of code that was never installed, as a Ray job may bring it
+            return "0+unknown"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-            try:
-                return version("prunefuse-ray")
-            except PackageNotFoundError:  # a folder of code that was never installed, as a Ray job may bring it
-                return "0+unknown"
-        case _:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

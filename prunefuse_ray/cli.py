@@ -16,7 +16,21 @@ from prunefuse_ray.errors import PruneFuseError, causes, disk_trouble, store_tro
 from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import end_with_parent
 
-COMMANDS = ("run", "sweep", "score", "inspect", "plan", "report", "export", "networks", "list", "presets", "doctor")
+COMMANDS = (
+    "init",
+    "run",
+    "label",
+    "sweep",
+    "score",
+    "inspect",
+    "plan",
+    "report",
+    "export",
+    "networks",
+    "list",
+    "presets",
+    "doctor",
+)
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

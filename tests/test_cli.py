@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from prunefuse_ray.cli import main
-from prunefuse_ray.commands.run import closing_table, phase_line, round_line
+from prunefuse_ray.commands.run import closing_table, phase_line
 from prunefuse_ray.commands.terminal import si
 from prunefuse_ray.config.files import PRESETS
 from prunefuse_ray.errors import LabelsWaiting
+from prunefuse_ray.run.rounds import round_line
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 ACCURACY = CLASSIFICATION.metric

@@ -47,10 +47,16 @@ class Files:
 
     def remedy(self, request: Request) -> str:
         return (
-            f"in {request.place.path}/{SAMPLES}. Write labels.csv (or labels.parquet) beside it, with the columns id "
+            f"in {request.place.path}/{SAMPLES}. Label them in the browser: prunefuse label {_run(request.place)}. Or "
+            f"write labels.csv (or labels.parquet) beside it, with the columns id "
             f"and label ({', '.join(request.classes[:NAMED])}{', ...' if len(request.classes) > NAMED else ''}); then "
             "give the same command again"
         )
+
+
+def _run(place: Place) -> str:
+    """The directory of the run that a round's folder belongs to, as people name it."""
+    return place.parent.parent.parent.path if place.local else "RUN_DIRECTORY"
 
 
 def _absolute(folder: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,8 @@ SAMPLES = "samples.csv"
 """What the round asks; people may fill it in as it lies there."""
 ASKED = ("id", "path", "text", "guess", "probability", "score")
 """Its columns, which may stand in the others too: filling in a copy of it is the easiest way."""
-OPTIONAL = ("annotator", "time", *ASKED[1:])
+OPTIONAL = ("annotator", "time", "unsure", *ASKED[1:])
+"""unsure: not empty where the annotator has looked at the sample and cannot tell its class."""
 LABELS = re.compile(r"labels(?:[-_. ]+(.+?))?\.(csv|tsv|txt|parquet|pq)", re.IGNORECASE)
 """Names of the files that are read, and in them the annotator."""
 COPY = re.compile(r"\(?(\d+|.*\bcopy\b.*|.*\bkopie\b.*)\)?", re.IGNORECASE)
@@ -48,12 +49,18 @@ TABLES = (
 """Files of other names that may hold labels."""
 
 
-def read_answers(request: Request) -> Answers:
-    """What people have written into the folder of a round so far, checked as a whole."""
+def read_answers(request: Request, only: Callable[[str], bool] = lambda _: True) -> Answers:
+    """What people have written into the folder of a round so far, checked as a whole.
+
+    Args:
+        only: which files are looked at, by their names.
+    """
     rows: list[Row] = []
     faults, notes, digests = list[str](), list[str](), dict[str, str]()
     found = {posixpath.basename(info.path): info.mtime for info in request.place.files()}
     for name, written in found.items():
+        if not only(name):
+            continue
         read = name == SAMPLES or LABELS.fullmatch(name) is not None
         if not read:
             wrong, note = _unread(name, found)
@@ -77,7 +84,18 @@ def read_answers(request: Request) -> Answers:
         faults += wrong
         notes += [f"{name}: {note}" for note in table.notes]
     annotations, wrong, more = check_labels(rows, request)
-    return Answers(annotations=annotations, faults=(*faults, *wrong), notes=(*notes, *more), files=digests)
+    unsure = _unsure(rows, request, annotations)
+    return Answers(
+        annotations=annotations, unsure=unsure, faults=(*faults, *wrong), notes=(*notes, *more), files=digests
+    )
+
+
+def _unsure(rows: Sequence[Row], request: Request, annotations: pa.Table) -> dict[tuple[Id, str], datetime]:
+    """(id, annotator) -> when they said that they cannot tell, and have not labeled the sample since."""
+    known = _Known(request.ids, request.id_type)
+    labeled = set(zip(annotations["id"].to_pylist(), annotations["annotator"].to_pylist(), strict=True))
+    said = {(known.find(row.id), row.annotator): row.time for row in rows if row.unsure and not row.filled}
+    return {(i, who): time for (i, who), time in said.items() if i is not None and (i, who) not in labeled}
 
 
 def changed_files(place: Place, taken: Mapping[str, str]) -> list[str]:
@@ -126,6 +144,7 @@ class Row:
     label: str | int | None
     annotator: str
     time: datetime
+    unsure: bool = False
 
     @property
     def filled(self) -> bool:
@@ -156,6 +175,7 @@ def _rows(name: str, lines: Iterable[Line], written: datetime) -> tuple[list[Row
                 label=line.cells["label"],
                 annotator=str(line.cells.get("annotator") or "").strip() or default,
                 time=time,
+                unsure=bool(str(line.cells.get("unsure") or "").strip()),
             )
         )
     return rows, shortened(faults, "times")

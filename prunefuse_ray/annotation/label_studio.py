@@ -7,7 +7,6 @@ requests that are made here.
 from __future__ import annotations
 
 import base64
-import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,18 +16,15 @@ from xml.sax.saxutils import quoteattr
 
 import pyarrow as pa
 import requests
-from PIL import Image
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, image_kind
-from prunefuse_ray.data.image_files import formats
+from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, for_browsers
 from prunefuse_ray.errors import LabelError
 from prunefuse_ray.schemas import annotations_schema
 
 TOKEN = "LABEL_STUDIO_API_KEY"
 """Environment variable that holds the token; it is written nowhere."""
-SHOWN_BY_BROWSERS = ("png", "jpg", "webp", "gif", "bmp")
 IMPORT_TASKS = 50
 IMPORT_BYTES = 20_000_000  # of one request's body; stock servers take 250 MB
 PAGE = 100
@@ -265,20 +261,8 @@ def prediction(guess: str, probability: float | None) -> dict[str, Any]:
 
 def data_uri(data: bytes, longest: int) -> str:
     """An image inside an address, as browsers show it; scaled down and as PNG where that is needed."""
-    kind = image_kind(data)
-    try:
-        with Image.open(io.BytesIO(data), formats=formats()) as image:
-            if max(image.size) > longest or kind not in SHOWN_BY_BROWSERS:
-                kind = "jpg" if kind == "jpg" else "png"
-                shown = image.convert("RGB" if kind == "jpg" else "RGBA" if "A" in image.mode else "RGB")
-                shown.thumbnail((longest, longest))
-                buffer = io.BytesIO()
-                shown.save(buffer, format="JPEG" if kind == "jpg" else "PNG")
-                data = buffer.getvalue()
-    except Exception:  # not readable: sent as it is, and the annotator sees that it is broken
-        kind = "octet-stream"
-    media = {"jpg": "jpeg"}.get(kind, kind)
-    return f"data:image/{media};base64,{base64.b64encode(data).decode()}"
+    media, data = for_browsers(data, longest)
+    return f"data:{media.replace('application', 'image')};base64,{base64.b64encode(data).decode()}"
 
 
 def connect(

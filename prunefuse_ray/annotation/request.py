@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,6 +98,8 @@ class Answers:
 
     annotations: pa.Table
     """`annotations_schema`"""
+    unsure: Mapping[tuple[Id, str], datetime] = field(default_factory=dict)
+    """(id, annotator) -> when they said that they cannot tell the class."""
     faults: tuple[str, ...] = ()
     """What has to be put right before any of it is taken."""
     notes: tuple[str, ...] = ()
@@ -127,3 +130,24 @@ def image_kind(data: bytes) -> str:
             return {"jpeg": "jpg", "mpo": "jpg"}.get(kind, kind)  # to viewers, MPO is JPEG
     except Exception:  # Pillow's parsers raise anything; the file is exported as it is
         return "bin"
+
+
+SHOWN_BY_BROWSERS = ("png", "jpg", "webp", "gif", "bmp")
+
+
+def for_browsers(data: bytes, longest: int) -> tuple[str, bytes]:
+    """(media type, image) as browsers show it: scaled down to `longest` pixels, and as PNG, where that is needed. What
+    cannot be decoded stays as it is, as application/octet-stream: people see that it is broken."""
+    kind = image_kind(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
+            if max(image.size) > longest or kind not in SHOWN_BY_BROWSERS:
+                kind = "jpg" if kind == "jpg" else "png"
+                shown = image.convert("RGB" if kind == "jpg" else "RGBA" if "A" in image.mode else "RGB")
+                shown.thumbnail((longest, longest))
+                buffer = io.BytesIO()
+                shown.save(buffer, format="JPEG" if kind == "jpg" else "PNG")
+                data = buffer.getvalue()
+    except Exception:  # whatever a codec raises
+        return "application/octet-stream", data
+    return "image/" + {"jpg": "jpeg"}.get(kind, kind), data

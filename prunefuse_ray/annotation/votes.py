@@ -73,16 +73,25 @@ def decide(
     ids: Sequence[Id], answers: Answers, *, labels_per_sample: int, accept_partial: bool
 ) -> Take | Wait | Refuse:
     """What to do with the answers to a round that asked for `ids`. Faults are never passed over; missing labels are,
-    on request, as soon as one sample has a label."""
+    on request, as soon as one sample has a label. An annotator who cannot tell a sample's class has answered: where
+    nobody can, the sample returns to the pool."""
     given = Counter(answers.annotations["id"].to_pylist())
-    missing = tuple(i for i in ids if given[i] < labels_per_sample)
+    unsure = Counter(id_ for id_, _ in answers.unsure)
+    missing = tuple(i for i in ids if given[i] + unsure[i] < labels_per_sample)
     if answers.faults:
         said = [f"{len(missing)} of {len(ids)} samples lack labels: {named(missing)}"] if missing and given else []
         return Refuse(faults=(*answers.faults, *said))
-    if missing and not (accept_partial and given):
-        return Wait(missing=missing, notes=answers.notes)
+    if not given or (missing and not accept_partial):
+        return Wait(missing=missing or tuple(ids), notes=answers.notes)
     lacking = sum(given[i] == 0 for i in ids)
-    return Take(annotations=answers.annotations, missing=lacking, notes=answers.notes, files=answers.files)
+    unknown = [i for i in ids if unsure[i] and not given[i]]
+    notes = [f"nobody could tell the class of {len(unknown)} samples ({named(unknown)}); they return to the pool"]
+    return Take(
+        annotations=answers.annotations,
+        missing=lacking,
+        notes=(*answers.notes, *(notes if unknown else ())),
+        files=answers.files,
+    )
 
 
 def named(ids: Sequence[object]) -> str:

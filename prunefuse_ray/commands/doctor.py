@@ -22,7 +22,8 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from prunefuse_ray.commands.terminal import console, quiet, secure
+from prunefuse_ray.commands.terminal import console, quiet
+from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.networks.backends import BACKENDS
 from prunefuse_ray.storage import Place
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.commands.options import given_options
-from prunefuse_ray.commands.terminal import account, console, quiet, secure
+from prunefuse_ray.commands.terminal import account, console, quiet
 from prunefuse_ray.config.files import preset_path, read_tree, validated
+from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 

@@ -11,7 +11,8 @@ from rich import box
 from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_run
-from prunefuse_ray.commands.terminal import TRUSTED_CODE_HELP, console, quiet, secure, si
+from prunefuse_ray.commands.terminal import TRUSTED_CODE_HELP, console, quiet, si
+from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.registry import check_trusted, trust
 

@@ -10,10 +10,11 @@ from rich import box
 from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_run
-from prunefuse_ray.commands.terminal import account, console, quiet, secure, si
+from prunefuse_ray.commands.terminal import account, console, quiet, si
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.method.steps import steps
+from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.report.outlook import outlook, words
+from prunefuse_ray.run.rounds import RoundLines
 from prunefuse_ray.tasks import TASKS, Metric
 
 
@@ -48,56 +49,24 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-class Progress:
+class Progress(RoundLines):
     """A line per round as it ends; on a terminal also the phase that is under way."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.metric = config, TASKS[config.task].metric
-        self.steps_done = 0
+        super().__init__(config, console.print)
         self._status = console.status("starting") if console.is_terminal else None
         if self._status:
             self._status.start()
-        self._figures: dict[int, dict[str, Any]] = {}
 
     def __call__(self, event: str, step: Any, commit: Any) -> None:
-        if event == "start":
-            if self._status:
-                self._status.update(f"{step} ...")
-            return
-        self.steps_done += 1
-        if step.round < 0:
-            return
-        figures = self._figures.setdefault(step.round, {"seconds": 0.0})
-        figures[step.phase] = commit.metrics
-        figures["seconds"] += commit.metrics["seconds"]
-        if self._last(step):
-            planned = self.config.selection.budgets[step.round]  # where an earlier command took the labels
-            labels = figures.get("label", {}).get("labels", planned)
-            console.print(round_line(step.round, labels, figures, self.metric))
+        if event == "start" and self._status:
+            self._status.update(f"{step} ...")
+        super().__call__(event, step, commit)
 
     def stop(self) -> None:
         """Take the line of the phase under way off the terminal."""
         if self._status:
             self._status.stop()
-
-    def _last(self, step: Any) -> bool:
-        return [s for s in steps(self.config) if s.round == step.round][-1] == step
-
-
-def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric) -> str:
-    """What one round came to, in a line."""
-    parts = [f"round {round_}: {labels} labels"]
-    if "train" in figures:
-        parts.append(f"proxy {metric.text(figures['train'][metric.measured])}")
-    counts = figures.get("label", {}).get("class_counts")
-    if counts:
-        missing = sum(not count for count in counts)
-        parts.append(f"{min(counts)} to {max(counts)} of a class" + f" ({missing} without any)" * bool(missing))
-    if "score" in figures:
-        parts.append(f"{figures['score']['samples']:,} scored")
-    if "finetune" in figures:
-        parts.append(f"fused {metric.text(figures['finetune'][metric.measured])}")
-    return ", ".join([*parts, f"{figures['seconds']:.1f} s"])
 
 
 def closing_table(result: dict[str, Any], metric: Metric) -> Table:

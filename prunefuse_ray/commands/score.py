@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunefuse_ray.commands.options import given_options
-from prunefuse_ray.commands.terminal import TRUSTED_HELP, account, console, quiet, secure
+from prunefuse_ray.commands.terminal import TRUSTED_HELP, account, console, quiet
 from prunefuse_ray.config.files import read_tree, validated
+from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.errors import ConfigError
 
 

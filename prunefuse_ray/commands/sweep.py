@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_sweep
-from prunefuse_ray.commands.terminal import account, console, quiet, secure, si
+from prunefuse_ray.commands.terminal import account, console, quiet, si
+from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.sweep.config import incomparable, stops_early, trials
 from prunefuse_ray.tasks import TASKS, Metric
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import warnings
 from collections.abc import Sequence
 
@@ -15,17 +14,6 @@ TRUSTED_HELP = "the network's architecture, if it is code of your own (package.m
 TRUSTED_CODE_HELP = "code of your own (module:name) that the directory names and that may be imported; may be repeated"
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-def secure() -> None:
-    """Give a Ray that this command starts itself a token of its own, and let its processes listen on the loopback
-    interface alone. Ray reads these when it is imported; else it would leave a token file in the home directory."""
-    if not os.environ.get("RAY_ADDRESS"):
-        # Not for clusters of several machines: the nodes of Ray are then at 127.0.0.1, as on Windows and macOS.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def quiet() -> None:

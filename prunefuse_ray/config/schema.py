@@ -5,7 +5,8 @@ Every field has a default, so that the empty configuration is the embedded examp
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -14,6 +15,7 @@ from pydantic import (
 
 from prunefuse_ray.acquisition import AUTO as AUTO_STRATEGY
 from prunefuse_ray.acquisition import auto
+from prunefuse_ray.config.following import with_following
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.networks import Distillation, Fusion, Network, Pruning
 from prunefuse_ray.config.pool import Pool
@@ -98,6 +100,11 @@ class Config(Section):
     distillation: Distillation = Distillation()
     scoring: Scoring = Scoring()
     prepared: Prepared = Prepared()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow(cls, tree: Any) -> Any:
+        return with_following(tree) if isinstance(tree, Mapping) else tree
 
     @model_validator(mode="after")
     def _strategy_of_task(self) -> Config:

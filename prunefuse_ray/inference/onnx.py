@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,42 +37,60 @@ def to_onnx(predictor: Predictor) -> bytes:
     Raises:
         PlanError: the extra is not installed, the network cannot be exported, or ONNX Runtime computes other logits.
     """
+    properties = {"classes": predictor.classes, "shape": list(predictor.form.shape)}
+    return _checked(_Graph(predictor).eval(), lambda size: _samples(predictor, size), "samples", properties)
+
+
+def checked_onnx(network: nn.Module, example: Tensor, properties: Mapping[str, Any]) -> bytes:
+    """Any network in evaluation mode as an ONNX model: input `input` (N, ...), output `logits` (N, C). N is free.
+
+    Args:
+        example: inputs on the CPU, with which it is tried.
+        properties: for the metadata, as JSON.
+
+    Raises:
+        PlanError: as `to_onnx` does.
+    """
+
+    def inputs(size: int) -> Tensor:
+        return example[torch.arange(size) % len(example)]
+
+    return _checked(network, inputs, "input", properties)
+
+
+def _checked(graph: nn.Module, inputs: Callable[[int], Tensor], name: str, properties: Mapping[str, Any]) -> bytes:
+    """The graph as ONNX, once ONNX Runtime has computed its logits for `inputs(N)`."""
     try:
         import onnx
         import onnxruntime
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ImportError as error:
         raise PlanError(f"--format onnx needs the onnx extra ({error}); pip install 'prunefuse-ray[onnx]'") from error
-    graph = _Graph(predictor).eval()
-    model = _exported(graph, predictor)
-    onnx.helper.set_model_props(
-        model, {"classes": json.dumps(predictor.classes), "shape": json.dumps(list(predictor.form.shape))}
-    )
+    model = _exported(graph, inputs(2), name)
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in properties.items()})
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     for size in BATCHES:
-        samples = _samples(predictor, size)
+        x = inputs(size)
         with torch.inference_mode():
-            expected = graph(torch.from_numpy(samples)).numpy()
-        found = session.run(["logits"], {"samples": samples})[0]
+            expected = graph(x).numpy()
+        found = session.run(["logits"], {name: x.numpy()})[0]
         off = float(np.abs(found - expected).max())
         if not off <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise PlanError(f"--format onnx: ONNX Runtime's logits are off by {off:.2g}; nothing was written")
     return content
 
 
-def _exported(graph: nn.Module, predictor: Predictor) -> Any:
-    example = torch.from_numpy(_samples(predictor, 2))
-    shapes: Any = {"samples": {0: torch.export.Dim("N", min=1, max=65_535)}}
+def _exported(graph: nn.Module, example: Tensor, name: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 graph,
                 (example,),
-                input_names=["samples"],
+                input_names=[name],
                 output_names=["logits"],
-                dynamic_shapes=shapes,
+                dynamic_shapes=({0: torch.export.Dim("N", min=1, max=65_535)},),
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
@@ -83,5 +102,6 @@ def _exported(graph: nn.Module, predictor: Predictor) -> Any:
         raise PlanError(f"--format onnx: this network cannot be exported: {lines[0]}") from error
 
 
-def _samples(predictor: Predictor, count: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, *predictor.form.shape), dtype=np.uint8)
+def _samples(predictor: Predictor, count: int) -> Tensor:
+    samples = np.random.default_rng(count).integers(0, 256, (count, *predictor.form.shape), dtype=np.uint8)
+    return torch.from_numpy(samples)

@@ -12,6 +12,7 @@ from .inference import (
     inference_form,
     lone_samples,
     recalibrate_batch_norm,
+    with_features,
 )
 from .measure import Row, macs, parameters, pruning_table
 from .precision import fast_bf16
@@ -65,4 +66,5 @@ __all__ = [
     "shard_names",
     "split",
     "to_files",
+    "with_features",
 ]

@@ -120,8 +120,17 @@ def _classifier_out_of(network: nn.Module) -> nn.Linear:
 
 def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Features and logits of inputs x (N, ...), by a copy of the network in evaluation mode; see `WithFeatures`."""
-    logits, features = WithFeatures(copy.deepcopy(network).eval(), x)(x)
+    logits, features = with_features(network, x)(x)
     return features, logits
+
+
+def with_features(network: nn.Module, x: Tensor) -> nn.Module:
+    """A network in evaluation mode that also gives its features, by a copy of it; see `WithFeatures`.
+
+    Args:
+        x: an input.
+    """
+    return WithFeatures(copy.deepcopy(network).eval(), x)
 
 
 def scoring_form(network: nn.Module, precision: str, example: Tensor, *, features: bool) -> nn.Module:

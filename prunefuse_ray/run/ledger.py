@@ -167,6 +167,18 @@ class Ledger:
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
         self._lock.flush()
 
+    @property
+    def driven(self) -> bool:
+        """Whether another process drives the run, as far as the lock of a local filesystem tells."""
+        if not self.root.local or not (self.root / ".lock").exists():
+            return False
+        with open(os.path.join(self.root.path, ".lock")) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
     def unlock(self) -> None:
         if self._lease is not None:
             self._lease.release()

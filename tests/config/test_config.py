@@ -62,7 +62,10 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"scoring": {"actors": [3, 1]}}, ["scoring.actors", "[3, 1]"]),
         ({"pool": {"text_column": "text"}}, ["pool: text_column is for", "parquet", "leave it out"]),
         ({"workers": {"count": [1, 64]}}, ["training.batch_size 32", "64 workers", "lower workers.count"]),
-        ({"selection": {"selector": "dense"}}, ["fusion.target", "set fusion.target to scratch"]),
+        (
+            {"selection": {"selector": "dense"}, "fusion": {"target": "fused"}},
+            ["fusion.target", "set fusion.target to scratch"],
+        ),
         ({"annotation": {"kind": "label_studio"}}, ["annotation", "url is missing", "set annotation.url"]),
         ({"annotation": {"url": "http://me:secret@host"}}, ["annotation.url", "credentials"]),
         ({"annotation": {"image_url": "http://host/x"}}, ["image_url 'http://host/x'", "put {id}"]),
@@ -117,7 +120,10 @@ def test_one_path_is_the_same_in_a_file_and_on_the_command_line(tmp_path, given,
     ("tree", "said"),
     [
         ({"pool": {"validation_path": "v"}}, "leave it out and use validation_share"),
-        ({"training": {"patience": 3}}, "training.patience 3 needs a validation set"),
+        (
+            {"training": {"patience": 3}, "pool": {"validation_share": 0}},
+            "training.patience 3 needs a validation set",
+        ),
         ({"training": {"augment": ["crop", "resized_crop"]}}, "both crop and resized_crop"),
         ({"pool": {"crop_ratio": 0.9, "other_sizes": "reject"}}, "crop_ratio crops scaled images"),
     ],

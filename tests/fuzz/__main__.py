@@ -21,7 +21,7 @@ PEAK = 2**30
 
 def worker(seed: int, numbers: range, skip: tuple[str, ...]) -> None:
     """Run cases, a line of JSON before and after each."""
-    from prunefuse_ray.commands.terminal import secure
+    from prunefuse_ray.distributed.security import secure
 
     secure()  # before anything imports Ray
     from tests.fuzz.cases import run_case

@@ -140,7 +140,7 @@ def python() -> str:
             "```\n",
         ]
         for method, function in inspect.getmembers(thing, inspect.isfunction) if inspect.isclass(thing) else ():
-            if not method.startswith("_") and function.__qualname__.startswith(thing.__name__):
+            if not method.startswith("_") and method != "forward" and function.__qualname__.startswith(thing.__name__):
                 said = inspect.getdoc(function) or ""
                 lines += [
                     f"### {name}.{method}\n",

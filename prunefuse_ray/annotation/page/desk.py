@@ -1,0 +1,256 @@
+"""One round on the labeling page: who is asked what next, and what they have answered; nothing of HTTP.
+
+Every answer is in a file before the next sample is shown: `labels-page-NAME.csv` in the round's folder, written whole
+(aside, synchronised, renamed), a file for each person. The run reads it as it reads any file of labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prunefuse_ray.annotation.label_files import read_answers
+from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, for_browsers
+from prunefuse_ray.data.label_tables import inert
+from prunefuse_ray.data.paths import normal
+from prunefuse_ray.errors import LabelError
+
+PREFIX = "labels-page-"
+"""Beginning of the names of the page's own files; it writes no others."""
+LENT = 90.0
+"""Seconds for which samples on one person's screen are kept from the others', as long as there are more."""
+LONGEST_NAME = 40
+IMAGE_SIZE = 1600
+"""Longer side in pixels to which larger images are scaled down for the page."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one person said of one sample."""
+
+    label: int | None
+    """Number of the class; None: cannot tell."""
+    time: datetime
+
+
+def page_file(person: str) -> str:
+    """The name of a person's file; different names never give the same one."""
+    written = re.sub(r"[^\w-]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), person)
+    return f"{PREFIX}{written}.csv"
+
+
+def checked_name(person: Any) -> str:
+    """A name as it is recorded. LabelError where it is none."""
+    name = normal(" ".join(person.split())) if isinstance(person, str) else ""
+    if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+        raise LabelError(f"a name has 1 to {LONGEST_NAME} printable characters")
+    return name
+
+
+class Desk:
+    """The samples of one round, before several people at once. Thread-safe."""
+
+    def __init__(self, request: Request, *, labels_per_sample: int = 1) -> None:
+        """Takes up what the round's files hold already: the page's own, and those of others."""
+        self.request, self.wanted = request, labels_per_sample
+        self.asked: list[Asked] = list(request.asked().values())
+        self._number = {one.id: n for n, one in enumerate(self.asked)}
+        self._lock = threading.Lock()
+        own = read_answers(request, lambda name: name.startswith(PREFIX))
+        if own.faults:
+            raise LabelError("labels of the page that were changed by hand:\n  " + "\n  ".join(own.faults))
+        self._given: dict[str, dict[int, Answer]] = defaultdict(dict)
+        for number, person, answer in sorted(self._answers(own), key=lambda a: a[2].time):
+            self._given[person][number] = answer
+        others = read_answers(request, lambda name: not name.startswith(PREFIX))
+        self._others: dict[str, dict[int, Answer]] = defaultdict(dict)
+        for number, person, answer in self._answers(others):
+            self._others[person or "files"][number] = answer
+        self._done: dict[str, list[dict[int, Answer | None]]] = {
+            person: [{n: None} for n in given] for person, given in self._given.items()
+        }
+        """What each person has answered at once -> what was there before; the last at the end."""
+        self._skipped: dict[str, list[int]] = defaultdict(list)
+        self._lent: dict[int, tuple[str, float]] = {}
+        self.last_answer = 0.0
+        """When the last answer of this process came (`time.monotonic`)."""
+        self.spool = Spool(request, self._number)
+
+    def _answers(self, answers: Answers) -> list[tuple[int, str, Answer]]:
+        labels = [
+            (self._number[row["id"]], row["annotator"], Answer(row["label"], row["time"]))
+            for row in answers.annotations.to_pylist()
+        ]
+        return labels + [(self._number[i], who, Answer(None, when)) for (i, who), when in answers.unsure.items()]
+
+    # --- what is asked next ---
+
+    def batch(self, person: str, count: int) -> list[dict[str, Any]]:
+        """The next samples for a person, at most `count`: those with the same guess stand together, the surest first.
+        Samples that have their labels, or that the person has answered, are left out; skipped ones come last."""
+        with self._lock:
+            now, counts = time.monotonic(), self._counts()
+            mine, skipped = self._given[person], {n: k for k, n in enumerate(self._skipped[person])}
+            open_ = [n for n in range(len(self.asked)) if n not in mine and counts[n] < self.wanted]
+            lent = {n for n, (who, until) in self._lent.items() if who != person and until > now}
+            free = [n for n in open_ if n not in lent and n not in skipped]
+            # Where all others are on somebody's screen, two people see the same: better than that one of them waits.
+            rest = sorted((n for n in open_ if n in skipped), key=lambda n: skipped[n]) + [
+                n for n in open_ if n in lent and n not in skipped
+            ]
+            chosen = (sorted(free, key=self._place)[:count] + rest)[:count]
+            self._lent |= dict.fromkeys(chosen, (person, now + LENT))
+        return [self._shown(n) for n in chosen]
+
+    def _place(self, number: int) -> tuple[Any, ...]:
+        one = self.asked[number]
+        return (one.guess is not None, one.guess or "", -(one.probability or 0.0), number)
+
+    def _shown(self, number: int) -> dict[str, Any]:
+        one = self.asked[number]
+        shown = {"n": number, "id": str(one.id), "guess": one.guess, "probability": one.probability}
+        return shown | ({"text": self.spool.read(number).decode()} if self.request.texts else {})
+
+    def image(self, number: int) -> tuple[str, bytes]:
+        """(media type, image) of a sample. LookupError where there is none of this number."""
+        if not 0 <= number < len(self.asked) or self.request.texts:
+            raise LookupError(number)
+        return for_browsers(self.spool.read(number), IMAGE_SIZE)
+
+    # --- what is answered ---
+
+    def answer(self, person: str, answers: Sequence[tuple[int, int | None]]) -> None:
+        """Record (number, class or None for 'cannot tell') of some samples; they are on disk when this returns."""
+        for number, label in answers:
+            if not 0 <= number < len(self.asked) or (label is not None and not 0 <= label < len(self.request.classes)):
+                raise LabelError(f"sample {number} of this round cannot be labeled {label}")
+        with self._lock:
+            given, done = dict(self._given[person]), list(self._done.get(person, []))
+            now = datetime.now(UTC)
+            done.append({number: given.pop(number, None) for number, _ in answers})
+            given |= {number: Answer(label, now) for number, label in answers}
+            self._write(person, given)
+            self._given[person], self._done[person] = given, done
+
+    def skip(self, person: str, number: int) -> None:
+        """Show the sample to this person again when nothing else is left."""
+        with self._lock:
+            self._skipped[person] = [*(n for n in self._skipped[person] if n != number), number]
+
+    def undo(self, person: str) -> list[dict[str, Any]]:
+        """Take back what a person answered last, all that was answered at once, and return its samples."""
+        with self._lock:
+            if not self._done.get(person):
+                return []
+            *done, before = self._done[person]
+            given = {n: answer for n, answer in self._given[person].items() if n not in before}
+            given |= {n: answer for n, answer in before.items() if answer is not None}
+            self._write(person, given)
+            self._given[person], self._done[person] = given, done
+        return [self._shown(n) | ({} if a is None else {"label": a.label}) for n, a in before.items()]
+
+    def _write(self, person: str, given: dict[int, Answer]) -> None:
+        written = io.StringIO()
+        table = csv.writer(written, lineterminator="\n")
+        table.writerow(["id", "label", "annotator", "time", "unsure"])
+        for number, answer in given.items():
+            id_ = self.asked[number].id
+            label = "" if answer.label is None else self.request.classes[answer.label]
+            when = answer.time.isoformat()
+            table.writerow([_cell(id_), inert(label), inert(person), when, "" if label else "yes"])
+        self.last_answer = time.monotonic()
+        place = self.request.place / page_file(person)
+        if given:
+            place.write_bytes(written.getvalue().encode("utf-8-sig"))
+        else:
+            place.delete()
+
+    # --- how far it is ---
+
+    def _counts(self) -> Counter[int]:
+        return Counter(n for given in (*self._given.values(), *self._others.values()) for n in given)
+
+    def progress(self, person: str) -> dict[str, Any]:
+        """How far the round is, and this person: plain values."""
+        with self._lock:
+            counts, people = self._counts(), {**self._others, **self._given}
+            labels: dict[int, list[int]] = defaultdict(list)
+            for given in (*self._given.values(), *self._others.values()):
+                for n, answer in given.items():
+                    if answer.label is not None:
+                        labels[n].append(answer.label)
+            twice = [said for said in labels.values() if len(said) > 1]
+            mine = self._given[person] if person else {}
+            return {
+                "total": len(self.asked),
+                "done": sum(counts[n] >= self.wanted for n in range(len(self.asked))),
+                "mine": len(mine),
+                "unsure": sum(a.label is None for a in mine.values()),
+                "by_class": dict(Counter(a.label for a in mine.values() if a.label is not None)),
+                "people": [{"name": name, "labels": len(given)} for name, given in sorted(people.items()) if given],
+                "both": len(twice),
+                "alike": sum(len(set(said)) == 1 for said in twice),
+            }
+
+    def close(self) -> None:
+        self.spool.close()
+
+
+def _cell(id_: Id) -> Id:
+    return inert(id_) if isinstance(id_, str) else id_
+
+
+class Spool:
+    """The samples of a round in a temporary folder, one file each: their Parquet files are read once."""
+
+    def __init__(self, request: Request, numbers: dict[Id, int]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="prunefuse-label-", ignore_cleanup_errors=True)
+        self._path = Path(self._folder.name)
+        self._there: set[int] = set()
+        self._error: Exception | None = None
+        self._closed = False
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._fill, args=(request, numbers), name="spool", daemon=True)
+        self._thread.start()
+
+    def _fill(self, request: Request, numbers: dict[Id, int]) -> None:
+        try:
+            for id_, value in request.values(set(numbers)):
+                number = numbers[id_]
+                (self._path / str(number)).write_bytes(value if isinstance(value, bytes) else value.encode())
+                with self._news:
+                    if self._closed:
+                        return
+                    self._there.add(number)
+                    self._news.notify_all()
+            missing: Exception | None = LookupError("the sample is not among those that were copied for this round")
+        except Exception as error:  # told to whoever asks for a sample
+            missing = error
+        with self._news:
+            self._error = missing
+            self._news.notify_all()
+
+    def read(self, number: int) -> bytes:
+        """A sample as bytes; waits until it has been copied."""
+        with self._news:
+            self._news.wait_for(lambda: number in self._there or self._error is not None)
+            if number not in self._there:
+                assert self._error is not None
+                raise LookupError(str(self._error)) from self._error
+        return (self._path / str(number)).read_bytes()
+
+    def close(self) -> None:
+        with self._news:
+            self._closed = True
+        self._thread.join()
+        self._folder.cleanup()

@@ -1,0 +1,433 @@
+"""The steps of the method on a network, a training loop and data of one's own: prune, score, select, fuse, export."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, default_collate
+
+from prunefuse_ray import networks
+from prunefuse_ray.acquisition import STRATEGIES, Chance, Strategy
+from prunefuse_ray.acquisition.probabilities import gradient_factor, softmax
+from prunefuse_ray.acquisition.ranking import best, ranked
+from prunefuse_ray.errors import ConfigError, ScoreError, few
+from prunefuse_ray.inference.onnx import checked_onnx
+from prunefuse_ray.networks import NetworkSpec, Proxy, PruningSpec
+from prunefuse_ray.selection.rows import Files, Rows, matrices
+from prunefuse_ray.storage import Place, table_bytes
+
+if TYPE_CHECKING:
+    import ray.data
+
+BATCH = 64
+ROWS = "scores.parquet"
+
+
+def prune(
+    network: nn.Module,
+    example: Tensor,
+    *,
+    ratio: float = 0.5,
+    importance: str = "magnitude",
+    steps: int = 1,
+    round_to: int | None = None,
+    seed: int = 0,
+) -> Proxy:
+    """A proxy of a network of your own: a copy without the least important channels of every layer.
+
+    Keep `network` as it is: `fuse` returns the proxy's weights to it. Train `proxy.network` as any other.
+
+    Args:
+        network: gives logits (N, C) for inputs (N, ...). At initialisation (the method), or trained.
+        example: one input or more, (N, ...), with the batch axis: shows the shape that structures are followed by.
+        ratio: share of the channels of every layer that goes; about (1 - ratio)² of the work remains.
+        importance: what a channel is judged by; `prunefuse run --help` lists them.
+        steps: number of pruning steps on the way.
+        round_to: keep a multiple of so many channels.
+        seed: of the importance `random`.
+
+    Raises:
+        NetworkError: the structure cannot be followed, naming the module.
+
+    Kousar, Bhatti, Moon 2026 (arXiv 2603.26138), section 3.
+    """
+    if not isinstance(example, Tensor) or example.ndim < 2:
+        raise ConfigError("example: give one input or more as a tensor, with the batch axis first")
+    spec = NetworkSpec(
+        architecture=type(network).__name__,
+        classes=int(_logits(_in_evaluation(network), example[:1]).shape[1]),
+        input_shape=tuple(example.shape[1:]),
+    )
+    pruning = PruningSpec(ratio=ratio, importance=importance, steps=steps, round_to=round_to, seed=seed)
+    return networks.prune(network, spec, pruning)
+
+
+def fuse(network: nn.Module, proxy: Proxy, rule: str = "keep", **parameters: float) -> nn.Module:
+    """A network of the dense one's shape that holds the trained proxy's weights, ready to be fine-tuned.
+
+    Args:
+        network: the one that `prune` was given; it is not changed.
+        proxy: what `prune` gave, trained.
+        rule: what becomes of the weights that the proxy did not have; `prunefuse list fusion-rules` shows them.
+        parameters: those of the rule (`epsilon` of `scaled`).
+
+    Raises:
+        NetworkError: a proxy of another network, or a rule that cannot be applied to it.
+    """
+    return networks.fuse(network, proxy, rule, **parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Scored samples: in memory (`table`), or as a stream (`dataset`) that is scored when it is read."""
+
+    strategy: str
+    classes: int
+    table: pa.Table | None = None
+    """(id, score[, feature][, gradient]) in the order of the data."""
+    dataset: ray.data.Dataset | None = field(default=None, repr=False)
+    """The same columns, of a `ray.data.Dataset`."""
+
+    def to_table(self) -> pa.Table:
+        """All rows in memory."""
+        if self.table is not None:
+            return self.table
+        assert self.dataset is not None
+        batches = [b for b in _tables(self.dataset) if b.num_rows]
+        return pa.concat_tables([_plain(b) for b in batches]) if batches else pa.table({"id": [], "score": []})
+
+    def __len__(self) -> int:
+        return self.table.num_rows if self.table is not None else self.dataset.count()  # type: ignore[union-attr]
+
+
+def score(
+    network: nn.Module | Proxy,
+    data: Any,
+    strategy: str = "margin",
+    *,
+    ids: Sequence[Any] | None = None,
+    prepare: Callable[[Any], Tensor] | None = None,
+    id_column: str = "id",
+    input_column: str = "image",
+    batch_size: int = BATCH,
+    device: str | torch.device | None = None,
+    actors: tuple[int, int] | None = None,
+) -> Scores:
+    """What a strategy makes of each sample: its score (higher = more wanted), and the features that it reads.
+
+    Args:
+        network: a proxy, or any module that gives logits (N, C). It is copied, and put into evaluation mode.
+        data: a torch Dataset or DataLoader (of inputs, or of tuples that begin with them), a tensor (N, ...), any
+            iterable of batches, or a `ray.data.Dataset`, which is scored by actors when its scores are read.
+        strategy: a name; `prunefuse list strategies` shows them.
+        ids: of the samples, in their order; default: their numbers. Of a Ray dataset `id_column` names them.
+        prepare: makes inputs of a batch (of a Ray dataset: a dict of arrays). Default: inputs as they are, as float32
+            unless they are integers.
+        id_column, input_column: of a Ray dataset.
+        batch_size: of datasets and Ray datasets; the last one of a Ray dataset is filled up, so that a score does not
+            depend on the batch that a sample is in.
+        device: default: a GPU where there is one.
+        actors: smallest and largest number of scoring actors of a Ray dataset.
+
+    Raises:
+        ConfigError: no such strategy, one that needs a committee, data that are shuffled or have no such column.
+        NetworkError: features are wanted, and the network does not end in an `nn.Linear`.
+    """
+    found = STRATEGIES[strategy]
+    if found.score is None or found.members or found.wanted:
+        why = "asks no network" if found.score is None else "needs a committee, or wanted classes: use a run"
+        raise ConfigError(f"strategy: '{strategy}' {why}; name another one")
+    module = network.network if isinstance(network, Proxy) else network
+    if _is_ray(data):
+        return _score_stream(module, data, found, prepare, id_column, input_column, batch_size, device, actors)
+    scorer = _Scorer(module, found, device)
+    parts = [scorer(_inputs(batch, prepare)) for batch in _batches(data, batch_size)]
+    if not parts:
+        raise ConfigError("data: holds no sample")
+    count = sum(part.num_rows for part in parts)
+    names = pa.array(range(count)) if ids is None else pa.array(list(ids))
+    if len(names) != count or len(names.unique()) != count:
+        raise ConfigError(
+            f"ids: {len(names)} with {len(names.unique())} different ones, but the data hold {count} samples"
+        )
+    return Scores(strategy=strategy, classes=scorer.classes, table=pa.concat_tables(parts).add_column(0, "id", names))
+
+
+def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int = 0, round: int = 0) -> pa.Table:
+    """The k most wanted samples: (id, score, rank) in the order of selection, ties by id.
+
+    A strategy that selects a set sees all candidates at once; of a large pool it works in two rounds on Ray, as a run
+    does.
+
+    Args:
+        labeled: scores of the samples that have labels, by the same network and strategy: for strategies that begin
+            with them (k_centers, the coverage strategies, cal).
+        seed, round: what random draws depend on.
+
+    Raises:
+        ScoreError: fewer than k samples, scores or features that are not finite.
+        ConfigError: the strategy begins with labeled samples, and none were given.
+    """
+    strategy = STRATEGIES[scores.strategy]
+    if strategy.labeled and labeled is None:
+        raise ConfigError(
+            f"labeled: strategy '{strategy.name}' begins with the labeled samples; give what `score` makes of them"
+        )
+    if k < 1:
+        raise ConfigError(f"k: {k}; give one or more")
+    if strategy.select is None and scores.dataset is not None:
+        return ranked(_best_of(scores.dataset, k))
+    table = scores.to_table()
+    _check(table, k)
+    if strategy.select is None:
+        return ranked(best(table.select(["id", "score"]), k))
+    columns = ("gradient", "feature") if strategy.gradients else ("feature",)
+    chance = Chance(seed=seed, round=round, classes=scores.classes)
+    return _select_set(strategy, table, None if labeled is None else labeled.to_table(), columns, k, chance)
+
+
+def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], *, classes: Sequence[str] = ()) -> None:
+    """Write a network as ONNX, `input` (N, ...) to `logits` (N, C), once ONNX Runtime has computed the same logits.
+
+    Args:
+        example: inputs (N, ...), whose first axis stays free.
+        classes: names of the classes, for the file's metadata.
+
+    Raises:
+        PlanError: the extra `onnx` is not installed, the network cannot be exported, or the logits differ.
+    """
+    content = checked_onnx(_in_evaluation(network).cpu(), example.cpu(), {"classes": list(classes)} if classes else {})
+    Place.at(os.fspath(path)).write_bytes(content)
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+class _Scorer:
+    """Inputs (N, ...) in, (score[, feature][, gradient]) out."""
+
+    def __init__(self, network: nn.Module, strategy: Strategy, device: str | torch.device | None) -> None:
+        self.strategy = strategy
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network = _in_evaluation(network).to(self.device)
+        self.classes = 0
+        """Of the last batch's logits."""
+        self.form: nn.Module | None = None if strategy.select is not None else self.network
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Tensor) -> pa.Table:
+        x = inputs.to(self.device)
+        if self.form is None:
+            self.form = networks.with_features(self.network, x[:1])
+        outputs = self.form(x)
+        logits, features = outputs if isinstance(outputs, tuple) else (outputs, None)
+        _check_logits(logits, x)
+        self.classes = logits.shape[1]
+        p_NC = softmax(logits.float().cpu().numpy())
+        assert self.strategy.score is not None
+        columns: dict[str, Any] = {"score": pa.array(self.strategy.score(p_NC), pa.float32(), from_pandas=False)}
+        if features is not None:
+            columns["feature"] = _vectors(features.float().cpu().numpy())
+        if self.strategy.gradients:
+            columns["gradient"] = _vectors(gradient_factor(p_NC))
+        return pa.table(columns)
+
+
+class _StreamScorer:
+    """An actor: a batch of a Ray dataset in, (id, score[, feature][, gradient]) out."""
+
+    def __init__(
+        self, network: nn.Module, strategy: str, prepare: Any, columns: tuple[str, str], size: int, device: Any
+    ):
+        self.scorer, self.prepare = _Scorer(network, STRATEGIES[strategy], device), prepare
+        (self.id, self.input), self.size = columns, size
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
+        ids = pa.array(batch[self.id])
+        x = _inputs(batch if self.prepare else batch[self.input], self.prepare)
+        if len(x) < self.size:  # the same shape in every pass: a score must not depend on its batch
+            x = torch.cat([x, x[:1].expand(self.size - len(x), *x.shape[1:])])
+        return self.scorer(x).slice(0, len(ids)).add_column(0, "id", ids)
+
+
+def _score_stream(
+    network: nn.Module, data: Any, strategy: Strategy, prepare: Any, id_column: str, input_column: str,
+    batch_size: int, device: Any, actors: tuple[int, int] | None,
+) -> Scores:  # fmt: skip
+    from ray.data import ActorPoolStrategy
+
+    wanted = [id_column] if prepare else [id_column, input_column]
+    names = data.columns() or []
+    if missing := [name for name in wanted if name not in names]:
+        raise ConfigError(
+            f"data: has no column '{missing[0]}' ({', '.join(names)}); name it by id_column or input_column"
+        )
+    gpu = torch.device(device).type == "cuda" if device else torch.cuda.is_available()
+    least, most = actors or (1, max(1, os.cpu_count() or 1))
+    arguments = (network, strategy.name, prepare, (id_column, input_column), batch_size, device)
+    first = _StreamScorer(network, strategy.name, prepare, (id_column, input_column), 1, "cpu")
+    first(data.take_batch(1, batch_format="numpy"))  # what is wrong is said here, and not by an actor
+    dataset = data.map_batches(
+        _StreamScorer,
+        fn_constructor_args=arguments,
+        compute=ActorPoolStrategy(min_size=least, max_size=most),
+        batch_size=batch_size,
+        batch_format="numpy",
+        num_gpus=1 if gpu else None,
+    )
+    return Scores(strategy=strategy.name, classes=first.scorer.classes, dataset=dataset)
+
+
+def _is_ray(data: Any) -> bool:
+    """Whether this is a dataset of Ray's, without importing Ray."""
+    return any(t.__module__.startswith("ray.data") for t in type(data).__mro__)
+
+
+def _batches(data: Any, size: int) -> Iterator[Any]:
+    if isinstance(data, Tensor):
+        yield from data.split(size)
+    elif isinstance(data, DataLoader):
+        if isinstance(data.sampler, RandomSampler):
+            raise ConfigError("data: this DataLoader shuffles, so nobody would know which sample has which score; give "
+                              "one without shuffle")  # fmt: skip
+        yield from data
+    elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
+        yield from DataLoader(data, batch_size=size, collate_fn=_collate)
+    elif isinstance(data, Iterable):
+        yield from data
+    else:
+        raise ConfigError(
+            f"data: a {type(data).__name__}; give a Dataset, a DataLoader, a tensor or a ray.data.Dataset"
+        )
+
+
+def _collate(samples: list[Any]) -> Any:
+    """Inputs alone: labels may be missing, or of any kind."""
+    return default_collate([s[0] if isinstance(s, tuple | list) else s for s in samples])
+
+
+def _inputs(batch: Any, prepare: Callable[[Any], Tensor] | None) -> Tensor:
+    if prepare is not None:
+        return prepare(batch)
+    first = batch[0] if isinstance(batch, tuple | list) else batch
+    if isinstance(first, np.ndarray):
+        # Ray gives rows of unequal shape, and some tensors, as objects.
+        first = torch.from_numpy(np.stack(list(first)) if first.dtype == object else np.array(first))
+    if not isinstance(first, Tensor):
+        raise ConfigError(f"data: batches of {type(first).__name__}; give `prepare`, which makes a tensor of one")
+    return first.float() if first.is_floating_point() else first
+
+
+def _in_evaluation(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).eval().requires_grad_(False)
+
+
+def _logits(network: nn.Module, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        device = next(network.parameters()).device
+        logits = network(x.to(device))
+    _check_logits(logits, x)
+    return logits
+
+
+def _check_logits(logits: Any, x: Tensor) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise networks.NetworkError(f"network: gives {shape} for {len(x)} inputs; logits (N, C) are needed: wrap it")
+
+
+def _vectors(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values_ND.reshape(-1), pa.float32()), values_ND.shape[1])
+
+
+# --- selection --------------------------------------------------------------------------------------------------------
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Ray's own tensor types as lists of fixed size."""
+    for name in ("feature", "gradient"):
+        if name in table.column_names and isinstance(table.schema.field(name).type, pa.ExtensionType):
+            column = table[name].combine_chunks()
+            values = np.stack([np.asarray(row) for row in column.to_numpy(zero_copy_only=False)])
+            table = table.set_column(table.column_names.index(name), name, _vectors(values.astype(np.float32)))
+    return table
+
+
+def _tables(dataset: Any) -> Iterator[pa.Table]:
+    return dataset.iter_batches(batch_format="pyarrow", batch_size=None)
+
+
+def _best_of(dataset: ray.data.Dataset, k: int) -> pa.Table:
+    """The k rows of highest score of a stream; a batch and k rows are in memory at a time."""
+    top: pa.Table | None = None
+    for batch in _tables(dataset):
+        rows = batch.select(["id", "score"])
+        _check_finite(rows)
+        top = best(rows if top is None else pa.concat_tables([top, rows]), k)
+    if top is None or top.num_rows < k:
+        raise ScoreError(f"k: {k} samples are wanted, but there are {0 if top is None else top.num_rows}")
+    return top
+
+
+def _check(table: pa.Table, k: int) -> None:
+    _check_finite(table)
+    if table.num_rows < k:
+        raise ScoreError(f"k: {k} samples are wanted, but there are {table.num_rows}")
+
+
+def _check_finite(table: pa.Table) -> None:
+    broken = table.filter(pc.invert(pc.is_finite(table["score"])))["id"].to_pylist()
+    if broken:
+        raise ScoreError(f"scores are not finite, of the samples {few(broken, 5)}: the network has diverged")
+
+
+def _select_set(
+    strategy: Strategy, table: pa.Table, labeled: pa.Table | None, columns: tuple[str, ...], k: int, chance: Chance
+) -> pa.Table:
+    from prunefuse_ray.selection.set_selection import PAIRWISE_ROWS, parts_of, select_set
+    from prunefuse_ray.selection.shards import Shards
+
+    rows = _rows(table, columns).sorted()
+    known = None if labeled is None or not strategy.labeled else _rows(labeled, columns)
+    width = sum(v.shape[1] for v in rows.vectors)
+    count = len(rows.ids)
+    at_once = count <= PAIRWISE_ROWS if strategy.pairwise else not (
+        strategy.divisible and parts_of(count, len(known.ids) if known else 0, k, width) > 1
+    )  # fmt: skip
+    if at_once:
+        assert strategy.select is not None
+        with Shards(rows, 0, known) as shards:
+            return strategy.select(shards, k, chance)
+    from prunefuse_ray.distributed.resources import cores, start_ray
+
+    start_ray()
+    with tempfile.TemporaryDirectory(prefix="prunefuse-select-") as folder:
+        files = _files(Place.at(folder) / ROWS, table, columns)
+        mine = None if known is None else _files(Place.at(folder) / f"labeled-{ROWS}", labeled, columns)
+        return select_set(strategy, files, mine, k, chance, cores())
+
+
+def _rows(table: pa.Table, columns: tuple[str, ...]) -> Rows:
+    table = table.combine_chunks()
+    scores = table["score"].to_numpy().astype(np.float32)
+    vectors = [np.array(m) for m in matrices(table, columns)]
+    ids = table["id"].combine_chunks()
+    return Rows(ids=ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids, scores=scores, vectors=vectors)
+
+
+def _files(place: Place, table: pa.Table | None, columns: tuple[str, ...]) -> Files:
+    assert table is not None
+    content = table_bytes(table)
+    place.write_bytes(content, durable=False)
+    return Files(where=place.parent, paths=(place.path,), sizes=(len(content),), columns=columns)

@@ -1,0 +1,127 @@
+"""`prunefuse init`: looks at a pool and the machine, and writes a configuration to begin with."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from prunefuse_ray.commands.terminal import account, console, quiet
+from prunefuse_ray.distributed.security import secure
+from prunefuse_ray.errors import ConfigError, PoolError
+
+if TYPE_CHECKING:
+    from prunefuse_ray.data.recognise import Recognised
+    from prunefuse_ray.run.proposal import Facts
+
+
+def main(argv: Sequence[str]) -> int:
+    """Look at a pool (its kind, sizes, classes, labels, test set) and at this machine, and write a commented
+    configuration to begin with. What was guessed is told; read it before you run it."""
+    parser = argparse.ArgumentParser(prog="prunefuse init", description=main.__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "pool", metavar="POOL", help="a folder: images, Parquet, WebDataset tars, Hugging Face datasets"
+    )
+    parser.add_argument("--test", metavar="PATH", help="the test set, if it lies elsewhere (with labels)")
+    parser.add_argument("--labels", type=int, metavar="N", help="labels that people will give in all")
+    parser.add_argument("--out", metavar="FILE", default="prunefuse.yaml", help="default: prunefuse.yaml")
+    parser.add_argument("--force", action="store_true", help="overwrite the file")
+    arguments = parser.parse_args(list(argv))
+    if os.path.exists(arguments.out) and not arguments.force:
+        raise ConfigError(f"--out {arguments.out}: is there already; name another file, or overwrite it with --force")
+    if arguments.labels is not None and arguments.labels < 2:
+        raise ConfigError(f"--labels {arguments.labels}: give two or more")
+    secure()
+    quiet()
+    from prunefuse_ray.config.files import config_from_tree
+    from prunefuse_ray.data.recognise import recognise
+    from prunefuse_ray.run import proposal
+
+    found = recognise(arguments.pool)
+    if arguments.test is not None:
+        found.fields["test_path"] = arguments.test
+        found.why["test_path"] = "--test"
+    facts = _facts(found, arguments.labels)
+    choices = proposal.propose(facts)
+    if not found.labeled:
+        choices.insert(
+            0, proposal.Choice(field="annotation.kind", value="files", why="people label: `prunefuse label`")
+        )
+    missing = "test_path" not in found.fields
+    if missing:
+        found.fields["test_path"] = f"{arguments.pool.rstrip('/')}-test"
+        found.why["test_path"] = "MISSING: samples with labels, which are never selected; some 20 a class will do"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.path.abspath(arguments.pool))).strip("-._") or "run"
+    command = (
+        f"prunefuse label --config {arguments.out}" if not found.labeled else f"prunefuse run --config {arguments.out}"
+    )
+    head = [
+        f"{facts.samples:,} samples, {facts.classes} classes; written by `prunefuse init` for this machine.",
+        f"Labels: {found.why['labeled']}."
+        + (" Their labels are used as if people gave them: a benchmark." * found.labeled),
+        f"What it costs: prunefuse plan --config {arguments.out}. Then: {command}",
+        "All fields and their defaults: prunefuse run --help",
+    ]
+    text = proposal.write(name, found.fields, found.why, choices, head)
+    import yaml
+
+    config_from_tree(yaml.safe_load(text))  # a fault in it would be ours
+    with open(arguments.out, "w", encoding="utf-8") as file:
+        file.write(text)
+    console.print(f"\n{text}", markup=False)
+    console.print(f"written: {arguments.out}", markup=False)
+    if missing:
+        console.print(
+            f"A test set is missing: put samples with labels into {found.fields['test_path']}, or name where they are "
+            "with --test. They are never selected, and say how good the networks are.",
+            markup=False,
+        )
+    else:
+        console.print(f"What it costs: prunefuse plan --config {arguments.out}\nThen:          {command}", markup=False)
+    return 0
+
+
+def _facts(found: Recognised, budget: int | None) -> Facts:
+    """What a survey of the pool says, told as `inspect` tells it, and the machine."""
+    from prunefuse_ray import config as cfg
+    from prunefuse_ray.config.files import validated
+    from prunefuse_ray.data import inventory
+    from prunefuse_ray.data.account import lines
+    from prunefuse_ray.data.survey import survey
+    from prunefuse_ray.distributed.resources import cores, observe, start_ray
+    from prunefuse_ray.run.proposal import Facts
+
+    pool: Any = validated(cfg.UntestedPool, found.fields)
+    start_ray()
+    try:
+        seen = survey(pool, labeled=found.labeled)
+    except PoolError as error:
+        raise PoolError(
+            f"{error}\n(this was guessed: {', '.join(f'{k} {v}' for k, v in found.fields.items())})"
+        ) from error
+    taken = inventory.checked(inventory.take(seen), pool, account)
+    account(lines(taken.inventory.to_json()))
+    sizes = taken.inventory.sets["path"].sizes
+    channels = 1 if _all_grey(taken.inventory.sets["path"]) else 3
+    if channels == 1:
+        found.fields["channels"] = 1
+        found.why["channels"] = "all images are grey"
+    return Facts(
+        samples=seen.info.rows,
+        classes=max(len(seen.info.classes), 2),
+        labeled=found.labeled,
+        texts="text_column" in found.fields,
+        size=sizes.get("median"),
+        mixed_sizes=bool(sizes) and sizes["smallest"] != sizes["largest"],
+        channels=channels,
+        cores=cores(),
+        gpus=int(observe().gpus),
+        budget=budget,
+    )
+
+
+def _all_grey(account_: Any) -> bool:
+    grey = sum(n for kind, n in account_.conversions.items() if kind.startswith("grey"))
+    return account_.looked > 0 and grey == account_.looked

@@ -1,0 +1,98 @@
+"""`prunefuse label`: people label a run in the browser, and the run goes on by itself."""
+
+from __future__ import annotations
+
+import argparse
+import time
+import webbrowser
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prunefuse_ray.commands.terminal import TRUSTED_CODE_HELP, console
+from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.registry import check_trusted, trust
+
+if TYPE_CHECKING:
+    from prunefuse_ray.config import Config
+    from prunefuse_ray.run.ledger import Ledger
+
+
+def main(argv: Sequence[str]) -> int:
+    """Label the samples of a run in the browser, on this machine; the run goes on whenever a round has its labels.
+
+    Labels are saved as they are given, in the run directory. Several people may label at once, each in a browser.
+    """
+    parser = argparse.ArgumentParser(
+        prog="prunefuse label",
+        description=main.__doc__,
+        allow_abbrev=False,
+        epilog="Without RUN: the options of `prunefuse run` (--config my.yaml, ...) begin a run, or go on with it.",
+    )
+    configured = any(
+        a.startswith(("--config", "--preset")) or "." in a.partition("=")[0] for a in argv if a[:2] == "--"
+    )
+    if not configured:  # else the value of a field would be taken for it
+        parser.add_argument("run", nargs="?", metavar="RUN", help="the directory of a run (a path or URI)")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="of the page (default: any that is free)")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser of this machine")
+    parser.add_argument("--no-run", action="store_true", help="only take labels; another command carries out the run")
+    parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=TRUSTED_CODE_HELP)
+    mine, rest = parser.parse_known_args(list(argv))
+    if not 0 <= mine.port < 2**16:
+        raise ConfigError(f"--port {mine.port}: give a number from 0 (any that is free) to 65535")
+    trust(mine.trusted)
+    ledger, config = _run(None if configured else mine.run, rest)
+    from prunefuse_ray.annotation.page import PageServer
+    from prunefuse_ray.run.browser import LOOKS_EVERY, Follower, starter
+
+    if config.annotation.kind != "files":
+        raise ConfigError(
+            f"annotation.kind is '{config.annotation.kind}': the page writes label files; begin a run with "
+            "--annotation.kind files"
+        )
+    try:
+        page = PageServer(config.run.name, port=mine.port)
+    except OSError as error:
+        raise ConfigError(f"--port {mine.port}: cannot be used ({error.strerror}); name another") from error
+    follower = Follower(ledger, config, page, None if mine.no_run else starter(config))
+    page.again = follower.again
+    console.print(f"label in the browser: {page.address}")
+    console.print("(only from this machine; whoever has the address may label. Ctrl-C ends it: labels are saved)")
+    if mine.open:
+        webbrowser.open(page.address)
+    try:
+        while follower.look() != "finish":
+            time.sleep(LOOKS_EVERY)
+        time.sleep(3.0)  # open pages ask once more, and say that the run is finished
+    finally:
+        follower.end()
+        page.close()
+    return 0
+
+
+def _run(directory: str | None, rest: list[str]) -> tuple[Ledger, Config]:
+    """The run that was named: by its directory, or by its configuration."""
+    from prunefuse_ray.method.selector import trusted
+    from prunefuse_ray.networks.architectures import is_custom
+    from prunefuse_ray.run.ledger import Ledger
+    from prunefuse_ray.run.loop import run_place
+    from prunefuse_ray.storage import Place
+
+    if directory is None:
+        from prunefuse_ray.commands.options import parse_run
+
+        if not rest:
+            raise ConfigError("label: name the directory of a run, or a configuration with --config FILE")
+        config = parse_run(rest)
+        return Ledger(run_place(config)), config
+    if rest:
+        raise ConfigError(f"{rest[0]}: is no option of `label RUN`; the directory has its own configuration")
+    ledger = Ledger(Place.at(directory))
+    if not ledger.exists:
+        raise ConfigError(f"{directory}: is no run directory (it has no config.yaml); `prunefuse run` begins one")
+    config = ledger.read_config()
+    for name in filter(is_custom, trusted(config)):
+        check_trusted(name, "network")
+    parent, _, name = directory.rstrip("/").rpartition("/")
+    run = config.run.model_copy(update={"directory": parent or ".", "name": name})  # wherever it lies by now
+    return ledger, config.model_copy(update={"run": run})

@@ -1,0 +1,308 @@
+"""What a folder seems to hold: the fields of `pool` that fit it, by names, endings and the heads of some files.
+
+These are guesses for a configuration that people read before they run it, so each is told with what it was seen by. A
+run guesses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from prunefuse_ray.data.classes import features_names
+from prunefuse_ray.data.folders import Lying, Walk
+from prunefuse_ray.data.image_files import extensions
+from prunefuse_ray.data.reading import plain_type
+from prunefuse_ray.data.sources.webdataset import Sample, scan_tar
+from prunefuse_ray.errors import PoolError, few
+from prunefuse_ray.storage import Place
+
+ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".tar": "webdataset", ".arrow": "huggingface"}
+"""Of files that hold many samples -> their source."""
+PART = {
+    "test": ("test", "tests", "testing", "heldout", "holdout", "eval", "evaluation"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "pool": ("train", "training", "pool", "unlabeled", "unlabelled", "unsupervised"),
+}
+"""Part of a data set -> words by which folders and files name it."""
+LABELS = ("label", "labels", "fine_label", "class", "target", "category", "y", "cls")
+IDS = ("id", "sample_id", "image_id", "uuid", "key", "filename", "file_name", "path")
+TEXTS = ("text", "content", "review", "sentence", "body", "document", "title")
+MOST_CLASSES = 1000
+FILES_READ = 20
+"""Files whose labels are looked at."""
+
+
+@dataclass(kw_only=True)
+class Recognised:
+    """What a folder seems to be."""
+
+    fields: dict[str, Any]
+    """Of `pool`, without those that have their defaults."""
+    labeled: bool
+    """Whether the pool's samples have labels."""
+    why: dict[str, str] = field(default_factory=dict)
+    """Field -> what it was seen by. `labeled`: likewise."""
+
+
+def recognise(path: str) -> Recognised:
+    """Look at a folder (or one file).
+
+    Raises:
+        PoolError: nothing there that a source takes.
+    """
+    place = Place.at(path)
+    files = [f for f in Walk().at(place) if f.problem is None and not _hidden(f.name)]
+    by_source: dict[str, list[Lying]] = defaultdict(list)
+    for one in files:
+        ending = posixpath.splitext(one.name)[1].lower()
+        source = "images" if one.name.lower().endswith(extensions()) else ENDINGS.get(ending)
+        if source is not None:
+            by_source[source].append(one)
+    if not by_source:
+        seen = Counter(posixpath.splitext(f.name)[1].lower() or "no ending" for f in files)
+        there = ", ".join(f"{n} {ending}" for ending, n in seen.most_common(5)) or "nothing"
+        raise PoolError(
+            f"'{path}' holds no images, Parquet, tar or Arrow files (there: {there}); name the folder of a pool, or "
+            "write the configuration by hand: `prunefuse list sources` shows what there is"
+        )
+    source = max(by_source, key=lambda s: sum(f.size for f in by_source[s]))
+    taken = by_source[source]
+    if place.fs.get_file_info(place.path).is_file:
+        parts: dict[str, Any] = {"path": path}
+        of_part = {"path": taken}
+    else:
+        parts, of_part = _parts(path, taken, folders=source in ("images", "huggingface"))
+    found = Recognised(fields={"source": source, **parts}, labeled=False)
+    found.why["source"] = f"{len(taken):,} of {len(files):,} files" + (
+        f"; left aside: {', '.join(f'{len(v)} of {s}' for s, v in by_source.items() if s != source)}"
+        if len(by_source) > 1
+        else ""
+    )
+    for setting, words in (("test_path", "test"), ("validation_path", "validation")):
+        if setting in parts:
+            found.why[setting] = f"by its name ({', '.join(PART[words][:3])}, ...)"
+    root = place if place.fs.get_file_info(place.path).type.name == "Directory" else place.parent
+    _READERS[source](found, root, {s: [f.name for f in fs] for s, fs in of_part.items()})
+    return found
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _part_of(name: str, folders: bool) -> str | None:
+    """The part of a data set that a file belongs to by its name below the root: its first folder, or, of files that
+    hold many samples, the first word of the file's own name."""
+    *above, last = name.split("/")
+    words = above[:1] if folders else [*above, re.split(r"[-_.\d]", last)[0]]
+    for word in reversed(words):
+        for part, names in PART.items():
+            if word.lower() in names:
+                return part
+    return None
+
+
+def _parts(path: str, files: Sequence[Lying], folders: bool) -> tuple[dict[str, Any], dict[str, list[Lying]]]:
+    """(`path`, `test_path`, `validation_path` as far as they are there; the files of each)"""
+    root = path.rstrip("/")
+    by_part: dict[str, list[Lying]] = defaultdict(list)
+    for one in files:
+        by_part[_part_of(one.name, folders) or "rest"].append(one)
+    pool = by_part.get("pool") or by_part.get("rest")
+    if not pool or (len(by_part) == 1):
+        return {"path": path}, {"path": list(files)}
+    settings = {"path": pool}
+    if "test" in by_part:
+        settings["test_path"] = by_part["test"]
+        if "validation" in by_part:
+            settings["validation_path"] = by_part["validation"]
+    elif "validation" in by_part:
+        settings["test_path"] = by_part["validation"]
+    return {setting: _written(root, [f.name for f in some], folders) for setting, some in settings.items()}, settings
+
+
+def _written(root: str, names: list[str], folders: bool) -> Any:
+    """Files as people name them: their folders, or a pattern, or a list."""
+    tops = sorted({name.partition("/")[0] for name in names})
+    if folders or (all("/" in name for name in names) and len(tops) == 1):
+        return f"{root}/{tops[0]}" if len(tops) == 1 else [f"{root}/{top}" for top in tops]
+    if len(names) == 1:
+        return f"{root}/{names[0]}"
+    above = {posixpath.dirname(name) for name in names}
+    words = {re.split(r"[-_.\d]", posixpath.basename(name))[0] for name in names}
+    if len(above) == len(words) == 1 and "" not in words:
+        ending = posixpath.splitext(names[0])[1]
+        return posixpath.join(root, above.pop(), f"{words.pop()}*{ending}")
+    return [f"{root}/{name}" for name in names]
+
+
+# --- what the files of each source say -------------------------------------------------------------------------------
+
+
+def _images(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
+    """Sub-folders are classes, unless the test set has other ones or nearly every image has one of its own."""
+    pool = _classes_below(found.fields["path"], root, files["path"])
+    test = _classes_below(found.fields.get("test_path"), root, files.get("test_path", ()))
+    flat = "" in pool
+    if flat:
+        found.why["labeled"] = f"{pool['']:,} images lie in no sub-folder"
+    elif len(pool) < 2 or len(pool) > min(MOST_CLASSES, sum(pool.values()) / 2):
+        found.why["labeled"] = f"its {len(pool)} sub-folders can hardly be classes"
+    elif test and not pool.keys() <= test.keys():
+        other = few(sorted(pool.keys() - test.keys()), 3)
+        found.why["labeled"] = f"its sub-folders are not those of the test set ({other})"
+    else:
+        found.labeled = True
+        found.why["labeled"] = f"{len(pool)} sub-folders, taken for classes"
+
+
+def _classes_below(setting: Any, root: Place, names: Iterable[str]) -> Counter[str]:
+    """Sub-folder of a set -> its images; '' for those that lie in none."""
+    tops = [Place.at(p).path for p in ([setting] if isinstance(setting, str) else setting or ())]
+    found: Counter[str] = Counter()
+    for name in names:
+        full = posixpath.join(root.path, name)
+        top = next((t for t in tops if full.startswith(t + "/")), root.path)
+        found[posixpath.dirname(full[len(top) + 1 :]).partition("/")[0]] += 1
+    return found
+
+
+def _columns(found: Recognised, schema: pa.Schema) -> None:
+    """The columns of a table: samples, ids, labels."""
+    kinds = {f.name: plain_type(f.type) for f in schema}
+
+    def named(wanted: Sequence[str], fits: Any) -> str | None:
+        fitting = [name for name, kind in kinds.items() if fits(kind)]
+        by_name = [name for word in wanted for name in fitting if name.lower() == word]
+        return (by_name or fitting or [None])[0]
+
+    image = named(("image", "img", "picture", "photo"), _holds_images)
+    text = named(TEXTS, pa.types.is_string) if image is None else None
+    if image is None and text is None:
+        raise PoolError(f"no column holds images or texts; the columns are {', '.join(schema.names)}")
+    if image is not None and image != "image":
+        found.fields["image_column"] = image
+        found.why["image_column"] = "the column of encoded images"
+    if text is not None:
+        found.fields["text_column"] = text
+        found.why["text_column"] = "a column of strings, and none of images"
+    if found.fields["source"] == "parquet":
+        id_ = next((n for w in IDS for n, k in kinds.items() if n.lower() == w and n != text and _is_id(k)), None)
+        if id_ != "id":
+            found.fields["id_column"] = id_
+            found.why["id_column"] = "by its name" if id_ else "none is named like ids: file name and row are"
+    label = named(LABELS, pa.types.is_integer)
+    if label is not None and label.lower() in LABELS:
+        found.labeled = True
+        found.why["labeled"] = f"the column '{label}' holds integers"
+        if label != "label":
+            found.fields["label_column"] = label
+    else:
+        strings = [n for w in LABELS for n, k in kinds.items() if n.lower() == w and not pa.types.is_integer(k)]
+        found.why["labeled"] = (
+            f"the column '{strings[0]}' is of type {kinds[strings[0]]}: labels are integers 0 .. classes-1"
+            if strings
+            else f"no column of integers is named like labels ({', '.join(LABELS[:4])}, ...)"
+        )
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return True
+    if pa.types.is_struct(kind):
+        return any(kind.field(n).name == "bytes" for n in range(kind.num_fields))
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+        if kind == pa.uint8():
+            return True
+    return "tensor" in str(kind)
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or (pa.types.is_integer(kind) and not pa.types.is_uint64(kind))
+
+
+def _parquet(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
+    schema = pq.read_schema(posixpath.join(root.path, files["path"][0]), filesystem=root.fs)
+    _columns(found, schema)
+    labels = found.fields.get("label_column", "label")
+    names = [*files["path"], *files.get("test_path", ())]
+    if not found.labeled and files.get("test_path"):
+        test = pq.read_schema(posixpath.join(root.path, files["test_path"][0]), filesystem=root.fs)
+        labels = next((n for w in LABELS for n in test.names if n.lower() == w), labels)
+        names, schema = files["test_path"], test
+        if labels != "label":
+            found.fields["label_column"] = labels
+    if labels in schema.names and features_names(schema, labels) is None:
+        columns = (
+            pq.read_table(posixpath.join(root.path, n), filesystem=root.fs, columns=[labels])[labels]
+            for n in names[:FILES_READ]
+        )
+        _count_classes(found, (v for c in columns for v in pc.unique(c).to_pylist()), len(names))
+
+
+def _webdataset(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
+    first = Place(root.fs, posixpath.join(root.path, files["path"][0]))
+    kinds: Counter[str] = Counter()
+    field_: str | None = None
+    try:
+        with first.fs.open_input_stream(first.path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in islice(tar, 200):
+                kind = posixpath.basename(member.name).partition(".")[2].lower()
+                kinds[kind] += 1
+                if kind == "json" and field_ is None and (content := tar.extractfile(member)) is not None:
+                    field_ = _label_field(content.read())
+    except (OSError, tarfile.TarError) as error:
+        raise PoolError(f"{first.path}: cannot be read as an uncompressed tar file ({error})") from error
+    if "cls" in kinds:
+        found.labeled, found.why["labeled"] = True, "samples have a member .cls"
+    elif field_ is not None:
+        found.fields["label_column"] = f"json:{field_}"
+        found.labeled, found.why["labeled"] = True, f"samples have a member .json with an integer '{field_}'"
+    else:
+        found.why["labeled"] = "samples have neither a member .cls nor an integer label in .json"
+    names = [*(files["path"] if found.labeled else ()), *files.get("test_path", ())]
+    label = found.fields.get("label_column", "cls")
+    shards = (Place(root.fs, posixpath.join(root.path, name)) for name in names[:FILES_READ])
+    values = (s.label for shard in shards for s in scan_tar(shard, label) if isinstance(s, Sample))
+    _count_classes(found, values, len(names))
+
+
+def _label_field(content: bytes) -> str | None:
+    try:
+        tree = json.loads(content)
+    except ValueError:
+        return None
+    return next((w for w in LABELS if isinstance(tree, dict) and type(tree.get(w)) is int), None)
+
+
+def _huggingface(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
+    with root.fs.open_input_stream(posixpath.join(root.path, files["path"][0])) as stream:
+        schema = pa.ipc.open_stream(stream).schema
+    _columns(found, schema)
+    if found.labeled and features_names(schema, found.fields.get("label_column", "label")) is None:
+        found.why["classes"] = "the files do not name them: set pool.classes"
+
+
+def _count_classes(found: Recognised, labels: Iterable[Any], files: int) -> None:
+    """The number of classes, from labels 0 .. classes-1."""
+    values = {v for v in labels if isinstance(v, int)}
+    if values and min(values) >= 0 and max(values) < 100_000:
+        found.fields["classes"] = max(2, max(values) + 1)
+        where = f" of {FILES_READ} of {files} files" if files > FILES_READ else ""
+        found.why["classes"] = f"the largest label{where} is {max(values)}; better give their names"
+
+
+_READERS = {"images": _images, "parquet": _parquet, "webdataset": _webdataset, "huggingface": _huggingface}

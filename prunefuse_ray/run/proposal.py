@@ -1,0 +1,186 @@
+"""A first configuration for a pool: network, ratio, recipe and strategy that fit what lies there and the machine.
+
+Rules as people would give them, each with its reason, and no search: nnU-Net's fingerprint -> plan (Isensee et al.
+2021, Nature Methods 18, 203-211) in small. Figures are the README's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+MOST_LINES = 40
+LARGE_POOL = 200_000
+"""Samples from which scoring is what takes the time."""
+HUGE_POOL = 1_000_000
+"""Samples from which a strategy that looks at sets takes long."""
+WIDTH = 140
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the proposal rests on."""
+
+    samples: int
+    classes: int
+    labeled: bool
+    texts: bool
+    size: tuple[int, int] | None
+    """Median height and width of the images in pixels."""
+    mixed_sizes: bool
+    channels: int
+    cores: int
+    gpus: int
+    budget: int | None = None
+    """Labels that people will give in all, if they have said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One field and why it has its value."""
+
+    field: str
+    value: Any
+    why: str
+
+
+def propose(facts: Facts) -> list[Choice]:
+    """The fields that are worth a thought; all others keep their defaults."""
+    return [*_input(facts), *_network(facts), *_selection(facts), *_training(facts), *_machine(facts)]
+
+
+def side(facts: Facts) -> int:
+    """The side in pixels to which images are scaled: what the machine can afford, and no more than they have."""
+    assert facts.size is not None
+    smaller = min(facts.size)
+    most = 224 if facts.gpus else 64
+    return smaller if smaller <= 64 else min(most, smaller // 32 * 32)
+
+
+def _input(facts: Facts) -> list[Choice]:
+    if facts.texts or facts.size is None:
+        return []
+    pixels, (height, width) = side(facts), facts.size
+    if height == width == pixels and not facts.mixed_sizes:
+        return []
+    why = f"images are {height} x {width} in the middle; "
+    why += (
+        f"{pixels} is what {_machine_name(facts)} trains in reasonable time" if pixels < min(facts.size) else "square"
+    )
+    found = [Choice(field="pool.image_size", value=[pixels, pixels], why=why)]
+    if facts.mixed_sizes and pixels >= 64:
+        found.append(Choice(field="pool.crop_ratio", value=0.875, why="photographs: the centre, as torchvision has it"))
+    return found
+
+
+def _machine_name(facts: Facts) -> str:
+    return f"{facts.gpus} GPU{'s' * (facts.gpus > 1)}" if facts.gpus else f"{facts.cores} CPU cores"
+
+
+def _network(facts: Facts) -> list[Choice]:
+    if facts.texts:
+        name, why = "textcnn", "texts: a convolutional network over their bytes"
+    elif facts.size is not None and side(facts) > 64:
+        name = "torchvision:resnet50" if facts.gpus else "torchvision:resnet18"
+        why = f"photographs, on {_machine_name(facts)}"
+    else:
+        name = "resnet56" if facts.gpus else "resnet20"
+        why = f"small images, on {_machine_name(facts)}"
+    if facts.samples >= LARGE_POOL and not facts.gpus:
+        ratio, why_ratio = (
+            0.7,
+            f"{facts.samples:,} samples to score on CPUs (0.5 selects a little better)",
+        )
+    else:
+        ratio, why_ratio = 0.5, "a quarter of the work of scoring; 0.8: a twenty-fifth, a little worse"
+    return [
+        Choice(field="network.architecture", value=name, why=why),
+        Choice(field="pruning.ratio", value=ratio, why=why_ratio),
+    ]
+
+
+def budgets(facts: Facts) -> list[int]:
+    """Label budgets: a fifth at random, then up to the half, then all, as far as these are different."""
+    most = max(2, facts.samples - 1)
+    whole = facts.budget or min(max(20 * facts.classes, 50), max(facts.samples // 4, 2))
+    whole = min(whole, most)
+    return sorted({max(1, whole // 5), max(1, whole // 2), whole})
+
+
+def _selection(facts: Facts) -> list[Choice]:
+    found = budgets(facts)
+    each = found[-1] / facts.classes
+    why = f"{each:.0f} labels a class in the end" if each >= 1 else "fewer labels than classes"
+    why += "; --labels gives another number" if facts.budget is None else ", as you said"
+    if facts.samples > HUGE_POOL:
+        strategy, why_strategy = "margin", "two likely classes; quick for a pool of this size"
+    else:
+        strategy, why_strategy = "auto", "decides in each round by labels a class and accuracy, and says why"
+    return [
+        Choice(field="selection.strategy", value=strategy, why=why_strategy),
+        Choice(field="selection.budgets", value=found, why=why),
+    ]
+
+
+def _training(facts: Facts) -> list[Choice]:
+    if facts.texts:
+        why = "texts: a lower rate than images, and nothing to augment"
+        recipe: dict[str, Any] = {"epochs": 30, "lr": 0.05, "augment": []}
+    else:
+        why = "add flip where left and right mean the same"
+        recipe = {"epochs": 30, "augment": ["crop"]}
+    return [Choice(field=section, value=recipe, why=why) for section in ("training", "finetuning")]
+
+
+def _machine(facts: Facts) -> list[Choice]:
+    if not facts.gpus:
+        return []
+    return [
+        Choice(field="workers.gpu", value=True, why=_machine_name(facts)),
+        Choice(field="scoring.gpus", value=1, why="one GPU an actor"),
+    ]
+
+
+def write(name: str, pool: Mapping[str, Any], why: Mapping[str, str], choices: list[Choice], head: list[str]) -> str:
+    """The configuration as commented YAML of at most MOST_LINES lines.
+
+    Args:
+        pool: fields of `pool`.
+        why: 'section.field' -> the reason, of these.
+        head: lines of the comment at its top.
+    """
+    tree: dict[str, Any] = {"run": {"name": name}, "pool": dict(pool)}
+    reasons = {f"pool.{field}": reason for field, reason in why.items()}
+    for choice in choices:
+        section, _, field = choice.field.partition(".")
+        if field:
+            tree.setdefault(section, {})[field] = choice.value
+        else:
+            tree[section] = choice.value
+        reasons[choice.field] = choice.why
+    lines = [f"# {line}" for line in head]
+    for section, fields in tree.items():
+        if section in reasons:
+            lines.append(_commented(f"{section}: {_flow(fields)}", reasons[section]))
+            continue
+        lines.append(f"{section}:")
+        lines += [_commented(f"  {f}: {_flow(v)}", reasons.get(f"{section}.{f}", "")) for f, v in fields.items()]
+    assert len(lines) <= MOST_LINES, "the rules above give fewer"
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("\n...\n").strip()
+    )
+
+
+def _commented(line: str, why: str) -> str:
+    why = " ".join(why.split())
+    if not why:
+        return line
+    written = f"{line.ljust(44)}  # {why}"
+    return written if len(written) <= WIDTH else written[: WIDTH - 4].rstrip() + " ..."

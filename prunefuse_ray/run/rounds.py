@@ -1,0 +1,52 @@
+"""What people are told of a run while it goes on: a line for every round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prunefuse_ray.config.schema import Config
+from prunefuse_ray.method.steps import steps
+from prunefuse_ray.tasks import TASKS, Metric
+
+
+class RoundLines:
+    """A listener of `loop.run` that says a line per round as it ends."""
+
+    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+        self.config, self.metric, self.say = config, TASKS[config.task].metric, say
+        self.steps_done = 0
+        self._figures: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, event: str, step: Any, commit: Any) -> None:
+        if event == "start":
+            return
+        self.steps_done += 1
+        if step.round < 0:
+            return
+        figures = self._figures.setdefault(step.round, {"seconds": 0.0})
+        figures[step.phase] = commit.metrics
+        figures["seconds"] += commit.metrics["seconds"]
+        if self._last(step):
+            planned = self.config.selection.budgets[step.round]  # where an earlier command took the labels
+            labels = figures.get("label", {}).get("labels", planned)
+            self.say(round_line(step.round, labels, figures, self.metric))
+
+    def _last(self, step: Any) -> bool:
+        return [s for s in steps(self.config) if s.round == step.round][-1] == step
+
+
+def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric) -> str:
+    """What one round came to, in a line."""
+    parts = [f"round {round_}: {labels} labels"]
+    if "train" in figures:
+        parts.append(f"proxy {metric.text(figures['train'][metric.measured])}")
+    counts = figures.get("label", {}).get("class_counts")
+    if counts:
+        missing = sum(not count for count in counts)
+        parts.append(f"{min(counts)} to {max(counts)} of a class" + f" ({missing} without any)" * bool(missing))
+    if "score" in figures:
+        parts.append(f"{figures['score']['samples']:,} scored")
+    if "finetune" in figures:
+        parts.append(f"fused {metric.text(figures['finetune'][metric.measured])}")
+    return ", ".join([*parts, f"{figures['seconds']:.1f} s"])

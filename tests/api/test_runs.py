@@ -1,0 +1,51 @@
+"""Whole runs from Python: the same run as the command's, and what a notebook shows of it."""
+
+import pytest
+
+import prunefuse_ray
+from prunefuse_ray.config.files import to_tree
+from prunefuse_ray.errors import ConfigError, LedgerError
+from tests.support.nets import OWN
+from tests.support.runs import tiny
+
+
+@pytest.fixture(scope="module")
+def ran(local_ray, tiny_pool, tmp_path_factory):
+    told = []
+    tree = to_tree(tiny(tiny_pool, tmp_path_factory.mktemp("runs")))
+    return prunefuse_ray.execute(tree, tell=told.append, selection={"budgets": [10, 18]}), told
+
+
+def test_a_run_is_carried_out_and_told(ran):
+    run, told = ran
+    assert run.finished
+    assert any(line.startswith("pool: 120 samples") for line in told)
+    assert [line.partition(":")[0] for line in told if line.startswith("round")] == ["round 0", "round 1"]
+    assert [r["labels"] for r in run.result["rounds"]] == [10, 18]
+    assert (run.selected.num_rows, len(set(run.selected["id"].to_pylist()))) == (18, 18)
+    assert run.selected["round"].to_pylist() == [0] * 10 + [1] * 8
+
+
+def test_a_notebook_shows_the_run_and_its_report(ran):
+    run, _ = ran
+    shown = run._repr_html_()
+    assert "<b>tiny</b> finished" in shown
+    assert shown.count("<tr>") == 3
+    report = run.report()
+    assert "&lt;!DOCTYPE html&gt;" in report._repr_html_()
+    assert 'sandbox=""' in report._repr_html_()
+    with open(report.path, encoding="utf-8") as file:
+        assert file.read() == report.page
+    assert "finished; 10 labels, proxy" in repr(run)
+
+
+def test_a_run_directory_is_opened_and_its_network_loaded(ran):
+    run = prunefuse_ray.Run(ran[0].directory, trusted=OWN)
+    assert run.result == ran[0].result
+    assert run.network(trusted=OWN[0]).classes == ["0", "1"]
+    again = prunefuse_ray.execute(run.config, tell=None)
+    assert again.directory == run.directory
+    with pytest.raises(LedgerError, match="is no run directory"):
+        prunefuse_ray.Run(ran[0].directory + "/rounds")
+    with pytest.raises(ConfigError, match="unknown key"):
+        prunefuse_ray.execute({"pol": {}})

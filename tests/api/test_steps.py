@@ -1,0 +1,196 @@
+"""The steps by themselves: on a network and data of one's own they give what a run gives, or what can be counted."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import prunefuse_ray
+from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.errors import ConfigError, PruneFuseError, ScoreError
+
+
+class Mine(nn.Module):
+    """A network that the package does not know."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+@pytest.fixture
+def mine():
+    torch.manual_seed(0)
+    return Mine()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(70, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def expected_margin(network, x):
+    with torch.no_grad():
+        p = torch.softmax(network.eval()(x).double(), 1).sort(1, descending=True).values
+    return (1 - (p[:, 0] - p[:, 1])).float().numpy()
+
+
+def test_a_proxy_of_ones_own_network_goes_back_into_it(mine, images):
+    before = {n: t.clone() for n, t in mine.state_dict().items()}
+    proxy = prunefuse_ray.prune(mine, images, ratio=0.5)
+    assert proxy.network.body[0].out_channels == 4
+    assert proxy.network.body[3].weight.shape == (8, 4, 3, 3)
+    optimizer = torch.optim.SGD(proxy.network.parameters(), lr=0.1)
+    nn.functional.cross_entropy(proxy.network(images), torch.arange(70) % 3).backward()
+    optimizer.step()
+    fused = prunefuse_ray.fuse(mine, proxy)
+    assert isinstance(fused, Mine)
+    kept = proxy.kept["body.0.weight"][0]
+    torch.testing.assert_close(fused.body[0].weight[kept], proxy.network.body[0].weight, rtol=0, atol=0)
+    others = [n for n in range(8) if n not in kept.tolist()]
+    torch.testing.assert_close(fused.body[0].weight[others], before["body.0.weight"][others], rtol=0, atol=0)
+    assert all(torch.equal(t, before[n]) for n, t in mine.state_dict().items()), "the dense network is not changed"
+    preserving = prunefuse_ray.fuse(mine, proxy, "function_preserving").eval()
+    torch.testing.assert_close(preserving(images), proxy.network.eval()(images), rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_those_of_the_network_however_the_data_come(mine, images):
+    expected = expected_margin(mine, images)
+    labels = torch.arange(70) % 3
+    mine.train()
+    for data in (images, TensorDataset(images), TensorDataset(images, labels), list(images),
+                 DataLoader(TensorDataset(images, labels), batch_size=9), [images[:30], images[30:]]):  # fmt: skip
+        if isinstance(data, list) and len(data) == 70:
+            data = TensorDataset(torch.stack(data))
+        if isinstance(data, list):
+            data = iter(data)
+        scores = prunefuse_ray.score(mine, data, "margin")
+        np.testing.assert_allclose(scores.table["score"].to_numpy(), expected, atol=1e-5)
+        assert scores.table["id"].to_pylist() == list(range(70))
+        assert (len(scores), scores.classes) == (70, 3)
+    assert mine.training, "the network is left as it was"
+
+
+def test_inputs_may_be_prepared_and_samples_named(mine, images):
+    names = [f"s{n}" for n in range(70)]
+    records = [{"pixels": image.numpy() * 255} for image in images]
+    loader = DataLoader(records, batch_size=16)
+    scores = prunefuse_ray.score(mine, loader, ids=names, prepare=lambda batch: batch["pixels"] / 255)
+    np.testing.assert_allclose(scores.table["score"].to_numpy(), expected_margin(mine, images), atol=1e-5)
+    selected = prunefuse_ray.select(scores, 5)
+    best = sorted(range(70), key=lambda n: (-scores.table["score"][n].as_py(), names[n]))[:5]
+    assert selected["id"].to_pylist() == [names[n] for n in best]
+    assert selected["rank"].to_pylist() == list(range(5))
+
+
+@pytest.mark.parametrize("strategy", [n for n, s in STRATEGIES.items() if s.select is not None])
+def test_every_strategy_for_sets_selects_different_samples(strategy, mine, images):
+    scores = prunefuse_ray.score(mine, images, strategy)
+    labeled = prunefuse_ray.score(mine, images[:9], strategy, ids=range(100, 109))
+    if STRATEGIES[strategy].labeled:
+        with pytest.raises(ConfigError, match="begins with the labeled samples"):
+            prunefuse_ray.select(scores, 7)
+    selected = prunefuse_ray.select(scores, 7, labeled=labeled)
+    assert len(set(selected["id"].to_pylist())) == 7
+    again = prunefuse_ray.select(scores, 7, labeled=labeled)
+    assert again.equals(selected)
+
+
+def test_k_centers_are_the_farthest_points(mine, images):
+    scores = prunefuse_ray.score(mine, images, "k_centers")
+    labeled = prunefuse_ray.score(mine, images[:2], "k_centers", ids=[100, 101])
+    with torch.no_grad():
+        points = mine.eval().body(images)
+    nearest = torch.cdist(points, points[:2]).min(1).values
+    expected = []
+    for _ in range(5):
+        expected.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, torch.cdist(points, points[expected[-1:]])[:, 0])
+    assert prunefuse_ray.select(scores, 5, labeled=labeled)["id"].to_pylist() == expected
+
+
+def test_a_ray_dataset_is_scored_by_actors_and_selected_from(mine, images, local_ray):
+    import ray
+
+    rows = {"id": [f"s{n:03d}" for n in range(70)], "image": list(images.numpy())}
+    dataset = ray.data.from_arrow(pa.table({"id": rows["id"]})).add_column(
+        "image", lambda batch: np.stack([images.numpy()[int(i[1:])] for i in batch["id"]]), batch_format="numpy"
+    )
+    here = prunefuse_ray.score(mine, images, "margin", ids=rows["id"])
+    there = prunefuse_ray.score(mine, dataset, "margin", batch_size=16, actors=(1, 1), device="cpu")
+    assert (
+        prunefuse_ray.select(there, 6)
+        .select(["id", "rank"])
+        .equals(prunefuse_ray.select(here, 6).select(["id", "rank"]))
+    )
+    sets = [prunefuse_ray.score(mine, data, "badge", actors=(1, 1), device="cpu", **more)
+            for data, more in ((images, {"ids": rows["id"]}), (dataset, {"batch_size": 16}))]  # fmt: skip
+    assert len(prunefuse_ray.select(sets[1], 4)) == 4
+    np.testing.assert_allclose(
+        np.sort(sets[1].to_table()["score"].to_numpy()), np.sort(sets[0].table["score"].to_numpy()), atol=1e-6
+    )
+    with pytest.raises(ConfigError, match="has no column 'image'"):
+        prunefuse_ray.score(mine, ray.data.from_items([{"id": 1}]))
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (lambda m, x: prunefuse_ray.score(m, x, "margn"), "did you mean 'margin'"),
+        (lambda m, x: prunefuse_ray.score(m, x, "random"), "asks no network"),
+        (lambda m, x: prunefuse_ray.score(m, x, "bald"), "needs a committee"),
+        (lambda m, x: prunefuse_ray.score(m, x, ids=[1, 2]), "but the data hold 70 samples"),
+        (lambda m, x: prunefuse_ray.score(m, x, ids=[0] * 70), "1 different ones"),
+        (lambda m, x: prunefuse_ray.score(m, DataLoader(TensorDataset(x), shuffle=True)), "shuffles"),
+        (lambda m, x: prunefuse_ray.score(m, 3), "a int; give a Dataset"),
+        (lambda m, x: prunefuse_ray.score(m, []), "holds no sample"),
+        (lambda m, x: prunefuse_ray.score(m, ["text"]), "give `prepare`"),
+        (lambda m, x: prunefuse_ray.score(m.body, x, "badge"), "ends in an nn.Linear"),
+        (lambda m, x: prunefuse_ray.score(m.body[0], x), "logits (N, C) are needed"),
+        (lambda m, x: prunefuse_ray.select(prunefuse_ray.score(m, x), 71), "71 samples are wanted, but there are 70"),
+        (lambda m, x: prunefuse_ray.select(prunefuse_ray.score(m, x), 0), "k: 0"),
+        (lambda m, x: prunefuse_ray.prune(m, x[0, 0, 0]), "with the batch axis first"),
+        (lambda m, x: prunefuse_ray.prune(m, x, ratio=1.5), "ratio: 1.5"),
+        (lambda m, x: prunefuse_ray.fuse(Mine(5), prunefuse_ray.prune(m, x)), ""),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_message(work, said, mine, images):
+    with pytest.raises(PruneFuseError) as caught:
+        work(mine, images)
+    assert said in str(caught.value)
+
+
+def test_a_network_that_diverged_is_said(mine, images):
+    mine.head.weight.data[0, 0] = float("nan")
+    with pytest.raises(ScoreError, match="not finite, of the samples 0, 1"):
+        prunefuse_ray.select(prunefuse_ray.score(mine, images), 3)
+
+
+def test_a_network_is_exported_with_its_classes(mine, images, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    prunefuse_ray.export(mine, images, tmp_path / "m.onnx", classes=["a", "b", "c"])
+    model = onnx.load(tmp_path / "m.onnx")
+    assert [i.name for i in model.graph.input] == ["input"]
+    assert {p.key: p.value for p in model.metadata_props}["classes"] == '["a", "b", "c"]'
+
+
+def test_nothing_is_imported_before_it_is_asked_for():
+    code = "import sys, prunefuse_ray; dir(prunefuse_ray); sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_public_is_there_and_documented():
+    for name in set(prunefuse_ray.__all__) - {"__version__"}:
+        assert getattr(prunefuse_ray, name).__doc__, name

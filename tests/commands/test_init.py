@@ -1,0 +1,232 @@
+"""`prunefuse init`: a configuration from a look at a folder, which `plan` and `run` take as it is."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from prunefuse_ray.cli import main
+from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.data.recognise import recognise
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.run.proposal import MOST_LINES, Facts, budgets, propose, write
+from tests.support.pools import huggingface, image_folder, random_images, webdataset, write_pool, write_tar
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def texts(folder, name, count, **columns):
+    folder.mkdir(exist_ok=True)
+    table = {"review": [f"a text number {n}" for n in range(count)], "number": list(range(count)), **columns}
+    pq.write_table(pa.table(table), folder / name)
+
+
+def unlabeled(folder):
+    (folder / "unlabeled").mkdir(parents=True)
+    for n in range(12):
+        image = Image.fromarray(random_images(12, size=80 + n, channels=3)[n])
+        image.save(folder / "unlabeled" / f"IMG_{n}.jpg")
+    image_folder(folder / "test")
+
+
+def make(kind, root):
+    match kind:
+        case "photographs without labels":
+            unlabeled(root)
+        case "image folder with labels":
+            image_folder(root / "train", each=8)
+            image_folder(root / "val")
+        case "parquet":
+            write_pool(root, random_images(20), files=2)
+            for n in range(2):
+                (root / f"part-{n}.parquet").rename(root / f"train-{n}.parquet")
+            write_pool(root, random_images(6, seed=1), first_id=900)
+            (root / "part-0.parquet").rename(root / "test.parquet")
+        case "webdataset":
+            webdataset(root / "train", random_images(20))
+            webdataset(root / "test", random_images(6, seed=1))
+        case "texts":
+            texts(root, "train-0.parquet", 20)
+            texts(root, "test-0.parquet", 6, sentiment=[0] * 6, label=[0, 1] * 3)
+        case "huggingface":
+            root.mkdir()
+            huggingface(root / "train", random_images(20))
+            huggingface(root / "test", random_images(6, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "pool", "more"),
+    [
+        (
+            "photographs without labels",
+            {"source": "images", "path": "data/unlabeled", "test_path": "data/test", "image_size": [64, 64],
+             "crop_ratio": 0.875},
+            {"annotation": {"kind": "files"}, "network": {"architecture": "resnet20"}},
+        ),
+        (
+            "image folder with labels",
+            {"source": "images", "path": "data/train", "test_path": "data/val", "channels": 1},
+            {"network": {"architecture": "resnet20"}, "selection": {"strategy": "auto", "budgets": [1, 2, 4]}},
+        ),
+        (
+            "parquet",
+            {"source": "parquet", "path": "data/train*.parquet", "test_path": "data/test.parquet", "classes": 2,
+             "channels": 1},
+            {},
+        ),
+        (
+            "webdataset",
+            {"source": "webdataset", "path": "data/train", "test_path": "data/test", "classes": 2, "channels": 1},
+            {},
+        ),
+        (
+            "texts",
+            {"source": "parquet", "path": "data/train-*.parquet", "test_path": "data/test-0.parquet",
+             "text_column": "review", "id_column": None, "classes": 2},
+            {"annotation": {"kind": "files"}, "network": {"architecture": "textcnn"}},
+        ),
+        ("huggingface", {"source": "huggingface", "path": "data/train", "test_path": "data/test", "channels": 1}, {}),
+    ],
+)  # fmt: skip
+def test_each_kind_of_pool_gives_a_configuration_with_reasons(kind, pool, more, here, local_ray, capsys):
+    make(kind, here / "data")
+    assert main(["init", "data"]) == 0
+    text = (here / "prunefuse.yaml").read_text()
+    tree = yaml.safe_load(text)
+    told = capsys.readouterr().out
+    expected = dict(pool)
+    if kind == "texts":
+        expected["path"] = "data/train-0.parquet"
+    assert tree["pool"] == expected
+    for section, fields in more.items():
+        assert tree[section].items() >= fields.items()
+    assert text.count("\n") <= MOST_LINES
+    config = config_from_tree(tree)
+    assert all(
+        "#" in line for line in text.splitlines() if any(w in line for w in ("architecture", "ratio", "budgets"))
+    )
+    assert text in told
+    if kind == "parquet":  # as it lies there it can be planned with
+        assert main(["plan", "--config", "prunefuse.yaml", "--training-rate", "1e9", "--scoring-rate", "1000"]) == 0
+        assert "MACs" in capsys.readouterr().out
+    assert config.run.name == "data"
+    assert {p.name for p in here.iterdir()} == {"data", "prunefuse.yaml"}
+
+
+def test_a_file_is_not_overwritten_and_a_missing_test_set_is_said(here, local_ray, capsys):
+    image_folder(here / "birds", each=8)
+    assert main(["init", "birds", "--labels", "10"]) == 0
+    told = capsys.readouterr().out
+    tree = yaml.safe_load((here / "prunefuse.yaml").read_text())
+    assert (tree["selection"]["budgets"], tree["pool"]["test_path"]) == ([2, 5, 10], "birds-test")
+    assert "MISSING" in told
+    assert "A test set is missing: put samples with labels into birds-test" in told
+    assert main(["init", "birds"]) == 2
+    assert "prunefuse.yaml: is there already" in capsys.readouterr().err
+    image_folder(here / "elsewhere", each=2)
+    (here / "elsewhere" / "cat" / "0.png").write_bytes(encode_png(random_images(9)[8]))
+    assert main(["init", "birds", "--test", "elsewhere", "--force"]) == 2, "the test set is in the pool"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["init", "nothing"], "nothing"),
+        (["init", "empty"], "holds no images"),
+        (["init", "x", "--labels", "1"], "--labels 1"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_said(argv, said, here, capsys):
+    (here / "empty").mkdir()
+    (here / "empty" / "notes.txt").write_text("x")
+    assert main(argv) == 2
+    assert said in capsys.readouterr().err
+    assert not (here / "prunefuse.yaml").exists()
+
+
+# --- what is seen by what ---
+
+
+def test_sub_folders_that_cannot_be_classes_are_no_labels(here):
+    for n in range(9):  # dates, one image each
+        (here / "p" / f"2024-01-{n}").mkdir(parents=True)
+        (here / "p" / f"2024-01-{n}" / "a.png").write_bytes(encode_png(random_images(1)[0]))
+    found = recognise("p")
+    assert not found.labeled
+    assert "9 sub-folders can hardly be classes" in found.why["labeled"]
+    image_folder(here / "q" / "train", classes=("monday", "tuesday"))
+    image_folder(here / "q" / "test")
+    assert "not those of the test set (monday, tuesday)" in recognise("q").why["labeled"]
+
+
+def test_columns_are_known_by_name_and_type(here):
+    png = encode_png(random_images(1)[0])
+    table = pa.table({"uuid": ["a"], "target": [4], "picture": [{"bytes": png, "path": "x"}], "site": ["s"]})
+    pq.write_table(table, "t.parquet")
+    found = recognise("t.parquet")
+    assert found.fields == {
+        "source": "parquet", "path": "t.parquet", "image_column": "picture", "id_column": "uuid",
+        "label_column": "target", "classes": 5,
+    }  # fmt: skip
+    assert found.labeled
+    pq.write_table(pa.table({"label": ["cat"], "image": [png]}), "s.parquet")
+    named = recognise("s.parquet")
+    assert not named.labeled
+    assert "'label' is of type string: labels are integers" in named.why["labeled"]
+    pq.write_table(pa.table({"a": [1.5]}), "n.parquet")
+    with pytest.raises(PoolError, match=r"no column holds images or texts; the columns are a"):
+        recognise("n.parquet")
+
+
+def test_labels_of_a_webdataset_may_stand_in_json(here):
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(buffer, "PNG")
+    write_tar(here / "w.tar", [("0.png", buffer.getvalue()), ("0.json", b'{"label": 3}')])
+    found = recognise("w.tar")
+    assert (found.labeled, found.fields["label_column"], found.fields["classes"]) == (True, "json:label", 4)
+
+
+FACTS = {
+    "samples": 10_000, "classes": 10, "labeled": False, "texts": False, "size": (480, 640), "mixed_sizes": True,
+    "channels": 3, "cores": 8, "gpus": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "chosen"),
+    [
+        ({}, {"pool.image_size": [64, 64], "network.architecture": "resnet20", "pruning.ratio": 0.5}),
+        (
+            {"gpus": 1},
+            {"pool.image_size": [224, 224], "network.architecture": "torchvision:resnet50", "workers.gpu": True},
+        ),
+        ({"size": (32, 32), "mixed_sizes": False, "gpus": 1}, {"network.architecture": "resnet56"}),
+        ({"samples": 300_000}, {"pruning.ratio": 0.7, "selection.strategy": "auto"}),
+        ({"samples": 2_000_000}, {"selection.strategy": "margin"}),
+        ({"texts": True, "size": None}, {"network.architecture": "textcnn"}),
+        ({"budget": 500}, {"selection.budgets": [100, 250, 500]}),
+    ],
+)
+def test_what_fits_follows_from_the_facts(change, chosen):
+    found = {c.field: c.value for c in propose(Facts(**FACTS | change))}
+    assert found.items() >= chosen.items()
+    pool = {"source": "images", "path": "p", "test_path": "t", **dict.fromkeys(("a", "b", "c", "d", "e"), 1)}
+    text = write("x", pool, {}, propose(Facts(**FACTS | change)), ["one", "two", "three", "four"])
+    assert text.count("\n") <= MOST_LINES
+
+
+@pytest.mark.parametrize("samples", [2, 3, 5, 50, 10**6])
+def test_budgets_rise_and_fit_the_pool(samples):
+    for budget in (None, 2, 40):
+        found = budgets(Facts(**FACTS | {"samples": samples, "budget": budget}))
+        assert found == sorted(set(found))
+        assert 0 < found[-1] <= samples

@@ -1,0 +1,78 @@
+"""Defaults that follow from other fields: one change is enough, it is told, and what was given stays."""
+
+import pytest
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.commands.options import parse_run
+from prunefuse_ray.config import following
+from prunefuse_ray.config.files import config_from_tree, flatten, to_tree
+from prunefuse_ray.errors import ConfigError
+
+TEXTS = {"source": "parquet", "path": "p", "test_path": "t", "text_column": "text"}
+GROUPS = {"source": "parquet", "path": "p", "test_path": "t", "group_column": "site"}
+
+
+@pytest.fixture(autouse=True)
+def untold(monkeypatch):
+    monkeypatch.setattr(following, "_told", set())
+
+
+@pytest.mark.parametrize(
+    ("tree", "field", "value"),
+    [
+        ({"selection": {"selector": "dense"}}, "fusion.target", "scratch"),
+        ({"selection": {"selector": "svp:resnet8"}}, "fusion.target", "scratch"),
+        ({"selection": {"strategy": "bald"}}, "pruning.committee", 2),
+        ({"selection": {"strategy": "bald"}, "pruning": {"ratio": 0.75}}, "pruning.committee", 4),
+        ({"pool": GROUPS}, "selection.per_group", "group"),
+        (
+            {"pool": TEXTS, "training": {"augment": []}, "finetuning": {"augment": []}},
+            "network.architecture",
+            "textcnn",
+        ),
+        ({"annotation": {"url": "http://localhost:8080"}}, "annotation.kind", "label_studio"),
+        ({"training": {"patience": 3}}, "pool.validation_share", 0.1),
+        ({"training": {"epochs": 3}}, "training.warmup_epochs", 1.0),
+        ({"finetuning": {"epochs": 1}}, "finetuning.warmup_epochs", 0.33),
+    ],
+)
+def test_one_change_is_enough_and_what_follows_is_told_once(tree, field, value, caplog):
+    config = config_from_tree(tree)
+    assert flatten(to_tree(config))[field] == value
+    assert f"{field} is {value}: " in caplog.text
+    caplog.clear()
+    config_from_tree(tree)
+    assert caplog.text == ""
+    assert config_from_tree(to_tree(config)) == config, "what a run recorded follows from nothing"
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"selection": {"selector": "dense"}, "fusion": {"target": "fused"}}, "set fusion.target to scratch"),
+        ({"selection": {"strategy": "bald"}, "pruning": {"committee": 1}}, "set pruning.committee to 2 or more"),
+        ({"selection": {"strategy": "bald"}, "pruning": {"ratio": 0.7}}, "ratio 0.7 does not make 2"),
+        ({"pool": GROUPS, "selection": {"per_group": None}}, "groups need both"),
+        ({"training": {"epochs": 3, "warmup_epochs": 3}}, "warmup_epochs 3"),
+        ({"fusion": 3, "selection": {"selector": "dense"}}, "fusion: 3 is not valid"),
+        ({"selection": {"strategy": ["bald"]}}, "selection.strategy"),
+        ({"training": {"epochs": "x"}}, "training.epochs"),
+    ],
+)
+def test_what_was_given_stays_and_is_refused_where_it_contradicts(tree, said):
+    with pytest.raises(ConfigError) as caught:
+        config_from_tree(tree)
+    assert said in str(caught.value)
+
+
+def test_nothing_follows_in_a_configuration_that_needs_nothing(caplog):
+    assert to_tree(config_from_tree({})) == to_tree(cfg.Config())
+    config_from_tree({"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}})
+    assert caplog.text == ""
+
+
+def test_the_command_line_and_python_follow_as_files_do():
+    assert parse_run(["--selection.selector", "dense"]).fusion.target == "scratch"
+    assert parse_run(["--training.epochs", "2"]).training.warmup_epochs == 0.67
+    built = cfg.Config(selection=cfg.Selection(selector="dense"), fusion=cfg.Fusion(rule="scaled"))
+    assert (built.fusion.target, built.fusion.rule) == ("scratch", "scaled")

@@ -1,0 +1,92 @@
+"""When the page asks, and when the run is started to go on by itself."""
+
+import subprocess
+import sys
+
+import pytest
+
+from prunefuse_ray.annotation.page import PageServer
+from prunefuse_ray.cli import main
+from prunefuse_ray.errors import LabelsWaiting
+from prunefuse_ray.run import browser, loop
+from prunefuse_ray.run.browser import Follower, Seen, decide
+from prunefuse_ray.run.ledger import Ledger
+from tests.run.test_labeling import config_for, unlabeled  # noqa: F401 (a fixture)
+from tests.support.annotators import CLASSES, truth
+
+SEEN = {
+    "finished": False, "asking": False, "complete": False, "settled": True, "driven": False, "ended": None,
+    "moved": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "act"),
+    [
+        ({}, "start"),
+        ({"finished": True, "driven": True}, "finish"),
+        ({"asking": True}, "ask"),
+        ({"asking": True, "driven": True}, "ask"),
+        ({"asking": True, "complete": True, "settled": False}, "ask"),
+        ({"asking": True, "complete": True}, "start"),
+        ({"asking": True, "complete": True, "driven": True}, "wait"),
+        ({"driven": True}, "wait"),
+        ({"asking": True, "complete": True, "ended": 3}, "start"),
+        ({"asking": True, "complete": True, "ended": 3, "moved": False}, "stop"),
+        ({"ended": 2}, "stop"),
+        ({"asking": True, "complete": True, "ended": 1}, "stop"),
+        ({"asking": True, "ended": 1}, "ask"),
+    ],
+)
+def test_what_to_do_next(change, act):
+    assert decide(Seen(**SEEN | change)) == act
+
+
+def test_the_run_goes_on_whenever_a_round_has_its_labels(local_ray, unlabeled, tmp_path, monkeypatch):  # noqa: F811
+    """The process that carries out the run is this one."""
+    monkeypatch.setattr(browser, "SECOND_THOUGHTS", 0.0)
+    config = config_for(unlabeled, tmp_path)
+    codes = []
+
+    def start():
+        try:
+            loop.run(config)
+            codes.append(0)
+        except LabelsWaiting:
+            codes.append(3)
+        child = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({codes[-1]})"])
+        child.wait()
+        return child
+
+    ledger = Ledger(loop.run_place(config))
+    page = PageServer("tiny")
+    follower = Follower(ledger, config, page, start)
+    acts = []
+    for _ in range(12):
+        acts.append(follower.look())
+        if acts[-1] == "finish":
+            break
+        if page.desk is not None:
+            desk = page.desk
+            while batch := desk.batch("anna", 4):
+                desk.answer("anna", [(one["n"], CLASSES.index(truth(one["id"]))) for one in batch])
+    assert codes == [3, 3, 0]
+    assert acts == ["start", "ask", "start", "ask", "start", "finish"]
+    assert [r["labels"] for r in (ledger.root / "result.json").read_json()["rounds"]] == [10, 16]
+    follower.end()
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["label"], "name the directory of a run"),
+        (["label", "nowhere"], "nowhere: is no run directory"),
+        (["label", "--preset", "digits"], "annotation.kind is 'oracle'"),
+        (["label", "nowhere", "--port", "70000"], "--port 70000"),
+        (["label", "nowhere", "--bogus"], "--bogus: is no option"),
+    ],
+)
+def test_the_command_says_what_it_lacks(argv, said, capsys):
+    assert main(argv) == 2
+    assert said in capsys.readouterr().err
