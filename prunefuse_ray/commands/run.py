@@ -12,7 +12,7 @@ from rich.table import Table
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import account, console, quiet, secure, si
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.method.steps import steps
+from prunefuse_ray.method.steps import LEARN, steps
 from prunefuse_ray.report.outlook import outlook, words
 from prunefuse_ray.tasks import TASKS, Metric
 
@@ -65,6 +65,8 @@ class Progress:
                 self._status.update(f"{step} ...")
             return
         self.steps_done += 1
+        if step.phase == LEARN:
+            console.print(learned_line(commit.metrics))
         if step.round < 0:
             return
         figures = self._figures.setdefault(step.round, {"seconds": 0.0})
@@ -82,6 +84,15 @@ class Progress:
 
     def _last(self, step: Any) -> bool:
         return [s for s in steps(self.config) if s.round == step.round][-1] == step
+
+
+def learned_line(learned: dict[str, Any]) -> str:
+    """What the network took from the pool, in a line."""
+    unreadable = f", {learned['unreadable']:,} more could not be read" * bool(learned["unreadable"])
+    return (
+        f"learned from the pool: {learned['samples']:,} of its {learned['pool']:,} samples{unreadable}, "
+        f"{learned['seconds']:.1f} s"
+    )
 
 
 def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric) -> str:

@@ -52,9 +52,12 @@ class Pool(Section):
     """Column of images: encoded (binary, or {bytes, path}) or uint8 tensors (height x width x channels). Of WebDataset,
     the extension of the member that is the sample's image (`jpg`, `left.jpg`); `image`: whichever is an image."""
     text_column: str | None = None
-    """Column of texts (strings) in place of images; the network reads their bytes."""
+    """Column of texts (strings) in place of images."""
+    text_form: Literal["ngrams", "bytes"] = "bytes"
+    """What a network reads of a text: its words and pairs of words (ngrams), or its bytes. Default: ngrams for the
+    architecture textngrams, which is that of texts, bytes for others."""
     text_length: Positive = 1024
-    """Bytes of a text that the network reads; longer texts are cut, shorter ones filled up."""
+    """Different n-grams, or bytes, of a text that the network reads; longer texts are cut, shorter ones filled up."""
     label_column: str = "label"
     """Column of integer labels 0 .. classes-1, asked only for selected samples. Where people give the labels
     (annotation.kind), only the test set needs it."""

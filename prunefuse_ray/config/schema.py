@@ -5,7 +5,8 @@ Every field has a default, so that the empty configuration is the embedded examp
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -14,6 +15,7 @@ from pydantic import (
 
 from prunefuse_ray.acquisition import AUTO as AUTO_STRATEGY
 from prunefuse_ray.acquisition import auto
+from prunefuse_ray.config.defaults import TEXTS, with_defaults
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.networks import Distillation, Fusion, Network, Pruning
 from prunefuse_ray.config.pool import Pool
@@ -99,6 +101,11 @@ class Config(Section):
     scoring: Scoring = Scoring()
     prepared: Prepared = Prepared()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _suiting(cls, tree: Any) -> Any:
+        return with_defaults(tree) if isinstance(tree, Mapping) else tree
+
     @model_validator(mode="after")
     def _strategy_of_task(self) -> Config:
         known = TASKS[self.task].strategies
@@ -134,6 +141,11 @@ class Config(Section):
         for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
             if recipe.augment:
                 raise ValueError(f"{field}.augment {recipe.augment} is for images: set it to [] for texts")
+        if (self.network.architecture == TEXTS) != (self.pool.text_form == "ngrams"):
+            raise ValueError(
+                f"pool.text_form '{self.pool.text_form}' is not what network.architecture "
+                f"'{self.network.architecture}' reads: leave it out"
+            )
         return self
 
     @model_validator(mode="after")

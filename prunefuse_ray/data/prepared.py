@@ -37,6 +37,7 @@ from prunefuse_ray.data.images import ImageForm, encode, plain_samples
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.reading import PLACES, FileRows, canonical_columns, canonical_rows, id_hashes, opened
 from prunefuse_ray.data.sample_format import Decoded, Form, read_column
+from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.storage import Place
 
 logger = logging.getLogger(__name__)
@@ -292,15 +293,16 @@ def room(settings: cfg.Prepared, form: Form, *, samples: int, free_bytes: int | 
         free_bytes: on the disk; None for an object store.
     """
     size = samples * math.prod(form.shape)
-    if settings.format == "none" or not isinstance(form, ImageForm) or (settings.format == "auto" and size < WORTH):
+    if settings.format == "none" or isinstance(form, TextForm) or (settings.format == "auto" and size < WORTH):
         return None
-    if settings.format == "jpeg":
+    jpeg = settings.format == "jpeg" and isinstance(form, ImageForm)
+    if jpeg:
         size = int(size * JPEG_SHARE)
     limit = int((settings.max_gb or DEFAULT_GB) * 2**30)
     if settings.max_gb is None and free_bytes is not None:
         limit = min(limit, free_bytes // 2)
     return Room(
-        format="jpeg" if settings.format == "jpeg" else "raw",
+        format="jpeg" if jpeg else "raw",
         share=min(1.0, limit / max(size, 1)),
         bytes=size,
         limit=limit,

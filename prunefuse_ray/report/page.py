@@ -267,6 +267,12 @@ def _facts(run: RunView) -> Iterator[tuple[str, Child]]:
     if classes:
         more = ", …" if len(classes) > CLASSES_SHOWN else ""
         yield "Classes", f"{len(classes):,}: {', '.join(classes[:CLASSES_SHOWN])}{more}"
+    if learned := _at(run.result, "learned"):
+        yield (
+            "Learned from the pool",
+            f"{count(_at(learned, 'samples'))} of its samples, {count(_at(learned, 'unreadable'))} more unreadable, "
+            f"{duration(_at(learned, 'seconds'))}",
+        )
     strategies = list(dict.fromkeys(view.strategy for view in run.rounds))
     if strategies:
         yield "Strategy", ", then ".join(strategies)

@@ -122,8 +122,8 @@ def check_files(config: Config, ledger: Ledger) -> None:
     for step in done:
         for path, fault in ledger.damages(step, hashed=HASHED_HERE if step.phase == INIT else 0).items():
             raise ledger.damaged(step, path, fault)
-    if done:
-        ledger.files(done[0], "pool")
+    if ledger.committed(Step(-1, INIT)):
+        ledger.files(Step(-1, INIT), "pool")
 
 
 RENDERED = ("report.html", "result.json")

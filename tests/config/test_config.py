@@ -62,7 +62,10 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"scoring": {"actors": [3, 1]}}, ["scoring.actors", "[3, 1]"]),
         ({"pool": {"text_column": "text"}}, ["pool: text_column is for", "parquet", "leave it out"]),
         ({"workers": {"count": [1, 64]}}, ["training.batch_size 32", "64 workers", "lower workers.count"]),
-        ({"selection": {"selector": "dense"}}, ["fusion.target", "set fusion.target to scratch"]),
+        (
+            {"selection": {"selector": "dense"}, "fusion": {"target": "fused"}},
+            ["fusion.target", "set fusion.target to scratch"],
+        ),
         ({"annotation": {"kind": "label_studio"}}, ["annotation", "url is missing", "set annotation.url"]),
         ({"annotation": {"url": "http://me:secret@host"}}, ["annotation.url", "credentials"]),
         ({"annotation": {"image_url": "http://host/x"}}, ["image_url 'http://host/x'", "put {id}"]),

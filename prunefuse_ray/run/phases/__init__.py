@@ -12,6 +12,7 @@ from prunefuse_ray.method.steps import (
     GROW,
     INIT,
     LABEL,
+    LEARN,
     REPORT,
     REQUEST,
     SCORE,
@@ -21,9 +22,23 @@ from prunefuse_ray.method.steps import (
     Step,
 )
 from prunefuse_ray.run.context import Done, RunContext
-from prunefuse_ray.run.phases import finetune, fuse, grow, init, label, report, request, score, select, sync, train
+from prunefuse_ray.run.phases import (
+    finetune,
+    fuse,
+    grow,
+    init,
+    label,
+    learn,
+    report,
+    request,
+    score,
+    select,
+    sync,
+    train,
+)
 
 PHASES: dict[str, Callable[[RunContext, Step], Done]] = {
+    LEARN: learn.run,
     INIT: init.run,
     SELECT: select.run,
     REQUEST: request.run,
