@@ -53,6 +53,9 @@ class Pool(Section):
     the extension of the member that is the sample's image (`jpg`, `left.jpg`); `image`: whichever is an image."""
     text_column: str | None = None
     """Column of texts (strings) in place of images."""
+    vector_column: str | None = None
+    """Column of vectors in place of images: lists of numbers, all equally many, such as the embeddings of a foundation
+    model. Those with NaN or infinite numbers are rejected."""
     text_form: Literal["ngrams", "bytes"] = "bytes"
     """What a network reads of a text: its words and pairs of words (ngrams), or its bytes. Default: ngrams for the
     architecture textngrams, which is that of texts, bytes for others."""
@@ -133,6 +136,8 @@ class Pool(Section):
     def _complete(self) -> Pool:
         if self.validation_path is not None and self.validation_share:
             raise ValueError("validation_path and validation_share are both set: give one validation set")
+        if self.text_column is not None and self.vector_column is not None:
+            raise ValueError("text_column and vector_column are both set: a sample is one of them")
         if self.crop_ratio < 1 and self.other_sizes == "reject":
             raise ValueError("crop_ratio crops scaled images, but other_sizes is 'reject': set one of them back")
         for field in ("mean", "std"):

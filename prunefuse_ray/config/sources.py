@@ -21,6 +21,7 @@ SOURCE_FIELDS = (
     "id_column",
     "image_column",
     "text_column",
+    "vector_column",
     "label_column",
     "group_column",
     "sample_key",

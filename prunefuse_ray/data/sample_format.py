@@ -17,12 +17,13 @@ from prunefuse_ray.data.contents import digests
 from prunefuse_ray.data.images import ImageForm, sample_values
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.texts import NgramForm, TextForm
+from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import LedgerError, Rejected
 from prunefuse_ray.storage import sealed, unsealed
 
-Form: TypeAlias = ImageForm | TextForm | NgramForm
+Form: TypeAlias = ImageForm | TextForm | NgramForm | VectorForm
 
-FORMS: dict[str, Any] = {"image": ImageForm, "text": TextForm, "ngrams": NgramForm}
+FORMS: dict[str, Any] = {"image": ImageForm, "text": TextForm, "ngrams": NgramForm, "vector": VectorForm}
 """By the name that a saved network has it under."""
 
 KINDS = "; "
@@ -37,6 +38,8 @@ def form_of(pool: cfg.Pool, info: PoolInfo) -> Form:
     """The form that all samples of a run are brought to."""
     if pool.text_column is not None:
         return (NgramForm if pool.text_form == "ngrams" else TextForm)(length=info.sample_size[0])
+    if pool.vector_column is not None:
+        return VectorForm(length=info.sample_size[0])
     height, width = info.sample_size
     return ImageForm(
         height=height,

@@ -34,7 +34,7 @@ class Step:
         return f"in round {self.round}, {_DOING[self.phase]}" if self.round >= 0 else f"while {_DOING[self.phase]}"
 
 
-LEARN, INIT, REPORT = "learn", "init", "report"
+LEARN, INIT, BASELINE, REPORT = "learn", "init", "baseline", "report"
 SELECT, REQUEST, LABEL, TRAIN, GROW, SCORE = "select", "request", "label", "train", "grow", "score"
 FUSE, FINETUNE, SYNC = "fuse", "finetune", "sync"
 
@@ -50,6 +50,7 @@ _DOING = {
     FUSE: "fusing",
     FINETUNE: "training the target network",
     SYNC: "pruning the fused network",
+    BASELINE: "fitting the baseline",
     REPORT: "writing the report",
 }
 
@@ -57,11 +58,11 @@ _DOING = {
 def steps(config: Config) -> list[Step]:
     """Every step of a run, in order.
 
-    A network that takes statistics of the pool learns them first, unless it begins with trained weights.
-    Round r selects (from the scores of round r-1; at random in round 0, unless the initial set is selected from scores,
-    too), labels and trains the proxy from its initial weights; the last round scores nothing. The target is made after
-    the last round, or after every one. People are asked (`request`) before their labels are taken; a pool that may grow
-    is looked at before it is scored.
+    A network that takes statistics of the pool learns them first, unless it begins with trained weights. Round r
+    selects (from the scores of round r-1; at random in round 0, unless the initial set is selected from scores, too),
+    labels and trains the proxy from its initial weights; the last round scores nothing. The target is made after the
+    last round, or after every one; a baseline is fitted on the last labels. People are asked (`request`) before their
+    labels are taken; a pool that may grow is looked at before it is scored.
     """
     plan = [*([Step(-1, LEARN)] if learns(config) else []), Step(-1, INIT)]
     last = len(config.selection.budgets) - 1
@@ -81,7 +82,8 @@ def steps(config: Config) -> list[Step]:
             plan += [Step(r, FUSE), Step(r, FINETUNE)]
         if sync:
             plan.append(Step(r, SYNC))
-    return [*plan, Step(-1, REPORT)]
+    compared = config.report.baseline and TASKS[config.task].baseline
+    return [*plan, *([Step(-1, BASELINE)] if compared else []), Step(-1, REPORT)]
 
 
 def learns(config: Config) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from prunefuse_ray.networks.mlp import MLP
 from prunefuse_ray.networks.ngrams import TextNgrams
 from prunefuse_ray.networks.plain import VGG16, TextCNN
 from prunefuse_ray.networks.resnets import PreActivationResNet
@@ -30,13 +31,14 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     },
     "vgg16_bn": VGG16,
     "textngrams": TextNgrams,
+    "mlp": MLP,
     "textcnn": TextCNN,
 }
 
 T = TypeVar("T")
 
 LIBRARIES = ("torchvision", "timm")
-_SMALLEST_SIDE = {"vgg16_bn": 32, "textcnn": 8, "textngrams": 1}
+_SMALLEST_SIDE = {"vgg16_bn": 32, "textcnn": 8, "textngrams": 1, "mlp": 1}
 _SHAPES = {"textcnn": "(length,)", "textngrams": "(length, 2)"}
 """What others than images are to the networks that read them."""
 _SMALLEST_RESNET_SIDE = 4

@@ -14,7 +14,10 @@ from prunefuse_ray.registry import load_object
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-STATISTICS = {"textngrams": "prunefuse_ray.networks.ngrams:statistics"}
+STATISTICS = {
+    "textngrams": "prunefuse_ray.networks.ngrams:statistics",
+    "mlp": "prunefuse_ray.networks.mlp:statistics",
+}
 """Architecture -> the function from inputs (N, ...) of the pool to what the network's `take` takes."""
 SAMPLES = 20_000
 """Of a larger pool so many samples, drawn at random, are looked at."""

@@ -28,6 +28,7 @@ from prunefuse_ray.distributed.resources import (
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec, weights_digest
 from prunefuse_ray.method.steps import (
+    BASELINE,
     FINETUNE,
     FUSE,
     INIT,
@@ -112,7 +113,7 @@ def check_files(config: Config, ledger: Ledger) -> None:
     recorded of the pool has another content. The content of the others is compared when they are read."""
     done = [step for step in steps(config) if ledger.committed(step)]
     # What selects follows from what selected before; a target may be missing where label budgets were added.
-    chain = [step for step in steps(config) if step.phase not in (FUSE, FINETUNE, SYNC, REPORT)]
+    chain = [step for step in steps(config) if step.phase not in (FUSE, FINETUNE, SYNC, BASELINE, REPORT)]
     selecting = [step for step in chain if step in done]
     if missing := [step for step in chain[: len(selecting)] if step not in done]:
         raise LedgerError(
@@ -135,6 +136,8 @@ def still_complete(config: Config, ledger: Ledger) -> bool:
     it is taken back. LedgerError where others are."""
     *plan, report = steps(config)
     for step in plan:
+        if ledger.committed(step) is None and step.phase == BASELINE:
+            continue  # it came later than the run, or was asked for later
         if ledger.committed(step) is None:
             check_files(config, ledger)
         for path, fault in ledger.damages(step, hashed=HASHED_HERE).items():

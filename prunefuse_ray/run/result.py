@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from prunefuse_ray.config import Config
-from prunefuse_ray.method.steps import FINETUNE, INIT, LABEL, LEARN, SCORE, TRAIN, Step, steps
+from prunefuse_ray.method.steps import BASELINE, FINETUNE, INIT, LABEL, LEARN, SCORE, TRAIN, Step, steps
 from prunefuse_ray.report.outlook import outlook
 from prunefuse_ray.run.ledger import Ledger, label_count
 from prunefuse_ray.tasks import TASKS
@@ -20,6 +20,7 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
         return dict(commit.metrics) if commit else {}
 
     metric = TASKS[config.task].metric
+    compared = metrics(Step(-1, BASELINE))
     rounds = []
     for r in range(len(config.selection.budgets)):
         phases = [s for s in steps(config) if s.round == r]
@@ -54,6 +55,8 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
         + learned.get("seconds", 0.0)
         + init.get("seconds", 0.0)
         + first.get("seconds", 0.0),
+        f"baseline_{metric.name}": compared.get(metric.measured),
+        "baseline": compared or None,
         "learned": learned or None,
         "parameters": init.get("parameters"),
         "macs_per_sample": init.get("macs_per_sample"),

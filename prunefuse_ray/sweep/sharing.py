@@ -88,6 +88,8 @@ def _parents(config: Config, step: Step) -> list[Step]:
             return [Step(-1, "init")]
         case "score":
             return [Step(r, "train"), Step(r, "label")]
+        case "baseline":
+            return [Step(len(config.selection.budgets) - 1, "label")]
         case "fuse":
             return [Step(r, "train"), origin] if fused else []
         case "finetune":
@@ -118,6 +120,8 @@ def _unread(config: Config, step: Step) -> tuple[str, ...]:
         case "select" if not _by_chance(config, step):
             return (*AFTER, "selection.budgets", *(OF_LATER_ROUNDS if step.round == 0 else ()))
         case "select" | "label":
+            return (*AFTER, *WITH_NETWORKS, *THROUGH_PARENTS)
+        case "baseline":
             return (*AFTER, *WITH_NETWORKS, *THROUGH_PARENTS)
         case "train":
             return (*AFTER, *THROUGH_PARENTS, "scoring.")

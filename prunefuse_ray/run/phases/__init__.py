@@ -7,6 +7,7 @@ stands apart from carrying it out.
 from collections.abc import Callable
 
 from prunefuse_ray.method.steps import (
+    BASELINE,
     FINETUNE,
     FUSE,
     GROW,
@@ -23,6 +24,7 @@ from prunefuse_ray.method.steps import (
 )
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.phases import (
+    baseline,
     finetune,
     fuse,
     grow,
@@ -49,5 +51,6 @@ PHASES: dict[str, Callable[[RunContext, Step], Done]] = {
     FUSE: fuse.run,
     FINETUNE: finetune.run,
     SYNC: sync.run,
+    BASELINE: baseline.run,
     REPORT: report.run,
 }

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from prunefuse_ray import networks
-from prunefuse_ray.data.pool import Source, groups
-from prunefuse_ray.data.prepared import decoded
-from prunefuse_ray.data.sample_format import Form
+from prunefuse_ray.data.pool import groups
+from prunefuse_ray.data.prepared import readable
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.method.steps import Step
@@ -28,8 +26,8 @@ def run(context: RunContext, step: Step) -> Done:
     """Statistics of the pool, or of SAMPLES of its samples, for the network's architecture."""
     none = pa.array([], arrow_type(context.info.id_type))
     ids = select_random(context.pool, SAMPLES, *DRAW, none)["id"].combine_chunks()
-    parts = list(over(_values, groups(context.pool), context.form, ids, size=sum(context.pool.sizes)))
-    values_N = np.concatenate(parts)
+    parts = over(readable, groups(context.pool), context.form, ids, size=sum(context.pool.sizes))
+    values_N = np.concatenate([values for _, values in parts])
     if not len(values_N):
         raise PoolError("pool.path: none of its samples can be read; name the right column")
     inputs = context.form.inputs(torch.from_numpy(values_N))
@@ -38,11 +36,3 @@ def run(context: RunContext, step: Step) -> Done:
         outputs={STATISTICS_FILE: found},
         metrics={"samples": len(values_N), "unreadable": len(ids) - len(values_N), "pool": context.info.rows},
     )
-
-
-def _values(source: Source, form: Form, ids: pa.Array) -> npt.NDArray[np.uint8]:
-    """Those samples of a source that `ids` names and that can be read: uint8 (N, *form.shape)."""
-    found = [np.zeros((0, *form.shape), np.uint8)]
-    for chunk in decoded(source, form, only=ids):
-        found.append(chunk.samples.values_N[[why is None for why in chunk.samples.rejected]])
-    return np.concatenate(found)
