@@ -122,6 +122,11 @@ class Pool(Section):
         for field in source.needs:
             if field not in self.unasked and getattr(self, field) is None:
                 raise ValueError(f"{field} is missing: source '{self.source}' needs it; set pool.{field}")
+        if source.needs_one and not any(getattr(self, field) is not None for field in source.needs_one):
+            raise ValueError(
+                f"{source.needs_one[0]} is missing: source '{self.source}' needs it, or "
+                f"{' or '.join(source.needs_one[1:])}; set pool.{source.needs_one[0]}"
+            )
         for field in SOURCE_FIELDS:
             if field not in source.fields and getattr(self, field) != Pool.model_fields[field].default:
                 instead = " and use validation_share" if field == "validation_path" else ""

@@ -109,7 +109,7 @@ class Predictor(nn.Module):
         if isinstance(samples, np.ndarray | Tensor) and isinstance(self.form, ImageForm):
             return samples.ndim < 3 or (samples.ndim == 3 and samples.shape[2] in CHANNELS)
         if isinstance(self.form, VectorForm):
-            first = next(iter(samples), None) if isinstance(samples, Sequence) else samples
+            first: Any = next(iter(samples), None) if isinstance(samples, Sequence) else samples
             return np.ndim(first) == (0 if isinstance(samples, Sequence) else 1)
         return isinstance(samples, str | bytes | bytearray | memoryview | os.PathLike | Image.Image)
 
