@@ -15,7 +15,7 @@ from pydantic import (
 
 from prunefuse_ray.acquisition import AUTO as AUTO_STRATEGY
 from prunefuse_ray.acquisition import auto
-from prunefuse_ray.config.following import with_following
+from prunefuse_ray.config.following import TEXTS, with_following
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.networks import Distillation, Fusion, Network, Pruning
 from prunefuse_ray.config.pool import Pool
@@ -80,6 +80,15 @@ class Annotation(Section):
         return self
 
 
+class Report(Section):
+    """What a run's end is compared with."""
+
+    baseline: bool = True
+    """Also fit the simplest model anyone would try on the same labels, and test it on the same test set: TF-IDF of
+    words and pairs (texts), k-means features of patches (images), the vectors themselves, each with logistic
+    regression. Of large sets a part, which is told; a minute or two."""
+
+
 class Config(Section):
     """A whole run."""
 
@@ -100,6 +109,7 @@ class Config(Section):
     distillation: Distillation = Distillation()
     scoring: Scoring = Scoring()
     prepared: Prepared = Prepared()
+    report: Report = Report()
 
     @model_validator(mode="before")
     @classmethod
@@ -136,11 +146,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _modality(self) -> Config:
-        if self.pool.text_column is None:
+        if self.pool.text_column is None and self.pool.vector_column is None:
             return self
         for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
             if recipe.augment:
-                raise ValueError(f"{field}.augment {recipe.augment} is for images: set it to [] for texts")
+                raise ValueError(f"{field}.augment {recipe.augment} is for images: set it to [] for others")
+        if (self.network.architecture == TEXTS) != (self.pool.text_form == "ngrams"):
+            raise ValueError(
+                f"pool.text_form '{self.pool.text_form}' is not what network.architecture "
+                f"'{self.network.architecture}' reads: leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import ConfigError, near
+from prunefuse_ray.networks.from_pool import STATISTICS
 from prunefuse_ray.tasks import TASKS
 
 
@@ -33,11 +34,12 @@ class Step:
         return f"in round {self.round}, {_DOING[self.phase]}" if self.round >= 0 else f"while {_DOING[self.phase]}"
 
 
-INIT, REPORT = "init", "report"
+LEARN, INIT, BASELINE, REPORT = "learn", "init", "baseline", "report"
 SELECT, REQUEST, LABEL, TRAIN, GROW, SCORE = "select", "request", "label", "train", "grow", "score"
 FUSE, FINETUNE, SYNC = "fuse", "finetune", "sync"
 
 _DOING = {
+    LEARN: "learning from the unlabeled pool",
     INIT: "initialising the networks",
     SELECT: "selecting",
     REQUEST: "writing out what is to be labeled",
@@ -48,6 +50,7 @@ _DOING = {
     FUSE: "fusing",
     FINETUNE: "training the target network",
     SYNC: "pruning the fused network",
+    BASELINE: "fitting the baseline",
     REPORT: "writing the report",
 }
 
@@ -55,12 +58,13 @@ _DOING = {
 def steps(config: Config) -> list[Step]:
     """Every step of a run, in order.
 
-    Round r selects (from the scores of round r-1; at random in round 0, unless the initial set is selected from scores,
-    too), labels and trains the proxy from its initial weights; the last round scores nothing. The target is made after
-    the last round, or after every one. People are asked (`request`) before their labels are taken; a pool that may grow
-    is looked at before it is scored.
+    A network that takes statistics of the pool learns them first, unless it begins with trained weights. Round r
+    selects (from the scores of round r-1; at random in round 0, unless the initial set is selected from scores, too),
+    labels and trains the proxy from its initial weights; the last round scores nothing. The target is made after the
+    last round, or after every one; a baseline is fitted on the last labels. People are asked (`request`) before their
+    labels are taken; a pool that may grow is looked at before it is scored.
     """
-    plan = [Step(-1, INIT)]
+    plan = [*([Step(-1, LEARN)] if learns(config) else []), Step(-1, INIT)]
     last = len(config.selection.budgets) - 1
     known = TASKS[config.task].strategies
     if known[config.selection.initial].score is not None:
@@ -78,7 +82,13 @@ def steps(config: Config) -> list[Step]:
             plan += [Step(r, FUSE), Step(r, FINETUNE)]
         if sync:
             plan.append(Step(r, SYNC))
-    return [*plan, Step(-1, REPORT)]
+    compared = config.report.baseline and TASKS[config.task].baseline
+    return [*plan, *([Step(-1, BASELINE)] if compared else []), Step(-1, REPORT)]
+
+
+def learns(config: Config) -> bool:
+    """Whether the dense network begins with statistics of the pool."""
+    return config.network.architecture in STATISTICS and config.network.weights is None
 
 
 def is_sync(config: Config, round_: int) -> bool:

@@ -49,12 +49,13 @@ class NetworkSpec:
     """A network by name, for a number of classes and one shape of input."""
 
     architecture: str
-    """`resnet56`, `wrn28_10`, `vgg16_bn`, `textcnn`, ...; `torchvision:NAME`, `timm:NAME`; `package.module:function`,
-    called as `function(num_classes=..., input_shape=...)`."""
+    """`resnet56`, `wrn28_10`, `vgg16_bn`, `textngrams`, ...; `torchvision:NAME`, `timm:NAME`;
+    `package.module:function`, called as `function(num_classes=..., input_shape=...)`."""
     classes: int
     """Number of classes, at least 2."""
     input_shape: tuple[int, ...]
-    """(C, H, W) of an image, or (L,) of a sequence of bytes; without the batch dimension."""
+    """(C, H, W) of an image, (L,) of a sequence of bytes, (L, 2) of L n-grams with their counts; without the batch
+    dimension."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or not self.architecture:
@@ -62,9 +63,10 @@ class NetworkSpec:
         if not _is_int(self.classes) or self.classes < 2:
             raise NetworkError(f"classes: {self.classes!r} is not an integer of at least 2")
         shape = self.input_shape
-        if not isinstance(shape, tuple) or len(shape) not in (1, 3) or not all(_is_int(n) and n > 0 for n in shape):
+        if not isinstance(shape, tuple) or not 1 <= len(shape) <= 3 or not all(_is_int(n) and n > 0 for n in shape):
             raise NetworkError(
-                f"input_shape: {shape!r} is neither (channels, height, width) nor (length,) of positive integers"
+                f"input_shape: {shape!r} is none of (channels, height, width), (length,) and (length, 2) in positive "
+                "integers"
             )
 
     def to_json(self) -> dict[str, Any]:

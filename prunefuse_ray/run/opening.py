@@ -28,6 +28,7 @@ from prunefuse_ray.distributed.resources import (
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec, weights_digest
 from prunefuse_ray.method.steps import (
+    BASELINE,
     FINETUNE,
     FUSE,
     INIT,
@@ -112,7 +113,7 @@ def check_files(config: Config, ledger: Ledger) -> None:
     recorded of the pool has another content. The content of the others is compared when they are read."""
     done = [step for step in steps(config) if ledger.committed(step)]
     # What selects follows from what selected before; a target may be missing where label budgets were added.
-    chain = [step for step in steps(config) if step.phase not in (FUSE, FINETUNE, SYNC, REPORT)]
+    chain = [step for step in steps(config) if step.phase not in (FUSE, FINETUNE, SYNC, BASELINE, REPORT)]
     selecting = [step for step in chain if step in done]
     if missing := [step for step in chain[: len(selecting)] if step not in done]:
         raise LedgerError(
@@ -122,8 +123,8 @@ def check_files(config: Config, ledger: Ledger) -> None:
     for step in done:
         for path, fault in ledger.damages(step, hashed=HASHED_HERE if step.phase == INIT else 0).items():
             raise ledger.damaged(step, path, fault)
-    if done:
-        ledger.files(done[0], "pool")
+    if ledger.committed(Step(-1, INIT)):
+        ledger.files(Step(-1, INIT), "pool")
 
 
 RENDERED = ("report.html", "result.json")
@@ -135,6 +136,8 @@ def still_complete(config: Config, ledger: Ledger) -> bool:
     it is taken back. LedgerError where others are."""
     *plan, report = steps(config)
     for step in plan:
+        if ledger.committed(step) is None and step.phase == BASELINE:
+            continue  # it came later than the run, or was asked for later
         if ledger.committed(step) is None:
             check_files(config, ledger)
         for path, fault in ledger.damages(step, hashed=HASHED_HERE).items():

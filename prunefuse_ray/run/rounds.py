@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.method.steps import steps
+from prunefuse_ray.method.steps import LEARN, steps
 from prunefuse_ray.tasks import TASKS, Metric
 
 
@@ -22,6 +22,8 @@ class RoundLines:
         if event == "start":
             return
         self.steps_done += 1
+        if step.phase == LEARN:
+            self.say(learned_line(commit.metrics))
         if step.round < 0:
             return
         figures = self._figures.setdefault(step.round, {"seconds": 0.0})
@@ -34,6 +36,15 @@ class RoundLines:
 
     def _last(self, step: Any) -> bool:
         return [s for s in steps(self.config) if s.round == step.round][-1] == step
+
+
+def learned_line(learned: dict[str, Any]) -> str:
+    """What the network took from the pool, in a line."""
+    unreadable = f", {learned['unreadable']:,} more could not be read" * bool(learned["unreadable"])
+    return (
+        f"learned from the pool: {learned['samples']:,} of its {learned['pool']:,} samples{unreadable}, "
+        f"{learned['seconds']:.1f} s"
+    )
 
 
 def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric) -> str:

@@ -17,6 +17,7 @@ from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.reading import refuse_pickles
+from prunefuse_ray.data.vectors import shown
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.run.growth import seen_info
@@ -140,4 +141,7 @@ def _samples(file: Place, wanted: pa.Array, value_range: Range | None) -> dict[A
 def _shown(value: object, value_range: Range | None) -> bytes | str | None:
     if isinstance(value, bytes):
         return as_seen(value, value_range)
-    return value if value is None or isinstance(value, str) else encode_png(np.asarray(value))
+    if value is None or isinstance(value, str):
+        return value
+    array = np.asarray(value)
+    return shown(array) if array.ndim == 1 else encode_png(array)

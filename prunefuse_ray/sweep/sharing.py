@@ -8,7 +8,7 @@ accepts when it is resumed, too. So a run may take over the files of such a phas
 What is shared follows from that: trials of one seed have the initial network and proxy (same network, selector and
 pruning), the initial set, its labels and samples (same pool and first budget) and the proxy trained on it (also the
 same training recipe) in common, whatever their strategies; a scratch target trained on the same labels is the same
-under every selector. Never shared: two seeds, two pools, the closing report.
+under every selector. Seeds share what the network takes from the pool. Never shared: two pools, the closing report.
 
 The rule errs on the side of working twice: a field matters unless it stands in `_unread`, so that a field that is new
 in the configuration separates runs until someone has looked at it.
@@ -23,7 +23,7 @@ from typing import Any
 
 from prunefuse_ray.config.files import flatten, to_tree
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.method.steps import REPORT, Step, base, steps, to_select
+from prunefuse_ray.method.steps import REPORT, Step, base, learns, steps, to_select
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS
 
 AFTER = ("finetuning.", "fusion.", "distillation.")
@@ -72,8 +72,10 @@ def _parents(config: Config, step: Step) -> list[Step]:
     r, origin = step.round, base(config, step.round)
     fused = config.fusion.target == "fused"
     match step.phase:
-        case "init":
+        case "learn":
             return []
+        case "init":
+            return [Step(-1, "learn")] if learns(config) else []
         case "select" if _by_chance(config, step):
             return [Step(r - 1, "label")]
         case "select":
@@ -86,6 +88,8 @@ def _parents(config: Config, step: Step) -> list[Step]:
             return [Step(-1, "init")]
         case "score":
             return [Step(r, "train"), Step(r, "label")]
+        case "baseline":
+            return [Step(len(config.selection.budgets) - 1, "label")]
         case "fuse":
             return [Step(r, "train"), origin] if fused else []
         case "finetune":
@@ -107,12 +111,17 @@ def _unread(config: Config, step: Step) -> tuple[str, ...]:
     target = (*THROUGH_PARENTS, *PLANNING, "scoring.")
     of_scratch = (*target, "pruning.", "selection.selector", "training.", "fusion.rule", "fusion.epsilon")
     match step.phase:
+        case "learn":
+            others = (f for f in WITH_NETWORKS if f != "network.")
+            return (*AFTER, *THROUGH_PARENTS, *others, "network.weights", "run.seed", "selection.", "annotation.")
         case "init":
             pruned = config.selection.selector == "proxy"
             return (*AFTER, *THROUGH_PARENTS, "training.", "scoring.", *(() if pruned else ("pruning.",)))
         case "select" if not _by_chance(config, step):
             return (*AFTER, "selection.budgets", *(OF_LATER_ROUNDS if step.round == 0 else ()))
         case "select" | "label":
+            return (*AFTER, *WITH_NETWORKS, *THROUGH_PARENTS)
+        case "baseline":
             return (*AFTER, *WITH_NETWORKS, *THROUGH_PARENTS)
         case "train":
             return (*AFTER, *THROUGH_PARENTS, "scoring.")

@@ -155,6 +155,8 @@ def _train(config: dict[str, Any]) -> None:
     )
     restored = restore(network, optimizer, storage, job.name)
     state, best = restored or (State(), None)
+    if restored is None:
+        networks.meet(network, lambda: _labeled(samples, job, device))
     if restored is None and job.recalibrate:
         networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
         if recipe.evaluate_every and rank == 0:
@@ -331,6 +333,13 @@ def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterato
     for rows in order.tensor_split(-(-len(order) // RECALIBRATION_BATCH)):
         values = samples.values_N[rows].to(device)
         yield job.inputs(centre(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
+
+
+def _labeled(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """All labeled samples, not augmented, in batches of inputs and labels."""
+    for start in range(0, len(samples), RECALIBRATION_BATCH):
+        rows = slice(start, start + RECALIBRATION_BATCH)
+        yield job.inputs(samples.values_N[rows].to(device)), samples.labels_N[rows].to(device)
 
 
 def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:
