@@ -16,7 +16,12 @@ def main(argv: Sequence[str]) -> int:
     """What pruning leaves of a network: parameters, MACs and kept channels at several pruning ratios."""
     parser = argparse.ArgumentParser(prog="prunefuse networks", description=main.__doc__)
     parser.add_argument("architecture", help="a name as in network.architecture, e.g. resnet56 or torchvision:resnet50")
-    parser.add_argument("--input", default="3,32,32", metavar="C,H,W", help="input shape; one number L for text")
+    parser.add_argument(
+        "--input",
+        default="3,32,32",
+        metavar="C,H,W",
+        help="input shape; L,2 for n-grams, L for bytes of text, D,1,1 for vectors",
+    )
     parser.add_argument("--classes", type=int, default=10, metavar="N", help="number of classes (default: 10)")
     parser.add_argument("--ratios", default=".5,.6,.7,.8", metavar="P,...", help="pruning ratios")
     arguments = parser.parse_args(list(argv))
