@@ -27,7 +27,12 @@ def main(argv: Sequence[str]) -> int:
     --speedup also how many samples a second it scores on this machine."""
     parser = argparse.ArgumentParser(prog="prunefuse networks", description=main.__doc__)
     parser.add_argument("architecture", help="a name as in network.architecture, e.g. resnet56 or torchvision:resnet50")
-    parser.add_argument("--input", default="3,32,32", metavar="C,H,W", help="input shape; one number L for text")
+    parser.add_argument(
+        "--input",
+        default="3,32,32",
+        metavar="C,H,W",
+        help="input shape; L,2 for n-grams, L for bytes of text, D,1,1 for vectors",
+    )
     parser.add_argument("--classes", type=int, default=10, metavar="N", help="number of classes (default: 10)")
     parser.add_argument("--ratios", metavar="P,...", help="pruning ratios (default: .5,.6,.7,.8)")
     parser.add_argument(
@@ -53,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"--input {arguments.input} --ratios {arguments.ratios}: {error}; give numbers, e.g. 3,32,32 and .5,.8"
         ) from error
-    if measured and len(shape) != 3:
+    if measured and (len(shape) != 3 or shape[1:] == (1, 1)):
         raise ConfigError(f"--input {arguments.input}: only networks of images (C,H,W) are measured")
     spec = networks.NetworkSpec(architecture=arguments.architecture, classes=arguments.classes, input_shape=shape)
     dense = networks.build(spec, seed=0)

@@ -62,7 +62,16 @@ CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | 
     ],
 )  # fmt: skip
 def test_what_is_shared(a, b, shared):
-    assert common(keys(*a), keys(*b)) == shared
+    # The baseline depends on the last labels alone.
+    assert common(keys(*a), keys(*b)) == shared | ({"-1:baseline"} if "2:label" in shared else set())
+
+
+def test_seeds_and_recipes_share_what_is_learned_from_the_pool():
+    texts = {"pool": {"source": "csv", "path": "a", "test_path": "b", "text_column": "text"}}
+    others = ({"run": {"seed": 1}}, {"training": {"epochs": 5}}, {"pruning": {"ratio": 0.8}}, MARGIN)
+    assert all("-1:learn" in common(keys(texts), keys(texts, other)) for other in others)
+    assert common(keys(texts), keys(texts, {"run": {"seed": 1}})) == {"-1:learn"}
+    assert "-1:learn" not in common(keys(texts), keys(texts, {"pool": {"text_length": 99}}))
 
 
 def test_another_pool_shares_nothing_and_another_path_to_it_everything():
