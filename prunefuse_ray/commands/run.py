@@ -12,7 +12,7 @@ from rich.table import Table
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import account, console, quiet, secure, si
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.method.steps import steps
+from prunefuse_ray.method.steps import PRETRAIN, steps
 from prunefuse_ray.report.outlook import outlook, words
 from prunefuse_ray.tasks import TASKS, Metric
 
@@ -65,6 +65,8 @@ class Progress:
                 self._status.update(f"{step} ...")
             return
         self.steps_done += 1
+        if step.phase == PRETRAIN:
+            console.print(pretraining_line(commit.metrics))
         if step.round < 0:
             return
         figures = self._figures.setdefault(step.round, {"seconds": 0.0})
@@ -84,11 +86,24 @@ class Progress:
         return [s for s in steps(self.config) if s.round == step.round][-1] == step
 
 
+def pretraining_line(metrics: dict[str, Any]) -> str:
+    """What the pre-training came to, in a line."""
+    if metrics["method"] == "none":
+        return f"pre-training: none ({metrics['reason']})"
+    told = f", {metrics['right'][-1]:.1%} right" if "right" in metrics else ""
+    return (
+        f"pre-training: {metrics['method']}{told}, {metrics['epochs']:.1f} passes over the pool, "
+        f"{si(metrics['macs'])} MACs, {metrics['seconds']:.1f} s"
+    )
+
+
 def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric) -> str:
     """What one round came to, in a line."""
     parts = [f"round {round_}: {labels} labels"]
     if "train" in figures:
         parts.append(f"proxy {metric.text(figures['train'][metric.measured])}")
+        if sure := figures["train"].get("sure"):
+            parts.append(f"sure of {sure[-1]:.0%} of the unlabeled")
     counts = figures.get("label", {}).get("class_counts")
     if counts:
         missing = sum(not count for count in counts)

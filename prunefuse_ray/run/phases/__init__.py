@@ -12,6 +12,7 @@ from prunefuse_ray.method.steps import (
     GROW,
     INIT,
     LABEL,
+    PRETRAIN,
     REPORT,
     REQUEST,
     SCORE,
@@ -21,10 +22,24 @@ from prunefuse_ray.method.steps import (
     Step,
 )
 from prunefuse_ray.run.context import Done, RunContext
-from prunefuse_ray.run.phases import finetune, fuse, grow, init, label, report, request, score, select, sync, train
+from prunefuse_ray.run.phases import (
+    finetune,
+    fuse,
+    grow,
+    init,
+    label,
+    pretrain,
+    report,
+    request,
+    score,
+    select,
+    sync,
+    train,
+)
 
 PHASES: dict[str, Callable[[RunContext, Step], Done]] = {
     INIT: init.run,
+    PRETRAIN: pretrain.run,
     SELECT: select.run,
     REQUEST: request.run,
     LABEL: label.run,

@@ -11,21 +11,22 @@ from prunefuse_ray.data.labeled_set import held_out
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
 from prunefuse_ray.errors import TrainingError
 from prunefuse_ray.method.selector import proxies, trusted
-from prunefuse_ray.method.steps import INIT, Step, base, round_seed
+from prunefuse_ray.method.steps import INIT, SYNC, Step, round_seed, start
 from prunefuse_ray.run.context import Done, RunContext
+from prunefuse_ray.run.unlabeled import prior, unlabeled
 from prunefuse_ray.scoring.predictions import doubts, predict
 from prunefuse_ray.training.trainer import TrainingJob, TrainingResult, train
 
 
 def run(context: RunContext, step: Step) -> Done:
-    """Train the selecting network from its initial weights (after a sync: pruned fused ones)."""
+    """Train the selecting network from its initial weights (pre-trained ones; after a sync: pruned fused ones)."""
     config = context.config
-    origin = base(config, step.round)
-    start = context.ledger.read_network(origin, proxies(config, "proxies" if origin.phase == INIT else "next"))
+    origin, name = start(config, step.round)
+    network = context.ledger.read_network(origin, proxies(config, name))
     # The statistics of a trained network's batch norms are off by what was pruned before them.
-    pruned = isinstance(networks.from_files(start, trusted(config)), networks.Proxy | networks.Committee)
-    trained = config.network.weights is not None or origin.phase != INIT
-    job = training_job(context, step, start, config.training, recalibrate=trained and pruned)
+    pruned = isinstance(networks.from_files(network, trusted(config)), networks.Proxy | networks.Committee)
+    trained = (config.network.weights is not None and origin.phase == INIT) or origin.phase == SYNC
+    job = training_job(context, step, network, config.training, recalibrate=trained and pruned)
     result = train_network(context, step, job, "training")
     predicted = predict(
         context.samples(step.round),
@@ -49,6 +50,9 @@ def training_job(
     """The training of `network` on the labels up to the step's round."""
     config, samples = context.config, context.samples(step.round)
     labels, held = held_out(context.labels(step.round), config.pool.validation_share, config.run.seed)
+    if recipe.unlabeled.used:
+        validation = held["id"].combine_chunks()
+        more |= {"unlabeled": unlabeled(context, step.round, validation), "prior": prior(context, step.round)}
     return TrainingJob(
         network=network,
         recipe=recipe,
