@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 
 from prunefuse_ray.data.inventory import HELD_OUT_FILE
-from prunefuse_ray.data.stream import decoded_stream
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.prepared import chunk_rows, decoded
+from prunefuse_ray.data.sample_format import Form
+from prunefuse_ray.data.stream import decoded_rows, decoded_stream, spans
 from prunefuse_ray.data.unlabeled import Unlabeled
 from prunefuse_ray.method.steps import LABEL, PRETRAIN, SCORE, SELECT, Step, steps
 from prunefuse_ray.run.class_counts import class_counts
@@ -17,6 +21,8 @@ from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.schemas import REJECTED, arrow_type, held_back_schema
 
 HELD_BACK = "held_back.parquet"
+PARTS = 64
+"""That the driver looks through side by side."""
 
 
 def unlabeled(context: RunContext, round_: int, validation: pa.Array) -> Unlabeled:
@@ -50,18 +56,29 @@ def _held_back(context: RunContext, round_: int) -> list[pa.Array]:
 
 
 def _look_through(context: RunContext) -> None:
-    """Decode the whole pool once, by all CPUs, into the prepared pool where there is one; and record what cannot be
-    decoded. ScoreError where that is too much."""
-
-    def unusable(rows: pa.Table) -> pa.Table:
-        bad = rows.filter(pc.is_valid(rows["rejected"]))
-        return pa.table({"id": bad["id"].cast(pa.string()), "reason": bad["rejected"]}).cast(REJECTED)
-
-    found: ray.data.Dataset = decoded_stream(context.pool, context.form).map_batches(
-        unusable, batch_format="pyarrow", batch_size=None, num_cpus=0.25
-    )
-    tables: list[Any] = list(found.iter_batches(batch_format="pyarrow", batch_size=None))
+    """Decode the whole pool once, into the prepared pool where there is one, and record what cannot be decoded: by the
+    driver where it also scores the pool itself, else by tasks on all machines. ScoreError where that is too much."""
+    tables: list[Any]
+    if context.scoring.here:
+        parts = spans(context.pool, chunk_rows(context.form), PARTS)
+        with ThreadPoolExecutor(context.scoring.threads) as threads:
+            tables = list(threads.map(partial(_unusable_in, form=context.form), parts))
+    else:
+        rows = decoded_stream(context.pool, context.form)
+        found = rows.map_batches(_unusable, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
+        tables = list(found.iter_batches(batch_format="pyarrow", batch_size=None))
     context.note_rejected(pa.concat_tables([REJECTED.empty_table(), *(t.cast(REJECTED) for t in tables if t.num_rows)]))
+
+
+def _unusable_in(source: Source, form: Form) -> pa.Table:
+    found = [_unusable(decoded_rows(chunk)) for chunk in decoded(source, form)]
+    return pa.concat_tables([REJECTED.empty_table(), *found])
+
+
+def _unusable(rows: pa.Table) -> pa.Table:
+    """(id, reason) of those of `decoded_stream`'s rows that cannot be decoded."""
+    bad = rows.filter(pc.is_valid(rows["rejected"]))
+    return pa.table({"id": bad["id"].cast(pa.string()), "reason": bad["rejected"]}).cast(REJECTED)
 
 
 def prior(context: RunContext, round_: int) -> tuple[float, ...]:

@@ -20,8 +20,11 @@ from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import pretrainer
 from tests.run.test_estimate import INFO
+from tests.run.test_phases import spoiled, spoiled_config
 from tests.support.nets import OWN
 from tests.support.runs import tiny
+
+assert spoiled  # the fixture
 
 UNLABELED = {"label_smoothing": 0.0, "unlabeled": {"method": "fixmatch", "steps": 9, "threshold": 0.6, "ratio": 2}}
 LEARNING = {
@@ -123,6 +126,15 @@ def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, t
     for round_, excluded, validation in seen:
         assert validation
         assert excluded == validation | (held_back if round_ else set())
+
+
+@pytest.mark.parametrize("actors", [None, pytest.param([1, 1], marks=pytest.mark.slow)])
+def test_what_cannot_be_decoded_is_found_before_anything_is_learned(local_ray, spoiled, tmp_path, actors):
+    """By the driver, and by tasks."""
+    change = {"selection": {"budgets": [40]}, "scoring": {"actors": actors}}
+    loop.run(spoiled_config(spoiled, tmp_path, **merge(LEARNING, change)))
+    rejected = pq.read_table(tmp_path / "tiny/rejected.parquet")["id"].to_pylist()
+    assert rejected == ["s0000", "s0001", "s0002"]
 
 
 def test_a_pretraining_that_diverges_is_no_result(local_ray, tiny_pool, tmp_path):
