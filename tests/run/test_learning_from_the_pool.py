@@ -16,6 +16,7 @@ from prunefuse_ray.method.steps import Step, start, steps
 from prunefuse_ray.run import loop, unlabeled
 from prunefuse_ray.run.estimate import pretraining, trained
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.phases import train
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import pretrainer
@@ -156,6 +157,16 @@ def test_auto_goes_by_labels_per_class():
     assert decide(few, 10).method == "rotation"
     assert decide(many, 3).method == "none"
     assert "333 labels a class" in decide(many, 3).reason
+
+
+def test_a_network_that_is_sure_of_nothing_is_told_of():
+    recipe = config(training=UNLABELED).training
+    assert train.unsure({}, recipe, "training") is None
+    assert train.unsure({"sure": [0.0, 0.2]}, recipe, "training") is None
+    said = train.unsure({"sure": [0.3, 0.002]}, recipe, "finetuning")
+    assert said is not None
+    assert "sure of 0.2%" in said
+    assert "lower finetuning.unlabeled.threshold (0.6)" in said
 
 
 def test_where_a_rounds_proxy_starts_from():

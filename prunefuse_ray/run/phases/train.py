@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from prunefuse_ray import config as cfg
@@ -11,11 +13,16 @@ from prunefuse_ray.data.labeled_set import held_out
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
 from prunefuse_ray.errors import TrainingError
 from prunefuse_ray.method.selector import proxies, trusted
-from prunefuse_ray.method.steps import INIT, SYNC, Step, round_seed, start
+from prunefuse_ray.method.steps import PRETRAIN, SYNC, Step, round_seed, start
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.unlabeled import prior, unlabeled
 from prunefuse_ray.scoring.predictions import doubts, predict
 from prunefuse_ray.training.trainer import TrainingJob, TrainingResult, train
+
+logger = logging.getLogger(__name__)
+
+HARDLY = 0.01
+"""Share of the unlabeled samples that a network is sure of, below which it is said."""
 
 
 def run(context: RunContext, step: Step) -> Done:
@@ -25,7 +32,8 @@ def run(context: RunContext, step: Step) -> Done:
     network = context.ledger.read_network(origin, proxies(config, name))
     # The statistics of a trained network's batch norms are off by what was pruned before them.
     pruned = isinstance(networks.from_files(network, trusted(config)), networks.Proxy | networks.Committee)
-    trained = (config.network.weights is not None and origin.phase == INIT) or origin.phase == SYNC
+    learned = origin.phase == PRETRAIN and context.ledger.require(origin).metrics["method"] != "none"
+    trained = origin.phase == SYNC or (config.network.weights is not None and not learned)
     job = training_job(context, step, network, config.training, recalibrate=trained and pruned)
     result = train_network(context, step, job, "training")
     predicted = predict(
@@ -77,7 +85,20 @@ def train_network(context: RunContext, step: Step, job: TrainingJob, section: st
             f"round {step.round}, {step.phase}: the loss on the test set is {loss}: the network diverged; lower "
             f"{section}.lr ({job.recipe.lr:g}) or raise {section}.warmup_epochs, in a run of another run.name"
         )
+    if said := unsure(result.metrics, job.recipe, section):
+        logger.warning("round %d, %s: %s", step.round, step.phase, said)
     return result
+
+
+def unsure(metrics: Mapping[str, Any], recipe: cfg.Recipe, section: str) -> str | None:
+    """What people should know where a training hardly learned from its unlabeled samples."""
+    sure = metrics.get("sure")
+    if not sure or sure[-1] >= HARDLY:
+        return None
+    return (
+        f"the network was sure of {sure[-1]:.1%} of the unlabeled samples in the end and learned from no others; lower "
+        f"{section}.unlabeled.threshold ({recipe.unlabeled.threshold:g}) or raise {section}.unlabeled.steps"
+    )
 
 
 def network_outputs(context: RunContext, name: str, result: TrainingResult) -> dict[str, bytes]:
