@@ -8,6 +8,7 @@ from .fusion.fuse import fuse
 from .importance import IMPORTANCES
 from .indices import KeptIndices, Proxy, compose, gather, scatter
 from .inference import (
+    WithFeatures,
     channels_last,
     features_and_logits,
     inference_form,
@@ -45,6 +46,7 @@ __all__ = [
     "Row",
     "Runner",
     "Selector",
+    "WithFeatures",
     "build",
     "channels_last",
     "check_partition",

@@ -416,6 +416,11 @@ def _cost_table(run: RunView, phases: list[str]) -> Html:
         )
         for phase in phases
     ]
+    if (learned := run.pretraining) is not None:
+        own, cost = number(learned.get("seconds")), number(learned.get("macs"))
+        all_seconds, all_macs = _total((all_seconds, own)), _total((all_macs, cost))
+        told = count(learned.get("epochs")), _rounded(number(learned.get("samples_per_second")))
+        rows.insert(0, (f"pretrain ({learned['method']})", "", duration(own), "", quantity(cost), "", *told))
     sum_of = tag("b", "all phases"), tag("b", duration(all_seconds)), tag("b", quantity(all_macs))
     rows.append((sum_of[0], "", sum_of[1], "", sum_of[2], "", "", ""))
     wall = _run_seconds(run)

@@ -25,7 +25,7 @@ from prunefuse_ray.distributed.resources import (
     plan_scoring,
     plan_training,
 )
-from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec, weights_digest
 from prunefuse_ray.method.steps import (
     BASELINE,
@@ -184,7 +184,12 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
     if config.fusion.target == "fused":
         fused_network(config, dense.network, made)  # not only when the labels are paid for
     selector = made.network
-    if config.scoring.features or config.selection.needs_features:
+    if config.pretraining.method in ("auto", "rotation") and len(set(spec.input_shape[1:])) > 1:
+        raise ConfigError(
+            f"pretraining.method: '{config.pretraining.method}' turns square images, and these are "
+            f"{spec.input_shape[1]} x {spec.input_shape[2]}: use vicreg, or set pool.image_size"
+        )
+    if config.scoring.features or config.selection.needs_features or config.pretraining.used:
         networks.features_and_logits(selector.eval(), networks.example_input(spec))
     return networks.macs(selector, spec.input_shape)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from prunefuse_ray.config import Config
-from prunefuse_ray.method.steps import BASELINE, FINETUNE, INIT, LABEL, LEARN, SCORE, TRAIN, Step, steps
+from prunefuse_ray.method.steps import BASELINE, FINETUNE, INIT, LABEL, LEARN, PRETRAIN, SCORE, TRAIN, Step, steps
 from prunefuse_ray.report.outlook import outlook
 from prunefuse_ray.run.ledger import Ledger, label_count
 from prunefuse_ray.tasks import TASKS
@@ -40,7 +40,7 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
         )
     known = [(r["labels"], r[f"proxy_{metric.name}"]) for r in rounds if r[f"proxy_{metric.name}"] is not None]
     found = outlook(known, metric)
-    init, first, learned = (metrics(Step(-1, phase)) for phase in (INIT, SCORE, LEARN))
+    init, first, learned, pretrained = (metrics(Step(-1, phase)) for phase in (INIT, SCORE, LEARN, PRETRAIN))
     return {
         "name": config.run.name,
         "seed": config.run.seed,
@@ -51,9 +51,12 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
         f"fused_{metric.name}": rounds[-1][f"fused_{metric.name}"],
         "selection_macs": sum(r["selection_macs"] for r in rounds) + first.get("macs", 0),
         "dense_selection_macs": sum(r["dense_selection_macs"] for r in rounds) + first.get("dense_macs", 0),
+        "pretraining": {k: pretrained[k] for k in ("method", "reason", "epochs", "macs", "seconds") if k in pretrained}
+        or None,
         "seconds": sum(s for r in rounds for s in r["seconds"].values())
         + learned.get("seconds", 0.0)
         + init.get("seconds", 0.0)
+        + pretrained.get("seconds", 0.0)
         + first.get("seconds", 0.0),
         f"baseline_{metric.name}": compared.get(metric.measured),
         "baseline": compared or None,

@@ -18,7 +18,7 @@ from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.reading import refuse_pickles
 from prunefuse_ray.data.vectors import shown
-from prunefuse_ray.method.steps import Step
+from prunefuse_ray.method.steps import PRETRAIN, Step
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.run.growth import seen_info
 from prunefuse_ray.run.ledger import Commit, Ledger, label_count
@@ -37,6 +37,7 @@ def view_run(ledger: Ledger) -> RunView:
     result = ledger.root / "result.json"
     rejected = ledger.rejected()
     rounds = range(len(config.selection.budgets))
+    learned = ledger.committed(Step(-1, PRETRAIN))
     return RunView(
         name=config.run.name,
         directory=ledger.root.path,
@@ -48,6 +49,7 @@ def view_run(ledger: Ledger) -> RunView:
         result=result.read_json() if result.exists() else None,
         rejected=[(r["id"], r["reason"]) for r in rejected.slice(0, 20).to_pylist()],
         rejected_count=rejected.num_rows,
+        pretraining=None if learned is None else learned.metrics,
         inventory=account.read_json() if (account := ledger.root / INVENTORY).exists() else None,
     )
 

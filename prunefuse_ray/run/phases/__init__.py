@@ -14,6 +14,7 @@ from prunefuse_ray.method.steps import (
     INIT,
     LABEL,
     LEARN,
+    PRETRAIN,
     REPORT,
     REQUEST,
     SCORE,
@@ -31,6 +32,7 @@ from prunefuse_ray.run.phases import (
     init,
     label,
     learn,
+    pretrain,
     report,
     request,
     score,
@@ -42,6 +44,7 @@ from prunefuse_ray.run.phases import (
 PHASES: dict[str, Callable[[RunContext, Step], Done]] = {
     LEARN: learn.run,
     INIT: init.run,
+    PRETRAIN: pretrain.run,
     SELECT: select.run,
     REQUEST: request.run,
     LABEL: label.run,
