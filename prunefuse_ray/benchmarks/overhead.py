@@ -107,7 +107,8 @@ def run(directory: Path, arguments: Sequence[str], repeats: int) -> dict[str, An
         name = f"run-{number}"
         started = time.perf_counter()
         subprocess.run(
-            [sys.executable, str(JOB), *arguments, "--run.directory", str(directory), "--run.name", name],
+            [sys.executable, str(JOB), *arguments, "--run.directory", str(directory), "--run.name", name,
+             "--report.baseline", "false"],
             check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ),
         )  # fmt: skip
         walls.append(time.perf_counter() - started)

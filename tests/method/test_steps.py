@@ -15,8 +15,16 @@ def test_the_steps_are_the_method():
     config = config_from_tree({"selection": {"budgets": [10, 20]}})
     assert names(config) == [
         "-1:init", "0:select", "0:label", "0:train", "0:score",
-        "1:select", "1:label", "1:train", "1:fuse", "1:finetune", "-1:report",
+        "1:select", "1:label", "1:train", "1:fuse", "1:finetune", "-1:baseline", "-1:report",
     ]  # fmt: skip
+    bare = {"selection": {"budgets": [10, 20]}, "report": {"baseline": False}}
+    assert names(config_from_tree(bare)) == [name for name in names(config) if name != "-1:baseline"]
+
+
+def test_texts_are_learned_from_first_unless_the_network_is_trained():
+    texts = {"pool": {"source": "csv", "path": "a", "test_path": "b", "text_column": "text"}}
+    assert names(config_from_tree(texts))[:2] == ["-1:learn", "-1:init"]
+    assert names(config_from_tree(texts | {"network": {"weights": "w"}}))[0] == "-1:init"
 
 
 def test_random_selection_scores_nothing():
