@@ -12,25 +12,41 @@ from collections.abc import Sequence
 
 import prunefuse_ray
 from prunefuse_ray import interrupts, progress
-from prunefuse_ray.errors import PruneFuseError, causes, disk_trouble, store_trouble
+from prunefuse_ray.errors import PruneFuseError, causes, disk_trouble, near, store_trouble
 from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import end_with_parent
 
-COMMANDS = (
-    "init",
-    "run",
-    "label",
-    "sweep",
-    "score",
-    "inspect",
-    "plan",
-    "report",
-    "export",
-    "networks",
-    "list",
-    "presets",
-    "doctor",
-)
+GROUPS = {
+    "Begin": {
+        "init": "look at a folder, and write a configuration to begin with",
+        "inspect": "account for a pool: samples, conversions, duplicates, classes, leaks",
+        "plan": "what a run will take, before money is spent on it",
+        "presets": "the configurations that come with the package",
+        "doctor": "what this machine or cluster can do, and what would make it faster",
+    },
+    "Run": {
+        "run": "carry out, or go on with, a run",
+        "label": "label a run's samples in the browser; the run goes on by itself",
+        "sweep": "many runs on Ray Tune, sharing what they have in common",
+        "score": "score a pool with a saved network",
+    },
+    "Use": {
+        "report": "make the page of a run or a sweep again",
+        "export": "a finished network as a file for elsewhere",
+        "networks": "what pruning leaves of a network",
+        "list": "what can be named in a configuration",
+        "completion": "completion for bash, zsh or fish",
+    },
+}
+"""Group -> command -> what it does, in a line."""
+COMMANDS = tuple(name for commands in GROUPS.values() for name in commands)
+EXIT_CODES = {
+    0: "done",
+    1: "a fault of the program, or trials of a sweep that failed",
+    2: "something to put right, said in one message",
+    3: "samples wait for labels; the same command goes on",
+    130: "interrupted (Ctrl-C; 143: SIGTERM); the same command goes on",
+}
 
 
 def entry(argv: Sequence[str] | None = None) -> int:
@@ -87,6 +103,21 @@ def lost_by_ray(error: BaseException) -> BaseException | None:
     return next((e for e in lost if not isinstance(e, ray.exceptions.RayTaskError)), None)
 
 
+def overview() -> str:
+    """The help of `prunefuse` itself."""
+    lines = [
+        "usage: prunefuse COMMAND ...",
+        "",
+        "Label-efficient training: a pruned proxy selects the samples worth labeling.",
+    ]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {name:12}{about}" for name, about in commands.items())]
+    lines += ["", "Exit codes:", *(f"  {code:<12}{meaning}" for code, meaning in EXIT_CODES.items())]
+    return "\n".join(
+        [*lines, "", "prunefuse COMMAND --help shows a command's options; prunefuse --version the version."]
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 something to put right, 3 samples wait for labels (said in one
     message)."""
@@ -98,9 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"prunefuse_ray {prunefuse_ray.__version__}")
         return 0
+    if arguments in (["-h"], ["--help"], ["help"]):
+        print(overview())
+        return 0
     if not arguments or arguments[0] not in COMMANDS:
-        print(f"usage: prunefuse {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
-        return 0 if arguments in (["-h"], ["--help"]) else 2
+        said = f"'{arguments[0]}' is no command{near(arguments[0], COMMANDS)}\n" if arguments else ""
+        print(f"{said}usage: prunefuse COMMAND ...; prunefuse --help lists the commands", file=sys.stderr)
+        return 2
     try:
         # Imported only when asked for: reading a report must not import Ray.
         command = importlib.import_module(f"prunefuse_ray.commands.{arguments[0]}")
