@@ -12,41 +12,10 @@ from collections.abc import Sequence
 
 import prunefuse_ray
 from prunefuse_ray import interrupts, progress
+from prunefuse_ray.commands import COMMANDS, EXIT_CODES, GROUPS
 from prunefuse_ray.errors import PruneFuseError, causes, disk_trouble, near, store_trouble
 from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import end_with_parent
-
-GROUPS = {
-    "Begin": {
-        "init": "look at a folder, and write a configuration to begin with",
-        "inspect": "account for a pool: samples, conversions, duplicates, classes, leaks",
-        "plan": "what a run will take, before money is spent on it",
-        "presets": "the configurations that come with the package",
-        "doctor": "what this machine or cluster can do, and what would make it faster",
-    },
-    "Run": {
-        "run": "carry out, or go on with, a run",
-        "label": "label a run's samples in the browser; the run goes on by itself",
-        "sweep": "many runs on Ray Tune, sharing what they have in common",
-        "score": "score a pool with a saved network",
-    },
-    "Use": {
-        "report": "make the page of a run or a sweep again",
-        "export": "a finished network as a file for elsewhere",
-        "networks": "what pruning leaves of a network",
-        "list": "what can be named in a configuration",
-        "completion": "completion for bash, zsh or fish",
-    },
-}
-"""Group -> command -> what it does, in a line."""
-COMMANDS = tuple(name for commands in GROUPS.values() for name in commands)
-EXIT_CODES = {
-    0: "done",
-    1: "a fault of the program, or trials of a sweep that failed",
-    2: "something to put right, said in one message",
-    3: "samples wait for labels; the same command goes on",
-    130: "interrupted (Ctrl-C; 143: SIGTERM); the same command goes on",
-}
 
 
 def entry(argv: Sequence[str] | None = None) -> int:
@@ -133,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(overview())
         return 0
     if not arguments or arguments[0] not in COMMANDS:
-        said = f"'{arguments[0]}' is no command{near(arguments[0], COMMANDS)}\n" if arguments else ""
-        print(f"{said}usage: prunefuse COMMAND ...; prunefuse --help lists the commands", file=sys.stderr)
+        unknown = f"'{arguments[0]}' is no command{near(arguments[0], COMMANDS)}\n" if arguments else ""
+        print(f"{unknown}usage: prunefuse COMMAND ...; prunefuse --help lists the commands", file=sys.stderr)
         return 2
     try:
         # Imported only when asked for: reading a report must not import Ray.

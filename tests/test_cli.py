@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from prunefuse_ray.cli import COMMANDS, EXIT_CODES, main
+from prunefuse_ray.cli import main
+from prunefuse_ray.commands import COMMANDS, EXIT_CODES
 from prunefuse_ray.commands.run import closing_table, phase_line
 from prunefuse_ray.commands.terminal import si
 from prunefuse_ray.config.files import PRESETS

@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Sequence
 
-from prunefuse_ray.cli import GROUPS
+from prunefuse_ray.commands import GROUPS
 from prunefuse_ray.config.files import presets
 
 SHELLS = ("bash", "zsh", "fish")

@@ -147,8 +147,6 @@ def start_ray() -> None:
     """
     # The first error of several tasks is raised; Ray would log the others, with their tracebacks.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    # Its C++ library warns of actors that Ray Data makes itself, which is of no use to anybody who reads it here.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     if not ray.is_initialized():
         progress.tell(doing="while starting Ray", starting_ray=True)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}

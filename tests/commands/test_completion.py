@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from prunefuse_ray.cli import COMMANDS, main
+from prunefuse_ray.cli import main
+from prunefuse_ray.commands import COMMANDS
 from prunefuse_ray.commands.completion import SHELLS
 from prunefuse_ray.config.files import flatten, to_tree
 from prunefuse_ray.config.schema import Config
