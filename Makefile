@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test fuzz test-networks test-wheel test-slow test-kills test-faults test-multinode test-browser test-labelstudio test-lowest tables \
+.PHONY: install run test fuzz test-networks test-wheel test-slow test-kills test-faults test-multinode test-browser test-labelstudio \
+	test-lowest gpu-check reference docs \
 	constraints-lowest.txt lint types clean
 
 install: $(INSTALLED)
@@ -57,6 +58,10 @@ test-labelstudio: install
 	.venv-labelstudio/bin/python -m pip install --quiet 'label-studio==1.23.2'
 	$(BIN)/python -m pytest -m labelstudio --timeout 900
 
+# What a GPU does for scoring and training: one table, one line of JSON, less than five minutes.
+gpu-check: install
+	$(BIN)/python jobs/benchmark.py gpu
+
 # The lowest versions that pyproject.toml allows, in an environment of their own (6 GB).
 test-lowest:
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
@@ -80,9 +85,13 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-# The documents' tables of what can be named.
-tables: install
+# What of the documents is generated: tables of what can be named, reference of configuration, commands and Python.
+reference: install
 	$(BIN)/python -m tests.support.documents
 
+# The documents as a site, in .site; a broken link or anchor is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .site runs

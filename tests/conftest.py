@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 
 from tests.support.pools import parquet_pool, random_images, write_pool
 
@@ -9,6 +10,7 @@ from tests.support.pools import parquet_pool, random_images, write_pool
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="prunefuse-tests-cache-")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import pytest

@@ -89,8 +89,25 @@ def test_the_table_of_what_pruning_leaves(capsys):
     assert main(["networks", "resnet20", "--input", "3,32,32", "--ratios", ".5"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "16→8 32→16 64→32" in shown
+    assert "samples" not in shown
     assert main(["networks", "resnet21"]) == 2
     assert main(["networks", "resnet20", "--input", "3,x"]) == 2
+
+
+def test_a_speedup_is_answered_by_the_largest_proxy_that_reaches_it(capsys, monkeypatch):
+    """Rates that are proportional to what is left of the network, but widths that are no multiples of 8 cost double."""
+
+    def rate(scoring, selector, job, macs, rows):
+        whole = selector.network.stem.out_channels
+        return 64.0 / whole if whole % 8 == 0 else 32.0 / whole
+
+    monkeypatch.setattr("prunefuse_ray.scoring.backend_choice.rate_here", rate)
+    asked = ["networks", "resnet8", "--input", "3,32,32", "--ratios", ".3,.5", "--speedup"]
+    assert main([*asked, "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "pruning: {ratio: 0.3, round_to: 8}"
+    assert main([*asked, "3"]) == 2
+    assert "the fastest 2.0" in capsys.readouterr().err
+    assert main(["networks", "textcnn", "--input", "128", "--measure"]) == 2
 
 
 def test_presets_are_listed_with_the_command_that_takes_them_and_a_line_of_their_own(capsys):

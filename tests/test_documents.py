@@ -1,19 +1,65 @@
 """What the documents say is what the program does."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands.list import KINDS
+from prunefuse_ray.config.files import PRESETS
+from prunefuse_ray.config.schema import Config
 from tests.support import ROOT
-from tests.support.documents import DOCUMENTS, TABLE, with_tables
+from tests.support.documents import DOCUMENTS, PAGES, REFERENCE, TABLE, with_tables
+
+FILES = {"json", "py", "yaml", "md", "parquet", "html"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_tables_of_what_can_be_named_are_current(document):
     text = document.read_text(encoding="utf-8")
-    assert text == with_tables(text), "make tables"
+    assert text == with_tables(text), "make reference"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_reference_is_current(page):
+    assert (REFERENCE / page).read_text(encoding="utf-8") == PAGES[page](), "make reference"
+
+
+def test_the_readme_is_one_page():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_site_builds_and_every_link_and_anchor_leads_somewhere(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "site" / "how-to" / "clusters" / "index.html").exists()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_relative_links_lead_to_files(document):
+    """Also where mkdocs does not look: README, and links out of docs/."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)]
+    assert not [link for link in links if link and "://" not in link and not (document.parent / link).exists()]
+
+
+def test_fields_and_presets_that_documents_name_exist():
+    """`section.field` in backticks is a field of the configuration, `--preset NAME` a preset."""
+    text = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    sections = {
+        n: f.annotation.model_fields for n, f in Config.model_fields.items() if hasattr(f.annotation, "model_fields")
+    }
+    named = set(re.findall(r"`(?:--)?([a-z]+)\.([a-z_]+)(?=[`: ])", text))
+    wrong = {f"{s}.{f}" for s, f in named if s in sections and f not in sections[s] and f not in FILES}
+    assert not wrong
+    presets = {path.stem for path in PRESETS.glob("*.yaml")}
+    assert set(re.findall(r"--preset ([a-z0-9_]+)", text)) <= presets
 
 
 def test_a_table_that_is_out_of_date_is_found():

@@ -16,6 +16,7 @@ from PIL import Image
 from prunefuse_ray.data.colours import Range
 from prunefuse_ray.data.image_files import as_seen, formats
 from prunefuse_ray.data.images import encode_png, sample_values
+from prunefuse_ray.data.vectors import shown
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
@@ -89,7 +90,9 @@ class Request:
     def _shown(self, value: Any) -> bytes | str:
         if isinstance(value, bytes):
             return as_seen(value, self.value_range)
-        return value if isinstance(value, str) else encode_png(np.asarray(value))
+        if isinstance(value, str):
+            return value
+        return shown(value) if np.ndim(value) == 1 else encode_png(np.asarray(value))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,3 +1,3 @@
 """Benchmarks that anyone can run: `python jobs/benchmark.py NAME --help`. One module each, with `main(argv)`."""
 
-NAMES = ("scoring", "photographs", "topk", "centers", "coverage", "memory", "training", "overhead")
+NAMES = ("scoring", "photographs", "topk", "centers", "coverage", "memory", "training", "overhead", "scaling", "gpu")

@@ -13,6 +13,7 @@ from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import account, console, quiet, si
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.distributed.security import secure
+from prunefuse_ray.report import baseline
 from prunefuse_ray.report.outlook import outlook, words
 from prunefuse_ray.run.rounds import RoundLines
 from prunefuse_ray.tasks import TASKS, Metric
@@ -43,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
     metric = TASKS[config.task].metric
     if found := outlook([(r["labels"], r[f"proxy_{metric.name}"]) for r in result["rounds"]], metric):
         console.print(words(found, metric))
+    for line in baseline.words(result, metric):
+        console.print(line)
     if result["rejected"]:
         console.print(f"{result['rejected']} samples could not be used: {ledger.root.path}/rejected.parquet")
     console.print(f"{finished}; report: {ledger.root.path}/report.html")

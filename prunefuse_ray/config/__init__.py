@@ -6,7 +6,7 @@ from prunefuse_ray.config.schema import Annotation, Config, Run
 from prunefuse_ray.config.scoring import Prepared, Scoring
 from prunefuse_ray.config.section import Positive, Section
 from prunefuse_ray.config.selection import Selection
-from prunefuse_ray.config.training import Recipe, Workers
+from prunefuse_ray.config.training import Pretraining, Recipe, Unlabeled, Workers
 
 __all__ = [
     "Annotation",
@@ -17,12 +17,14 @@ __all__ = [
     "Pool",
     "Positive",
     "Prepared",
+    "Pretraining",
     "Pruning",
     "Recipe",
     "Run",
     "Scoring",
     "Section",
     "Selection",
+    "Unlabeled",
     "UntestedPool",
     "Workers",
 ]

@@ -6,14 +6,15 @@ Only what was not given follows, and it is told once. What was given stays, and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
 
 from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.config.sources import EXAMPLE, source_defaults
 from prunefuse_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -24,41 +25,50 @@ VALIDATION_SHARE = 0.1
 _told: set[str] = set()
 
 
+TEXTS = "textngrams"
+"""The architecture of texts."""
+VECTORS = "mlp"
+"""The architecture of vectors."""
+LIGHT_RECIPE = {"augment": [], "epochs": 10, "warmup_epochs": 1.0, "weight_decay": 2e-3, "label_smoothing": 0.0}
+"""Of networks of texts and vectors; found on a validation split of IMDb (`networks/ngrams.py`)."""
+RECIPES = ("training", "finetuning")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Followed:
-    """A default that is another one here."""
+    """Defaults of a section that are others here."""
 
-    field: str
-    value: Any
+    section: str
+    values: Mapping[str, Any]
     why: str
 
     def __str__(self) -> str:
-        return f"{self.field} is {self.value}: {self.why}"
+        return f"{', '.join(f'{self.section}.{field} is {value}' for field, value in self.values.items())}: {self.why}"
 
 
 Given = Callable[[str], Any]
-"""'section.field' -> its value as it was given; None where it was not."""
+"""'section.field' -> its value as it was given, or followed before; None where it was not."""
 
 
-def _target(given: Given) -> Followed | None:
+def _target(given: Given) -> Iterator[Followed]:
     selector = given("selection.selector")
-    if not isinstance(selector, str) or selector == "proxy":
-        return None
-    return Followed(
-        field="fusion.target", value="scratch", why=f"selection.selector '{selector}' leaves no proxy to fuse"
-    )
+    if isinstance(selector, str) and selector != "proxy":
+        yield Followed(
+            section="fusion",
+            values={"target": "scratch"},
+            why=f"selection.selector '{selector}' leaves no proxy to fuse",
+        )
 
 
-def _committee(given: Given) -> Followed | None:
+def _committee(given: Given) -> Iterator[Followed]:
     name = given("selection.strategy")
     with suppress(ConfigError, TypeError):
         if name is not None and STRATEGIES[name].members:
-            return Followed(
-                field="pruning.committee",
-                value=_members(given("pruning.ratio")),
+            yield Followed(
+                section="pruning",
+                values={"committee": _members(given("pruning.ratio"))},
                 why=f"selection.strategy '{name}' asks the members of a committee",
             )
-    return None
 
 
 def _members(ratio: Any) -> int:
@@ -70,85 +80,86 @@ def _members(ratio: Any) -> int:
     return 2
 
 
-def _groups(given: Given) -> Followed | None:
-    column = given("pool.group_column")
-    if column is None:
-        return None
-    return Followed(field="selection.per_group", value="group", why=f"pool.group_column '{column}' names the groups")
+def _groups(given: Given) -> Iterator[Followed]:
+    if (column := given("pool.group_column")) is not None:
+        yield Followed(
+            section="selection", values={"per_group": "group"}, why=f"pool.group_column '{column}' names the groups"
+        )
 
 
-def _network(given: Given) -> Followed | None:
-    if given("pool.text_column") is None:
-        return None
-    return Followed(field="network.architecture", value="textcnn", why="the pool holds texts (pool.text_column)")
+def _annotation(given: Given) -> Iterator[Followed]:
+    if given("annotation.url") is not None:
+        yield Followed(section="annotation", values={"kind": "label_studio"}, why="annotation.url names a server")
 
 
-def _annotation(given: Given) -> Followed | None:
-    if given("annotation.url") is None:
-        return None
-    return Followed(field="annotation.kind", value="label_studio", why="annotation.url names a server")
+def _validation(given: Given) -> Iterator[Followed]:
+    patient = [f"{s}.patience" for s in RECIPES if given(f"{s}.patience") not in (None, 0, "0")]
+    if patient and given("pool.validation_path") is None:
+        yield Followed(
+            section="pool", values={"validation_share": VALIDATION_SHARE}, why=f"{patient[0]} needs a validation set"
+        )
 
 
-def _validation(given: Given) -> Followed | None:
-    patient = [f"{s}.patience" for s in ("training", "finetuning") if given(f"{s}.patience") not in (None, 0, "0")]
-    if not patient or given("pool.validation_path") is not None:
-        return None
-    return Followed(field="pool.validation_share", value=VALIDATION_SHARE, why=f"{patient[0]} needs a validation set")
-
-
-def _warmup(section: str) -> Callable[[Given], Followed | None]:
-    def rule(given: Given) -> Followed | None:
+def _warmup(given: Given) -> Iterator[Followed]:
+    for section in RECIPES:
         with suppress(TypeError, ValueError, OverflowError):
             if 1 <= (epochs := int(given(f"{section}.epochs"))) <= WARMUP:
                 value = round(epochs / 3, 2)
-                return Followed(field=f"{section}.warmup_epochs", value=value, why=f"a third of {epochs} epochs")
-        return None
-
-    return rule
+                yield Followed(section=section, values={"warmup_epochs": value}, why=f"a third of {epochs} epochs")
 
 
-RULES: tuple[Callable[[Given], Followed | None], ...] = (
-    _target,
-    _committee,
-    _groups,
-    _network,
-    _annotation,
-    _validation,
-    _warmup("training"),
-    _warmup("finetuning"),
-)
+def _kind_of_pool(given: Given) -> Iterator[Followed]:
+    """Texts and vectors: the architecture, its form of texts and its recipe; of an architecture of one's own no
+    augmentation."""
+    of_source = source_defaults(given("pool.source") or EXAMPLE)
+    column = {name: given(f"pool.{name}") or of_source.get(name) for name in ("vector_column", "text_column")}
+    architecture = given("network.architecture")
+    if column["vector_column"] is not None:
+        why, usual = "the pool holds vectors (pool.vector_column)", VECTORS
+    elif column["text_column"] is not None:
+        why, usual = "the pool holds texts (pool.text_column)", TEXTS
+        form = "ngrams" if architecture in (None, TEXTS) else "bytes"
+        yield Followed(section="pool", values={"text_form": form}, why=f"what {architecture or TEXTS} reads")
+    else:
+        return
+    yield Followed(section="network", values={"architecture": usual}, why=why)
+    light = LIGHT_RECIPE if architecture in (None, usual) or usual == VECTORS else {"augment": []}
+    for section in RECIPES:
+        yield Followed(section=section, values=light, why=why)
 
 
-def following(tree: Mapping[str, Any]) -> list[Followed]:
-    """The defaults that are others, from what the tree of a configuration (not yet validated) holds."""
+RULES = (_target, _committee, _groups, _annotation, _validation, _warmup, _kind_of_pool)
+
+
+def with_following(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of a configuration (not yet validated) with the defaults that follow, each told once."""
+    whole = dict(tree)
 
     def given(name: str) -> Any:
         section, _, field = name.partition(".")
-        fields = tree.get(section)
+        fields = whole.get(section)
         if isinstance(fields, BaseModel):
             return getattr(fields, field) if field in fields.model_fields_set else None
         return fields.get(field) if isinstance(fields, Mapping) else None
 
-    def open_(name: str) -> bool:
-        section, _, field = name.partition(".")
-        fields = tree.get(section, {})
-        if isinstance(fields, BaseModel):
-            return field not in fields.model_fields_set
-        return isinstance(fields, Mapping) and field not in fields
-
-    found = [followed for rule in RULES if (followed := rule(given)) is not None]
-    return [followed for followed in found if open_(followed.field)]
-
-
-def with_following(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with the defaults that follow, each told once."""
-    whole = dict(tree)
-    for followed in following(tree):
-        section, _, field = followed.field.partition(".")
-        fields = whole.get(section, {})
-        update = {field: followed.value}
-        whole[section] = fields.model_copy(update=update) if isinstance(fields, BaseModel) else {**fields, **update}
-        if str(followed) not in _told:
-            _told.add(str(followed))
-            logger.warning("%s", followed)
+    for rule in RULES:
+        for followed in list(rule(given)):
+            _lay(whole, followed)
     return whole
+
+
+def _lay(whole: dict[str, Any], followed: Followed) -> None:
+    """Put what follows below what was given, and tell it."""
+    fields = whole.get(followed.section, {})
+    if isinstance(fields, BaseModel):
+        new = {f: v for f, v in followed.values.items() if f not in fields.model_fields_set}
+        whole[followed.section] = fields.model_copy(update=new)
+    elif isinstance(fields, Mapping):
+        new = {f: v for f, v in followed.values.items() if f not in fields}
+        whole[followed.section] = {**fields, **new}
+    else:  # validation refuses it
+        return
+    told = str(replace(followed, values=new))
+    if new and told not in _told:
+        _told.add(told)
+        logger.warning("%s", told)

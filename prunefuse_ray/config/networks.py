@@ -54,7 +54,9 @@ class Pruning(Section):
     then, also where a file or a sweep's base has another). They are trained side by side, vote, and are fused into one
     network."""
     round_to: Positive | None = None
-    """Round kept channel counts down to a multiple of this (hardware); refused where a layer would stay unpruned."""
+    """Bring kept channel counts to the nearest multiple of this, at least one, since vector units compute whole
+    multiples anyway (CPUs with matrix units: 16, GPUs: 8); layers that are no wider than it keep the exact share. What
+    pays on this machine: `prunefuse networks ARCHITECTURE --measure`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -104,7 +106,7 @@ class Distillation(Section):
 
     weight: Share = 0.0
     """Weight w of the distillation term: loss = (1-w) CE + w T^2 KL(proxy || fused). The paper's method has one; by
-    default it is off, since a teacher weaker than its pupil costs accuracy (README)."""
+    default it is off, since a teacher weaker than its pupil costs accuracy (docs: results)."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Temperature T of both softmaxes."""
     decay: Literal["none", "linear"] = "linear"

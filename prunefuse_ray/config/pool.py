@@ -52,9 +52,15 @@ class Pool(Section):
     """Column of images: encoded (binary, or {bytes, path}) or uint8 tensors (height x width x channels). Of WebDataset,
     the extension of the member that is the sample's image (`jpg`, `left.jpg`); `image`: whichever is an image."""
     text_column: str | None = None
-    """Column of texts (strings) in place of images; the network reads their bytes."""
+    """Column of texts (strings) in place of images."""
+    vector_column: str | None = None
+    """Column of vectors in place of images: lists of numbers, all equally many, such as the embeddings of a foundation
+    model. Those with NaN or infinite numbers are rejected."""
+    text_form: Literal["ngrams", "bytes"] = "bytes"
+    """What a network reads of a text: its words and pairs of words (ngrams), or its bytes. Default: ngrams for the
+    architecture textngrams, which is that of texts, bytes for others."""
     text_length: Positive = 1024
-    """Bytes of a text that the network reads; longer texts are cut, shorter ones filled up."""
+    """Different n-grams, or bytes, of a text that the network reads; longer texts are cut, shorter ones filled up."""
     label_column: str = "label"
     """Column of integer labels 0 .. classes-1, asked only for selected samples. Where people give the labels
     (annotation.kind), only the test set needs it."""
@@ -116,6 +122,11 @@ class Pool(Section):
         for field in source.needs:
             if field not in self.unasked and getattr(self, field) is None:
                 raise ValueError(f"{field} is missing: source '{self.source}' needs it; set pool.{field}")
+        if source.needs_one and not any(getattr(self, field) is not None for field in source.needs_one):
+            raise ValueError(
+                f"{source.needs_one[0]} is missing: source '{self.source}' needs it, or "
+                f"{' or '.join(source.needs_one[1:])}; set pool.{source.needs_one[0]}"
+            )
         for field in SOURCE_FIELDS:
             if field not in source.fields and getattr(self, field) != Pool.model_fields[field].default:
                 instead = " and use validation_share" if field == "validation_path" else ""
@@ -130,6 +141,8 @@ class Pool(Section):
     def _complete(self) -> Pool:
         if self.validation_path is not None and self.validation_share:
             raise ValueError("validation_path and validation_share are both set: give one validation set")
+        if self.text_column is not None and self.vector_column is not None:
+            raise ValueError("text_column and vector_column are both set: a sample is one of them")
         if self.crop_ratio < 1 and self.other_sizes == "reject":
             raise ValueError("crop_ratio crops scaled images, but other_sizes is 'reject': set one of them back")
         for field in ("mean", "std"):

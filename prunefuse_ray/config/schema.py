@@ -15,7 +15,7 @@ from pydantic import (
 
 from prunefuse_ray.acquisition import AUTO as AUTO_STRATEGY
 from prunefuse_ray.acquisition import auto
-from prunefuse_ray.config.following import with_following
+from prunefuse_ray.config.following import TEXTS, with_following
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.networks import Distillation, Fusion, Network, Pruning
 from prunefuse_ray.config.pool import Pool
@@ -25,7 +25,7 @@ from prunefuse_ray.config.selection import Selection
 from prunefuse_ray.config.sources import (
     POOL_SOURCES,
 )
-from prunefuse_ray.config.training import Recipe, Workers
+from prunefuse_ray.config.training import Pretraining, Recipe, Workers
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.networks.fusion import FUSION_RULES
 from prunefuse_ray.tasks import TASKS
@@ -80,6 +80,15 @@ class Annotation(Section):
         return self
 
 
+class Report(Section):
+    """What a run's end is compared with."""
+
+    baseline: bool = True
+    """Also fit the simplest model anyone would try on the same labels, and test it on the same test set: TF-IDF of
+    words and pairs (texts), k-means features of patches (images), the vectors themselves, each with logistic
+    regression. Of large sets a part, which is told; a minute or two."""
+
+
 class Config(Section):
     """A whole run."""
 
@@ -91,6 +100,8 @@ class Config(Section):
     network: Network = Network()
     pruning: Pruning = Pruning()
     selection: Selection = Selection()
+    pretraining: Pretraining = Pretraining()
+    """What the proxy learns from the pool before any label."""
     training: Recipe = Recipe()
     """The proxy's training, in every round from its initial weights."""
     finetuning: Recipe = Recipe()
@@ -100,6 +111,7 @@ class Config(Section):
     distillation: Distillation = Distillation()
     scoring: Scoring = Scoring()
     prepared: Prepared = Prepared()
+    report: Report = Report()
 
     @model_validator(mode="before")
     @classmethod
@@ -136,11 +148,23 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _modality(self) -> Config:
-        if self.pool.text_column is None:
+        if self.pool.text_column is None and self.pool.vector_column is None:
             return self
         for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
             if recipe.augment:
-                raise ValueError(f"{field}.augment {recipe.augment} is for images: set it to [] for texts")
+                raise ValueError(f"{field}.augment {recipe.augment} is for images: set it to [] for others")
+            if recipe.unlabeled.used:
+                raise ValueError(
+                    f"{field}.unlabeled.method '{recipe.unlabeled.method}' has views of images only: set it to none "
+                    "for others"
+                )
+        if self.pretraining.used:
+            raise ValueError(f"pretraining.method '{self.pretraining.method}' is for images: set it to none for others")
+        if (self.network.architecture == TEXTS) != (self.pool.text_form == "ngrams"):
+            raise ValueError(
+                f"pool.text_form '{self.pool.text_form}' is not what network.architecture "
+                f"'{self.network.architecture}' reads: leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -172,12 +196,18 @@ class Config(Section):
         for field, size in (
             ("training.batch_size", self.training.batch_size),
             ("finetuning.batch_size", self.finetuning.batch_size),
+            ("pretraining.batch_size", self.pretraining.batch_size),
             ("selection.budgets", self.selection.budgets[0]),
         ):
             if size < workers:
                 raise ValueError(
                     f"{field} {size} leaves some of {workers} workers without samples: raise it or lower workers.count"
                 )
+        if self.pretraining.method == "vicreg" and self.pretraining.batch_size < 2 * workers:
+            raise ValueError(
+                f"pretraining.batch_size {self.pretraining.batch_size} leaves some of {workers} workers without two "
+                "samples to tell apart: raise it or lower workers.count"
+            )
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ SOURCE_FIELDS = (
     "id_column",
     "image_column",
     "text_column",
+    "vector_column",
     "label_column",
     "group_column",
     "sample_key",
@@ -46,6 +47,8 @@ class PoolSource:
     """Those of SOURCE_FIELDS that it takes."""
     needs: tuple[str, ...] = ("path", "test_path")
     """Those of them that have to be given."""
+    needs_one: tuple[str, ...] = ()
+    """Those of them of which one has to be given."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Field of `pool` -> its default with this source, where that is another one."""
     may_grow: bool = False
@@ -108,6 +111,16 @@ HUGGINGFACE = PoolSource(
     fields=(*PATHS, "image_column", "text_column", "label_column"),
 )
 
+_TABLES: dict[str, Any] = {
+    "ids": "file and row, `a.csv:17`; or `id_column`",
+    "labels": "`label_column`",
+    "fields": (*PATHS, "id_column", "text_column", "vector_column", "label_column"),
+    "needs_one": ("text_column", "vector_column"),
+    "defaults": {"id_column": None},
+}
+CSV = PoolSource(help="CSV files of texts or vectors", reader="prunefuse_ray.data.sources.tables:CSV", **_TABLES)
+JSONL = PoolSource(help="JSON Lines of texts or vectors", reader="prunefuse_ray.data.sources.tables:JSONL", **_TABLES)
+
 POOL_SOURCES: Registry[PoolSource] = Registry(
     "source of samples",
     "prunefuse_ray.config.sources:PoolSource",
@@ -118,6 +131,8 @@ POOL_SOURCES: Registry[PoolSource] = Registry(
         "images": "prunefuse_ray.config.sources:IMAGES",
         "webdataset": "prunefuse_ray.config.sources:WEBDATASET",
         "huggingface": "prunefuse_ray.config.sources:HUGGINGFACE",
+        "csv": "prunefuse_ray.config.sources:CSV",
+        "jsonl": "prunefuse_ray.config.sources:JSONL",
     },
 )
 EXAMPLE = "digits"

@@ -1,4 +1,4 @@
-"""The sections `training`, `finetuning` and `workers`: how a network is trained, and where."""
+"""The sections `pretraining`, `training`, `finetuning` and `workers`: how a network is trained, on what, and where."""
 
 from __future__ import annotations
 
@@ -13,6 +13,35 @@ from pydantic import (
 from prunefuse_ray.config.section import Positive, Section, Share, min_max
 
 Augmentation = Literal["crop", "resized_crop", "flip", "cutout"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class Unlabeled(Section):
+    """What a training learns from samples of the pool that have no label, beside those that have one."""
+
+    method: Literal["none", "fixmatch"] = "none"
+    """fixmatch: what the network says of a weak view of a sample (`augment`), where it is sure, is the label of a
+    strong view of it (colours, turns, shears, shifts, cutout), after Sohn et al. 2020 (arXiv 2001.07685). For
+    images."""
+    steps: Positive = 4000
+    """Optimiser steps of the training, at least, in place of `min_steps`: as many labeled batches as `epochs` has are
+    too few to learn from a pool."""
+    macs: Annotated[float, Field(gt=0)] | None = None
+    """Multiply-accumulates that the training may take, in place of `steps`; counted as if the network were sure of
+    every sample."""
+    ratio: Positive = 4
+    """Unlabeled samples to one labeled sample of a batch."""
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Probability from which on the network counts as sure."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the unlabeled loss."""
+    alignment: bool = True
+    """Distribution alignment (Berthelot et al. 2020, arXiv 1911.09785): over many batches the guesses are brought to
+    the shares of the classes among the labels that were chosen at random (of all labels where none were)."""
+
+    @property
+    def used(self) -> bool:
+        return self.method != "none"
 
 
 class Recipe(Section):
@@ -50,10 +79,22 @@ class Recipe(Section):
     """Smallest share of the image's area that resized_crop takes."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Epochs without a better validation accuracy after which training stops; 0: never. Needs a validation set."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Arithmetic of the forward and backward pass: auto is bf16 (autocast) where the device has it in hardware."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
     """Epochs between evaluations on the test set; 0: only after the last."""
+    unlabeled: Unlabeled = Unlabeled()
+    """Semi-supervised training."""
+
+    @model_validator(mode="after")
+    def _sure(self) -> Recipe:
+        if self.unlabeled.used and self.unlabeled.threshold >= 1 - self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing {self.label_smoothing:g} teaches probabilities of no more than about "
+                f"{1 - self.label_smoothing:g}, and unlabeled.threshold is {self.unlabeled.threshold:g}: no sample "
+                "would pass; set label_smoothing to 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _schedule(self) -> Recipe:
@@ -64,6 +105,32 @@ class Recipe(Section):
         if self.schedule == "step" and any(m >= self.epochs for m in self.milestones):
             raise ValueError(f"milestones {self.milestones} reach beyond the last of {self.epochs} epochs")
         return self
+
+
+class Pretraining(Section):
+    """What the network that selects learns from the pool before it sees a label; every round begins with that."""
+
+    method: Literal["none", "auto", "rotation", "vicreg"] = "none"
+    """rotation: which of four ways a square sample is turned (Gidaris et al. 2018, arXiv 1803.07728). vicreg: like
+    features for two strong views of a sample, unlike ones otherwise (Bardes et al. 2022, arXiv 2105.04906). auto:
+    rotation where the first label budget has at most 250 labels a class, nothing above. For images."""
+    epochs: Annotated[float, Field(gt=0)] = 8.0
+    """Passes over the pool."""
+    macs: Annotated[float, Field(gt=0)] | None = None
+    """Multiply-accumulates that it may take, in place of `epochs`."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Samples per optimiser step, over all workers together."""
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    """Peak learning rate of SGD (Nesterov momentum 0.9) at this batch size: 5 % of the steps of warm-up, then cosine to
+    zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty on weights (not on biases and normalisation parameters)."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward and backward pass: auto is bf16 (autocast) where the device has it in hardware."""
+
+    @property
+    def used(self) -> bool:
+        return self.method != "none"
 
 
 class Workers(Section):
@@ -78,7 +145,7 @@ class Workers(Section):
     """One GPU per training worker."""
     sample_memory_gb: Annotated[float, Field(ge=0)] = 8.0
     """Memory (GiB) for the decoded labeled samples in one training worker; a larger set is decoded once into a file in
-    the temporary directory (TMPDIR) of its node."""
+    the temporary directory (TMPDIR) of its node. As much again for samples that are learned from without labels."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
     """Worker failures that training survives, each going on from the last epoch's checkpoint; -1: any number."""
 

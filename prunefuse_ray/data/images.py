@@ -215,6 +215,9 @@ def sample_values(column: pa.ChunkedArray) -> list[object]:
     """The column's values as bytes, arrays or None. Tensors may be Arrow's tensor types or nested lists."""
     column = plain_samples(column)
     kind = column.type
+    if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type) and not column.null_count:
+        chunks = [c.flatten() for c in column.chunks]  # vectors, without an object for each number
+        return [v for c in chunks for v in c.to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)]
     if any(is_plain(kind) for is_plain in PLAIN):
         return column.to_pylist()
     if isinstance(kind, pa.BaseExtensionType):

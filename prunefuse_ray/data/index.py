@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -18,7 +19,7 @@ import ray
 from prunefuse_ray.data.left_out import NAMES, LeftOut, LeftOuts, gathered, joined, told
 from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.data.reading import canonical, canonical_rows, id_digest, in_tasks, opened, tables
+from prunefuse_ray.data.reading import canonical, canonical_rows, id_digest, id_hashes, in_tasks, opened, tables
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.errors import PoolError
@@ -192,7 +193,10 @@ def _scan_files(
                         "label": pa.array(codes, task.label_type),
                         "root": pa.array([listing.root_numbers[n]] * len(codes), pa.int32()),
                         "file": pa.array([name] * len(codes), pa.string()),
-                        **{c: pa.array(v, _TYPES.get(c)) for c, v in found.columns.items()},
+                        **{
+                            c: v if isinstance(v, pa.Array) else pa.array(v, _TYPES.get(c))
+                            for c, v in found.columns.items()
+                        },
                     }
                 )
             )
@@ -298,6 +302,29 @@ def _ids_among(source: Source, wanted: pa.Array) -> pa.Array:
 def _among(rows: pa.Table, column: str, wanted: pa.Array) -> pa.Array:
     ids = rows[column].cast(wanted.type)
     return ids.filter(pc.is_in(normal_ids(ids), value_set=normal_ids(wanted))).combine_chunks()
+
+
+def check_unique(index: Index, samples: SampleSet) -> None:
+    """PoolError where two rows of a scan have the same id."""
+    task = ray.remote(num_cpus=0.5)(_id_hashes)
+    parts: list[Any] = list(index.parts)
+    hashes = np.concatenate(_results([task.remote(part) for part in parts]))
+    values, counts = np.unique(hashes, return_counts=True)
+    if len(twice := values[counts > 1]):
+        found = ray.remote(num_cpus=0.5)(_ids_of)
+        names = sorted({i for some in _results([found.remote(part, twice[:1000]) for part in parts]) for i in some})
+        raise PoolError(
+            f"{samples.field}: column '{samples.pool.id_column}' has duplicate ids, e.g. "
+            f"{', '.join(map(repr, names[:5]))}; make ids unique, or set pool.id_column to null"
+        )
+
+
+def _id_hashes(rows: pa.Table) -> np.ndarray:
+    return id_hashes(rows["id"])
+
+
+def _ids_of(rows: pa.Table, hashes: np.ndarray) -> list[str]:
+    return rows["id"].filter(pa.array(np.isin(id_hashes(rows["id"]), hashes))).to_pylist()
 
 
 def all_ids(index: Index) -> pa.ChunkedArray:

@@ -57,7 +57,7 @@ def inspect_parquet(source: Source, samples: SampleSet, classes: int, new: Colle
     """
     field = samples.field
     schema = read_schema(source.fs, next(f for f in source.files if f not in new), field)
-    id_type = _check_columns(schema, source, field, samples.text)
+    id_type = _check_columns(schema, source, field, samples.sample_setting)
     looks = in_tasks(_look, source, _kinds(schema, source))
     if faults := [fault for _, found in looks for fault in found]:
         remedy = (
@@ -105,8 +105,7 @@ def read_schema(fs: pafs.FileSystem, file: str, field: str) -> pa.Schema:
         raise PoolError(f"{field}: {_unreadable(fs, file, error)}") from error
 
 
-def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) -> str:
-    samples = "text_column" if text else "image_column"
+def _check_columns(schema: pa.Schema, source: Source, field: str, samples: str) -> str:
     wanted = {samples: source.sample_column}
     if source.names is None:
         wanted["id_column"] = source.id_column
@@ -118,10 +117,15 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) ->
         if column not in schema.names:
             remedy = "; null makes ids of file names and row numbers" if name == "id_column" else ""
             raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}{remedy}")
-    if text and not pa.types.is_string(plain_type(schema.field(source.sample_column).type)):
+    if samples == "text_column" and not pa.types.is_string(plain_type(schema.field(source.sample_column).type)):
         raise PoolError(
             f"pool.text_column: '{source.sample_column}' is of type "
             f"{schema.field(source.sample_column).type}; texts are strings"
+        )
+    if samples == "vector_column" and not _is_vector(schema.field(source.sample_column).type):
+        raise PoolError(
+            f"pool.vector_column: '{source.sample_column}' is of type "
+            f"{schema.field(source.sample_column).type}; vectors are lists of numbers"
         )
     if source.group_column is not None:
         kind = schema.field(source.group_column).type
@@ -139,6 +143,13 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, text: bool) ->
     if pa.types.is_string(kind):
         return "string"
     raise PoolError(f"pool.id_column: '{source.id_column}' is of type {kind}; ids are strings or integers")
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):  # a tensor
+        return True
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
 
 
 def _kinds(schema: pa.Schema, source: Source) -> dict[str, str]:

@@ -232,7 +232,7 @@ def _text(content: bytes, columns: Sequence[str]) -> Iterator[tuple[int, list[Ce
     if begin.startswith(("{", "[")):
         raise TableError("is JSON; write the table as CSV or Parquet")
     named = re.match(r"\s*sep=(.)\r?\n", text)  # Excel's own word on the delimiter
-    delimiter = named[1] if named else _delimiter(text, columns)
+    delimiter = named[1] if named else delimiter_of(text, columns)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header, before = True, 0
     try:
@@ -264,7 +264,7 @@ def _decoded(content: bytes) -> str:
     return text.lstrip("\ufeff")
 
 
-def _delimiter(text: str, columns: Sequence[str]) -> str:
+def delimiter_of(text: str, columns: Sequence[str]) -> str:
     """The delimiter under which the header has the columns, else the most frequent one in it."""
     first = next((line for line in text.splitlines() if line.strip(f" {DELIMITERS}")), "")
 

@@ -58,7 +58,7 @@ def load_samples(
     Raises:
         PoolError: a sample that cannot be read, a label without its sample, or too little room on the disk.
     """
-    ids, labels_N = _in_order(_own_labels(source) if labels is None else labels)
+    ids, labels_N = _in_order(own_labels(source) if labels is None else labels)
     shape = (len(ids), *form.shape)
     values_N = np.zeros(shape, np.uint8) if file is None else _map(file, shape, fill)
     if file is None or fill:
@@ -71,8 +71,8 @@ def load_samples(
     return Samples(values_N=torch.from_numpy(values_N), labels_N=torch.from_numpy(labels_N))
 
 
-def _own_labels(source: Source) -> pa.Table:
-    """(id, label) of every row."""
+def own_labels(source: Source) -> pa.Table:
+    """(id, label) of every row of a labeled source."""
     assert source.label_column is not None
     columns = [source.id_column, source.label_column]
     return pa.concat_tables([table.select(columns) for table in tables(source, columns)]).rename_columns(

@@ -67,7 +67,7 @@ class PoolInfo:
     id_type: str
     classes: list[str]
     sample_size: tuple[int, ...]
-    """(height, width) of images, (length,) of texts in bytes"""
+    """(height, width) of images, (length,) of texts in what the network reads of them, and of vectors"""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -37,6 +37,8 @@ from prunefuse_ray.data.images import ImageForm, encode, plain_samples
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.reading import PLACES, FileRows, canonical_columns, canonical_rows, id_hashes, opened
 from prunefuse_ray.data.sample_format import Decoded, Form, read_column
+from prunefuse_ray.data.texts import TextForm
+from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.storage import Place
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,16 @@ def decoded(
     """
     for number in range(len(source.files)):
         yield from _decoded(source, number, form, label, only, exclude)
+
+
+def readable(source: Source, form: Form, ids: pa.Array) -> tuple[pa.Array, npt.NDArray[np.uint8]]:
+    """Those samples of a source that `ids` names and that can be read: their ids, and uint8 (N, *form.shape)."""
+    found_ids, values = [ids[:0]], [np.zeros((0, *form.shape), np.uint8)]
+    for chunk in decoded(source, form, only=ids):
+        readable_N = np.array([why is None for why in chunk.samples.rejected], bool)
+        found_ids.append(chunk.rows["id"].filter(pa.array(readable_N)).combine_chunks().cast(ids.type))
+        values.append(chunk.samples.values_N[readable_N])
+    return pa.concat_arrays(found_ids), np.concatenate(values)
 
 
 def _decoded(
@@ -292,15 +304,20 @@ def room(settings: cfg.Prepared, form: Form, *, samples: int, free_bytes: int | 
         free_bytes: on the disk; None for an object store.
     """
     size = samples * math.prod(form.shape)
-    if settings.format == "none" or not isinstance(form, ImageForm) or (settings.format == "auto" and size < WORTH):
+    if (
+        settings.format == "none"
+        or isinstance(form, TextForm | VectorForm)
+        or (settings.format == "auto" and size < WORTH)
+    ):
         return None
-    if settings.format == "jpeg":
+    jpeg = settings.format == "jpeg" and isinstance(form, ImageForm)
+    if jpeg:
         size = int(size * JPEG_SHARE)
     limit = int((settings.max_gb or DEFAULT_GB) * 2**30)
     if settings.max_gb is None and free_bytes is not None:
         limit = min(limit, free_bytes // 2)
     return Room(
-        format="jpeg" if settings.format == "jpeg" else "raw",
+        format="jpeg" if jpeg else "raw",
         share=min(1.0, limit / max(size, 1)),
         bytes=size,
         limit=limit,

@@ -16,11 +16,15 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.data.contents import digests
 from prunefuse_ray.data.images import ImageForm, sample_values
 from prunefuse_ray.data.pool import PoolInfo
-from prunefuse_ray.data.texts import TextForm
+from prunefuse_ray.data.texts import NgramForm, TextForm
+from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import LedgerError, Rejected
 from prunefuse_ray.storage import sealed, unsealed
 
-Form: TypeAlias = ImageForm | TextForm
+Form: TypeAlias = ImageForm | TextForm | NgramForm | VectorForm
+
+FORMS: dict[str, Any] = {"image": ImageForm, "text": TextForm, "ngrams": NgramForm, "vector": VectorForm}
+"""By the name that a saved network has it under."""
 
 KINDS = "; "
 """Between the kinds of conversion of one sample."""
@@ -33,7 +37,9 @@ FORMAT = 1
 def form_of(pool: cfg.Pool, info: PoolInfo) -> Form:
     """The form that all samples of a run are brought to."""
     if pool.text_column is not None:
-        return TextForm(length=info.sample_size[0])
+        return (NgramForm if pool.text_form == "ngrams" else TextForm)(length=info.sample_size[0])
+    if pool.vector_column is not None:
+        return VectorForm(length=info.sample_size[0])
     height, width = info.sample_size
     return ImageForm(
         height=height,
@@ -102,7 +108,7 @@ def read_column(column: pa.ChunkedArray, form: Form) -> Decoded:
         rejected=rejected,
         converted=converted,
         digests=digests(values),
-        encoded=all(value is None or isinstance(value, bytes) for value in values),
+        encoded=all(value is None or isinstance(value, bytes | str) for value in values),
     )
 
 
@@ -124,7 +130,7 @@ class Preprocessing:
 
 def preprocessing_to_bytes(told: Preprocessing) -> bytes:
     """The contents of PREPROCESSING_FILE."""
-    kind = "image" if isinstance(told.form, ImageForm) else "text"
+    kind = next(name for name, form in FORMS.items() if isinstance(told.form, form))
     tree = {"format": FORMAT, "task": told.task, "kind": kind, "classes": told.classes, "form": asdict(told.form)}
     return sealed(tree)
 
@@ -137,7 +143,7 @@ def preprocessing_from_bytes(content: bytes) -> Preprocessing:
             raise ValueError(f"format {tree['format']!r}")
         tree = unsealed(tree)
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in tree["form"].items()}
-        form: Form = {"image": ImageForm, "text": TextForm}[tree["kind"]](**fields)
+        form: Form = FORMS[tree["kind"]](**fields)
         # The first version knew one task and did not name it.
         task = str(tree.get("task", "classification"))
         return Preprocessing(task=task, form=form, classes=[str(name) for name in tree["classes"]])

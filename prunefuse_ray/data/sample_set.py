@@ -42,11 +42,16 @@ class SampleSet:
 
     @property
     def sample_column(self) -> str:
-        return self.pool.text_column or self.pool.image_column
+        return self.pool.text_column or self.pool.vector_column or self.pool.image_column
 
     @property
     def label_column(self) -> str | None:
         return self.pool.label_column if self.labeled else None
+
+    @property
+    def sample_setting(self) -> str:
+        """The setting that names the column of samples."""
+        return "text_column" if self.text else "vector_column" if self.pool.vector_column else "image_column"
 
     @property
     def text(self) -> bool:

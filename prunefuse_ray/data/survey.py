@@ -17,6 +17,7 @@ from prunefuse_ray.data.paths import Listing, as_list
 from prunefuse_ray.data.pool import PoolInfo, Source
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader, reader_of
+from prunefuse_ray.data.vectors import vector
 from prunefuse_ray.errors import LedgerError, PoolError, Rejected
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks.classification import CLASSIFICATION
@@ -119,7 +120,9 @@ def _classes(pool: cfg.Pool, reader: SourceReader, listings: list[tuple[SampleSe
 
 
 def _sample_size(pool: cfg.Pool, index: Index) -> tuple[int, ...]:
-    """(height, width) of images, (length,) of texts."""
+    """(height, width) of images, (length,) of texts and vectors."""
+    if pool.vector_column is not None:
+        return (_first_length(first_samples(index)),)
     if pool.text_column is not None:
         return (pool.text_length,)
     columns = first_samples(index)
@@ -131,6 +134,22 @@ def _sample_size(pool: cfg.Pool, index: Index) -> tuple[int, ...]:
                 "holds tensors, which are never scaled; set it to 1"
             )
     return pool.image_size or _first_size(columns, pool.channels)
+
+
+def _first_length(columns: Iterable[pa.ChunkedArray]) -> int:
+    """The length of the first readable vector."""
+    reason = "no vectors"
+    for column in columns:
+        for value in sample_values(column):
+            try:
+                if length := len(vector(value)):
+                    return length
+                reason = "no numbers"
+            except Rejected as rejected:
+                reason = str(rejected)
+    raise PoolError(
+        f"pool.vector_column: no vector of the pool can be read (last reason: {reason}); name the right column"
+    )
 
 
 def _first_size(columns: Iterable[pa.ChunkedArray], channels: int) -> tuple[int, int]:

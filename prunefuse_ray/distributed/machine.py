@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
+
+from prunefuse_ray.storage import Place
+
+
+def cache() -> Place:
+    """Where is kept what was found out about this machine (the XDG base directory specification); not made yet."""
+    return Place.at(os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")) / "prunefuse_ray"
 
 
 def cpu() -> tuple[str, frozenset[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import PlanError
 from prunefuse_ray.inference.predictor import Predictor
 
@@ -20,18 +21,22 @@ TOLERANCE = 1e-4  # of the largest logit; other kernels sum in another order
 
 
 class _Graph(nn.Module):
-    """uint8 samples (N, *form.shape) to logits (N, C): scaling and normalisation travel with the network."""
+    """uint8 samples (N, *form.shape), or vectors (N, D), to logits (N, C): scaling and normalisation travel with the
+    network."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
         self.network, self.form = predictor.network, predictor.form
 
     def forward(self, samples: Tensor) -> Tensor:
+        if isinstance(self.form, VectorForm):
+            return self.network(samples[:, :, None, None])
         return self.network(self.form.inputs(samples))
 
 
 def to_onnx(predictor: Predictor) -> bytes:
-    """The network as an ONNX model: input `samples`, uint8 (N, height, width, channels) or (N, length); output
+    """The network as an ONNX model: input `samples`, uint8 (N, height, width, channels), (N, length) bytes or (N,
+    length, 4) n-grams (`NgramForm`), or float32 (N, length) of vectors; output
     `logits`, float32 (N, C). N is free. The metadata names classes and form.
 
     Raises:
@@ -103,5 +108,7 @@ def _exported(graph: nn.Module, example: Tensor, name: str) -> Any:
 
 
 def _samples(predictor: Predictor, count: int) -> Tensor:
-    samples = np.random.default_rng(count).integers(0, 256, (count, *predictor.form.shape), dtype=np.uint8)
-    return torch.from_numpy(samples)
+    rng = np.random.default_rng(count)
+    if isinstance(predictor.form, VectorForm):
+        return torch.from_numpy(rng.normal(size=(count, predictor.form.length)).astype(np.float32))
+    return torch.from_numpy(rng.integers(0, 256, (count, *predictor.form.shape), dtype=np.uint8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prunefuse_ray import networks
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, preprocessing_from_bytes
+from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import LedgerError, Rejected
 from prunefuse_ray.inference.saved_networks import network_files, network_place
 from prunefuse_ray.storage import Place
@@ -51,7 +52,8 @@ class Predictor(nn.Module):
 
         Args:
             samples: one or many (a list, an iterator, an array with one more axis): images as paths, encoded bytes,
-                Pillow images or uint8 arrays (height, width[, channels]); texts as strings.
+                Pillow images or uint8 arrays (height, width[, channels]); texts as strings; vectors as lists or
+                arrays of numbers.
 
         Raises:
             Rejected: a sample that cannot be read, by its number and name, with the reason.
@@ -106,6 +108,9 @@ class Predictor(nn.Module):
         channels."""
         if isinstance(samples, np.ndarray | Tensor) and isinstance(self.form, ImageForm):
             return samples.ndim < 3 or (samples.ndim == 3 and samples.shape[2] in CHANNELS)
+        if isinstance(self.form, VectorForm):
+            first: Any = next(iter(samples), None) if isinstance(samples, Sequence) else samples
+            return np.ndim(first) == (0 if isinstance(samples, Sequence) else 1)
         return isinstance(samples, str | bytes | bytearray | memoryview | os.PathLike | Image.Image)
 
     def _decoded(self, number: int, sample: Any) -> npt.NDArray[np.uint8]:

@@ -24,12 +24,17 @@ def network_spec(config: Config, info: PoolInfo) -> networks.NetworkSpec:
     )
 
 
-def dense_network(config: Config, spec: networks.NetworkSpec) -> tuple[networks.Dense, dict[str, Any]]:
-    """The dense network as it starts, from its seed or from trained weights; and what is recorded of these.
+def dense_network(
+    config: Config, spec: networks.NetworkSpec, statistics: bytes | None = None
+) -> tuple[networks.Dense, dict[str, Any]]:
+    """The dense network as it starts, from its seed (and what it takes of the pool) or from trained weights; and what
+    is recorded of these.
 
     Raises NetworkError, and ConfigError where the file of the weights cannot be read.
     """
     dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+    if statistics is not None:
+        networks.take(dense.network, statistics)
     path = config.network.weights
     if path is None:
         return dense, {}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import ConfigError, near
+from prunefuse_ray.networks.from_pool import STATISTICS
 from prunefuse_ray.tasks import TASKS
 
 
@@ -33,12 +34,14 @@ class Step:
         return f"in round {self.round}, {_DOING[self.phase]}" if self.round >= 0 else f"while {_DOING[self.phase]}"
 
 
-INIT, REPORT = "init", "report"
+LEARN, INIT, PRETRAIN, BASELINE, REPORT = "learn", "init", "pretrain", "baseline", "report"
 SELECT, REQUEST, LABEL, TRAIN, GROW, SCORE = "select", "request", "label", "train", "grow", "score"
 FUSE, FINETUNE, SYNC = "fuse", "finetune", "sync"
 
 _DOING = {
+    LEARN: "learning from the unlabeled pool",
     INIT: "initialising the networks",
+    PRETRAIN: "pre-training on the pool",
     SELECT: "selecting",
     REQUEST: "writing out what is to be labeled",
     LABEL: "taking labels",
@@ -48,6 +51,7 @@ _DOING = {
     FUSE: "fusing",
     FINETUNE: "training the target network",
     SYNC: "pruning the fused network",
+    BASELINE: "fitting the baseline",
     REPORT: "writing the report",
 }
 
@@ -55,12 +59,16 @@ _DOING = {
 def steps(config: Config) -> list[Step]:
     """Every step of a run, in order.
 
-    Round r selects (from the scores of round r-1; at random in round 0, unless the initial set is selected from scores,
-    too), labels and trains the proxy from its initial weights; the last round scores nothing. The target is made after
-    the last round, or after every one. People are asked (`request`) before their labels are taken; a pool that may grow
-    is looked at before it is scored.
+    A network that takes statistics of the pool learns them first, unless it begins with trained weights; what
+    selects is pre-trained on the pool, where that is asked for. Round r selects (from the scores of round r-1; at
+    random in round 0, unless the initial set is selected from scores, too), labels and trains the proxy from its
+    initial weights; the last round scores nothing. The target is made after the last round, or after every one; a
+    baseline is fitted on the last labels. People are asked (`request`) before their labels are taken; a pool that
+    may grow is looked at before it is scored.
     """
-    plan = [Step(-1, INIT)]
+    plan = [*([Step(-1, LEARN)] if learns(config) else []), Step(-1, INIT)]
+    if config.pretraining.used:
+        plan.append(Step(-1, PRETRAIN))
     last = len(config.selection.budgets) - 1
     known = TASKS[config.task].strategies
     if known[config.selection.initial].score is not None:
@@ -78,7 +86,13 @@ def steps(config: Config) -> list[Step]:
             plan += [Step(r, FUSE), Step(r, FINETUNE)]
         if sync:
             plan.append(Step(r, SYNC))
-    return [*plan, Step(-1, REPORT)]
+    compared = config.report.baseline and TASKS[config.task].baseline
+    return [*plan, *([Step(-1, BASELINE)] if compared else []), Step(-1, REPORT)]
+
+
+def learns(config: Config) -> bool:
+    """Whether the dense network begins with statistics of the pool."""
+    return config.network.architecture in STATISTICS and config.network.weights is None
 
 
 def is_sync(config: Config, round_: int) -> bool:
@@ -90,6 +104,14 @@ def base(config: Config, round_: int) -> Step:
     """Where the dense network and the initial proxy of a round come from: the last sync before it, or the beginning."""
     synced = [q for q in range(round_) if is_sync(config, q)]
     return Step(synced[-1], SYNC) if synced else Step(-1, INIT)
+
+
+def start(config: Config, round_: int) -> tuple[Step, str]:
+    """Where the weights lie that a round's proxy starts from: the step, and the name below its directory."""
+    origin = base(config, round_)
+    if origin.phase == SYNC:
+        return origin, "next"
+    return (Step(-1, PRETRAIN), "pretrained") if config.pretraining.used else (origin, "proxies")
 
 
 def to_select(config: Config, round_: int, labels: int) -> int:

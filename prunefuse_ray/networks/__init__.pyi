@@ -2,11 +2,13 @@ from .architectures import ARCHITECTURES, build, example_input
 from .backends import AUTO, BACKENDS, Backend, Runner
 from .committee import Committee, Ensemble, Members, check_partition
 from .files import NETWORK_FILE, WEIGHTS_FILE, Dense, Selector, from_files, to_files
+from .from_pool import meet, statistics, take
 from .fusion import FUSION_RULES, FusionRule, Parts
 from .fusion.fuse import fuse
 from .importance import IMPORTANCES
 from .indices import KeptIndices, Proxy, compose, gather, scatter
 from .inference import (
+    WithFeatures,
     channels_last,
     features_and_logits,
     inference_form,
@@ -44,6 +46,7 @@ __all__ = [
     "Row",
     "Runner",
     "Selector",
+    "WithFeatures",
     "build",
     "channels_last",
     "check_partition",
@@ -58,6 +61,7 @@ __all__ = [
     "load_trained",
     "lone_samples",
     "macs",
+    "meet",
     "parameters",
     "prune",
     "pruning_table",
@@ -65,6 +69,8 @@ __all__ = [
     "scatter",
     "shard_names",
     "split",
+    "statistics",
+    "take",
     "to_files",
     "with_features",
 ]

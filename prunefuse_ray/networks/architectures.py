@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from prunefuse_ray.networks.mlp import MLP
+from prunefuse_ray.networks.ngrams import TextNgrams
 from prunefuse_ray.networks.plain import VGG16, TextCNN
 from prunefuse_ray.networks.resnets import PreActivationResNet
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, first_line, unsuited
@@ -28,13 +30,17 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
         for d, width in ((16, 8), (28, 10))
     },
     "vgg16_bn": VGG16,
+    "textngrams": TextNgrams,
+    "mlp": MLP,
     "textcnn": TextCNN,
 }
 
 T = TypeVar("T")
 
 LIBRARIES = ("torchvision", "timm")
-_SMALLEST_SIDE = {"vgg16_bn": 32, "textcnn": 8}
+_SMALLEST_SIDE = {"vgg16_bn": 32, "textcnn": 8, "textngrams": 1, "mlp": 1}
+_SHAPES = {"textcnn": "(length,)", "textngrams": "(length, 2)"}
+"""What others than images are to the networks that read them."""
 _SMALLEST_RESNET_SIDE = 4
 
 
@@ -58,11 +64,14 @@ def construct(spec: NetworkSpec, *, seed: int) -> nn.Module:
 
 
 def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tensor:
-    """Random samples of the shape that `spec` names: (N, C, H, W) floats, or (N, L) int64 bytes."""
+    """Random samples of the shape that `spec` names: (N, C, H, W) floats, (N, L) int64 bytes, or (N, L, 2) int64 hashes
+    and counts."""
     generator = torch.Generator().manual_seed(seed)
     shape = (samples, *spec.input_shape)
     if len(spec.input_shape) == 1:
         return torch.randint(256, shape, generator=generator)
+    if len(spec.input_shape) == 2:
+        return torch.stack([torch.randint(top, shape[:2], generator=generator) for top in (2**24, 4)], -1)
     return torch.randn(shape, generator=generator)
 
 
@@ -180,12 +189,11 @@ def _construct_own(spec: NetworkSpec) -> nn.Module:
             f"network.architecture: unknown {name!r}{_near(name, ARCHITECTURES)}; use one of "
             f"{', '.join(ARCHITECTURES)}, torchvision:NAME, timm:NAME or package.module:function"
         )
-    dimensions = 1 if name == "textcnn" else 3
-    if len(spec.input_shape) != dimensions:
-        wanted = "(length,)" if dimensions == 1 else "(channels, height, width)"
+    wanted = _SHAPES.get(name, "(channels, height, width)")
+    if len(spec.input_shape) != {"(length,)": 1, "(length, 2)": 2}.get(wanted, 3):
         raise NetworkError(f"input_shape: {name} takes {wanted}, not {spec.input_shape}")
     smallest = _SMALLEST_SIDE.get(name, _SMALLEST_RESNET_SIDE)
-    if min(spec.input_shape[-2:] if dimensions == 3 else spec.input_shape) < smallest:
+    if min(spec.input_shape[-2:]) < smallest:
         raise NetworkError(
             f"input_shape: {spec.input_shape} is too small for {name}; its sides need at least {smallest}"
         )

@@ -91,11 +91,12 @@ def product_indices(name: str, flat: Tensor, shape: tuple[int, ...]) -> tuple[Te
     """
     if flat.ndim != len(shape):
         raise NetworkError(f"{name}: pruning changed its dimensions from {shape} to {tuple(flat.shape)}")
-    coordinates = torch.unravel_index(flat.flatten(), shape)
-    dims = tuple(coordinate.unique() for coordinate in coordinates)
+    # Of a product set the first line along each dimension names the dimension's positions: sorting all is slow.
+    lines = [flat[tuple(slice(None) if d == dim else slice(1) for d in range(flat.ndim))] for dim in range(flat.ndim)]
+    dims = tuple(torch.unravel_index(line.flatten(), shape)[dim].unique() for dim, line in enumerate(lines))
     positions = torch.arange(torch.Size(shape).numel()).view(shape)[grid(shape, dims)]
-    if tuple(positions.shape) != tuple(flat.shape) or not torch.equal(
-        positions.flatten(), flat.flatten().sort().values
+    if tuple(positions.shape) != tuple(flat.shape) or not (
+        torch.equal(positions, flat) or torch.equal(positions.flatten(), flat.flatten().sort().values)
     ):
         raise NetworkError(f"{name}: the kept positions are not whole channels, so they cannot be fused back")
     return tuple(None if len(index) == size else index for index, size in zip(dims, shape, strict=True))

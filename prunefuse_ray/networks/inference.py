@@ -98,7 +98,7 @@ class WithFeatures(nn.Module):
         if not last:
             raise NetworkError(
                 "network.architecture: features need a network whose last operation is an nn.Linear over (N, features)"
-                "; use a strategy that works on scores alone"
+                "; use a strategy that works on scores alone, and no pretraining"
             )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunefuse_ray.networks.architectures import build, example_input, on_shapes_or_values
+from prunefuse_ray.networks.architectures import example_input, on_shapes_or_values
+from prunefuse_ray.networks.indices import Proxy
 from prunefuse_ray.networks.pruning import prune
 from prunefuse_ray.networks.specs import NetworkSpec, PruningSpec
 
@@ -40,8 +41,8 @@ def _counted(network: nn.Module, inputs: Tensor, device: str) -> int:
 class Row:
     """One line of the pruning table."""
 
-    architecture: str
-    ratio: float
+    pruning: PruningSpec
+    proxy: Proxy
     parameters: int
     """Of the proxy."""
     macs: int
@@ -54,13 +55,15 @@ class Row:
     """Kept channels of each distinct width, `16→8 32→16 64→32`."""
 
 
-def pruning_table(spec: NetworkSpec, ratios: Sequence[float] = (0.5, 0.6, 0.7, 0.8)) -> list[Row]:
-    """What each pruning ratio leaves of a network. Raises NetworkError as build and prune do."""
-    dense = build(spec, seed=0)
+def pruning_table(
+    dense: nn.Module, spec: NetworkSpec, ratios: Sequence[float] = (0.5, 0.6, 0.7, 0.8), round_to: int | None = None
+) -> list[Row]:
+    """What each pruning ratio leaves of a network. Raises NetworkError as prune does."""
     dense_parameters, dense_macs = parameters(dense), macs(dense, spec.input_shape)
     rows = []
     for ratio in ratios:
-        proxy = prune(dense, spec, PruningSpec(ratio=ratio))
+        pruning = PruningSpec(ratio=ratio, round_to=round_to)
+        proxy = prune(dense, spec, pruning)
         count, cost = parameters(proxy.network), macs(proxy.network, spec.input_shape)
         widths = {
             (len(tensor), len(proxy.kept[name][0]))  # type: ignore[arg-type]
@@ -69,8 +72,8 @@ def pruning_table(spec: NetworkSpec, ratios: Sequence[float] = (0.5, 0.6, 0.7, 0
         }
         rows.append(
             Row(
-                architecture=spec.architecture,
-                ratio=ratio,
+                pruning=pruning,
+                proxy=proxy,
                 parameters=count,
                 macs=cost,
                 parameter_ratio=count / dense_parameters,

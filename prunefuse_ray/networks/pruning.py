@@ -87,11 +87,6 @@ def _kept_width(group: Group, pruning: PruningSpec, step: int) -> int:
     """How many channels each block of a group of the dense network keeps after a step."""
     dense_width = group.channels // group.blocks
     kept = pruning.kept(dense_width, step)
-    if kept == 0:
-        raise NetworkError(
-            f"pruning.round_to: {pruning.round_to} leaves none of the {dense_width} channels of {group.root} at ratio "
-            f"{pruning.ratio}; use a smaller round_to or ratio"
-        )
     if group.blocks > 1 and kept == dense_width and step == pruning.steps:
         raise unsuited(
             group.root,

@@ -49,12 +49,13 @@ class NetworkSpec:
     """A network by name, for a number of classes and one shape of input."""
 
     architecture: str
-    """`resnet56`, `wrn28_10`, `vgg16_bn`, `textcnn`, ...; `torchvision:NAME`, `timm:NAME`; `package.module:function`,
-    called as `function(num_classes=..., input_shape=...)`."""
+    """`resnet56`, `wrn28_10`, `vgg16_bn`, `textngrams`, ...; `torchvision:NAME`, `timm:NAME`;
+    `package.module:function`, called as `function(num_classes=..., input_shape=...)`."""
     classes: int
     """Number of classes, at least 2."""
     input_shape: tuple[int, ...]
-    """(C, H, W) of an image, or (L,) of a sequence of bytes; without the batch dimension."""
+    """(C, H, W) of an image, (L,) of a sequence of bytes, (L, 2) of L n-grams with their counts; without the batch
+    dimension."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or not self.architecture:
@@ -62,9 +63,10 @@ class NetworkSpec:
         if not _is_int(self.classes) or self.classes < 2:
             raise NetworkError(f"classes: {self.classes!r} is not an integer of at least 2")
         shape = self.input_shape
-        if not isinstance(shape, tuple) or len(shape) not in (1, 3) or not all(_is_int(n) and n > 0 for n in shape):
+        if not isinstance(shape, tuple) or not 1 <= len(shape) <= 3 or not all(_is_int(n) and n > 0 for n in shape):
             raise NetworkError(
-                f"input_shape: {shape!r} is neither (channels, height, width) nor (length,) of positive integers"
+                f"input_shape: {shape!r} is none of (channels, height, width), (length,) and (length, 2) in positive "
+                "integers"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +95,7 @@ class PruningSpec:
     steps: int = 1
     """Prune in this many equal steps; later steps see importances of the already smaller network."""
     round_to: int | None = None
-    """Keep a multiple of this many channels, rounding down; a layer left without channels is refused."""
+    """Keep the nearest multiple of this many channels, of layers that have more than so many."""
     seed: int = 0
     """Seeds the `random` importance."""
 
@@ -110,16 +112,19 @@ class PruningSpec:
             raise NetworkError(f"seed: {self.seed!r} is not an integer in [0, 2^63)")
 
     def kept(self, channels: int, step: int | None = None) -> int:
-        """How many of `channels` remain after `step` (default: the last one); 0 only where `round_to` leaves none.
+        """How many of `channels` remain after `step` (default: the last one), at least one.
 
         Exact: floor(channels * (1 - ratio)) in rational arithmetic on the decimal that the user wrote, because in
-        floating point 160 * (1 - .8) is 31.99... At least one channel remains: some networks squeeze through four.
+        floating point 160 * (1 - .8) is 31.99... With `round_to` the nearest multiple of it below `channels`; a layer
+        that holds no such multiple keeps the exact number.
         """
         if self.ratio == 0:
             return channels
         share = Fraction(repr(float(self.ratio))) * Fraction(step or self.steps, self.steps)
         kept = max(1, math.floor(channels * (1 - share)))
-        return kept - kept % self.round_to if self.round_to else kept
+        if self.round_to is None or (most := (channels - 1) // self.round_to * self.round_to) == 0:
+            return kept
+        return min(most, max(1, (2 * kept + self.round_to) // (2 * self.round_to)) * self.round_to)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from prunefuse_ray.acquisition.learning_curve import Forecast
-from prunefuse_ray.report import class_counts, contact_sheets, doubtful_labels, html, plots, pool
+from prunefuse_ray.report import baseline, class_counts, contact_sheets, doubtful_labels, html, plots, pool
 from prunefuse_ray.report.html import DASH, Child, Html, count, counted, duration, join, number, percent, quantity, tag
 from prunefuse_ray.report.outlook import outlook, words
 from prunefuse_ray.report.view import RoundView, RunView, ScoreHistogram
@@ -158,6 +158,7 @@ def _summary(run: RunView) -> str:
         words = f"With {words}, the proxy reaches {_written_metric(run, proxy)} on the test set; nothing is fused{yet}"
     else:
         words += f"; no network is trained{yet}"
+    words += "".join(f" {line}" for line in baseline.words(run.result or {}, run.metric)[1:])
     share = _share(*_selection_macs(run))
     if share is not None:
         words += f" Scoring the pool took {percent(share)} of the MACs that the dense network would have needed."
@@ -267,6 +268,14 @@ def _facts(run: RunView) -> Iterator[tuple[str, Child]]:
     if classes:
         more = ", …" if len(classes) > CLASSES_SHOWN else ""
         yield "Classes", f"{len(classes):,}: {', '.join(classes[:CLASSES_SHOWN])}{more}"
+    if told := baseline.words(run.result or {}, run.metric):
+        yield "Baseline", join((tag("span", line) for line in told), tag("br"))
+    if learned := _at(run.result, "learned"):
+        yield (
+            "Learned from the pool",
+            f"{count(_at(learned, 'samples'))} of its samples, {count(_at(learned, 'unreadable'))} more unreadable, "
+            f"{duration(_at(learned, 'seconds'))}",
+        )
     strategies = list(dict.fromkeys(view.strategy for view in run.rounds))
     if strategies:
         yield "Strategy", ", then ".join(strategies)
@@ -407,6 +416,11 @@ def _cost_table(run: RunView, phases: list[str]) -> Html:
         )
         for phase in phases
     ]
+    if (learned := run.pretraining) is not None:
+        own, cost = number(learned.get("seconds")), number(learned.get("macs"))
+        all_seconds, all_macs = _total((all_seconds, own)), _total((all_macs, cost))
+        told = count(learned.get("epochs")), _rounded(number(learned.get("samples_per_second")))
+        rows.insert(0, (f"pretrain ({learned['method']})", "", duration(own), "", quantity(cost), "", *told))
     sum_of = tag("b", "all phases"), tag("b", duration(all_seconds)), tag("b", quantity(all_macs))
     rows.append((sum_of[0], "", sum_of[1], "", sum_of[2], "", "", ""))
     wall = _run_seconds(run)

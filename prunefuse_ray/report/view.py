@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,3 +83,5 @@ class RunView:
     rejected_count: int
     inventory: dict[str, Any] | None = None
     """The account of the pool, as it was taken before the run began (`inventory.json`); None of older runs."""
+    pretraining: Mapping[str, Any] | None = None
+    """What the network that selects learned from the pool before any label, with its cost; None where nothing was."""

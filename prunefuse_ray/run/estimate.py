@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,12 +22,13 @@ from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.sample_format import Form, decode_column
 from prunefuse_ray.distributed.resources import STREAM_CPUS, cores, training_threads
-from prunefuse_ray.method.steps import SCORE, steps
-from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest, rate_of
+from prunefuse_ray.method.steps import PRETRAIN, SCORE, steps
+from prunefuse_ray.run.phases.pretrain import decide
+from prunefuse_ray.scoring.backend_choice import rate_here
 from prunefuse_ray.scoring.scorer import ScoringJob
-from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
-from prunefuse_ray.training.recipe import samples_per_epoch
+from prunefuse_ray.training.pretrainer import macs_of, steps_of
+from prunefuse_ray.training.recipe import lengthened, samples_per_epoch, samples_per_label
 
 SCORE_ROW_BYTES = 32
 """A row of a score file: id, score, reason; without features."""
@@ -92,6 +92,24 @@ def nodes_for(actors: int, cpus: int, node_cpus: int) -> int:
     return max(math.ceil(actors / (node_cpus // cpus)), math.ceil((actors * cpus + STREAM_CPUS) / node_cpus))
 
 
+def pretraining(config: Config, info: PoolInfo, macs: int) -> tuple[int, int]:
+    """Samples and MACs of the pre-training of a network of so many MACs per sample."""
+    plan = decide(config, len(info.classes))
+    if plan.method == "none":
+        return 0, 0
+    settings = config.pretraining.model_copy(update={"method": plan.method})
+    steps = steps_of(settings, info.rows, macs)
+    return steps * settings.batch_size, macs_of(settings, steps, macs)
+
+
+def trained(recipe: Recipe, labels: int, macs: int) -> tuple[int, int]:
+    """Samples that have a label, repetitions counted, and MACs of a training on so many labels. Of unlabeled samples
+    as many as there may be are counted: the network is taken to be sure of all."""
+    recipe = lengthened(recipe, macs)
+    samples = recipe.epochs * samples_per_epoch(recipe, labels)
+    return samples, samples * samples_per_label(recipe) * macs
+
+
 def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int) -> Estimate:
     """What the run of `config` on the pool of `info` takes with `actors` scoring actors.
 
@@ -100,7 +118,7 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int) -> Estim
     """
     phases, passes, stored = [], 0, 0
     for step in steps(config):
-        if step.round < 0 and step.phase != SCORE:
+        if step.round < 0 and step.phase not in (PRETRAIN, SCORE):
             continue
         labels = config.selection.budgets[step.round] if step.round >= 0 else 0
         samples, macs, seconds = 0, 0, 0.0
@@ -113,15 +131,18 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int) -> Estim
                 macs = samples * costs.proxy_macs
                 seconds = samples / (costs.scored_per_second * actors)
                 stored += samples * SCORE_ROW_BYTES
+            case "pretrain":
+                passes += 1
+                samples, macs = pretraining(config, info, costs.proxy_macs)
+                seconds = macs / (3 * costs.proxy_macs * costs.proxy_trained_per_second)
+                stored += 4 * costs.parameters[0]
             case "train":
-                samples = config.training.epochs * samples_per_epoch(config.training, labels)
-                macs = 3 * samples * costs.proxy_macs
-                seconds = samples / costs.proxy_trained_per_second
+                samples, macs = trained(config.training, labels, costs.proxy_macs)
+                seconds = macs / (3 * costs.proxy_macs * costs.proxy_trained_per_second)
                 stored += 4 * costs.parameters[0]
             case "finetune":
-                samples = config.finetuning.epochs * samples_per_epoch(config.finetuning, labels)
-                macs = 3 * samples * costs.dense_macs
-                seconds = samples / costs.dense_trained_per_second
+                samples, macs = trained(config.finetuning, labels, costs.dense_macs)
+                seconds = macs / (3 * costs.dense_macs * costs.dense_trained_per_second)
                 stored += 4 * costs.parameters[1]
             case _:
                 pass
@@ -160,14 +181,24 @@ def measured_costs(
     proxy_macs, dense_macs = networks.macs(selector.network, shape), networks.macs(dense.network, shape)
     threads = torch.get_num_threads()
     try:
-        forward = _scoring_rate(config, selector, form, rows * proxy_macs)
+        job = ScoringJob(
+            strategy="least_confidence",
+            task=config.task,
+            form=form,
+            batch_size=1,
+            features=config.scoring.features or config.selection.needs_features,
+            threads=config.scoring.cpus,
+            gpu=config.scoring.gpus > 0 and torch.cuda.is_available(),
+            trusted=(selector.spec.architecture,),
+        )
+        forward = rate_here(config.scoring, selector, job, rows * proxy_macs, rows)
         decode = math.inf
         if samples:
             column = pa.chunked_array([pa.array(samples)])
             decode = len(samples) / _seconds_of(lambda: decode_column(column, form), seconds)
-        torch.set_num_threads(training_threads(3 * proxy_macs * config.training.batch_size, cores()))
+        torch.set_num_threads(training_threads(_step_macs(config.training, proxy_macs), cores()))
         proxy_trained = _training_rate(TASKS[config.task], selector, config.training, form, seconds)
-        torch.set_num_threads(training_threads(3 * dense_macs * config.finetuning.batch_size, cores()))
+        torch.set_num_threads(training_threads(_step_macs(config.finetuning, dense_macs), cores()))
         dense_trained = _training_rate(TASKS[config.task], dense, config.finetuning, form, seconds)
     finally:
         torch.set_num_threads(threads)
@@ -182,23 +213,8 @@ def measured_costs(
     )
 
 
-def _scoring_rate(config: Config, selector: networks.Selector, form: Form, macs: float) -> float:
-    """Samples per second of the selector's forward passes, in the arithmetic that the run would choose here."""
-    job = ScoringJob(
-        strategy="least_confidence",
-        task=config.task,
-        form=form,
-        batch_size=1,
-        features=config.scoring.features or config.selection.needs_features,
-        threads=config.scoring.cpus,
-        gpu=config.scoring.gpus > 0 and torch.cuda.is_available(),
-        trusted=(selector.spec.architecture,),
-    )
-    with tempfile.TemporaryDirectory() as directory:
-        place = Place.at(directory)
-        for name, content in networks.to_files(selector).items():
-            (place / name).write_bytes(content)
-        return rate_of(place, Arithmetic(**fastest(config.scoring, place, job, macs)["chosen"]).of(job))
+def _step_macs(recipe: Recipe, macs: int) -> int:
+    return samples_per_label(recipe) * macs * recipe.batch_size
 
 
 def _training_rate(task: Task, network: networks.Selector, recipe: Recipe, form: Form, seconds: float) -> float:

@@ -75,7 +75,7 @@ def request_of(config: Config, ledger: Ledger, info: PoolInfo, round_: int) -> R
         rows=ledger.read_table(step, TABLE, annotation.request_schema(arrow_type(info.id_type))),
         place=ledger.place(step, "to_label"),
         samples=tuple(Place(ledger.root.fs, path) for path in ledger.files(step, "samples")[0]),
-        texts=config.pool.text_column is not None,
+        texts=(config.pool.text_column or config.pool.vector_column) is not None,
         task=config.task,
         value_range=config.pool.value_range,
         folder=_folder(config.pool),

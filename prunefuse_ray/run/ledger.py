@@ -28,7 +28,7 @@ from prunefuse_ray.conditional import network_file_system
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import REPORT, Step
+from prunefuse_ray.method.steps import BASELINE, REPORT, Step
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, labels_schema
@@ -43,6 +43,7 @@ EXECUTION_FIELDS = (
     "scoring.actors",
     "prepared.directory",
     "prepared.max_gb",
+    "report.",
     "pool.max_rejected",
     "pool.max_overlap",
     "annotation.accept_partial",
@@ -50,7 +51,8 @@ EXECUTION_FIELDS = (
     "annotation.url",
     "annotation.image_",
 )
-"""What may differ when a run is resumed: it says where, how fast and how patiently, not what."""
+"""What may differ when a run is resumed: it says where, how fast and how patiently, and what is shown beside, not
+what."""
 
 HASHED_HERE = 16 * 2**20
 """Bytes of files that the driver hashes itself."""
@@ -106,8 +108,9 @@ class Ledger:
         not its end any more."""
         if self.budgets_change(config):
             old, budgets = self.read_config(), config.selection.budgets
-            self._commit_place(end := Step(-1, REPORT)).delete()
-            self._commits.pop(end, None)
+            for end in (Step(-1, REPORT), Step(-1, BASELINE)):
+                self._commit_place(end).delete()
+                self._commits.pop(end, None)
             selection = old.selection.model_copy(update={"budgets": budgets})
             tree = to_tree(old.model_copy(update={"selection": selection}))
             self._put(self.root / "config.yaml", yaml.safe_dump(tree, sort_keys=False).encode())

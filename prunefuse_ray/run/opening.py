@@ -25,9 +25,10 @@ from prunefuse_ray.distributed.resources import (
     plan_scoring,
     plan_training,
 )
-from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec, weights_digest
 from prunefuse_ray.method.steps import (
+    BASELINE,
     FINETUNE,
     FUSE,
     INIT,
@@ -112,7 +113,7 @@ def check_files(config: Config, ledger: Ledger) -> None:
     recorded of the pool has another content. The content of the others is compared when they are read."""
     done = [step for step in steps(config) if ledger.committed(step)]
     # What selects follows from what selected before; a target may be missing where label budgets were added.
-    chain = [step for step in steps(config) if step.phase not in (FUSE, FINETUNE, SYNC, REPORT)]
+    chain = [step for step in steps(config) if step.phase not in (FUSE, FINETUNE, SYNC, BASELINE, REPORT)]
     selecting = [step for step in chain if step in done]
     if missing := [step for step in chain[: len(selecting)] if step not in done]:
         raise LedgerError(
@@ -122,8 +123,8 @@ def check_files(config: Config, ledger: Ledger) -> None:
     for step in done:
         for path, fault in ledger.damages(step, hashed=HASHED_HERE if step.phase == INIT else 0).items():
             raise ledger.damaged(step, path, fault)
-    if done:
-        ledger.files(done[0], "pool")
+    if ledger.committed(Step(-1, INIT)):
+        ledger.files(Step(-1, INIT), "pool")
 
 
 RENDERED = ("report.html", "result.json")
@@ -135,6 +136,8 @@ def still_complete(config: Config, ledger: Ledger) -> bool:
     it is taken back. LedgerError where others are."""
     *plan, report = steps(config)
     for step in plan:
+        if ledger.committed(step) is None and step.phase == BASELINE:
+            continue  # it came later than the run, or was asked for later
         if ledger.committed(step) is None:
             check_files(config, ledger)
         for path, fault in ledger.damages(step, hashed=HASHED_HERE).items():
@@ -181,7 +184,12 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
     if config.fusion.target == "fused":
         fused_network(config, dense.network, made)  # not only when the labels are paid for
     selector = made.network
-    if config.scoring.features or config.selection.needs_features:
+    if config.pretraining.method in ("auto", "rotation") and len(set(spec.input_shape[1:])) > 1:
+        raise ConfigError(
+            f"pretraining.method: '{config.pretraining.method}' turns square images, and these are "
+            f"{spec.input_shape[1]} x {spec.input_shape[2]}: use vicreg, or set pool.image_size"
+        )
+    if config.scoring.features or config.selection.needs_features or config.pretraining.used:
         networks.features_and_logits(selector.eval(), networks.example_input(spec))
     return networks.macs(selector, spec.input_shape)
 

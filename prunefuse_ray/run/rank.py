@@ -27,7 +27,8 @@ from prunefuse_ray.data.pool import PoolInfo, Source
 from prunefuse_ray.data.prepared import open_prepared
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, form_of, preprocessing_from_bytes
 from prunefuse_ray.data.survey import check_unchanged, materialise, source_of, survey
-from prunefuse_ray.data.texts import TextForm
+from prunefuse_ray.data.texts import NgramForm, TextForm
+from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
 from prunefuse_ray.errors import ConfigError, LedgerError
@@ -175,10 +176,15 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
     told: dict[str, Any] = {}
     if PREPROCESSING_FILE in files:
         told = _pool_fields(preprocessing_from_bytes(files[PREPROCESSING_FILE]).form)
+    elif pool.vector_column is not None:
+        told = {}
     elif len(spec.input_shape) == 3:  # size and channels at least are fixed; mean and std are the configuration's
         told = {"channels": spec.input_shape[0], "image_size": tuple(spec.input_shape[1:])}
     else:
-        told = {"text_length": spec.input_shape[0]}
+        told = {
+            "text_length": spec.input_shape[0],
+            "text_form": "bytes" if len(spec.input_shape) == 1 else "ngrams",
+        }
     for field, value in told.items():
         given = getattr(pool, field)
         given = list(given) if isinstance(given, tuple | list) else given
@@ -187,10 +193,15 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
             given = given * len(wanted)
         if field in pool.model_fields_set and given is not None and given != wanted:
             raise ConfigError(f"pool.{field}: {given}, but the network was trained with {wanted}; leave the field out")
-    if (len(spec.input_shape) == 1) != (pool.text_column is not None):
+    vectors = len(spec.input_shape) == 3 and spec.input_shape[1:] == (1, 1)
+    if vectors != (pool.vector_column is not None):
+        remedy = "vectors: name their column" if vectors else "no vectors: leave it out"
+        raise ConfigError(f"pool.vector_column: the network reads {remedy}")
+    texts = len(spec.input_shape) < 3
+    if texts != (pool.text_column is not None):
         raise ConfigError(
-            f"pool.text_column: the network reads {'texts' if len(spec.input_shape) == 1 else 'images'}; "
-            f"{'name the column of texts' if len(spec.input_shape) == 1 else 'leave it out'}"
+            f"pool.text_column: the network reads {'texts' if texts else 'images'}; "
+            f"{'name the column of texts' if texts else 'leave it out'}"
         )
     # What a run's file says beyond the samples is not asked here.
     unasked = dict.fromkeys(("test_path", "validation_path", "known_labels", "classes"))
@@ -199,8 +210,10 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
 
 def _pool_fields(form: Form) -> dict[str, Any]:
     """The fields of `pool` that make this form."""
-    if isinstance(form, TextForm):
-        return {"text_length": form.shape[0]}
+    if isinstance(form, TextForm | NgramForm):
+        return {"text_length": form.length, "text_form": "bytes" if isinstance(form, TextForm) else "ngrams"}
+    if isinstance(form, VectorForm):
+        return {}
     return {
         "image_size": (form.height, form.width),
         "channels": form.channels,
@@ -259,6 +272,8 @@ def _score(
     form: Form,
     source: Source,
 ) -> None:
+    if form.network_shape != saved.spec.input_shape:
+        raise ConfigError(f"pool: its samples are {form.network_shape}, but the network takes {saved.spec.input_shape}")
     macs = networks.macs(saved.network, saved.spec.input_shape)
     plan = plan_scoring(config.scoring, observe(), info.rows * macs, info.rows)
     what = ScorePass(

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from prunefuse_ray.config import Config
-from prunefuse_ray.method.steps import FINETUNE, INIT, LABEL, SCORE, TRAIN, Step, steps
+from prunefuse_ray.method.steps import BASELINE, FINETUNE, INIT, LABEL, LEARN, PRETRAIN, SCORE, TRAIN, Step, steps
 from prunefuse_ray.report.outlook import outlook
 from prunefuse_ray.run.ledger import Ledger, label_count
 from prunefuse_ray.tasks import TASKS
@@ -20,6 +20,7 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
         return dict(commit.metrics) if commit else {}
 
     metric = TASKS[config.task].metric
+    compared = metrics(Step(-1, BASELINE))
     rounds = []
     for r in range(len(config.selection.budgets)):
         phases = [s for s in steps(config) if s.round == r]
@@ -39,7 +40,7 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
         )
     known = [(r["labels"], r[f"proxy_{metric.name}"]) for r in rounds if r[f"proxy_{metric.name}"] is not None]
     found = outlook(known, metric)
-    init, first = metrics(Step(-1, INIT)), metrics(Step(-1, SCORE))
+    init, first, learned, pretrained = (metrics(Step(-1, phase)) for phase in (INIT, SCORE, LEARN, PRETRAIN))
     return {
         "name": config.run.name,
         "seed": config.run.seed,
@@ -50,9 +51,16 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
         f"fused_{metric.name}": rounds[-1][f"fused_{metric.name}"],
         "selection_macs": sum(r["selection_macs"] for r in rounds) + first.get("macs", 0),
         "dense_selection_macs": sum(r["dense_selection_macs"] for r in rounds) + first.get("dense_macs", 0),
+        "pretraining": {k: pretrained[k] for k in ("method", "reason", "epochs", "macs", "seconds") if k in pretrained}
+        or None,
         "seconds": sum(s for r in rounds for s in r["seconds"].values())
+        + learned.get("seconds", 0.0)
         + init.get("seconds", 0.0)
+        + pretrained.get("seconds", 0.0)
         + first.get("seconds", 0.0),
+        f"baseline_{metric.name}": compared.get(metric.measured),
+        "baseline": compared or None,
+        "learned": learned or None,
         "parameters": init.get("parameters"),
         "macs_per_sample": init.get("macs_per_sample"),
         "rejected": ledger.rejected().num_rows,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.method.steps import steps
+from prunefuse_ray.method.steps import LEARN, PRETRAIN, steps
 from prunefuse_ray.tasks import TASKS, Metric
 
 
@@ -22,6 +22,10 @@ class RoundLines:
         if event == "start":
             return
         self.steps_done += 1
+        if step.phase == LEARN:
+            self.say(learned_line(commit.metrics))
+        if step.phase == PRETRAIN:
+            self.say(pretraining_line(commit.metrics))
         if step.round < 0:
             return
         figures = self._figures.setdefault(step.round, {"seconds": 0.0})
@@ -36,11 +40,33 @@ class RoundLines:
         return [s for s in steps(self.config) if s.round == step.round][-1] == step
 
 
+def learned_line(learned: dict[str, Any]) -> str:
+    """What the network took from the pool, in a line."""
+    unreadable = f", {learned['unreadable']:,} more could not be read" * bool(learned["unreadable"])
+    return (
+        f"learned from the pool: {learned['samples']:,} of its {learned['pool']:,} samples{unreadable}, "
+        f"{learned['seconds']:.1f} s"
+    )
+
+
+def pretraining_line(metrics: dict[str, Any]) -> str:
+    """What the pre-training came to, in a line."""
+    if metrics["method"] == "none":
+        return f"pre-training: none ({metrics['reason']})"
+    told = f", {metrics['right'][-1]:.1%} right" if "right" in metrics else ""
+    return (
+        f"pre-training: {metrics['method']}{told}, {metrics['epochs']:.1f} passes over the pool, "
+        f"{metrics['macs']:.3g} MACs, {metrics['seconds']:.1f} s"
+    )
+
+
 def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric) -> str:
     """What one round came to, in a line."""
     parts = [f"round {round_}: {labels} labels"]
     if "train" in figures:
         parts.append(f"proxy {metric.text(figures['train'][metric.measured])}")
+        if sure := figures["train"].get("sure"):
+            parts.append(f"sure of {sure[-1]:.0%} of the unlabeled")
     counts = figures.get("label", {}).get("class_counts")
     if counts:
         missing = sum(not count for count in counts)

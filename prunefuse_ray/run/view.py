@@ -17,7 +17,8 @@ from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.reading import refuse_pickles
-from prunefuse_ray.method.steps import Step
+from prunefuse_ray.data.vectors import shown
+from prunefuse_ray.method.steps import PRETRAIN, Step
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.run.growth import seen_info
 from prunefuse_ray.run.ledger import Commit, Ledger, label_count
@@ -36,6 +37,7 @@ def view_run(ledger: Ledger) -> RunView:
     result = ledger.root / "result.json"
     rejected = ledger.rejected()
     rounds = range(len(config.selection.budgets))
+    learned = ledger.committed(Step(-1, PRETRAIN))
     return RunView(
         name=config.run.name,
         directory=ledger.root.path,
@@ -47,6 +49,7 @@ def view_run(ledger: Ledger) -> RunView:
         result=result.read_json() if result.exists() else None,
         rejected=[(r["id"], r["reason"]) for r in rejected.slice(0, 20).to_pylist()],
         rejected_count=rejected.num_rows,
+        pretraining=None if learned is None else learned.metrics,
         inventory=account.read_json() if (account := ledger.root / INVENTORY).exists() else None,
     )
 
@@ -140,4 +143,7 @@ def _samples(file: Place, wanted: pa.Array, value_range: Range | None) -> dict[A
 def _shown(value: object, value_range: Range | None) -> bytes | str | None:
     if isinstance(value, bytes):
         return as_seen(value, value_range)
-    return value if value is None or isinstance(value, str) else encode_png(np.asarray(value))
+    if value is None or isinstance(value, str):
+        return value
+    array = np.asarray(value)
+    return shown(array) if array.ndim == 1 else encode_png(array)

@@ -3,12 +3,18 @@ network in float32."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
 import math
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -21,9 +27,11 @@ from prunefuse_ray import networks
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import head
 from prunefuse_ray.data.sample_format import decode_column
+from prunefuse_ray.distributed.machine import cache, cpu
 from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.distributed.resources import ScoringPlan
-from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.networks.backends import AUTO, BACKENDS, Backend
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
 from prunefuse_ray.storage import Place, sealed
@@ -35,13 +43,17 @@ MACS_WORTH_MEASURING = 1e11
 scores may as well be float32."""
 
 SMALL_BATCH = 64
-BATCH_SIZES = {False: (32, 64, 128, 256), True: (128, 512, 2048)}
-"""Without and with a GPU. On CPUs a batch of 512 was 2.4 times slower than one of 64 (it leaves the caches)."""
+BATCH_SIZES = {False: (64, 128, 256, 32), True: (512, 2048, 128)}
+"""Without and with a GPU; the likeliest first. On CPUs a batch of 512 was 2.4 times slower than one of 64 (it leaves
+the caches)."""
 
 CALL_SECONDS = 1.0
 """What an actor is given at once keeps it busy for about so long: enough to hide what a call costs, little enough to
 share the pool out evenly and to lose little with a killed actor."""
 MEASURED_SECONDS = 0.5
+"""Of forward passes of one candidate."""
+MEASURING_SHARE, MEASURING_SECONDS = 0.05, 5.0
+"""Measuring ends when it has taken this share of the pass, by the rates so far, and at least so many seconds."""
 
 CHECKED = 256
 TOP_SHARE = 0.1
@@ -98,12 +110,14 @@ def worth_trying(
 def candidates(
     scoring: cfg.Scoring, backends: Mapping[str, Backend], *, macs: float, gpu: bool, fast_bf16: bool
 ) -> list[Arithmetic]:
-    """The backends with each precision and batch size that comes into question; of a pass too small to be worth a
-    measurement, the first one's."""
+    """The backends with each precision and batch size that comes into question, in the order in which they are tried:
+    the special ones before the general, the likeliest batch size of each before the others. Of a pass too small to be
+    worth a measurement, the general one's."""
     large = macs >= MACS_WORTH_MEASURING
     batches = BATCH_SIZES[gpu] if large else (SMALL_BATCH,)
     if scoring.batch_size is not None:
         batches = (scoring.batch_size,)
+    ordered = list(backends.items())[::-1] if large else list(backends.items())[:1]
 
     def precision(backend: Backend) -> str:
         if scoring.precision != "auto":
@@ -112,9 +126,18 @@ def candidates(
 
     return [
         Arithmetic(backend=name, precision=precision(backend), batch_size=size, call_rows=4 * size)
-        for name, backend in list(backends.items())[: None if large else 1]
         for size in batches
+        for name, backend in ordered
     ]
+
+
+def next_to_try(untried: Sequence[Arithmetic], rates: Mapping[Arithmetic, float]) -> Arithmetic | None:
+    """Every backend is tried with its first batch size; then those of the fastest alone."""
+    tried = {known.backend for known in rates}
+    if new := [one for one in untried if one.backend not in tried]:
+        return new[0]
+    best = max(rates, key=rates.__getitem__).backend
+    return next((one for one in untried if one.backend == best), None)
 
 
 def call_rows(per_second: float, batch_size: int, sample_bytes: int) -> int:
@@ -124,20 +147,22 @@ def call_rows(per_second: float, batch_size: int, sample_bytes: int) -> int:
 
 
 def choose(
-    root: Place, scoring: cfg.Scoring, network: Place, job: ScoringJob, plan: ScoringPlan, macs: float
+    root: Place, scoring: cfg.Scoring, network: Place, job: ScoringJob, plan: ScoringPlan, rows: int, macs: float
 ) -> ScoringJob:
     """The job with the arithmetic of its run: what the run directory says, or else what is fastest, which is noted
     there. Measured where the pool will be scored.
 
     Args:
         root: the run directory.
-        macs: multiply-accumulates of one pass over the pool.
+        rows: of one pass over the pool.
+        macs: multiply-accumulates of that.
     """
     place = root / FILE
     if place.exists():
         return Arithmetic(**place.read_sealed()["chosen"]).of(job)
     little = macs < MACS_WORTH_MEASURING
-    found = fastest(scoring, network, job, macs) if little else _there(fastest, plan, scoring, network, job, macs)
+    asked = scoring, network, job, macs, rows / plan.max_actors
+    found = fastest(*asked) if little else _there(fastest, plan, *asked)
     for name, why in found["left_out"].items():
         logger.warning("scoring.backend auto goes without %s: %s", name, why)
     place.write_bytes(sealed(found))
@@ -148,38 +173,94 @@ def measured_rate(root: Place) -> float | None:
     """Samples per second of one actor with the arithmetic that was chosen for a run; None where it was not worth a
     measurement."""
     tree = (root / FILE).read_sealed()
-    fields = ("backend", "precision", "batch_size")
-    rates = (m["samples_per_second"] for m in tree["measured"] if all(m[f] == tree["chosen"][f] for f in fields))
-    return next(rates, None)
+    chosen = Arithmetic(**tree["chosen"])
+    return next((m["samples_per_second"] for m in tree["measured"] if _describes(m, chosen)), None)
 
 
-def fastest(scoring: cfg.Scoring, network: Place, job: ScoringJob, macs: float) -> dict[str, Any]:
-    """The fastest candidate in this process, `chosen`; the rates that were `measured`; and which backends might have
-    been faster but cannot be used here, or for this network, `left_out`."""
+def fastest(
+    scoring: cfg.Scoring, network: Place, job: ScoringJob, macs: float, rows: float = math.inf
+) -> dict[str, Any]:
+    """The fastest candidate in this process, `chosen`; the rates that were `measured`; which backends might have been
+    faster but cannot be used here, or for this network, `left_out`; and whether they were measured by an earlier run
+    on this machine, `remembered`.
+
+    Args:
+        macs: multiply-accumulates of the pass.
+        rows: that are scored by one actor; measuring takes a small share of that time.
+    """
     backends, left_out = worth_trying(scoring, macs=macs, features=job.features, gpu=job.gpu)
     fast_bf16 = networks.fast_bf16(torch.device(_device_type(job.gpu)))
     found = candidates(scoring, backends, macs=macs, gpu=job.gpu, fast_bf16=fast_bf16)
     if macs < MACS_WORTH_MEASURING:
         return {"chosen": asdict(found[0]), "measured": [], "left_out": {}}
+    memory = cache() / "scoring" / f"{_memory_key(network, job, found)}.json"
+    if (remembered := _remembered(memory)) is not None:
+        return {**remembered, "remembered": True}
+    started, limit = time.perf_counter(), math.inf
     rates: dict[Arithmetic, float] = {}
-    for candidate in found:
-        if candidate.backend in left_out:
-            continue
+    while found and time.perf_counter() - started < limit:
+        if (candidate := next_to_try(found, rates)) is None:
+            break
+        found.remove(candidate)
         try:
             rates[candidate] = rate_of(network, candidate.of(job))
         except networks.NetworkError as error:
             if len(backends) == 1:
                 raise
             left_out[candidate.backend] = str(error)
+            found = [one for one in found if one.backend != candidate.backend]
+            continue
+        limit = max(MEASURING_SECONDS, MEASURING_SHARE * rows / max(rates.values()))
     if not rates:
         raise networks.NetworkError(f"scoring.backend: none can run this network: {left_out}")
     best = max(rates, key=rates.__getitem__)
-    rows = call_rows(rates[best], best.batch_size, int(np.prod(job.form.shape)))
+    given = call_rows(rates[best], best.batch_size, int(np.prod(job.form.shape)))
     measured = [
         {"backend": a.backend, "precision": a.precision, "batch_size": a.batch_size, "samples_per_second": rate}
         for a, rate in rates.items()
     ]
-    return {"chosen": asdict(replace(best, call_rows=rows)), "measured": measured, "left_out": left_out}
+    result = {"chosen": asdict(replace(best, call_rows=given)), "measured": measured, "left_out": left_out}
+    with contextlib.suppress(OSError):  # a home directory that is not there, or read-only: the next run measures again
+        memory.write_bytes(sealed(result))
+    return {**result, "remembered": False}
+
+
+def _memory_key(network: Place, job: ScoringJob, found: Sequence[Arithmetic]) -> str:
+    """What rates depend on: the network's structure, not its weights; the form of its inputs; the machine; the
+    libraries; and what was to be compared."""
+    selector = networks.from_files(network_files(network), job.trusted)
+    structure = [str(selector.spec), [(name, list(t.shape)) for name, t in selector.network.state_dict().items()]]
+    where = [cpu()[0], sorted(cpu()[1]), torch.cuda.get_device_name() if job.gpu else None]
+    libraries = [(name, version(name)) for name in ("torch", "openvino") if find_spec(name)]
+    how = [job.task, asdict(job.form), job.features, job.threads, [asdict(one) for one in found]]
+    return hashlib.sha256(json.dumps([structure, where, libraries, how]).encode()).hexdigest()[:32]
+
+
+def _remembered(memory: Place) -> dict[str, Any] | None:
+    """What was measured before; None where nothing was, or where the file is damaged."""
+    try:
+        return memory.read_sealed() if memory.exists() else None
+    except (LedgerError, OSError) as error:
+        logger.warning("scoring: measured again, since what was kept cannot be read (%s)", error)
+        return None
+
+
+def rate_here(
+    scoring: cfg.Scoring, selector: networks.Selector, job: ScoringJob, macs: float, rows: float = math.inf
+) -> float:
+    """Samples per second of a network's forward passes in this process, as `fastest` would run it; its arguments."""
+    with tempfile.TemporaryDirectory() as directory:
+        place = Place.at(directory)
+        for name, content in networks.to_files(selector).items():
+            (place / name).write_bytes(content)
+        found = fastest(scoring, place, job, macs, rows)
+        chosen = Arithmetic(**found["chosen"])
+        measured = (m["samples_per_second"] for m in found["measured"] if _describes(m, chosen))
+        return next(measured, None) or rate_of(place, chosen.of(job))
+
+
+def _describes(measured: Mapping[str, Any], chosen: Arithmetic) -> bool:
+    return all(measured[name] == getattr(chosen, name) for name in ("backend", "precision", "batch_size"))
 
 
 def rate_of(network: Place, job: ScoringJob) -> float:
@@ -188,7 +269,7 @@ def rate_of(network: Place, job: ScoringJob) -> float:
     decoded_N = np.random.default_rng(0).integers(0, 256, (job.batch_size, *job.form.shape), np.uint8)
     scorer.forward(decoded_N)
     taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < MEASURED_SECONDS:
+    while sum(taken) < MEASURED_SECONDS or not taken:
         started = time.perf_counter()
         scorer.forward(decoded_N)
         taken.append(time.perf_counter() - started)

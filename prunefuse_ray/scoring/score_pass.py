@@ -78,7 +78,7 @@ def score(
     Raises:
         ScoreError: scores that are not finite, or another number of rows than the pool has. They were discarded.
     """
-    job = choose(what.root, scoring, what.network, job, plan, what.rows * what.macs)
+    job = choose(what.root, scoring, what.network, job, plan, what.rows, what.rows * what.macs)
     started = time.perf_counter()
     written = write_scores(what, job, _with_decoding(what, job, plan))
     seconds = time.perf_counter() - started

@@ -63,13 +63,15 @@ class Point:
     fused: dict[int, Stat]
     """Labels -> the task's metric on the test set."""
     proxy: dict[int, Stat]
+    baseline: dict[int, Stat]
+    """Of the simplest model on the same labels."""
     costs: dict[str, Stat]
     """Columns of ROW at `labels`."""
     catching: Catching | None
 
     def of(self, network: str) -> dict[int, Stat]:
-        """Labels -> metric of the `fused` network (the target), or of the `proxy`."""
-        return self.fused if network == "fused" else self.proxy
+        """Labels -> metric of the `fused` network (the target), of the `proxy`, or of the `baseline`."""
+        return {"fused": self.fused, "proxy": self.proxy, "baseline": self.baseline}[network]
 
     def final(self, network: str) -> Stat | None:
         """Its metric at the label budget that counts, where any seed has passed it."""
@@ -134,6 +136,7 @@ def _point(members: Sequence[TrialResult], common: int | None, result: SweepResu
         seeds=len(finals),
         fused=over("fused"),
         proxy=over("proxy"),
+        baseline=over("baseline"),
         costs={c: s for c in COSTS if (s := stat(row.get(c) for row in finals))},
         catching=_catching(members, result.trials),
     )

@@ -25,7 +25,7 @@ from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, UNFINISHED, S
 
 COLORS = ("proxy", "fused", "score", "select", "label", "fuse", "ink")
 DRAWN = 14  # curves that can still be told apart, half of them dashed
-NAMES = {"fused": "target", "proxy": "selecting network"}
+NAMES = {"fused": "target", "proxy": "selecting network", "baseline": "baseline on the same labels"}
 
 
 class _View:
@@ -173,7 +173,7 @@ def _over_labels(view: _View) -> Html:
         x_label="labels",
         y_percent=view.metric.share,
     )
-    tables = [_metric_table(view, n) for n in (view.network, "fused", "proxy")]
+    tables = [_metric_table(view, n) for n in (view.network, "fused", "proxy", "baseline")]
     written = list(dict.fromkeys(t for t in tables if t is not None))
     return html.section("metric", f"{view.metric.title} over label budget", html.figure(drawn, words), *written)
 
@@ -345,11 +345,11 @@ def _trials(view: _View) -> Html:
                 tag("span", r.outcome.status, class_="whole"),
                 tag("span", shared, class_="id") if shared else DASH,
                 f"{len(r.rows)} of {len(r.trial.config.selection.budgets)}",
-                *(view.metric.text(last[n]) if n in last else DASH for n in ("proxy", "fused")),
+                *(view.metric.text(last[n]) if n in last else DASH for n in ("proxy", "fused", "baseline")),
                 duration(last.get("seconds")),
             ]
         )
-    head = ("Trial", "Status", "Phases shared", "Rounds", "Selecting network", "Target", "Time")
+    head = ("Trial", "Status", "Phases shared", "Rounds", "Selecting network", "Target", "Baseline", "Time")
     shown = html.table(head, rows, left=3, class_="text")
     note = "Time is what the trial's phases took, also where another trial did the work."
     return html.section(

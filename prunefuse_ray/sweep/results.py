@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.method.steps import REPORT, Step, is_sync, steps
+from prunefuse_ray.method.steps import BASELINE, PRETRAIN, REPORT, Step, is_sync, steps
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place
@@ -32,6 +32,7 @@ ROW = {
     "budgets_passed": pa.int64(),
     "proxy": pa.float64(),
     "fused": pa.float64(),
+    "baseline": pa.float64(),
     "selection_macs": pa.int64(),
     "selection_training_macs": pa.int64(),
     "dense_selection_macs": pa.int64(),
@@ -41,12 +42,13 @@ ROW = {
     "seconds": pa.float64(),
     "phases_shared": pa.int64(),
 }
-"""Columns of a round. `proxy` and `fused`: the networks' metric on the test set; `column` has their names in files.
-Selection costs are sums over the rounds before, i.e. what it took to choose these labels:
-`selection_macs` of scoring the pool, `selection_training_macs` of training the networks that scored it, and
-`selection_seconds` of both and of choosing. `total_macs`: both, training the proxy that this round's target was fused
-from, and the target's own training (targets of earlier rounds, and the proxies fused into them, count where a proxy was
-pruned from them), of rounds that have a target. `seconds`: all phases so far. `phases_shared`: of this round."""
+"""Columns of a round. `proxy` and `fused`: the networks' metric on the test set; `baseline`: of the last round, that
+of the simplest model on the same labels; `column` has their names in files. Selection costs are sums over the rounds
+before, i.e. what it took to choose these labels: `selection_macs` of scoring the pool, `selection_training_macs` of
+training (and pre-training) the networks that scored it, and `selection_seconds` of both and of choosing.
+`total_macs`: both, training the proxy that this round's target was fused from (and pre-training it), and the target's
+own training (targets of earlier rounds, and the proxies fused into them, count where a proxy was pruned from them),
+of rounds that have a target. `seconds`: all phases so far. `phases_shared`: of this round."""
 
 
 def pool_key(config: Config) -> str:
@@ -84,7 +86,7 @@ def outcome(root: Place, name: str) -> Outcome:
 
 def _through(ledger: Ledger) -> bool:
     """Whether a run has passed its last label budget."""
-    *_, last, _ = steps(ledger.read_config())
+    last = [step for step in steps(ledger.read_config()) if step.round >= 0][-1]
     return ledger.committed(last) is not None
 
 
@@ -101,9 +103,11 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
     scored = [q for q in range(round_) if ledger.committed(Step(q, "score"))]
     selecting = [Step(q, phase) for q in scored for phase in ("train", "score")]
     selecting += [Step(q, "select") for q in range(1, round_ + 1)]
+    learned = [Step(-1, PRETRAIN)] if scored or config.fusion.target == "fused" else []
+    selecting += learned if scored else []
     targets = [q for q in range(round_ + 1) if q == round_ or is_sync(config, q)]
     fused = targets if config.fusion.target == "fused" else []
-    costly = {Step(q, "train") for q in [*scored, *fused]}
+    costly = {*learned, *(Step(q, "train") for q in [*scored, *fused])}
     costly |= {Step(q, "score") for q in scored} | {Step(q, "finetune") for q in targets}
     mine = [s for s in steps(config) if s.round == round_]
     metric = TASKS[config.task].metric
@@ -113,13 +117,18 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
         "budgets_passed": round_ + 1,
         "proxy": of(Step(round_, "train")).get(metric.measured),
         "fused": of(Step(round_, "finetune")).get(metric.measured),
+        "baseline": of(Step(-1, BASELINE)).get(metric.measured)
+        if round_ == len(config.selection.budgets) - 1
+        else None,
         "selection_macs": sum(of(Step(q, "score")).get("macs", 0) for q in scored),
-        "selection_training_macs": sum(of(Step(q, "train")).get("macs", 0) for q in scored),
+        "selection_training_macs": sum(of(s).get("macs", 0) for s in selecting if s.phase in ("train", PRETRAIN)),
         "dense_selection_macs": sum(of(Step(q, "score")).get("dense_macs", 0) for q in scored),
         "total_macs": sum(of(s).get("macs", 0) for s in costly) if of(Step(round_, "finetune")) else None,
         "selection_seconds": sum(of(s).get("seconds", 0.0) for s in selecting),
         "finetuning_seconds": of(Step(round_, "finetune")).get("seconds"),
-        "seconds": sum(of(s).get("seconds", 0.0) for s in steps(config) if s.phase != REPORT and s.round <= round_),
+        "seconds": sum(
+            of(s).get("seconds", 0.0) for s in steps(config) if s.phase not in (BASELINE, REPORT) and s.round <= round_
+        ),
         "phases_shared": sum("shared_from" in of(s) for s in mine),
     }
     return {k: v for k, v in row.items() if v is not None}
@@ -214,7 +223,7 @@ def table(result: SweepResult) -> pa.Table:
 
 def column(name: str, metric: Metric) -> str:
     """A column of ROW as files and progress name it: `fused_accuracy`."""
-    return f"{name}_{metric.name}" if name in ("proxy", "fused") else name
+    return f"{name}_{metric.name}" if name in ("proxy", "fused", "baseline") else name
 
 
 def _column(values: list[Any]) -> pa.Array:

@@ -8,7 +8,7 @@ accepts when it is resumed, too. So a run may take over the files of such a phas
 What is shared follows from that: trials of one seed have the initial network and proxy (same network, selector and
 pruning), the initial set, its labels and samples (same pool and first budget) and the proxy trained on it (also the
 same training recipe) in common, whatever their strategies; a scratch target trained on the same labels is the same
-under every selector. Never shared: two seeds, two pools, the closing report.
+under every selector. Seeds share what the network takes from the pool. Never shared: two pools, the closing report.
 
 The rule errs on the side of working twice: a field matters unless it stands in `_unread`, so that a field that is new
 in the configuration separates runs until someone has looked at it.
@@ -23,19 +23,25 @@ from typing import Any
 
 from prunefuse_ray.config.files import flatten, to_tree
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.method.steps import REPORT, Step, base, steps, to_select
+from prunefuse_ray.method.steps import REPORT, Step, base, learns, start, steps, to_select
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS
 
 AFTER = ("finetuning.", "fusion.", "distillation.")
 """Read only once the proxy is trained."""
-WITH_NETWORKS = ("network.", "pruning.", "selection.selector", "training.", "scoring.")
+WITH_NETWORKS = ("network.", "pruning.", "selection.selector", "pretraining.", "training.", "scoring.")
 """Not read by what only chooses at random and fetches samples."""
 THROUGH_PARENTS = (
     "selection.strategy", "selection.initial", "selection.budgets", "selection.per_group", "selection.min_distance",
     "selection.hold_back", "selection.class_balance", "selection.wanted_classes",
 )  # fmt: skip
 """They decide which samples are labeled, and reach every later phase by the key of the labels."""
-OF_LATER_ROUNDS = ("training.", "selection.strategy", "selection.class_balance", "selection.wanted_classes")
+OF_LATER_ROUNDS = (
+    "pretraining.",
+    "training.",
+    "selection.strategy",
+    "selection.class_balance",
+    "selection.wanted_classes",
+)
 """Not read by what selects the initial set."""
 PLANNING = ("fusion.evaluate", "fusion.sync_every")
 """They decide which phases there are, not what one of them does."""
@@ -59,6 +65,9 @@ def inputs_keys(config: Config, pool: Mapping[str, Any]) -> dict[Step, str]:
             "fields": {k: v for k, v in fields.items() if not k.startswith(unread)},
             "parents": [keys[p] for p in _parents(config, step) if p in keys],
         }
+        if step.phase == "pretrain":
+            inputs["augment"] = config.training.augment
+            inputs["labels"] = config.selection.budgets[0] if config.pretraining.method == "auto" else None
         if step.phase == "select":
             # Runs that share have an oracle, and so every label of the rounds before.
             before = config.selection.budgets[step.round - 1] if step.round else 0
@@ -72,8 +81,12 @@ def _parents(config: Config, step: Step) -> list[Step]:
     r, origin = step.round, base(config, step.round)
     fused = config.fusion.target == "fused"
     match step.phase:
-        case "init":
+        case "learn":
             return []
+        case "init":
+            return [Step(-1, "learn")] if learns(config) else []
+        case "pretrain":
+            return [Step(-1, "init")]
         case "select" if _by_chance(config, step):
             return [Step(r - 1, "label")]
         case "select":
@@ -81,11 +94,13 @@ def _parents(config: Config, step: Step) -> list[Step]:
         case "label":
             return [Step(r, "select")]
         case "train":
-            return [Step(r, "label"), origin]
+            return [Step(r, "label"), start(config, r)[0]]
         case "score" if r < 0:
-            return [Step(-1, "init")]
+            return [start(config, 0)[0]]
         case "score":
             return [Step(r, "train"), Step(r, "label")]
+        case "baseline":
+            return [Step(len(config.selection.budgets) - 1, "label")]
         case "fuse":
             return [Step(r, "train"), origin] if fused else []
         case "finetune":
@@ -104,20 +119,28 @@ def _by_chance(config: Config, step: Step) -> bool:
 def _unread(config: Config, step: Step) -> tuple[str, ...]:
     """Prefixes of the fields that `step` does not read, or that reach it by its parents' keys."""
     scratch = config.fusion.target == "scratch"
-    target = (*THROUGH_PARENTS, *PLANNING, "scoring.")
+    target = (*THROUGH_PARENTS, *PLANNING, "pretraining.", "scoring.")
     of_scratch = (*target, "pruning.", "selection.selector", "training.", "fusion.rule", "fusion.epsilon")
     match step.phase:
+        case "learn":
+            others = (f for f in WITH_NETWORKS if f != "network.")
+            return (*AFTER, *THROUGH_PARENTS, *others, "network.weights", "run.seed", "selection.", "annotation.")
         case "init":
             pruned = config.selection.selector == "proxy"
-            return (*AFTER, *THROUGH_PARENTS, "training.", "scoring.", *(() if pruned else ("pruning.",)))
+            pruning = () if pruned else ("pruning.",)
+            return (*AFTER, *THROUGH_PARENTS, "pretraining.", "training.", "scoring.", *pruning)
+        case "pretrain":
+            return (*AFTER, *THROUGH_PARENTS, "selection.selector", "pruning.", "network.", "training.", "scoring.")
         case "select" if not _by_chance(config, step):
             return (*AFTER, "selection.budgets", *(OF_LATER_ROUNDS if step.round == 0 else ()))
         case "select" | "label":
             return (*AFTER, *WITH_NETWORKS, *THROUGH_PARENTS)
+        case "baseline":
+            return (*AFTER, *WITH_NETWORKS, *THROUGH_PARENTS)
         case "train":
-            return (*AFTER, *THROUGH_PARENTS, "scoring.")
+            return (*AFTER, *THROUGH_PARENTS, "pretraining.", "scoring.")
         case "score":
-            return (*AFTER, "selection.budgets", *(OF_LATER_ROUNDS if step.round < 0 else ()))
+            return (*AFTER, "selection.budgets", "pretraining.", *(OF_LATER_ROUNDS if step.round < 0 else ()))
         case "fuse":
             return (*(of_scratch if scratch else target), "finetuning.", "distillation.")
         case "finetune":

@@ -39,6 +39,7 @@ class Classification(Task):
     name = "classification"
     about = "one class a sample"
     metric = Metric(name="accuracy", title="Accuracy")
+    baseline = True
 
     @property
     def strategies(self) -> Mapping[str, Strategy]:

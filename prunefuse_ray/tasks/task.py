@@ -72,6 +72,8 @@ class Task(ABC):
     about: ClassVar[str]
     """One line of help."""
     metric: ClassVar[Metric]
+    baseline: ClassVar[bool] = False
+    """Whether labels are classes, so that logistic regression is the model to compare with."""
 
     @property
     @abstractmethod

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data.images import ImageForm
+from prunefuse_ray.data.sample_format import Form
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -27,13 +31,31 @@ class Draws:
     area_B: Tensor
     ratio_B: Tensor
 
-    def __getitem__(self, rows: slice) -> Draws:
+    def __getitem__(self, rows: slice | Tensor) -> Draws:
         return Draws(*(getattr(self, f)[rows] for f in self.__dataclass_fields__))
 
 
 def draw(batch: int, generator: torch.Generator) -> Draws:
     """Draws for `batch` samples; always the same count, so augmentations can be switched without moving others."""
     return Draws(*torch.rand(len(Draws.__dataclass_fields__), batch, generator=generator))
+
+
+def held_form(form: Form, recipe: cfg.Recipe) -> Form:
+    """The form in which samples are held: larger than the network's input where random crops need it."""
+    crops = isinstance(form, ImageForm) and "resized_crop" in recipe.augment
+    return form.uncropped if crops else form  # type: ignore[union-attr]
+
+
+def weak_view(held_N: Tensor, draws: Draws, recipe: cfg.Recipe, form: Form) -> Tensor:
+    """Samples in `held_form`, uint8, augmented by the recipe: (N, *form.shape)."""
+    size = form.shape[:2] if isinstance(form, ImageForm) else None
+    return augment(held_N, draws, recipe.augment, size=size, smallest=recipe.smallest_crop)
+
+
+def network_inputs(form: Form, values_N: Tensor) -> Tensor:
+    """Samples, uint8 (N, *form.shape), as the input of a network in `networks.channels_last` form."""
+    x = form.inputs(values_N)
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def augment(
@@ -68,8 +90,7 @@ def augment(
         flip_N = (draws.flip_B < 0.5).to(device)
         x = torch.where(flip_N[:, None, None, None], x.flip(2), x)
     if "cutout" in kinds:
-        inside = _span(draws.cut_top_B, h, device)[:, :, None] & _span(draws.cut_left_B, w, device)[:, None, :]
-        x = x.masked_fill(inside[..., None], 0)
+        x = x.masked_fill(cutout_mask(draws.cut_top_B, draws.cut_left_B, (h, w)).to(device)[..., None], 0)
     return x
 
 
@@ -106,8 +127,12 @@ def _window(uniform_N: Tensor, pad: int, size: int, device: torch.device) -> Ten
     return start_N[:, None] + torch.arange(size, device=device)
 
 
-def _span(uniform_N: Tensor, size: int, device: torch.device) -> Tensor:
-    """(N, size) mask of a stretch of half the size around a random centre (DeVries and Taylor 2017)."""
-    half = max(1, size // 4)
-    centre_N = (uniform_N * size).long().to(device)
-    return (torch.arange(size, device=device) - centre_N[:, None]).abs() < half
+def cutout_mask(top_N: Tensor, left_N: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, H, W) masks of rectangles of half the height and width around random centres (DeVries and Taylor 2017)."""
+    return _span(top_N, size[0])[:, :, None] & _span(left_N, size[1])[:, None, :]
+
+
+def _span(uniform_N: Tensor, size: int) -> Tensor:
+    """(N, size) mask of a stretch of half the size around a random centre."""
+    centre_N = (uniform_N * size).long()
+    return (torch.arange(size, device=uniform_N.device) - centre_N[:, None]).abs() < max(1, size // 4)

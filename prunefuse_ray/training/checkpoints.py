@@ -37,6 +37,12 @@ class State:
     """How many samples those were."""
     best: dict[str, float] | None = None
     """The epoch of highest validation accuracy so far, and that accuracy; the first of several."""
+    guessed: int = 0
+    """Unlabeled samples that those steps looked at, of all workers."""
+    sure: int = 0
+    """How many of them they learned from."""
+    mean_guess_C: list[float] = field(default_factory=list)
+    """The mean guess on unlabeled samples (`semi_supervised.Guesser`)."""
 
     @property
     def name(self) -> str:

@@ -21,6 +21,27 @@ def passes_per_epoch(recipe: cfg.Recipe, samples: int) -> int:
     return max(1, math.ceil(recipe.min_steps / (recipe.epochs * steps_per_epoch(samples, recipe.batch_size))))
 
 
+def lengthened(recipe: cfg.Recipe, macs: int) -> cfg.Recipe:
+    """The recipe with as many steps as its unlabeled samples are to have.
+
+    Args:
+        macs: of the network per sample.
+    """
+    unlabeled = recipe.unlabeled
+    if not unlabeled.used:
+        return recipe
+    steps = unlabeled.steps
+    if unlabeled.macs is not None:
+        steps = max(1, int(unlabeled.macs / (macs * recipe.batch_size * samples_per_label(recipe))))
+    return recipe.model_copy(update={"min_steps": steps})
+
+
+def samples_per_label(recipe: cfg.Recipe) -> int:
+    """Forward passes of a step to one labeled sample, a backward pass as two: three for the sample itself; one for the
+    guess on each unlabeled one, and three to learn from it where it is sure, which here all are."""
+    return 3 + 4 * recipe.unlabeled.ratio if recipe.unlabeled.used else 3
+
+
 def samples_per_epoch(recipe: cfg.Recipe, samples: int) -> int:
     """Samples that an epoch trains on, repetitions counted."""
     a_pass = min(samples, steps_per_epoch(samples, recipe.batch_size) * recipe.batch_size)
@@ -34,7 +55,7 @@ def batches(recipe: cfg.Recipe, samples: int, generator: torch.Generator) -> lis
     return [order[i * size : (i + 1) * size] for order in passes for i in range(steps)]
 
 
-def learning_rate(recipe: cfg.Recipe, step: int, steps_an_epoch: int) -> float:
+def learning_rate(recipe: cfg.Recipe, step: int, steps_an_epoch: float) -> float:
     """The learning rate of optimiser step `step` (0-based)."""
     epoch = step / steps_an_epoch
     if recipe.schedule == "step":

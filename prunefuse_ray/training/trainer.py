@@ -1,4 +1,5 @@
-"""Training on Ray Train: proxies, dense and fused networks; distillation; checkpoints that resume exactly.
+"""Training on Ray Train: proxies, dense and fused networks, on labels and beside them on the pool; distillation;
+checkpoints that resume exactly.
 
 One training function serves both forms: inside the driver (Ray Train's local mode, without the start-up of a worker
 group) and data-parallel over a worker group. Every random draw, those of dropout included, depends on the seed, the
@@ -15,12 +16,13 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray.train
 import ray.train.collective
@@ -37,10 +39,11 @@ from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import Samples, load_samples, load_test, sample_bytes
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.sample_format import Form
+from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.resources import TrainingPlan, cores, training_threads
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
-from prunefuse_ray.training.augmentation import augment, centre, draw
+from prunefuse_ray.training.augmentation import centre, draw, held_form, network_inputs, weak_view
 from prunefuse_ray.training.checkpoints import (
     State,
     Weights,
@@ -55,9 +58,12 @@ from prunefuse_ray.training.recipe import (
     batches,
     distillation_weight,
     learning_rate,
+    lengthened,
     parameter_groups,
     samples_per_epoch,
+    samples_per_label,
 )
+from prunefuse_ray.training.semi_supervised import Guesser
 
 EVALUATION_BATCHES = {"cpu": 64, "cuda": 500}
 """On CPUs larger ones leave the caches: 500 took 1.5 times as long as 64 (ResNet-20, 32 x 32)."""
@@ -93,6 +99,10 @@ class TrainingJob:
     teacher: dict[str, bytes] | None = None
     """The proxy (or committee) to distil from."""
     distillation: cfg.Distillation | None = None
+    unlabeled: Unlabeled | None = None
+    """What is learned from without labels, where the recipe says so."""
+    prior: tuple[float, ...] = ()
+    """The shares of the classes that guesses on those are brought to."""
     recalibrate: bool = False
     """Recompute batch-norm statistics before the first step: those of a fused network, or of one
     pruned from trained weights, are those of other inputs."""
@@ -100,23 +110,25 @@ class TrainingJob:
     @cached_property
     def name(self) -> str:
         """Tells this training from all others: the network that it begins with, its recipe, seed and labels."""
-        sha256 = hashlib.sha256(f"{self.recipe.model_dump_json()} {self.seed} {self.distillation}".encode())
+        # Without what is not used: trainings that an earlier version began have the name that it gave them.
+        recipe = self.recipe.model_dump_json(exclude=None if self.recipe.unlabeled.used else {"unlabeled"})
+        sha256 = hashlib.sha256(f"{recipe} {self.seed} {self.distillation}".encode())
         for file, content in sorted(self.network.items()):
             sha256.update(file.encode() + content)
         for column in ("id", "label"):
             sha256.update(json.dumps(self.labels[column].to_pylist()).encode())
+        if self.unlabeled is not None:
+            sha256.update(json.dumps([self.unlabeled.exclude.to_pylist(), self.prior]).encode())
         return sha256.hexdigest()
 
     @property
     def training_form(self) -> Form:
-        """The form in which labeled samples are held: larger than the network's input where random crops need it."""
-        crops = isinstance(self.form, ImageForm) and "resized_crop" in self.recipe.augment
-        return self.form.uncropped if crops else self.form  # type: ignore[union-attr]
+        """The form in which samples are held to learn from them."""
+        return held_form(self.form, self.recipe)
 
     def inputs(self, decoded_N: Tensor) -> Tensor:
         """Decoded samples, uint8 (N, *form.shape), as the network's input."""
-        x = self.form.inputs(decoded_N)
-        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+        return network_inputs(self.form, decoded_N)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +159,12 @@ def _train(config: dict[str, Any]) -> None:
     )
     samples = _load(job, config["file"], context.get_local_rank())
     validation = load_samples(job.validation, job.form, job.validation_labels) if job.validation and not rank else None
+    guesser = None
+    if recipe.unlabeled.used:
+        assert job.unlabeled is not None
+        size = recipe.batch_size * recipe.unlabeled.ratio
+        pool = PoolBatches(job.unlabeled, job.training_form, batch=size, seed=job.seed, memory=config["memory"])
+        guesser = Guesser(recipe, job.form, pool, np.array(job.prior), job.seed, rank, world)
     optimizer = torch.optim.SGD(
         parameter_groups(network, recipe.weight_decay),
         lr=recipe.lr,
@@ -155,6 +173,8 @@ def _train(config: dict[str, Any]) -> None:
     )
     restored = restore(network, optimizer, storage, job.name)
     state, best = restored or (State(), None)
+    if restored is None:
+        networks.meet(network, lambda: _labeled(samples, job, device))
     if restored is None and job.recalibrate:
         networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
         if recipe.evaluate_every and rank == 0:
@@ -177,13 +197,15 @@ def _train(config: dict[str, Any]) -> None:
     while not state.finished(recipe):
         started, before = time.perf_counter(), state.seconds
         with interrupts.deferred():
-            for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank):
+            for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank, network, guesser):
                 if notice.arrived(state.step) or interrupts.requested():
                     state.seconds = before + time.perf_counter() - started
                     save(_metrics(state, samples, job, config["macs"]))
                     interrupts.check()
         entry = {"epoch": state.epoch + 1, "train_loss": state.loss / max(1, state.seen)}
-        state.epoch, state.step, state.loss, state.seen = state.epoch + 1, 0, 0.0, 0
+        if guesser is not None:
+            entry |= {"guessed": state.guessed, "sure": state.sure}
+        state.epoch, state.step, state.loss, state.seen, state.guessed, state.sure = state.epoch + 1, 0, 0.0, 0, 0, 0
         state.seconds = before + time.perf_counter() - started
         if recipe.evaluate_every and state.epoch % recipe.evaluate_every == 0 and rank == 0:
             entry |= _evaluate(network, job, _test(job), device)
@@ -243,8 +265,15 @@ def _steps(
     device: torch.device,
     world: int,
     rank: int,
+    unwrapped: nn.Module,
+    guesser: Guesser | None,
 ) -> Iterator[None]:
-    """What is left of the current epoch, a step at a time; `state` counts along."""
+    """What is left of the current epoch, a step at a time; `state` counts along.
+
+    Args:
+        unwrapped: the network itself, where `network` is one that is shared with other workers.
+        guesser: gives unlabeled samples to learn from; None: none are.
+    """
     recipe, distillation, task = job.recipe, job.distillation, TASKS[job.task]
     generator = torch.Generator().manual_seed(job.seed * 1_000_003 + state.epoch)
     epoch = batches(recipe, len(samples), generator)
@@ -260,48 +289,57 @@ def _steps(
         if i < state.step:  # done before a preemption; the draws are repeated, so that the next ones are the same
             continue
         rows = batch[rank::world]
-        values = augment(
-            samples.values_N[rows].to(device),
-            draws[rank::world],
-            recipe.augment,
-            size=job.form.shape[:2] if isinstance(job.form, ImageForm) else None,
-            smallest=recipe.smallest_crop,
-        )
-        x, y = job.inputs(values), samples.labels_N[rows].to(device)
+        values = weak_view(samples.values_N[rows].to(device), draws[rank::world], recipe, job.form)
+        y = samples.labels_N[rows].to(device)
         step = state.epoch * steps + i
+        guessed = None
+        if guesser is not None:
+            guessed = guesser.guess(unwrapped, task, step, state.mean_guess_C, arithmetic(recipe.precision, device))
+            values = torch.cat([values, guessed.values_N])
+        x = job.inputs(values)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
         weight = distillation_weight(distillation, step / (recipe.epochs * steps)) if distillation else 0.0
-        with _precision(recipe, device):
+        with arithmetic(recipe.precision, device):
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(seeds[i] + rank)
                 with networks.lone_samples(network) if len(x) < 2 else contextlib.nullcontext():
                     outputs = network(x)
             with torch.no_grad():
-                taught = task.consensus(teacher(x)) if teacher is not None and weight > 0 else None
+                taught = task.consensus(teacher(x[: len(y)])) if teacher is not None and weight > 0 else None
+        outputs = outputs.float()
         loss = task.loss_sum(
-            outputs.float(),
+            outputs if guessed is None else outputs[..., : len(y), :],
             y,
             smoothing=recipe.label_smoothing,
             teacher=None if taught is None else taught.float(),
             weight=weight,
             temperature=distillation.temperature if distillation else 1.0,
         )
+        labeled = loss.detach()
+        if guessed is not None and guesser is not None and len(guessed.labels_N):
+            # The mean over all unlabeled samples of the step, also those that the network is not sure of.
+            share = recipe.unlabeled.weight * len(batch) / guesser.pool.batch
+            loss = loss + share * task.loss_sum(outputs[..., len(y) :, :], guessed.labels_N.to(device))
         # Each member's loss counts whole, as if it were trained alone. DDP averages gradients over workers; scaled like
         # this the average is the mean over the global batch.
         (loss * (world / len(batch))).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        total += loss.detach() / members
+        total += labeled / members
         state.step, state.seen = i + 1, state.seen + len(rows)
+        if guessed is not None and guesser is not None:
+            state.mean_guess_C = guessed.mean_C
+            state.guessed += guesser.pool.batch
+            state.sure += len(guessed.labels_N) * world
         if i + 1 == steps or (i + 1) % PREEMPTION_STEPS == 0 or interrupts.requested():
             state.loss = float(total)  # not at every step: it waits for the device
             yield
 
 
-def _precision(recipe: cfg.Recipe, device: torch.device) -> torch.autocast:
-    """The arithmetic of training and of the evaluations within it."""
-    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and networks.fast_bf16(device))
+def arithmetic(precision: str, device: torch.device) -> torch.autocast:
+    """The arithmetic of training and of the evaluations within it: of `precision`, as recipes have it."""
+    bf16 = precision == "bf16" or (precision == "auto" and networks.fast_bf16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
@@ -314,7 +352,7 @@ def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: to
     for start in range(0, len(samples), size):
         rows = slice(start, start + size)
         y = samples.labels_N[rows].to(device)
-        with _precision(job.recipe, device):
+        with arithmetic(job.recipe.precision, device):
             outputs = task.consensus(network(job.inputs(samples.values_N[rows].to(device)))).float()
         evaluation.add(outputs, y)
     return evaluation.result()
@@ -333,15 +371,29 @@ def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterato
         yield job.inputs(centre(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
 
 
+def _labeled(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """All labeled samples, not augmented, in batches of inputs and labels."""
+    for start in range(0, len(samples), RECALIBRATION_BATCH):
+        rows = slice(start, start + RECALIBRATION_BATCH)
+        yield job.inputs(samples.values_N[rows].to(device)), samples.labels_N[rows].to(device)
+
+
 def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:
     recipe, metric = job.recipe, TASKS[job.task].metric.name
     seen = state.epoch * samples_per_epoch(recipe, len(samples))
+    guessed, sure = [sum(h.get(name, 0) for h in state.history) for name in ("guessed", "sure")]
     return {
         "epochs": state.epoch,
         "train_loss": [h["train_loss"] for h in state.history if "train_loss" in h],
         "evaluations": [h for h in state.history if metric in h],
         **_validated(state, metric),
-        "macs": 3 * macs * seen,  # forward, gradient of the inputs, gradient of the weights
+        # Forward, gradient of the inputs, gradient of the weights; a guess is a forward pass.
+        "macs": 3 * macs * (seen + sure) + macs * guessed,
+        **(
+            {"unlabeled": guessed, "sure": [h["sure"] / h["guessed"] for h in state.history if "sure" in h]}
+            if guessed
+            else {}
+        ),
         "samples_per_second": seen / state.seconds if state.seconds else 0.0,
     }
 
@@ -380,19 +432,30 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     """
     loaded = networks.from_files(job.network, job.trusted)
     macs = networks.macs(loaded.network, job.form.network_shape)
+    job = replace(job, recipe=lengthened(job.recipe, macs))
     if plan.in_process:
         batch = min(job.recipe.batch_size, job.labels.num_rows)
-        torch.set_num_threads(training_threads(3 * macs * batch, plan.cores or cores()))
+        per_step = samples_per_label(job.recipe) * macs * batch
+        torch.set_num_threads(training_threads(per_step, plan.cores or cores()))
     large = sample_bytes(job.labels.num_rows, job.training_form) > plan.sample_bytes
+    file = f"prunefuse-{uuid.uuid4().hex}" if large else None
+    tensors, metrics = fit(_train, {"job": job, "macs": macs, "file": file, "memory": plan.sample_bytes}, plan, where)
+    loaded.network.load_state_dict(under("best.", tensors) or under("network.", tensors))
+    return TrainingResult(network=networks.to_files(loaded), metrics=metrics)
+
+
+def fit(
+    function: Callable[[dict[str, Any]], None], config: dict[str, Any], plan: TrainingPlan, where: Place
+) -> tuple[Weights, dict[str, Any]]:
+    """Run a training function by a plan; the tensors of its last checkpoint, and what it reported last.
+
+    Args:
+        function: is given `config`, with `gpu`, and in `storage` where it has to store checkpoints itself (None: Ray
+            Train does).
+    """
     trainer = TorchTrainer(
-        _train,
-        train_loop_config={
-            "job": job,
-            "storage": where if plan.in_process else None,
-            "gpu": plan.gpu,
-            "macs": macs,
-            "file": f"prunefuse-{uuid.uuid4().hex}" if large else None,
-        },
+        function,
+        train_loop_config={**config, "storage": where if plan.in_process else None, "gpu": plan.gpu},
         scaling_config=ScalingConfig(
             num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
             use_gpu=plan.gpu,
@@ -416,7 +479,5 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
         assert result.checkpoint is not None
         with result.checkpoint.as_directory() as directory:
             data = (Path(directory) / "state.safetensors").read_bytes()
-    tensors = safetensors.torch.load(data)
-    loaded.network.load_state_dict(under("best.", tensors) or under("network.", tensors))
     assert result.metrics is not None
-    return TrainingResult(network=networks.to_files(loaded), metrics=result.metrics)
+    return safetensors.torch.load(data), result.metrics

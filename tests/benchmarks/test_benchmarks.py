@@ -16,6 +16,7 @@ from prunefuse_ray.benchmarks import (
     memory,
     overhead,
     photographs,
+    scaling,
     scoring,
     topk,
     training,
@@ -67,7 +68,8 @@ def test_centers_chooses_what_the_loop_does(local_ray, tmp_path):
     assert set(figures["seconds"]) == {"loop", "shards"}
 
 
-@pytest.mark.parametrize("heaps", [pytest.param(0, marks=pytest.mark.slow), 60])
+@pytest.mark.slow
+@pytest.mark.parametrize("heaps", [0, 60])
 def test_centers_compares_two_rounds_with_the_exact_choice(local_ray, tmp_path, heaps):
     figures = centers.rounds(tmp_path / "pool", 1_200, 8, 100, heaps)
     assert figures["radius_over_exact"] < 2.0, "each choice is within twice the best radius, and nearly greedy"
@@ -114,6 +116,7 @@ def test_scoring_measures_what_a_run_does(local_ray, tmp_path, monkeypatch, unme
     np.testing.assert_array_equal(scores[:50], scores[50:100])
 
 
+@pytest.mark.slow
 def test_memory_scores_every_sample(local_ray, tmp_path, unmeasured):
     figures = memory.run(
         tmp_path, tmp_path / "spilled", rows=600, size=8, architecture="resnet8", actors=1, rows_per_file=250
@@ -174,10 +177,36 @@ def test_the_last_line_of_a_report_is_its_figures(capsys):
     assert json.loads(line)["a"] == 1
 
 
+@pytest.mark.slow
 def test_photographs_are_scored_decoded_and_prepared(local_ray, tmp_path, monkeypatch, unmeasured):
     monkeypatch.setattr(photographs, "ROWS_PER_FILE", 8)
-    sizes = photographs.Sizes(rows=16, dense_rows=8, width=64, height=48, input=32, architecture="resnet8")
+    sizes = photographs.Sizes(rows=16, loader_rows=8, width=64, height=48, input=32, architecture="resnet8")
     figures = photographs.run(tmp_path, sizes, 1)
-    assert set(figures["seconds"]) == {"first", "again", "dense", "dataloader"}
+    assert set(figures["seconds"]) == {"first", "again", "dense", "dense_decoding", "dataloader"}
     assert figures["prepared_bytes_per_sample"] == pytest.approx(32 * 32 * 3, rel=0.2)
     assert figures["milliseconds"]["read"] > 0
+
+
+def test_efficiency_is_counted_while_every_actor_is_at_work():
+    one = [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (3.0, 4.0)]
+    other = [(1.0, 2.0), (2.5, 3.5)]  # it waits half a second in between
+    found = scaling.steady([one, other])
+    assert (found.start, found.end, found.efficiency, found.calls) == (1.0, 3.5, 4.5 / 5.0, 4.5)
+    with pytest.raises(ValueError, match="more --batches"):
+        scaling.steady([[(0.0, 1.0)], [(2.0, 3.0)]])
+
+
+def test_a_pass_on_paper():
+    paper = scaling.on_paper({"driver": 5.0, "scheduler": 2.0, "stream": 20.0}, per_gpu=1_000, rows=10**9, gpus=100)
+    assert paper["hours"] == pytest.approx(10**9 / 1e5 / 3600)
+    assert (paper["driver_cores"], paper["stream_cores"]) == (0.5, 2.0)
+    assert paper["rows_per_second_at_which_the_driver_is_full"] == 200_000
+
+
+def test_the_check_of_a_gpu_runs_without_one_and_without_ray():
+    code = "import sys; sys.modules['ray'] = None; from prunefuse_ray.benchmarks.gpu import main; main(['--dry-run'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {"scored_dense", "scored_p75", "trained_p875", "p75_over_dense_bf16"} <= found["figures"].keys()
+    if found["device"] == "cpu":
+        assert set(found["skipped"].values()) == {"needs a CUDA device"}

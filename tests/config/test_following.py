@@ -25,11 +25,9 @@ def untold(monkeypatch):
         ({"selection": {"strategy": "bald"}}, "pruning.committee", 2),
         ({"selection": {"strategy": "bald"}, "pruning": {"ratio": 0.75}}, "pruning.committee", 4),
         ({"pool": GROUPS}, "selection.per_group", "group"),
-        (
-            {"pool": TEXTS, "training": {"augment": []}, "finetuning": {"augment": []}},
-            "network.architecture",
-            "textcnn",
-        ),
+        ({"pool": TEXTS}, "network.architecture", "textngrams"),
+        ({"pool": TEXTS}, "pool.text_form", "ngrams"),
+        ({"pool": TEXTS, "network": {"architecture": "mine:net"}}, "training.augment", []),
         ({"annotation": {"url": "http://localhost:8080"}}, "annotation.kind", "label_studio"),
         ({"training": {"patience": 3}}, "pool.validation_share", 0.1),
         ({"training": {"epochs": 3}}, "training.warmup_epochs", 1.0),
@@ -76,3 +74,17 @@ def test_the_command_line_and_python_follow_as_files_do():
     assert parse_run(["--training.epochs", "2"]).training.warmup_epochs == 0.67
     built = cfg.Config(selection=cfg.Selection(selector="dense"), fusion=cfg.Fusion(rule="scaled"))
     assert (built.fusion.target, built.fusion.rule) == ("scratch", "scaled")
+
+
+def test_texts_have_their_own_network_and_recipe():
+    config = config_from_tree({"pool": TEXTS, "training": {"lr": 0.2}})
+    assert (config.network.architecture, config.pool.text_form) == ("textngrams", "ngrams")
+    assert (config.training.augment, config.training.lr, config.training.weight_decay) == ([], 0.2, 2e-3)
+    assert config.finetuning.augment == []
+    assert cfg.Config(pool=config.pool).training == config.finetuning
+
+
+def test_a_network_of_ones_own_reads_bytes_by_the_common_recipe():
+    config = config_from_tree({"pool": TEXTS, "network": {"architecture": "my_module:network"}})
+    assert config.pool.text_form == "bytes"
+    assert config.training == cfg.Config().training.model_copy(update={"augment": []})

@@ -10,13 +10,14 @@ from prunefuse_ray.errors import ConfigError
 VALUES = {"path": "p", "test_path": "t"}
 GIVEN = VALUES | {
     "validation_path": "v", "id_column": None, "image_column": "png", "text_column": "text", "label_column": "y",
-    "group_column": "site", "sample_key": "last_dot",
+    "vector_column": "embedding", "group_column": "site", "sample_key": "last_dot",
 }  # fmt: skip
 
 
 def fields(name, **more):
     source = POOL_SOURCES[name]
-    return {"source": name, "classes": 2, **{f: VALUES[f] for f in source.needs}, **more}
+    one = {f: GIVEN[f] for f in source.needs_one[:1] if not more.keys() & set(source.needs_one)}
+    return {"source": name, "classes": 2, **{f: VALUES[f] for f in source.needs}, **one, **more}
 
 
 @pytest.mark.parametrize("name", POOL_SOURCES)

@@ -57,8 +57,8 @@ def test_attention_counts():
 
 
 def test_the_pruning_table():
-    rows = pruning_table(RESNET20, ratios=(0.5, 0.8))
-    assert [row.ratio for row in rows] == [0.5, 0.8]
+    rows = pruning_table(build(RESNET20, seed=0), RESNET20, ratios=(0.5, 0.8))
+    assert [row.pruning.ratio for row in rows] == [0.5, 0.8]
     assert rows[0].kept == "16→8 32→16 64→32"
     assert rows[1].kept == "16→3 32→6 64→12"
     for row, widths in zip(rows, [(8, 16, 32), (3, 6, 12)], strict=True):

@@ -554,14 +554,18 @@ def test_later_steps_choose_among_the_channels_left():
                 assert set(later.tolist()) <= set(earlier.tolist())
 
 
-def test_round_to_keeps_multiples():
-    proxy = prune(build(SPEC, seed=0), SPEC, PruningSpec(ratio=0.6, round_to=4))
-    assert [proxy.network.stem.out_channels, proxy.network.classifier.in_features] == [4, 24]  # of int(6.4), int(25.6)
-
-
-def test_round_to_that_leaves_nothing_is_refused():
-    with pytest.raises(NetworkError, match=r"round_to: 8 leaves none of the (16|32) channels of \S+ at ratio 0.8"):
-        prune(build(SPEC, seed=0), SPEC, PruningSpec(ratio=0.8, round_to=8))
+@pytest.mark.parametrize(
+    ("ratio", "round_to", "widths"),
+    [
+        (0.6, 4, [8, 24]),  # of int(6.4) and int(25.6)
+        (0.8, 8, [8, 16]),  # of 3 and 12
+        (0.9, 16, [1, 16]),  # a layer of 16 has no smaller multiple of 16
+        (0.1, 16, [14, 48]),  # the nearest to 57 would be the whole layer
+    ],
+)
+def test_round_to_keeps_the_nearest_multiple(ratio, round_to, widths):
+    proxy = prune(build(SPEC, seed=0), SPEC, PruningSpec(ratio=ratio, round_to=round_to))
+    assert [proxy.network.stem.out_channels, proxy.network.classifier.in_features] == widths
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.8])

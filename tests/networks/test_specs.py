@@ -67,6 +67,7 @@ def test_counts_that_floating_point_gets_wrong():
     assert PruningSpec(ratio=0.8).kept(160) == 32
     assert PruningSpec(ratio=0.9).kept(10) == 1
     assert PruningSpec(ratio=0.5, round_to=8).kept(36) == 16
+    assert PruningSpec(ratio=0.5, round_to=8).kept(40) == 24
     assert PruningSpec(ratio=0.5, steps=5).kept(100, 2) == 80
 
 
@@ -77,3 +78,12 @@ def test_counts_are_exact(channels, percent, steps):
     widths = [pruning.kept(channels, step) for step in range(1, steps + 1)]
     assert widths == sorted(widths, reverse=True)
     assert widths[0] == max(1, int(channels * (1 - Fraction(percent, 100 * steps))))
+
+
+@given(channels=st.integers(1, 5000), percent=st.integers(1, 99), multiple=st.integers(1, 64))
+def test_rounded_counts_are_the_nearest_multiples_that_prune(channels, percent, multiple):
+    exact = PruningSpec(ratio=percent / 100).kept(channels)
+    rounded = PruningSpec(ratio=percent / 100, round_to=multiple).kept(channels)
+    below = range(multiple, channels, multiple)
+    assert rounded in below if below else rounded == exact
+    assert all(abs(rounded - exact) <= abs(other - exact) for other in below)

@@ -144,8 +144,15 @@ def test_sync_and_sets_work_with_a_committee(local_ray, tiny_pool, tmp_path):
         assert all((tensor == kept[name]).all() for name, tensor in member.network.state_dict().items())
 
 
-@pytest.mark.parametrize("change", [{"per_group": "predicted"}, {"min_distance": 0.01}], ids=str)
-@pytest.mark.parametrize("strategy", ["bald", "vote_entropy", "consensus_kl"])
+SHARED_OUT, APART = {"per_group": "predicted"}, {"min_distance": 0.01}
+EVERY_OTHER = [("bald", APART), ("vote_entropy", SHARED_OUT), ("consensus_kl", SHARED_OUT), ("consensus_kl", APART)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "change"),
+    [("bald", SHARED_OUT), ("vote_entropy", APART), *(pytest.param(*o, marks=pytest.mark.slow) for o in EVERY_OTHER)],
+    ids=str,
+)
 def test_what_members_disagree_about_may_be_shared_out_and_kept_apart(local_ray, tiny_pool, tmp_path, strategy, change):
     config = tiny(tiny_pool, tmp_path, selection={"strategy": strategy, "budgets": [10, 18], **change})
     root = choose(config)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import threading
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from prunefuse_ray.networks.backends import backend as seam
 from prunefuse_ray.scoring import backend_choice
 from prunefuse_ray.scoring.backend_choice import (
     MACS_WORTH_MEASURING,
+    Arithmetic,
     call_rows,
     candidates,
     choose,
     fastest,
+    next_to_try,
     worth_trying,
 )
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
@@ -128,7 +131,7 @@ def test_what_was_measured_once_is_kept(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(backend_choice, "BATCH_SIZES", {False: (16, 32)})
     root = Place.at(str(tmp_path))
     plan = ScoringPlan(min_actors=1, max_actors=1, cpus=1, gpus=0.0, here=True, alone=True)
-    first = choose(root, Scoring(), saved, JOB, plan, LARGE)
+    first = choose(root, Scoring(), saved, JOB, plan, 1000, LARGE)
     noted = json.loads((tmp_path / "scoring.json").read_text())
     best = max(noted["measured"], key=lambda m: m["samples_per_second"])
     assert (best["backend"], best["precision"], best["batch_size"]) == (
@@ -138,10 +141,64 @@ def test_what_was_measured_once_is_kept(saved, tmp_path, monkeypatch):
     )
     assert first.call_rows % first.batch_size == 0
     monkeypatch.setattr(backend_choice, "fastest", None)  # it must not be asked again
-    assert choose(root, Scoring(), saved, JOB, plan, LARGE) == first
+    assert choose(root, Scoring(), saved, JOB, plan, 1000, LARGE) == first
     assert dataclasses.replace(first, backend="x", precision="x", batch_size=1, call_rows=1) == dataclasses.replace(
         JOB, backend="x", precision="x", batch_size=1, call_rows=1
     )
+
+
+def test_every_backend_is_tried_once_and_then_the_batches_of_the_fastest():
+    one = {
+        (name, size): Arithmetic(backend=name, precision="fp32", batch_size=size, call_rows=size)
+        for size in (64, 128)
+        for name in ("openvino", "torch")
+    }
+    untried, rates, order = list(one.values()), {}, []
+    while (candidate := next_to_try(untried, rates)) is not None:
+        untried.remove(candidate)
+        rates[candidate] = {"torch": 2.0, "openvino": 1.0}[candidate.backend]
+        order.append((candidate.backend, candidate.batch_size))
+    assert order == [("openvino", 64), ("torch", 64), ("torch", 128)]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The batch sizes that are measured, in order; each measurement takes a second by the clock that counts."""
+    seen, clock = [], iter(range(1000))
+
+    def rate(network, job):
+        seen.append((job.backend, job.batch_size))
+        return 100.0
+
+    monkeypatch.setattr(backend_choice, "rate_of", rate)
+    monkeypatch.setattr(backend_choice.time, "perf_counter", lambda: float(next(clock)))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("rows", "tried"),
+    [(100, 1), (10_000, 4), (math.inf, 4)],  # at 100 samples a second 5 % of 10,000 are 5 s, of which each takes one
+)
+def test_measuring_takes_a_small_share_of_the_pass(saved, measured, monkeypatch, tmp_path, rows, tried):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backend_choice, "MEASURING_SECONDS", 1.0)
+    fastest(Scoring(backend="torch"), saved, JOB, LARGE, rows)
+    assert len(measured) == tried
+
+
+def test_a_measurement_is_kept_for_the_machine_and_the_networks_structure(saved, measured, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = Scoring(backend="torch"), saved, JOB, LARGE
+    first = fastest(*asked)
+    assert not first["remembered"]
+    again = fastest(*asked)
+    assert again == {**first, "remembered": True}
+    count = len(measured)
+    assert not fastest(*asked[:2], dataclasses.replace(JOB, features=True), LARGE)["remembered"]
+    assert len(measured) > count
+    for file in (tmp_path / "prunefuse_ray" / "scoring").iterdir():
+        file.write_text(file.read_text().replace("100.0", "900.0"))
+    assert not fastest(*asked)["remembered"], "a damaged file is not believed"
 
 
 FORMS = [

@@ -89,6 +89,7 @@ def test_a_pass_of_the_driver_goes_on_with_the_parts_that_are_missing(source, ne
         scores(source, network, out)
 
 
+@pytest.mark.slow
 def test_a_pass_that_was_begun_the_other_way_begins_again(source, network, tmp_path, local_ray):
     here = scores(source, network, tmp_path / "out")
     actors = scores(source, network, tmp_path / "out", dataclasses.replace(HERE, here=False))

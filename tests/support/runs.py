@@ -13,6 +13,7 @@ TINY = {
     "selection": {"budgets": [10, 18, 30]},
     "training": RECIPE,
     "finetuning": RECIPE,
+    "report": {"baseline": False},
     "scoring": {"batch_size": 8},  # in the driver: what actors do is for test_rounds
 }
 

@@ -29,6 +29,7 @@ def common(a, b):
 
 
 SCRATCH = {"fusion": {"target": "scratch"}}
+LEARNED = {"pretraining": {"method": "rotation"}}
 MARGIN = {"selection": {"strategy": "margin"}}
 TYPICAL = {"selection": {"initial": "typiclust"}}
 PREFIX = {"-1:init", "0:select", "0:label", "0:train"}
@@ -42,6 +43,16 @@ CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | 
         ([], [{"pruning": {"ratio": 0.8}}], {"0:select", "0:label"}),
         ([], [{"training": {"epochs": 31}}], {"-1:init", "0:select", "0:label"}),
         ([], [{"run": {"seed": 1}}], set()),
+        ([], [LEARNED], {"-1:init", "0:select", "0:label"}),
+        ([LEARNED], [LEARNED, MARGIN], PREFIX | {"-1:pretrain", "0:fuse", "0:finetune"}),
+        ([LEARNED], [LEARNED, {"training": {"epochs": 31}, "fusion": {"rule": "function_preserving"}}],
+         {"-1:init", "-1:pretrain", "0:select", "0:label"}),
+        ([LEARNED], [LEARNED, {"pruning": {"ratio": 0.8}}], {"0:select", "0:label"}),
+        ([LEARNED], [LEARNED, {"pretraining": {"epochs": 9}}], {"-1:init", "0:select", "0:label"}),
+        ([LEARNED, TYPICAL], [LEARNED, TYPICAL, {"pretraining": {"epochs": 9}}], {"-1:init"}),
+        ([LEARNED], [LEARNED, {"training": {"augment": []}}], {"-1:init", "0:select", "0:label"}),
+        ([LEARNED, SCRATCH], [SCRATCH],
+         {"-1:init", "0:select", "0:label", "0:finetune", *(f"{r}:fuse" for r in range(3))}),
         ([], [{"pool": {"channels": 3}}], set()),
         ([], [{"distillation": {"weight": 0.1}}], CHOSEN | {"0:fuse", "1:fuse", "2:fuse"}),
         ([], [SCRATCH], CHOSEN),
@@ -62,7 +73,16 @@ CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | 
     ],
 )  # fmt: skip
 def test_what_is_shared(a, b, shared):
-    assert common(keys(*a), keys(*b)) == shared
+    # The baseline depends on the last labels alone.
+    assert common(keys(*a), keys(*b)) == shared | ({"-1:baseline"} if "2:label" in shared else set())
+
+
+def test_seeds_and_recipes_share_what_is_learned_from_the_pool():
+    texts = {"pool": {"source": "csv", "path": "a", "test_path": "b", "text_column": "text"}}
+    others = ({"run": {"seed": 1}}, {"training": {"epochs": 5}}, {"pruning": {"ratio": 0.8}}, MARGIN)
+    assert all("-1:learn" in common(keys(texts), keys(texts, other)) for other in others)
+    assert common(keys(texts), keys(texts, {"run": {"seed": 1}})) == {"-1:learn"}
+    assert "-1:learn" not in common(keys(texts), keys(texts, {"pool": {"text_length": 99}}))
 
 
 def test_another_pool_shares_nothing_and_another_path_to_it_everything():

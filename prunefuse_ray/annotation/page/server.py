@@ -216,6 +216,8 @@ class _Handler(BaseHTTPRequestHandler):
             length = -1
         if not 0 <= length <= MOST_BYTES:
             self.close_connection = True
+            if length > 0:  # who is still writing gets no answer from a connection that is closed
+                self.rfile.read(min(length, 16 * MOST_BYTES))
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"give at most {MOST_BYTES} bytes")
         content = self.rfile.read(length)
         self._check_cookie()

@@ -49,8 +49,7 @@ class HuggingFace(SourceReader):
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         check_names(listing, samples.field)
         schema, wanted = _schema(listing), (samples.sample_column, samples.label_column)
-        for setting, column in zip(("text_column" if samples.text else "image_column", "label_column"), wanted,
-                                   strict=True):  # fmt: skip
+        for setting, column in zip((samples.sample_setting, "label_column"), wanted, strict=True):
             if column is not None and column not in schema.names:
                 raise PoolError(
                     f"pool.{setting}: {samples.field} has no column '{column}'; it has {', '.join(schema.names)}"

@@ -24,8 +24,11 @@ def _build(
     form = scoring_form(network, "fp32", example, features=features)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # its converter traces by torch.jit
-            model = openvino.convert_model(form, example_input=example, input=[tuple(example.shape)])
+            warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, and warns of Python values in the network
+            # Its own tracing would run the network three times more, to check the trace; every pass is checked against
+            # the plain network anyway (`backend_choice.check`).
+            traced = torch.jit.trace(form, example, check_trace=False)
+            model = openvino.convert_model(traced, example_input=example, input=[tuple(example.shape)])
     except Exception as error:  # its converter raises errors of its own and those of torch's tracer
         raise NetworkError(
             f"scoring.backend: OpenVINO cannot convert this network ({plain(error)}); use torch, or auto"

@@ -7,11 +7,14 @@ stands apart from carrying it out.
 from collections.abc import Callable
 
 from prunefuse_ray.method.steps import (
+    BASELINE,
     FINETUNE,
     FUSE,
     GROW,
     INIT,
     LABEL,
+    LEARN,
+    PRETRAIN,
     REPORT,
     REQUEST,
     SCORE,
@@ -21,10 +24,27 @@ from prunefuse_ray.method.steps import (
     Step,
 )
 from prunefuse_ray.run.context import Done, RunContext
-from prunefuse_ray.run.phases import finetune, fuse, grow, init, label, report, request, score, select, sync, train
+from prunefuse_ray.run.phases import (
+    baseline,
+    finetune,
+    fuse,
+    grow,
+    init,
+    label,
+    learn,
+    pretrain,
+    report,
+    request,
+    score,
+    select,
+    sync,
+    train,
+)
 
 PHASES: dict[str, Callable[[RunContext, Step], Done]] = {
+    LEARN: learn.run,
     INIT: init.run,
+    PRETRAIN: pretrain.run,
     SELECT: select.run,
     REQUEST: request.run,
     LABEL: label.run,
@@ -34,5 +54,6 @@ PHASES: dict[str, Callable[[RunContext, Step], Done]] = {
     FUSE: fuse.run,
     FINETUNE: finetune.run,
     SYNC: sync.run,
+    BASELINE: baseline.run,
     REPORT: report.run,
 }

@@ -14,8 +14,9 @@ from prunefuse_ray.data.account import LEFT_OUT_FILE
 from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.known_labels import in_pool, read_known
 from prunefuse_ray.method.selector import dense_network, make_selector, proxies
-from prunefuse_ray.method.steps import Step
+from prunefuse_ray.method.steps import LEARN, Step, learns
 from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, Done, RunContext
+from prunefuse_ray.run.phases.learn import STATISTICS_FILE
 from prunefuse_ray.schemas import labels_schema
 from prunefuse_ray.tasks import TASKS
 
@@ -26,7 +27,8 @@ def run(context: RunContext, step: Step) -> Done:
     """Initialise the dense network, and the network that selects: pruned from it, itself, or another architecture.
     Labels that are known beforehand are taken in with their samples."""
     config = context.config
-    dense, weights = dense_network(config, context.spec)
+    statistics = context.ledger.read_bytes(Step(-1, LEARN), STATISTICS_FILE) if learns(config) else None
+    dense, weights = dense_network(config, context.spec, statistics)
     for note in weights.get("notes", []):
         logger.warning("network.weights: %s", note)
     selector = make_selector(config, dense)

@@ -23,7 +23,7 @@ from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import proxies, trusted
-from prunefuse_ray.method.steps import INIT, SCORE, TRAIN, Step
+from prunefuse_ray.method.steps import INIT, SCORE, TRAIN, Step, start
 from prunefuse_ray.run.class_counts import class_counts
 from prunefuse_ray.run.context import Done, RunContext, without
 from prunefuse_ray.scoring.backend_choice import FILE, SMALL_BATCH
@@ -81,7 +81,7 @@ def run(context: RunContext, step: Step) -> Done:
         source=with_groups(context.pool, config.pool),
         rows=context.info.rows,
         exclude=labeled,
-        network=ledger.place(step, proxies(config)),
+        network=_network(context, step),
         macs=macs["proxy"],
         classes=len(context.info.classes),
         members=config.pruning.committee,
@@ -121,6 +121,7 @@ def strategy_of(context: RunContext, step: Step) -> Decision:
     selection = context.config.selection
     if step.round < 0:
         learned = f"weights of {path}" if (path := context.config.network.weights) else "no training yet"
+        learned = "pre-training on the pool" if context.config.pretraining.used else learned
         return Decision(strategy=selection.initial, reason=f"selection.initial; features of a network with {learned}")
     if selection.strategy != AUTO:
         return Decision(strategy=selection.strategy, reason="selection.strategy")
@@ -137,6 +138,14 @@ def held_back_metric(trained: Mapping[str, Any], metric: Metric) -> float | None
     """The metric of the weights that a training kept, on the validation set; None where there is none."""
     measured = trained.get(f"validation_{metric.name}") or []
     return max(measured, default=None)
+
+
+def _network(context: RunContext, step: Step) -> Place:
+    """What scores: the round's trained proxy; before the first round what that will be trained from."""
+    if step.round >= 0:
+        return context.ledger.place(step, proxies(context.config))
+    origin, name = start(context.config, 0)
+    return context.ledger.place(origin, proxies(context.config, name))
 
 
 def weights_of(context: RunContext, step: Step, strategy: str) -> list[float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from prunefuse_ray import config as cfg
@@ -11,21 +13,28 @@ from prunefuse_ray.data.labeled_set import held_out
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
 from prunefuse_ray.errors import TrainingError
 from prunefuse_ray.method.selector import proxies, trusted
-from prunefuse_ray.method.steps import INIT, Step, base, round_seed
+from prunefuse_ray.method.steps import PRETRAIN, SYNC, Step, round_seed, start
 from prunefuse_ray.run.context import Done, RunContext
+from prunefuse_ray.run.unlabeled import prior, unlabeled
 from prunefuse_ray.scoring.predictions import doubts, predict
 from prunefuse_ray.training.trainer import TrainingJob, TrainingResult, train
 
+logger = logging.getLogger(__name__)
+
+HARDLY = 0.01
+"""Share of the unlabeled samples that a network is sure of, below which it is said."""
+
 
 def run(context: RunContext, step: Step) -> Done:
-    """Train the selecting network from its initial weights (after a sync: pruned fused ones)."""
+    """Train the selecting network from its initial weights (pre-trained ones; after a sync: pruned fused ones)."""
     config = context.config
-    origin = base(config, step.round)
-    start = context.ledger.read_network(origin, proxies(config, "proxies" if origin.phase == INIT else "next"))
+    origin, name = start(config, step.round)
+    network = context.ledger.read_network(origin, proxies(config, name))
     # The statistics of a trained network's batch norms are off by what was pruned before them.
-    pruned = isinstance(networks.from_files(start, trusted(config)), networks.Proxy | networks.Committee)
-    trained = config.network.weights is not None or origin.phase != INIT
-    job = training_job(context, step, start, config.training, recalibrate=trained and pruned)
+    pruned = isinstance(networks.from_files(network, trusted(config)), networks.Proxy | networks.Committee)
+    learned = origin.phase == PRETRAIN and context.ledger.require(origin).metrics["method"] != "none"
+    trained = origin.phase == SYNC or (config.network.weights is not None and not learned)
+    job = training_job(context, step, network, config.training, recalibrate=trained and pruned)
     result = train_network(context, step, job, "training")
     predicted = predict(
         context.samples(step.round),
@@ -49,6 +58,9 @@ def training_job(
     """The training of `network` on the labels up to the step's round."""
     config, samples = context.config, context.samples(step.round)
     labels, held = held_out(context.labels(step.round), config.pool.validation_share, config.run.seed)
+    if recipe.unlabeled.used:
+        validation = held["id"].combine_chunks()
+        more |= {"unlabeled": unlabeled(context, step.round, validation), "prior": prior(context, step.round)}
     return TrainingJob(
         network=network,
         recipe=recipe,
@@ -73,7 +85,20 @@ def train_network(context: RunContext, step: Step, job: TrainingJob, section: st
             f"round {step.round}, {step.phase}: the loss on the test set is {loss}: the network diverged; lower "
             f"{section}.lr ({job.recipe.lr:g}) or raise {section}.warmup_epochs, in a run of another run.name"
         )
+    if said := unsure(result.metrics, job.recipe, section):
+        logger.warning("round %d, %s: %s", step.round, step.phase, said)
     return result
+
+
+def unsure(metrics: Mapping[str, Any], recipe: cfg.Recipe, section: str) -> str | None:
+    """What people should know where a training hardly learned from its unlabeled samples."""
+    sure = metrics.get("sure")
+    if not sure or sure[-1] >= HARDLY:
+        return None
+    return (
+        f"the network was sure of {sure[-1]:.1%} of the unlabeled samples in the end and learned from no others; lower "
+        f"{section}.unlabeled.threshold ({recipe.unlabeled.threshold:g}) or raise {section}.unlabeled.steps"
+    )
 
 
 def network_outputs(context: RunContext, name: str, result: TrainingResult) -> dict[str, bytes]:

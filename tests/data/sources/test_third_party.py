@@ -117,7 +117,7 @@ def installed(tmp_path):
     (package / "their_source-1.0.dist-info").mkdir(parents=True)
     (package / "their_source-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (package / "their_source-1.0.dist-info/entry_points.txt").write_text(
-        "[prunefuse_ray.sources]\njsonl = their_source:JSONL\n"
+        "[prunefuse_ray.sources]\ntheirs = their_source:JSONL\n"
     )
     (package / "their_source.py").write_text(SOURCE)
     for part in ("pool", "test"):
@@ -134,15 +134,18 @@ def test_a_source_of_another_package_is_one_object_in_one_file(installed, tmp_pa
         "PYTHONPATH": os.pathsep.join((str(installed), str(ROOT))),
     }
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path), "jsonl"],
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path), "theirs"],
         env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
     said = seen["said"]
-    assert "known: digits, parquet, images, webdataset, huggingface, jsonl, or module:name" in said["misspelt"]
-    assert "text_column is for pool.source parquet, huggingface and jsonl, not 'digits'" in said["digits"]
-    assert "id_column is for pool.source parquet, not 'jsonl': leave it out" in said["ids"]
+    assert (
+        "known: digits, parquet, images, webdataset, huggingface, csv, jsonl, theirs, or module:name"
+        in said["misspelt"]
+    )
+    assert "text_column is for pool.source parquet, huggingface, csv, jsonl and theirs, not 'digits'" in said["digits"]
+    assert "id_column is for pool.source parquet, csv and jsonl, not 'theirs': leave it out" in said["ids"]
     assert "pool.path: labels that are none of the 2 classes, e.g. 'bad' (id 'a.jsonl:1')" in said["labels"]
     assert (seen["info"]["rows"], seen["info"]["sample_size"]) == (2, [16])
     assert {i: (r["sample"], r["label"]) for i, r in seen["first"].items()} == {

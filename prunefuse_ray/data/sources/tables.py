@@ -1,0 +1,215 @@
+"""Tables of texts and vectors as people export them: CSV, and JSON Lines.
+
+They are read once, and their samples copied into the run directory: a cell has no place in the file that could be read
+again without all before it. A file that is not what it says is refused, with the line; a cell that holds no sample
+becomes a sample that cannot be read, which is counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data.index import Found, Index, check_unique, scanned
+from prunefuse_ray.data.label_tables import OTHER_FORMS, delimiter_of
+from prunefuse_ray.data.paths import Listing, check_names, locate, normal
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import SourceReader
+from prunefuse_ray.errors import PoolError, near
+from prunefuse_ray.storage import Place
+
+ROWS = 5_000
+"""Of an index, made at once."""
+HEAD = 2**16
+"""Bytes by which a file's encoding and delimiter are told."""
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+Row = Mapping[str, Any]
+Rows = Callable[[Place, Sequence[str]], Iterator[tuple[int, Row]]]
+"""rows(file, columns that it must have): (line, cells by column)."""
+
+
+@dataclass(frozen=True)
+class Tables(SourceReader):
+    """An id is FILE:ROW, or stands in a column."""
+
+    rows_of: Rows
+    suffixes: tuple[str, ...]
+
+    def unique_ids(self, pool: cfg.Pool) -> bool:
+        return pool.id_column is not None
+
+    def listing(self, samples: SampleSet) -> Listing:
+        return locate(samples.paths, self.suffixes, samples.field)
+
+    def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
+        check_names(listing, samples.field)
+        columns = (samples.pool.id_column, samples.sample_column, samples.label_column)
+        scan = _Scan(self.rows_of, samples.text)
+        found = scanned(scan, columns, samples, listing, self.rows(samples), classes, new)
+        if samples.pool.id_column is not None:
+            check_unique(found, samples)
+        return found
+
+    def rows(self, samples: SampleSet) -> Source:
+        return Source(
+            fs=pafs.LocalFileSystem(), files=(), sizes=(), sample_column="sample",
+            label_column="label" if samples.labeled else None,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What `index.scanned` calls of a file."""
+
+    rows_of: Rows
+    text: bool
+
+    def __call__(self, place: Place, name: str, id_: str | None, sample: str, label: str | None) -> Iterator[Found]:
+        wanted = [column for column in (id_, sample, label) if column is not None]
+        numbered = enumerate(self.rows_of(place, wanted))
+        while some := list(itertools.islice(numbered, ROWS)):
+            values = [row.get(sample) for _, (_, row) in some]
+            yield Found(
+                ids=[f"{name}:{n}" if id_ is None else _id(row.get(id_), id_, place, line) for n, (line, row) in some],
+                labels=[None if label is None else row.get(label) for _, (_, row) in some],
+                columns={
+                    "sample": pa.array(map(_text, values), pa.string())
+                    if self.text
+                    else pa.array(map(_vector, values), pa.list_(pa.float32()))
+                },
+            )
+
+
+def _id(cell: Any, column: str, place: Place, line: int) -> str:
+    if isinstance(cell, bool) or not isinstance(cell, str | int) or cell == "":
+        raise _fault(place, line, f"{cell!r} in column '{column}' is no id; fill it in, or set pool.id_column to null")
+    return normal(str(cell))
+
+
+def _text(cell: Any) -> str | None:
+    """A text; a half of a surrogate pair alone, which JSON can spell, is replaced."""
+    return cell.encode(errors="replace").decode() if isinstance(cell, str) else None
+
+
+def _vector(cell: Any) -> list[float] | None:
+    """A list of numbers, or its spelling in JSON or with blanks, commas or semicolons between; None where it is none. A
+    null in it is no number, and so the vector cannot be used."""
+    if isinstance(cell, str):
+        cells = cell.strip().strip("[]").replace(",", " ").replace(";", " ").split()
+    else:
+        cells = cell if isinstance(cell, list) else []
+    try:
+        return [math.nan if one is None else float(one) for one in cells] or None
+    except (TypeError, ValueError):
+        return None
+
+
+# --- the forms of files ---
+
+
+def _csv_rows(place: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    with _opened(place) as (head, lines):
+        delimiter = delimiter_of(head, columns)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        header: list[str] | None = None
+        before = 0
+        try:
+            for cells in reader:
+                line, before = before + 1, reader.line_num
+                if not any(cells):
+                    continue
+                if header is None:
+                    header = [cell.strip() for cell in cells]
+                    _check_header(header, columns, place)
+                elif len(cells) != len(header):
+                    raise _fault(place, line, f"{len(cells)} cells, but the header has {len(header)}; mend it")
+                else:
+                    yield line, dict(zip(header, cells, strict=True))
+        except csv.Error as error:
+            raise _fault(place, reader.line_num, f"{error}; mend it") from error
+        except UnicodeError as error:
+            raise _encoding(place, before + 1, error) from error
+
+
+def _json_rows(place: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    line, first = 0, True
+    with _opened(place) as (_, lines):
+        try:
+            for line, text in enumerate(lines, 1):
+                if not text.strip():
+                    continue
+                row = json.loads(text)
+                if not isinstance(row, dict):
+                    raise _fault(place, line, f"a {type(row).__name__}, expected an object of columns")
+                if first and (lost := [column for column in columns if column not in row]):
+                    raise _lacks(place, lost[0], list(row))
+                first = False
+                yield line, row
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise _fault(place, line, f"no JSON ({error}); one object a line, mend it") from error
+        except UnicodeError as error:
+            raise _encoding(place, line + 1, error) from error
+
+
+class _opened:
+    """A text file, in UTF-8 or in UTF-16 that says so at its beginning: its first line, and its lines."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def __enter__(self) -> tuple[str, Iterable[str]]:
+        try:
+            with self.place.fs.open_input_stream(self.place.path) as stream:
+                head = stream.read(HEAD)
+        except OSError as error:
+            raise PoolError(f"'{self.place.path}' cannot be read ({error})") from error
+        for start, said in OTHER_FORMS:
+            if head.startswith(start) and start not in UTF16:
+                raise PoolError(f"'{self.place.path}' is {said}")
+        encoding = "utf-16" if head.startswith(UTF16) else "utf-8-sig"
+        if encoding == "utf-8-sig" and b"\0" in head:
+            raise PoolError(f"'{self.place.path}' holds null characters (UTF-16?); save it as UTF-8")
+        raw: Any = self.place.fs.open_input_stream(self.place.path)
+        self.lines = io.TextIOWrapper(io.BufferedReader(raw), encoding=encoding, newline="")
+        return head.decode(encoding, errors="ignore"), self.lines
+
+    def __exit__(self, *_: object) -> None:
+        self.lines.close()
+
+
+def _check_header(header: Sequence[str], columns: Sequence[str], place: Place) -> None:
+    for column in columns:
+        if column not in header:
+            raise _lacks(place, column, header)
+        if header.count(column) > 1:
+            raise PoolError(f"'{place.path}': column '{column}' stands there twice; rename one")
+
+
+def _lacks(place: Place, column: str, there: Sequence[str]) -> PoolError:
+    known = ", ".join(there) or "none"
+    return PoolError(f"'{place.path}' has no column '{column}'{near(column, there)}; it has {known}")
+
+
+def _fault(place: Place, line: int, what: str) -> PoolError:
+    return PoolError(f"'{place.path}', line {line}: {what}")
+
+
+def _encoding(place: Place, line: int, error: UnicodeError) -> PoolError:
+    reason = getattr(error, "reason", None) or error
+    return PoolError(f"'{place.path}' is not UTF-8 from about line {line} on ({reason}); save it as UTF-8")
+
+
+CSV = Tables(_csv_rows, (".csv", ".tsv"))
+JSONL = Tables(_json_rows, (".jsonl", ".ndjson"))

@@ -1,0 +1,84 @@
+"""The phase `baseline`: the simplest model anyone would try, on the labels of the last round."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.data.images import ImageForm
+from prunefuse_ray.data.labeled_set import own_labels
+from prunefuse_ray.data.pool import Source, groups
+from prunefuse_ray.data.prepared import readable
+from prunefuse_ray.data.reading import ids_to_numpy
+from prunefuse_ray.data.sample_format import Form
+from prunefuse_ray.data.texts import NgramForm, TextForm
+from prunefuse_ray.distributed.remote import over
+from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run.context import Done, RunContext
+from prunefuse_ray.schemas import arrow_type
+from prunefuse_ray.selection.random import select_random
+from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.training import baseline
+
+DRAW = (0, 3_000_000)
+"""Seed and number of the draws: none of those that select."""
+TESTED = {True: 10_000, False: 50_000}
+"""Of a larger test set so many samples are tested, of images and of others."""
+NGRAMS = 1_024
+
+
+def run(context: RunContext, step: Step) -> Done:
+    """Fit the baseline on the labels so far, and test it on the networks' test set; of large sets on a part."""
+    form = context.form
+    if isinstance(form, TextForm):  # whatever the network reads
+        form = NgramForm(length=NGRAMS)
+    labels = context.labels(context.last)
+    labeled = _drawn(labels, baseline.LABELED)
+    x, y_N = _samples(context.samples(context.last), form, labeled)
+    own = own_labels(context.test)
+    test, truth_N = _samples(context.test, form, _drawn(own, TESTED[isinstance(form, ImageForm)]))
+    classes = len(context.info.classes)
+    if isinstance(form, NgramForm):
+        answer = baseline.of_texts(x, y_N, test, classes)
+    elif isinstance(form, ImageForm):
+        none = pa.array([], arrow_type(context.info.id_type))
+        some = select_random(context.pool, baseline.POOL, *DRAW, none)["id"].combine_chunks()
+        parts = over(readable, groups(context.pool), form, some, size=sum(context.pool.sizes))
+        answer = baseline.of_images(x, y_N, test, classes, np.concatenate([values for _, values in parts]))
+    else:
+        answer = baseline.of_vectors(form.numbers(x), y_N, form.numbers(test), classes)
+    task = TASKS[context.config.task]
+    evaluation = task.evaluation()
+    evaluation.add(torch.from_numpy(answer.log_p_NC), torch.from_numpy(truth_N))
+    return Done(
+        outputs={},
+        metrics={
+            task.metric.measured: evaluation.result()[task.metric.name],
+            "about": answer.about,
+            "labels": len(y_N),
+            "of_labels": labels.num_rows,
+            "tested": len(truth_N),
+            "of_tested": own.num_rows,
+        },
+    )
+
+
+def _drawn(labels: pa.Table, most: int) -> pa.Table:
+    """Labels (id, label), at most so many, by a hash of the id."""
+    order = np.argsort(random_scores(ids_to_numpy(labels["id"]), *DRAW), kind="stable")[-most:]
+    return labels.take(pa.array(np.sort(order)))
+
+
+def _samples(source: Source, form: Form, labels: pa.Table) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The samples that `labels` (id, label) names and that can be read, and their labels."""
+    wanted = labels["id"].combine_chunks().cast(pa.int64() if pa.types.is_integer(labels["id"].type) else pa.string())
+    parts = list(over(readable, groups(source), form, wanted, size=sum(source.sizes)))
+    ids = pa.concat_arrays([ids.cast(wanted.type) for ids, _ in parts])
+    place = pc.index_in(ids, value_set=wanted).to_numpy()
+    y_N = labels["label"].to_numpy().astype(np.int64)[place]
+    _, first = np.unique(place, return_index=True)  # what people left without a label may have been asked twice
+    return np.concatenate([values for _, values in parts])[first], y_N[first]

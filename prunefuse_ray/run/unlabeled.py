@@ -1,0 +1,91 @@
+"""What of a run's pool may be learned from without labels, and what is known of it beforehand."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prunefuse_ray.data.inventory import HELD_OUT_FILE
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.prepared import chunk_rows, decoded
+from prunefuse_ray.data.sample_format import Form
+from prunefuse_ray.data.stream import decoded_rows, decoded_stream, spans
+from prunefuse_ray.data.unlabeled import Unlabeled
+from prunefuse_ray.method.steps import LABEL, PRETRAIN, SCORE, SELECT, Step, steps
+from prunefuse_ray.run.class_counts import class_counts
+from prunefuse_ray.run.context import RunContext
+from prunefuse_ray.schemas import REJECTED, arrow_type, held_back_schema
+
+HELD_BACK = "held_back.parquet"
+PARTS = 64
+"""That the driver looks through side by side."""
+
+
+def unlabeled(context: RunContext, round_: int, validation: pa.Array) -> Unlabeled:
+    """The samples that a training of a round may learn from without their labels: all of the pool but those held out
+    for validation, those of the contents of the held-out sets, rejected ones, and those that rounds so far have held
+    back as foreign. A pool that no phase has looked through yet is looked through first.
+
+    Args:
+        validation: ids of the labeled samples that are held out.
+    """
+    if not any(context.ledger.committed(s) for s in steps(context.config) if s.phase in (PRETRAIN, SCORE)):
+        _look_through(context)
+    id_type = arrow_type(context.info.id_type)
+    rejected = context.ledger.rejected()["id"].cast(id_type).combine_chunks()
+    contents = context.ledger.root / HELD_OUT_FILE
+    return Unlabeled(
+        source=context.pool,
+        exclude=pa.concat_arrays([validation.cast(id_type), rejected, *_held_back(context, round_)]),
+        held_out=contents if contents.exists() else None,
+    )
+
+
+def _held_back(context: RunContext, round_: int) -> list[pa.Array]:
+    found = []
+    for step in (Step(r, SELECT) for r in range(1, round_ + 1)):
+        name = f"{step.directory}/{HELD_BACK}"
+        if name in context.ledger.require(step).files:
+            table = context.ledger.read_table(step, HELD_BACK, held_back_schema(context.info.id_type))
+            found.append(table["id"].combine_chunks())
+    return found
+
+
+def _look_through(context: RunContext) -> None:
+    """Decode the whole pool once, into the prepared pool where there is one, and record what cannot be decoded: by the
+    driver where it also scores the pool itself, else by tasks on all machines. ScoreError where that is too much."""
+    tables: list[Any]
+    if context.scoring.here:
+        parts = spans(context.pool, chunk_rows(context.form), PARTS)
+        with ThreadPoolExecutor(context.scoring.threads) as threads:
+            tables = list(threads.map(partial(_unusable_in, form=context.form), parts))
+    else:
+        rows = decoded_stream(context.pool, context.form)
+        found = rows.map_batches(_unusable, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
+        tables = list(found.iter_batches(batch_format="pyarrow", batch_size=None))
+    context.note_rejected(pa.concat_tables([REJECTED.empty_table(), *(t.cast(REJECTED) for t in tables if t.num_rows)]))
+
+
+def _unusable_in(source: Source, form: Form) -> pa.Table:
+    found = [_unusable(decoded_rows(chunk)) for chunk in decoded(source, form)]
+    return pa.concat_tables([REJECTED.empty_table(), *found])
+
+
+def _unusable(rows: pa.Table) -> pa.Table:
+    """(id, reason) of those of `decoded_stream`'s rows that cannot be decoded."""
+    bad = rows.filter(pc.is_valid(rows["rejected"]))
+    return pa.table({"id": bad["id"].cast(pa.string()), "reason": bad["rejected"]}).cast(REJECTED)
+
+
+def prior(context: RunContext, round_: int) -> tuple[float, ...]:
+    """The shares of the classes in the pool, as far as labels tell: those of the initial set where that was drawn at
+    random, since later labels are of samples that a strategy wanted; else those of all labels. No class has none."""
+    first = context.ledger.labels([Step(0, LABEL)], context.info.id_type)
+    chance = context.config.selection.initial == "random" and first.num_rows
+    counts = class_counts(first if chance else context.labels(round_), len(context.info.classes))
+    total = sum(counts) + len(counts)
+    return tuple((count + 1) / total for count in counts)

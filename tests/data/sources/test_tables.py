@@ -1,0 +1,108 @@
+"""CSV and JSON Lines: what is read, and how each kind of damage is named."""
+
+import json
+
+import pytest
+
+from prunefuse_ray import config as cfg
+from prunefuse_ray.data.stream import stream
+from prunefuse_ray.data.survey import materialise, sources, survey
+from prunefuse_ray.errors import PoolError
+from prunefuse_ray.storage import Place
+from tests.support.pools import rows
+
+NAMES = ["bad", "good"]
+OTHERS = {"fine": "well", "0.5": "0.75", "a1": "t1", "a2": "t2"}
+"""What of the pool stands otherwise in the test set."""
+
+
+def written(where, name, content):
+    for part in ("pool", "test"):
+        (where / part).mkdir(exist_ok=True)
+        told = content
+        for mine, theirs in OTHERS.items() if part == "test" else ():
+            told = told.replace(mine, theirs)
+        (where / part / name).write_bytes(told.encode())
+
+
+def found(where, source, **more):
+    tree = {"source": source, "path": str(where / "pool"), "test_path": str(where / "test"), "classes": NAMES}
+    pool = cfg.Pool.model_validate({"text_column": "text", **tree, **more})
+    result = survey(pool)
+    materialise(result, Place.at(str(where / "run")))
+    return result.info, rows(stream(sources(pool, Place.at(str(where / "run")))[0], label=True))
+
+
+def test_csv_of_any_dialect_with_ids_of_rows(tmp_path, local_ray):
+    written(tmp_path, "a.csv", 'text;label\r\n"fine; ""really""\r\nso";good\r\n\r\n;1\r\n')
+    info, seen = found(tmp_path, "csv", text_length=9, text_form="bytes")
+    assert (info.rows, info.id_type, info.sample_size) == (2, "string", (9,))
+    assert {i: (r["sample"], r["label"]) for i, r in seen.items()} == {
+        "a.csv:0": ('fine; "really"\r\nso', 1), "a.csv:1": ("", 1),
+    }  # fmt: skip
+
+
+def test_json_lines_with_ids_of_their_own(tmp_path, local_ray):
+    lines = [{"key": "a1", "text": "fine", "label": "good"}, {"key": "a2", "text": 3, "label": 0}]
+    written(tmp_path, "a.jsonl", "\ufeff" + "\n\n".join(map(json.dumps, lines)))
+    _, seen = found(tmp_path, "jsonl", id_column="key")
+    assert {i: (r["sample"], r["label"]) for i, r in seen.items()} == {"a1": ("fine", 1), "a2": (None, 0)}
+
+
+def test_utf_16_is_read_where_it_says_so(tmp_path, local_ray):
+    for part, text in (("pool", "fine"), ("test", "well")):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "a.tsv").write_bytes(f"text\tlabel\n{text}\tgood\n".encode("utf-16"))
+    _, seen = found(tmp_path, "csv")
+    assert seen["a.tsv:0"]["sample"] == "fine"
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "content"),
+    [
+        ("csv", "v.csv", 'embedding,label\n"[0.5, 1, 2]",good\n0.5 -1 1e2,bad\nnothing,bad\n'),
+        ("jsonl", "v.jsonl",
+         '{"embedding": [0.5, 1, 2], "label": 1}\n{"embedding": [0.5, -1, 1e2], "label": 0}\n'
+         '{"embedding": "nothing", "label": 0}'),
+    ],
+)  # fmt: skip
+def test_vectors(tmp_path, local_ray, source, name, content):
+    written(tmp_path, name, content)
+    info, seen = found(tmp_path, source, text_column=None, vector_column="embedding")
+    assert info.sample_size == (3,)
+    samples = [r["sample"] for r in seen.values()]
+    assert [None if s is None else list(s) for s in samples] == [[0.5, 1, 2], [0.5, -1, 100], None]
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "content", "said"),
+    [
+        ("csv", "a.csv", "text,label\nfine,good\nfine,good,1\n", "a.csv', line 3: 3 cells, but the header has 2"),
+        ("csv", "a.csv", 'text,label\n"fine,good\n', "a.csv', line 2: unexpected end"),
+        ("csv", "a.csv", "texts,label\nfine,good\n", "has no column 'text'.* it has texts, label"),
+        ("csv", "a.csv", "text,label\nfine,grand\n", r"none of the 2 classes, e.g. 'grand' \(id 'a.csv:0'\)"),
+        ("csv", "a.csv", "PK\x03\x04", "a spreadsheet"),
+        ("csv", "a.csv", "", "holds no samples"),
+        ("jsonl", "a.jsonl", '{"text": "fine", "label": 1}\n{"text": "fi', "line 2: no JSON"),
+        ("jsonl", "a.jsonl", "[1]", "line 1: a list, expected an object"),
+        ("jsonl", "a.jsonl", '{"text": "fine"}', "has no column 'label'"),
+    ],
+)
+def test_damage_is_named_with_its_line(tmp_path, local_ray, source, name, content, said):
+    written(tmp_path, name, content)
+    with pytest.raises(PoolError, match=said):
+        found(tmp_path, source)
+
+
+def test_bytes_that_are_not_utf_8_are_refused_and_so_are_ids_that_come_twice(tmp_path, local_ray):
+    written(tmp_path, "a.csv", "id,text,label\na1,fine,good\na1,fine,good\n")
+    with pytest.raises(PoolError, match=r"column 'id' has duplicate ids, e\.g\. 'a1'"):
+        found(tmp_path, "csv", id_column="id")
+    (tmp_path / "pool/a.csv").write_bytes("text,label\nfähig,good\n".encode("latin-1"))
+    with pytest.raises(PoolError, match="is not UTF-8 from about line"):
+        found(tmp_path, "csv")
+
+
+def test_texts_or_vectors_have_to_be_named():
+    with pytest.raises(ValueError, match="text_column is missing: source 'csv' needs it, or vector_column"):
+        cfg.Pool.model_validate({"source": "csv", "path": "a", "test_path": "b"})

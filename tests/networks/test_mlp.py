@@ -1,0 +1,38 @@
+"""The network of vectors."""
+
+import pytest
+import torch
+
+from prunefuse_ray import networks
+
+SPEC = networks.NetworkSpec(architecture="mlp", classes=3, input_shape=(6, 1, 1))
+
+
+@pytest.fixture
+def learned():
+    dense = networks.build(SPEC, seed=0)
+    x = torch.randn(50, 6, 1, 1) * torch.tensor([1, 10, 100, 1e-3, 0, 1]).view(1, 6, 1, 1) + 5
+    networks.take(dense, networks.statistics("mlp", x))
+    return dense, x
+
+
+def test_vectors_are_standardised_by_the_pool(learned):
+    dense, x = learned
+    standard = (x.flatten(1) - dense.mean) / dense.deviation
+    torch.testing.assert_close(standard.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
+    wanted = torch.tensor([1.0, 1, 1, 1, 0, 1])  # of one that never changes nothing is left
+    torch.testing.assert_close(standard.std(0, correction=0), wanted, atol=1e-3, rtol=0)
+
+
+def test_it_is_pruned_and_fused_exactly_alone_and_as_a_committee(learned):
+    dense, x = learned
+    half = networks.PruningSpec(ratio=0.5)
+    proxy = networks.prune(dense, SPEC, half)
+    assert proxy.network.hidden.weight.shape == (128, 6)
+    fused = networks.fuse(dense, proxy, "function_preserving").eval()
+    torch.testing.assert_close(fused(x), proxy.network.eval()(x))
+    committee = networks.Committee(networks.split(dense, SPEC, half, 2))
+    fused = networks.fuse(dense, committee, "function_preserving").eval()
+    torch.testing.assert_close(fused(x), committee.network.eval()(x).mean(0))
+    features, _ = networks.features_and_logits(dense, x)
+    assert features.shape == (50, 384)

@@ -1,0 +1,213 @@
+"""A whole run that learns from its pool: pre-training, semi-supervised training, their place in the ledger."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from prunefuse_ray import networks
+from prunefuse_ray.commands.run import pretraining_line
+from prunefuse_ray.config.files import config_from_tree, merge
+from prunefuse_ray.errors import ConfigError, TrainingError
+from prunefuse_ray.inference.saved_networks import network_files
+from prunefuse_ray.method.steps import Step, start, steps
+from prunefuse_ray.run import loop, unlabeled
+from prunefuse_ray.run.estimate import pretraining, trained
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.phases import train
+from prunefuse_ray.run.phases.pretrain import decide
+from prunefuse_ray.storage import Place
+from prunefuse_ray.training import pretrainer
+from tests.run.test_estimate import INFO
+from tests.run.test_phases import spoiled, spoiled_config
+from tests.support.nets import OWN
+from tests.support.runs import tiny
+
+assert spoiled  # the fixture
+
+UNLABELED = {"label_smoothing": 0.0, "unlabeled": {"method": "fixmatch", "steps": 9, "threshold": 0.6, "ratio": 2}}
+LEARNING = {
+    "pretraining": {"method": "rotation", "epochs": 2, "batch_size": 16},
+    "training": UNLABELED,
+    "finetuning": UNLABELED,
+    "selection": {"budgets": [10, 18], "strategy": "margin"},
+    "pool": {"validation_share": 0.2},
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray, tiny_pool, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("learning")
+    loop.run(tiny(tiny_pool, directory, **LEARNING))
+    return directory / "tiny"
+
+
+def load(directory):
+    return networks.from_files(network_files(Place.at(str(directory))), OWN)
+
+
+def committed(root, step):
+    return Ledger(Place.at(str(root))).require(step)
+
+
+def test_a_run_pretrains_once_and_every_round_begins_with_that(undisturbed):
+    metrics = committed(undisturbed, Step(-1, "pretrain")).metrics
+    assert metrics["method"] == "rotation"
+    assert metrics["steps"] == 15  # 2 x 120 samples, 16 a step
+    first, learned = load(undisturbed / "proxies/0"), load(undisturbed / "pretrained/0")
+    assert not torch.equal(first.network.state_dict()["0.weight"], learned.network.state_dict()["0.weight"])
+    assert torch.equal(first.network.state_dict()["8.weight"], learned.network.state_dict()["8.weight"])
+    assert first.kept.keys() == learned.kept.keys()
+    for r in (0, 1):
+        trained_ = committed(undisturbed, Step(r, "train")).metrics
+        assert trained_["unlabeled"] == 9 * 16
+        assert trained_["macs"] > 0
+    assert committed(undisturbed, Step(1, "finetune")).metrics["unlabeled"] == 9 * 16
+    assert not (undisturbed / "pretraining").exists(), "its checkpoints were left behind"
+
+
+def test_what_it_costs_is_told(undisturbed):
+    learned = committed(undisturbed, Step(-1, "pretrain")).metrics
+    result = json.loads((undisturbed / "result.json").read_text())
+    assert result["pretraining"]["macs"] == learned["macs"]
+    assert result["seconds"] > learned["seconds"]
+    assert "pretrain (rotation)" in (undisturbed / "report.html").read_text()
+    assert pretraining_line(learned).startswith("pre-training: rotation, ")
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "train"])
+def test_a_run_that_was_killed_selects_and_learns_the_same(undisturbed, tiny_pool, tmp_path, monkeypatch, phase):
+    """In the middle of a pre-training, and of the training after it."""
+    module = pretrainer if phase == "pretrain" else "prunefuse_ray.training.trainer"
+    patched = "prunefuse_ray.training.pretrainer.report" if module is pretrainer else f"{module}.report"
+    count = [0]
+    original = pretrainer.report
+
+    def stop(*given):
+        original(*given)
+        count[0] += 1
+        if count[0] == 2:
+            raise Killed
+
+    config = tiny(tiny_pool, tmp_path, **LEARNING)
+    with monkeypatch.context() as patch:
+        patch.setattr(patched, stop)
+        with pytest.raises(Killed):
+            loop.run(config)
+    loop.run(config)
+    for name in ("selected.parquet",):
+        assert pq.read_table(tmp_path / "tiny" / name).equals(pq.read_table(undisturbed / name))
+    for name in ("pretrained/0", "fused"):
+        weights = "weights.safetensors"
+        assert (tmp_path / "tiny" / name / weights).read_bytes() == (undisturbed / name / weights).read_bytes()
+
+
+def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, tiny_pool, tmp_path, monkeypatch):
+    seen = []
+    original = unlabeled.unlabeled
+
+    def noted(context, round_, validation):
+        found = original(context, round_, validation)
+        seen.append((round_, set(found.exclude.to_pylist()), set(validation.to_pylist())))
+        return found
+
+    monkeypatch.setattr("prunefuse_ray.run.phases.train.unlabeled", noted)
+    change = merge(LEARNING, {"selection": {"hold_back": 0.5}, "pretraining": {"method": "none"}})
+    loop.run(tiny(tiny_pool, tmp_path, **change))
+    root = tmp_path / "tiny"
+    held_back = set(pq.read_table(root / "rounds/001/held_back.parquet")["id"].to_pylist())
+    assert held_back
+    assert [r for r, _, _ in seen] == [0, 1, 1]
+    for round_, excluded, validation in seen:
+        assert validation
+        assert excluded == validation | (held_back if round_ else set())
+
+
+@pytest.mark.parametrize("actors", [None, pytest.param([1, 1], marks=pytest.mark.slow)])
+def test_what_cannot_be_decoded_is_found_before_anything_is_learned(local_ray, spoiled, tmp_path, actors):
+    """By the driver, and by tasks."""
+    change = {"selection": {"budgets": [40]}, "scoring": {"actors": actors}}
+    loop.run(spoiled_config(spoiled, tmp_path, **merge(LEARNING, change)))
+    rejected = pq.read_table(tmp_path / "tiny/rejected.parquet")["id"].to_pylist()
+    assert rejected == ["s0000", "s0001", "s0002"]
+
+
+def test_a_pretraining_that_diverges_is_no_result(local_ray, tiny_pool, tmp_path):
+    config = tiny(tiny_pool, tmp_path, **merge(LEARNING, {"pretraining": {"lr": 1e30}}))
+    with pytest.raises(TrainingError, match=r"lower pretraining\.lr"):
+        loop.run(config)
+    assert Ledger(Place.at(str(tmp_path / "tiny"))).committed(Step(-1, "pretrain")) is None
+
+
+# --- decisions ---
+
+
+def config(**more):
+    return config_from_tree({"selection": {"budgets": [1000, 2000]}, **more})
+
+
+def test_auto_goes_by_labels_per_class():
+    few, many = config(pretraining={"method": "auto"}), config(pretraining={"method": "auto"})
+    assert decide(few, 10).method == "rotation"
+    assert decide(many, 3).method == "none"
+    assert "333 labels a class" in decide(many, 3).reason
+
+
+def test_a_network_that_is_sure_of_nothing_is_told_of():
+    recipe = config(training=UNLABELED).training
+    assert train.unsure({}, recipe, "training") is None
+    assert train.unsure({"sure": [0.0, 0.2]}, recipe, "training") is None
+    said = train.unsure({"sure": [0.3, 0.002]}, recipe, "finetuning")
+    assert said is not None
+    assert "sure of 0.2%" in said
+    assert "lower finetuning.unlabeled.threshold (0.6)" in said
+
+
+def test_where_a_rounds_proxy_starts_from():
+    assert start(config(), 1) == (Step(-1, "init"), "proxies")
+    learned = config(pretraining={"method": "vicreg"}, fusion={"sync_every": 1})
+    assert start(learned, 0) == (Step(-1, "pretrain"), "pretrained")
+    assert start(learned, 1) == (Step(0, "sync"), "next")
+    assert [s.phase for s in steps(learned)][:2] == ["init", "pretrain"]
+
+
+def test_the_estimate_counts_both():
+    plain, learned = config(), config(pretraining={"method": "rotation", "epochs": 2}, training=UNLABELED)
+    assert pretraining(plain, INFO, 1000) == (0, 0)
+    samples, macs = pretraining(learned, INFO, 1000)
+    assert 2 * INFO.rows <= samples < 2 * INFO.rows + 128
+    assert macs == 3 * samples * 1000
+    labeled, cost = trained(learned.training, 1000, 10)
+    assert cost == labeled * (3 + 4 * 2) * 10
+
+
+def test_texts_are_refused_by_name():
+    text = {"pool": {"source": "parquet", "path": "a", "test_path": "b", "text_column": "text"}}
+    plain = {"augment": []}
+    for field, more in (
+        ("pretraining.method", {"pretraining": {"method": "rotation"}, "training": plain}),
+        ("training.unlabeled.method", {"training": {**plain, **UNLABELED}}),
+    ):
+        with pytest.raises(ConfigError, match=field.replace(".", r"\.")):
+            config_from_tree({**text, "finetuning": plain, **more})
+
+
+def test_the_prior_is_of_labels_drawn_at_random(undisturbed):
+    labels = pq.read_table(undisturbed / "rounds/000/labels.parquet")["label"].to_pylist()
+    context = _Context(undisturbed)
+    assert unlabeled.prior(context, 1) == pytest.approx([(labels.count(c) + 1) / 12 for c in (0, 1)])
+
+
+class _Context:
+    """As much of a run's context as the prior reads."""
+
+    def __init__(self, root):
+        self.ledger = Ledger(Place.at(str(root)))
+        self.config = self.ledger.read_config()
+        self.info = type("Info", (), {"classes": ["0", "1"], "id_type": str(pa.string())})

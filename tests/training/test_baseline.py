@@ -1,0 +1,48 @@
+"""The models that networks are compared with."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from prunefuse_ray.data.texts import NgramForm
+from prunefuse_ray.training import baseline
+
+
+def accuracy(answer, truth):
+    return (answer.log_p_NC.argmax(1) == truth).mean()
+
+
+def test_texts_whatever_words_the_test_set_has():
+    form = NgramForm(length=16)
+    good, bad = (
+        ["a fine film", "fine acting", "truly fine", "so fine"],
+        ["an awful film", "awful acting", "truly awful"],
+    )
+    labeled = np.stack([form.decode(text) for text in good + bad])
+    test = np.stack([form.decode(text) for text in ["fine indeed", "awful indeed", "of which nothing is known"]])
+    answer = baseline.of_texts(labeled, np.array([0] * 4 + [1] * 3), test, 3)
+    assert answer.log_p_NC[:2].argmax(1).tolist() == [0, 1]
+    np.testing.assert_allclose(np.exp(answer.log_p_NC).sum(1), 1, atol=1e-6)
+    assert "TF-IDF of words and pairs" in answer.about
+
+
+def test_images_and_vectors_of_digits_as_well_as_is_known():
+    digits = load_digits()
+    images = np.rint(digits.images[..., None] * (255 / 16)).astype(np.uint8)
+    answer = baseline.of_images(images[:300], digits.target[:300], images[1400:], 10, images[:200])
+    assert accuracy(answer, digits.target[1400:]) > 0.9
+    answer = baseline.of_vectors(digits.data[:300], digits.target[:300], digits.data[1400:], 10)
+    assert accuracy(answer, digits.target[1400:]) > 0.85
+
+
+def test_large_images_are_scaled_and_that_is_told():
+    images = np.random.default_rng(0).integers(0, 256, (12, 48, 40, 3), np.uint8)
+    answer = baseline.of_images(images, np.arange(12) % 2, images, 2, images[:4])
+    assert "images scaled to 32 pixels" in answer.about
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1], [0, 1, 1]])
+def test_few_labels_and_labels_of_one_class_are_enough(labels):
+    answer = baseline.of_vectors(np.eye(3), np.array(labels), np.eye(3), 4)
+    assert answer.log_p_NC.shape == (3, 4)
+    assert answer.log_p_NC.argmax(1).tolist() == labels

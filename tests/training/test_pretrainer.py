@@ -1,0 +1,131 @@
+"""Pre-training: its tasks, its budget, exact resume, and what comes of the classifier and of committees."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from prunefuse_ray import networks
+from prunefuse_ray.config.training import Pretraining, Recipe
+from prunefuse_ray.data.unlabeled import Unlabeled
+from prunefuse_ray.distributed.resources import TrainingPlan
+from prunefuse_ray.storage import Place
+from prunefuse_ray.training import checkpoints, pretrainer
+from prunefuse_ray.training.pretext import PRETEXTS
+from prunefuse_ray.training.pretrainer import PretrainingJob, macs_of, pretrain, steps_of
+from tests.support.nets import OWN
+from tests.support.pools import write_pool
+from tests.training.test_trainer import FORM, IN_PROCESS, SPEC, source, weights
+
+ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """Samples that are bright at the top: which way one is turned can be seen."""
+    where = tmp_path_factory.mktemp("slopes")
+    noise = np.random.default_rng(0).normal(0, 20, (ROWS, 8, 8, 1))
+    slope = np.linspace(230, 20, 8)[None, :, None, None]
+    write_pool(where / "pool", np.clip(slope + noise, 0, 255).astype(np.uint8), files=2)
+    return Unlabeled(source=source(where / "pool"), exclude=pa.array([], pa.string()))
+
+
+def job(pool, network=None, **settings):
+    network = network or networks.Dense(network=networks.build(SPEC, seed=0), spec=SPEC)
+    settings = {"method": "rotation", "epochs": 20, "batch_size": 20, **settings}
+    return PretrainingJob(
+        network=networks.to_files(network), settings=Pretraining(**settings), views=Recipe(augment=["crop"]), pool=pool,
+        rows=ROWS, form=FORM, seed=0, trusted=OWN,
+    )  # fmt: skip
+
+
+def test_turns_are_learned_and_the_classifier_stays(pool, tmp_path):
+    result = pretrain(job(pool), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert np.mean(result.metrics["right"][-3:]) > 0.9 > 0.5 > result.metrics["right"][0]
+    assert result.metrics["steps"] == 60
+    assert result.metrics["macs"] == 3 * 20 * 60 * networks.macs(networks.build(SPEC, seed=0), (1, 8, 8))
+    before, after = networks.build(SPEC, seed=0).state_dict(), weights(result)
+    assert torch.equal(before["8.weight"], after["8.weight"])
+    assert not torch.equal(before["0.weight"], after["0.weight"])
+    assert after["1.num_batches_tracked"] == 60
+
+
+@pytest.mark.parametrize("method", ["rotation", "vicreg"])
+@pytest.mark.parametrize("where", ["epoch-0001-step-000000", "epoch-0000-step-000016"])
+def test_one_that_was_stopped_ends_with_the_same_weights(pool, tmp_path, monkeypatch, method, where):
+    mine = job(pool, method=method, epochs=12)  # 36 steps
+    monkeypatch.setattr(pretrainer, "STRETCHES", 2)
+    monkeypatch.setattr("prunefuse_ray.training.pretrainer.Notice.arrived", lambda self, step: step == 16)
+    whole = pretrain(mine, IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    persist = checkpoints._persist
+
+    def stop(local, place, name):
+        persist(local, place, name)
+        if name == where:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_persist", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(mine, IN_PROCESS, Place.at(str(tmp_path / "t")))
+    resumed = pretrain(mine, IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert resumed.network == whole.network
+    assert resumed.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-6)
+
+
+def test_the_budget_is_passes_or_macs():
+    macs = 1000
+    assert steps_of(Pretraining(method="rotation", epochs=2.5, batch_size=20), 60, macs) == 8
+    settings = Pretraining(method="vicreg", macs=1e7, batch_size=20)
+    steps = steps_of(settings, 60, macs)
+    assert macs_of(settings, steps, macs) <= 1e7 < macs_of(settings, steps + 1, macs)
+
+
+def test_members_of_a_committee_learn_each_for_itself(pool, tmp_path):
+    """The first one of a committee becomes what it becomes alone."""
+    spec = networks.PruningSpec(ratio=0.5)
+    members = networks.split(networks.build(SPEC, seed=0), SPEC, spec, 2)
+    together = pretrain(job(pool, networks.Committee(members)), IN_PROCESS, Place.at(str(tmp_path / "c")))
+    found = networks.from_files(together.network, OWN)
+    assert isinstance(found, networks.Committee)
+    alone = pretrain(job(pool, members[0]), IN_PROCESS, Place.at(str(tmp_path / "a")))
+    first = weights(alone)
+    own = found.members[0].network.state_dict()
+    assert own.keys() == first.keys()
+    # The heads of both are drawn one after the other: the first member's is the same.
+    assert all(torch.allclose(own[name], first[name], atol=1e-5) for name in own)
+
+
+def test_vicreg_prefers_spread_unrelated_features_that_views_share():
+    vicreg = PRETEXTS["vicreg"]
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(512, 8, generator=generator) * 1.5
+    none = torch.empty(0)
+
+    def parts(first, second):
+        return {k: v.item() for k, v in vicreg.loss(torch.cat([first, second]), none, 1)[1].items()}
+
+    good, collapsed = parts(spread, spread), parts(torch.ones(512, 8), torch.ones(512, 8))
+    assert good["invariance"] == 0
+    assert good["variance"] == 0
+    assert collapsed["variance"] == pytest.approx(1 - math.sqrt(1e-4), abs=1e-3)
+    same = spread[:, :1].expand(-1, 8)
+    # Equal features: every entry off the diagonal is their variance.
+    variance = spread[:, 0].var().item()
+    assert parts(same, same)["covariance"] == pytest.approx(2 * 7 * variance**2, rel=1e-4)
+    assert parts(same, same)["covariance"] > 20 * good["covariance"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["rotation", "vicreg"])
+def test_a_worker_group_learns_the_same(pool, tmp_path, local_ray, method):
+    plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
+    mine = job(pool, method=method, epochs=4)
+    group = pretrain(mine, plan, Place.at(str(tmp_path / "group")))
+    alone = pretrain(mine, IN_PROCESS, Place.at(str(tmp_path / "alone")))
+    assert group.metrics["macs"] == alone.metrics["macs"]
+    # With batch-norm statistics per worker the weights agree roughly.
+    difference = (weights(group)["3.weight"] - weights(alone)["3.weight"]).norm() / weights(alone)["3.weight"].norm()
+    assert difference < 0.3
