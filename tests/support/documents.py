@@ -21,7 +21,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import prunefuse_ray
-from prunefuse_ray.cli import COMMANDS, main
+from prunefuse_ray.cli import main
+from prunefuse_ray.commands import COMMANDS
 from prunefuse_ray.commands.list import KINDS
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.schema import Config
