@@ -49,7 +49,7 @@ def prune(
     Keep `network` as it is: `fuse` returns the proxy's weights to it. Train `proxy.network` as any other.
 
     Args:
-        network: gives logits (N, C) for inputs (N, ...). At initialisation (the method), or trained.
+        network: gives logits (N, C) for inputs (N, ...). At initialization (the method), or trained.
         example: one input or more, (N, ...), with the batch axis: shows the shape that structures are followed by.
         ratio: share of the channels of every layer that goes; about (1 - ratio)² of the work remains.
         importance: what a channel is judged by; `prunefuse run --help` lists them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ def main(argv: Sequence[str]) -> int:
     configuration to begin with. What was guessed is told; read it before you run it."""
     parser = argparse.ArgumentParser(prog="prunefuse init", description=main.__doc__, allow_abbrev=False)
     parser.add_argument(
-        "pool", metavar="POOL", help="a folder: images, Parquet, WebDataset tars, Hugging Face datasets"
+        "pool",
+        metavar="POOL",
+        help="a folder: images, Parquet, CSV, JSON Lines, WebDataset tars, Hugging Face datasets",
     )
     parser.add_argument("--test", metavar="PATH", help="the test set, if it lies elsewhere (with labels)")
     parser.add_argument("--labels", type=int, metavar="N", help="labels that people will give in all")
@@ -52,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     missing = "test_path" not in found.fields
     if missing:
         found.fields["test_path"] = f"{arguments.pool.rstrip('/')}-test"
-        found.why["test_path"] = "MISSING: samples with labels, which are never selected; some 20 a class will do"
+        found.why["test_path"] = "MISSING: labeled samples, drawn at random, that are never selected"
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.path.abspath(arguments.pool))).strip("-._") or "run"
     command = (
         f"prunefuse label --config {arguments.out}" if not found.labeled else f"prunefuse run --config {arguments.out}"
@@ -73,14 +76,33 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"\n{text}", markup=False)
     console.print(f"written: {arguments.out}", markup=False)
     if missing:
-        console.print(
-            f"A test set is missing: put samples with labels into {found.fields['test_path']}, or name where they are "
-            "with --test. They are never selected, and say how good the networks are.",
-            markup=False,
-        )
+        console.print(_how_to_hold_out(arguments.pool, found, facts), markup=False)
     else:
         console.print(f"What it costs: prunefuse plan --config {arguments.out}\nThen:          {command}", markup=False)
     return 0
+
+
+def _how_to_hold_out(pool: str, found: Recognised, facts: Facts) -> str:
+    """What to do where there is no test set: how many samples, what of them, and what so many tell."""
+    samples = min(max(20, facts.samples // 5), 400)
+    points = 196 * math.sqrt(0.8 * 0.2 / samples)
+    where = found.fields["test_path"]
+    match found.fields["source"], found.labeled:
+        case "images", True:
+            labels = "Keep their sub-folders: these are their labels."
+        case "images", False:
+            labels = f"Label them by sub-folders, one for each class: {where}/CLASS/FILE."
+        case _, True:
+            labels = "Keep their labels."
+        case _, _:
+            labels = "Give them labels, in a column `label` or in what pool.label_column names."
+    return (
+        "\nA run needs a test set: labeled samples that are never selected and say how good the networks are.\n"
+        f"1. Draw {samples} samples of the pool at random, and move them to {where}. Do not copy them: what is in both "
+        f"is refused.\n2. {labels}\n3. prunefuse init {pool} --test {where} --force\n"
+        f"With {samples} of them an accuracy of 80 % is known to ± {points:.0f} points (95 % interval); with four "
+        "times as many, to half of that."
+    )
 
 
 def _facts(found: Recognised, budget: int | None) -> Facts:
@@ -112,7 +134,7 @@ def _facts(found: Recognised, budget: int | None) -> Facts:
         samples=seen.info.rows,
         classes=max(len(seen.info.classes), 2),
         labeled=found.labeled,
-        texts="text_column" in found.fields,
+        holds="texts" if "text_column" in found.fields else "vectors" if "vector_column" in found.fields else "images",
         size=sizes.get("median"),
         mixed_sizes=bool(sizes) and sizes["smallest"] != sizes["largest"],
         channels=channels,

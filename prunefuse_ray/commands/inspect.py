@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.commands.options import given_options
@@ -26,9 +27,10 @@ class Inspection(cfg.Section):
 
 def main(argv: Sequence[str]) -> int:
     """Account for a pool as a run would: samples, what is left out and why, conversions, sizes, duplicates, classes,
-    what pool and held-out sets share. Takes the options and the file of a run; a test set may be missing."""
+    what pool and held-out sets share. Takes the options and the file of a run; a test set may be missing. Of a POOL
+    without a source the kind is guessed, as `prunefuse init` does, and told."""
     parser = argparse.ArgumentParser(prog="prunefuse inspect", description=main.__doc__, allow_abbrev=False)
-    parser.add_argument("path", nargs="?", metavar="POOL", help="short for --pool.path POOL")
+    parser.add_argument("path", nargs="?", metavar="POOL", help="a folder, a file or a pattern: --pool.path POOL")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--config", metavar="FILE", help="a YAML file with a section `pool`; a run's own will do")
     where.add_argument("--preset", metavar="NAME", help="a configuration that comes with the package, by name")
@@ -41,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
     tree = read_tree(file) if file else {}
     if arguments.path is not None:
         given["pool"] = {"path": arguments.path, **given.get("pool", {})}
+        if file is None and "source" not in given["pool"]:
+            given = _guessed(arguments.path, given, tell=not arguments.json)
     config = validated(Inspection, {name: tree[name] for name in Inspection.model_fields if name in tree}, given)
     quiet()
     from prunefuse_ray.data import inventory
@@ -67,3 +71,16 @@ def main(argv: Sequence[str]) -> int:
         if not arguments.json:
             console.print(f"written: {out.path}", markup=False)
     return 0
+
+
+def _guessed(path: str, given: dict[str, Any], tell: bool) -> dict[str, Any]:
+    """The options with what the pool seems to be below them."""
+    from prunefuse_ray.data.recognise import recognise
+
+    found = recognise(path)
+    fields = {name: value for name, value in found.fields.items() if name not in given["pool"] or name == "path"}
+    kind = {} if found.labeled else {"kind": "files"}
+    if tell:
+        told = [*(f"pool.{name} {value}" for name, value in fields.items()), *(["annotation.kind files"] * bool(kind))]
+        console.print(f"guessed: {', '.join(told)}; labels: {found.why['labeled']}", markup=False)
+    return given | {"pool": given["pool"] | fields, "annotation": kind | given.get("annotation", {})}

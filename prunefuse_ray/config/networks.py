@@ -39,7 +39,7 @@ def committee_ratio(pruning: Mapping[str, Any]) -> float | None:
 
 
 class Pruning(Section):
-    """How the proxy is cut out of the dense network at initialisation."""
+    """How the proxy is cut out of the dense network at initialization."""
 
     ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Pruning ratio: share of the channels of every layer that is removed."""
@@ -94,7 +94,7 @@ class Fusion(Section):
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Factor of the rule `scaled` on the weights that function_preserving sets to zero."""
     target: Literal["fused", "scratch"] = "fused"
-    """Start of the target network: fused with the proxy, or the dense initialisation alone (comparisons)."""
+    """Start of the target network: fused with the proxy, or the dense initialization alone (comparisons)."""
     evaluate: Literal["last", "every"] = "last"
     """Train the target after the last round only, or after every round (an accuracy per label budget)."""
     sync_every: Annotated[int, Field(ge=0)] = 0

@@ -73,13 +73,13 @@ class Pool(Section):
     classes: Annotated[int, Field(ge=2)] | list[str] | None = None
     """Number of classes, or their names in the order of the labels. Default: what the files name."""
     channels: Annotated[Literal[1, 3], BeforeValidator(as_int)] = 3
-    """Channels of the network's input: 3 (RGB) or 1 (grey). Images of another mode are converted."""
+    """Channels of the network's input: 3 (RGB) or 1 (gray). Images of another mode are converted."""
     image_size: tuple[Positive, Positive] | None = None
     """Height and width of the network's input in pixels. Default: those of the pool's first readable image."""
     other_sizes: Literal["resize", "reject"] = "resize"
-    """An image of another size: scale its shorter side and crop the centre, or record it as rejected."""
+    """An image of another size: scale its shorter side and crop the center, or record it as rejected."""
     crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of the scaled image's shorter side that the centre crop keeps; torchvision's presets use 0.875 (256 to
+    """Share of the scaled image's shorter side that the center crop keeps; torchvision's presets use 0.875 (256 to
     224)."""
     value_range: tuple[float, float] | None = None
     """Values of images of more than 8 bits that become black and white, such as [0, 4095] for 12 bits in 16. Default:

@@ -41,7 +41,7 @@ class Run(Section):
     directory: PathOrUri = "runs"
     """Parent of run directories: a local path, or a URI (s3://, gs://) that every node can reach."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Seed of initialisation, initial set, shuffling and augmentation: the same seed gives the same selected ids."""
+    """Seed of initialization, initial set, shuffling and augmentation: the same seed gives the same selected ids."""
     store_patience: float = Field(60.0, gt=0)
     """Seconds for which a request to an object store is tried again, with growing pauses, before the run ends with a
     message; the same command goes on."""

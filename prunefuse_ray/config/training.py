@@ -21,10 +21,10 @@ class Unlabeled(Section):
 
     method: Literal["none", "fixmatch"] = "none"
     """fixmatch: what the network says of a weak view of a sample (`augment`), where it is sure, is the label of a
-    strong view of it (colours, turns, shears, shifts, cutout), after Sohn et al. 2020 (arXiv 2001.07685). For
+    strong view of it (colors, turns, shears, shifts, cutout), after Sohn et al. 2020 (arXiv 2001.07685). For
     images."""
     steps: Positive = 4000
-    """Optimiser steps of the training, at least, in place of `min_steps`: as many labeled batches as `epochs` has are
+    """Optimizer steps of the training, at least, in place of `min_steps`: as many labeled batches as `epochs` has are
     too few to learn from a pool."""
     macs: Annotated[float, Field(gt=0)] | None = None
     """Multiply-accumulates that the training may take, in place of `steps`; counted as if the network were sure of
@@ -50,10 +50,10 @@ class Recipe(Section):
     epochs: Positive = 30
     """Passes over the labeled set."""
     min_steps: Annotated[int, Field(ge=0)] = 300
-    """Fewest optimiser steps of a whole training. Where so few samples are labeled that `epochs` passes take fewer,
+    """Fewest optimizer steps of a whole training. Where so few samples are labeled that `epochs` passes take fewer,
     each epoch passes over the labeled set several times; 0: never."""
     batch_size: Positive = 32
-    """Samples per optimiser step, over all workers together."""
+    """Samples per optimizer step, over all workers together."""
     lr: Annotated[float, Field(gt=0)] = 0.1
     """Peak learning rate of SGD at this batch size."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -61,7 +61,7 @@ class Recipe(Section):
     nesterov: bool = True
     """Nesterov's form of momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    """L2 penalty on weights (not on biases and normalisation parameters)."""
+    """L2 penalty on weights (not on biases and normalization parameters)."""
     schedule: Literal["cosine", "step"] = "cosine"
     """cosine: warm-up, then cosine to zero. step: `lr` times `step_factor` at each of `milestones`."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 3.0
@@ -119,12 +119,12 @@ class Pretraining(Section):
     macs: Annotated[float, Field(gt=0)] | None = None
     """Multiply-accumulates that it may take, in place of `epochs`."""
     batch_size: Annotated[int, Field(ge=2)] = 128
-    """Samples per optimiser step, over all workers together."""
+    """Samples per optimizer step, over all workers together."""
     lr: Annotated[float, Field(gt=0)] = 0.1
     """Peak learning rate of SGD (Nesterov momentum 0.9) at this batch size: 5 % of the steps of warm-up, then cosine to
     zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    """L2 penalty on weights (not on biases and normalisation parameters)."""
+    """L2 penalty on weights (not on biases and normalization parameters)."""
     precision: Precision = "auto"
     """Arithmetic of the forward and backward pass: auto is bf16 (autocast) where the device has it in hardware."""
 

@@ -11,7 +11,7 @@ import posixpath
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,15 +21,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.classes import features_names
-from prunefuse_ray.data.folders import Lying, Walk
+from prunefuse_ray.data.folders import Lying, Walk, root_of
 from prunefuse_ray.data.image_files import extensions
+from prunefuse_ray.data.patterns import is_pattern
 from prunefuse_ray.data.reading import plain_type
+from prunefuse_ray.data.sources.tables import CSV, JSONL, vector_of
 from prunefuse_ray.data.sources.webdataset import Sample, scan_tar
 from prunefuse_ray.errors import PoolError, few
 from prunefuse_ray.storage import Place
 
-ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".tar": "webdataset", ".arrow": "huggingface"}
+TABLES = {"csv": CSV, "jsonl": JSONL}
+ENDINGS = {
+    ".parquet": "parquet", ".pq": "parquet", ".tar": "webdataset", ".arrow": "huggingface",
+    **{suffix: name for name, tables in TABLES.items() for suffix in tables.suffixes},
+}  # fmt: skip
 """Of files that hold many samples -> their source."""
 PART = {
     "test": ("test", "tests", "testing", "heldout", "holdout", "eval", "evaluation"),
@@ -40,9 +47,12 @@ PART = {
 LABELS = ("label", "labels", "fine_label", "class", "target", "category", "y", "cls")
 IDS = ("id", "sample_id", "image_id", "uuid", "key", "filename", "file_name", "path")
 TEXTS = ("text", "content", "review", "sentence", "body", "document", "title")
+VECTORS = ("embedding", "embeddings", "vector", "vectors", "features", "feature", "emb")
 MOST_CLASSES = 1000
 FILES_READ = 20
 """Files whose labels are looked at."""
+ROWS_READ = 50
+"""Rows by which the columns of CSV and JSON Lines, which have no types, are told."""
 
 
 @dataclass(kw_only=True)
@@ -58,7 +68,7 @@ class Recognised:
 
 
 def recognise(path: str) -> Recognised:
-    """Look at a folder (or one file).
+    """Look at a folder, one file, or the files of a pattern.
 
     Raises:
         PoolError: nothing there that a source takes.
@@ -75,12 +85,14 @@ def recognise(path: str) -> Recognised:
         seen = Counter(posixpath.splitext(f.name)[1].lower() or "no ending" for f in files)
         there = ", ".join(f"{n} {ending}" for ending, n in seen.most_common(5)) or "nothing"
         raise PoolError(
-            f"'{path}' holds no images, Parquet, tar or Arrow files (there: {there}); name the folder of a pool, or "
-            "write the configuration by hand: `prunefuse list sources` shows what there is"
+            f"'{path}' holds no images, Parquet, CSV, JSON Lines, tar or Arrow files (there: {there}); name the folder "
+            "of a pool, or write the configuration by hand: `prunefuse list sources` shows what there is"
         )
-    source = max(by_source, key=lambda s: sum(f.size for f in by_source[s]))
+    # A table beside other files mostly lists them or their labels.
+    of_samples = [source for source in by_source if source not in TABLES] or list(by_source)
+    source = max(of_samples, key=lambda s: sum(f.size for f in by_source[s]))
     taken = by_source[source]
-    if place.fs.get_file_info(place.path).is_file:
+    if is_pattern(place) or place.fs.get_file_info(place.path).is_file:
         parts: dict[str, Any] = {"path": path}
         of_part = {"path": taken}
     else:
@@ -94,8 +106,7 @@ def recognise(path: str) -> Recognised:
     for setting, words in (("test_path", "test"), ("validation_path", "validation")):
         if setting in parts:
             found.why[setting] = f"by its name ({', '.join(PART[words][:3])}, ...)"
-    root = place if place.fs.get_file_info(place.path).type.name == "Directory" else place.parent
-    _READERS[source](found, root, {s: [f.name for f in fs] for s, fs in of_part.items()})
+    _READERS[source](found, root_of(place), {s: [f.name for f in fs] for s, fs in of_part.items()})
     return found
 
 
@@ -182,32 +193,44 @@ def _classes_below(setting: Any, root: Place, names: Iterable[str]) -> Counter[s
 
 def _columns(found: Recognised, schema: pa.Schema) -> None:
     """The columns of a table: samples, ids, labels."""
+    source = POOL_SOURCES[found.fields["source"]]
     kinds = {f.name: plain_type(f.type) for f in schema}
+    named_otherwise = {*IDS, *LABELS}
 
-    def named(wanted: Sequence[str], fits: Any) -> str | None:
-        fitting = [name for name, kind in kinds.items() if fits(kind)]
+    def first(field_: str, wanted: Sequence[str], fits: Any) -> tuple[str | None, bool]:
+        """The column that fits, and whether its name says so too; columns of ids and labels fit by name alone."""
+        fitting = [name for name, kind in kinds.items() if field_ in source.fields and fits(kind)]
         by_name = [name for word in wanted for name in fitting if name.lower() == word]
-        return (by_name or fitting or [None])[0]
+        others = [name for name in fitting if name.lower() not in named_otherwise]
+        return (by_name or others or [None])[0], bool(by_name)
 
-    image = named(("image", "img", "picture", "photo"), _holds_images)
-    text = named(TEXTS, pa.types.is_string) if image is None else None
-    if image is None and text is None:
-        raise PoolError(f"no column holds images or texts; the columns are {', '.join(schema.names)}")
-    if image is not None and image != "image":
-        found.fields["image_column"] = image
-        found.why["image_column"] = "the column of encoded images"
-    if text is not None:
+    image, _ = first("image_column", ("image", "img", "picture", "photo"), _holds_images)
+    text, text_by_name = first("text_column", TEXTS, pa.types.is_string)
+    vector, vector_by_name = first("vector_column", VECTORS, _is_vector)
+    if image is not None:
+        text = vector = None
+        if image != "image":
+            found.fields["image_column"] = image
+            found.why["image_column"] = "the column of encoded images"
+    elif vector is not None and (vector_by_name or not text_by_name):
+        found.fields["vector_column"] = vector
+        found.why["vector_column"] = "lists of numbers" + (f"; the texts in '{text}' are left aside" if text else "")
+        text = None
+    elif text is not None:
         found.fields["text_column"] = text
         found.why["text_column"] = "a column of strings, and none of images"
-    if found.fields["source"] == "parquet":
+    else:
+        raise PoolError(f"no column holds images, texts or vectors; the columns are {', '.join(schema.names)}")
+    if "id_column" in source.fields:
         id_ = next((n for w in IDS for n, k in kinds.items() if n.lower() == w and n != text and _is_id(k)), None)
-        if id_ != "id":
+        if id_ != source.defaults.get("id_column", "id"):
             found.fields["id_column"] = id_
             found.why["id_column"] = "by its name" if id_ else "none is named like ids: file name and row are"
-    label = named(LABELS, pa.types.is_integer)
-    if label is not None and label.lower() in LABELS:
+    label = _label_column(found, schema)
+    if label is not None:
         found.labeled = True
-        found.why["labeled"] = f"the column '{label}' holds integers"
+        whole = pa.types.is_integer(kinds[label])
+        found.why["labeled"] = f"the column '{label}' holds {'integers' if whole else 'names'}"
         if label != "label":
             found.fields["label_column"] = label
     else:
@@ -231,27 +254,94 @@ def _holds_images(kind: pa.DataType) -> bool:
     return "tensor" in str(kind)
 
 
+def _is_vector(kind: pa.DataType) -> bool:
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return listed and pa.types.is_floating(kind.value_type)
+
+
+def _label_column(found: Recognised, schema: pa.Schema) -> str | None:
+    """The column that is named like labels and can hold them: integers, in CSV and JSON Lines also names."""
+    kinds = {f.name: plain_type(f.type) for f in schema}
+    names = found.fields["source"] in TABLES
+    fitting = [n for n, k in kinds.items() if pa.types.is_integer(k) or (names and pa.types.is_string(k))]
+    return next((n for w in LABELS for n in fitting if n.lower() == w), None)
+
+
+def _labeled_files(
+    found: Recognised, schema: pa.Schema, files: dict[str, list[str]], schema_of: Callable[[str], pa.Schema]
+) -> tuple[str, list[str], pa.Schema]:
+    """(column of the labels, files that have it, the schema of the first of them); the test set's where the pool has
+    none."""
+    labels = found.fields.get("label_column", "label")
+    if found.labeled or not files.get("test_path"):
+        return labels, [*files["path"], *files.get("test_path", ())], schema
+    schema = schema_of(files["test_path"][0])
+    labels = next((n for w in LABELS for n in schema.names if n.lower() == w), labels)
+    if labels != "label":
+        found.fields["label_column"] = labels
+    return labels, files["test_path"], schema
+
+
 def _is_id(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or (pa.types.is_integer(kind) and not pa.types.is_uint64(kind))
 
 
 def _parquet(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
-    schema = pq.read_schema(posixpath.join(root.path, files["path"][0]), filesystem=root.fs)
+    def schema_of(name: str) -> pa.Schema:
+        return pq.read_schema(posixpath.join(root.path, name), filesystem=root.fs)
+
+    schema = schema_of(files["path"][0])
     _columns(found, schema)
-    labels = found.fields.get("label_column", "label")
-    names = [*files["path"], *files.get("test_path", ())]
-    if not found.labeled and files.get("test_path"):
-        test = pq.read_schema(posixpath.join(root.path, files["test_path"][0]), filesystem=root.fs)
-        labels = next((n for w in LABELS for n in test.names if n.lower() == w), labels)
-        names, schema = files["test_path"], test
-        if labels != "label":
-            found.fields["label_column"] = labels
+    labels, names, schema = _labeled_files(found, schema, files, schema_of)
     if labels in schema.names and features_names(schema, labels) is None:
         columns = (
             pq.read_table(posixpath.join(root.path, n), filesystem=root.fs, columns=[labels])[labels]
             for n in names[:FILES_READ]
         )
         _count_classes(found, (v for c in columns for v in pc.unique(c).to_pylist()), len(names))
+
+
+def _tables(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
+    rows_of = TABLES[found.fields["source"]].rows_of
+
+    def rows(name: str) -> Iterator[Mapping[str, Any]]:
+        return (row for _, row in rows_of(Place(root.fs, posixpath.join(root.path, name)), ()))
+
+    def schema_of(name: str) -> pa.Schema:
+        head = list(islice(rows(name), ROWS_READ))
+        columns = dict.fromkeys(column for row in head for column in row)
+        return pa.schema([(c, _kind_of([row.get(c) for row in head])) for c in columns])
+
+    schema = schema_of(files["path"][0])
+    _columns(found, schema)
+    labels, names, schema = _labeled_files(found, schema, files, schema_of)
+    if labels not in schema.names:
+        return
+    values = {row.get(labels) for name in names[:FILES_READ] for row in rows(name)} - {None, ""}
+    if all(_is_whole(value) for value in values):
+        _count_classes(found, values, len(names))
+    elif len(values) <= MOST_CLASSES and all(isinstance(value, str) for value in values):
+        found.fields["classes"] = sorted(values)
+        found.why["classes"] = f"the names in the column '{labels}'"
+
+
+def _kind_of(cells: Sequence[Any]) -> pa.DataType:
+    """The type that all cells with something in them have; null where they have none in common."""
+    cells = [cell for cell in cells if cell not in (None, "")]
+    numbers = [vector_of(cell) for cell in cells]
+    if not cells:
+        return pa.null()
+    if all(_is_whole(cell) for cell in cells):
+        return pa.int64()
+    if all(vector is not None and len(vector) > 1 for vector in numbers):
+        return pa.list_(pa.float32())
+    return pa.string() if all(isinstance(cell, str) for cell in cells) and None in numbers else pa.null()
+
+
+def _is_whole(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return re.fullmatch(r"\s*[-+]?\d+\s*", cell) is not None
+    return isinstance(cell, int) and not isinstance(cell, bool)
 
 
 def _webdataset(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
@@ -309,4 +399,7 @@ def _count_classes(found: Recognised, labels: Iterable[Any], files: int) -> None
         found.why["classes"] = f"the largest label{where} is {max(values)}; better give their names"
 
 
-_READERS = {"images": _images, "parquet": _parquet, "webdataset": _webdataset, "huggingface": _huggingface}
+_READERS = {
+    "images": _images, "parquet": _parquet, "webdataset": _webdataset, "huggingface": _huggingface,
+    **dict.fromkeys(TABLES, _tables),
+}  # fmt: skip

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+
+from prunefuse_ray.config.following import TEXTS, VECTORS
 
 MOST_LINES = 40
 LARGE_POOL = 200_000
@@ -27,9 +29,9 @@ class Facts:
     samples: int
     classes: int
     labeled: bool
-    texts: bool
+    holds: Literal["images", "texts", "vectors"]
     size: tuple[int, int] | None
-    """Median height and width of the images in pixels."""
+    """Median height and width of the images in pixels; None of texts and vectors."""
     mixed_sizes: bool
     channels: int
     cores: int
@@ -61,7 +63,7 @@ def side(facts: Facts) -> int:
 
 
 def _input(facts: Facts) -> list[Choice]:
-    if facts.texts or facts.size is None:
+    if facts.size is None:
         return []
     pixels, (height, width) = side(facts), facts.size
     if height == width == pixels and not facts.mixed_sizes:
@@ -81,8 +83,10 @@ def _machine_name(facts: Facts) -> str:
 
 
 def _network(facts: Facts) -> list[Choice]:
-    if facts.texts:
-        name, why = "textcnn", "texts: a convolutional network over their bytes"
+    if facts.holds == "texts":
+        name, why = TEXTS, "texts: their words and pairs of words, and what the pool says of these"
+    elif facts.holds == "vectors":
+        name, why = VECTORS, "vectors: a perceptron"
     elif facts.size is not None and side(facts) > 64:
         name = "torchvision:resnet50" if facts.gpus else "torchvision:resnet18"
         why = f"photographs, on {_machine_name(facts)}"
@@ -94,6 +98,8 @@ def _network(facts: Facts) -> list[Choice]:
             0.7,
             f"{facts.samples:,} samples to score on CPUs (0.5 selects a little better)",
         )
+    elif facts.holds != "images":
+        ratio, why_ratio = 0.5, "a quarter to a half of the work of scoring"
     else:
         ratio, why_ratio = 0.5, "a quarter of the work of scoring; 0.8: a twenty-fifth, a little worse"
     return [
@@ -126,12 +132,9 @@ def _selection(facts: Facts) -> list[Choice]:
 
 
 def _training(facts: Facts) -> list[Choice]:
-    if facts.texts:
-        why = "texts: a lower rate than images, and nothing to augment"
-        recipe: dict[str, Any] = {"epochs": 30, "lr": 0.05, "augment": []}
-    else:
-        why = "add flip where left and right mean the same"
-        recipe = {"epochs": 30, "augment": ["crop"]}
+    if facts.holds != "images":
+        return []  # the recipe follows from the kind of pool
+    why, recipe = "add flip where left and right mean the same", {"epochs": 30, "augment": ["crop"]}
     return [Choice(field=section, value=recipe, why=why) for section in ("training", "finetuning")]
 
 

@@ -30,6 +30,11 @@ def texts(folder, name, count, word="a", **columns):
     pq.write_table(pa.table(table), folder / name)
 
 
+def written(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
+
 def unlabeled(folder):
     (folder / "unlabeled").mkdir(parents=True)
     for n in range(12):
@@ -59,6 +64,19 @@ def make(kind, root):
         case "texts":
             texts(root, "train-0.parquet", 20)
             texts(root, "test-0.parquet", 6, "another", sentiment=[0] * 6, label=[0, 1] * 3)
+        case "csv":
+            for part, count in (("train", 20), ("test", 6)):
+                words = [f'{part}-{n},"fine, {part} {n}",{("good", "bad")[n % 2]}\n' for n in range(count)]
+                written(root / f"{part}.csv", "key,review,category\n" + "".join(words))
+        case "json lines":
+            written(root / "pool.jsonl", "".join(f'{{"text": "pool {n}"}}\n' for n in range(20)))
+            written(root / "test.jsonl", "".join(f'{{"text": "test {n}", "label": {n % 2}}}\n' for n in range(6)))
+        case "vectors":
+            root.mkdir()
+            for part, count in (("train", 20), ("test", 6)):
+                vectors = np.random.default_rng(count).normal(size=(count, 3)).tolist()
+                ids, labels = [f"{part}-{n}" for n in range(count)], [n % 2 for n in range(count)]
+                pq.write_table(pa.table({"id": ids, "embedding": vectors, "label": labels}), root / f"{part}.parquet")
         case "huggingface":
             root.mkdir()
             huggingface(root / "train", random_images(20))
@@ -94,7 +112,25 @@ def make(kind, root):
             "texts",
             {"source": "parquet", "path": "data/train-*.parquet", "test_path": "data/test-0.parquet",
              "text_column": "review", "id_column": None, "classes": 2},
-            {"annotation": {"kind": "files"}, "network": {"architecture": "textcnn"}},
+            {"annotation": {"kind": "files"}, "network": {"architecture": "textngrams"}},
+        ),
+        (
+            "csv",
+            {"source": "csv", "path": "data/train.csv", "test_path": "data/test.csv", "text_column": "review",
+             "id_column": "key", "label_column": "category", "classes": ["bad", "good"]},
+            {"network": {"architecture": "textngrams"}},
+        ),
+        (
+            "json lines",
+            {"source": "jsonl", "path": "data/pool.jsonl", "test_path": "data/test.jsonl", "text_column": "text",
+             "classes": 2},
+            {"annotation": {"kind": "files"}},
+        ),
+        (
+            "vectors",
+            {"source": "parquet", "path": "data/train.parquet", "test_path": "data/test.parquet",
+             "vector_column": "embedding", "classes": 2},
+            {"network": {"architecture": "mlp"}},
         ),
         ("huggingface", {"source": "huggingface", "path": "data/train", "test_path": "data/test", "channels": 1}, {}),
     ],
@@ -131,7 +167,11 @@ def test_a_file_is_not_overwritten_and_a_missing_test_set_is_said(here, local_ra
     tree = yaml.safe_load((here / "prunefuse.yaml").read_text())
     assert (tree["selection"]["budgets"], tree["pool"]["test_path"]) == ([2, 5, 10], "birds-test")
     assert "MISSING" in told
-    assert "A test set is missing: put samples with labels into birds-test" in told
+    flat = " ".join(told.split())
+    assert "1. Draw 20 samples of the pool at random, and move them to birds-test." in flat
+    assert "2. Keep their sub-folders" in flat
+    assert "3. prunefuse init birds --test birds-test --force" in flat
+    assert "known to ± 18 points (95 % interval)" in flat, "1.96 standard errors of a share of 0.8"
     assert main(["init", "birds"]) == 2
     assert "prunefuse.yaml: is there already" in capsys.readouterr().err
     image_folder(here / "elsewhere", each=2)
@@ -185,8 +225,34 @@ def test_columns_are_known_by_name_and_type(here):
     assert not named.labeled
     assert "'label' is of type string: labels are integers" in named.why["labeled"]
     pq.write_table(pa.table({"a": [1.5]}), "n.parquet")
-    with pytest.raises(PoolError, match=r"no column holds images or texts; the columns are a"):
+    with pytest.raises(PoolError, match=r"no column holds images, texts or vectors; the columns are a"):
         recognise("n.parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("id,embedding,label\na,0.5 1 2,1\nb,1 2 3.5,0\n",
+         {"vector_column": "embedding", "id_column": "id", "classes": 2}),
+        ("id,title,x\na,10 20,1\nb,all 20,2\n", {"text_column": "title", "id_column": "id"}),
+        ("note,label\nfine,\ngood,yes\n", {"text_column": "note", "classes": ["yes"]}),
+        ("text,embedding,score\nfine,1;2,0.5\n", {"vector_column": "embedding"}),
+        ("text,boxes,score\nfine,1;2,0.5\n", {"text_column": "text"}),
+    ],
+)  # fmt: skip
+def test_columns_of_a_csv_are_known_by_what_stands_in_them(text, fields, here):
+    (here / "t.csv").write_text(text)
+    assert recognise("t.csv").fields == {"source": "csv", "path": "t.csv", **fields}
+
+
+def test_ids_are_no_texts_and_a_table_beside_images_is_not_the_pool(here):
+    (here / "t.csv").write_text("id,label\na,good\n")
+    with pytest.raises(PoolError, match=r"no column holds images, texts or vectors; the columns are id, label"):
+        recognise("t.csv")
+    image_folder(here / "birds", each=2)
+    (here / "birds" / "labels.csv").write_text("id,label\n" + "a,1\n" * 10_000)
+    found = recognise("birds")
+    assert (found.fields["source"], "left aside: 1 of csv" in found.why["source"]) == ("images", True)
 
 
 def test_labels_of_a_webdataset_may_stand_in_json(here):
@@ -198,7 +264,7 @@ def test_labels_of_a_webdataset_may_stand_in_json(here):
 
 
 FACTS = {
-    "samples": 10_000, "classes": 10, "labeled": False, "texts": False, "size": (480, 640), "mixed_sizes": True,
+    "samples": 10_000, "classes": 10, "labeled": False, "holds": "images", "size": (480, 640), "mixed_sizes": True,
     "channels": 3, "cores": 8, "gpus": 0,
 }  # fmt: skip
 
@@ -214,7 +280,8 @@ FACTS = {
         ({"size": (32, 32), "mixed_sizes": False, "gpus": 1}, {"network.architecture": "resnet56"}),
         ({"samples": 300_000}, {"pruning.ratio": 0.7, "selection.strategy": "auto"}),
         ({"samples": 2_000_000}, {"selection.strategy": "margin"}),
-        ({"texts": True, "size": None}, {"network.architecture": "textcnn"}),
+        ({"holds": "texts", "size": None}, {"network.architecture": "textngrams"}),
+        ({"holds": "vectors", "size": None}, {"network.architecture": "mlp"}),
         ({"budget": 500}, {"selection.budgets": [100, 250, 500]}),
     ],
 )

@@ -31,6 +31,19 @@ def test_a_folder_alone_is_enough_and_nothing_is_written(photos, local_ray, caps
     assert sorted(p.name for p in photos.rglob("*")) == before
 
 
+def test_of_a_path_without_a_source_the_kind_is_guessed_and_told(photos, local_ray, capsys):
+    assert main(["inspect", str(photos / "photos"), "--pool.channels", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "guessed: pool.source images" in told
+    assert "pool: 7 samples in 7 files" in told
+    (photos / "a.csv").write_text("text\nfine\ngood\n")
+    (photos / "test.csv").write_text("text,label\nbad,0\nnone,1\n")
+    held_out = ["--pool.test_path", str(photos / "test.csv"), "--pool.classes", "2", "--json"]
+    assert main(["inspect", str(photos / "a*.csv"), *held_out]) == 0
+    account = json.loads(capsys.readouterr().out)
+    assert (account["sets"]["path"]["samples"], account["sets"]["test_path"]["samples"]) == (2, 2)
+
+
 def test_the_file_of_a_run_is_understood_and_the_lists_are_written_on_request(photos, local_ray, capsys):
     (photos / "run.yaml").write_text(
         f"run: {{name: x}}\npool: {{source: images, path: {photos}/photos, test_path: {photos}/photos/dog}}\n"

@@ -87,7 +87,7 @@ class _Scan:
                 columns={
                     "sample": pa.array(map(_text, values), pa.string())
                     if self.text
-                    else pa.array(map(_vector, values), pa.list_(pa.float32()))
+                    else pa.array(map(vector_of, values), pa.list_(pa.float32()))
                 },
             )
 
@@ -103,7 +103,7 @@ def _text(cell: Any) -> str | None:
     return cell.encode(errors="replace").decode() if isinstance(cell, str) else None
 
 
-def _vector(cell: Any) -> list[float] | None:
+def vector_of(cell: Any) -> list[float] | None:
     """A list of numbers, or its spelling in JSON or with blanks, commas or semicolons between; None where it is none. A
     null in it is no number, and so the vector cannot be used."""
     if isinstance(cell, str):

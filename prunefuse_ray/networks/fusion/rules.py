@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PAPER = "Kousar, Bhatti and Moon 2026 (arXiv 2603.26138)"
-EXACT_FOR = "convolutions with batch normalisation, and transformers that normalise before every block"
+EXACT_FOR = "convolutions with batch normalization, and transformers that normalize before every block"
 
 
 def _keep(parts: Parts) -> Mapping[str, Tensor]:
@@ -46,7 +46,7 @@ def _positional(parts: Parts) -> Mapping[str, Tensor]:
 
 KEEP = FusionRule(
     name="keep",
-    about="stay as initialised",
+    about="stay as initialized",
     paper=PAPER,
     apply=_keep,
     committees=True,
@@ -74,7 +74,7 @@ SCALED = FusionRule(
 
 POSITIONAL = FusionRule(
     name="positional",
-    about="stay as initialised, but the proxy's go to every second or the first positions: the authors' public rule, "
+    about="stay as initialized, but the proxy's go to every second or the first positions: the authors' public rule, "
     "for ablations",
     paper=PAPER,
     apply=_positional,
