@@ -14,6 +14,7 @@ from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.phases.select import selected_of
 from prunefuse_ray.run.result import result_of
 from prunefuse_ray.run.view import view_run
+from prunefuse_ray.tasks import TASKS
 
 
 def run(context: RunContext, step: Step) -> Done:
@@ -39,8 +40,10 @@ def _all_labels(context: RunContext) -> bytes:
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["id", "label"])
+    task = TASKS[context.config.task]
+    names = (task.named(label, classes) for label in labels["label"].to_pylist())
     ids = (inert(i) if isinstance(i, str) else i for i in labels["id"].to_pylist())
-    table.writerows(zip(ids, (classes[n] for n in labels["label"].to_pylist()), strict=True))
+    table.writerows(zip(ids, names, strict=True))
     return written.getvalue().encode("utf-8-sig")
 
 
