@@ -1,5 +1,9 @@
-"""Scenes of several digits: images whose label is the set of digits that are to be seen."""
+"""Scenes of several digits: images whose label is the set of digits that are to be seen.
 
+`python -m tests.support.scenes FOLDER` writes those of the figures in docs/how-to/tasks.md.
+"""
+
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +48,7 @@ def write_scenes(where: Path, pool: int, test: int, seed: int = 0) -> None:
             "label": pa.array(sets, pa.list_(pa.int64())),
         }
         pq.write_table(pa.table(columns), where / part / "scenes.parquet")
+
+
+if __name__ == "__main__":
+    write_scenes(Path(sys.argv[1]), 1500, 600)
