@@ -12,25 +12,10 @@ from collections.abc import Sequence
 
 import prunefuse_ray
 from prunefuse_ray import interrupts, progress
-from prunefuse_ray.errors import PruneFuseError, causes, disk_trouble, store_trouble
+from prunefuse_ray.commands import COMMANDS, EXIT_CODES, GROUPS
+from prunefuse_ray.errors import PruneFuseError, causes, disk_trouble, near, store_trouble
 from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import end_with_parent
-
-COMMANDS = (
-    "init",
-    "run",
-    "label",
-    "sweep",
-    "score",
-    "inspect",
-    "plan",
-    "report",
-    "export",
-    "networks",
-    "list",
-    "presets",
-    "doctor",
-)
 
 
 def entry(argv: Sequence[str] | None = None) -> int:
@@ -87,6 +72,21 @@ def lost_by_ray(error: BaseException) -> BaseException | None:
     return next((e for e in lost if not isinstance(e, ray.exceptions.RayTaskError)), None)
 
 
+def overview() -> str:
+    """The help of `prunefuse` itself."""
+    lines = [
+        "usage: prunefuse COMMAND ...",
+        "",
+        "Label-efficient training: a pruned proxy selects the samples worth labeling.",
+    ]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {name:12}{about}" for name, about in commands.items())]
+    lines += ["", "Exit codes:", *(f"  {code:<12}{meaning}" for code, meaning in EXIT_CODES.items())]
+    return "\n".join(
+        [*lines, "", "prunefuse COMMAND --help shows a command's options; prunefuse --version the version."]
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 something to put right, 3 samples wait for labels (said in one
     message)."""
@@ -98,9 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"prunefuse_ray {prunefuse_ray.__version__}")
         return 0
+    if arguments in (["-h"], ["--help"], ["help"]):
+        print(overview())
+        return 0
     if not arguments or arguments[0] not in COMMANDS:
-        print(f"usage: prunefuse {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
-        return 0 if arguments in (["-h"], ["--help"]) else 2
+        unknown = f"'{arguments[0]}' is no command{near(arguments[0], COMMANDS)}\n" if arguments else ""
+        print(f"{unknown}usage: prunefuse COMMAND ...; prunefuse --help lists the commands", file=sys.stderr)
+        return 2
     try:
         # Imported only when asked for: reading a report must not import Ray.
         command = importlib.import_module(f"prunefuse_ray.commands.{arguments[0]}")

@@ -1,5 +1,6 @@
 """The commands as a person meets them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from prunefuse_ray.cli import main
+from prunefuse_ray.commands import COMMANDS, EXIT_CODES
 from prunefuse_ray.commands.run import closing_table, phase_line
 from prunefuse_ray.commands.terminal import si
 from prunefuse_ray.config.files import PRESETS
@@ -119,6 +121,34 @@ def test_presets_are_listed_with_the_command_that_takes_them_and_a_line_of_their
         assert first.startswith("# "), f"{name}: begin it with a comment that says in one line what it is"
         assert first.endswith("."), f"{name}: the first line is to be a sentence of its own"
         assert line.endswith(first.removeprefix("#"))
+
+
+def test_the_help_names_every_command_and_exit_code(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name}" in shown for name in COMMANDS)
+    assert all(f"\n  {code} " in shown for code in EXIT_CODES)
+    assert shown.count("\n") < 40
+    assert {p.stem for p in (ROOT / "prunefuse_ray" / "commands").glob("*.py")} >= set(COMMANDS)
+    assert main([]) == 2
+    assert main(["lable"]) == 2
+    assert "'lable' is no command (did you mean 'label'?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["list", "strategies"], ["presets"]])
+def test_tables_come_as_json(argv, capsys):
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"name"} <= found[0].keys()
+    assert len(found) > 5
+
+
+def test_no_color_is_kept_to():
+    code = "from prunefuse_ray.commands.terminal import console; console.print('[red]x[/red]')"
+    environment = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm"}
+    for more, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        done = subprocess.run([sys.executable, "-c", code], env=environment | more, capture_output=True, text=True)
+        assert ("\x1b[31m" in done.stdout) == coloured, done
 
 
 def test_the_version_is_that_of_the_package(capsys):

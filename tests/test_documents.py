@@ -14,7 +14,7 @@ from prunefuse_ray.config.schema import Config
 from tests.support import ROOT
 from tests.support.documents import DOCUMENTS, PAGES, REFERENCE, TABLE, with_tables
 
-FILES = {"json", "py", "yaml", "md", "parquet"}
+FILES = {"json", "py", "yaml", "md", "parquet", "html"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

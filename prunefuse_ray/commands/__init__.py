@@ -1,1 +1,33 @@
 """One module per command; each has `main(argv) -> exit code`. `cli.py` finds them by name."""
+
+GROUPS = {
+    "Begin": {
+        "init": "look at a folder, and write a configuration to begin with",
+        "inspect": "account for a pool: samples, conversions, duplicates, classes, leaks",
+        "plan": "what a run will take, before money is spent on it",
+        "presets": "the configurations that come with the package",
+        "doctor": "what this machine or cluster can do, and what would make it faster",
+    },
+    "Run": {
+        "run": "carry out, or go on with, a run",
+        "label": "label a run's samples in the browser; the run goes on by itself",
+        "sweep": "many runs on Ray Tune, sharing what they have in common",
+        "score": "score a pool with a saved network",
+    },
+    "Use": {
+        "report": "make the page of a run or a sweep again",
+        "export": "a finished network as a file for elsewhere",
+        "networks": "what pruning leaves of a network",
+        "list": "what can be named in a configuration",
+        "completion": "completion for bash, zsh or fish",
+    },
+}
+"""Group -> command -> what it does, in a line."""
+COMMANDS = tuple(name for commands in GROUPS.values() for name in commands)
+EXIT_CODES = {
+    0: "done",
+    1: "a fault of the program, or trials of a sweep that failed",
+    2: "something to put right, said in one message",
+    3: "samples wait for labels; the same command goes on",
+    130: "interrupted (Ctrl-C; 143: SIGTERM); the same command goes on",
+}

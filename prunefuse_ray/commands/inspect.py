@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 
 from prunefuse_ray import config as cfg
@@ -32,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     where.add_argument("--config", metavar="FILE", help="a YAML file with a section `pool`; a run's own will do")
     where.add_argument("--preset", metavar="NAME", help="a configuration that comes with the package, by name")
     parser.add_argument("--thorough", action="store_true", help="look at every sample, and decode it")
+    parser.add_argument("--json", action="store_true", help="the account as one JSON object, as inventory.json has it")
     parser.add_argument("--out", metavar="DIRECTORY", help="write inventory.json and left_out.parquet there")
     secure()
     arguments, given = given_options(parser, argv, Inspection)
@@ -56,8 +58,12 @@ def main(argv: Sequence[str]) -> int:
     found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
     known = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])
     taken = inventory.checked(inventory.take(found, known, thorough=arguments.thorough), config.pool, account)
-    account(lines(taken.inventory.to_json(), out.path if out else None))
+    if arguments.json:
+        print(json.dumps(taken.inventory.to_json()))
+    else:
+        account(lines(taken.inventory.to_json(), out.path if out else None))
     if out is not None:
         inventory.write(taken, out)
-        console.print(f"written: {out.path}", markup=False)
+        if not arguments.json:
+            console.print(f"written: {out.path}", markup=False)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,11 +23,15 @@ def main(argv: Sequence[str]) -> int:
     """List what can be named in a configuration: entries of this package and of other installed ones."""
     parser = argparse.ArgumentParser(prog="prunefuse list", description=main.__doc__)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--markdown", action="store_true", help="the table as Markdown, for documents")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="the table as Markdown, for documents")
+    form.add_argument("--json", action="store_true", help="the table as JSON: a list of objects")
     args = parser.parse_args(list(argv))
     listed = KINDS[args.kind]()
     if args.markdown:
         print(listed.markdown())
+    elif args.json:
+        print(json.dumps(listed.objects()))
     else:
         console.print(listed.table())
     return 0
@@ -50,6 +55,10 @@ class Listed:
         for name, cells in self.rows.items():
             table.add_row(*map(escape, (name, *cells)))
         return table
+
+    def objects(self) -> list[dict[str, str]]:
+        titles = ("name", *self.titles)
+        return [dict(zip(titles, (name, *cells), strict=True)) for name, cells in self.rows.items()]
 
     def markdown(self) -> str:
         lines = [(f"`{self.field}`", *self.titles), ("---",) * (1 + len(self.titles))]

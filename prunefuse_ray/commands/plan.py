@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--against", metavar="RUN_DIR", help="compare the estimate of a run with what it took")
     trusted_help = f"of --against: {TRUSTED_CODE_HELP}"
     parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=trusted_help)
+    parser.add_argument("--json", action="store_true", help="the estimate as one JSON object")
     mine, rest = parser.parse_known_args(list(argv))
     for name in ("within", "node_cpus", "scoring_rate", "training_rate"):
         if (value := getattr(mine, name)) is not None and value <= 0:
@@ -63,6 +65,9 @@ def main(argv: Sequence[str]) -> int:
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     scoring = plan_scoring(config.scoring, observe(), info.rows * costs.proxy_macs)
     found = estimate(config, info, costs, scoring.max_actors)
+    if mine.json:
+        print(json.dumps(_tree(found, scoring.max_actors, mine)))
+        return 0
     console.print(_table(found))
     console.print(
         f"{scoring.max_actors} scoring actors of {scoring.cpus} CPUs, about {si(found.actor_bytes)}B of memory each; "
@@ -107,6 +112,19 @@ def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.
     return costs
 
 
+def _tree(found: Estimate, actors: int, mine: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "phases": [dataclasses.asdict(phase) for phase in found.phases],
+        "seconds": found.seconds(),
+        "macs": _macs(found),
+        "actors": actors,
+        "actors_within": found.actors_within(mine.within * 3600) if mine.within else None,
+        "actor_bytes": found.actor_bytes,
+        "bytes_read": found.bytes_read,
+        "bytes_stored": found.bytes_stored,
+    }
+
+
 def _table(found: Estimate) -> Table:
     table = Table(box=box.SIMPLE)
     for name in ("phase", "rounds", "samples", "MACs", "seconds"):
@@ -143,6 +161,7 @@ def _against(mine: argparse.Namespace) -> int:
     samples = head(source_of(config.pool, ledger.root, "path"), SAMPLES)["sample"]
     found = estimate(config, info, _costs(config, info, samples, mine), actors[0] if actors else 1)
     table = Table(box=box.SIMPLE)
+    compared: list[dict[str, Any]] = []
     for name in ("phase", "MACs", "took", "seconds", "took", "ratio"):
         table.add_column(name, justify="left" if name == "phase" else "right")
     for phase in dict.fromkeys(p.phase for p in found.phases):
@@ -151,8 +170,20 @@ def _against(mine: argparse.Namespace) -> int:
         planned, took = sum(p.seconds for p in ours), sum(c.metrics["seconds"] for c in done)
         macs = sum(c.metrics.get("macs", 0) for c in done)
         ratio = f"{took / planned:.2f}" if planned else ""
+        compared.append(
+            {
+                "phase": phase,
+                "macs": sum(p.macs for p in ours),
+                "took_macs": macs,
+                "seconds": planned,
+                "took_seconds": took,
+            }
+        )
         table.add_row(phase, si(sum(p.macs for p in ours)), si(macs), f"{planned:.1f}", f"{took:.1f}", ratio)
-    console.print(table)
+    if mine.json:
+        print(json.dumps(compared))
+    else:
+        console.print(table)
     return 0
 
 

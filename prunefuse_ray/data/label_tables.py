@@ -133,6 +133,8 @@ class Labels:
         if not isinstance(cell, str):
             return self._number(cell)
         text = cell.strip()
+        if self.task.label(text, self.classes) is None:
+            text = plain(text)  # of a class that begins as a formula does
         label = self.task.label(text, self.classes)
         whole = _whole(text)
         if label is None and whole is not None and whole != text:
@@ -181,6 +183,11 @@ FORMULA = "=+-@\t\r'"
 def inert(cell: str) -> str:
     """Text for a table that people open in a spreadsheet: never a formula. `plain` gives it back."""
     return f"'{cell}" if cell.startswith(tuple(FORMULA)) else cell
+
+
+def inert_label(name: str, classes: Sequence[str], task: Task) -> str:
+    """A label by name likewise, so that `Labels` reads the same one: as it is where its inert form is another one."""
+    return name if task.label(inert(name), classes) is not None else inert(name)
 
 
 def plain(cell: str) -> str:

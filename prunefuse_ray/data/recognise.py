@@ -12,6 +12,7 @@ import re
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -304,7 +305,10 @@ def _huggingface(found: Recognised, root: Place, files: dict[str, list[str]]) ->
 
 def _count_classes(found: Recognised, labels: Iterable[Any], files: int) -> None:
     """The number of classes, from labels 0 .. classes-1."""
-    values = {v for v in labels if isinstance(v, int)}
+    values = set()
+    for label in labels:
+        with suppress(TypeError, ValueError):  # what is no number names no class by its number
+            values.add(int(label))
     if values and min(values) >= 0 and max(values) < 100_000:
         found.fields["classes"] = max(2, max(values) + 1)
         where = f" of {FILES_READ} of {files} files" if files > FILES_READ else ""

@@ -63,7 +63,8 @@ class NetworkSpec:
         if not _is_int(self.classes) or self.classes < 2:
             raise NetworkError(f"classes: {self.classes!r} is not an integer of at least 2")
         shape = self.input_shape
-        if not isinstance(shape, tuple) or not 1 <= len(shape) <= 3 or not all(_is_int(n) and n > 0 for n in shape):
+        known = isinstance(shape, tuple) and (len(shape) in (1, 3) or (len(shape) == 2 and shape[1] == 2))
+        if not known or not all(_is_int(n) and n > 0 for n in shape):
             raise NetworkError(
                 f"input_shape: {shape!r} is none of (channels, height, width), (length,) and (length, 2) in positive "
                 "integers"

@@ -74,7 +74,8 @@ class Scorer:
     happened to share its batch, and so not on the number of actors or on a resume.
     """
 
-    def __init__(self, network: Place, job: ScoringJob) -> None:
+    def __init__(self, network: Place, job: ScoringJob, callers: int = 1) -> None:
+        """`callers`: threads that will call it at once, of a backend that takes several."""
         torch.set_num_threads(job.threads)
         self.job, self.task = job, TASKS[job.task]
         self.meter = ScoringMeter()
@@ -86,6 +87,7 @@ class Scorer:
             example=self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8)),
             threads=job.threads,
             features=job.features,
+            callers=callers,
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -236,11 +238,15 @@ def _score_here(source: Source, network: Place, job: ScoringJob, threads: int, e
             if scores:
                 (out / name).write_table(pa.concat_tables(scores))
 
-    # One network for each thread, since not every backend's may run in several; all of them before any runs, since
-    # torch traces a network by changing what all modules do meanwhile.
-    scorers = [Scorer(network, job) for _ in range(min(threads, todo.qsize()))]
-    if not scorers:
+    # One network for all threads where the backend's may run in several, else one for each; all of them before any
+    # runs, since torch traces a network by changing what all modules do meanwhile.
+    callers = min(threads, todo.qsize())
+    if not callers:
         return
+    if networks.BACKENDS[job.backend].concurrent:
+        scorers = [Scorer(network, job, callers)] * callers
+    else:
+        scorers = [Scorer(network, job) for _ in range(callers)]
     with ThreadPoolExecutor(len(scorers), thread_name_prefix="scorer") as pool:
         try:
             for worker in [pool.submit(work, scorer) for scorer in scorers]:

@@ -90,6 +90,7 @@ def _run(name: str, job: TrialJob, desk: Any) -> None:
     keys = inputs_keys(config, ledger.read_pool())
     *plan, _ = steps(config)
     ends = {step.round: step for step in plan if step.round >= 0}
+    last = max(ends)
     if not ledger.committed(plan[-1]):  # else only its report is missing, and no scheduler has a say in that
         for r, end in ends.items():
             if ledger.committed(end):
@@ -109,12 +110,12 @@ def _run(name: str, job: TrialJob, desk: Any) -> None:
         if event == "done":
             if step in keys:
                 desk.finish.remote(keys[step], name)
-            if step in ends.values() and step != plan[-1]:
+            if step in ends.values() and step.round < last:
                 desk.post.remote(name, {**round_row(ledger, config, step.round), "before": False})
 
     loop.run(config, listen, adopt=adopt, runs=job.runs)
     # Told of only now: a scheduler stops trials when a round is over, and this one should lack nothing then.
-    desk.post.remote(name, {**round_row(ledger, config, plan[-1].round), "before": False})
+    desk.post.remote(name, {**round_row(ledger, config, last), "before": False})
 
 
 def _wait_for(ledger: Ledger) -> None:

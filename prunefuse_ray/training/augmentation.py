@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch.nn import functional
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.images import ImageForm
-from prunefuse_ray.data.sample_format import Form
+
+if TYPE_CHECKING:
+    from prunefuse_ray.data.sample_format import Form  # which knows Ray
 
 
 @dataclass(frozen=True)

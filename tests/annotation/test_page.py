@@ -58,6 +58,14 @@ def test_every_answer_is_in_a_file_that_the_run_reads(request_):
     again.close()
 
 
+def test_classes_that_begin_as_formulas_do_are_read_back(tmp_path):
+    request = request_at(place(tmp_path, "local"), {"a": b"", "b": b"", "c": b""}, classes=["=1+1", "=2", "'=2"])
+    desk = Desk(request)
+    desk.answer("anna", [(0, 0), (1, 1), (2, 2)])
+    assert given(request) == {("a", "anna"): "=1+1", ("b", "anna"): "=2", ("c", "anna"): "'=2"}
+    desk.close()
+
+
 def test_what_was_answered_at_once_is_taken_back_at_once(request_):
     desk = Desk(request_)
     desk.answer("anna", [(1, 0)])

@@ -1,5 +1,7 @@
 """Whole runs from Python: the same run as the command's, and what a notebook shows of it."""
 
+import csv
+
 import pytest
 
 import prunefuse_ray
@@ -24,6 +26,15 @@ def test_a_run_is_carried_out_and_told(ran):
     assert [r["labels"] for r in run.result["rounds"]] == [10, 18]
     assert (run.selected.num_rows, len(set(run.selected["id"].to_pylist()))) == (18, 18)
     assert run.selected["round"].to_pylist() == [0] * 10 + [1] * 8
+
+
+def test_what_was_selected_opens_in_a_spreadsheet(ran):
+    run, _ = ran
+    with open(f"{run.directory}/selected.csv", encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["round"], r["rank"], r["id"]) for r in rows[:10]] == [("0", str(n), rows[n]["id"]) for n in range(10)]
+    assert [r["id"] for r in rows] == run.selected["id"].to_pylist()
+    assert all(r["label"] == str(int(r["id"][1:]) % 2) for r in rows)
 
 
 def test_a_notebook_shows_the_run_and_its_report(ran):

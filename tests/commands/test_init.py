@@ -24,9 +24,9 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def texts(folder, name, count, **columns):
+def texts(folder, name, count, word="a", **columns):
     folder.mkdir(exist_ok=True)
-    table = {"review": [f"a text number {n}" for n in range(count)], "number": list(range(count)), **columns}
+    table = {"review": [f"{word} text number {n}" for n in range(count)], "number": list(range(count)), **columns}
     pq.write_table(pa.table(table), folder / name)
 
 
@@ -44,7 +44,9 @@ def make(kind, root):
             unlabeled(root)
         case "image folder with labels":
             image_folder(root / "train", each=8)
-            image_folder(root / "val")
+            image_folder(root / "val", each=2)
+            for n, file in enumerate(sorted((root / "val").rglob("*.png"))):
+                file.write_bytes(encode_png(random_images(4, seed=9)[n]))
         case "parquet":
             write_pool(root, random_images(20), files=2)
             for n in range(2):
@@ -56,7 +58,7 @@ def make(kind, root):
             webdataset(root / "test", random_images(6, seed=1))
         case "texts":
             texts(root, "train-0.parquet", 20)
-            texts(root, "test-0.parquet", 6, sentiment=[0] * 6, label=[0, 1] * 3)
+            texts(root, "test-0.parquet", 6, "another", sentiment=[0] * 6, label=[0, 1] * 3)
         case "huggingface":
             root.mkdir()
             huggingface(root / "train", random_images(20))

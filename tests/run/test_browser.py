@@ -1,5 +1,9 @@
 """When the page asks, and when the run is started to go on by itself."""
 
+import http.client
+import json
+import re
+import signal
 import subprocess
 import sys
 
@@ -11,8 +15,10 @@ from prunefuse_ray.errors import LabelsWaiting
 from prunefuse_ray.run import browser, loop
 from prunefuse_ray.run.browser import Follower, Seen, decide
 from prunefuse_ray.run.ledger import Ledger
-from tests.run.test_labeling import config_for, unlabeled  # noqa: F401 (a fixture)
+from tests.run.test_labeling import config_for, labels_of, unlabeled  # noqa: F401 (a fixture)
+from tests.support import ROOT
 from tests.support.annotators import CLASSES, truth
+from tests.support.nets import OWN
 
 SEEN = {
     "finished": False, "asking": False, "complete": False, "settled": True, "driven": False, "ended": None,
@@ -90,3 +96,43 @@ def test_the_run_goes_on_whenever_a_round_has_its_labels(local_ray, unlabeled, t
 def test_the_command_says_what_it_lacks(argv, said, capsys):
     assert main(argv) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.faults
+def test_a_kill_right_after_the_answer_loses_no_label(local_ray, unlabeled, tmp_path):  # noqa: F811
+    """`prunefuse label` itself, killed when it has answered, again and again; the run then takes every label."""
+    config, root = config_for(unlabeled, tmp_path, budgets=(10,)), tmp_path / "tiny"
+    with pytest.raises(LabelsWaiting):
+        loop.run(config)
+    labeled = {}
+    for _ in range(2):
+        command = [sys.executable, "-m", "prunefuse_ray", "label", str(root), "--no-run", "--trusted", OWN[0]]
+        page = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        address = re.search(r"http://(\S+?)/\?token=(\S+)", page.stdout.readline())
+        host, token = address[1], address[2]
+        headers = {"Cookie": f"prunefuse-{host.rpartition(':')[2]}={token}", "Origin": f"http://{host}"}
+        desk = _json(host, "GET", "/state?name=anna", headers)
+        while desk.get("state") != "asking":
+            desk = _json(host, "GET", "/state?name=anna", headers)
+        assert desk["mine"] == len(labeled), "what was answered before the kill is there"
+        asked = f"/batch?desk={desk['desk']}&count=5&name=anna"
+        answers = []
+        for one in _json(host, "GET", asked, headers)["samples"]:
+            labeled[one["id"]] = truth(one["id"])
+            answers.append({"n": one["n"], "label": CLASSES.index(truth(one["id"]))})
+        _json(host, "POST", "/answer", headers, {"desk": desk["desk"], "name": "anna", "answers": answers})
+        page.send_signal(signal.SIGKILL)
+        page.wait()
+    loop.run(config)
+    assert len(labeled) == 10
+    assert {r["id"]: CLASSES[r["label"]] for r in labels_of(root, 0)} == labeled
+
+
+def _json(host, method, path, headers, body=None):
+    connection = http.client.HTTPConnection(host, timeout=60)
+    sent = headers | ({"Content-Type": "application/json"} if body else {})
+    connection.request(method, path, json.dumps(body) if body else None, sent)
+    answer = connection.getresponse()
+    content = json.loads(answer.read())
+    assert answer.status == 200, content
+    return content

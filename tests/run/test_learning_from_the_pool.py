@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from prunefuse_ray import networks
-from prunefuse_ray.commands.run import pretraining_line
 from prunefuse_ray.config.files import config_from_tree, merge
 from prunefuse_ray.errors import ConfigError, TrainingError
 from prunefuse_ray.inference.saved_networks import network_files
@@ -18,6 +17,7 @@ from prunefuse_ray.run.estimate import pretraining, trained
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import train
 from prunefuse_ray.run.phases.pretrain import decide
+from prunefuse_ray.run.rounds import pretraining_line
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import pretrainer
 from tests.run.test_estimate import INFO

@@ -59,7 +59,9 @@ FORMS = {
     "webdataset": Form(write_tars, lambda i: f"0/shard-{i // 8}/{i:04d}", {"classes": 2}),
     "huggingface": Form(write_dataset, lambda i: f"data-0000{i // 8}-of-00002.arrow:{i % 8}", {}),
 }
-WITH_FILES = [name for name in POOL_SOURCES if POOL_SOURCES[name].needs]
+WITH_FILES = [name for name in POOL_SOURCES if POOL_SOURCES[name].needs and name not in ("csv", "jsonl")]
+"""Sources of images in files; those of tables have tests of their own (test_tables.py)."""
+OF_IMAGES = ["digits", *WITH_FILES]
 
 
 def pool_of(name, tmp_path, *, labeled=True, **more) -> cfg.Pool:

@@ -21,7 +21,7 @@ from typing import Any
 
 from prunefuse_ray.annotation.label_files import SAMPLES, read_answers
 from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, for_browsers
-from prunefuse_ray.data.label_tables import inert
+from prunefuse_ray.data.label_tables import inert, inert_label
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.errors import LabelError
 from prunefuse_ray.tasks import TASKS
@@ -169,11 +169,12 @@ class Desk:
         written = io.StringIO()
         table = csv.writer(written, lineterminator="\n")
         table.writerow(["id", "label", "annotator", "time", "unsure"])
+        classes, task = self.request.classes, TASKS[self.request.task]
         for number, answer in given.items():
             id_ = self.asked[number].id
-            label = "" if answer.label is None else self.request.classes[answer.label]
+            label = "" if answer.label is None else inert_label(classes[answer.label], classes, task)
             when = answer.time.isoformat()
-            table.writerow([_cell(id_), inert(label), inert(person), when, "" if label else "yes"])
+            table.writerow([_cell(id_), label, inert(person), when, "" if label else "yes"])
         self.last_answer = time.monotonic()
         place = self.request.place / page_file(person)
         if given:

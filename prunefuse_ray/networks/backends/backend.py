@@ -64,6 +64,9 @@ class Backend:
     """The first is the one for a pass in which nothing speaks for another."""
     features: bool = True
     """Whether it can also give what the network's classifier reads."""
+    concurrent: bool = False
+    """Its runner may be called by several threads at once. `build` then takes their number, too: `callers`; each has
+    `threads` threads of its own."""
     portable: bool = False
     """In float32 on CPUs its kernels are those of the plain network, so that its distance from it is the same, up to
     rounding, on any machine."""
@@ -105,12 +108,18 @@ class Backend:
         example: Tensor,
         threads: int,
         features: bool = False,
+        callers: int = 1,
     ) -> Runner:
-        """What `build` makes. NetworkError where it cannot be made of this network, or not here."""
+        """What `build` makes, for one thread or, of a `concurrent` backend, for several.
+
+        Raises:
+            NetworkError: it cannot be made of this network, or not here.
+        """
         if why := self.refusal(device=device.type, precision=precision, features=features) or self.lacks():
             raise NetworkError(f"scoring.backend: {why}")
+        more = {"callers": callers} if self.concurrent else {}
         return self.build(
-            network, precision=precision, device=device, example=example, threads=threads, features=features
+            network, precision=precision, device=device, example=example, threads=threads, features=features, **more
         )
 
     @property

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
-from prunefuse_ray.data.label_tables import inert
+from prunefuse_ray.data.label_tables import inert, inert_label
 from prunefuse_ray.method.steps import FINETUNE, Step
 from prunefuse_ray.report.page import render
 from prunefuse_ray.run.context import Done, RunContext
@@ -23,10 +25,12 @@ def run(context: RunContext, step: Step) -> Done:
     fused = context.ledger.read_network(Step(context.last, FINETUNE), "fused")
     context.ledger.write_json("result.json", result)
     page = render(view_run(context.ledger))
+    selected = _all_selected(context)
     return Done(
         outputs={
             **{f"fused/{k}": v for k, v in fused.items()},
-            "selected.parquet": _all_selected(context),
+            "selected.parquet": selected,
+            "selected.csv": _as_csv(context, selected),
             "labels.csv": _all_labels(context),
             "result.json": result,
             "report.html": page.encode(),
@@ -37,13 +41,35 @@ def run(context: RunContext, step: Step) -> Done:
 def _all_labels(context: RunContext) -> bytes:
     """Every label as `pool.known_labels` takes it, for another run: (id, label by name)."""
     labels, classes = context.labels(context.last), context.info.classes
+    task = TASKS[context.config.task]
+    names = (inert_label(task.named(label, classes), classes, task) for label in labels["label"].to_pylist())
+    return _table(["id", "label"], zip(_inert(labels["id"]), names, strict=True))
+
+
+def _as_csv(context: RunContext, selected: pa.Table) -> bytes:
+    """What was selected, for a spreadsheet: (round, rank, id, score, label by name where there is one)."""
+    labels, classes = context.labels(context.last), context.info.classes
+    given = dict(zip(labels["id"].to_pylist(), labels["label"].to_pylist(), strict=True))
+    task = TASKS[context.config.task]
+    named = {i: inert_label(task.named(label, classes), classes, task) for i, label in given.items()}
+    names = (named.get(i, "") for i in selected["id"].to_pylist())
+    scores = ("" if score is None else f"{score:.6g}" for score in selected["score"].to_pylist())
+    places = (selected[name].to_pylist() for name in ("round", "rank"))
+    return _table(
+        ["round", "rank", "id", "score", "label"], zip(*places, _inert(selected["id"]), scores, names, strict=True)
+    )
+
+
+def _inert(ids: pa.ChunkedArray) -> list[Any]:
+    return [inert(i) if isinstance(i, str) else i for i in ids.to_pylist()]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table that spreadsheets open as UTF-8, by its mark."""
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
-    table.writerow(["id", "label"])
-    task = TASKS[context.config.task]
-    names = (task.named(label, classes) for label in labels["label"].to_pylist())
-    ids = (inert(i) if isinstance(i, str) else i for i in labels["id"].to_pylist())
-    table.writerows(zip(ids, names, strict=True))
+    table.writerow(header)
+    table.writerows(rows)
     return written.getvalue().encode("utf-8-sig")
 
 

@@ -20,12 +20,12 @@ from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 from tests.support.pools import random_images, rows
-from tests.support.sources import COUNT, FORMS, WITH_FILES, in_run, pool_of
+from tests.support.sources import COUNT, FORMS, OF_IMAGES, WITH_FILES, in_run, pool_of
 
 GREY8 = ImageForm(height=8, width=8, channels=1)
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_the_rows_that_are_streamed_are_those_that_were_indexed(name, tmp_path, local_ray):
     pool = pool_of(name, tmp_path)
     found = survey(pool)
@@ -66,7 +66,7 @@ def test_ids_labels_and_samples_are_those_that_were_written(name, tmp_path, loca
     assert {v.numpy().tobytes(): int(n) for v, n in zip(held_out.values_N, held_out.labels_N, strict=True)} == expected
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_a_pool_without_labels_is_read_where_people_give_them(name, tmp_path, local_ray):
     pool = pool_of(name, tmp_path, labeled=False)
     found = survey(pool, labeled=False)
@@ -90,7 +90,7 @@ def test_a_listing_notices_new_files(name, tmp_path, local_ray):
         check_unchanged(pool, info)
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_growth_is_taken_or_refused_as_declared(name, tmp_path, local_ray):
     if not POOL_SOURCES[name].may_grow:
         with pytest.raises(ValueError, match=rf"allow_growth is for pool.source .*, not '{name}': set it to false"):
@@ -123,6 +123,6 @@ def test_a_reader_that_is_none_is_said(monkeypatch):
             reader_of(pool)
 
 
-@pytest.mark.parametrize("name", POOL_SOURCES)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_every_reader_can_be_imported(name):
     assert isinstance(reader_of(cfg.Pool().model_copy(update={"source": name})), SourceReader)

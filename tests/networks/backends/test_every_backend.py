@@ -1,6 +1,7 @@
 """What every registered backend promises, against the plain network in float32."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -109,3 +110,17 @@ def test_it_says_what_it_is(name):
     assert set(backend.precisions) <= set(TOLERANCES)
     assert set(backend.auto) <= set(backend.devices)
     assert backend.help.startswith(backend.about)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_network_serves_several_threads_to_the_same_bits(name):
+    for backend, device, precision in cases(name):
+        if not backend.concurrent:
+            continue
+        x = example_input(IMAGES, samples=BATCH).to(device)
+        how = {"precision": precision, "device": torch.device(device), "example": x, "threads": 1}
+        alone = backend.runner(network("images"), **how)(x)
+        shared = backend.runner(network("images"), **how, callers=3)
+        with ThreadPoolExecutor(3) as pool:
+            for found in pool.map(lambda _, run=shared, x=x: run(x), range(12)):
+                torch.testing.assert_close(found, alone, rtol=0, atol=0)
