@@ -189,6 +189,14 @@ def test_columns_are_known_by_name_and_type(here):
         recognise("n.parquet")
 
 
+def test_lists_of_labels_are_told_with_their_task(here):
+    texts(here / "pool", "a.parquet", 4, label=[[0, 2], [], [1], [2]])
+    found = recognise(str(here / "pool"))
+    assert not found.labeled
+    assert found.why["labeled"].endswith("and lists of them with `task: multi_label`")
+    assert found.fields["classes"] == 3
+
+
 def test_labels_of_a_webdataset_may_stand_in_json(here):
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(buffer, "PNG")
