@@ -18,6 +18,7 @@ from prunefuse_ray.data.image_files import as_seen, formats
 from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.data.vectors import shown
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 Id = int | str
@@ -71,8 +72,11 @@ class Request:
 
     def asked(self) -> dict[Id, Asked]:
         """The samples by id, in the order of their rank."""
+        task = TASKS[self.task]
         return {
-            row["id"]: Asked(**row | {"guess": None if row["guess"] is None else self.classes[row["guess"]]})
+            row["id"]: Asked(
+                **row | {"guess": None if row["guess"] is None else task.named(row["guess"], self.classes)}
+            )
             for row in self.rows.to_pylist()
         }
 

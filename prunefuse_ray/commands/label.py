@@ -44,11 +44,17 @@ def main(argv: Sequence[str]) -> int:
     ledger, config = _run(None if configured else mine.run, rest)
     from prunefuse_ray.annotation.page import PageServer
     from prunefuse_ray.run.browser import LOOKS_EVERY, Follower, starter
+    from prunefuse_ray.tasks import TASKS
 
     if config.annotation.kind != "files":
         raise ConfigError(
             f"annotation.kind is '{config.annotation.kind}': the page writes label files; begin a run with "
             "--annotation.kind files"
+        )
+    if not TASKS[config.task].one_class:
+        raise ConfigError(
+            f"the page asks for one class a sample, which task '{config.task}' has not: `prunefuse run` says where to "
+            "write labels.csv"
         )
     try:
         page = PageServer(config.run.name, port=mine.port)

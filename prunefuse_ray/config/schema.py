@@ -132,6 +132,31 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_class(self) -> Config:
+        if TASKS[self.task].one_class:
+            return self
+        selection, annotation = self.selection, self.annotation
+        for field, value, unset in (
+            ("selection.per_group", selection.per_group == "predicted" and "predicted", "null"),
+            ("selection.class_balance", selection.class_balance, "0"),
+            ("selection.wanted_classes", selection.wanted_classes, "[]"),
+            ("annotation.kind", annotation.kind == "label_studio" and "label_studio", "files"),
+            ("annotation.labels_per_sample", annotation.labels_per_sample > 1 and annotation.labels_per_sample, "1"),
+            ("training.unlabeled.method", self.training.unlabeled.used and self.training.unlabeled.method, "none"),
+            (
+                "finetuning.unlabeled.method",
+                self.finetuning.unlabeled.used and self.finetuning.unlabeled.method,
+                "none",
+            ),
+        ):
+            if value:
+                raise ValueError(
+                    f"{field} {value} goes by the one class of a sample, which task '{self.task}' has not: set it to "
+                    f"{unset}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _features(self) -> Config:
         self.scoring.check_backend(features=self.scoring.features or self.selection.needs_features)
         return self

@@ -81,7 +81,7 @@ DIGITS = PoolSource(
 PARQUET = PoolSource(
     help="Parquet files; also Hugging Face's shards",
     ids="`id_column`; `null`: file name and row, `a.parquet:17`",
-    labels="`label_column`, integers",
+    labels="`label_column`, integers or lists of them",
     reader="prunefuse_ray.data.sources.parquet:PARQUET",
     fields=tuple(field for field in SOURCE_FIELDS if field != "sample_key"),
     may_grow=True,

@@ -25,6 +25,7 @@ from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import INDEX
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import Task
 
 INDEX_ROWS = 2_000  # rows of one index file: small enough that a few thousand images already feed several readers
 HEAD_ROWS = 256  # rows that are looked at for what the configuration left open
@@ -54,8 +55,10 @@ class Index:
     """What lies there and gives no sample."""
 
 
-def indexed(rows: pa.Table, listing: Listing, source: Source, new: Listing | None = None) -> Index:
-    """The index that these rows (`INDEX`), one for each file of the listing, are."""
+def indexed(
+    rows: pa.Table, listing: Listing, source: Source, labels: Counter[int], new: Listing | None = None
+) -> Index:
+    """The index that these rows (`INDEX`), one for each file of the listing, with so many labels of each class, are."""
     return Index(
         rows=rows.num_rows,
         bytes=sum(listing.sizes),
@@ -65,17 +68,14 @@ def indexed(rows: pa.Table, listing: Listing, source: Source, new: Listing | Non
         source=source,
         parts=[_of_files(rows, new)],
         head=rows.slice(0, HEAD_ROWS),
-        labels=label_counts(rows["label"]),
+        labels=labels,
         left_out=gathered(listing.left_out),
     )
 
 
-def label_counts(labels: pa.ChunkedArray) -> Counter[int]:
-    """How often each class stands there; nothing where labels are not classes."""
-    if not pa.types.is_integer(labels.type):
-        return Counter()
-    counts = pc.value_counts(labels.drop_null())
-    return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
+def label_counts(labels: pa.ChunkedArray, task: Task, classes: int) -> Counter[int]:
+    """How many samples have each class."""
+    return Counter({c: n for c, n in enumerate(task.counts(labels, classes)) if n})
 
 
 # --- scanning in tasks ----------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def _scan_files(
         rows=rows.num_rows,
         id_digest=digest,
         head=rows.slice(0, HEAD_ROWS),
-        labels=label_counts(rows["label"]),
+        labels=label_counts(rows["label"], task, len(classes)),
         bad_labels=bad[:5],
         left_out=replace(omitted, parts=()),
     )

@@ -16,7 +16,15 @@ import ray
 from prunefuse_ray.data.index import label_counts, normal_ids
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.data.pool import Source, groups
-from prunefuse_ray.data.reading import id_digest, id_hashes, in_tasks, plain_type, refuse_pickles, tables
+from prunefuse_ray.data.reading import (
+    id_digest,
+    id_hashes,
+    in_tasks,
+    label_values,
+    plain_type,
+    refuse_pickles,
+    tables,
+)
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed import remote
 from prunefuse_ray.errors import PoolError, few
@@ -245,7 +253,8 @@ def _scan_ids(source: Source, task_name: str, classes: int, buckets: int) -> tup
             raise PoolError(
                 f"pool.label_column: '{source.label_column}' is of type {labels.type}; labels are {error}"
             ) from error
-        labels_seen += label_counts(labels)
+        if not wrong.num_rows:
+            labels_seen += label_counts(label_values(labels), TASKS[task_name], classes)
         bad += [f"{r[source.label_column]} (id {r[source.id_column]!r})" for r in wrong.slice(0, 5).to_pylist()]
     all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
     parts = [all_hashes[all_hashes % np.uint64(buckets) == b] for b in range(buckets)]

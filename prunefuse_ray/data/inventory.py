@@ -119,7 +119,8 @@ def take(found: Survey, known: Known | None = None, *, thorough: bool = False) -
         accounts[setting] = _account(index, seen, found.info.classes, digests[setting], whole[setting], thorough)
     held_out = _held_out({s: parts for s, parts in digests.items() if s != "path"})
     shared = overlaps(digests["path"], HeldOut(held_out))
-    labels = label_counts(known.table["label"]) if known is not None else Counter[int]()
+    samples, classes = found.sets["path"], found.info.classes
+    labels = label_counts(known.table["label"], samples.task, len(classes)) if known is not None else Counter[int]()
     pool = accounts["path"]
     return Taken(
         inventory=Inventory(

@@ -67,7 +67,8 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
             faults.append(f"line {row.number} ({id_!r}): {wrong}")
             outside = True
         elif labels.setdefault(id_, label) != label:
-            faults.append(f"{id_!r}: both {info.classes[labels[id_]]!r} and {info.classes[label]!r}")
+            both = " and ".join(repr(task.named(one, info.classes)) for one in (labels[id_], label))
+            faults.append(f"{id_!r}: both {both}")
     if faults:
         named = f"; the classes are {_some(info.classes, ', ')}" if outside else ""
         raise PoolError(f"pool.known_labels: {_some(faults)}{named}; mend '{path}'")

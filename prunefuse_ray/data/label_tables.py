@@ -185,9 +185,9 @@ def inert(cell: str) -> str:
     return f"'{cell}" if cell.startswith(tuple(FORMULA)) else cell
 
 
-def inert_label(name: str, classes: Sequence[str]) -> str:
-    """A class's name likewise, so that `Labels` reads the same class: as it is where its inert form is another one."""
-    return name if inert(name) in classes else inert(name)
+def inert_label(name: str, classes: Sequence[str], task: Task) -> str:
+    """A label by name likewise, so that `Labels` reads the same one: as it is where its inert form is another one."""
+    return name if task.label(inert(name), classes) is not None else inert(name)
 
 
 def plain(cell: str) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.data.pool import Source, part
 from prunefuse_ray.data.prepared import decoded
-from prunefuse_ray.data.reading import ids_to_numpy, tables
+from prunefuse_ray.data.reading import ids_to_numpy, label_values, tables
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.errors import PoolError
 
@@ -75,8 +75,9 @@ def own_labels(source: Source) -> pa.Table:
     """(id, label) of every row of a labeled source."""
     assert source.label_column is not None
     columns = [source.id_column, source.label_column]
-    return pa.concat_tables([table.select(columns) for table in tables(source, columns)]).rename_columns(
-        ["id", "label"]
+    return pa.concat_tables(
+        pa.table([table[source.id_column], label_values(table[source.label_column])], ["id", "label"])
+        for table in tables(source, columns)
     )
 
 

@@ -23,6 +23,7 @@ from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks.multi_label import as_sets, is_list
 
 BATCH_ROWS = 65_536
 
@@ -253,8 +254,13 @@ def canonical_rows(table: pa.Table, source: Source, *, label: bool = False, samp
     if source.group_column is not None:
         rows["group"] = pc.fill_null(table[source.group_column].cast(pa.string()), "")
     if label:
-        rows["label"] = table[source.label_column].cast(pa.int64())
+        rows["label"] = label_values(table[source.label_column])
     return pa.table(rows)
+
+
+def label_values(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Labels of a column that was found good, as a run keeps them: class numbers, or sets of classes."""
+    return as_sets(column) if is_list(column.type) else column.cast(pa.int64())
 
 
 PLACES = ("root", "file", "offset", "bytes")

@@ -31,6 +31,7 @@ from prunefuse_ray.data.sources.tables import CSV, JSONL, vector_of
 from prunefuse_ray.data.sources.webdataset import Sample, scan_tar
 from prunefuse_ray.errors import PoolError, few
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks.multi_label import is_list
 
 TABLES = {"csv": CSV, "jsonl": JSONL}
 ENDINGS = {
@@ -237,6 +238,7 @@ def _columns(found: Recognised, schema: pa.Schema) -> None:
         strings = [n for w in LABELS for n, k in kinds.items() if n.lower() == w and not pa.types.is_integer(k)]
         found.why["labeled"] = (
             f"the column '{strings[0]}' is of type {kinds[strings[0]]}: labels are integers 0 .. classes-1"
+            + (", and lists of them with `task: multi_label`" if is_list(kinds[strings[0]]) else "")
             if strings
             else f"no column of integers is named like labels ({', '.join(LABELS[:4])}, ...)"
         )
@@ -298,7 +300,11 @@ def _parquet(found: Recognised, root: Place, files: dict[str, list[str]]) -> Non
             pq.read_table(posixpath.join(root.path, n), filesystem=root.fs, columns=[labels])[labels]
             for n in names[:FILES_READ]
         )
-        _count_classes(found, (v for c in columns for v in pc.unique(c).to_pylist()), len(names))
+        _count_classes(
+            found,
+            (v for c in columns for v in pc.unique(pc.list_flatten(c) if is_list(c.type) else c).to_pylist()),
+            len(names),
+        )
 
 
 def _tables(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:

@@ -20,6 +20,7 @@ from prunefuse_ray.data.sources.base import SourceReader, reader_of
 from prunefuse_ray.data.vectors import vector
 from prunefuse_ray.errors import LedgerError, PoolError, Rejected
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 
@@ -50,6 +51,8 @@ def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.n
     listings = [(samples, reader.listing(samples)) for samples in sets]
     leaks.check_files(listings)
     classes = _classes(pool, reader, listings)
+    if (most := TASKS[task].most_classes) is not None and len(classes) > most:
+        raise PoolError(f"pool.classes: {len(classes)} classes; task '{task}' takes at most {most}: leave some out")
     indexes = {samples.setting: reader.index(samples, listing, classes) for samples, listing in listings}
     if reader.unique_ids(pool):
         leaks.check_ids(indexes)

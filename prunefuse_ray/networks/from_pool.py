@@ -42,8 +42,8 @@ def take(network: nn.Module, content: bytes) -> None:
 
 
 def meet(network: nn.Module, labeled: Callable[[], Any]) -> None:
-    """Before a training begins: show its samples, batches of inputs and labels, to the parts of a network that set
-    themselves by them."""
+    """Before a training begins: show its samples, batches of inputs and of which classes each is (N, C), to the parts
+    of a network that set themselves by them."""
     for module in network.modules():
         if hasattr(module, "meet"):
             cast(Any, module).meet(labeled())

@@ -78,16 +78,18 @@ class TextNgrams(nn.Module):
 
     @torch.no_grad()
     def meet(self, labeled: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Set `gain` by labeled texts, batches of inputs and classes (N,): the mean over the classes of |ln (p / q)|,
-        where p is the n-gram's share among those of texts of a class, and q among those of the others."""
-        counts_CR = torch.zeros(self.classes, ROWS)
-        for x, y_N in labeled:
+        """Set `gain` by labeled texts, batches of inputs and of which classes each is (N, C): the mean over the
+        classes of |ln (p / q)|, where p is the n-gram's share among those of texts of a class, and q among those of the
+        others."""
+        counts_CR, all_R = torch.zeros(self.classes, ROWS), torch.zeros(ROWS)
+        for x, is_NC in labeled:
             row_NL, weight_NL = self._weighted(x)
             present_NL = (weight_NL > 0).cpu()
-            for c in y_N.unique().tolist():
-                of_c = (y_N == c).cpu()
+            all_R += torch.bincount(row_NL.cpu()[present_NL], minlength=ROWS)
+            for c in is_NC.any(0).nonzero().flatten().tolist():
+                of_c = is_NC[:, c].cpu()
                 counts_CR[c] += torch.bincount(row_NL.cpu()[of_c][present_NL[of_c]], minlength=ROWS)
-        p, q = counts_CR + 1, counts_CR.sum(0) - counts_CR + 1
+        p, q = counts_CR + 1, all_R - counts_CR + 1
         ratios = torch.log((p / p.sum(1, keepdim=True)) / (q / q.sum(1, keepdim=True)))
         self.gain.copy_(ratios.abs().mean(0))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from prunefuse_ray.errors import few
+from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -16,9 +16,9 @@ NAMED = 10
 """Classes named in a warning."""
 
 
-def class_counts(labels: pa.Table, classes: int) -> list[int]:
+def class_counts(task: str, labels: pa.Table, classes: int) -> list[int]:
     """How many labels there are of each class."""
-    return np.bincount(labels["label"].to_numpy(), minlength=classes).tolist()
+    return TASKS[task].counts(labels["label"], classes)
 
 
 def without_labels(counts: Sequence[int], classes: Sequence[str]) -> list[str]:

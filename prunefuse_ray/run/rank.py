@@ -43,6 +43,7 @@ from prunefuse_ray.scoring.score_pass import ScorePass, check_rejected, score
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.selection.top_k import top_k
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
 
 SCORE, RANK = Step(-1, "score"), Step(-1, "rank")
 
@@ -114,10 +115,10 @@ def rank(
     files = network_files(place)
     saved = read_network(files, place, trusted)
     config = _as_trained(config, files, saved.spec)
-    _check_strategy(config.selection.strategy, saved)
     task = (
         preprocessing_from_bytes(files[PREPROCESSING_FILE]).task if PREPROCESSING_FILE in files else cfg.Config().task
     )
+    _check_strategy(config.selection.strategy, task, saved)
     ledger = Ledger(Place.at(out))
     tree = to_tree(config) | {
         "network": {"weights_sha256": hashlib.sha256(_weights(files)).hexdigest()},
@@ -146,7 +147,13 @@ def _weights(files: Mapping[str, bytes]) -> bytes:
     return b"".join(content for name, content in files.items() if name.endswith(networks.WEIGHTS_FILE))
 
 
-def _check_strategy(strategy: str, saved: networks.Selector) -> None:
+def _check_strategy(strategy: str, task: str, saved: networks.Selector) -> None:
+    if strategy not in (known := TASKS[task].strategies):
+        able = [name for name, s in known.items() if s.score is not None and s.select is None and not s.wanted]
+        raise ConfigError(
+            f"selection.strategy: '{strategy}' makes no sense for task '{task}', which the network was trained for; "
+            f"use one of {', '.join(able)}"
+        )
     if STRATEGIES[strategy].members and not isinstance(saved, networks.Committee):
         raise ConfigError(
             f"selection.strategy: '{strategy}' asks the members of a committee, and this is a single network; use "

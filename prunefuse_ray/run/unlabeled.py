@@ -86,6 +86,6 @@ def prior(context: RunContext, round_: int) -> tuple[float, ...]:
     random, since later labels are of samples that a strategy wanted; else those of all labels. No class has none."""
     first = context.ledger.labels([Step(0, LABEL)], context.info.id_type)
     chance = context.config.selection.initial == "random" and first.num_rows
-    counts = class_counts(first if chance else context.labels(round_), len(context.info.classes))
+    counts = class_counts(context.config.task, first if chance else context.labels(round_), len(context.info.classes))
     total = sum(counts) + len(counts)
     return tuple((count + 1) / total for count in counts)

@@ -70,8 +70,8 @@ def view_round(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> R
         reason=_reason(scored),
         metrics=metrics.read_json() if metrics.exists() else {},
         scores=None if scored is None else _histogram(scored.metrics["histogram"], selected),
-        first=_chosen(ledger, info, round_, first, config.pool.value_range),
-        last=_chosen(ledger, info, round_, last, config.pool.value_range),
+        first=_chosen(ledger, config, info, round_, first),
+        last=_chosen(ledger, config, info, round_, last),
         doubts=_doubts(ledger, config, info, round_),
     )
 
@@ -95,11 +95,11 @@ def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list
     for r in range(round_ + 1):
         for path in ledger.files(Step(r, "label"), "samples")[0]:
             samples |= _samples(Place(ledger.root.fs, path), wanted, config.pool.value_range)
-    doubts = []
+    doubts, task = [], TASKS[config.task]
     for row in rows.to_pylist():
         sample = samples.get(row["id"])
         text, image = (sample, None) if isinstance(sample, str) else (None, sample)
-        named = {"id": str(row["id"]), "label": info.classes[row["label"]], "guess": info.classes[row["guess"]]}
+        named = {"id": str(row["id"]), **{name: task.named(row[name], info.classes) for name in ("label", "guess")}}
         doubts.append(Doubt(**row | named, image=image, text=text))
     return doubts
 
@@ -109,7 +109,7 @@ def _histogram(saved: dict[str, Any], selected: pa.Table) -> ScoreHistogram:
     return ScoreHistogram(edges=np.array(saved["edges"]), counts=np.array(saved["counts"]), threshold=threshold)
 
 
-def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table, value_range: Range | None) -> list[Chosen]:
+def _chosen(ledger: Ledger, config: Config, info: PoolInfo, round_: int, rows: pa.Table) -> list[Chosen]:
     """The rows with their labels and images, as far as the round has been labeled."""
     step = Step(round_, "label")
     samples: dict[Any, bytes | str | None] = {}
@@ -118,9 +118,9 @@ def _chosen(ledger: Ledger, info: PoolInfo, round_: int, rows: pa.Table, value_r
         wanted = rows["id"].combine_chunks()
         recorded = ledger.read_table(step, "labels.parquet", labels_schema(info.id_type))
         for row in recorded.filter(pc.is_in(recorded["id"], value_set=wanted)).to_pylist():
-            labels[row["id"]] = info.classes[row["label"]]
+            labels[row["id"]] = TASKS[config.task].named(row["label"], info.classes)
         for path in ledger.files(step, "samples")[0]:
-            samples |= _samples(Place(ledger.root.fs, path), wanted, value_range)
+            samples |= _samples(Place(ledger.root.fs, path), wanted, config.pool.value_range)
     chosen = []
     for row in rows.to_pylist():
         id_, sample = row["id"], samples.get(row["id"])

@@ -7,7 +7,10 @@ TASKS: Registry[Task] = Registry(
     "task",
     "prunefuse_ray.tasks.task:Task",
     "prunefuse_ray.tasks",
-    {"classification": "prunefuse_ray.tasks.classification:CLASSIFICATION"},
+    {
+        "classification": "prunefuse_ray.tasks.classification:CLASSIFICATION",
+        "multi_label": "prunefuse_ray.tasks.multi_label:MULTI_LABEL",
+    },
 )
 
 __all__ = ["TASKS", "Evaluation", "Metric", "Task"]

@@ -70,6 +70,12 @@ class Classification(Task):
         valid = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, classes))
         return pc.invert(pc.fill_null(valid, False))
 
+    def named(self, label: int, classes: Sequence[str]) -> str:
+        return classes[label]
+
+    def counts(self, labels: pa.ChunkedArray, classes: int) -> list[int]:
+        return np.bincount(labels.drop_null().to_numpy(), minlength=classes).tolist()
+
     # --- training ---
 
     def loss_sum(
@@ -109,6 +115,14 @@ class Classification(Task):
 
     def evaluation(self) -> Evaluation:
         return _Evaluation()
+
+    def members(self, targets_N: Tensor, classes: int) -> Tensor:
+        import torch
+
+        return targets_N[:, None] == torch.arange(classes, device=targets_N.device)
+
+    def baseline_targets(self, labels_N: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
+        return labels_N
 
     # --- predictions ---
 

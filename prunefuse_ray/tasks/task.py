@@ -74,6 +74,10 @@ class Task(ABC):
     metric: ClassVar[Metric]
     baseline: ClassVar[bool] = False
     """Whether labels are classes, so that logistic regression is the model to compare with."""
+    one_class: ClassVar[bool] = True
+    """Whether a sample has exactly one class. What weighs, guesses or votes by class is refused where it has not."""
+    most_classes: ClassVar[int | None] = None
+    """How many classes there may be; None: any number."""
 
     @property
     @abstractmethod
@@ -94,6 +98,14 @@ class Task(ABC):
     @abstractmethod
     def invalid_labels(self, labels: pa.ChunkedArray, classes: int) -> pa.ChunkedArray:
         """Which labels (N,) of a column are none (bool); TypeError, saying what they should be, for another type."""
+
+    @abstractmethod
+    def named(self, label: Any, classes: Sequence[str]) -> str:
+        """A label as people read it, and as `label` takes it."""
+
+    @abstractmethod
+    def counts(self, labels: pa.ChunkedArray, classes: int) -> list[int]:
+        """How many of the labels (N,) have each class; nulls have none."""
 
     # --- training ---
 
@@ -121,6 +133,14 @@ class Task(ABC):
     @abstractmethod
     def evaluation(self) -> Evaluation:
         """A fresh evaluation."""
+
+    @abstractmethod
+    def members(self, targets_N: Tensor, classes: int) -> Tensor:
+        """Of which classes each sample is, bool (N, C)."""
+
+    @abstractmethod
+    def baseline_targets(self, labels_N: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
+        """What the baseline is fitted to: classes (N,), or zeros and ones (N, C)."""
 
     # --- predictions ---
 

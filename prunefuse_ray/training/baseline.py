@@ -33,7 +33,8 @@ UNLIKELY = 1e-12
 class Answer:
     """What a baseline says of the test samples."""
 
-    log_p_NC: npt.NDArray[np.float64]
+    outputs_NC: npt.NDArray[np.float64]
+    """As a network has them: logarithms of probabilities, or logits of several labels."""
     about: str
     """The model in words, as it was fitted."""
 
@@ -56,9 +57,9 @@ def of_texts(
 
     weights = TfidfTransformer(sublinear_tf=True)
     x = weights.fit_transform(counts(labeled))
-    log_p_NC, strength = _logistic(x, y_N, weights.transform(counts(test)), classes, (1.0, 10.0, 100.0))
+    outputs_NC, strength = _logistic(x, y_N, weights.transform(counts(test)), classes, (1.0, 10.0, 100.0))
     return Answer(
-        log_p_NC=log_p_NC, about=f"TF-IDF of words and pairs of words, logistic regression (C = {strength:g})"
+        outputs_NC=outputs_NC, about=f"TF-IDF of words and pairs of words, logistic regression (C = {strength:g})"
     )
 
 
@@ -71,8 +72,8 @@ def of_vectors(
 ) -> Answer:
     """Of vectors (N, D)."""
     x, t = _standardised(labeled, test)
-    log_p_NC, strength = _logistic(x, y_N, t, classes, (0.01, 0.1, 1.0, 10.0))
-    return Answer(log_p_NC=log_p_NC, about=f"logistic regression on the vectors (C = {strength:g})")
+    outputs_NC, strength = _logistic(x, y_N, t, classes, (0.01, 0.1, 1.0, 10.0))
+    return Answer(outputs_NC=outputs_NC, about=f"logistic regression on the vectors (C = {strength:g})")
 
 
 def of_images(
@@ -95,10 +96,10 @@ def of_images(
                                for i in range(0, len(images), IMAGES_AT_ONCE)])  # fmt: skip
 
     x, t = _standardised(features(labeled), features(test))
-    log_p_NC, strength = _logistic(x, y_N, t, classes, (1e-4, 1e-3, 1e-2, 1e-1))
+    outputs_NC, strength = _logistic(x, y_N, t, classes, (1e-4, 1e-3, 1e-2, 1e-1))
     scaled = f", images scaled to {SIDE} pixels" if max(labeled.shape[1:3]) > SIDE else ""
     return Answer(
-        log_p_NC=log_p_NC,
+        outputs_NC=outputs_NC,
         about=f"k-means features of patches{scaled}, logistic regression (C = {strength:g})",
     )
 
@@ -156,10 +157,14 @@ def _logistic(
     x: Any, y_N: npt.NDArray[np.int64], t: Any, classes: int, strengths: Sequence[float]
 ) -> tuple[npt.NDArray[np.float64], float]:
     """Logarithms of the probabilities of every class (N, C) for `t`, and the strength C that was best on a held-out
-    quarter; where a class is too rare for that, the middle one."""
+    quarter; where a class is too rare for that, the middle one. Of zeros and ones y (N, C) a model for every class,
+    the logits, and the middle one of the strengths."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
 
+    if y_N.ndim == 2:
+        each = [_logistic(x, y, t, 2, strengths) for y in y_N.T]
+        return np.stack([p[:, 1] - p[:, 0] for p, _ in each], axis=1), float(np.median([c for _, c in each]))
     p_NC = np.full((t.shape[0], classes), UNLIKELY)
     present, counts = np.unique(y_N, return_counts=True)
     strength = strengths[len(strengths) // 2]

@@ -151,7 +151,8 @@ def _train(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
     recipe, task = job.recipe, TASKS[job.task]
 
-    network = networks.channels_last(networks.from_files(job.network, job.trusted).network.to(device))
+    saved = networks.from_files(job.network, job.trusted)
+    network = networks.channels_last(saved.network.to(device))
     teacher = (
         networks.inference_form(networks.from_files(job.teacher, job.trusted).network.to(device))
         if job.teacher
@@ -174,7 +175,7 @@ def _train(config: dict[str, Any]) -> None:
     restored = restore(network, optimizer, storage, job.name)
     state, best = restored or (State(), None)
     if restored is None:
-        networks.meet(network, lambda: _labeled(samples, job, device))
+        networks.meet(network, lambda: _labeled(samples, job, saved.spec.classes, device))
     if restored is None and job.recalibrate:
         networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
         if recipe.evaluate_every and rank == 0:
@@ -371,11 +372,12 @@ def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterato
         yield job.inputs(centre(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
 
 
-def _labeled(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """All labeled samples, not augmented, in batches of inputs and labels."""
+def _labeled(samples: Samples, job: TrainingJob, classes: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """All labeled samples, not augmented, in batches of inputs and of which classes each is (N, C)."""
+    task = TASKS[job.task]
     for start in range(0, len(samples), RECALIBRATION_BATCH):
         rows = slice(start, start + RECALIBRATION_BATCH)
-        yield job.inputs(samples.values_N[rows].to(device)), samples.labels_N[rows].to(device)
+        yield job.inputs(samples.values_N[rows].to(device)), task.members(samples.labels_N[rows], classes).to(device)
 
 
 def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:

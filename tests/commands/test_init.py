@@ -255,6 +255,14 @@ def test_ids_are_no_texts_and_a_table_beside_images_is_not_the_pool(here):
     assert (found.fields["source"], "left aside: 1 of csv" in found.why["source"]) == ("images", True)
 
 
+def test_lists_of_labels_are_told_with_their_task(here):
+    texts(here / "pool", "a.parquet", 4, label=[[0, 2], [], [1], [2]])
+    found = recognise(str(here / "pool"))
+    assert not found.labeled
+    assert found.why["labeled"].endswith("and lists of them with `task: multi_label`")
+    assert found.fields["classes"] == 3
+
+
 def test_labels_of_a_webdataset_may_stand_in_json(here):
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(buffer, "PNG")

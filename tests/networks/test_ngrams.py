@@ -81,7 +81,9 @@ def test_an_ngram_weighs_as_much_as_it_tells_classes_apart(learned):
     spec = networks.NetworkSpec(architecture="textngrams", classes=2, input_shape=(24, 2))
     two = networks.build(spec, seed=0)
     two.rows.copy_(learned.rows)
-    networks.meet(two, lambda: [(x[:3], torch.tensor([0, 0, 1])), (x[3:], torch.tensor([1]))])
+    networks.meet(
+        two, lambda: [(x[:3], torch.tensor([[1, 0], [1, 0], [0, 1]]).bool()), (x[3:], torch.tensor([[0, 1]]).bool())]
+    )
     # Three times as frequent in the one class, once smoothed, as in the other.
     assert two.gain[two.rows[known[0]]].item() == pytest.approx(math.log(3), rel=1e-4)
     assert two.gain[0].item() == pytest.approx(0, abs=1e-6)
@@ -139,7 +141,7 @@ def test_backends_compute_what_it_computes(learned, backend, features):
 
 def test_a_few_steps_learn_two_topics(learned):
     x, y = texts(40, seed=2), torch.arange(40) % 2
-    networks.meet(learned, lambda: [(x, y)])
+    networks.meet(learned, lambda: [(x, torch.nn.functional.one_hot(y).bool())])
     optimizer = torch.optim.SGD([p for p in learned.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
     for _ in range(60):
         optimizer.zero_grad()

@@ -19,11 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prunefuse_ray.annotation.label_files import read_answers
+from prunefuse_ray.annotation.label_files import SAMPLES, read_answers
 from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, for_browsers
 from prunefuse_ray.data.label_tables import inert, inert_label
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.errors import LabelError
+from prunefuse_ray.tasks import TASKS
 
 PREFIX = "labels-page-"
 """Beginning of the names of the page's own files; it writes no others."""
@@ -62,6 +63,11 @@ class Desk:
 
     def __init__(self, request: Request, *, labels_per_sample: int = 1) -> None:
         """Takes up what the round's files hold already: the page's own, and those of others."""
+        if not TASKS[request.task].one_class:
+            raise LabelError(
+                f"the page asks for one class a sample, which task '{request.task}' has not: write labels.csv beside "
+                f"{request.place.path}/{SAMPLES}"
+            )
         self.request, self.wanted = request, labels_per_sample
         self.asked: list[Asked] = list(request.asked().values())
         self._number = {one.id: n for n, one in enumerate(self.asked)}
@@ -163,10 +169,10 @@ class Desk:
         written = io.StringIO()
         table = csv.writer(written, lineterminator="\n")
         table.writerow(["id", "label", "annotator", "time", "unsure"])
-        classes = self.request.classes
+        classes, task = self.request.classes, TASKS[self.request.task]
         for number, answer in given.items():
             id_ = self.asked[number].id
-            label = "" if answer.label is None else inert_label(classes[answer.label], classes)
+            label = "" if answer.label is None else inert_label(classes[answer.label], classes, task)
             when = answer.time.isoformat()
             table.writerow([_cell(id_), label, inert(person), when, "" if label else "yes"])
         self.last_answer = time.monotonic()

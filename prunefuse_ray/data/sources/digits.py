@@ -43,6 +43,8 @@ class Digits(SourceReader):
             raise PoolError(f"pool.classes: {len(classes)} names, but there are 10 digits; leave it out")
         pool, test = digits_tables()
         rows = pool if samples.setting == "path" else test
+        labels = [samples.task.label(n, classes) for n in rows["label"].to_pylist()]
+        rows = rows.set_column(2, "label", pa.array(labels, samples.task.label_type))
         step = -(-rows.num_rows // (FILES if samples.setting == "path" else 1))
         return Index(
             rows=rows.num_rows,
@@ -53,7 +55,7 @@ class Digits(SourceReader):
             source=self.rows(samples),
             parts=[rows.slice(start, step) for start in range(0, rows.num_rows, step)],
             head=rows.slice(0, HEAD_ROWS),
-            labels=label_counts(rows["label"]),
+            labels=label_counts(rows["label"], samples.task, len(classes)),
         )
 
     def rows(self, samples: SampleSet) -> Source:

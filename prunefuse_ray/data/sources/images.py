@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from prunefuse_ray.data.image_files import extensions, missing
-from prunefuse_ray.data.index import Index, indexed
+from prunefuse_ray.data.index import Index, indexed, label_counts
 from prunefuse_ray.data.paths import Listing, check_names, locate, normal
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader
@@ -66,7 +66,8 @@ class ImageFolders(SourceReader):
             },
             schema=INDEX,
         )
-        return indexed(rows, listing, self.rows(samples), new)
+        counts = label_counts(rows["label"], samples.task, len(classes))
+        return indexed(rows, listing, self.rows(samples), counts, new)
 
 
 def _alike(names: Sequence[str]) -> tuple[str, str] | None:
@@ -97,7 +98,7 @@ def _labels(samples: SampleSet, listing: Listing, classes: Sequence[str]) -> lis
             f"{samples.field}: folder '{unknown[0]}' is not one of the classes {list(classes)}; mend pool.classes or "
             "move it"
         )
-    return [number[folder] for folder in folders]
+    return [samples.task.label(number[folder], classes) for folder in folders]
 
 
 IMAGES = ImageFolders()

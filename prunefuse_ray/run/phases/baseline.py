@@ -38,10 +38,11 @@ def run(context: RunContext, step: Step) -> Done:
         form = NgramForm(length=NGRAMS)
     labels = context.labels(context.last)
     labeled = _drawn(labels, baseline.LABELED)
-    x, y_N = _samples(context.samples(context.last), form, labeled)
+    task, classes = TASKS[context.config.task], len(context.info.classes)
+    x, labels_N = _samples(context.samples(context.last), form, labeled)
     own = own_labels(context.test)
     test, truth_N = _samples(context.test, form, _drawn(own, TESTED[isinstance(form, ImageForm)]))
-    classes = len(context.info.classes)
+    y_N = task.baseline_targets(labels_N, classes)
     if isinstance(form, NgramForm):
         answer = baseline.of_texts(x, y_N, test, classes)
     elif isinstance(form, ImageForm):
@@ -51,9 +52,8 @@ def run(context: RunContext, step: Step) -> Done:
         answer = baseline.of_images(x, y_N, test, classes, np.concatenate([values for _, values in parts]))
     else:
         answer = baseline.of_vectors(form.numbers(x), y_N, form.numbers(test), classes)
-    task = TASKS[context.config.task]
     evaluation = task.evaluation()
-    evaluation.add(torch.from_numpy(answer.log_p_NC), torch.from_numpy(truth_N))
+    evaluation.add(torch.from_numpy(answer.outputs_NC), torch.from_numpy(truth_N))
     return Done(
         outputs={},
         metrics={

@@ -30,7 +30,7 @@ def run(context: RunContext, step: Step) -> Done:
     labels = done.outputs["labels.parquet"]
     assert isinstance(labels, pa.Table)
     classes = context.info.classes
-    counts = class_counts(pa.concat_tables([known, labels]), len(classes))
+    counts = class_counts(context.config.task, pa.concat_tables([known, labels]), len(classes))
     warn_of_missing(counts, classes, step.round)
     return replace(done, metrics={**done.metrics, "class_counts": counts})
 

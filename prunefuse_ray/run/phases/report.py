@@ -16,6 +16,7 @@ from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.phases.select import selected_of
 from prunefuse_ray.run.result import result_of
 from prunefuse_ray.run.view import view_run
+from prunefuse_ray.tasks import TASKS
 
 
 def run(context: RunContext, step: Step) -> Done:
@@ -40,7 +41,8 @@ def run(context: RunContext, step: Step) -> Done:
 def _all_labels(context: RunContext) -> bytes:
     """Every label as `pool.known_labels` takes it, for another run: (id, label by name)."""
     labels, classes = context.labels(context.last), context.info.classes
-    names = (inert_label(classes[n], classes) for n in labels["label"].to_pylist())
+    task = TASKS[context.config.task]
+    names = (inert_label(task.named(label, classes), classes, task) for label in labels["label"].to_pylist())
     return _table(["id", "label"], zip(_inert(labels["id"]), names, strict=True))
 
 
@@ -48,7 +50,9 @@ def _as_csv(context: RunContext, selected: pa.Table) -> bytes:
     """What was selected, for a spreadsheet: (round, rank, id, score, label by name where there is one)."""
     labels, classes = context.labels(context.last), context.info.classes
     given = dict(zip(labels["id"].to_pylist(), labels["label"].to_pylist(), strict=True))
-    names = (inert_label(classes[given[i]], classes) if i in given else "" for i in selected["id"].to_pylist())
+    task = TASKS[context.config.task]
+    named = {i: inert_label(task.named(label, classes), classes, task) for i, label in given.items()}
+    names = (named.get(i, "") for i in selected["id"].to_pylist())
     scores = ("" if score is None else f"{score:.6g}" for score in selected["score"].to_pylist())
     places = (selected[name].to_pylist() for name in ("round", "rank"))
     return _table(

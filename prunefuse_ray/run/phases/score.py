@@ -128,7 +128,7 @@ def strategy_of(context: RunContext, step: Step) -> Decision:
     trained = context.ledger.require(Step(step.round, TRAIN)).metrics
     return auto.decide(
         Facts(
-            counts=class_counts(context.labels(step.round), len(context.info.classes)),
+            counts=class_counts(context.config.task, context.labels(step.round), len(context.info.classes)),
             agreement=held_back_metric(trained, TASKS[context.config.task].metric),
         )
     )
@@ -154,7 +154,7 @@ def weights_of(context: RunContext, step: Step, strategy: str) -> list[float]:
     if step.round < 0 or not (selection.class_balance or selection.wanted_classes):
         return []
     return class_weights(
-        class_counts(context.labels(step.round), len(classes)),
+        class_counts(context.config.task, context.labels(step.round), len(classes)),
         balance=selection.class_balance,
         wanted=[classes.index(name) for name in selection.wanted_classes],
         others=0.0 if TASKS[context.config.task].strategies[strategy].wanted else OTHERS,
