@@ -113,13 +113,13 @@ def _print(arguments: argparse.Namespace, rows: Sequence[Row], rates: Sequence[f
     table = Table(
         title=f"{arguments.architecture}, input {arguments.input}, {arguments.classes} classes", box=box.SIMPLE
     )
-    columns = ["pruning ratio", "parameters", "of dense", "MACs", "of dense"]
+    columns = ["pruning\nratio", "para-\nmeters", "of\ndense", "MACs", "of\ndense"]  # whole on 80 columns
     if measured := not math.isnan(dense_rate):
         columns[1:1] = ["round_to"]
-        columns += ["samples/s", "over dense"]
+        columns += ["samples/s", "over\ndense"]
     for name in columns:
-        table.add_column(name, justify="right")
-    table.add_column("kept channels")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("kept\nchannels")
     for row, rate in zip(rows, rates, strict=True):
         table.add_row(
             f"{row.pruning.ratio:g}",

@@ -70,7 +70,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     console.print(_table(found))
     console.print(
-        f"{scoring.max_actors} scoring actors of {scoring.cpus} CPUs, about {si(found.actor_bytes)}B of memory each; "
+        f"scoring actors: {scoring.max_actors}, each with {scoring.cpus} CPU{'s' * (scoring.cpus > 1)} and about "
+        f"{si(found.actor_bytes)}B of memory; "
         f"{si(found.bytes_read)}B read from the pool, {si(found.bytes_stored)}B stored; MACs {si(_macs(found))}"
     )
     if scoring.waits:
