@@ -8,6 +8,7 @@ import webbrowser
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from prunefuse_ray import interrupts, progress
 from prunefuse_ray.commands.terminal import TRUSTED_CODE_HELP, console
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.registry import check_trusted, trust
@@ -66,8 +67,10 @@ def main(argv: Sequence[str]) -> int:
     console.print("(only from this machine; whoever has the address may label. Ctrl-C ends it: labels are saved)")
     if mine.open:
         webbrowser.open(page.address)
+    progress.tell(doing="while people were labeling")
     try:
         while follower.look() != "finish":
+            interrupts.check()  # a signal that came where its exception was lost, as in a callback of an import
             time.sleep(LOOKS_EVERY)
         time.sleep(3.0)  # open pages ask once more, and say that the run is finished
     finally:
