@@ -9,7 +9,7 @@ from prunefuse_ray.training import baseline
 
 
 def accuracy(answer, truth):
-    return (answer.log_p_NC.argmax(1) == truth).mean()
+    return (answer.outputs_NC.argmax(1) == truth).mean()
 
 
 def test_texts_whatever_words_the_test_set_has():
@@ -21,8 +21,8 @@ def test_texts_whatever_words_the_test_set_has():
     labeled = np.stack([form.decode(text) for text in good + bad])
     test = np.stack([form.decode(text) for text in ["fine indeed", "awful indeed", "of which nothing is known"]])
     answer = baseline.of_texts(labeled, np.array([0] * 4 + [1] * 3), test, 3)
-    assert answer.log_p_NC[:2].argmax(1).tolist() == [0, 1]
-    np.testing.assert_allclose(np.exp(answer.log_p_NC).sum(1), 1, atol=1e-6)
+    assert answer.outputs_NC[:2].argmax(1).tolist() == [0, 1]
+    np.testing.assert_allclose(np.exp(answer.outputs_NC).sum(1), 1, atol=1e-6)
     assert "TF-IDF of words and pairs" in answer.about
 
 
@@ -44,5 +44,5 @@ def test_large_images_are_scaled_and_that_is_told():
 @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 1, 1]])
 def test_few_labels_and_labels_of_one_class_are_enough(labels):
     answer = baseline.of_vectors(np.eye(3), np.array(labels), np.eye(3), 4)
-    assert answer.log_p_NC.shape == (3, 4)
-    assert answer.log_p_NC.argmax(1).tolist() == labels
+    assert answer.outputs_NC.shape == (3, 4)
+    assert answer.outputs_NC.argmax(1).tolist() == labels
