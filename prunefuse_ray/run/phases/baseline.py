@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from threadpoolctl import threadpool_limits
 
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.data.images import ImageForm
@@ -43,15 +44,21 @@ def run(context: RunContext, step: Step) -> Done:
     own = own_labels(context.test)
     test, truth_N = _samples(context.test, form, _drawn(own, TESTED[isinstance(form, ImageForm)]))
     y_N = task.baseline_targets(labels_N, classes)
-    if isinstance(form, NgramForm):
-        answer = baseline.of_texts(x, y_N, test, classes)
-    elif isinstance(form, ImageForm):
+    pool = None
+    if isinstance(form, ImageForm):
         none = pa.array([], arrow_type(context.info.id_type))
         some = select_random(context.pool, baseline.POOL, *DRAW, none)["id"].combine_chunks()
         parts = over(readable, groups(context.pool), form, some, size=sum(context.pool.sizes))
-        answer = baseline.of_images(x, y_N, test, classes, np.concatenate([values for _, values in parts]))
-    else:
-        answer = baseline.of_vectors(form.numbers(x), y_N, form.numbers(test), classes)
+        pool = np.concatenate([values for _, values in parts])
+    # Its steps are so small that on a machine with other work threads wait for each other: a minute instead of seconds.
+    with threadpool_limits(1):
+        if isinstance(form, NgramForm):
+            answer = baseline.of_texts(x, y_N, test, classes)
+        elif isinstance(form, ImageForm):
+            assert pool is not None
+            answer = baseline.of_images(x, y_N, test, classes, pool)
+        else:
+            answer = baseline.of_vectors(form.numbers(x), y_N, form.numbers(test), classes)
     evaluation = task.evaluation()
     evaluation.add(torch.from_numpy(answer.outputs_NC), torch.from_numpy(truth_N))
     return Done(
