@@ -24,7 +24,7 @@ from prunefuse_ray.acquisition.ranking import best, ranked
 from prunefuse_ray.errors import ConfigError, ScoreError, few
 from prunefuse_ray.inference.onnx import checked_onnx
 from prunefuse_ray.networks import NetworkSpec, Proxy, PruningSpec
-from prunefuse_ray.selection.rows import Files, Rows, matrices
+from prunefuse_ray.selection.rows import Files, Rows, matrices, vector_column
 from prunefuse_ray.storage import Place, table_bytes
 
 if TYPE_CHECKING:
@@ -238,9 +238,9 @@ class _Scorer:
         assert self.strategy.score is not None
         columns: dict[str, Any] = {"score": pa.array(self.strategy.score(p_NC), pa.float32(), from_pandas=False)}
         if features is not None:
-            columns["feature"] = _vectors(features.float().cpu().numpy())
+            columns["feature"] = vector_column(features.float().cpu().numpy())
         if self.strategy.gradients:
-            columns["gradient"] = _vectors(gradient_factor(p_NC))
+            columns["gradient"] = vector_column(gradient_factor(p_NC))
         return pa.table(columns)
 
 
@@ -347,10 +347,6 @@ def _check_logits(logits: Any, x: Tensor) -> None:
         raise networks.NetworkError(f"network: gives {shape} for {len(x)} inputs; logits (N, C) are needed: wrap it")
 
 
-def _vectors(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values_ND.reshape(-1), pa.float32()), values_ND.shape[1])
-
-
 # --- selection --------------------------------------------------------------------------------------------------------
 
 
@@ -360,7 +356,7 @@ def _plain(table: pa.Table) -> pa.Table:
         if name in table.column_names and isinstance(table.schema.field(name).type, pa.ExtensionType):
             column = table[name].combine_chunks()
             values = np.stack([np.asarray(row) for row in column.to_numpy(zero_copy_only=False)])
-            table = table.set_column(table.column_names.index(name), name, _vectors(values.astype(np.float32)))
+            table = table.set_column(table.column_names.index(name), name, vector_column(values.astype(np.float32)))
     return table
 
 

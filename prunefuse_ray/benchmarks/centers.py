@@ -21,7 +21,7 @@ from prunefuse_ray.acquisition.greedy import FARTHEST
 from prunefuse_ray.acquisition.k_centers import K_CENTERS
 from prunefuse_ray.benchmarks import measure
 from prunefuse_ray.distributed.resources import cores, start_ray
-from prunefuse_ray.selection.rows import Files
+from prunefuse_ray.selection.rows import Files, vector_column
 from prunefuse_ray.selection.set_selection import MAX_PARTS, divided, in_two_rounds, select_set
 from prunefuse_ray.selection.shards import Shards
 from prunefuse_ray.storage import Place
@@ -70,7 +70,7 @@ def _write(path: Path, ids: np.ndarray, dimensions: int, heaps: int) -> str:
         {
             "id": pa.array(ids, pa.int64()),
             "score": pa.array(rng.random(len(ids), np.float32), pa.float32()),
-            "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1), pa.float32()), dimensions),
+            "feature": vector_column(features.reshape(-1, dimensions)),
         }
     )
     pq.write_table(table, path)

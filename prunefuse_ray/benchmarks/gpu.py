@@ -83,14 +83,20 @@ class Bench:
             copy.deepcopy(self.networks[name]), precision=precision, device=self.device, example=example, threads=1
         )  # fmt: skip
 
-    def scoring(self, name: str, backend: str, precision: str) -> float:
-        """As the product's scorer does: uint8 to the device, normalised there, logits back."""
+    def scored(self, name: str, backend: str, precision: str) -> Callable[[], None]:
+        """A batch as the product's scorer does it: uint8 to the device, normalised there, logits back."""
         run = self.runner(name, backend, precision)
 
         def work() -> None:
             with torch.inference_mode():
                 y = run(self.form.inputs(self.pixels.to(self.device)))
                 (y[0] if isinstance(y, tuple) else y).float().cpu()
+
+        return work
+
+    def scoring(self, name: str, backend: str, precision: str) -> float:
+        """Samples per second as the product's scorer does them."""
+        work = self.scored(name, backend, precision)
 
         return self.rate(work, self.sizes.batch)
 
@@ -128,12 +134,7 @@ class Bench:
         """Share of the time in which kernels ran while batches were scored as the product does."""
         from torch.profiler import ProfilerActivity, profile
 
-        run = self.runner(name, backend, precision)
-
-        def work() -> None:
-            with torch.inference_mode():
-                y = run(self.form.inputs(self.pixels.to(self.device)))
-                (y[0] if isinstance(y, tuple) else y).float().cpu()
+        work = self.scored(name, backend, precision)
 
         work()
         self.synchronize()

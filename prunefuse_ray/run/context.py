@@ -6,23 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
-from prunefuse_ray.data.pool import PoolInfo, Prepared, Source
+from prunefuse_ray.data.pool import PoolInfo, Prepared, Source, groups
+from prunefuse_ray.data.prepared import readable
 from prunefuse_ray.data.sample_format import decode_column, form_of
 from prunefuse_ray.data.stream import stream
+from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.distributed.resources import Resources, ScoringPlan, TrainingPlan
 from prunefuse_ray.errors import PoolError, ScoreError
 from prunefuse_ray.method.selector import network_spec
 from prunefuse_ray.method.steps import INIT, LABEL, Step
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import Ledger, Output
-from prunefuse_ray.schemas import REJECTED, labels_schema
+from prunefuse_ray.schemas import REJECTED, arrow_type, labels_schema
 from prunefuse_ray.scoring.score_pass import check_rejected
+from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.selection.top_k import REMEDY
 
 KNOWN_LABELS, KNOWN_SAMPLES = "known/labels.parquet", "known/samples"
@@ -109,6 +114,14 @@ class RunContext:
                 "changed since the run began"
             )
         return written
+
+    def drawn(self, count: int, seed: int, number: int) -> tuple[int, npt.NDArray[Any]]:
+        """Decoded samples of the pool, drawn at random: how many were drawn, and the values (N, ...) of those that can
+        be read."""
+        none = pa.array([], arrow_type(self.info.id_type))
+        ids = select_random(self.pool, count, seed, number, none)["id"].combine_chunks()
+        parts = over(readable, groups(self.pool), self.form, ids, size=sum(self.pool.sizes))
+        return len(ids), np.concatenate([values for _, values in parts])
 
     # --- what cannot be used ---
 

@@ -31,6 +31,7 @@ from prunefuse_ray.data.stream import decoded_rows, decoded_stream, decoded_valu
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.scoring.meter import ScoringMeter
+from prunefuse_ray.selection.rows import vector_column
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 
@@ -106,9 +107,9 @@ class Scorer:
             **{name: rows[name] for name in rows.column_names if name not in ("id", "decoded")},
         }
         if features_ND is not None:
-            columns["feature"] = _vectors(features_ND)
+            columns["feature"] = vector_column(features_ND)
         if self.job.gradients:
-            columns["gradient"] = _vectors(gradient_factor(p_NC))
+            columns["gradient"] = vector_column(gradient_factor(p_NC))
         if self.job.predicted:
             columns["predicted"] = pa.array(self.task.guesses(p_NC)[0], pa.int32())
         return pa.table(columns)
@@ -142,10 +143,6 @@ class Scorer:
     def inputs(self, decoded_N: npt.NDArray[np.uint8]) -> torch.Tensor:
         pixels = torch.from_numpy(np.require(decoded_N, requirements=["C", "W"]))
         return self.job.form.inputs(pixels.to(self.device))
-
-
-def _vectors(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values_ND.reshape(-1), pa.float32()), values_ND.shape[1])
 
 
 def score_pool(

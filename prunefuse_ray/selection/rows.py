@@ -101,6 +101,11 @@ def read_vectors(files: Files) -> Iterator[list[npt.NDArray[np.float32]]]:
         yield [np.array(m) for m in matrices(table, files.columns)]
 
 
+def vector_column(values_ND: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
+    """Vectors as a column of score files, as `matrices` reads them: lists of D float32."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values_ND.reshape(-1), pa.float32()), values_ND.shape[1])
+
+
 def matrices(table: pa.Table, columns: Sequence[str]) -> list[npt.NDArray[np.float32]]:
     """Columns of vectors as matrices (rows, D). ScoreError with ids where one is not finite."""
     found = []

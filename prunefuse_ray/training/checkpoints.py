@@ -167,8 +167,29 @@ def restore(
         return None
 
 
-def report(metrics: dict[str, Any], directory: Path, name: str, storage: Place | None) -> None:
-    """Report progress with its checkpoint: Ray Train stores it, or in local mode this does."""
+def save(
+    rank: int,
+    metrics: dict[str, Any],
+    network: nn.Module,
+    optimizer: torch.optim.SGD,
+    state: State,
+    storage: Place | None,
+    *,
+    best: Weights | None = None,
+    training: str,
+) -> None:
+    """Report progress with its checkpoint (`save_state`). Rank 0 stores what all workers share; the others meet it at
+    the barrier."""
+    if rank > 0:
+        ray.train.report({})
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        save_state(Path(directory), network, optimizer, state, best, training)
+        _report(metrics, Path(directory), state.name, storage)
+
+
+def _report(metrics: dict[str, Any], directory: Path, name: str, storage: Place | None) -> None:
+    """Ray Train stores the checkpoint, or in local mode this does."""
     if storage is not None:
         _persist(directory, storage, name)
         ray.train.report(metrics)

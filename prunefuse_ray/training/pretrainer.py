@@ -9,12 +9,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -29,7 +27,7 @@ from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.resources import TrainingPlan, cores, training_threads
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training.augmentation import draw, held_form, network_inputs, weak_view
-from prunefuse_ray.training.checkpoints import State, report, restore, save_state, under
+from prunefuse_ray.training.checkpoints import State, restore, save, under
 from prunefuse_ray.training.pretext import PRETEXTS, Pretext
 from prunefuse_ray.training.recipe import learning_rate, parameter_groups
 from prunefuse_ray.training.semi_supervised import step_generator
@@ -122,14 +120,9 @@ def _pretrain(config: dict[str, Any]) -> None:
     pool = PoolBatches(job.pool, held, batch=job.settings.batch_size, seed=job.seed, memory=config["memory"])
     parallel = ray.train.torch.prepare_model(network) if world > 1 else network
 
-    def save() -> None:
+    def checkpoint() -> None:
         metrics = _metrics(state, job, length, config["macs"])
-        if rank > 0:
-            ray.train.report({})
-            return
-        with tempfile.TemporaryDirectory() as directory:
-            save_state(Path(directory), network, optimizer, state, training=job.name)
-            report(metrics, Path(directory), state.name, storage)
+        save(rank, metrics, network, optimizer, state, storage, training=job.name)
 
     if state.epoch * length + state.step >= steps:  # killed between the last step and the end
         ray.train.report(_metrics(state, job, length, config["macs"]) if rank == 0 else {})
@@ -142,14 +135,14 @@ def _pretrain(config: dict[str, Any]) -> None:
                 told = last
                 if notice.arrived(state.step) or interrupts.requested():
                     state.seconds = before + time.perf_counter() - started
-                    save()
+                    checkpoint()
                     interrupts.check()
         state.history.append({"steps": state.step, "loss": state.loss / state.step, **told})
         state.seconds = before + time.perf_counter() - started
         if state.step == length:
             state.epoch, state.step = state.epoch + 1, 0
         state.loss = 0.0
-        save()
+        checkpoint()
 
 
 def _steps(

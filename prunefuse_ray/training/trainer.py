@@ -48,9 +48,8 @@ from prunefuse_ray.training.checkpoints import (
     State,
     Weights,
     persisted,
-    report,
     restore,
-    save_state,
+    save,
     under,
     weights_of,
 )
@@ -182,14 +181,8 @@ def _train(config: dict[str, Any]) -> None:
             state.history.append({"epoch": 0, **_evaluate(network, job, _test(job), device)})
     parallel = ray.train.torch.prepare_model(network) if world > 1 else network
 
-    def save(metrics: dict[str, Any]) -> None:
-        """Rank 0 stores what all workers share; the others meet it at the barrier."""
-        if rank > 0:
-            ray.train.report({})
-            return
-        with tempfile.TemporaryDirectory() as directory:
-            save_state(Path(directory), network, optimizer, state, best, job.name)
-            report(metrics, Path(directory), state.name, storage)
+    def checkpoint(metrics: dict[str, Any]) -> None:
+        save(rank, metrics, network, optimizer, state, storage, best=best, training=job.name)
 
     if state.finished(recipe):  # killed between the last epoch and the end
         metrics = _metrics(state, samples, job, config["macs"])
@@ -201,7 +194,7 @@ def _train(config: dict[str, Any]) -> None:
             for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank, network, guesser):
                 if notice.arrived(state.step) or interrupts.requested():
                     state.seconds = before + time.perf_counter() - started
-                    save(_metrics(state, samples, job, config["macs"]))
+                    checkpoint(_metrics(state, samples, job, config["macs"]))
                     interrupts.check()
         entry = {"epoch": state.epoch + 1, "train_loss": state.loss / max(1, state.seen)}
         if guesser is not None:
@@ -222,7 +215,7 @@ def _train(config: dict[str, Any]) -> None:
         metrics = _metrics(state, samples, job, config["macs"])
         if state.finished(recipe) and rank == 0:
             metrics |= _tested(network, best, job, device)
-        save(metrics)
+        checkpoint(metrics)
 
 
 def _load(job: TrainingJob, file: str | None, local_rank: int) -> Samples:

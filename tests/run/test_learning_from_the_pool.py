@@ -19,7 +19,7 @@ from prunefuse_ray.run.phases import train
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.run.rounds import pretraining_line
 from prunefuse_ray.storage import Place
-from prunefuse_ray.training import pretrainer
+from prunefuse_ray.training import checkpoints
 from tests.run.test_estimate import INFO
 from tests.run.test_phases import spoiled, spoiled_config
 from tests.support.nets import OWN
@@ -84,20 +84,18 @@ class Killed(Exception):
 @pytest.mark.parametrize("phase", ["pretrain", "train"])
 def test_a_run_that_was_killed_selects_and_learns_the_same(undisturbed, tiny_pool, tmp_path, monkeypatch, phase):
     """In the middle of a pre-training, and of the training after it."""
-    module = pretrainer if phase == "pretrain" else "prunefuse_ray.training.trainer"
-    patched = "prunefuse_ray.training.pretrainer.report" if module is pretrainer else f"{module}.report"
     count = [0]
-    original = pretrainer.report
+    original = checkpoints.save
 
-    def stop(*given):
-        original(*given)
+    def stop(*given, **named):
+        original(*given, **named)
         count[0] += 1
         if count[0] == 2:
             raise Killed
 
     config = tiny(tiny_pool, tmp_path, **LEARNING)
     with monkeypatch.context() as patch:
-        patch.setattr(patched, stop)
+        patch.setattr(f"prunefuse_ray.training.{phase}er.save", stop)
         with pytest.raises(Killed):
             loop.run(config)
     loop.run(config)

@@ -20,8 +20,6 @@ from prunefuse_ray.data.texts import NgramForm, TextForm
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.context import Done, RunContext
-from prunefuse_ray.schemas import arrow_type
-from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.training import baseline
 
@@ -44,12 +42,7 @@ def run(context: RunContext, step: Step) -> Done:
     own = own_labels(context.test)
     test, truth_N = _samples(context.test, form, _drawn(own, TESTED[isinstance(form, ImageForm)]))
     y_N = task.baseline_targets(labels_N, classes)
-    pool = None
-    if isinstance(form, ImageForm):
-        none = pa.array([], arrow_type(context.info.id_type))
-        some = select_random(context.pool, baseline.POOL, *DRAW, none)["id"].combine_chunks()
-        parts = over(readable, groups(context.pool), form, some, size=sum(context.pool.sizes))
-        pool = np.concatenate([values for _, values in parts])
+    pool = context.drawn(baseline.POOL, *DRAW)[1] if isinstance(form, ImageForm) else None
     # Its steps are so small that on a machine with other work threads wait for each other: a minute instead of seconds.
     with threadpool_limits(1):
         if isinstance(form, NgramForm):

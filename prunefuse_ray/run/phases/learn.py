@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
 import torch
 
 from prunefuse_ray import networks
-from prunefuse_ray.data.pool import groups
-from prunefuse_ray.data.prepared import readable
-from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.networks.from_pool import SAMPLES
 from prunefuse_ray.run.context import Done, RunContext
-from prunefuse_ray.schemas import arrow_type
-from prunefuse_ray.selection.random import select_random
 
 STATISTICS_FILE = "statistics.safetensors"
 DRAW = (0, 2_000_000)
@@ -24,15 +17,12 @@ DRAW = (0, 2_000_000)
 
 def run(context: RunContext, step: Step) -> Done:
     """Statistics of the pool, or of SAMPLES of its samples, for the network's architecture."""
-    none = pa.array([], arrow_type(context.info.id_type))
-    ids = select_random(context.pool, SAMPLES, *DRAW, none)["id"].combine_chunks()
-    parts = over(readable, groups(context.pool), context.form, ids, size=sum(context.pool.sizes))
-    values_N = np.concatenate([values for _, values in parts])
+    drawn, values_N = context.drawn(SAMPLES, *DRAW)
     if not len(values_N):
         raise PoolError("pool.path: none of its samples can be read; name the right column")
     inputs = context.form.inputs(torch.from_numpy(values_N))
     found = networks.statistics(context.config.network.architecture, inputs)
     return Done(
         outputs={STATISTICS_FILE: found},
-        metrics={"samples": len(values_N), "unreadable": len(ids) - len(values_N), "pool": context.info.rows},
+        metrics={"samples": len(values_N), "unreadable": drawn - len(values_N), "pool": context.info.rows},
     )
