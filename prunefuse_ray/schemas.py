@@ -5,6 +5,11 @@ from __future__ import annotations
 import pyarrow as pa
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of this type are lists, of whatever size and however large."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def selected_schema(id_type: str) -> pa.Schema:
     return pa.schema([("id", arrow_type(id_type)), ("score", pa.float32()), ("rank", pa.int64())])
 

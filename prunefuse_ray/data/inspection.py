@@ -28,6 +28,7 @@ from prunefuse_ray.data.reading import (
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed import remote
 from prunefuse_ray.errors import PoolError, few
+from prunefuse_ray.schemas import is_list
 from prunefuse_ray.storage import Place, pointed
 from prunefuse_ray.tasks import TASKS
 
@@ -156,8 +157,7 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, samples: str) 
 def _is_vector(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.BaseExtensionType):  # a tensor
         return True
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
+    return is_list(kind) and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
 
 
 def _kinds(schema: pa.Schema, source: Source) -> dict[str, str]:

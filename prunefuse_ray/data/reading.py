@@ -23,7 +23,7 @@ from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
-from prunefuse_ray.tasks.multi_label import as_sets, is_list
+from prunefuse_ray.tasks.multi_label import as_sets, is_set
 
 BATCH_ROWS = 65_536
 
@@ -260,7 +260,7 @@ def canonical_rows(table: pa.Table, source: Source, *, label: bool = False, samp
 
 def label_values(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Labels of a column that was found good, as a run keeps them: class numbers, or sets of classes."""
-    return as_sets(column) if is_list(column.type) else column.cast(pa.int64())
+    return as_sets(column) if is_set(column.type) else column.cast(pa.int64())
 
 
 PLACES = ("root", "file", "offset", "bytes")

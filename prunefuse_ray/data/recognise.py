@@ -30,8 +30,9 @@ from prunefuse_ray.data.reading import plain_type
 from prunefuse_ray.data.sources.tables import CSV, JSONL, vector_of
 from prunefuse_ray.data.sources.webdataset import Sample, scan_tar
 from prunefuse_ray.errors import PoolError, few
+from prunefuse_ray.schemas import is_list
 from prunefuse_ray.storage import Place
-from prunefuse_ray.tasks.multi_label import is_list
+from prunefuse_ray.tasks.multi_label import is_set
 
 TABLES = {"csv": CSV, "jsonl": JSONL}
 ENDINGS = {
@@ -238,7 +239,7 @@ def _columns(found: Recognised, schema: pa.Schema) -> None:
         strings = [n for w in LABELS for n, k in kinds.items() if n.lower() == w and not pa.types.is_integer(k)]
         found.why["labeled"] = (
             f"the column '{strings[0]}' is of type {kinds[strings[0]]}: labels are integers 0 .. classes-1"
-            + (", and lists of them with `task: multi_label`" if is_list(kinds[strings[0]]) else "")
+            + (", and lists of them with `task: multi_label`" if is_set(kinds[strings[0]]) else "")
             if strings
             else f"no column of integers is named like labels ({', '.join(LABELS[:4])}, ...)"
         )
@@ -249,7 +250,7 @@ def _holds_images(kind: pa.DataType) -> bool:
         return True
     if pa.types.is_struct(kind):
         return any(kind.field(n).name == "bytes" for n in range(kind.num_fields))
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    while is_list(kind):
         kind = kind.value_type
         if kind == pa.uint8():
             return True
@@ -257,8 +258,7 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _is_vector(kind: pa.DataType) -> bool:
-    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return listed and pa.types.is_floating(kind.value_type)
+    return is_list(kind) and pa.types.is_floating(kind.value_type)
 
 
 def _label_column(found: Recognised, schema: pa.Schema) -> str | None:
@@ -302,7 +302,7 @@ def _parquet(found: Recognised, root: Place, files: dict[str, list[str]]) -> Non
         )
         _count_classes(
             found,
-            (v for c in columns for v in pc.unique(pc.list_flatten(c) if is_list(c.type) else c).to_pylist()),
+            (v for c in columns for v in pc.unique(pc.list_flatten(c) if is_set(c.type) else c).to_pylist()),
             len(names),
         )
 

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from prunefuse_ray.acquisition import STRATEGIES, Strategy
 from prunefuse_ray.acquisition.probabilities import entropy_of
 from prunefuse_ray.acquisition.strategy import Scores
+from prunefuse_ray.schemas import is_list
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 from prunefuse_ray.tasks.task import Evaluation, Metric, Probabilities, Task
 
@@ -114,7 +115,7 @@ class MultiLabel(Task):
         return _columns(labels.drop_null().to_numpy(), classes).sum(axis=0).tolist()
 
     def invalid_labels(self, labels: pa.ChunkedArray, classes: int) -> pa.ChunkedArray:
-        if not is_list(labels.type):
+        if not is_set(labels.type):
             raise TypeError("lists of integers 0 .. classes-1 (an empty one: no class)")
         wrong = []
         for chunk in labels.chunks:
@@ -234,10 +235,9 @@ def _binary_entropy(p: Probabilities) -> Probabilities:
 # --- sets as bits ---------------------------------------------------------------------------------------------------
 
 
-def is_list(kind: pa.DataType) -> bool:
+def is_set(kind: pa.DataType) -> bool:
     """Whether a column of this type holds sets: lists of integers."""
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return lists and pa.types.is_integer(kind.value_type)
+    return is_list(kind) and pa.types.is_integer(kind.value_type)
 
 
 def as_sets(labels: pa.ChunkedArray) -> pa.ChunkedArray:

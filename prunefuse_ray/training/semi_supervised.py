@@ -52,8 +52,6 @@ class Guessed:
     labels_N: Tensor
     mean_C: list[float]
     """The mean guess so far, of all workers, before it is aligned."""
-    seen: int
-    """Samples that were looked at."""
 
 
 class Guesser:
@@ -91,9 +89,7 @@ class Guesser:
         views_N = weak_view(values_N[sure], again[own][sure], self.recipe, self.form)
         if len(sure):
             views_N = strong_view(views_N, uniform_KB[:, own][:, sure])
-        return Guessed(
-            values_N=views_N, labels_N=torch.from_numpy(guess_N)[sure], mean_C=mean.tolist(), seen=len(values_N)
-        )
+        return Guessed(values_N=views_N, labels_N=torch.from_numpy(guess_N)[sure], mean_C=mean.tolist())
 
     @torch.no_grad()
     def _probabilities(self, network: nn.Module, task: Task, values_N: Tensor, arithmetic: Any) -> Shares:
