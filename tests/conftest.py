@@ -1,6 +1,7 @@
 """One small local Ray for the tests that need one."""
 
 import os
+import random
 import secrets
 import tempfile
 
@@ -13,7 +14,9 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="prunefuse-tests-cache-")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from prunefuse_ray.distributed import remote
@@ -22,6 +25,14 @@ from tests.support import ROOT
 
 settings.register_profile("untimed", deadline=None)  # no test depends on how fast the machine is just now
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """A test that draws without a seed of its own draws the same each time, alone or after others."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(params=["here", pytest.param("tasks", marks=pytest.mark.slow)])

@@ -19,7 +19,8 @@ def learned():
 def test_vectors_are_standardised_by_the_pool(learned):
     dense, x = learned
     standard = (x.flatten(1) - dense.mean) / dense.deviation
-    torch.testing.assert_close(standard.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
+    # In float32 a mean of 5 is known to 2.4e-7, a quarter of a thousandth of the smallest deviation here.
+    torch.testing.assert_close(standard.mean(0), torch.zeros(6), atol=1e-3, rtol=0)
     wanted = torch.tensor([1.0, 1, 1, 1, 0, 1])  # of one that never changes nothing is left
     torch.testing.assert_close(standard.std(0, correction=0), wanted, atol=1e-3, rtol=0)
 
