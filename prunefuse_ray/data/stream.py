@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 from ray.data.block import BlockMetadata
@@ -37,9 +36,8 @@ def stream(source: Source, *, only: pa.Array | None = None, label: bool = False)
 
 def rows(source: Source, *, only: pa.Array | None = None, label: bool = False) -> Iterator[pa.Table]:
     """What `stream` gives, read by this process, a few rows at a time."""
-    for table in canonical(source, label=label):
-        wanted = table if only is None else table.filter(pc.is_in(table["id"], value_set=only))
-        yield from opened(wanted, source)
+    for table in canonical(source, only=only, label=label):
+        yield from opened(table, source)
 
 
 def decoded_stream(
