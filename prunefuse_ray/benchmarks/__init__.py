@@ -1,3 +1,15 @@
 """Benchmarks that anyone can run: `python jobs/benchmark.py NAME --help`. One module each, with `main(argv)`."""
 
-NAMES = ("scoring", "photographs", "topk", "centers", "coverage", "memory", "training", "overhead", "scaling", "gpu")
+NAMES = (
+    "scoring",
+    "photographs",
+    "survey",
+    "topk",
+    "centers",
+    "coverage",
+    "memory",
+    "training",
+    "overhead",
+    "scaling",
+    "gpu",
+)
