@@ -22,6 +22,7 @@ from urllib3.util import Retry
 from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, for_browsers
 from prunefuse_ray.errors import LabelError
 from prunefuse_ray.schemas import annotations_schema
+from prunefuse_ray.tasks import TASKS
 
 TOKEN = "LABEL_STUDIO_API_KEY"
 """Environment variable that holds the token; it is written nowhere."""
@@ -138,7 +139,7 @@ class LabelStudio:
 
     def collect(self, request: Request) -> Answers:
         """The submitted annotations of the round's tasks; skipped ones and drafts do not count."""
-        schema = annotations_schema(request.id_type)
+        schema = annotations_schema(request.id_type, TASKS[request.task].label_type)
         project = self._project(request)
         if project is None:
             return Answers(annotations=schema.empty_table())

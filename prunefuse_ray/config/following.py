@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.config.sources import EXAMPLE, source_defaults
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,15 @@ class Followed:
 
 
 Given = Callable[[str], Any]
-"""'section.field' -> its value as it was given, or followed before; None where it was not."""
+"""'section.field', or a field of the whole -> its value as it was given, or followed before; None where it was not."""
+
+
+def _task(given: Given) -> Iterator[Followed]:
+    """What a task has otherwise: a strategy that makes sense for it, say."""
+    name = given("task")
+    with suppress(ConfigError, TypeError):
+        for section, values in TASKS[name].defaults.items():
+            yield Followed(section=section, values=values, why=f"task '{name}'")
 
 
 def _target(given: Given) -> Iterator[Followed]:
@@ -61,9 +70,9 @@ def _target(given: Given) -> Iterator[Followed]:
 
 
 def _committee(given: Given) -> Iterator[Followed]:
-    name = given("selection.strategy")
-    with suppress(ConfigError, TypeError):
-        if name is not None and STRATEGIES[name].members:
+    name, task = given("selection.strategy"), given("task") or CLASSIFICATION.name
+    with suppress(ConfigError, TypeError, KeyError):
+        if name is not None and TASKS[task].strategies[name].members:
             yield Followed(
                 section="pruning",
                 values={"committee": _members(given("pruning.ratio"))},
@@ -128,7 +137,7 @@ def _kind_of_pool(given: Given) -> Iterator[Followed]:
         yield Followed(section=section, values=light, why=why)
 
 
-RULES = (_target, _committee, _groups, _annotation, _validation, _warmup, _kind_of_pool)
+RULES = (_task, _target, _committee, _groups, _annotation, _validation, _warmup, _kind_of_pool)
 
 
 def with_following(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +147,8 @@ def with_following(tree: Mapping[str, Any]) -> dict[str, Any]:
     def given(name: str) -> Any:
         section, _, field = name.partition(".")
         fields = whole.get(section)
+        if not field:
+            return fields
         if isinstance(fields, BaseModel):
             return getattr(fields, field) if field in fields.model_fields_set else None
         return fields.get(field) if isinstance(fields, Mapping) else None

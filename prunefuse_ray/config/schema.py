@@ -85,8 +85,8 @@ class Report(Section):
 
     baseline: bool = True
     """Also fit the simplest model anyone would try on the same labels, and test it on the same test set: TF-IDF of
-    words and pairs (texts), k-means features of patches (images), the vectors themselves, each with logistic
-    regression. Of large sets a part, which is told; a minute or two."""
+    words and pairs (texts), k-means features of patches (images), the vectors themselves, each with logistic regression
+    (of numbers ridge regression). Of large sets a part, which is told; a minute or two."""
 
 
 class Config(Section):
@@ -132,12 +132,26 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _classes(self) -> Config:
+        fewest, classes = TASKS[self.task].fewest_classes, self.pool.classes
+        if (count := len(classes) if isinstance(classes, list) else classes) is not None and count < fewest:
+            raise ValueError(f"pool.classes {classes} makes {count}: task '{self.task}' needs at least {fewest}")
+        for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
+            if TASKS[self.task].numbers and recipe.label_smoothing:
+                raise ValueError(
+                    f"{field}.label_smoothing {recipe.label_smoothing:g} spreads probability over classes, which task "
+                    f"'{self.task}' has not: set it to 0"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_class(self) -> Config:
-        if TASKS[self.task].one_class:
+        task = TASKS[self.task]
+        if task.one_class:
             return self
         selection, annotation = self.selection, self.annotation
         for field, value, unset in (
-            ("selection.per_group", selection.per_group == "predicted" and "predicted", "null"),
+            ("selection.per_group", not task.by_group and selection.per_group == "predicted" and "predicted", "null"),
             ("selection.class_balance", selection.class_balance, "0"),
             ("selection.wanted_classes", selection.wanted_classes, "[]"),
             ("annotation.kind", annotation.kind == "label_studio" and "label_studio", "files"),
@@ -244,8 +258,10 @@ class Config(Section):
                 f"fusion.target 'fused' needs a pruned proxy, but selection.selector is '{self.selection.selector}': "
                 "set fusion.target to scratch"
             )
-        members = self.pruning.committee
-        if any(s.members for s in self.selection.later) and members == 1:
+        members, known = self.pruning.committee, TASKS[self.task].strategies
+        asked = [s.members for s in self.selection.later]
+        asked += [known[name].members for name in known if name == self.selection.strategy]
+        if any(asked) and members == 1:
             raise ValueError(
                 f"selection.strategy '{self.selection.strategy}' asks the members of a committee: set "
                 "pruning.committee to 2 or more"

@@ -70,7 +70,7 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
             both = " and ".join(repr(task.named(one, info.classes)) for one in (labels[id_], label))
             faults.append(f"{id_!r}: both {both}")
     if faults:
-        named = f"; the classes are {_some(info.classes, ', ')}" if outside else ""
+        named = f"; the classes are {_some(info.classes, ', ')}" if outside and not task.numbers else ""
         raise PoolError(f"pool.known_labels: {_some(faults)}{named}; mend '{path}'")
     columns = [pa.array(labels, arrow_type(info.id_type)), pa.array(labels.values(), task.label_type)]
     left = [f"{without:,} rows without a label are left out"] if without else []

@@ -144,7 +144,7 @@ class Labels:
         if label is None:
             if text not in self.wrong:
                 meant = near(text, map(str, self.classes)) if len(self.wrong) < SHOWN else ""
-                self.wrong[text] = f"label '{text}' is not a class{meant}"
+                self.wrong[text] = f"label '{text}' is {self._none(meant)}"
             return None, self.wrong[text]
         if whole is not None and self.task.label(int(whole), self.classes) != label:
             self.seen["labels that are numbers are read as the names of classes"] += 1
@@ -153,13 +153,16 @@ class Labels:
     def _number(self, cell: int | None) -> tuple[Any, str | None]:
         label, by_name = self.task.label(cell, self.classes), self.task.label(str(cell), self.classes)
         if label is None and by_name is None:
-            return None, f"label {cell} is not a class"
+            return None, f"label {cell} is {self._none()}"
         if label != by_name:
             return None, (
                 f"label {cell} is a number: it may mean the class called '{cell}', or the class that has this number; "
                 "write the names of the classes, in a column of strings"
             )
         return label, None
+
+    def _none(self, meant: str = "") -> str:
+        return self.task.not_a_label(len(self.classes)) if self.task.numbers else f"not a class{meant}"
 
     @property
     def notes(self) -> list[str]:
@@ -186,8 +189,9 @@ def inert(cell: str) -> str:
 
 
 def inert_label(name: str, classes: Sequence[str], task: Task) -> str:
-    """A label by name likewise, so that `Labels` reads the same one: as it is where its inert form is another one."""
-    return name if task.label(inert(name), classes) is not None else inert(name)
+    """A label by name likewise, so that `Labels` reads the same one: as it is where its inert form is another one, and
+    where it is a number, which is no formula."""
+    return name if task.numbers or task.label(inert(name), classes) is not None else inert(name)
 
 
 def plain(cell: str) -> str:

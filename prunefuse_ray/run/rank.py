@@ -154,10 +154,11 @@ def _check_strategy(strategy: str, task: str, saved: networks.Selector) -> None:
             f"selection.strategy: '{strategy}' makes no sense for task '{task}', which the network was trained for; "
             f"use one of {', '.join(able)}"
         )
-    if STRATEGIES[strategy].members and not isinstance(saved, networks.Committee):
+    if known[strategy].members and not isinstance(saved, networks.Committee):
+        alone = [n for n, s in known.items() if s.score is not None and not (s.members or s.select or s.wanted)]
         raise ConfigError(
             f"selection.strategy: '{strategy}' asks the members of a committee, and this is a single network; use "
-            "least_confidence, margin or entropy"
+            + (", ".join(alone) if alone else "the directory of a committee: RUN/rounds/NNN/proxies")
         )
 
 

@@ -43,6 +43,8 @@ def view_run(ledger: Ledger) -> RunView:
         directory=ledger.root.path,
         complete=result.exists(),
         metric=TASKS[config.task].metric,
+        numbers=TASKS[config.task].numbers,
+        beside=TASKS[config.task].beside,
         config=to_tree(config),
         pool={"rows": info.rows, "files": info.files, "bytes": info.bytes, "classes": info.classes, "path": info.path},
         rounds=[view_round(ledger, config, info, r) for r in rounds if ledger.committed(Step(r, "select"))],
@@ -87,15 +89,18 @@ def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list
     step = Step(round_, "train")
     if not ledger.committed(step):
         return []
-    schema = doubts_schema(info.id_type)
+    task = TASKS[config.task]
+    schema = doubts_schema(info.id_type, task.label_type)
     rows = ledger.read_table(step, "doubts.parquet", schema)
-    rows = rows.filter(pc.not_equal(rows["label"], rows["guess"])).slice(0, SHEET)
+    if not task.numbers:
+        rows = rows.filter(pc.not_equal(rows["label"], rows["guess"]))
+    rows = rows.slice(0, SHEET)
     wanted = rows["id"].combine_chunks()
     samples: dict[Any, bytes | str | None] = {}
     for r in range(round_ + 1):
         for path in ledger.files(Step(r, "label"), "samples")[0]:
             samples |= _samples(Place(ledger.root.fs, path), wanted, config.pool.value_range)
-    doubts, task = [], TASKS[config.task]
+    doubts = []
     for row in rows.to_pylist():
         sample = samples.get(row["id"])
         text, image = (sample, None) if isinstance(sample, str) else (None, sample)
@@ -116,7 +121,7 @@ def _chosen(ledger: Ledger, config: Config, info: PoolInfo, round_: int, rows: p
     labels: dict[Any, str] = {}
     if ledger.committed(step):
         wanted = rows["id"].combine_chunks()
-        recorded = ledger.read_table(step, "labels.parquet", labels_schema(info.id_type))
+        recorded = ledger.read_table(step, "labels.parquet", labels_schema(info.id_type, TASKS[config.task].label_type))
         for row in recorded.filter(pc.is_in(recorded["id"], value_set=wanted)).to_pylist():
             labels[row["id"]] = TASKS[config.task].named(row["label"], info.classes)
         for path in ledger.files(step, "samples")[0]:

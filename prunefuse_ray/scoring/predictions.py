@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ def predict(
     labels: pa.Table | None = None,
     *,
     task: str,
+    units: Mapping[str, Any] | None = None,
     trusted: Collection[str] = (),
     in_process: bool,
 ) -> pa.Table:
@@ -40,12 +42,13 @@ def predict(
         source: Parquet files of (id, sample).
         network: a saved network, as `networks.to_files` made it.
         task: that it was trained for (`tasks.TASKS`).
+        units: `Task.units` of that training.
         trusted: architectures of the user's own that the configuration names (`networks.from_files`).
         in_process: here, instead of in tasks on the cluster.
     """
     if not source.files:
         return pa.table({"id": pa.array([], pa.string())})
-    args = (network, form, labels, task, tuple(trusted))
+    args = (network, form, labels, task, units, tuple(trusted))
     # Forward passes are the work, not the bytes read: where they do not belong here, a single task is worth its start.
     parts = over(_predict, groups(source), *args, size=0 if in_process else math.inf)
     found = pa.concat_tables(part for part in parts if part is not None)
@@ -61,10 +64,11 @@ def _predict(
     form: Form,
     labels: pa.Table | None,
     task_name: str,
+    units: Mapping[str, Any] | None,
     trusted: tuple[str, ...],
 ) -> pa.Table | None:
     """The same of some of the files; None where they hold none of the samples."""
-    task = TASKS[task_name]
+    task = TASKS[task_name].with_units(units)
     model = networks.inference_form(networks.from_files(network, trusted).network)
     parts = []
     only = None if labels is None else labels["id"].combine_chunks()
@@ -83,12 +87,14 @@ def _guessed(rows: pa.Table, task: Task, p_NC: npt.NDArray[np.float64]) -> pa.Ta
     guess_N, probability_N = task.guesses(p_NC)
     columns = {
         "id": rows["id"],
-        "guess": pa.array(guess_N, pa.int64()),
-        "probability": pa.array(probability_N, pa.float32()),
+        "guess": pa.array(list(guess_N) if guess_N.ndim > 1 else guess_N, task.label_type),
+        # Nothing where a guess has no probability; one of NaN is that of a broken network, and stays.
+        "probability": pa.array(probability_N, pa.float32(), mask=np.full(len(p_NC), task.numbers)),
     }
     if "label" in rows.column_names:
         columns["label"] = rows["label"]
-        columns["label_probability"] = pa.array(task.label_probabilities(p_NC, rows["label"].to_numpy()), pa.float32())
+        own_N = task.label_probabilities(p_NC, task.targets(rows["label"]))
+        columns["label_probability"] = pa.array(own_N, pa.float32())
     return pa.table(columns)
 
 
@@ -99,7 +105,8 @@ def doubts(predicted: pa.Table) -> pa.Table:
     Learning", 2021 (arXiv 1911.00068), section 4. Here the network was trained on the labels that it judges, so it
     doubts fewer of them than a cross-validated one would.
     """
-    schema = doubts_schema("int64" if pa.types.is_integer(predicted.schema.field("id").type) else "string")
+    kind = "int64" if pa.types.is_integer(predicted.schema.field("id").type) else "string"
+    schema = doubts_schema(kind, predicted.schema.field("label").type)
     return (
         predicted.select(schema.names).sort_by([("label_probability", "ascending"), ("id", "ascending")]).cast(schema)
     )

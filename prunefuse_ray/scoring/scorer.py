@@ -26,7 +26,7 @@ from prunefuse_ray.acquisition.strategy import Probabilities, Scores
 from prunefuse_ray.data.contents import HeldOut
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.prepared import chunk_rows, decoded
-from prunefuse_ray.data.sample_format import Form
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, preprocessing_from_bytes
 from prunefuse_ray.data.stream import decoded_rows, decoded_stream, decoded_values, spans
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.inference.saved_networks import network_files
@@ -58,7 +58,7 @@ class ScoringJob:
     gradients: bool = False
     """Also write the factor `acquisition.probabilities.gradient_factor`."""
     predicted: bool = False
-    """Also write the predicted class."""
+    """Also write the group of the prediction (`Task.group`)."""
     held_out: Place | None = None
     """Contents of the held-out sets (`contents.HeldOut`), with which samples are compared; None: with nothing."""
     class_weights: tuple[float, ...] = ()
@@ -78,11 +78,13 @@ class Scorer:
     def __init__(self, network: Place, job: ScoringJob, callers: int = 1) -> None:
         """`callers`: threads that will call it at once, of a backend that takes several."""
         torch.set_num_threads(job.threads)
-        self.job, self.task = job, TASKS[job.task]
+        files = network_files(network)
+        told = preprocessing_from_bytes(files[PREPROCESSING_FILE]).units if PREPROCESSING_FILE in files else None
+        self.job, self.task = job, TASKS[job.task].with_units(told)
         self.meter = ScoringMeter()
         self.device = torch.device("cuda" if job.gpu else "cpu")
         self.network = networks.BACKENDS[job.backend].runner(
-            networks.from_files(network_files(network), job.trusted).network,
+            networks.from_files(files, job.trusted).network,
             precision=job.precision,
             device=self.device,
             example=self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8)),
@@ -111,7 +113,7 @@ class Scorer:
         if self.job.gradients:
             columns["gradient"] = vector_column(gradient_factor(p_NC))
         if self.job.predicted:
-            columns["predicted"] = pa.array(self.task.guesses(p_NC)[0], pa.int32())
+            columns["predicted"] = pa.array(self.task.group(p_NC), pa.int32())
         return pa.table(columns)
 
     @torch.inference_mode()

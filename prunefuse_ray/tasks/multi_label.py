@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 THRESHOLD = 0.5
 """Probability from which a class counts as there."""
 SEPARATORS = ";|,"
+YES, NO = ("1", "true", "1.0"), ("0", "false", "0.0")
+"""Cells of a column for one class, in lower case."""
 NONE = "[]"
 """The set without a class, as text: an empty cell is a missing label."""
 
@@ -53,6 +55,7 @@ class MultiLabel(Task):
     metric = Metric(name="map", title="mAP")
     baseline = True
     one_class = False
+    by_group = False
     most_classes = 63
 
     @cached_property
@@ -104,6 +107,25 @@ class MultiLabel(Task):
             if separator in text and (found := self.label(text.split(separator), classes)) is not None:
                 readings.add(found)
         return readings.pop() if len(readings) == 1 else None
+
+    def joined(self, columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+        """Of a column of zeros and ones for every class; null where another value stands."""
+        if not all(pa.types.is_integer(c.type) or pa.types.is_boolean(c.type) for c in columns):
+            kinds = ", ".join(sorted({str(c.type) for c in columns}))
+            raise TypeError(f"columns of zeros and ones, and these are of type {kinds}")
+        x_NC = np.stack([c.cast(pa.int64()).fill_null(-1).to_numpy() for c in columns], axis=1)
+        sets = [np.flatnonzero(x_C).tolist() if np.isin(x_C, (0, 1)).all() else None for x_C in x_NC]
+        return pa.chunked_array([pa.array(sets, pa.list_(pa.int64()))])
+
+    def label_of_cells(self, cells: Sequence[Any], classes: Sequence[str]) -> int | None:
+        """From zeros and ones, a cell for every class."""
+        there = ["" if cell is None else str(cell).strip().lower() for cell in cells]
+        if len(there) != len(classes) or not set(there) <= {*YES, *NO}:
+            return None
+        return sum(1 << c for c, cell in enumerate(there) if cell in YES)
+
+    def values(self, labels: pa.ChunkedArray) -> pa.ChunkedArray:
+        return as_sets(labels) if is_set(labels.type) else labels.cast(self.label_type)
 
     def named(self, label: int, classes: Sequence[str]) -> str:
         """The names with `;` between; a list in JSON where that would not be read as the same set again."""
@@ -256,7 +278,7 @@ def _columns(labels_N: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.in
     return labels_N[:, None] >> np.arange(classes) & 1
 
 
-class _Evaluation:
+class _Evaluation(Evaluation):
     """mAP: the mean, over the classes that any sample has, of the average precision; F1 over all decisions (micro) and
     as the mean over those classes (macro), at the threshold; mean loss (nats, summed over the classes)."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -20,7 +22,7 @@ from prunefuse_ray.data.texts import NgramForm, TextForm
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.context import Done, RunContext
-from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tasks import Task
 from prunefuse_ray.training import baseline
 
 DRAW = (0, 3_000_000)
@@ -37,11 +39,11 @@ def run(context: RunContext, step: Step) -> Done:
         form = NgramForm(length=NGRAMS)
     labels = context.labels(context.last)
     labeled = _drawn(labels, baseline.LABELED)
-    task, classes = TASKS[context.config.task], len(context.info.classes)
-    x, labels_N = _samples(context.samples(context.last), form, labeled)
+    task, classes = context.task.fitted(labeled["label"]), len(context.info.classes)
+    x, targets_N = _samples(context.samples(context.last), form, labeled, task)
     own = own_labels(context.test)
-    test, truth_N = _samples(context.test, form, _drawn(own, TESTED[isinstance(form, ImageForm)]))
-    y_N = task.baseline_targets(labels_N, classes)
+    test, truth_N = _samples(context.test, form, _drawn(own, TESTED[isinstance(form, ImageForm)]), task)
+    y_N = task.baseline_targets(targets_N, classes)
     pool = context.drawn(baseline.POOL, *DRAW)[1] if isinstance(form, ImageForm) else None
     # Its steps are so small that on a machine with other work threads wait for each other: a minute instead of seconds.
     with threadpool_limits(1):
@@ -52,13 +54,19 @@ def run(context: RunContext, step: Step) -> Done:
             answer = baseline.of_images(x, y_N, test, classes, pool)
         else:
             answer = baseline.of_vectors(form.numbers(x), y_N, form.numbers(test), classes)
-    evaluation = task.evaluation()
-    evaluation.add(torch.from_numpy(answer.outputs_NC), torch.from_numpy(truth_N))
+    found = _tested(task, answer.outputs_NC, truth_N)
+    metrics = {metric.measured: found[metric.name] for metric in (task.metric, *task.beside)}
+    about = answer.about
+    if task.numbers:
+        told = _tested(task, np.zeros_like(answer.outputs_NC), truth_N)
+        figures = ((f"{m.title} {m.text(found[m.name])}", f"{m.title} {m.text(told[m.name])}") for m in task.beside)
+        of_model, of_mean = (", ".join(some) for some in zip(*figures, strict=True))
+        about += f" ({of_model}; the mean of the labels alone: {of_mean})"
     return Done(
         outputs={},
         metrics={
-            task.metric.measured: evaluation.result()[task.metric.name],
-            "about": answer.about,
+            **metrics,
+            "about": about,
             "labels": len(y_N),
             "of_labels": labels.num_rows,
             "tested": len(truth_N),
@@ -67,18 +75,26 @@ def run(context: RunContext, step: Step) -> Done:
     )
 
 
+def _tested(task: Task, outputs_NC: npt.NDArray[np.float64], truth_N: npt.NDArray[Any]) -> dict[str, float]:
+    evaluation = task.evaluation()
+    evaluation.add(torch.from_numpy(outputs_NC), torch.from_numpy(truth_N))
+    return evaluation.result()
+
+
 def _drawn(labels: pa.Table, most: int) -> pa.Table:
     """Labels (id, label), at most so many, by a hash of the id."""
     order = np.argsort(random_scores(ids_to_numpy(labels["id"]), *DRAW), kind="stable")[-most:]
     return labels.take(pa.array(np.sort(order)))
 
 
-def _samples(source: Source, form: Form, labels: pa.Table) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The samples that `labels` (id, label) names and that can be read, and their labels."""
+def _samples(
+    source: Source, form: Form, labels: pa.Table, task: Task
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
+    """The samples that `labels` (id, label) names and that can be read, and their targets."""
     wanted = labels["id"].combine_chunks().cast(pa.int64() if pa.types.is_integer(labels["id"].type) else pa.string())
     parts = list(over(readable, groups(source), form, wanted, size=sum(source.sizes)))
     ids = pa.concat_arrays([ids.cast(wanted.type) for ids, _ in parts])
     place = pc.index_in(ids, value_set=wanted).to_numpy()
-    y_N = labels["label"].to_numpy().astype(np.int64)[place]
+    y_N = task.targets(labels["label"])[place]
     _, first = np.unique(place, return_index=True)  # what people left without a label may have been asked twice
     return np.concatenate([values for _, values in parts])[first], y_N[first]

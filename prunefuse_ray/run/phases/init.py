@@ -17,7 +17,6 @@ from prunefuse_ray.method.selector import dense_network, make_selector, proxies
 from prunefuse_ray.method.steps import LEARN, Step, learns
 from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, Done, RunContext
 from prunefuse_ray.run.phases.learn import STATISTICS_FILE
-from prunefuse_ray.schemas import labels_schema
 from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ def _take_known(context: RunContext, step: Step) -> Done:
     written = context.copy_samples(step, KNOWN_SAMPLES, usable["id"].combine_chunks())
     labels = usable.append_column("source", pa.array(["known"] * usable.num_rows, pa.string()))
     return Done(
-        outputs={KNOWN_LABELS: labels.cast(labels_schema(context.info.id_type))},
+        outputs={KNOWN_LABELS: labels.cast(context.labels_schema)},
         metrics={"sha256": hashlib.sha256(known.content).hexdigest(), "labels": usable.num_rows},
         written=written,
     )
