@@ -54,6 +54,8 @@ class Files:
         )
         names = f"{', '.join(request.classes[:NAMED])}{', ...' if len(request.classes) > NAMED else ''}"
         what = f"numbers: {names.replace(', ', ';')}" if task.numbers else names
+        if task.pixels:
+            what = f"the name of a PNG file beside it, whose pixels are the numbers of the classes {names}"
         return (
             f"in {request.place.path}/{SAMPLES}. {page} labels.csv (or labels.parquet) beside it, with the columns id "
             f"and label ({what}); then give the same command again"

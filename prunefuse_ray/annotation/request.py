@@ -75,7 +75,7 @@ class Request:
         task = TASKS[self.task]
         return {
             row["id"]: Asked(
-                **row | {"guess": None if row["guess"] is None else task.named(row["guess"], self.classes)}
+                **row | {"guess": None if row["guess"] is None else task.caption(row["guess"], self.classes)}
             )
             for row in self.rows.to_pylist()
         }

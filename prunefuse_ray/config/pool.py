@@ -65,6 +65,9 @@ class Pool(Section):
     """Column of labels (integers 0 .. classes-1, or what the task says), asked only for selected samples. Or several
     columns that are one label together: a number each for task regression, 0 and 1 for each class of multi_label. Where
     people give the labels (annotation.kind), only the test set needs it."""
+    mask_folder: str | None = None
+    """Of image folders, for task segmentation: the folder beside `path` (`test_path`, ...) that holds a PNG of the same
+    name for every image, its mask: with path data/images and mask_folder masks, of images/a/1.jpg masks/a/1.png."""
     group_column: str | None = None
     """Column of strings or integers (site, patient, camera, ...) by which `selection.per_group: group` shares out the
     choice; samples without a value are a group of their own."""

@@ -171,6 +171,36 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _pixels(self) -> Config:
+        task, selection = TASKS[self.task], self.selection
+        if not task.pixels and selection.pixel_share < 1:
+            raise ValueError(
+                f"selection.pixel_share {selection.pixel_share:g} is of the pixels of an image, and task '{self.task}' "
+                "has one label for the whole: leave it out"
+            )
+        if not task.pixels:
+            return self
+        if self.pool.text_column is not None or self.pool.vector_column is not None:
+            raise ValueError(f"task '{self.task}' is for images: leave out pool.text_column and pool.vector_column")
+        for field, value, unset in (
+            ("selection.min_distance", selection.min_distance, "null"),
+            ("selection.hold_back", selection.hold_back, "null"),
+            ("scoring.features", self.scoring.features, "false"),
+            ("pretraining.method", self.pretraining.used and self.pretraining.method, "none"),
+        ):
+            if value:
+                raise ValueError(
+                    f"{field} {value} reads one vector of features an image, which networks of task '{self.task}' do "
+                    f"not give: set it to {unset}"
+                )
+        for section, recipe in (("training", self.training), ("finetuning", self.finetuning)):
+            if wrong := [kind for kind in recipe.augment if kind not in ("crop", "flip")]:
+                raise ValueError(
+                    f"{section}.augment {wrong[0]} does not keep masks on their pixels: use crop and flip alone"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _features(self) -> Config:
         self.scoring.check_backend(features=self.scoring.features or self.selection.needs_features)
         return self

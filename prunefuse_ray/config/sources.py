@@ -25,6 +25,7 @@ SOURCE_FIELDS = (
     "label_column",
     "group_column",
     "sample_key",
+    "mask_folder",
 )
 """Fields of `pool` that only some sources take. All others are of use whatever the source."""
 PATHS = ("path", "test_path", "validation_path")
@@ -85,16 +86,16 @@ PARQUET = PoolSource(
     ids="`id_column`; `null`: file name and row, `a.parquet:17`",
     labels="`label_column`, integers or lists of them, numbers; or several columns",
     reader="prunefuse_ray.data.sources.parquet:PARQUET",
-    fields=tuple(field for field in SOURCE_FIELDS if field != "sample_key"),
+    fields=tuple(field for field in SOURCE_FIELDS if field not in ("sample_key", "mask_folder")),
     several_label_columns=True,
     may_grow=True,
 )
 IMAGES = PoolSource(
     help="folders of images",
     ids="path below the folder",
-    labels="sub-folder",
+    labels="sub-folder; of every pixel: `mask_folder`",
     reader="prunefuse_ray.data.sources.images:IMAGES",
-    fields=PATHS,
+    fields=(*PATHS, "mask_folder"),
     may_grow=True,
     ids_are_paths=True,
 )

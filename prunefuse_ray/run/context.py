@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -131,6 +131,17 @@ class RunContext:
                 "changed since the run began"
             )
         return written
+
+    def copied(self, written: Sequence[pafs.FileInfo]) -> Source:
+        """The samples in files of the run directory."""
+        return Source(
+            fs=self.ledger.root.fs,
+            sample_column="sample",
+            label_column=None,
+            task=self.config.task,
+            files=tuple(f.path for f in written),
+            sizes=tuple(f.size for f in written),
+        )
 
     def drawn(self, count: int, seed: int, number: int) -> tuple[int, npt.NDArray[Any]]:
         """Decoded samples of the pool, drawn at random: how many were drawn, and the values (N, ...) of those that can

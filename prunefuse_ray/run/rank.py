@@ -11,10 +11,10 @@ import posixpath
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks, progress
@@ -53,6 +53,10 @@ class Strategy(cfg.Section):
 
     strategy: str = "least_confidence"
     """Acquisition strategy: least_confidence, margin, entropy; of a committee also bald, vote_entropy, consensus_kl."""
+
+    pixel_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of an image's pixels, the most uncertain ones, whose mean is its score; of networks of task
+    segmentation."""
 
     @field_validator("strategy")
     @classmethod
@@ -302,6 +306,7 @@ def _score(
         form=form,
         batch_size=SMALL_BATCH,
         features=config.scoring.features,
+        pixel_share=config.selection.pixel_share,
         threads=plan.cpus,
         gpu=plan.gpus > 0,
         trusted=(saved.spec.architecture,),

@@ -104,7 +104,8 @@ def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list
     for row in rows.to_pylist():
         sample = samples.get(row["id"])
         text, image = (sample, None) if isinstance(sample, str) else (None, sample)
-        named = {"id": str(row["id"]), **{name: task.named(row[name], info.classes) for name in ("label", "guess")}}
+        named = {"id": str(row["id"]), **{name: task.caption(row[name], info.classes) for name in ("label", "guess")}}
+        image = image if image is None else task.drawn(image, row["label"])
         doubts.append(Doubt(**row | named, image=image, text=text))
     return doubts
 
@@ -118,21 +119,23 @@ def _chosen(ledger: Ledger, config: Config, info: PoolInfo, round_: int, rows: p
     """The rows with their labels and images, as far as the round has been labeled."""
     step = Step(round_, "label")
     samples: dict[Any, bytes | str | None] = {}
-    labels: dict[Any, str] = {}
+    labels: dict[Any, Any] = {}
+    task = TASKS[config.task]
     if ledger.committed(step):
         wanted = rows["id"].combine_chunks()
-        recorded = ledger.read_table(step, "labels.parquet", labels_schema(info.id_type, TASKS[config.task].label_type))
+        recorded = ledger.read_table(step, "labels.parquet", labels_schema(info.id_type, task.label_type))
         for row in recorded.filter(pc.is_in(recorded["id"], value_set=wanted)).to_pylist():
-            labels[row["id"]] = TASKS[config.task].named(row["label"], info.classes)
+            labels[row["id"]] = row["label"]
         for path in ledger.files(step, "samples")[0]:
             samples |= _samples(Place(ledger.root.fs, path), wanted, config.pool.value_range)
     chosen = []
     for row in rows.to_pylist():
         id_, sample = row["id"], samples.get(row["id"])
         text, image = (sample, None) if isinstance(sample, str) else (None, sample)
-        chosen.append(
-            Chosen(id=str(id_), score=row["score"], rank=row["rank"], label=labels.get(id_, ""), image=image, text=text)
-        )
+        label = labels.get(id_)
+        caption = "" if label is None else task.caption(label, info.classes)
+        image = image if image is None or label is None else task.drawn(image, label)
+        chosen.append(Chosen(id=str(id_), score=row["score"], rank=row["rank"], label=caption, image=image, text=text))
     return chosen
 
 

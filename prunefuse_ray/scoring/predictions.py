@@ -22,6 +22,8 @@ from prunefuse_ray.schemas import doubts_schema
 from prunefuse_ray.tasks import TASKS, Task
 
 BATCH = 256
+PIXELS_BATCH = 16
+"""Where every pixel has its probabilities."""
 
 
 def predict(
@@ -78,12 +80,14 @@ def _predict(
         if labels is not None:
             place = pc.index_in(rows["id"], value_set=only)
             rows = rows.append_column("label", labels["label"].take(place))
-        outputs = torch.cat([task.consensus(model(form.inputs(x))).float() for x in values_N.split(BATCH)], -2)
-        parts.append(_guessed(rows, task, task.probabilities(outputs.numpy())))
+        size = PIXELS_BATCH if task.pixels else BATCH
+        for first in range(0, len(values_N), size):
+            outputs = task.consensus(model(form.inputs(values_N[first : first + size]))).float()
+            parts.append(_guessed(rows.slice(first, size), task, task.probabilities(outputs.numpy()), form))
     return pa.concat_tables(parts) if parts else None
 
 
-def _guessed(rows: pa.Table, task: Task, p_NC: npt.NDArray[np.float64]) -> pa.Table:
+def _guessed(rows: pa.Table, task: Task, p_NC: npt.NDArray[np.float64], form: Form) -> pa.Table:
     guess_N, probability_N = task.guesses(p_NC)
     columns = {
         "id": rows["id"],
@@ -93,7 +97,7 @@ def _guessed(rows: pa.Table, task: Task, p_NC: npt.NDArray[np.float64]) -> pa.Ta
     }
     if "label" in rows.column_names:
         columns["label"] = rows["label"]
-        own_N = task.label_probabilities(p_NC, task.targets(rows["label"]))
+        own_N = task.label_probabilities(p_NC, task.targets(rows["label"], form))
         columns["label_probability"] = pa.array(own_N, pa.float32())
     return pa.table(columns)
 

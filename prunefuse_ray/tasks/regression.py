@@ -121,12 +121,12 @@ class Regression(Task):
             return labels.cast(self.label_type)
         return pa.chunked_array([_lists(_floats(labels)[:, None])])
 
-    def targets(self, labels: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    def targets(self, labels: pa.ChunkedArray, form: Any = None) -> npt.NDArray[np.float64]:
         """(N, T), in the units of the labels."""
         flat = pc.list_flatten(labels).to_numpy().astype(np.float64)
         return flat.reshape(len(labels), -1 if len(labels) else max(1, len(self.mean)))
 
-    def blank_targets(self, samples: int, classes: int) -> npt.NDArray[np.float64]:
+    def blank_targets(self, samples: int, classes: int, form: Any) -> npt.NDArray[np.float64]:
         return np.zeros((samples, classes))
 
     def agreed(self, labels: Sequence[Any]) -> tuple[Any, float, bool]:

@@ -90,6 +90,10 @@ class Task(ABC):
     """How many classes there may be; None: any number."""
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Section of the configuration -> fields whose defaults are others for this task."""
+    pixels: ClassVar[bool] = False
+    """Whether labels and outputs are of every pixel, and move with it."""
+    output_axes: ClassVar[int] = 2
+    """Axes of a network's outputs, the samples' included; a committee's have one more."""
     beside: ClassVar[tuple[Metric, ...]] = ()
     """Other figures of `Evaluation.result` that people want to see beside the metric."""
 
@@ -127,11 +131,15 @@ class Task(ABC):
         stay."""
         return labels.cast(self.label_type)
 
-    def targets(self, labels: pa.ChunkedArray) -> npt.NDArray[Any]:
-        """Labels (N,) of `label_type` as what a network is trained on, (N, ...)."""
+    def targets(self, labels: pa.ChunkedArray, form: Any) -> npt.NDArray[Any]:
+        """Labels (N,) of `label_type` as what a network is trained on, (N, ...).
+
+        Args:
+            form: what samples are brought to (`sample_format.Form`).
+        """
         return labels.to_numpy().astype(np.int64)
 
-    def blank_targets(self, samples: int, classes: int) -> npt.NDArray[Any]:
+    def blank_targets(self, samples: int, classes: int, form: Any) -> npt.NDArray[Any]:
         """Targets of the same shape that mean nothing: for measuring times."""
         return np.zeros(samples, np.int64)
 
@@ -151,6 +159,18 @@ class Task(ABC):
     def named(self, label: Any, classes: Sequence[str]) -> str:
         """A label as people read it, and as `label` takes it."""
 
+    def caption(self, label: Any, classes: Sequence[str]) -> str:
+        """A label in a few words, for people alone."""
+        return self.named(label, classes)
+
+    def drawn(self, image: bytes, label: Any) -> bytes:
+        """An encoded image as a report shows it with its label; by default as it is."""
+        return image
+
+    def unlike(self, label: Any, size: tuple[int, int]) -> str | None:
+        """What is wrong with a label for an image of this (height, width); None: nothing."""
+        return None
+
     @abstractmethod
     def counts(self, labels: pa.ChunkedArray, classes: int) -> list[int]:
         """How many of the labels (N,) have each class; nulls have none."""
@@ -164,6 +184,10 @@ class Task(ABC):
         return classes
 
     # --- what the labels of a training settle ---
+
+    def of_share(self, share: float) -> Task:
+        """The task where of an image's pixels this share decides its score (`selection.pixel_share`)."""
+        return self
 
     def fitted(self, labels: pa.ChunkedArray) -> Task:
         """The task as a training on these labels (N,) has it: of numbers, with their units. Else the same."""

@@ -26,6 +26,8 @@ PATCH, CENTROIDS, SIDE = 6, 800, 32
 POOL = 2_000
 """Images of the pool, without labels, from which the patches come."""
 PATCHES = 50_000
+PIXELS = 20_000
+"""Pixels of the labeled images to which the model of pixels is fitted."""
 IMAGES_AT_ONCE = 16
 UNLIKELY = 1e-12
 
@@ -34,7 +36,7 @@ UNLIKELY = 1e-12
 class Answer:
     """What a baseline says of the test samples."""
 
-    outputs_NC: npt.NDArray[np.float64]
+    outputs_NC: npt.NDArray[np.floating]
     """As a network has them: logarithms of probabilities, logits of several labels, or numbers as they were fitted."""
     about: str
     """The model in words, as it was fitted."""
@@ -101,6 +103,35 @@ def of_images(
         outputs_NC=outputs_NC,
         about=f"k-means features of patches{scaled}, {model}",
     )
+
+
+def of_pixels(
+    labeled: npt.NDArray[np.uint8], masks_NHW: npt.NDArray[np.uint8], test: npt.NDArray[np.uint8], classes: int
+) -> Answer:
+    """Of the pixels of images, uint8 (N, H, W, C), one by one: the values of the 3 x 3 pixels around each, and where it
+    lies. Pixels of 255 are left out."""
+    x, y = _neighbourhoods(labeled).reshape(-1, 9 * labeled.shape[-1] + 5), masks_NHW.reshape(-1)
+    known = np.flatnonzero(y != 255)
+    some = np.random.default_rng(0).permutation(known)[:PIXELS]
+    x, y = x[some], y[some].astype(np.int64)
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    t_NHWD = (_neighbourhoods(test) - mean) / std
+    flat, model = _fitted((x - mean) / std, y, t_NHWD.reshape(-1, t_NHWD.shape[-1]), classes, (0.01, 0.1, 1.0, 10.0))
+    outputs_NHWC = flat.astype(np.float32).reshape(*t_NHWD.shape[:3], classes)
+    return Answer(
+        outputs_NC=np.moveaxis(outputs_NHWC, -1, 1),
+        about=f"each pixel by the 3 x 3 values around it and its place, {model}",
+    )
+
+
+def _neighbourhoods(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(N, H, W, 9 C + 5): the values around each pixel, of the edge beyond it, its place and the squares of that."""
+    n, h, w, _ = images.shape
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float32) / 255
+    around = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    y, x = np.meshgrid(np.linspace(-1, 1, h), np.linspace(-1, 1, w), indexing="ij")
+    place = np.stack([x, y, x * x, y * y, x * y], axis=-1).astype(np.float32)
+    return np.concatenate([*around, np.broadcast_to(place, (n, h, w, 5))], axis=-1)
 
 
 # --- k-means features ---

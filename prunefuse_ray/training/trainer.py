@@ -43,7 +43,7 @@ from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.resources import TrainingPlan, cores, training_threads
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Evaluation, Task
-from prunefuse_ray.training.augmentation import centre, draw, held_form, network_inputs, weak_view
+from prunefuse_ray.training.augmentation import centre, draw, held_form, masked_view, network_inputs, weak_view
 from prunefuse_ray.training.checkpoints import (
     State,
     Weights,
@@ -115,7 +115,7 @@ class TrainingJob:
         for file, content in sorted(self.network.items()):
             sha256.update(file.encode() + content)
         for column in ("id", "label"):
-            sha256.update(json.dumps(self.labels[column].to_pylist()).encode())
+            sha256.update(json.dumps(self.labels[column].to_pylist(), default=bytes.hex).encode())
         if self.unlabeled is not None:
             sha256.update(json.dumps([self.unlabeled.exclude.to_pylist(), self.prior]).encode())
         return sha256.hexdigest()
@@ -288,8 +288,11 @@ def _steps(
         if i < state.step:  # done before a preemption; the draws are repeated, so that the next ones are the same
             continue
         rows = batch[rank::world]
-        values = weak_view(samples.values_N[rows].to(device), draws[rank::world], recipe, job.form)
-        y = samples.labels_N[rows].to(device)
+        held, y = samples.values_N[rows].to(device), samples.labels_N[rows].to(device)
+        if task.pixels:
+            values, y = masked_view(held, y, draws[rank::world], recipe, job.form)
+        else:
+            values = weak_view(held, draws[rank::world], recipe, job.form)
         step = state.epoch * steps + i
         guessed = None
         if guesser is not None:

@@ -23,12 +23,15 @@ from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.tasks import Task
+from prunefuse_ray.tasks.segmentation import IGNORED
 from prunefuse_ray.training import baseline
 
 DRAW = (0, 3_000_000)
 """Seed and number of the draws: none of those that select."""
 TESTED = {True: 10_000, False: 50_000}
 """Of a larger test set so many samples are tested, of images and of others."""
+TESTED_PIXELS = 300
+"""Images whose pixels are fitted to and tested."""
 NGRAMS = 1_024
 
 
@@ -38,16 +41,20 @@ def run(context: RunContext, step: Step) -> Done:
     if isinstance(form, TextForm):  # whatever the network reads
         form = NgramForm(length=NGRAMS)
     labels = context.labels(context.last)
-    labeled = _drawn(labels, baseline.LABELED)
+    labeled = _drawn(labels, TESTED_PIXELS if context.task.pixels else baseline.LABELED)
     task, classes = context.task.fitted(labeled["label"]), len(context.info.classes)
     x, targets_N = _samples(context.samples(context.last), form, labeled, task)
     own = own_labels(context.test)
-    test, truth_N = _samples(context.test, form, _drawn(own, TESTED[isinstance(form, ImageForm)]), task)
+    tested = TESTED_PIXELS if task.pixels else TESTED[isinstance(form, ImageForm)]
+    test, truth_N = _samples(context.test, form, _drawn(own, tested), task)
     y_N = task.baseline_targets(targets_N, classes)
-    pool = context.drawn(baseline.POOL, *DRAW)[1] if isinstance(form, ImageForm) else None
+    patches = isinstance(form, ImageForm) and not task.pixels
+    pool = context.drawn(baseline.POOL, *DRAW)[1] if patches else None
     # Its steps are so small that on a machine with other work threads wait for each other: a minute instead of seconds.
     with threadpool_limits(1):
-        if isinstance(form, NgramForm):
+        if task.pixels:
+            answer = baseline.of_pixels(x, y_N, test, classes)
+        elif isinstance(form, NgramForm):
             answer = baseline.of_texts(x, y_N, test, classes)
         elif isinstance(form, ImageForm):
             assert pool is not None
@@ -62,6 +69,12 @@ def run(context: RunContext, step: Step) -> Done:
         figures = ((f"{m.title} {m.text(found[m.name])}", f"{m.title} {m.text(told[m.name])}") for m in task.beside)
         of_model, of_mean = (", ".join(some) for some in zip(*figures, strict=True))
         about += f" ({of_model}; the mean of the labels alone: {of_mean})"
+    if task.pixels:
+        common = int(np.bincount(y_N[y_N != IGNORED], minlength=classes).argmax())
+        alone = np.zeros_like(answer.outputs_NC)
+        alone[:, common] = 1.0
+        told = _tested(task, alone, truth_N)
+        about += f" (the commonest class alone, {context.info.classes[common]}: {task.metric.text(told['miou'])})"
     return Done(
         outputs={},
         metrics={
@@ -75,7 +88,7 @@ def run(context: RunContext, step: Step) -> Done:
     )
 
 
-def _tested(task: Task, outputs_NC: npt.NDArray[np.float64], truth_N: npt.NDArray[Any]) -> dict[str, float]:
+def _tested(task: Task, outputs_NC: npt.NDArray[np.floating], truth_N: npt.NDArray[Any]) -> dict[str, float]:
     evaluation = task.evaluation()
     evaluation.add(torch.from_numpy(outputs_NC), torch.from_numpy(truth_N))
     return evaluation.result()
@@ -95,6 +108,6 @@ def _samples(
     parts = list(over(readable, groups(source), form, wanted, size=sum(source.sizes)))
     ids = pa.concat_arrays([ids.cast(wanted.type) for ids, _ in parts])
     place = pc.index_in(ids, value_set=wanted).to_numpy()
-    y_N = task.targets(labels["label"])[place]
+    y_N = task.targets(labels["label"], form)[place]
     _, first = np.unique(place, return_index=True)  # what people left without a label may have been asked twice
     return np.concatenate([values for _, values in parts])[first], y_N[first]

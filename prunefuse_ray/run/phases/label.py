@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
+from prunefuse_ray.data.labeled_set import check_sizes
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.class_counts import class_counts, warn_of_missing
 from prunefuse_ray.run.context import Done, RunContext
@@ -28,6 +29,8 @@ def run(context: RunContext, step: Step) -> Done:
     done = _done(context, step, known.num_rows)
     labels = done.outputs["labels.parquet"]
     assert isinstance(labels, pa.Table)
+    if context.task.pixels and labels.num_rows:
+        check_sizes(context.copied(done.written), labels)
     classes = context.info.classes
     counts = class_counts(context.config.task, pa.concat_tables([known, labels]), len(classes))
     if not context.task.numbers:
