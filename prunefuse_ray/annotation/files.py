@@ -50,7 +50,9 @@ class Files:
     def remedy(self, request: Request) -> str:
         task = TASKS[request.task]
         page = (
-            f"Label them in the browser: prunefuse label {_run(request.place)}. Or write" if task.one_class else "Write"
+            f"Label them in the browser: prunefuse label {_run(request.place)}. Or write"
+            if task.one_class or task.several
+            else "Write"
         )
         names = f"{', '.join(request.classes[:NAMED])}{', ...' if len(request.classes) > NAMED else ''}"
         what = f"numbers: {names.replace(', ', ';')}" if task.numbers else names

@@ -32,6 +32,9 @@ VECTORS = "mlp"
 """The architecture of vectors."""
 LIGHT_RECIPE = {"augment": [], "epochs": 10, "warmup_epochs": 1.0, "weight_decay": 2e-3, "label_smoothing": 0.0}
 """Of networks of texts and vectors; found on a validation split of IMDb (`networks/ngrams.py`)."""
+NUMBERS_RECIPE = {**LIGHT_RECIPE, "lr": 0.01, "weight_decay": 0.1}
+"""Of vectors from which numbers are predicted: labels of that kind are noisy, and the other recipe learns the noise by
+heart. Found on a validation split of scikit-learn's diabetes data and on its Friedman problem (docs: results)."""
 RECIPES = ("training", "finetuning")
 
 
@@ -132,9 +135,16 @@ def _kind_of_pool(given: Given) -> Iterator[Followed]:
     else:
         return
     yield Followed(section="network", values={"architecture": usual}, why=why)
-    light = LIGHT_RECIPE if architecture in (None, usual) or usual == VECTORS else {"augment": []}
+    usual_recipe = NUMBERS_RECIPE if usual == VECTORS and _of_numbers(given) else LIGHT_RECIPE
+    light = usual_recipe if architecture in (None, usual) or usual == VECTORS else {"augment": []}
     for section in RECIPES:
         yield Followed(section=section, values=light, why=why)
+
+
+def _of_numbers(given: Given) -> bool:
+    with suppress(ConfigError, TypeError):
+        return TASKS[given("task") or CLASSIFICATION.name].numbers
+    return False
 
 
 RULES = (_task, _target, _committee, _groups, _annotation, _validation, _warmup, _kind_of_pool)

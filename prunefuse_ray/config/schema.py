@@ -154,7 +154,7 @@ class Config(Section):
             ("selection.per_group", not task.by_group and selection.per_group == "predicted" and "predicted", "null"),
             ("selection.class_balance", selection.class_balance, "0"),
             ("selection.wanted_classes", selection.wanted_classes, "[]"),
-            ("annotation.kind", annotation.kind == "label_studio" and "label_studio", "files"),
+            ("annotation.kind", not task.several and annotation.kind == "label_studio" and "label_studio", "files"),
             ("annotation.labels_per_sample", annotation.labels_per_sample > 1 and annotation.labels_per_sample, "1"),
             ("training.unlabeled.method", self.training.unlabeled.used and self.training.unlabeled.method, "none"),
             (

@@ -84,7 +84,7 @@ def _unusable(rows: pa.Table) -> pa.Table:
 def prior(context: RunContext, round_: int) -> tuple[float, ...]:
     """The shares of the classes in the pool, as far as labels tell: those of the initial set where that was drawn at
     random, since later labels are of samples that a strategy wanted; else those of all labels. No class has none."""
-    first = context.ledger.labels([Step(0, LABEL)], context.info.id_type, context.task.label_type)
+    first = context.ledger.labels([Step(0, LABEL)], context.info.id_type)
     chance = context.config.selection.initial == "random" and first.num_rows
     counts = class_counts(context.config.task, first if chance else context.labels(round_), len(context.info.classes))
     total = sum(counts) + len(counts)

@@ -56,6 +56,7 @@ class MultiLabel(Task):
     baseline = True
     one_class = False
     by_group = False
+    several = True
     most_classes = 63
 
     @cached_property
@@ -129,9 +130,12 @@ class MultiLabel(Task):
 
     def named(self, label: int, classes: Sequence[str]) -> str:
         """The names with `;` between; a list in JSON where that would not be read as the same set again."""
-        names = [name for c, name in enumerate(classes) if label >> c & 1]
+        names = self.names(label, classes)
         text = ";".join(names)
         return text if names and self.label(text, classes) == label else json.dumps(names, ensure_ascii=False)
+
+    def names(self, label: int, classes: Sequence[str]) -> list[str]:
+        return [name for c, name in enumerate(classes) if label >> c & 1]
 
     def counts(self, labels: pa.ChunkedArray, classes: int) -> list[int]:
         return _columns(labels.drop_null().to_numpy(), classes).sum(axis=0).tolist()

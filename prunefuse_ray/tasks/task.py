@@ -81,6 +81,8 @@ class Task(ABC):
     """Whether there is a simplest model to compare with (`training/baseline.py`)."""
     one_class: ClassVar[bool] = True
     """Whether a sample has exactly one class. What weighs, guesses or votes by class is refused where it has not."""
+    several: ClassVar[bool] = False
+    """Whether a label is a set of classes."""
     numbers: ClassVar[bool] = False
     """Whether labels are numbers, and what else calls classes are the names of the targets."""
     by_group: ClassVar[bool] = True
@@ -158,6 +160,10 @@ class Task(ABC):
     @abstractmethod
     def named(self, label: Any, classes: Sequence[str]) -> str:
         """A label as people read it, and as `label` takes it."""
+
+    def names(self, label: Any, classes: Sequence[str]) -> list[str]:
+        """The classes of a label, where it has some."""
+        return [self.named(label, classes)]
 
     def caption(self, label: Any, classes: Sequence[str]) -> str:
         """A label in a few words, for people alone."""

@@ -109,8 +109,19 @@ def test_its_labels_are_known_labels_of_another_run_and_people_give_the_rest(fin
     assert {row["id"]: row["label"] for row in new} == {
         row["id"]: bits for row, bits in zip(asked, (0b10001000, 0, 0b1000000110, 1), strict=True)
     }
-    with pytest.raises(LabelError, match="the page asks for one class a sample"):
-        Desk(request_of(config, ledger, seen_info(config, ledger), 1))
+    desk = Desk(request_of(config, ledger, seen_info(config, ledger), 1))
+    desk.answer("ann", [(0, [2, 7]), (1, [])])
+    desk.answer("ann", [(2, None)])
+    with open(desk.request.place.path + "/labels-page-ann.csv", encoding="utf-8-sig") as file:
+        assert [(row["label"], row["unsure"]) for row in csv.DictReader(file)] == [("2;7", ""), ("[]", ""), ("", "yes")]
+    assert desk.progress("ann")["by_class"] == {2: 1, 7: 1}
+    assert desk.undo("ann")[0].get("label") is None
+    desk.answer("ann", [(0, [1])])
+    assert desk.undo("ann")[0]["label"] == [2, 7]
+    for wrong in (3, [10], [1, 1], [True]):
+        with pytest.raises(LabelError, match="cannot be labeled"):
+            desk.answer("ann", [(0, wrong)])
+    desk.close()
 
 
 def _labels(ledger):

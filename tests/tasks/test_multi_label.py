@@ -182,7 +182,6 @@ def test_scores_are_largest_at_the_threshold_and_within_their_bounds():
         ({"selection": {"per_group": "predicted"}}, "selection.per_group predicted goes by the one class"),
         ({"selection": {"class_balance": 0.5}}, "selection.class_balance 0.5 goes by the one class"),
         ({"selection": {"wanted_classes": ["3"]}}, "selection.wanted_classes"),
-        ({"annotation": {"url": "http://host"}}, "annotation.kind label_studio goes by the one class"),
         ({"annotation": {"kind": "files", "labels_per_sample": 2}}, "annotation.labels_per_sample 2 goes"),
         ({"training": {"unlabeled": {"method": "fixmatch"}, "label_smoothing": 0}}, "training.unlabeled.method fix"),
     ],

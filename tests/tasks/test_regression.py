@@ -183,6 +183,9 @@ def test_defaults_follow_the_task():
     assert config(selection={"strategy": "max_herding"}).pruning.committee == 1
     assert config(selection={"strategy": "uncertainty_herding"}).pruning.committee == 2
     assert config_from_tree({}).selection.strategy == "least_confidence"
+    vectors = {"source": "csv", "path": "a", "test_path": "b", "vector_column": "v"}
+    assert config(pool=vectors).training.weight_decay == 0.1
+    assert config_from_tree({"pool": vectors | {"classes": 2}}).training.weight_decay == 0.002
 
 
 @pytest.mark.parametrize(
