@@ -93,7 +93,8 @@ def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list
     schema = doubts_schema(info.id_type, task.label_type)
     rows = ledger.read_table(step, "doubts.parquet", schema)
     if not task.numbers:
-        rows = rows.filter(pc.not_equal(rows["label"], rows["guess"]))
+        other = [a != b for a, b in zip(rows["label"].to_pylist(), rows["guess"].to_pylist(), strict=True)]
+        rows = rows.filter(pa.array(other, pa.bool_()))
     rows = rows.slice(0, SHEET)
     wanted = rows["id"].combine_chunks()
     samples: dict[Any, bytes | str | None] = {}

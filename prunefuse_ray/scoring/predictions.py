@@ -91,7 +91,7 @@ def _guessed(rows: pa.Table, task: Task, p_NC: npt.NDArray[np.float64], form: Fo
     guess_N, probability_N = task.guesses(p_NC)
     columns = {
         "id": rows["id"],
-        "guess": pa.array(list(guess_N) if guess_N.ndim > 1 else guess_N, task.label_type),
+        "guess": pa.array(guess_N if guess_N.dtype == np.int64 else list(guess_N), task.label_type),
         # Nothing where a guess has no probability; one of NaN is that of a broken network, and stays.
         "probability": pa.array(probability_N, pa.float32(), mask=np.full(len(p_NC), task.numbers)),
     }

@@ -251,7 +251,7 @@ class Task(ABC):
 
     @abstractmethod
     def guesses(self, p_NC: Probabilities) -> tuple[npt.NDArray[Any], Probabilities]:
-        """The likeliest label of each sample, as `targets` has them, and its probability (N,); NaN: it has none."""
+        """The likeliest label of each sample, of `label_type`, and its probability (N,); NaN: it has none."""
 
     @abstractmethod
     def label_probabilities(self, p_NC: Probabilities, labels_N: npt.NDArray[np.int64]) -> Probabilities:

@@ -223,7 +223,7 @@ class Desk:
                 "by_class": dict(Counter(n for one in own for n in (one if self.task.several else [one]))),
                 "people": [{"name": name, "labels": len(given)} for name, given in sorted(people.items()) if given],
                 "both": len(twice),
-                "alike": sum(len(set(said)) == 1 for said in twice),
+                "alike": sum(all(one == said[0] for one in said) for said in twice),
             }
 
     def close(self) -> None:
