@@ -49,8 +49,8 @@ def with_tables(text: str) -> str:
 
 
 def comparison(name: str) -> str:
-    """Mean ± standard deviation over seeds of the target network: a row for each arm of a sweep, a column for each number
-    of labels; and the simplest model on the labels of each arm's end."""
+    """Mean ± standard deviation over seeds of the target network: a row for each arm of a sweep, a column for each
+    number of labels; and the simplest model on the labels of each arm's end."""
     tree = json.loads((FIGURES / f"{name}.json").read_text(encoding="utf-8"))
     metric = Metric(name="m", title=tree["metric"], share=tree["share"])
 
