@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import subprocess
 import sys
 
 import numpy as np
@@ -191,3 +192,23 @@ def test_a_secret_of_the_environment_is_in_no_file_of_a_run(local_ray, tiny_pool
         data = file.read_bytes()
         assert SECRET.encode() not in data, file
         assert token.encode() not in data, file
+
+
+def test_nobody_is_told_of_what_is_done_here():
+    """Usage statistics of Ray, of trackers, of OpenVINO."""
+    code = """if True:
+        import os, sys
+        from prunefuse_ray.distributed.security import secure
+        secure()
+        import torch
+        from ray._common.usage import usage_lib
+        from prunefuse_ray.networks import BACKENDS
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).eval()
+        x = torch.ones(2, 3, 2, 2)
+        run = BACKENDS["openvino"].runner(network, precision="fp32", device=x.device, example=x, threads=1)
+        assert run(x).shape == (2, 2)
+        print(usage_lib.usage_stats_enabled(), os.environ["DO_NOT_TRACK"], "openvino_telemetry" in sys.modules)
+    """
+    clean = {k: v for k, v in os.environ.items() if k not in ("RAY_USAGE_STATS_ENABLED", "DO_NOT_TRACK", "RAY_ADDRESS")}
+    said = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["False", "1", "False"]

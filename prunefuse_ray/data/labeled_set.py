@@ -86,9 +86,8 @@ def check_sizes(source: Source, labels: pa.Table | None = None) -> None:
     task = TASKS[source.task]
     faults, count = list[str](), 0
     wanted = None if labels is None else labels["id"].combine_chunks()
-    for rows in canonical(source, label=labels is None):
+    for rows in canonical(source, only=wanted, label=labels is None):
         if labels is not None:
-            rows = rows.filter(pc.is_in(rows["id"], value_set=wanted))
             place = pc.index_in(rows["id"], value_set=wanted)
             rows = rows.append_column("label", labels["label"].take(place))
         for some in opened(rows, source):

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from prunefuse_ray.acquisition import hash_ids
 from prunefuse_ray.data.images import plain_samples
-from prunefuse_ray.data.pool import Source, groups
+from prunefuse_ray.data.pool import Source, groups, part
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
@@ -172,6 +172,11 @@ class FileRows:
     def total(self) -> int:
         return self._starts[-1]
 
+    @property
+    def row_group_ends(self) -> list[int]:
+        """The number of rows up to the end of each row group."""
+        return self._starts[1:]
+
     def take(self, first: int, rows: int) -> pa.Table:
         """The rows from `first` on, at most so many."""
         rows = min(rows, self.total - first)
@@ -222,10 +227,40 @@ def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
     return int(np.clip(BATCH_BYTES * group.num_rows // max(size, 1), 1, BATCH_ROWS))
 
 
-def canonical(source: Source, *, label: bool = False) -> Iterator[pa.Table]:
-    """The rows as (id, sample[, group][, label]); of an index, with its PLACES instead of the sample."""
-    for table in tables(source, canonical_columns(source, label=label)):
-        yield canonical_rows(table, source, label=label)
+def canonical(source: Source, *, only: pa.Array | None = None, label: bool = False) -> Iterator[pa.Table]:
+    """The rows as (id, sample[, group][, label]); of an index, with its PLACES instead of the sample.
+
+    Args:
+        only: ids of the rows that are wanted. Of a row group that has none of them no sample is read.
+    """
+    columns = canonical_columns(source, label=label)
+    if only is None or source.roots:
+        found = (canonical_rows(table, source, label=label) for table in tables(source, columns))
+        yield from found if only is None else (_of(rows, only) for rows in found)
+        return
+    for number in range(len(source.files)):
+        one = part(source, [number])
+        for group in _row_groups_with(one, only):
+            for table in tables(one, columns, row_group=group):
+                yield _of(canonical_rows(table, one, label=label), only)
+
+
+def _of(rows: pa.Table, ids: pa.Array) -> pa.Table:
+    return rows.filter(pc.is_in(rows["id"], value_set=ids))
+
+
+def _row_groups_with(source: Source, ids: pa.Array) -> list[int]:
+    """The row groups of a source's only file that hold any of these ids."""
+    held = [
+        pc.is_in(canonical_rows(table, source, sample=False)["id"], value_set=ids).to_numpy()
+        for table in tables(source, canonical_columns(source, sample=False))
+    ]
+    if not any(mask.any() for mask in held):
+        return []
+    with FileRows(source, 0, []) as file:
+        ends = file.row_group_ends
+    places = np.flatnonzero(np.concatenate(held))
+    return sorted(set(np.searchsorted(ends, places, side="right").tolist()))
 
 
 def canonical_columns(source: Source, *, label: bool = False, sample: bool = True) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 from ray.data.block import BlockMetadata
@@ -28,19 +27,17 @@ READING_CPUS = 0.5
 """Of a reading task, so that it always fits beside 1-CPU actors."""
 
 
-def stream(
-    source: Source, *, exclude: pa.Array | None = None, only: pa.Array | None = None, label: bool = False
-) -> ray.data.Dataset:
-    """The source as a Dataset of (id, sample[, group][, label]); rows of `exclude`, or all but `only`, dropped before
-    images are opened."""
-    files = _Files(source, lambda count: groups(source, count), partial(_read, label=label))
-    return ray.data.read_datasource(files, num_cpus=READING_CPUS).map_batches(
-        _Rows(source, ray.put(exclude) if exclude is not None else None, ray.put(only) if only is not None else None),
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        num_cpus=READING_CPUS,
-    )
+def stream(source: Source, *, only: pa.Array | None = None, label: bool = False) -> ray.data.Dataset:
+    """The source as a Dataset of (id, sample[, group][, label]); rows but `only` are dropped before images are
+    opened."""
+    reading = partial(_rows, only=None if only is None else ray.put(only), label=label)
+    return ray.data.read_datasource(_Files(source, lambda count: groups(source, count), reading), num_cpus=READING_CPUS)
+
+
+def rows(source: Source, *, only: pa.Array | None = None, label: bool = False) -> Iterator[pa.Table]:
+    """What `stream` gives, read by this process, a few rows at a time."""
+    for table in canonical(source, only=only, label=label):
+        yield from opened(table, source)
 
 
 def decoded_stream(
@@ -118,8 +115,8 @@ def spans(source: Source, chunk: int, count: int) -> list[Source]:
     return parts
 
 
-def _read(source: Source, label: bool) -> Iterable[pa.Table]:
-    return canonical(source, label=label)
+def _rows(source: Source, only: Any, label: bool) -> Iterator[pa.Table]:
+    return rows(source, only=None if only is None else ray.get(only), label=label)
 
 
 def _decode(source: Source, form: Form, excluded: Any, held_out: Place | None) -> Iterator[pa.Table]:
@@ -142,17 +139,3 @@ def decoded_rows(chunk: Chunk, held_out: HeldOut | None = None) -> pa.Table:
     if "group" in chunk.rows.column_names:
         columns["group"] = chunk.rows["group"]
     return pa.table(columns)
-
-
-class _Rows:
-    """Unwanted rows dropped, samples of an index opened."""
-
-    def __init__(self, source: Source, exclude: Any, only: Any) -> None:
-        self.source, self.exclude, self.only = source, exclude, only
-
-    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        if self.only is not None:
-            rows = rows.filter(pc.is_in(rows["id"], value_set=ray.get(self.only)))
-        elif self.exclude is not None:
-            rows = rows.filter(pc.invert(pc.is_in(rows["id"], value_set=ray.get(self.exclude))))
-        yield from opened(rows, self.source)

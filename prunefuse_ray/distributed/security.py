@@ -8,10 +8,13 @@ import secrets
 
 def secure() -> None:
     """Give a Ray that this command starts itself a token of its own, and let its processes listen on the loopback
-    interface alone. Ray reads these when it is imported; else it would leave a token file in the home directory."""
+    interface alone. Ray reads these when it is imported; else it would leave a token file in the home directory. Nobody
+    is told of what is done here: neither Ray's makers nor those of a tracker count it, unless the user lets them."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # read by MLflow
     if not os.environ.get("RAY_ADDRESS"):
         # Not for clusters of several machines: the nodes of Ray are then at 127.0.0.1, as on Windows and macOS.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

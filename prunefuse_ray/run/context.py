@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +20,8 @@ from prunefuse_ray.config import Config
 from prunefuse_ray.data.labeled_set import held_out
 from prunefuse_ray.data.pool import PoolInfo, Prepared, Source, groups
 from prunefuse_ray.data.prepared import readable
-from prunefuse_ray.data.sample_format import decode_column, form_of
-from prunefuse_ray.data.stream import stream
+from prunefuse_ray.data.sample_format import Form, decode_column, form_of
+from prunefuse_ray.data.stream import rows, stream
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.distributed.resources import Resources, ScoringPlan, TrainingPlan
 from prunefuse_ray.errors import PoolError, ScoreError
@@ -30,7 +33,12 @@ from prunefuse_ray.schemas import REJECTED, arrow_type, labels_schema
 from prunefuse_ray.scoring.score_pass import check_rejected
 from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.selection.top_k import REMEDY
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
+
+_T = TypeVar("_T")
+CHECKED_ROWS = 256
+"""Decoded at once where samples are only tried."""
 
 KNOWN_LABELS, KNOWN_SAMPLES = "known/labels.parquet", "known/samples"
 
@@ -120,9 +128,14 @@ class RunContext:
         self.ledger.clear(step, name)
         out = self.ledger.place(step, name)
         out.fs.create_dir(out.path, recursive=True)
-        stream(self.pool, only=ids, label=label).write_parquet(
-            out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
-        )
+        if self.scoring.here:
+            parts = enumerate(groups(self.pool, self.scoring.threads))
+            named = [(out / f"part-{number:03d}.parquet", part) for number, part in parts]
+            self._here(lambda to, part: _write(rows(part, only=ids, label=label), to), named)
+        else:
+            stream(self.pool, only=ids, label=label).write_parquet(
+                out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
+            )
         written = out.files()
         found = sum(pq.read_metadata(f.path, filesystem=out.fs).num_rows for f in written)
         if found != len(ids):
@@ -155,17 +168,25 @@ class RunContext:
 
     def undecodable(self, ids: pa.Array) -> pa.Table:
         """(id, reason) of those of `ids` whose samples cannot be decoded; one pass over the pool."""
-        form = self.form
+        check = partial(_undecodable, form=self.form)
+        if self.scoring.here:
 
-        def check(rows: pa.Table) -> pa.Table:
-            _, reasons = decode_column(rows["sample"], form)
-            bad = pa.array([r is not None for r in reasons])
-            found = pa.table({"id": rows["id"].cast(pa.string()), "reason": pa.array(reasons, pa.string())})
-            return found.filter(bad).cast(REJECTED)
+            def checked(part: Source) -> list[pa.Table]:
+                return [check(few) for some in rows(part, only=ids) for few in _slices(some, CHECKED_ROWS)]
 
-        checked = stream(self.pool, only=ids).map_batches(check, batch_format="pyarrow", batch_size=256, num_cpus=0.5)
-        tables: list[Any] = list(checked.iter_batches(batch_format="pyarrow", batch_size=None))
+            parts = [(part,) for part in groups(self.pool, self.scoring.threads)]
+            tables: list[Any] = list(chain.from_iterable(self._here(checked, parts)))
+        else:
+            found = stream(self.pool, only=ids).map_batches(
+                check, batch_format="pyarrow", batch_size=CHECKED_ROWS, num_cpus=0.5
+            )
+            tables = list(found.iter_batches(batch_format="pyarrow", batch_size=None))
         return pa.concat_tables([REJECTED.empty_table(), *(t.cast(REJECTED) for t in tables if t.num_rows)])
+
+    def _here(self, function: Callable[..., _T], work: Sequence[tuple[Any, ...]]) -> list[_T]:
+        """function(*one) of each in threads of this process, as many as score."""
+        with ThreadPoolExecutor(self.scoring.threads) as threads:
+            return list(threads.map(lambda one: function(*one), work))
 
     def note_rejected(self, found: pa.Table) -> None:
         """Record samples that cannot be used; too many of them stop the run (ScoreError)."""
@@ -176,6 +197,30 @@ class RunContext:
             self.config.pool.max_rejected,
             "See rejected.parquet; mend the pool or raise pool.max_rejected",
         )
+
+
+def _write(tables: Iterable[pa.Table], to: Place) -> None:
+    """Tables as one Parquet file; none where they hold no row."""
+    writer = None
+    try:
+        for table in tables:
+            if table.num_rows:
+                writer = writer or pq.ParquetWriter(to.path, table.schema, filesystem=to.fs)
+                writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _slices(table: pa.Table, size: int) -> Iterator[pa.Table]:
+    return (table.slice(start, size) for start in range(0, table.num_rows, size))
+
+
+def _undecodable(rows_: pa.Table, form: Form) -> pa.Table:
+    _, reasons = decode_column(rows_["sample"], form)
+    bad = pa.array([r is not None for r in reasons])
+    found = pa.table({"id": rows_["id"].cast(pa.string()), "reason": pa.array(reasons, pa.string())})
+    return found.filter(bad).cast(REJECTED)
 
 
 def without(ids: pa.Array, taken: pa.ChunkedArray) -> pa.Array:

@@ -102,6 +102,7 @@ def unmeasured(monkeypatch):
         monkeypatch.setattr(benchmark_, "fastest", fastest)
 
 
+@pytest.mark.slow
 def test_scoring_measures_what_a_run_does(local_ray, tmp_path, monkeypatch, unmeasured):
     monkeypatch.setattr(scoring, "ROWS_PER_FILE", 500)
     sizes = scoring.Sizes(rows=1_000, compared=1_000, repeats=1, size=8, architecture="resnet8")
@@ -124,6 +125,7 @@ def test_memory_scores_every_sample(local_ray, tmp_path, unmeasured):
     assert figures["scored"] == 600
 
 
+@pytest.mark.slow
 def test_training_compares_the_same_work(local_ray, tmp_path):
     sizes = training.Sizes(samples=64, epochs=2, repeats=1, batch_size=32, architecture="resnet8")
     figures = training.run(tmp_path, sizes, scoring.generated(20, 32), workers=0)

@@ -2,10 +2,15 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
 
 from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.data import reading
 from prunefuse_ray.data.images import ImageForm, decode
-from prunefuse_ray.data.pool import groups
+from prunefuse_ray.data.pool import Source, groups
+from prunefuse_ray.data.stream import rows as read_here
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import source_of, sources
 from prunefuse_ray.selection.random import select_random
@@ -15,11 +20,11 @@ from tests.support.pools import rows
 GREY8 = ImageForm(height=8, width=8, channels=1)
 
 
-def test_the_stream_gives_every_sample_but_the_excluded_ones(made):
+def test_the_stream_gives_every_sample(made):
     pool, pixels, ids = made
     source, _ = sources(pool, Place.at("unused"))
-    got = rows(stream(source, exclude=pa.array([ids[3], ids[39]])))
-    assert sorted(got) == sorted(set(ids) - {ids[3], ids[39]})
+    got = rows(stream(source))
+    assert sorted(got) == sorted(ids)
     np.testing.assert_array_equal(decode(got[ids[7]]["sample"], GREY8), pixels[7])
     assert "label" not in got[ids[0]]
 
@@ -48,3 +53,30 @@ def test_groups_hold_every_file_once(made):
         cut = groups(source, count)
         assert sorted(f for g in cut for f in g.files) == sorted(source.files)
         assert len(cut) == min(count, 3)
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_of_row_groups_without_a_wanted_row_no_sample_is_read(tmp_path, monkeypatch, derived):
+    """Ten labels of a pool of terabytes must not cost its reading."""
+    for number in range(2):
+        ids = pa.array(range(100 * number, 100 * number + 40), pa.int64())
+        table = pa.table({"id": ids, "image": [b"%d" % i for i in ids.to_pylist()], "label": ids})
+        pq.write_table(
+            table.drop_columns(["id"]) if derived else table, tmp_path / f"{number}.parquet", row_group_size=8
+        )
+    files = tuple(str(tmp_path / f"{n}.parquet") for n in range(2))
+    source = Source(
+        fs=pafs.LocalFileSystem(), files=files, sizes=(1, 1), id_column="id", names=("a", "b") if derived else None
+    )
+    read, whole = [], reading.tables
+
+    def counted(source, columns, rows=None, row_group=None):
+        if "image" in columns:
+            read.append((source.files, row_group))
+        return whole(source, columns, rows, row_group)
+
+    monkeypatch.setattr(reading, "tables", counted)
+    ids = ["a:7", "a:8", "a:39"] if derived else [7, 8, 39]
+    got = pa.concat_tables(read_here(source, only=pa.array(ids), label=True))
+    assert got.to_pylist() == [{"id": i, "sample": b"%d" % n, "label": n} for i, n in zip(ids, [7, 8, 39], strict=True)]
+    assert read == [((files[0],), 0), ((files[0],), 1), ((files[0],), 4)]

@@ -158,6 +158,7 @@ def test_in_two_rounds_the_pool_is_covered_almost_as_well_whatever_the_files(tmp
     assert other.rows(select("max_herding", other.files, other.known, 30, 1)) == found
 
 
+@pytest.mark.slow
 def test_a_very_large_k_is_shared_out_among_groups_of_parts(tmp_path, local_ray, monkeypatch):
     made = Made(tmp_path, clumps=25)
     monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 100)

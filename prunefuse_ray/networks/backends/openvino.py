@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from prunefuse_ray.networks.backends.backend import Backend, Runner, installed
 from prunefuse_ray.networks.specs import NetworkError, plain
@@ -24,8 +26,11 @@ def _build(
     features: bool,
     callers: int = 1,
 ) -> Runner:
-    import openvino
     import torch
+
+    openvino = _imported()
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     from prunefuse_ray.networks.inference import scoring_form
 
@@ -36,7 +41,11 @@ def _build(
             # Its own tracing would run the network three times more, to check the trace; every pass is checked against
             # the plain network anyway (`backend_choice.check`).
             traced = torch.jit.trace(form, example, check_trace=False)
-            model = openvino.convert_model(traced, example_input=example, input=[tuple(example.shape)])
+            # `openvino.convert_model` calls this, and takes three times as long for preparations of no use here.
+            converter = FrontEndManager().load_by_framework("pytorch")
+            decoder = TorchScriptPythonDecoder(traced)  # held until the end: the converter does not
+            model = converter.convert(converter.load(decoder))
+            model.reshape({model.inputs[0]: openvino.PartialShape(list(example.shape))})
     except Exception as error:  # its converter raises errors of its own and those of torch's tracer
         raise NetworkError(
             f"scoring.backend: OpenVINO cannot convert this network ({plain(error)}); use torch, or auto"
@@ -66,6 +75,22 @@ def _build(
         return (logits, rest[0]) if features else logits
 
     return run
+
+
+def _imported() -> ModuleType:
+    """The package, without the one by which it would report every import and conversion to its maker's server; it has a
+    stub for machines that lack that."""
+    reporting = "openvino_telemetry"
+    modules: dict[str, Any] = sys.modules
+    absent = reporting not in modules
+    if absent:
+        modules[reporting] = None
+    try:
+        import openvino
+    finally:
+        if absent:
+            del modules[reporting]
+    return openvino
 
 
 OPENVINO = Backend(
