@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.schemas import doubts_schema
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
 
 BATCH = 256
@@ -59,6 +60,44 @@ def predict(
     return found.take(pa.array(np.sort(first)))
 
 
+def export(
+    source: Source,
+    network: dict[str, bytes],
+    form: Form,
+    classes: Sequence[str],
+    out: Place,
+    *,
+    task: str,
+    units: Mapping[str, Any] | None = None,
+    trusted: Collection[str] = (),
+) -> int:
+    """What a network says of every sample that can be read, into Parquet files below `out`: (id, prediction as
+    `Task.label_type`, its probability, null where it has none, and words for people). Returns how many there are."""
+    parts = list(enumerate(groups(source)))
+    args = (network, form, tuple(classes), out, task, units, tuple(trusted))
+    return sum(over(_export, parts, *args, size=sum(source.sizes)))
+
+
+def _export(
+    numbered: tuple[int, Source],
+    network: dict[str, bytes],
+    form: Form,
+    classes: Sequence[str],
+    out: Place,
+    task_name: str,
+    units: Mapping[str, Any] | None,
+    trusted: tuple[str, ...],
+) -> int:
+    number, source = numbered
+    found = _predict(source, network, form, None, task_name, units, trusted)
+    if found is None:
+        return 0
+    words = [TASKS[task_name].caption(guess, classes) for guess in found["guess"].to_pylist()]
+    table = found.rename_columns({"guess": "prediction"}).append_column("words", pa.array(words, pa.string()))
+    (out / f"part-{number:05d}.parquet").write_table(table)
+    return table.num_rows
+
+
 @torch.inference_mode()
 def _predict(
     source: Source,
@@ -75,6 +114,7 @@ def _predict(
     parts = []
     only = None if labels is None else labels["id"].combine_chunks()
     for chunk in decoded(source, form, only=only):
+        chunk = chunk.filter(np.array([why is None for why in chunk.samples.rejected], bool))
         # What comes from the prepared pool is read-only, which torch's tensors cannot be.
         rows, values_N = chunk.rows, torch.from_numpy(np.require(chunk.samples.values_N, requirements="W"))
         if labels is not None:

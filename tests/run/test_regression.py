@@ -10,7 +10,7 @@ import pytest
 
 import prunefuse_ray
 from prunefuse_ray.data.recognise import recognise
-from prunefuse_ray.errors import LabelError, LabelsWaiting, PoolError
+from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting, PoolError
 from prunefuse_ray.inference.onnx import to_onnx
 from prunefuse_ray.method.steps import LABEL, SCORE, SELECT, TRAIN, Step
 from prunefuse_ray.networks import ngrams
@@ -79,9 +79,18 @@ def test_predictions_and_the_exported_network_speak_in_units(finished):
 def test_its_proxies_rank_another_pool(finished, where, tmp_path):
     pool = {"source": "parquet", "path": str(where / "test")}
     ranking = Ranking.model_validate({"pool": pool, "selection": {"strategy": "variance"}})
-    ranked = rank(ranking, f"{finished.root.path}/rounds/002/proxies", str(tmp_path / "ranked"), 5, NETWORK)
+    proxies = f"{finished.root.path}/rounds/002/proxies"
+    ranked = rank(ranking, proxies, str(tmp_path / "ranked"), 5, NETWORK, predictions=True)
     assert (ranked.scored, ranked.ranked) == (40, 5)
     assert (pq.read_table(tmp_path / "ranked" / "scores")["score"].to_numpy() > 0).all()
+    written = pq.read_table(tmp_path / "ranked" / "predictions").sort_by("id").to_pylist()
+    images = pq.read_table(where / "test").sort_by("id")
+    found = prunefuse_ray.load(proxies, trusted=NETWORK).predict(images["image"].to_pylist())
+    assert [row["prediction"][0] for row in written] == pytest.approx([p.values["angle"] for p in found], rel=1e-4)
+    assert written[0]["probability"] is None
+    assert float(written[0]["words"]) == written[0]["prediction"][0]
+    with pytest.raises(ConfigError, match=r"'variance' asks the members of a committee.* the directory of a committee"):
+        rank(Ranking.model_validate({"pool": pool}), f"{proxies}/0", str(tmp_path / "no"), 5, NETWORK)
 
 
 def test_its_labels_are_known_labels_of_another_run_and_people_give_the_rest(finished, where, tmp_path):

@@ -79,6 +79,10 @@ def test_its_proxy_ranks_another_pool(finished, where, tmp_path):
     )
     ranked = rank(ranking, f"{finished.root.path}/rounds/001/proxies/0", str(tmp_path / "ranked"), 5)
     assert (ranked.scored, ranked.ranked) == (16, 5)
+    rank(ranking, f"{finished.root.path}/rounds/001/proxies/0", str(tmp_path / "ranked"), 5, predictions=True)
+    written = pq.read_table(tmp_path / "ranked" / "predictions")
+    assert written.num_rows == 16
+    assert all(decoded(mask).shape == (16, 16) for mask in written["prediction"].to_pylist())
 
 
 def test_people_give_masks_as_files(finished, where, tmp_path):
