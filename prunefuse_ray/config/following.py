@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from prunefuse_ray.config.sources import EXAMPLE, source_defaults
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.networks.fusion import FUSION_RULES
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
@@ -59,7 +60,31 @@ def _task(given: Given) -> Iterator[Followed]:
     name = given("task")
     with suppress(ConfigError, TypeError):
         for section, values in TASKS[name].defaults.items():
-            yield Followed(section=section, values=values, why=f"task '{name}'")
+            yield Followed(section=section, values=_without_committee(given, name, values), why=f"task '{name}'")
+
+
+def _without_committee(given: Given, task: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The defaults of a task; where its strategy asks a committee, and what was given leaves none, with the first one
+    that asks a network alone."""
+    known = TASKS[task].strategies
+    if "strategy" not in values or not known[values["strategy"]].members or _takes_committee(given):
+        return values
+    return {**values, "strategy": next(n for n, s in known.items() if s.score is not None and not s.members)}
+
+
+def _takes_committee(given: Given) -> bool:
+    """Whether what was given may have a committee of proxies beside it."""
+    rule, ratio = given("fusion.rule"), given("pruning.ratio")
+    with suppress(ConfigError, TypeError, ValueError):
+        return (
+            given("selection.selector") in (None, "proxy")
+            and str(given("pruning.committee")) != "1"
+            and (ratio is None or _members(ratio, none=0) > 1)
+            and str(given("pruning.steps") or 1) == "1"
+            and given("pruning.round_to") is None
+            and (rule is None or FUSION_RULES[rule].committees)
+        )
+    return True
 
 
 def _target(given: Given) -> Iterator[Followed]:
@@ -83,13 +108,13 @@ def _committee(given: Given) -> Iterator[Followed]:
             )
 
 
-def _members(ratio: Any) -> int:
-    """The size of a committee whose members have this ratio; 2 where there is none."""
+def _members(ratio: Any, none: int = 2) -> int:
+    """The size of a committee whose members have this ratio; `none` where there is no such committee."""
     with suppress(TypeError, ValueError, ZeroDivisionError, OverflowError):
         members = round(1 / (1 - float(ratio)))
         if members > 1 and abs(1 - 1 / members - float(ratio)) < 1e-9:
             return members
-    return 2
+    return none
 
 
 def _groups(given: Given) -> Iterator[Followed]:

@@ -11,6 +11,7 @@ from PIL import Image
 import prunefuse_ray
 from prunefuse_ray import networks
 from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting, PoolError
 from prunefuse_ray.inference.onnx import to_onnx
 from prunefuse_ray.method.steps import LABEL, SCORE, TRAIN, Step
@@ -108,7 +109,8 @@ def test_people_give_masks_as_files(finished, where, tmp_path):
     assert ledger.require(Step(1, LABEL)).metrics["labels"] == 14
 
 
-def test_folders_of_images_have_a_folder_of_masks(local_ray, tmp_path):
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_folders_of_images_have_a_folder_of_masks(local_ray, tmp_path, whole):
     for part, n in (("pool", 24), ("test", 8)):
         images, masks = scenes_with_masks(n, 3 + len(part), test=part == "test")
         for name, values in (("images", images), ("masks", masks)):
@@ -124,6 +126,10 @@ def test_folders_of_images_have_a_folder_of_masks(local_ray, tmp_path):
     with pytest.raises(PoolError, match=r"1 of 24 images have no mask that can be used: no .*pool/masks/a/3\.png"):
         loop.run(config)
     (tmp_path / "3.png").rename(tmp_path / "pool/masks/a/3.png")
+    if not whole:
+        found = survey(config.pool, task="segmentation")
+        assert found.indexes["path"].labels[0] == 24, "images with nothing somewhere"
+        return
     loop.run(config)
     assert json.loads((tmp_path / "runs/tiny/result.json").read_text())["fused_miou"] > 0
 

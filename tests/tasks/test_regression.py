@@ -189,6 +189,19 @@ def test_defaults_follow_the_task():
 
 
 @pytest.mark.parametrize(
+    "tree",
+    [
+        {"selection": {"selector": "dense"}}, {"pruning": {"committee": 1}}, {"pruning": {"ratio": 0.7}},
+        {"pruning": {"round_to": 8}}, {"pruning": {"steps": 2}}, {"fusion": {"rule": "function_preserving"}},
+        {"pruning": {"ratio": 0.8}}, {"fusion": {"rule": "positional"}}, {"pruning": {"committee": 3}},
+    ],
+)  # fmt: skip
+def test_what_leaves_no_committee_has_a_strategy_that_needs_none(tree):
+    found = config(**tree)
+    assert found.selection.strategy == ("variance" if found.pruning.committee > 1 else "k_centers")
+
+
+@pytest.mark.parametrize(
     ("tree", "said"),
     [
         ({"selection": {"strategy": "margin"}}, "'margin' makes no sense for task 'regression'; use one of variance, "),
@@ -196,7 +209,7 @@ def test_defaults_follow_the_task():
         ({"training": {"label_smoothing": 0.1}}, r"training\.label_smoothing 0\.1 .* set it to 0"),
         ({"selection": {"class_balance": 1.0}}, "class_balance 1.0 goes by the one class"),
         ({"annotation": {"kind": "label_studio", "url": "http://x"}}, r"annotation\.kind label_studio"),
-        ({"pruning": {"committee": 1}}, "asks the members of a committee"),
+        ({"pruning": {"committee": 1}, "selection": {"strategy": "variance"}}, "asks the members of a committee"),
     ],
 )
 def test_what_needs_classes_is_refused_by_name(tree, said):
