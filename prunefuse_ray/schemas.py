@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+CLASS = pa.int64()
+"""`Task.label_type` where a label is the number of a class."""
+
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether values of this type are lists, of whatever size and however large."""
@@ -19,18 +22,19 @@ def held_back_schema(id_type: str) -> pa.Schema:
     return pa.schema([("id", arrow_type(id_type)), ("distance", pa.float64())])
 
 
-def labels_schema(id_type: str) -> pa.Schema:
-    return pa.schema([("id", arrow_type(id_type)), ("label", pa.int64()), ("source", pa.string())])
+def labels_schema(id_type: str, label: pa.DataType = CLASS) -> pa.Schema:
+    """label: `Task.label_type`, here and below."""
+    return pa.schema([("id", arrow_type(id_type)), ("label", label), ("source", pa.string())])
 
 
-def doubts_schema(id_type: str) -> pa.Schema:
+def doubts_schema(id_type: str, label: pa.DataType = CLASS) -> pa.Schema:
     """The labeled samples by rising probability of their label under the proxy: `doubts.parquet`."""
     return pa.schema(
         [
             ("id", arrow_type(id_type)),
-            ("label", pa.int64()),
+            ("label", label),
             ("label_probability", pa.float32()),
-            ("guess", pa.int64()),
+            ("guess", label),
             ("probability", pa.float32()),
         ]
     )
@@ -73,12 +77,12 @@ INDEX = pa.schema(
 """root: number of the directory that `file` is relative to; offset: null where the sample is the whole file."""
 
 
-def annotations_schema(id_type: pa.DataType) -> pa.Schema:
+def annotations_schema(id_type: pa.DataType, label: pa.DataType = CLASS) -> pa.Schema:
     """One row per label that a person gave: `annotations.parquet`."""
     return pa.schema(
         [
             ("id", id_type),
-            ("label", pa.int64()),
+            ("label", label),
             ("annotator", pa.string()),
             ("source", pa.string()),
             ("time", pa.timestamp("us", tz="UTC")),
@@ -86,25 +90,25 @@ def annotations_schema(id_type: pa.DataType) -> pa.Schema:
     )
 
 
-def request_schema(id_type: pa.DataType) -> pa.Schema:
+def request_schema(id_type: pa.DataType, label: pa.DataType = CLASS) -> pa.Schema:
     """The samples of a round in the order of their rank, with the proxy's guess (null in round 0)."""
     return pa.schema(
         [
             ("id", id_type),
             ("rank", pa.int64()),
             ("score", pa.float32()),
-            ("guess", pa.int64()),
+            ("guess", label),
             ("probability", pa.float32()),
         ]
     )
 
 
-def agreement_schema(id_type: pa.DataType) -> pa.Schema:
+def agreement_schema(id_type: pa.DataType, label: pa.DataType = CLASS) -> pa.Schema:
     """How the annotators of a sample agreed: `agreement.parquet`."""
     return pa.schema(
         [
             ("id", id_type),
-            ("label", pa.int64()),
+            ("label", label),
             ("annotators", pa.int64()),
             ("agreement", pa.float32()),
             ("tie", pa.bool_()),

@@ -17,6 +17,7 @@ STRATEGIES: Registry[Strategy] = Registry(
         "bald": "prunefuse_ray.acquisition.disagreement:BALD",
         "vote_entropy": "prunefuse_ray.acquisition.disagreement:VOTE_ENTROPY",
         "consensus_kl": "prunefuse_ray.acquisition.disagreement:CONSENSUS_KL",
+        "variance": "prunefuse_ray.acquisition.disagreement:VARIANCE",
         "k_centers": "prunefuse_ray.acquisition.k_centers:K_CENTERS",
         "badge": "prunefuse_ray.acquisition.badge:BADGE",
         "cluster_margin": "prunefuse_ray.acquisition.cluster_margin:CLUSTER_MARGIN",

@@ -36,6 +36,13 @@ def consensus_kl(p_MNC: Probabilities) -> Scores:
     return np.maximum((p_MNC * log_ratio).sum(axis=2).max(axis=0), 0.0).astype(np.float32)
 
 
+def variance(p_MNC: Probabilities) -> Scores:
+    """Variance of the members' probabilities, summed over the classes, in [0, 1 - 1/M]: 0 where all say the same. Of
+    numbers instead of probabilities it is query by committee for regression: Burbidge, Rowland and King, "Active
+    Learning for Regression Based on Query by Committee", 2007."""
+    return p_MNC.var(axis=0).sum(axis=-1).astype(np.float32)
+
+
 def _log_members(classes: int, members: int) -> float:
     return math.log(members)
 
@@ -54,6 +61,14 @@ VOTE_ENTROPY = Strategy(
     paper="Dagan, Engelson 1995",
     score=vote_entropy,
     largest=_log_members,
+    members=True,
+)
+VARIANCE = Strategy(
+    name="variance",
+    wants="members whose predictions lie far apart",
+    paper="Burbidge, Rowland, King 2007",
+    score=variance,
+    largest=lambda classes, members: 1.0 - 1.0 / members,
     members=True,
 )
 CONSENSUS_KL = Strategy(

@@ -14,6 +14,7 @@ from prunefuse_ray.annotation.request import BATCH, Answers, Asked, Id, Request,
 from prunefuse_ray.annotation.votes import NAMED
 from prunefuse_ray.data.label_tables import inert
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
 
 WRITERS = 8
 
@@ -26,7 +27,7 @@ class Files:
         target = request.place / SAMPLES
         if target.exists():
             return
-        asked = request.asked()
+        asked, task = request.asked(), TASKS[request.task]
         if request.folder is not None:
             paths = {i: posixpath.join(_absolute(request.folder), str(i)) for i in asked}
         else:
@@ -36,7 +37,8 @@ class Files:
         table.writerow(["id", "text" if request.texts else "path", "guess", "probability", "score", "label"])
         for one in asked.values():
             id_ = inert(one.id) if isinstance(one.id, str) else one.id
-            words = (inert(paths[one.id]), inert(one.guess or ""))
+            guess = one.guess or ""
+            words = (inert(paths[one.id]), guess if task.numbers else inert(guess))
             table.writerow([id_, *words, _figure(one.probability), _figure(one.score), ""])
         # The byte order mark makes spreadsheets read the file as UTF-8.
         target.write_bytes(written.getvalue().encode("utf-8-sig"))
@@ -46,11 +48,19 @@ class Files:
         return read_answers(request)
 
     def remedy(self, request: Request) -> str:
+        task = TASKS[request.task]
+        page = (
+            f"Label them in the browser: prunefuse label {_run(request.place)}. Or write"
+            if task.one_class or task.several
+            else "Write"
+        )
+        names = f"{', '.join(request.classes[:NAMED])}{', ...' if len(request.classes) > NAMED else ''}"
+        what = f"numbers: {names.replace(', ', ';')}" if task.numbers else names
+        if task.pixels:
+            what = f"the name of a PNG file beside it, whose pixels are the numbers of the classes {names}"
         return (
-            f"in {request.place.path}/{SAMPLES}. Label them in the browser: prunefuse label {_run(request.place)}. Or "
-            f"write labels.csv (or labels.parquet) beside it, with the columns id "
-            f"and label ({', '.join(request.classes[:NAMED])}{', ...' if len(request.classes) > NAMED else ''}); then "
-            "give the same command again"
+            f"in {request.place.path}/{SAMPLES}. {page} labels.csv (or labels.parquet) beside it, with the columns id "
+            f"and label ({what}); then give the same command again"
         )
 
 

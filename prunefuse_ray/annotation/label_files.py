@@ -206,7 +206,7 @@ def check_labels(rows: Sequence[Row], request: Request) -> tuple[pa.Table, list[
     understood otherwise than written. A row without a label is left out: it is missing."""
     classes, known = request.classes, _Known(request.ids, request.id_type)
     wrong, seen = _Wrong(), Counter[str]()
-    given = Labels(task=TASKS[request.task], classes=classes, seen=seen)
+    given = Labels(task=TASKS[request.task], classes=classes, beside=request.place, seen=seen)
     taken: dict[tuple[Id, str], tuple[Row, int]] = {}
     for row in rows:
         if given.missing(row.label):
@@ -226,7 +226,7 @@ def check_labels(rows: Sequence[Row], request: Request) -> tuple[pa.Table, list[
                 f"{row.where}: id '{row.id}' is labeled '{row.label}'{by}, but '{before[0].label}' at {before[0].where}"
             )
     faults = [*shortened(wrong.unknown, "unknown ids"), *shortened(wrong.outside, "labels outside the classes")]
-    if wrong.outside:
+    if wrong.outside and not given.task.numbers and not given.task.pixels:
         faults.append(f"the classes are {', '.join(classes)}")
     columns: dict[str, list[Any]] = {
         "id": [i for i, _ in taken],
@@ -235,7 +235,7 @@ def check_labels(rows: Sequence[Row], request: Request) -> tuple[pa.Table, list[
         "source": ["files"] * len(taken),
         "time": [r.time for r, _ in taken.values()],
     }
-    annotations = pa.table(columns, schema=annotations_schema(request.id_type)).sort_by(
+    annotations = pa.table(columns, schema=annotations_schema(request.id_type, given.task.label_type)).sort_by(
         [("id", "ascending"), ("annotator", "ascending")]
     )
     return annotations, [*faults, *shortened(wrong.twice, "labels given twice")], given.notes

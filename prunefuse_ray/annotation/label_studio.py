@@ -22,6 +22,7 @@ from urllib3.util import Retry
 from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, for_browsers
 from prunefuse_ray.errors import LabelError
 from prunefuse_ray.schemas import annotations_schema
+from prunefuse_ray.tasks import TASKS
 
 TOKEN = "LABEL_STUDIO_API_KEY"
 """Environment variable that holds the token; it is written nowhere."""
@@ -138,7 +139,7 @@ class LabelStudio:
 
     def collect(self, request: Request) -> Answers:
         """The submitted annotations of the round's tasks; skipped ones and drafts do not count."""
-        schema = annotations_schema(request.id_type)
+        schema = annotations_schema(request.id_type, TASKS[request.task].label_type)
         project = self._project(request)
         if project is None:
             return Answers(annotations=schema.empty_table())
@@ -146,7 +147,7 @@ class LabelStudio:
         people: dict[int, str] | None = None
         rows: dict[tuple[Id, str], dict[str, Any]] = {}
         faults = []
-        numbers = {name: n for n, name in enumerate(request.classes)}
+        asked_task = TASKS[request.task]
         for task in self._tasks(project):
             id_ = known.get(task["data"].get("id"))
             if id_ is None:
@@ -155,15 +156,18 @@ class LabelStudio:
                 if annotation.get("was_cancelled"):
                     continue
                 where = f"{self.client.url}/projects/{project}/data?task={task['id']} (id '{id_}')"
-                label = _choice(annotation)
-                if label not in numbers:
-                    said = "no choice" if label is None else f"'{label}', which is not a class"
+                chosen = _choices(annotation)
+                unknown = [name for name in chosen if name not in request.classes]
+                if unknown or not (chosen or asked_task.several):
+                    said = f"'{unknown[0]}', which is not a class" if unknown else "no choice"
                     faults.append(f"{where}: its annotation has {said}; mend or delete it there")
                     continue
+                numbers = [list(request.classes).index(name) for name in chosen]
+                label = asked_task.label(numbers if asked_task.several else numbers[0], request.classes)
                 people = self._people() if people is None else people
                 person = annotation.get("completed_by")
                 name = people.get(person, str(person))
-                row: dict[str, Any] = {"id": id_, "label": numbers[label], "annotator": name, "source": "label_studio"}
+                row: dict[str, Any] = {"id": id_, "label": label, "annotator": name, "source": "label_studio"}
                 row["time"] = datetime.fromisoformat(annotation.get("updated_at") or annotation["created_at"])
                 # Of several by one person the newest counts.
                 if (id_, name) not in rows or rows[id_, name]["time"] < row["time"]:
@@ -195,7 +199,7 @@ class LabelStudio:
             json={
                 "title": f"PruneFuse {request.run}"[:50],
                 "description": f"Samples chosen by run '{request.run}'. {_marker(request)}",
-                "label_config": label_config(request.classes, request.texts),
+                "label_config": label_config(request.classes, request.texts, TASKS[request.task].several),
                 "maximum_annotations": self.labels_per_sample,
                 "show_collab_predictions": True,
                 "model_version": MODEL,
@@ -226,7 +230,7 @@ class LabelStudio:
             data = {"text" if request.texts else "image": value, "id": str(id_), "round": request.round}
             task: dict[str, Any] = {"data": data | ({} if one.score is None else {"score": round(one.score, 6)})}
             if one.guess is not None:
-                task["predictions"] = [prediction(one.guess, one.probability)]
+                task["predictions"] = [prediction(one.names, one.probability)]
             yield task
 
     def _value(self, value: bytes | str) -> str:
@@ -237,25 +241,26 @@ def _marker(request: Request) -> str:
     return f"[prunefuse:{request.marker}]"
 
 
-def _choice(annotation: dict[str, Any]) -> str | None:
+def _choices(annotation: dict[str, Any]) -> list[str]:
     for result in annotation.get("result") or []:
         choices = result.get("value", {}).get("choices")
         if result.get("type") == "choices" and choices:
-            return choices[0]
-    return None
+            return list(dict.fromkeys(choices))
+    return []
 
 
-def label_config(classes: Sequence[str], texts: bool) -> str:
-    """The labeling interface: one choice among the classes."""
+def label_config(classes: Sequence[str], texts: bool, several: bool = False) -> str:
+    """The labeling interface: one choice among the classes, or any number of them, also none."""
     shown = '<Text name="sample" value="$text"/>' if texts else '<Image name="sample" value="$image"/>'
     choices = "".join(f"<Choice value={quoteattr(name)}/>" for name in classes)
-    asked = f'<Choices name="class" toName="sample" choice="single-radio" required="true">{choices}</Choices>'
+    kind = 'choice="multiple"' if several else 'choice="single-radio" required="true"'
+    asked = f'<Choices name="class" toName="sample" {kind}>{choices}</Choices>'
     return f"<View>{shown}{asked}</View>"
 
 
-def prediction(guess: str, probability: float | None) -> dict[str, Any]:
-    """The proxy's guess as a pre-annotation."""
-    result = {"from_name": "class", "to_name": "sample", "type": "choices", "value": {"choices": [guess]}}
+def prediction(guess: Sequence[str], probability: float | None) -> dict[str, Any]:
+    """The proxy's guess, the names of classes, as a pre-annotation."""
+    result = {"from_name": "class", "to_name": "sample", "type": "choices", "value": {"choices": list(guess)}}
     return {"model_version": MODEL, "score": probability, "result": [result]}
 
 

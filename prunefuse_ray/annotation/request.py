@@ -36,6 +36,8 @@ class Asked:
     """The class that the proxy of the round before thinks most likely; None in round 0."""
     probability: float | None
     """Its probability under that proxy."""
+    names: tuple[str, ...] = ()
+    """The classes of the guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +75,13 @@ class Request:
     def asked(self) -> dict[Id, Asked]:
         """The samples by id, in the order of their rank."""
         task = TASKS[self.task]
-        return {
-            row["id"]: Asked(
-                **row | {"guess": None if row["guess"] is None else task.named(row["guess"], self.classes)}
-            )
-            for row in self.rows.to_pylist()
-        }
+        found = {}
+        for row in self.rows.to_pylist():
+            guess = row["guess"]
+            words = None if guess is None else task.caption(guess, self.classes)
+            names = () if guess is None else tuple(task.names(guess, self.classes))
+            found[row["id"]] = Asked(**row | {"guess": words, "names": names})
+        return found
 
     def values(self, only: set[Id] | None = None) -> Iterator[tuple[Id, bytes | str]]:
         """(id, sample) a few at a time: texts as they are, images as encoded bytes that every viewer shows alike."""

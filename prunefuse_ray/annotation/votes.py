@@ -5,39 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
 from prunefuse_ray.annotation.request import Answers, Id
 from prunefuse_ray.errors import few
 from prunefuse_ray.schemas import agreement_schema
+from prunefuse_ray.tasks import Task
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 NAMED = 10  # ids named in a message
 
 
-def majority(annotations: pa.Table) -> pa.Table:
-    """The label that most annotators of each sample gave, by rising id: `agreement_schema`.
+def majority(annotations: pa.Table, task: Task = CLASSIFICATION) -> pa.Table:
+    """The label that most annotators of each sample gave, or that a task makes of theirs (`Task.agreed`), by rising id:
+    `agreement_schema`.
 
     `agreement` is the share of annotators who gave that label. Among labels with equally many votes the one that
     comes first in the classes wins, and `tie` is true.
     """
-    votes: dict[Id, Counter[int]] = {}
+    votes: dict[Id, list[Any]] = {}
     for id_, label in zip(annotations["id"].to_pylist(), annotations["label"].to_pylist(), strict=True):
-        votes.setdefault(id_, Counter())[label] += 1
+        votes.setdefault(id_, []).append(label)
     rows = []
-    for id_, count in votes.items():
-        most = max(count.values())
-        winners = sorted(label for label, n in count.items() if n == most)
-        rows.append(
-            {
-                "id": id_,
-                "label": winners[0],
-                "annotators": count.total(),
-                "agreement": most / count.total(),
-                "tie": len(winners) > 1,
-            }
-        )
-    return pa.Table.from_pylist(rows, agreement_schema(annotations.schema.field("id").type)).sort_by("id")
+    for id_, given in votes.items():
+        label, agreement, tie = task.agreed(given)
+        rows.append({"id": id_, "label": label, "annotators": len(given), "agreement": agreement, "tie": tie})
+    schema = agreement_schema(annotations.schema.field("id").type, task.label_type)
+    return pa.Table.from_pylist(rows, schema).sort_by("id")
 
 
 @dataclass(frozen=True, kw_only=True)

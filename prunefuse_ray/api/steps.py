@@ -19,13 +19,15 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, default
 
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition import STRATEGIES, Chance, Strategy
-from prunefuse_ray.acquisition.probabilities import gradient_factor, softmax
+from prunefuse_ray.acquisition.probabilities import gradient_factor
 from prunefuse_ray.acquisition.ranking import best, ranked
 from prunefuse_ray.errors import ConfigError, ScoreError, few
 from prunefuse_ray.inference.onnx import checked_onnx
 from prunefuse_ray.networks import NetworkSpec, Proxy, PruningSpec
 from prunefuse_ray.selection.rows import Files, Rows, matrices, vector_column
 from prunefuse_ray.storage import Place, table_bytes
+from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 if TYPE_CHECKING:
     import ray.data
@@ -49,7 +51,8 @@ def prune(
     Keep `network` as it is: `fuse` returns the proxy's weights to it. Train `proxy.network` as any other.
 
     Args:
-        network: gives logits (N, C) for inputs (N, ...). At initialization (the method), or trained.
+        network: gives logits (N, C), or (N, C, H, W) for every pixel, of inputs (N, ...). At initialization (the
+            method), or trained.
         example: one input or more, (N, ...), with the batch axis: shows the shape that structures are followed by.
         ratio: share of the channels of every layer that goes; about (1 - ratio)² of the work remains.
         importance: what a channel is judged by; `prunefuse run --help` lists them.
@@ -123,11 +126,13 @@ def score(
     batch_size: int = BATCH,
     device: str | torch.device | None = None,
     actors: tuple[int, int] | None = None,
+    task: str = CLASSIFICATION.name,
 ) -> Scores:
     """What a strategy makes of each sample: its score (higher = more wanted), and the features that it reads.
 
     Args:
-        network: a proxy, or any module that gives logits (N, C). It is copied, and put into evaluation mode.
+        network: a proxy, or any module that gives logits (N, C), or what else the task reads. It is copied, and put
+            into evaluation mode.
         data: a torch Dataset or DataLoader (of inputs, or of tuples that begin with them), a tensor (N, ...), any
             iterable of batches, or a `ray.data.Dataset`, which is scored by actors when its scores are read.
         strategy: a name; `prunefuse list strategies` shows them.
@@ -139,19 +144,22 @@ def score(
             depend on the batch that a sample is in.
         device: default: a GPU where there is one.
         actors: smallest and largest number of scoring actors of a Ray dataset.
+        task: what the network's outputs mean; `prunefuse list tasks` shows all.
 
     Raises:
-        ConfigError: no such strategy, one that needs a committee, data that are shuffled or have no such column.
+        ConfigError: no such strategy for the task, one that needs a committee, data that are shuffled or have no such
+            column.
         NetworkError: features are wanted, and the network does not end in an `nn.Linear`.
     """
-    found = STRATEGIES[strategy]
+    found = _strategy(strategy, task)
     if found.score is None or found.members or found.wanted:
         why = "asks no network" if found.score is None else "needs a committee, or wanted classes: use a run"
         raise ConfigError(f"strategy: '{strategy}' {why}; name another one")
     module = network.network if isinstance(network, Proxy) else network
     if _is_ray(data):
-        return _score_stream(module, data, found, prepare, id_column, input_column, batch_size, device, actors)
-    scorer = _Scorer(module, found, device)
+        columns = (id_column, input_column)
+        return _score_stream(module, data, strategy, task, prepare, columns, batch_size, device, actors)
+    scorer = _Scorer(module, strategy, task, device)
     parts = [scorer(_inputs(batch, prepare)) for batch in _batches(data, batch_size)]
     if not parts:
         raise ConfigError("data: holds no sample")
@@ -161,7 +169,7 @@ def score(
         raise ConfigError(
             f"ids: {len(names)} with {len(names.unique())} different ones, but the data hold {count} samples"
         )
-    return Scores(strategy=strategy, classes=scorer.classes, table=pa.concat_tables(parts).add_column(0, "id", names))
+    return Scores(strategy=strategy, classes=scorer.clusters, table=pa.concat_tables(parts).add_column(0, "id", names))
 
 
 def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int = 0, round: int = 0) -> pa.Table:
@@ -217,13 +225,13 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], *,
 class _Scorer:
     """Inputs (N, ...) in, (score[, feature][, gradient]) out."""
 
-    def __init__(self, network: nn.Module, strategy: Strategy, device: str | torch.device | None) -> None:
-        self.strategy = strategy
+    def __init__(self, network: nn.Module, strategy: str, task: str, device: str | torch.device | None) -> None:
+        self.strategy, self.task = _strategy(strategy, task), TASKS[task]
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network = _in_evaluation(network).to(self.device)
-        self.classes = 0
-        """Of the last batch's logits."""
-        self.form: nn.Module | None = None if strategy.select is not None else self.network
+        self.clusters = 0
+        """Of the last batch's logits: the number of classes, or `Task.clusters`."""
+        self.form: nn.Module | None = None if self.strategy.select is not None else self.network
 
     @torch.inference_mode()
     def __call__(self, inputs: Tensor) -> pa.Table:
@@ -232,9 +240,9 @@ class _Scorer:
             self.form = networks.with_features(self.network, x[:1])
         outputs = self.form(x)
         logits, features = outputs if isinstance(outputs, tuple) else (outputs, None)
-        _check_logits(logits, x)
-        self.classes = logits.shape[1]
-        p_NC = softmax(logits.float().cpu().numpy())
+        _check_logits(logits, x, self.task.output_axes)
+        self.clusters = self.task.clusters(logits.shape[1])
+        p_NC = self.task.probabilities(logits.float().cpu().numpy())
         assert self.strategy.score is not None
         columns: dict[str, Any] = {"score": pa.array(self.strategy.score(p_NC), pa.float32(), from_pandas=False)}
         if features is not None:
@@ -248,9 +256,10 @@ class _StreamScorer:
     """An actor: a batch of a Ray dataset in, (id, score[, feature][, gradient]) out."""
 
     def __init__(
-        self, network: nn.Module, strategy: str, prepare: Any, columns: tuple[str, str], size: int, device: Any
-    ):
-        self.scorer, self.prepare = _Scorer(network, STRATEGIES[strategy], device), prepare
+        self, network: nn.Module, strategy: str, task: str, prepare: Any, columns: tuple[str, str], size: int,
+        device: Any,
+    ):  # fmt: skip
+        self.scorer, self.prepare = _Scorer(network, strategy, task, device), prepare
         (self.id, self.input), self.size = columns, size
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
@@ -262,12 +271,12 @@ class _StreamScorer:
 
 
 def _score_stream(
-    network: nn.Module, data: Any, strategy: Strategy, prepare: Any, id_column: str, input_column: str,
+    network: nn.Module, data: Any, strategy: str, task: str, prepare: Any, columns: tuple[str, str],
     batch_size: int, device: Any, actors: tuple[int, int] | None,
 ) -> Scores:  # fmt: skip
     from ray.data import ActorPoolStrategy
 
-    wanted = [id_column] if prepare else [id_column, input_column]
+    wanted = columns[:1] if prepare else columns
     names = data.columns() or []
     if missing := [name for name in wanted if name not in names]:
         raise ConfigError(
@@ -275,8 +284,8 @@ def _score_stream(
         )
     gpu = torch.device(device).type == "cuda" if device else torch.cuda.is_available()
     least, most = actors or (1, max(1, os.cpu_count() or 1))
-    arguments = (network, strategy.name, prepare, (id_column, input_column), batch_size, device)
-    first = _StreamScorer(network, strategy.name, prepare, (id_column, input_column), 1, "cpu")
+    arguments = (network, strategy, task, prepare, columns, batch_size, device)
+    first = _StreamScorer(network, strategy, task, prepare, columns, 1, "cpu")
     first(data.take_batch(1, batch_format="numpy"))  # what is wrong is said here, and not by an actor
     dataset = data.map_batches(
         _StreamScorer,
@@ -286,7 +295,7 @@ def _score_stream(
         batch_format="numpy",
         num_gpus=1 if gpu else None,
     )
-    return Scores(strategy=strategy.name, classes=first.scorer.classes, dataset=dataset)
+    return Scores(strategy=strategy, classes=first.scorer.clusters, dataset=dataset)
 
 
 def _is_ray(data: Any) -> bool:
@@ -337,14 +346,23 @@ def _logits(network: nn.Module, x: Tensor) -> Tensor:
     with torch.inference_mode():
         device = next(network.parameters()).device
         logits = network(x.to(device))
-    _check_logits(logits, x)
+    _check_logits(logits, x, 4 if isinstance(logits, Tensor) and logits.ndim == 4 else 2)
     return logits
 
 
-def _check_logits(logits: Any, x: Tensor) -> None:
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+def _check_logits(logits: Any, x: Tensor, axes: int = 2) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != axes or len(logits) != len(x):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise networks.NetworkError(f"network: gives {shape} for {len(x)} inputs; logits (N, C) are needed: wrap it")
+        wanted = "(N, C)" if axes == 2 else "(N, C, H, W)"
+        raise networks.NetworkError(f"network: gives {shape} for {len(x)} inputs; logits {wanted} are needed: wrap it")
+
+
+def _strategy(name: str, task: str) -> Strategy:
+    """ConfigError where the task has no such strategy."""
+    known = TASKS[task].strategies
+    if name not in known and TASKS[task] is not CLASSIFICATION:
+        raise ConfigError(f"strategy: '{name}' makes no sense for task '{task}'; use one of {', '.join(known)}")
+    return known[name]
 
 
 # --- selection --------------------------------------------------------------------------------------------------------

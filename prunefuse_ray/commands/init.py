@@ -60,8 +60,9 @@ def main(argv: Sequence[str]) -> int:
     command = (
         f"prunefuse label --config {arguments.out}" if not found.labeled else f"prunefuse run --config {arguments.out}"
     )
+    what = "labels are numbers" if facts.numbers else f"{facts.classes} classes"
     head = [
-        f"{facts.samples:,} samples, {facts.classes} classes; written by `prunefuse init` for this machine.",
+        f"{facts.samples:,} samples, {what}; written by `prunefuse init` for this machine.",
         f"Labels: {found.why['labeled']}."
         + (" Their labels are used as if people gave them: a benchmark." * found.labeled),
         f"What it costs: prunefuse plan --config {arguments.out}. Then: {command}",
@@ -114,11 +115,13 @@ def _facts(found: Recognised, budget: int | None) -> Facts:
     from prunefuse_ray.data.survey import survey
     from prunefuse_ray.distributed.resources import cores, observe, start_ray
     from prunefuse_ray.run.proposal import Facts
+    from prunefuse_ray.tasks import TASKS
+    from prunefuse_ray.tasks.regression import CLUSTERS
 
     pool: Any = validated(cfg.UntestedPool, found.fields)
     start_ray()
     try:
-        seen = survey(pool, labeled=found.labeled)
+        seen = survey(pool, labeled=found.labeled, task=found.task)
     except PoolError as error:
         raise PoolError(
             f"{error}\n(this was guessed: {', '.join(f'{k} {v}' for k, v in found.fields.items())})"
@@ -132,7 +135,8 @@ def _facts(found: Recognised, budget: int | None) -> Facts:
         found.why["channels"] = "all images are grey"
     return Facts(
         samples=seen.info.rows,
-        classes=max(len(seen.info.classes), 2),
+        classes=max(len(seen.info.classes), 2) if not TASKS[found.task].numbers else CLUSTERS,
+        numbers=TASKS[found.task].numbers,
         labeled=found.labeled,
         holds="texts" if "text_column" in found.fields else "vectors" if "vector_column" in found.fields else "images",
         size=sizes.get("median"),

@@ -52,9 +52,9 @@ def main(argv: Sequence[str]) -> int:
             f"annotation.kind is '{config.annotation.kind}': the page writes label files; begin a run with "
             "--annotation.kind files"
         )
-    if not TASKS[config.task].one_class:
+    if not (TASKS[config.task].one_class or TASKS[config.task].several):
         raise ConfigError(
-            f"the page asks for one class a sample, which task '{config.task}' has not: `prunefuse run` says where to "
+            f"the page asks for classes of a sample, which task '{config.task}' has not: `prunefuse run` says where to "
             "write labels.csv"
         )
     try:

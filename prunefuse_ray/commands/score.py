@@ -20,6 +20,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, metavar="DIRECTORY", help="where scores go: one directory per pass")
     parser.add_argument("--top", type=int, default=1000, metavar="K", help="length of the ranked list (default: 1000)")
     parser.add_argument("--config", metavar="FILE", help="a YAML file with a section `pool`; a run's own will do")
+    parser.add_argument(
+        "--predictions", action="store_true", help="also write what the network says of every sample: predictions/"
+    )
     parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
     secure()
     quiet()
@@ -34,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
     if "strategy" in (tree.get("selection") or {}):
         kept["selection"] = {"strategy": tree["selection"]["strategy"]}
     config = validated(Ranking, kept, given)
-    result = rank(config, arguments.network, arguments.out, arguments.top, arguments.trusted, account)
+    result = rank(
+        config, arguments.network, arguments.out, arguments.top, arguments.trusted, account, arguments.predictions
+    )
     console.print(f"{result.scored:,} scored, {result.rejected:,} could not be used, {result.ranked:,} ranked")
     if result.seconds:
         console.print(f"finished in {result.seconds:.0f} s: {result.root.path}/ranked.parquet")

@@ -13,9 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.config.sources import EXAMPLE, source_defaults
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.networks.fusion import FUSION_RULES
+from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,9 @@ VECTORS = "mlp"
 """The architecture of vectors."""
 LIGHT_RECIPE = {"augment": [], "epochs": 10, "warmup_epochs": 1.0, "weight_decay": 2e-3, "label_smoothing": 0.0}
 """Of networks of texts and vectors; found on a validation split of IMDb (`networks/ngrams.py`)."""
+NUMBERS_RECIPE = {**LIGHT_RECIPE, "lr": 0.01, "weight_decay": 0.1}
+"""Of vectors from which numbers are predicted: labels of that kind are noisy, and the other recipe learns the noise by
+heart. Found on a validation split of scikit-learn's diabetes data and on its Friedman problem (docs: results)."""
 RECIPES = ("training", "finetuning")
 
 
@@ -47,7 +52,39 @@ class Followed:
 
 
 Given = Callable[[str], Any]
-"""'section.field' -> its value as it was given, or followed before; None where it was not."""
+"""'section.field', or a field of the whole -> its value as it was given, or followed before; None where it was not."""
+
+
+def _task(given: Given) -> Iterator[Followed]:
+    """What a task has otherwise: a strategy that makes sense for it, say."""
+    name = given("task")
+    with suppress(ConfigError, TypeError):
+        for section, values in TASKS[name].defaults.items():
+            yield Followed(section=section, values=_without_committee(given, name, values), why=f"task '{name}'")
+
+
+def _without_committee(given: Given, task: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The defaults of a task; where its strategy asks a committee, and what was given leaves none, with the first one
+    that asks a network alone."""
+    known = TASKS[task].strategies
+    if "strategy" not in values or not known[values["strategy"]].members or _takes_committee(given):
+        return values
+    return {**values, "strategy": next(n for n, s in known.items() if s.score is not None and not s.members)}
+
+
+def _takes_committee(given: Given) -> bool:
+    """Whether what was given may have a committee of proxies beside it."""
+    rule, ratio = given("fusion.rule"), given("pruning.ratio")
+    with suppress(ConfigError, TypeError, ValueError):
+        return (
+            given("selection.selector") in (None, "proxy")
+            and str(given("pruning.committee")) != "1"
+            and (ratio is None or _members(ratio, none=0) > 1)
+            and str(given("pruning.steps") or 1) == "1"
+            and given("pruning.round_to") is None
+            and (rule is None or FUSION_RULES[rule].committees)
+        )
+    return True
 
 
 def _target(given: Given) -> Iterator[Followed]:
@@ -61,9 +98,9 @@ def _target(given: Given) -> Iterator[Followed]:
 
 
 def _committee(given: Given) -> Iterator[Followed]:
-    name = given("selection.strategy")
-    with suppress(ConfigError, TypeError):
-        if name is not None and STRATEGIES[name].members:
+    name, task = given("selection.strategy"), given("task") or CLASSIFICATION.name
+    with suppress(ConfigError, TypeError, KeyError):
+        if name is not None and TASKS[task].strategies[name].members:
             yield Followed(
                 section="pruning",
                 values={"committee": _members(given("pruning.ratio"))},
@@ -71,13 +108,13 @@ def _committee(given: Given) -> Iterator[Followed]:
             )
 
 
-def _members(ratio: Any) -> int:
-    """The size of a committee whose members have this ratio; 2 where there is none."""
+def _members(ratio: Any, none: int = 2) -> int:
+    """The size of a committee whose members have this ratio; `none` where there is no such committee."""
     with suppress(TypeError, ValueError, ZeroDivisionError, OverflowError):
         members = round(1 / (1 - float(ratio)))
         if members > 1 and abs(1 - 1 / members - float(ratio)) < 1e-9:
             return members
-    return 2
+    return none
 
 
 def _groups(given: Given) -> Iterator[Followed]:
@@ -123,12 +160,19 @@ def _kind_of_pool(given: Given) -> Iterator[Followed]:
     else:
         return
     yield Followed(section="network", values={"architecture": usual}, why=why)
-    light = LIGHT_RECIPE if architecture in (None, usual) or usual == VECTORS else {"augment": []}
+    usual_recipe = NUMBERS_RECIPE if usual == VECTORS and _of_numbers(given) else LIGHT_RECIPE
+    light = usual_recipe if architecture in (None, usual) or usual == VECTORS else {"augment": []}
     for section in RECIPES:
         yield Followed(section=section, values=light, why=why)
 
 
-RULES = (_target, _committee, _groups, _annotation, _validation, _warmup, _kind_of_pool)
+def _of_numbers(given: Given) -> bool:
+    with suppress(ConfigError, TypeError):
+        return TASKS[given("task") or CLASSIFICATION.name].numbers
+    return False
+
+
+RULES = (_task, _target, _committee, _groups, _annotation, _validation, _warmup, _kind_of_pool)
 
 
 def with_following(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +182,8 @@ def with_following(tree: Mapping[str, Any]) -> dict[str, Any]:
     def given(name: str) -> Any:
         section, _, field = name.partition(".")
         fields = whole.get(section)
+        if not field:
+            return fields
         if isinstance(fields, BaseModel):
             return getattr(fields, field) if field in fields.model_fields_set else None
         return fields.get(field) if isinstance(fields, Mapping) else None

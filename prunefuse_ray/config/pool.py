@@ -61,17 +61,22 @@ class Pool(Section):
     architecture textngrams, which is that of texts, bytes for others."""
     text_length: Positive = 1024
     """Different n-grams, or bytes, of a text that the network reads; longer texts are cut, shorter ones filled up."""
-    label_column: str = "label"
-    """Column of integer labels 0 .. classes-1, asked only for selected samples. Where people give the labels
-    (annotation.kind), only the test set needs it."""
+    label_column: str | Annotated[list[str], Field(min_length=2)] = "label"
+    """Column of labels (integers 0 .. classes-1, or what the task says), asked only for selected samples. Or several
+    columns that are one label together: a number each for task regression, 0 and 1 for each class of multi_label. Where
+    people give the labels (annotation.kind), only the test set needs it."""
+    mask_folder: str | None = None
+    """Of image folders, for task segmentation: the folder beside `path` (`test_path`, ...) that holds a PNG of the same
+    name for every image, its mask: with path data/images and mask_folder masks, of images/a/1.jpg masks/a/1.png."""
     group_column: str | None = None
     """Column of strings or integers (site, patient, camera, ...) by which `selection.per_group: group` shares out the
     choice; samples without a value are a group of their own."""
     sample_key: Literal["first_dot", "last_dot"] = "first_dot"
     """Where the key of a WebDataset sample ends in the names of its members: at the first dot, which is WebDataset's
     own rule, or at the last one, for names that hold dots themselves (cat.v2.0001.jpg)."""
-    classes: Annotated[int, Field(ge=2)] | list[str] | None = None
-    """Number of classes, or their names in the order of the labels. Default: what the files name."""
+    classes: Annotated[int, Field(ge=1)] | list[str] | None = None
+    """Number of classes, or their names in the order of the labels. Default: what the files name. For task regression
+    those of the targets; default: label_column's."""
     channels: Annotated[Literal[1, 3], BeforeValidator(as_int)] = 3
     """Channels of the network's input: 3 (RGB) or 1 (gray). Images of another mode are converted."""
     image_size: tuple[Positive, Positive] | None = None
@@ -99,17 +104,18 @@ class Pool(Section):
     allow_growth: bool = False
     """Take in new files that appear in the pool between two rounds. Removed or changed files stay an error."""
 
-    @field_validator("path", "test_path", "validation_path", mode="before")
+    @field_validator("path", "test_path", "validation_path", "label_column", mode="before")
     @classmethod
     def _single(cls, value: Any) -> Any:
-        """One path is one path, whether it came from a file or from the command line, which makes a list of it."""
+        """One of them is one, whether it came from a file or from the command line, which makes a list of it."""
         return value[0] if isinstance(value, list) and len(value) == 1 else value
 
     @field_validator("classes", mode="before")
     @classmethod
     def _number_of_classes(cls, value: Any) -> Any:
         """The command line makes a list of what may be one."""
-        return as_int(value[0]) if isinstance(value, list) and len(value) == 1 else as_int(value)
+        alone = value[0] if isinstance(value, list) and len(value) == 1 else None
+        return as_int(alone) if str(alone).isdecimal() else as_int(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -152,8 +158,10 @@ class Pool(Section):
                 )
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
             raise ValueError(f"value_range {list(self.value_range)}: give [black, white], the smaller value first")
-        if isinstance(self.classes, list) and len(set(self.classes)) < max(2, len(self.classes)):
-            raise ValueError("classes needs at least two different names")
+        if isinstance(self.classes, list) and len(set(self.classes)) < max(1, len(self.classes)):
+            raise ValueError(f"classes {self.classes} names one twice, or none: give different names")
+        if isinstance(self.label_column, list) and not POOL_SOURCES[self.source].several_label_columns:
+            raise ValueError(f"label_column {self.label_column}: source '{self.source}' takes one: name one")
         return self
 
 

@@ -85,8 +85,8 @@ class Report(Section):
 
     baseline: bool = True
     """Also fit the simplest model anyone would try on the same labels, and test it on the same test set: TF-IDF of
-    words and pairs (texts), k-means features of patches (images), the vectors themselves, each with logistic
-    regression. Of large sets a part, which is told; a minute or two."""
+    words and pairs (texts), k-means features of patches (images), the vectors themselves, each with logistic regression
+    (of numbers ridge regression). Of large sets a part, which is told; a minute or two."""
 
 
 class Config(Section):
@@ -132,15 +132,29 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _classes(self) -> Config:
+        fewest, classes = TASKS[self.task].fewest_classes, self.pool.classes
+        if (count := len(classes) if isinstance(classes, list) else classes) is not None and count < fewest:
+            raise ValueError(f"pool.classes {classes} makes {count}: task '{self.task}' needs at least {fewest}")
+        for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
+            if TASKS[self.task].numbers and recipe.label_smoothing:
+                raise ValueError(
+                    f"{field}.label_smoothing {recipe.label_smoothing:g} spreads probability over classes, which task "
+                    f"'{self.task}' has not: set it to 0"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_class(self) -> Config:
-        if TASKS[self.task].one_class:
+        task = TASKS[self.task]
+        if task.one_class:
             return self
         selection, annotation = self.selection, self.annotation
         for field, value, unset in (
-            ("selection.per_group", selection.per_group == "predicted" and "predicted", "null"),
+            ("selection.per_group", not task.by_group and selection.per_group == "predicted" and "predicted", "null"),
             ("selection.class_balance", selection.class_balance, "0"),
             ("selection.wanted_classes", selection.wanted_classes, "[]"),
-            ("annotation.kind", annotation.kind == "label_studio" and "label_studio", "files"),
+            ("annotation.kind", not task.several and annotation.kind == "label_studio" and "label_studio", "files"),
             ("annotation.labels_per_sample", annotation.labels_per_sample > 1 and annotation.labels_per_sample, "1"),
             ("training.unlabeled.method", self.training.unlabeled.used and self.training.unlabeled.method, "none"),
             (
@@ -153,6 +167,36 @@ class Config(Section):
                 raise ValueError(
                     f"{field} {value} goes by the one class of a sample, which task '{self.task}' has not: set it to "
                     f"{unset}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _pixels(self) -> Config:
+        task, selection = TASKS[self.task], self.selection
+        if not task.pixels and selection.pixel_share < 1:
+            raise ValueError(
+                f"selection.pixel_share {selection.pixel_share:g} is of the pixels of an image, and task '{self.task}' "
+                "has one label for the whole: leave it out"
+            )
+        if not task.pixels:
+            return self
+        if self.pool.text_column is not None or self.pool.vector_column is not None:
+            raise ValueError(f"task '{self.task}' is for images: leave out pool.text_column and pool.vector_column")
+        for field, value, unset in (
+            ("selection.min_distance", selection.min_distance, "null"),
+            ("selection.hold_back", selection.hold_back, "null"),
+            ("scoring.features", self.scoring.features, "false"),
+            ("pretraining.method", self.pretraining.used and self.pretraining.method, "none"),
+        ):
+            if value:
+                raise ValueError(
+                    f"{field} {value} reads one vector of features an image, which networks of task '{self.task}' do "
+                    f"not give: set it to {unset}"
+                )
+        for section, recipe in (("training", self.training), ("finetuning", self.finetuning)):
+            if wrong := [kind for kind in recipe.augment if kind not in ("crop", "flip")]:
+                raise ValueError(
+                    f"{section}.augment {wrong[0]} does not keep masks on their pixels: use crop and flip alone"
                 )
         return self
 
@@ -244,8 +288,10 @@ class Config(Section):
                 f"fusion.target 'fused' needs a pruned proxy, but selection.selector is '{self.selection.selector}': "
                 "set fusion.target to scratch"
             )
-        members = self.pruning.committee
-        if any(s.members for s in self.selection.later) and members == 1:
+        members, known = self.pruning.committee, TASKS[self.task].strategies
+        asked = [s.members for s in self.selection.later]
+        asked += [known[name].members for name in known if name == self.selection.strategy]
+        if any(asked) and members == 1:
             raise ValueError(
                 f"selection.strategy '{self.selection.strategy}' asks the members of a committee: set "
                 "pruning.committee to 2 or more"

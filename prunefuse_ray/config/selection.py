@@ -58,6 +58,9 @@ class Selection(Section):
     """Hold back samples that belong to no class: those that are farther, by features, from every labeled sample than
     this many times the distance within which 95 % of the labeled ones have another. For pools with foreign samples,
     once every class has labels; 2 is a careful start."""
+    pixel_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of an image's pixels, the most uncertain ones, whose mean is its score; 1: all of them. For task
+    segmentation."""
     selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
     """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
     budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]

@@ -25,6 +25,7 @@ SOURCE_FIELDS = (
     "label_column",
     "group_column",
     "sample_key",
+    "mask_folder",
 )
 """Fields of `pool` that only some sources take. All others are of use whatever the source."""
 PATHS = ("path", "test_path", "validation_path")
@@ -51,6 +52,8 @@ class PoolSource:
     """Those of them of which one has to be given."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Field of `pool` -> its default with this source, where that is another one."""
+    several_label_columns: bool = False
+    """Whether several columns may be one label together."""
     may_grow: bool = False
     """Whether new files may be taken in between two rounds (`pool.allow_growth`)."""
     ids_are_paths: bool = False
@@ -81,17 +84,18 @@ DIGITS = PoolSource(
 PARQUET = PoolSource(
     help="Parquet files; also Hugging Face's shards",
     ids="`id_column`; `null`: file name and row, `a.parquet:17`",
-    labels="`label_column`, integers or lists of them",
+    labels="`label_column`, integers or lists of them, numbers; or several columns",
     reader="prunefuse_ray.data.sources.parquet:PARQUET",
-    fields=tuple(field for field in SOURCE_FIELDS if field != "sample_key"),
+    fields=tuple(field for field in SOURCE_FIELDS if field not in ("sample_key", "mask_folder")),
+    several_label_columns=True,
     may_grow=True,
 )
 IMAGES = PoolSource(
     help="folders of images",
     ids="path below the folder",
-    labels="sub-folder",
+    labels="sub-folder; of every pixel: `mask_folder`",
     reader="prunefuse_ray.data.sources.images:IMAGES",
-    fields=PATHS,
+    fields=(*PATHS, "mask_folder"),
     may_grow=True,
     ids_are_paths=True,
 )
@@ -116,6 +120,7 @@ _TABLES: dict[str, Any] = {
     "labels": "`label_column`",
     "fields": (*PATHS, "id_column", "text_column", "vector_column", "label_column"),
     "needs_one": ("text_column", "vector_column"),
+    "several_label_columns": True,
     "defaults": {"id_column": None},
 }
 CSV = PoolSource(help="CSV files of texts or vectors", reader="prunefuse_ray.data.sources.tables:CSV", **_TABLES)

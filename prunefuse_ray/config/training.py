@@ -78,7 +78,7 @@ class Recipe(Section):
     smallest_crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.08
     """Smallest share of the image's area that resized_crop takes."""
     patience: Annotated[int, Field(ge=0)] = 0
-    """Epochs without a better validation accuracy after which training stops; 0: never. Needs a validation set."""
+    """Epochs without a better metric on the validation set after which training stops; 0: never. Needs that set."""
     precision: Precision = "auto"
     """Arithmetic of the forward and backward pass: auto is bf16 (autocast) where the device has it in hardware."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0

@@ -21,7 +21,8 @@ def lines(account: Mapping[str, Any], where: str | None = None) -> list[str]:
     for setting, one in account["sets"].items():
         told += _set_lines(NAMES[setting], one, where)
     if account["classes"]:
-        told.append(f"classes: {_numbered(account['classes'])}")
+        numbers, names = account.get("numbers", False), account["classes"]
+        told.append(f"targets: {', '.join(names)}" if numbers else f"classes: {_numbered(names)}")
     if account["known_labels"]:
         told.append(f"known labels: {sum(account['known_labels'].values()):,}: {_classes(account['known_labels'])}")
     told += [f"  {note}" for note in account.get("known_notes", [])]

@@ -28,6 +28,7 @@ from prunefuse_ray.data.image_files import (
     with_end_mark,
 )
 from prunefuse_ray.errors import Rejected
+from prunefuse_ray.tasks.segmentation import decoded as decoded_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +80,20 @@ class ImageForm:
     def read(self, value: object) -> tuple[Pixels, tuple[str, ...]]:
         """One sample as uint8 (H, W, C), and what was converted, by kind; see `read`."""
         return read(value, self)
+
+    def mask(self, data: bytes, left_out: int) -> Pixels:
+        """A mask of class numbers, an encoded image, as uint8 (H, W): scaled and cropped as its image is, where each
+        pixel has the number of one of the mask's.
+
+        Args:
+            left_out: what stands where an image of another size would be rejected.
+        """
+        plain = Image.fromarray(decoded_mask(data))
+        if plain.size == (self.width, self.height) and self.crop_ratio == 1:
+            return np.asarray(plain)
+        if not self.resize:
+            return np.full((self.height, self.width), left_out, np.uint8)
+        return np.asarray(_resize(plain, self, Image.Resampling.NEAREST))
 
     def look(self, data: bytes) -> tuple[tuple[int, int], tuple[str, ...]]:
         """(height, width) of an encoded image as people see it, and what will be converted, by the head of the file.
@@ -170,7 +185,7 @@ def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ..
     return pixels[:, :, None] if pixels.ndim == 2 else pixels, found
 
 
-def _resize(image: Image.Image, form: ImageForm) -> Image.Image:
+def _resize(image: Image.Image, form: ImageForm, filter_: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
     """Scale so that the uncropped form fits inside, then crop the centre."""
     whole = form.uncropped
     longer, shorter = max(image.size), min(image.size)
@@ -179,7 +194,7 @@ def _resize(image: Image.Image, form: ImageForm) -> Image.Image:
     scale = max(whole.width / image.width, whole.height / image.height)
     w, h = max(whole.width, round(image.width * scale)), max(whole.height, round(image.height * scale))
     left, top = (w - form.width) // 2, (h - form.height) // 2
-    scaled = image.resize((w, h), Image.Resampling.BILINEAR)
+    scaled = image.resize((w, h), filter_)
     return scaled.crop((left, top, left + form.width, top + form.height))
 
 

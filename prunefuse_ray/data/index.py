@@ -105,14 +105,17 @@ class _Scanned:
     id_digest: int
     head: pa.Table
     labels: Counter[int]
+    wrong: int = 0
+    """Labels that are none."""
     bad_labels: list[str] = field(default_factory=list)
+    """The first of them."""
     left_out: LeftOuts = field(default_factory=LeftOuts)
     """Counted, without the names."""
 
 
 def scanned(
     scan: Scan,
-    columns: tuple[str | None, ...],
+    columns: tuple[Any, ...],
     samples: SampleSet,
     listing: Listing,
     source: Source,
@@ -138,8 +141,9 @@ def scanned(
     scans: list[_Scanned] = _results([a[0] for a in answers])
     if bad := [b for s in scans for b in s.bad_labels]:
         raise PoolError(
-            f"{samples.field}: labels that are none of the {len(classes)} classes, e.g. {'; '.join(bad[:5])}; mend "
-            "them, pool.label_column or pool.classes"
+            f"{samples.field}: {sum(s.wrong for s in scans):,} labels that are "
+            f"{samples.task.not_a_label(len(classes))}, e.g. {'; '.join(bad[:5])}; mend them, pool.label_column or "
+            "pool.classes"
         )
     rows = sum(s.rows for s in scans)
     left_out = joined([gathered(listing.left_out), *(replace(s.left_out, parts=[a[2]] if s.left_out.total else [])
@@ -171,21 +175,23 @@ def _scan_files(
     listing: Listing,
     numbers: range,
     scan: Scan,
-    columns: tuple[str | None, ...],
+    columns: tuple[Any, ...],
     classes: Sequence[str],
     new: Listing | None,
 ) -> tuple[_Scanned, pa.Table, pa.Table]:
     """Index the files of these numbers: figures, rows, and what was left out by name."""
-    found_tables, bad, left_out = [], list[str](), list[LeftOut]()
+    found_tables, bad, bad_rows, left_out = [], list[str](), 0, list[LeftOut]()
     task, paths = samples.task, listing.paths
     for n in numbers:
         name, path = listing.names[n], paths[n]
         for found in scan(Place(listing.fs, path), name, *columns):
             left_out += found.left_out
-            codes = [task.label(given, classes) if samples.labeled else None for given in found.labels]
+            read = task.label_of_cells if isinstance(samples.label_column, tuple) else task.label
+            codes = [read(given, classes) if samples.labeled else None for given in found.labels]
             if samples.labeled:
                 pairs = zip(found.ids, found.labels, codes, strict=True)
-                bad += [f"{given!r} (id '{i}')" for i, given, code in pairs if code is None][:5]
+                wrong = [f"{given!r} (id '{i}')" for i, given, code in pairs if code is None]
+                bad, bad_rows = bad + wrong[:5], bad_rows + len(wrong)
             found_tables.append(
                 pa.table(
                     {
@@ -208,6 +214,7 @@ def _scan_files(
         id_digest=digest,
         head=rows.slice(0, HEAD_ROWS),
         labels=label_counts(rows["label"], task, len(classes)),
+        wrong=bad_rows,
         bad_labels=bad[:5],
         left_out=replace(omitted, parts=()),
     )

@@ -20,8 +20,10 @@ from prunefuse_ray.data.reading import (
     id_digest,
     id_hashes,
     in_tasks,
-    label_values,
+    label_columns,
+    labels_of,
     plain_type,
+    raw_labels,
     refuse_pickles,
     tables,
 )
@@ -52,7 +54,10 @@ class _Scan:
     rows: int
     digest: int
     labels: Counter[int]
+    wrong: int
+    """Labels that are none."""
     bad_labels: list[str]
+    """The first of them."""
 
 
 def inspect_parquet(source: Source, samples: SampleSet, classes: int, new: Collection[str] = ()) -> Inspected:
@@ -79,13 +84,13 @@ def inspect_parquet(source: Source, samples: SampleSet, classes: int, new: Colle
     if not rows:
         raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
     buckets = -(-rows // HASHES_PER_BUCKET)
-    scans, twice = _scan(source, samples.task_name, classes, buckets)
-    for scan in scans:
-        if scan.bad_labels:
-            raise PoolError(
-                f"{field}: column '{source.label_column}' has labels that are none of the {classes} classes, e.g. "
-                f"{'; '.join(scan.bad_labels[:5])}; mend them or pool.classes"
-            )
+    scans, twice = _scan(source, classes, buckets)
+    if wrong := sum(scan.wrong for scan in scans):
+        bad = [label for scan in scans for label in scan.bad_labels]
+        raise PoolError(
+            f"{field}: {_column(source)} has {wrong:,} labels that are {samples.task.not_a_label(classes)}, e.g. "
+            f"{'; '.join(bad[:5])}; mend them or pool.classes"
+        )
     if len(twice):
         ids = [i for found in in_tasks(_ids_of_hashes, source, twice) for i in found]
         counts = Counter(normal(i) if isinstance(i, str) else i for i in ids)
@@ -118,11 +123,10 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, samples: str) 
     wanted = {samples: source.sample_column}
     if source.names is None:
         wanted["id_column"] = source.id_column
-    if source.label_column is not None:
-        wanted["label_column"] = source.label_column
     if source.group_column is not None:
         wanted["group_column"] = source.group_column
-    for name, column in wanted.items():
+    labels = () if source.label_column is None else label_columns(source)
+    for name, column in [*wanted.items(), *(("label_column", column) for column in labels)]:
         if column not in schema.names:
             remedy = "; null makes ids of file names and row numbers" if name == "id_column" else ""
             raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}{remedy}")
@@ -162,7 +166,7 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 def _kinds(schema: pa.Schema, source: Source) -> dict[str, str]:
     """Column -> what it holds, as far as all files of a pool have to agree: the width of integers may differ."""
-    columns = [source.sample_column, source.label_column, source.group_column]
+    columns = [source.sample_column, *(label_columns(source) if source.label_column else ()), source.group_column]
     columns += [source.id_column] if source.names is None else []
     found = {}
     for column in (c for c in columns if c is not None):
@@ -220,23 +224,24 @@ def _paths_alone(footer: pq.FileMetaData, column: str) -> bool:
     return found["path"] > 0 and found["bytes"] == 0
 
 
-def _scan(source: Source, task_name: str, classes: int, buckets: int) -> tuple[list[_Scan], np.ndarray]:
+def _scan(source: Source, classes: int, buckets: int) -> tuple[list[_Scan], np.ndarray]:
     """What the parts of a source hold, and hashes of ids that it holds twice. The hashes stay where they were made."""
     if sum(source.sizes) <= remote.WORTH_A_TASK:
-        scan, *hashes = _scan_ids(source, task_name, classes, 1)
+        scan, *hashes = _scan_ids(source, classes, 1)
         return [scan], _duplicate_hashes(*hashes)
     task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
-    answers: list[Any] = [task.remote(group, task_name, classes, buckets) for group in groups(source)]
+    answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
     find = ray.remote(num_cpus=0.5)(_duplicate_hashes)
     with remote.plain_errors():
         scans = cast(list[_Scan], ray.get([a[0] for a in answers]))
         return scans, np.concatenate(ray.get([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)]))
 
 
-def _scan_ids(source: Source, task_name: str, classes: int, buckets: int) -> tuple[Any, ...]:
-    hashes, digest, bad = [], 0, []
+def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
+    hashes, digest, bad, bad_rows = [], 0, list[str](), 0
     rows, labels_seen = 0, Counter[int]()
-    columns = [source.id_column] if source.label_column is None else [source.id_column, source.label_column]
+    task, named = TASKS[source.task], () if source.label_column is None else label_columns(source)
+    columns = list(dict.fromkeys([source.id_column, *named]))
     for table in tables(source, columns):
         ids = table[source.id_column]
         rows += table.num_rows
@@ -246,19 +251,28 @@ def _scan_ids(source: Source, task_name: str, classes: int, buckets: int) -> tup
         hashes.append(id_hashes(normal_ids(ids)))
         if source.label_column is None:
             continue
-        labels = table[source.label_column]
         try:
-            wrong = table.filter(TASKS[task_name].invalid_labels(labels, classes))
+            wrong = table.filter(task.invalid_labels(raw_labels(table, source), classes))
         except TypeError as error:
+            kinds = ", ".join(dict.fromkeys(str(table[column].type) for column in named))
             raise PoolError(
-                f"pool.label_column: '{source.label_column}' is of type {labels.type}; labels are {error}"
+                f"pool.label_column: {_column(source).removeprefix('column ')} is of type {kinds}; labels are {error}"
             ) from error
         if not wrong.num_rows:
-            labels_seen += label_counts(label_values(labels), TASKS[task_name], classes)
-        bad += [f"{r[source.label_column]} (id {r[source.id_column]!r})" for r in wrong.slice(0, 5).to_pylist()]
+            labels_seen += label_counts(labels_of(table, source), task, classes)
+        bad_rows += wrong.num_rows
+        for row in wrong.slice(0, 5).to_pylist():
+            label = row[named[0]] if len(named) == 1 else [row[column] for column in named]
+            bad.append(f"{label} (id {row[source.id_column]!r})")
     all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
     parts = [all_hashes[all_hashes % np.uint64(buckets) == b] for b in range(buckets)]
-    return _Scan(rows=rows, digest=digest, labels=labels_seen, bad_labels=bad), *parts
+    return _Scan(rows=rows, digest=digest, labels=labels_seen, wrong=bad_rows, bad_labels=bad), *parts
+
+
+def _column(source: Source) -> str:
+    """The columns of labels in words."""
+    named = label_columns(source)
+    return f"column{'s' * (len(named) > 1)} '{', '.join(named)}'"
 
 
 def _duplicate_hashes(*parts: np.ndarray) -> np.ndarray:

@@ -78,6 +78,8 @@ class Inventory:
     """Samples of the pool whose contents were compared with the held-out sets."""
     overlaps: dict[str, Overlap]
     """Setting of a held-out set -> what of it lies in the pool, too."""
+    numbers: bool = False
+    """Whether labels are numbers, and the classes the names of the targets."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,13 +122,17 @@ def take(found: Survey, known: Known | None = None, *, thorough: bool = False) -
     held_out = _held_out({s: parts for s, parts in digests.items() if s != "path"})
     shared = overlaps(digests["path"], HeldOut(held_out))
     samples, classes = found.sets["path"], found.info.classes
-    labels = label_counts(known.table["label"], samples.task, len(classes)) if known is not None else Counter[int]()
+    counts = Counter[int]() if known is None else label_counts(known.table["label"], samples.task, len(classes))
+    labels = _by_class(counts, classes)
+    if known is not None and samples.task.numbers:
+        labels = {", ".join(classes): known.table.num_rows}
     pool = accounts["path"]
     return Taken(
         inventory=Inventory(
             classes=found.info.classes,
+            numbers=samples.task.numbers,
             sets=accounts,
-            known_labels=_by_class(labels, found.info.classes),
+            known_labels=labels,
             known_notes=[] if known is None else list(known.notes),
             compared=pool.samples if whole["path"] else pool.looked,
             overlaps=shared,

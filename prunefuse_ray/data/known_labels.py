@@ -48,7 +48,7 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
         found = read_table(content, ("id", "label"))
     except TableError as error:
         raise PoolError(f"pool.known_labels: '{path}' {_some(error.faults)}") from error
-    labels, given = dict[Any, Any](), Labels(task=task, classes=info.classes)
+    labels, given = dict[Any, Any](), Labels(task=task, classes=info.classes, beside=place.parent)
     faults: list[str] = []
     blanks, without, outside = [], 0, False
     for row in found.lines:
@@ -70,6 +70,7 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
             both = " and ".join(repr(task.named(one, info.classes)) for one in (labels[id_], label))
             faults.append(f"{id_!r}: both {both}")
     if faults:
+        outside = outside and not (task.numbers or task.pixels)
         named = f"; the classes are {_some(info.classes, ', ')}" if outside else ""
         raise PoolError(f"pool.known_labels: {_some(faults)}{named}; mend '{path}'")
     columns = [pa.array(labels, arrow_type(info.id_type)), pa.array(labels.values(), task.label_type)]

@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.data.reading import refuse_pickles
 from prunefuse_ray.errors import PoolError, near
-from prunefuse_ray.storage import LFS_POINTER, LFS_REMEDY
+from prunefuse_ray.storage import LFS_POINTER, LFS_REMEDY, Place
 from prunefuse_ray.tasks import Task
+from prunefuse_ray.tasks.segmentation import URI
 
 Cell: TypeAlias = str | int | None
 """Text as it stands there, a whole number of a column of numbers, or nothing."""
@@ -115,6 +116,8 @@ class Labels:
 
     task: Task
     classes: Sequence[str]
+    beside: Place | None = None
+    """The folder of the table: where labels are files, their names are relative to it."""
     seen: Counter[str] = field(default_factory=Counter)
     wrong: dict[str, str] = field(default_factory=dict)
     """What is wrong with a label: likenesses take long to find, and a wrong label often comes many times."""
@@ -132,6 +135,8 @@ class Labels:
         """(a label as the task has it, None) or (None, what is wrong with it)."""
         if not isinstance(cell, str):
             return self._number(cell)
+        if self.task.pixels and not cell.startswith(URI):
+            return self._file(cell.strip())
         text = cell.strip()
         if self.task.label(text, self.classes) is None:
             text = plain(text)  # of a class that begins as a formula does
@@ -144,7 +149,7 @@ class Labels:
         if label is None:
             if text not in self.wrong:
                 meant = near(text, map(str, self.classes)) if len(self.wrong) < SHOWN else ""
-                self.wrong[text] = f"label '{text}' is not a class{meant}"
+                self.wrong[text] = f"label '{text}' is {self._none(meant)}"
             return None, self.wrong[text]
         if whole is not None and self.task.label(int(whole), self.classes) != label:
             self.seen["labels that are numbers are read as the names of classes"] += 1
@@ -153,13 +158,27 @@ class Labels:
     def _number(self, cell: int | None) -> tuple[Any, str | None]:
         label, by_name = self.task.label(cell, self.classes), self.task.label(str(cell), self.classes)
         if label is None and by_name is None:
-            return None, f"label {cell} is not a class"
+            return None, f"label {cell} is {self._none()}"
         if label != by_name:
             return None, (
                 f"label {cell} is a number: it may mean the class called '{cell}', or the class that has this number; "
                 "write the names of the classes, in a column of strings"
             )
         return label, None
+
+    def _file(self, name: str) -> tuple[Any, str | None]:
+        """A label that is a file below the table's folder."""
+        if self.beside is None or name.startswith("/") or ".." in name.split("/") or ":" in name:
+            return None, f"label '{name}' is no file below the folder of the table"
+        try:
+            content = (self.beside / name).read_bytes()
+        except OSError:
+            return None, f"label '{name}' is no file in {self.beside.path}"
+        label = self.task.label(content, self.classes)
+        return label, None if label is not None else f"'{name}': {self.task.not_a_label(len(self.classes))}"
+
+    def _none(self, meant: str = "") -> str:
+        return self.task.not_a_label(len(self.classes)) if self.task.numbers else f"not a class{meant}"
 
     @property
     def notes(self) -> list[str]:
@@ -186,8 +205,9 @@ def inert(cell: str) -> str:
 
 
 def inert_label(name: str, classes: Sequence[str], task: Task) -> str:
-    """A label by name likewise, so that `Labels` reads the same one: as it is where its inert form is another one."""
-    return name if task.label(inert(name), classes) is not None else inert(name)
+    """A label by name likewise, so that `Labels` reads the same one: as it is where its inert form is another one, and
+    where it is a number, which is no formula."""
+    return name if task.numbers or task.label(inert(name), classes) is not None else inert(name)
 
 
 def plain(cell: str) -> str:

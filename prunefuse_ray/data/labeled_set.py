@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,19 +22,23 @@ import torch
 from torch import Tensor
 
 from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.data.images import image_size, sample_values
 from prunefuse_ray.data.pool import Source, part
 from prunefuse_ray.data.prepared import decoded
-from prunefuse_ray.data.reading import ids_to_numpy, label_values, tables
+from prunefuse_ray.data.reading import canonical, ids_to_numpy, label_columns, labels_of, opened, tables
 from prunefuse_ray.data.sample_format import Form
-from prunefuse_ray.errors import PoolError
+from prunefuse_ray.errors import PoolError, Rejected
+from prunefuse_ray.tasks import TASKS, Task
 
+SHOWN = 5
+"""Faults that are named."""
 HELD_OUT = 1_000_000
 """In place of a round's number: the draw that holds samples out is none of the draws that select."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Samples: uint8 values (N, *form.shape) and labels (N,), in the order of their ids."""
+    """Samples: uint8 values (N, *form.shape) and labels (N, ...) as `Task.targets`, in the order of their ids."""
 
     values_N: Tensor
     labels_N: Tensor
@@ -58,7 +64,7 @@ def load_samples(
     Raises:
         PoolError: a sample that cannot be read, a label without its sample, or too little room on the disk.
     """
-    ids, labels_N = _in_order(own_labels(source) if labels is None else labels)
+    ids, labels_N = _in_order(own_labels(source) if labels is None else labels, TASKS[source.task], form)
     shape = (len(ids), *form.shape)
     values_N = np.zeros(shape, np.uint8) if file is None else _map(file, shape, fill)
     if file is None or fill:
@@ -71,22 +77,50 @@ def load_samples(
     return Samples(values_N=torch.from_numpy(values_N), labels_N=torch.from_numpy(labels_N))
 
 
+def check_sizes(source: Source, labels: pa.Table | None = None) -> None:
+    """PoolError where labels of pixels are not as large as their images: they would be scaled onto the wrong ones.
+
+    Args:
+        labels: (id, label); None: the source's own.
+    """
+    task = TASKS[source.task]
+    faults, count = list[str](), 0
+    wanted = None if labels is None else labels["id"].combine_chunks()
+    for rows in canonical(source, only=wanted, label=labels is None):
+        if labels is not None:
+            place = pc.index_in(rows["id"], value_set=wanted)
+            rows = rows.append_column("label", labels["label"].take(place))
+        for some in opened(rows, source):
+            for id_, value, label in zip(
+                some["id"].to_pylist(), sample_values(some["sample"]), some["label"].to_pylist(), strict=True
+            ):
+                with suppress(Rejected):  # it is found again where it is decoded
+                    if value is not None and (why := task.unlike(label, image_size(value, _channels(value)))):
+                        count += 1
+                        faults += [f"{id_!r}: {why}"] if len(faults) < SHOWN else []
+    if count:
+        raise PoolError(f"{count:,} labels do not fit their images ({'; '.join(faults)}); mend them, or leave them out")
+
+
+def _channels(value: Any) -> int:
+    return value.shape[2] if isinstance(value, np.ndarray) and value.ndim == 3 else 1
+
+
 def own_labels(source: Source) -> pa.Table:
     """(id, label) of every row of a labeled source."""
-    assert source.label_column is not None
-    columns = [source.id_column, source.label_column]
+    columns = list(dict.fromkeys([source.id_column, *label_columns(source)]))
     return pa.concat_tables(
-        pa.table([table[source.id_column], label_values(table[source.label_column])], ["id", "label"])
+        pa.table([table[source.id_column], labels_of(table, source)], ["id", "label"])
         for table in tables(source, columns)
     )
 
 
-def _in_order(labels: pa.Table) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-    """Ids (N,) and labels (N,) in the order of the ids."""
+def _in_order(labels: pa.Table, task: Task, form: Form) -> tuple[pa.Array, npt.NDArray[Any]]:
+    """Ids (N,) and what is trained on (N, ...) in the order of the ids."""
     rows = labels.sort_by("id")
     ids = rows["id"].combine_chunks()
     kind = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
-    return ids.cast(kind), rows["label"].to_numpy().astype(np.int64)
+    return ids.cast(kind), task.targets(rows["label"], form)
 
 
 def _fill(
@@ -142,7 +176,7 @@ _test_sets: dict[tuple, Samples] = {}
 
 def load_test(source: Source, form: Form) -> Samples:
     """The test set; the last one is kept, since in-process training evaluates on the same one after every round."""
-    key = (source.files, source.sizes, form)
+    key = (source.files, source.sizes, source.task, form)
     if key not in _test_sets:
         _test_sets.clear()
         _test_sets[key] = load_samples(source, form)

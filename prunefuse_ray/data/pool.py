@@ -38,8 +38,10 @@ class Source:
     """Per file, what its rows' ids begin with; None where a column holds the ids."""
     id_column: str = "id"
     sample_column: str = "image"
-    label_column: str | None = "label"
-    """None where the samples have no labels."""
+    label_column: str | tuple[str, ...] | None = "label"
+    """Several where they are one label together. None where the samples have no labels."""
+    task: str = "classification"
+    """`tasks.TASKS`: what its labels are."""
     group_column: str | None = None
     """Handed on as the column `group`, of strings."""
     roots: tuple[Place, ...] = ()

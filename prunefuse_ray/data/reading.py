@@ -23,7 +23,7 @@ from prunefuse_ray.data.pool import Source, groups, part
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
-from prunefuse_ray.tasks.multi_label import as_sets, is_set
+from prunefuse_ray.tasks import TASKS
 
 BATCH_ROWS = 65_536
 
@@ -271,8 +271,7 @@ def canonical_columns(source: Source, *, label: bool = False, sample: bool = Tru
     """
     columns = [source.id_column, *(PLACES if source.roots else [source.sample_column] if sample else [])]
     if label:
-        assert source.label_column is not None
-        columns.append(source.label_column)
+        columns += label_columns(source)
     if source.group_column is not None:
         columns.append(source.group_column)
     return list(dict.fromkeys(columns))
@@ -289,13 +288,26 @@ def canonical_rows(table: pa.Table, source: Source, *, label: bool = False, samp
     if source.group_column is not None:
         rows["group"] = pc.fill_null(table[source.group_column].cast(pa.string()), "")
     if label:
-        rows["label"] = label_values(table[source.label_column])
+        rows["label"] = labels_of(table, source)
     return pa.table(rows)
 
 
-def label_values(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Labels of a column that was found good, as a run keeps them: class numbers, or sets of classes."""
-    return as_sets(column) if is_set(column.type) else column.cast(pa.int64())
+def label_columns(source: Source) -> tuple[str, ...]:
+    """The columns of a labeled source that are its labels."""
+    assert source.label_column is not None
+    return (source.label_column,) if isinstance(source.label_column, str) else source.label_column
+
+
+def raw_labels(table: pa.Table, source: Source) -> pa.ChunkedArray:
+    """Labels as they stand in a source's columns. TypeError where several are given, and the task has them in one."""
+    if isinstance(source.label_column, tuple):
+        return TASKS[source.task].joined([table[column] for column in source.label_column])
+    return table[source.label_column]
+
+
+def labels_of(table: pa.Table, source: Source) -> pa.ChunkedArray:
+    """Labels of rows that were found good, as a run keeps them: of `Task.label_type`."""
+    return TASKS[source.task].values(raw_labels(table, source))
 
 
 PLACES = ("root", "file", "offset", "bytes")

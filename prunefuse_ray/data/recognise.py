@@ -33,6 +33,7 @@ from prunefuse_ray.errors import PoolError, few
 from prunefuse_ray.schemas import is_list
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks.multi_label import is_set
+from prunefuse_ray.tasks.regression import REGRESSION
 
 TABLES = {"csv": CSV, "jsonl": JSONL}
 ENDINGS = {
@@ -65,6 +66,8 @@ class Recognised:
     """Of `pool`, without those that have their defaults."""
     labeled: bool
     """Whether the pool's samples have labels."""
+    task: str = "classification"
+    """`tasks.TASKS`: what the labels seem to be."""
     why: dict[str, str] = field(default_factory=dict)
     """Field -> what it was seen by. `labeled`: likewise."""
 
@@ -231,8 +234,10 @@ def _columns(found: Recognised, schema: pa.Schema) -> None:
     label = _label_column(found, schema)
     if label is not None:
         found.labeled = True
-        whole = pa.types.is_integer(kinds[label])
-        found.why["labeled"] = f"the column '{label}' holds {'integers' if whole else 'names'}"
+        what = "integers" if pa.types.is_integer(kinds[label]) else "names"
+        if pa.types.is_floating(kinds[label]):
+            found.task, what = REGRESSION.name, "numbers"
+        found.why["labeled"] = f"the column '{label}' holds {what}"
         if label != "label":
             found.fields["label_column"] = label
     else:
@@ -243,6 +248,11 @@ def _columns(found: Recognised, schema: pa.Schema) -> None:
             if strings
             else f"no column of integers is named like labels ({', '.join(LABELS[:4])}, ...)"
         )
+        if numbers := [n for n, k in kinds.items() if pa.types.is_floating(k)]:
+            found.why["labeled"] += (
+                f"; numbers stand in {few(numbers, 5)}: to predict one, set task to regression and pool.label_column "
+                "to it"
+            )
 
 
 def _holds_images(kind: pa.DataType) -> bool:
@@ -262,10 +272,14 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 
 def _label_column(found: Recognised, schema: pa.Schema) -> str | None:
-    """The column that is named like labels and can hold them: integers, in CSV and JSON Lines also names."""
+    """The column that is named like labels and can hold them: integers, numbers, in CSV and JSON Lines also names."""
     kinds = {f.name: plain_type(f.type) for f in schema}
     names = found.fields["source"] in TABLES
-    fitting = [n for n, k in kinds.items() if pa.types.is_integer(k) or (names and pa.types.is_string(k))]
+    fitting = [
+        n
+        for n, k in kinds.items()
+        if pa.types.is_integer(k) or pa.types.is_floating(k) or (names and pa.types.is_string(k))
+    ]
     return next((n for w in LABELS for n in fitting if n.lower() == w), None)
 
 
@@ -284,6 +298,13 @@ def _labeled_files(
     return labels, files["test_path"], schema
 
 
+def _numbers(found: Recognised, schema: pa.Schema, labels: str) -> bool:
+    """Whether the labels, be it those of the test set alone, are numbers; says so."""
+    if labels in schema.names and pa.types.is_floating(plain_type(schema.field(labels).type)):
+        found.task = REGRESSION.name
+    return found.task == REGRESSION.name
+
+
 def _is_id(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or (pa.types.is_integer(kind) and not pa.types.is_uint64(kind))
 
@@ -295,6 +316,8 @@ def _parquet(found: Recognised, root: Place, files: dict[str, list[str]]) -> Non
     schema = schema_of(files["path"][0])
     _columns(found, schema)
     labels, names, schema = _labeled_files(found, schema, files, schema_of)
+    if _numbers(found, schema, labels):
+        return
     if labels in schema.names and features_names(schema, labels) is None:
         columns = (
             pq.read_table(posixpath.join(root.path, n), filesystem=root.fs, columns=[labels])[labels]
@@ -321,7 +344,7 @@ def _tables(found: Recognised, root: Place, files: dict[str, list[str]]) -> None
     schema = schema_of(files["path"][0])
     _columns(found, schema)
     labels, names, schema = _labeled_files(found, schema, files, schema_of)
-    if labels not in schema.names:
+    if labels not in schema.names or _numbers(found, schema, labels):
         return
     values = {row.get(labels) for name in names[:FILES_READ] for row in rows(name)} - {None, ""}
     if all(_is_whole(value) for value in values):
@@ -341,6 +364,8 @@ def _kind_of(cells: Sequence[Any]) -> pa.DataType:
         return pa.int64()
     if all(vector is not None and len(vector) > 1 for vector in numbers):
         return pa.list_(pa.float32())
+    if all(vector is not None and len(vector) == 1 for vector in numbers):
+        return pa.float64()
     return pa.string() if all(isinstance(cell, str) for cell in cells) and None in numbers else pa.null()
 
 

@@ -126,12 +126,15 @@ class Preprocessing:
     """`tasks.TASKS`"""
     form: Form
     classes: list[str]
+    units: dict[str, Any] | None = None
+    """`Task.units` of the training."""
 
 
 def preprocessing_to_bytes(told: Preprocessing) -> bytes:
     """The contents of PREPROCESSING_FILE."""
     kind = next(name for name, form in FORMS.items() if isinstance(told.form, form))
     tree = {"format": FORMAT, "task": told.task, "kind": kind, "classes": told.classes, "form": asdict(told.form)}
+    tree |= {} if told.units is None else {"units": told.units}
     return sealed(tree)
 
 
@@ -146,7 +149,8 @@ def preprocessing_from_bytes(content: bytes) -> Preprocessing:
         form: Form = FORMS[tree["kind"]](**fields)
         # The first version knew one task and did not name it.
         task = str(tree.get("task", "classification"))
-        return Preprocessing(task=task, form=form, classes=[str(name) for name in tree["classes"]])
+        classes = [str(name) for name in tree["classes"]]
+        return Preprocessing(task=task, form=form, classes=classes, units=tree.get("units"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LedgerError(
             f"{PREPROCESSING_FILE}: not a description of format {FORMAT} ({error}); take it from the run again"

@@ -45,8 +45,9 @@ class SampleSet:
         return self.pool.text_column or self.pool.vector_column or self.pool.image_column
 
     @property
-    def label_column(self) -> str | None:
-        return self.pool.label_column if self.labeled else None
+    def label_column(self) -> str | tuple[str, ...] | None:
+        found = self.pool.label_column if self.labeled else None
+        return tuple(found) if isinstance(found, list) else found
 
     @property
     def sample_setting(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -51,6 +51,8 @@ def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.n
     listings = [(samples, reader.listing(samples)) for samples in sets]
     leaks.check_files(listings)
     classes = _classes(pool, reader, listings)
+    if len(classes) < (fewest := TASKS[task].fewest_classes) and (classes or any(s.labeled for s in sets)):
+        raise PoolError(f"pool.classes: {len(classes)} classes; task '{task}' takes at least {fewest}")
     if (most := TASKS[task].most_classes) is not None and len(classes) > most:
         raise PoolError(f"pool.classes: {len(classes)} classes; task '{task}' takes at most {most}: leave some out")
     indexes = {samples.setting: reader.index(samples, listing, classes) for samples, listing in listings}
@@ -79,15 +81,18 @@ def materialise(found: Survey, root: Place) -> None:
         write_index(index, _directory(reader, root, setting))
 
 
-def sources(pool: cfg.Pool, root: Place) -> tuple[Source, Source]:
+def sources(pool: cfg.Pool, root: Place, task: str = CLASSIFICATION.name) -> tuple[Source, Source]:
     """Pool and test set of a run whose directory exists."""
-    return source_of(pool, root, "path"), source_of(pool, root, "test_path")
+    return source_of(pool, root, "path", task=task), source_of(pool, root, "test_path", task=task)
 
 
-def source_of(pool: cfg.Pool, root: Place, setting: str, *, labeled: bool = True) -> Source:
+def source_of(
+    pool: cfg.Pool, root: Place, setting: str, *, labeled: bool = True, task: str = CLASSIFICATION.name
+) -> Source:
     """The samples that a setting names, of a run whose directory exists."""
     reader = reader_of(pool)
-    return reader.read(SampleSet(pool, setting, labeled), _directory(reader, root, setting))
+    source = reader.read(SampleSet(pool, setting, labeled, task), _directory(reader, root, setting))
+    return replace(source, task=task)
 
 
 def check_unchanged(pool: cfg.Pool, recorded: PoolInfo) -> None:
@@ -106,8 +111,12 @@ def _directory(reader: SourceReader, root: Place, setting: str) -> Place:
 
 
 def _classes(pool: cfg.Pool, reader: SourceReader, listings: list[tuple[SampleSet, Listing]]) -> list[str]:
-    """The names of the classes: the first set whose files name them counts, the pool before the others."""
+    """The names of the classes: the first set whose files name them counts, the pool before the others. Of numbers the
+    names of the targets: of several columns, or of the one."""
     named, field = None, ""
+    if listings[0][0].task.numbers and not isinstance(pool.classes, list):
+        columns = pool.label_column if isinstance(pool.label_column, list) else [pool.label_column]
+        return columns if pool.classes in (None, len(columns)) else classes_of(pool, None, field)
     if not isinstance(pool.classes, list):
         for samples, listing in listings:
             if (named := reader.class_names(samples, listing)) is not None:

@@ -21,17 +21,17 @@ TOLERANCE = 1e-4  # of the largest logit; other kernels sum in another order
 
 
 class _Graph(nn.Module):
-    """uint8 samples (N, *form.shape), or vectors (N, D), to logits (N, C): scaling and normalisation travel with the
-    network."""
+    """uint8 samples (N, *form.shape), or vectors (N, D), to logits (N, C), or to numbers in the user's units: scaling
+    and normalisation travel with the network."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        self.network, self.form = predictor.network, predictor.form
+        self.network, self.form, self.task = predictor.network, predictor.form, predictor.task
 
     def forward(self, samples: Tensor) -> Tensor:
         if isinstance(self.form, VectorForm):
-            return self.network(samples[:, :, None, None])
-        return self.network(self.form.inputs(samples))
+            return self.task.exported(self.network(samples[:, :, None, None]))
+        return self.task.exported(self.network(self.form.inputs(samples)))
 
 
 def to_onnx(predictor: Predictor) -> bytes:

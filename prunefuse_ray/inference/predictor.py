@@ -62,7 +62,7 @@ class Predictor(nn.Module):
         return self._inputs(decoded)
 
     def predict(self, samples: Any) -> Iterator[Any]:
-        """A prediction for every sample, in their order (of a class: `tasks.classification.Prediction`); see `prepare`
+        """A prediction for every sample, in their order (`Prediction` in the task's file below `tasks`); see `prepare`
         for what samples may be. In place of one among many that cannot be read stands a `Rejected` that names it, and
         the log has it too.
 
@@ -167,7 +167,7 @@ def load(path: str | os.PathLike[str], *, trusted: str | None = None) -> Predict
     if ":" in told.task and told.task != trusted:
         raise LedgerError(f"{place.path}: names a task of its own, '{told.task}': name the same as `trusted` if you do")
     network = read_network(files, place, trusted).network
-    return Predictor(network, TASKS[told.task], told.form, told.classes)
+    return Predictor(network, TASKS[told.task].with_units(told.units), told.form, told.classes)
 
 
 def read_network(files: dict[str, bytes], place: Place, trusted: str | None) -> networks.Selector:

@@ -26,9 +26,14 @@ def network_place(path: str) -> Place:
 
 
 def network_files(place: Place) -> dict[str, bytes]:
-    """The files of a network's directory, as `networks.from_files` takes them, and its preprocessing if it has one."""
+    """The files of a network's directory, as `networks.from_files` takes them, and its preprocessing if it has one; of
+    a committee's member it lies beside the members."""
     names = list(FILES)
     if not (place / networks.NETWORK_FILE).exists():
         members = itertools.takewhile(lambda i: (place / str(i) / networks.NETWORK_FILE).exists(), itertools.count())
         names = [f"{i}/{name}" for i in members for name in FILES]
-    return {name: (place / name).read_bytes() for name in (*names, PREPROCESSING_FILE) if (place / name).exists()}
+    found = {name: (place / name).read_bytes() for name in (*names, PREPROCESSING_FILE) if (place / name).exists()}
+    beside = place.parent / PREPROCESSING_FILE
+    if PREPROCESSING_FILE not in found and place.name.isdecimal() and beside.exists():
+        found[PREPROCESSING_FILE] = beside.read_bytes()
+    return found

@@ -15,6 +15,7 @@ from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.sample_format import form_of
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.storage import read_input
+from prunefuse_ray.tasks import TASKS
 
 
 def network_spec(config: Config, info: PoolInfo) -> networks.NetworkSpec:
@@ -33,6 +34,7 @@ def dense_network(
     Raises NetworkError, and ConfigError where the file of the weights cannot be read.
     """
     dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+    _check_outputs(config, dense, "network.architecture")
     if statistics is not None:
         networks.take(dense.network, statistics)
     path = config.network.weights
@@ -42,6 +44,17 @@ def dense_network(
     loaded = networks.load_trained(dense.network, spec, content, shards)
     digest = _digest(content, shards)
     return dense, {"sha256": digest, **dataclasses.asdict(loaded), "notes": loaded.notes()}
+
+
+def _check_outputs(config: Config, network: networks.Dense, field: str) -> None:
+    """ConfigError where a network says a class for every pixel and the task wants one for the whole, or otherwise."""
+    if (wanted := TASKS[config.task].pixels) != networks.says_pixels(network.network, network.spec):
+        found, remedy = (
+            ("one class for a whole image", "fcn_resnet20, torchvision:fcn_resnet50, deeplabv3_resnet50 or the like")
+            if wanted
+            else ("a class for every pixel", "another network, or task segmentation")
+        )
+        raise ConfigError(f"{field}: {network.spec.architecture} says {found}; for task '{config.task}' use {remedy}")
 
 
 def weights_digest(path: str) -> str:
@@ -84,7 +97,9 @@ def make_selector(config: Config, dense: networks.Dense) -> networks.Selector:
     if kind == "svp":
         spec = dataclasses.replace(dense.spec, architecture=architecture)
         try:
-            return networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+            other = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+            _check_outputs(config, other, "selection.selector")
+            return other
         except networks.NetworkError as error:
             reason = str(error).removeprefix("network.architecture: ")
             raise ConfigError(f"selection.selector: {reason}") from error

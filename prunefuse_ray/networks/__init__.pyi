@@ -1,4 +1,4 @@
-from .architectures import ARCHITECTURES, build, example_input
+from .architectures import ARCHITECTURES, build, example_input, says_pixels
 from .backends import AUTO, BACKENDS, Backend, Runner
 from .committee import Committee, Ensemble, Members, check_partition
 from .files import NETWORK_FILE, WEIGHTS_FILE, Dense, Selector, from_files, to_files
@@ -66,6 +66,7 @@ __all__ = [
     "prune",
     "pruning_table",
     "recalibrate_batch_norm",
+    "says_pixels",
     "scatter",
     "shard_names",
     "split",

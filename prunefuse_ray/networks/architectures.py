@@ -19,6 +19,13 @@ from prunefuse_ray.networks.plain import VGG16, TextCNN
 from prunefuse_ray.networks.resnets import PreActivationResNet
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, first_line, unsuited
 
+
+def _small_fcn(**options: Any) -> nn.Module:
+    from prunefuse_ray.networks.segmentation import SmallFCN  # which imports torchvision's models: seconds
+
+    return SmallFCN(**options)
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     **{
         f"resnet{depth}": partial(PreActivationResNet, blocks=(depth - 2) // 6)
@@ -33,6 +40,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "textngrams": TextNgrams,
     "mlp": MLP,
     "textcnn": TextCNN,
+    **{f"fcn_resnet{depth}": partial(_small_fcn, blocks=(depth - 2) // 6) for depth in (8, 14, 20, 32, 44, 56)},
 }
 
 T = TypeVar("T")
@@ -108,7 +116,8 @@ def _outputs(network: nn.Module, inputs: Tensor, device: str) -> Any:
 
 
 def _check(network: nn.Module, spec: NetworkSpec) -> None:
-    """Raises NetworkError unless the network takes inputs of that shape and returns (N, classes) logits."""
+    """Raises NetworkError unless the network takes inputs of that shape and returns logits (N, classes), or of every
+    pixel."""
     try:
         copied = copy.deepcopy(network)
     except Exception as error:
@@ -124,16 +133,23 @@ def _check(network: nn.Module, spec: NetworkSpec) -> None:
             f"network.architecture: {spec.architecture} returns a {type(outputs).__name__}; make it return the logits "
             "alone, or wrap it in a module that does"
         )
-    if tuple(outputs.shape) != (1, spec.classes):
+    if tuple(outputs.shape) not in ((1, spec.classes), (1, spec.classes, *spec.input_shape[1:])):
         raise NetworkError(
             f"network.architecture: {spec.architecture} returns {tuple(outputs.shape)} for one sample instead of "
-            f"logits (1, {spec.classes}); only classifiers can be used"
+            f"logits (1, {spec.classes}), or (1, {spec.classes}, height, width) for every pixel; only classifiers can "
+            "be used"
         )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise NetworkError(
             f"network.architecture: {spec.architecture} has no weights to train: none has requires_grad set; free "
             "those that are to learn"
         )
+
+
+def says_pixels(network: nn.Module, spec: NetworkSpec) -> bool:
+    """Whether a network gives a class for every pixel (N, C, H, W), and not one for the whole (N, C)."""
+    outputs = on_shapes_or_values(lambda device: _outputs(network, example_input(spec), device))
+    return outputs.ndim == 4
 
 
 def _cannot_take(network: nn.Module, spec: NetworkSpec, error: Exception) -> NetworkError:
@@ -204,7 +220,13 @@ def _construct_torchvision(name: str, spec: NetworkSpec) -> nn.Module:
     from torchvision import models
 
     names = models.list_models(module=models)
-    if name not in names:
+    pixelwise = models.list_models(module=models.segmentation)
+    if name in models.list_models(module=models.detection):
+        raise NetworkError(
+            f"network.architecture: torchvision:{name} finds boxes, and there is no task for them; name a network of "
+            f"classes, or with task segmentation one of {', '.join(pixelwise)}"
+        )
+    if name not in (*names, *pixelwise):
         raise NetworkError(f"network.architecture: torchvision has no classifier {name!r}{_near(name, names)}")
     if len(spec.input_shape) != 3 or spec.input_shape[0] != 3:
         raise NetworkError(
@@ -219,6 +241,10 @@ def _construct_torchvision(name: str, spec: NetworkSpec) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
     try:
+        if name in pixelwise:
+            from prunefuse_ray.networks.segmentation import Pixelwise
+
+            return Pixelwise(models.get_model(name, weights=None, weights_backbone=None, num_classes=spec.classes))
         return models.get_model(name, weights=None, num_classes=spec.classes, **options)
     except (ValueError, TypeError, AssertionError) as error:
         raise NetworkError(f"network.architecture: torchvision cannot build {name!r}: {first_line(error)}") from error

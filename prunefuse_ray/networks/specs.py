@@ -60,8 +60,8 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or not self.architecture:
             raise NetworkError(f"architecture: {self.architecture!r} is not a name")
-        if not _is_int(self.classes) or self.classes < 2:
-            raise NetworkError(f"classes: {self.classes!r} is not an integer of at least 2")
+        if not _is_int(self.classes) or self.classes < 1:
+            raise NetworkError(f"classes: {self.classes!r} is not an integer of at least 1")
         shape = self.input_shape
         known = isinstance(shape, tuple) and (len(shape) in (1, 3) or (len(shape) == 2 and shape[1] == 2))
         if not known or not all(_is_int(n) and n > 0 for n in shape):

@@ -18,6 +18,12 @@ def section(run: RunView) -> Html | None:
         "label comes first. Rare but right samples are among them, and labels that the proxy has learnt by heart are "
         f"not. All labels in this order: rounds/{view.round:03d}/doubts.parquet."
     )
+    if run.numbers:
+        words = (
+            f"The proxy of round {view.round} is farthest from these labels; the percentage is how likely a value as "
+            "far off would be, were errors as wide as the labels themselves. All labels in this order: "
+            f"rounds/{view.round:03d}/doubts.parquet."
+        )
     written = all(one.image is None for one in view.doubts)
     shown = tag("ul", map(_text, view.doubts), class_="texts") if written else _sheet(view.doubts)
     return html.section(

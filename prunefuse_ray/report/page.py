@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from prunefuse_ray.acquisition.learning_curve import Forecast
-from prunefuse_ray.report import baseline, class_counts, contact_sheets, doubtful_labels, html, plots, pool
+from prunefuse_ray.report import baseline, class_counts, contact_sheets, doubtful_labels, html, numbers, plots, pool
 from prunefuse_ray.report.html import DASH, Child, Html, count, counted, duration, join, number, percent, quantity, tag
 from prunefuse_ray.report.outlook import outlook, words
 from prunefuse_ray.report.view import RoundView, RunView, ScoreHistogram
@@ -28,6 +28,7 @@ def render(run: RunView) -> str:
     sections = {
         "metric": (run.metric.title, _over_labels(run)),
         "pool": ("Pool", pool.section(run)),
+        "numbers": ("Predicted numbers", numbers.section(run)),
         "rounds": ("Rounds", _rounds(run)),
         "classes": ("Classes", class_counts.section(run)),
         "cost": ("Time and MACs", _cost(run)),
@@ -267,7 +268,7 @@ def _facts(run: RunView) -> Iterator[tuple[str, Child]]:
     classes = [str(name) for name in _at(run.pool, "classes") or []]
     if classes:
         more = ", …" if len(classes) > CLASSES_SHOWN else ""
-        yield "Classes", f"{len(classes):,}: {', '.join(classes[:CLASSES_SHOWN])}{more}"
+        yield "Targets" if run.numbers else "Classes", f"{len(classes):,}: {', '.join(classes[:CLASSES_SHOWN])}{more}"
     if told := baseline.words(run.result or {}, run.metric):
         yield "Baseline", join((tag("span", line) for line in told), tag("br"))
     if learned := _at(run.result, "learned"):

@@ -165,6 +165,25 @@ def lines(
     return _svg(key, description, size, draw)
 
 
+def beside_truth(
+    key: str, description: str, points: Sequence[Sequence[float]], color: str, *, size: tuple[float, float]
+) -> Html:
+    """Predictions over the truth, (truth, prediction) each, and the line on which they would be equal."""
+
+    def draw(drawing: Figure) -> None:
+        axes = drawing.subplots()
+        truth, predicted = np.asarray(points, float).T
+        ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
+        axes.plot(ends, ends, color=COLOR["muted"], linestyle=(0, (4, 3)), linewidth=1)
+        axes.scatter(truth, predicted, s=9, color=COLOR[color], alpha=0.5, linewidths=0, clip_on=False)
+        axes.set_xlabel("truth")
+        axes.set_ylabel("predicted")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+    return _svg(key, description, size, draw)
+
+
 def _share_axis(axes: Axes) -> None:
     """Shares as percent, inside 0 to 100, over no less than 5 points: a closer look would show noise as difference."""
     low, high = axes.get_ylim()

@@ -32,7 +32,7 @@ class Doubt:
     label: str
     label_probability: float
     guess: str
-    probability: float
+    probability: float | None
     image: bytes | None
     text: str | None = None
 
@@ -83,5 +83,9 @@ class RunView:
     rejected_count: int
     inventory: dict[str, Any] | None = None
     """The account of the pool, as it was taken before the run began (`inventory.json`); None of older runs."""
+    numbers: bool = False
+    """Whether labels are numbers, and what else are classes are the names of the targets."""
+    beside: tuple[Metric, ...] = ()
+    """Figures that are shown beside the metric."""
     pretraining: Mapping[str, Any] | None = None
     """What the network that selects learned from the pool before any label, with its cost; None where nothing was."""

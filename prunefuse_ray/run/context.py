@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
+from prunefuse_ray.data.labeled_set import held_out
 from prunefuse_ray.data.pool import PoolInfo, Prepared, Source, groups
 from prunefuse_ray.data.prepared import readable
 from prunefuse_ray.data.sample_format import Form, decode_column, form_of
@@ -33,6 +34,7 @@ from prunefuse_ray.scoring.score_pass import check_rejected
 from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.selection.top_k import REMEDY
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS, Task
 
 _T = TypeVar("_T")
 CHECKED_ROWS = 256
@@ -82,14 +84,28 @@ class RunContext:
 
     # --- what is labeled ---
 
+    @property
+    def task(self) -> Task:
+        return TASKS[self.config.task]
+
+    def fitted_task(self, up_to: int) -> Task:
+        """The task as the trainings on the labels up to a round have it."""
+        labels, _ = held_out(self.labels(up_to), self.config.pool.validation_share, self.config.run.seed)
+        return self.task.fitted(labels["label"])
+
+    @property
+    def labels_schema(self) -> pa.Schema:
+        return labels_schema(self.info.id_type, self.task.label_type)
+
     def labels(self, up_to: int) -> pa.Table:
         """All labels up to a round, those known beforehand first."""
-        given = self.ledger.labels([Step(r, LABEL) for r in range(up_to + 1)], self.info.id_type)
+        steps = [Step(r, LABEL) for r in range(up_to + 1)]
+        given = self.ledger.labels(steps, self.info.id_type, self.task.label_type)
         begun = self.config.pool.known_labels is not None and self.ledger.committed(Step(-1, INIT))
         return pa.concat_tables([self._known(), given]) if begun else given
 
     def _known(self) -> pa.Table:
-        return self.ledger.read_table(Step(-1, INIT), KNOWN_LABELS, labels_schema(self.info.id_type))
+        return self.ledger.read_table(Step(-1, INIT), KNOWN_LABELS, self.labels_schema)
 
     def samples(self, up_to: int) -> Source:
         """The labeled samples of the rounds so far (beside some that people left without a label), those known
@@ -100,6 +116,7 @@ class RunContext:
         return Source(
             fs=self.ledger.root.fs,
             sample_column="sample",
+            task=self.config.task,
             prepared=self.prepared,
             files=tuple(p for paths, _ in found for p in paths),
             sizes=tuple(s for _, sizes in found for s in sizes),
@@ -127,6 +144,17 @@ class RunContext:
                 "changed since the run began"
             )
         return written
+
+    def copied(self, written: Sequence[pafs.FileInfo]) -> Source:
+        """The samples in files of the run directory."""
+        return Source(
+            fs=self.ledger.root.fs,
+            sample_column="sample",
+            label_column=None,
+            task=self.config.task,
+            files=tuple(f.path for f in written),
+            sizes=tuple(f.size for f in written),
+        )
 
     def drawn(self, count: int, seed: int, number: int) -> tuple[int, npt.NDArray[Any]]:
         """Decoded samples of the pool, drawn at random: how many were drawn, and the values (N, ...) of those that can

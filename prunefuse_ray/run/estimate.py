@@ -220,7 +220,7 @@ def _step_macs(recipe: Recipe, macs: int) -> int:
 def _training_rate(task: Task, network: networks.Selector, recipe: Recipe, form: Form, seconds: float) -> float:
     module = network.network.train()
     x = form.inputs(torch.zeros((recipe.batch_size, *form.shape), dtype=torch.uint8))
-    y = torch.zeros(recipe.batch_size, dtype=torch.int64)
+    y = torch.from_numpy(task.blank_targets(recipe.batch_size, network.spec.classes, form))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
 
     def step() -> None:

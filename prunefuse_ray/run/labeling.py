@@ -25,6 +25,7 @@ from prunefuse_ray.method.steps import LABEL, Step
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import arrow_type, labels_schema
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS, Task
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +51,17 @@ def annotator_of(config: cfg.Annotation) -> Annotator | None:
             )
 
 
-def request_table(chosen: pa.Table, guesses: pa.Table | None, id_type: str) -> pa.Table:
+def request_table(chosen: pa.Table, guesses: pa.Table | None, id_type: str, task: Task) -> pa.Table:
     """The chosen samples (id, score, rank) with the proxy's guesses (id, guess, probability), by rank."""
     rows = chosen.sort_by("rank")
+    schema = annotation.request_schema(arrow_type(id_type), task.label_type)
     if guesses is None:
         for name in ("guess", "probability"):
-            rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.float32()))
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, schema.field(name).type))
     else:
         place = pc.index_in(rows["id"], value_set=guesses["id"].combine_chunks())
         for name in ("guess", "probability"):
             rows = rows.append_column(name, guesses[name].take(place))
-    schema = annotation.request_schema(arrow_type(id_type))
     return rows.select(schema.names).cast(schema)
 
 
@@ -72,7 +73,9 @@ def request_of(config: Config, ledger: Ledger, info: PoolInfo, round_: int) -> R
         marker=run_marker(config, ledger, info),
         round=round_,
         classes=info.classes,
-        rows=ledger.read_table(step, TABLE, annotation.request_schema(arrow_type(info.id_type))),
+        rows=ledger.read_table(
+            step, TABLE, annotation.request_schema(arrow_type(info.id_type), TASKS[config.task].label_type)
+        ),
         place=ledger.place(step, "to_label"),
         samples=tuple(Place(ledger.root.fs, path) for path in ledger.files(step, "samples")[0]),
         texts=(config.pool.text_column or config.pool.vector_column) is not None,
@@ -162,13 +165,13 @@ class Labeled:
     metrics: Mapping[str, Any]
 
 
-def labeled(take: annotation.Take, id_type: str, kind: str) -> Labeled:
+def labeled(take: annotation.Take, id_type: str, kind: str, task: Task) -> Labeled:
     """One label per sample by majority, and beside it every label given and how they agreed."""
-    votes = annotation.majority(take.annotations)
+    votes = annotation.majority(take.annotations, task)
     labels = (
         votes.select(["id", "label"])
         .append_column("source", pa.array([kind] * votes.num_rows, pa.string()))
-        .cast(labels_schema(id_type))
+        .cast(labels_schema(id_type, task.label_type))
     )
     return Labeled(
         labels=labels,

@@ -31,7 +31,7 @@ from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import BASELINE, REPORT, Step
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
-from prunefuse_ray.schemas import REJECTED, labels_schema
+from prunefuse_ray.schemas import CLASS, REJECTED, labels_schema
 from prunefuse_ray.storage import Place, json_bytes, sealed, table_bytes
 
 EXECUTION_FIELDS = (
@@ -374,9 +374,9 @@ class Ledger:
         self._commit_place(step).delete()
         self._commits.pop(step, None)
 
-    def labels(self, steps: Sequence[Step], id_type: str) -> pa.Table:
+    def labels(self, steps: Sequence[Step], id_type: str, label_type: pa.DataType = CLASS) -> pa.Table:
         """All labels recorded so far: (id, label, source)."""
-        schema = labels_schema(id_type)
+        schema = labels_schema(id_type, label_type)
         tables = [self.read_table(s, "labels.parquet", schema) for s in steps if self.committed(s)]
         return pa.concat_tables([schema.empty_table(), *tables])
 

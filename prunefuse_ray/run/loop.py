@@ -121,7 +121,7 @@ def _carry_out(context: RunContext, step: Step) -> Commit:
     commit = context.ledger.commit(step, done.outputs, metrics, done.written)
     context.ledger.clear(step, *done.leftovers)
     if step.phase == GROW:
-        context.look_again(sources(context.config.pool, context.ledger.root)[0])
+        context.look_again(sources(context.config.pool, context.ledger.root, context.config.task)[0])
     return commit
 
 

@@ -88,10 +88,11 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         logger.warning(message)
     form = form_of(config.pool, info)
     prepared = open_prepared(config.prepared, Place.at(config.run.directory), form, info.rows, tell)
-    pool, test = (replace(s, prepared=prepared) for s in sources(config.pool, ledger.root))
+    pool, test = (replace(s, prepared=prepared) for s in sources(config.pool, ledger.root, config.task))
     validation = None
     if config.pool.validation_path is not None:
-        validation = replace(source_of(config.pool, ledger.root, "validation_path"), prepared=prepared)
+        held = source_of(config.pool, ledger.root, "validation_path", task=config.task)
+        validation = replace(held, prepared=prepared)
     context = RunContext(
         config=config,
         ledger=ledger,

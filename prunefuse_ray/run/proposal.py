@@ -36,6 +36,8 @@ class Facts:
     channels: int
     cores: int
     gpus: int
+    numbers: bool = False
+    """Whether labels are numbers (task regression)."""
     budget: int | None = None
     """Labels that people will give in all, if they have said."""
 
@@ -51,7 +53,8 @@ class Choice:
 
 def propose(facts: Facts) -> list[Choice]:
     """The fields that are worth a thought; all others keep their defaults."""
-    return [*_input(facts), *_network(facts), *_selection(facts), *_training(facts), *_machine(facts)]
+    task = [Choice(field="task", value="regression", why="labels are numbers")] if facts.numbers else []
+    return [*task, *_input(facts), *_network(facts), *_selection(facts), *_training(facts), *_machine(facts)]
 
 
 def side(facts: Facts) -> int:
@@ -93,7 +96,9 @@ def _network(facts: Facts) -> list[Choice]:
     else:
         name = "resnet56" if facts.gpus else "resnet20"
         why = f"small images, on {_machine_name(facts)}"
-    if facts.samples >= LARGE_POOL and not facts.gpus:
+    if facts.numbers:
+        ratio, why_ratio = 0.5, "two proxies, whose predictions may lie apart"
+    elif facts.samples >= LARGE_POOL and not facts.gpus:
         ratio, why_ratio = (
             0.7,
             f"{facts.samples:,} samples to score on CPUs (0.5 selects a little better)",
@@ -118,6 +123,9 @@ def budgets(facts: Facts) -> list[int]:
 
 def _selection(facts: Facts) -> list[Choice]:
     found = budgets(facts)
+    if facts.numbers:
+        why = "a fifth at random" + ("; --labels gives another number" if facts.budget is None else ", as you said")
+        return [Choice(field="selection.budgets", value=found, why=why)]
     each = found[-1] / facts.classes
     why = f"{each:.0f} labels a class in the end" if each >= 1 else "fewer labels than classes"
     why += "; --labels gives another number" if facts.budget is None else ", as you said"

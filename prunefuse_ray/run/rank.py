@@ -11,10 +11,10 @@ import posixpath
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks, progress
@@ -25,7 +25,13 @@ from prunefuse_ray.data.account import lines
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo, Source
 from prunefuse_ray.data.prepared import open_prepared
-from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, form_of, preprocessing_from_bytes
+from prunefuse_ray.data.sample_format import (
+    PREPROCESSING_FILE,
+    Form,
+    Preprocessing,
+    form_of,
+    preprocessing_from_bytes,
+)
 from prunefuse_ray.data.survey import check_unchanged, materialise, source_of, survey
 from prunefuse_ray.data.texts import NgramForm, TextForm
 from prunefuse_ray.data.vectors import VectorForm
@@ -39,13 +45,15 @@ from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, arrow_type, selected_schema
 from prunefuse_ray.scoring.backend_choice import SMALL_BATCH
+from prunefuse_ray.scoring.predictions import export
 from prunefuse_ray.scoring.score_pass import ScorePass, check_rejected, score
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.selection.top_k import top_k
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 
-SCORE, RANK = Step(-1, "score"), Step(-1, "rank")
+SCORE, RANK, PREDICT = Step(-1, "score"), Step(-1, "rank"), Step(-1, "predict")
+PREDICTIONS = "predictions"
 
 
 class Strategy(cfg.Section):
@@ -53,6 +61,10 @@ class Strategy(cfg.Section):
 
     strategy: str = "least_confidence"
     """Acquisition strategy: least_confidence, margin, entropy; of a committee also bald, vote_entropy, consensus_kl."""
+
+    pixel_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of an image's pixels, the most uncertain ones, whose mean is its score; of networks of task
+    segmentation."""
 
     @field_validator("strategy")
     @classmethod
@@ -97,7 +109,13 @@ class Ranked:
 
 
 def rank(
-    config: Ranking, network: str, out: str, top: int, trusted: str | None = None, tell: inventory.Tell = lambda _: None
+    config: Ranking,
+    network: str,
+    out: str,
+    top: int,
+    trusted: str | None = None,
+    tell: inventory.Tell = lambda _: None,
+    predictions: bool = False,
 ) -> Ranked:
     """Score every sample of the pool with the network in the directory `network`, and rank the `top` highest.
 
@@ -107,6 +125,8 @@ def rank(
     Args:
         trusted: the network's architecture where that is code of one's own (`package.module:function`).
         tell: is told the account of the pool, before a new pass begins.
+        predictions: also write what the network says of every sample: predictions/*.parquet (id, prediction,
+            probability, words).
 
     Raises:
         PruneFuseError: something that the user can put right; nothing was written, or nothing was lost.
@@ -115,9 +135,11 @@ def rank(
     files = network_files(place)
     saved = read_network(files, place, trusted)
     config = _as_trained(config, files, saved.spec)
-    task = (
-        preprocessing_from_bytes(files[PREPROCESSING_FILE]).task if PREPROCESSING_FILE in files else cfg.Config().task
-    )
+    told = preprocessing_from_bytes(files[PREPROCESSING_FILE]) if PREPROCESSING_FILE in files else None
+    task = cfg.Config().task if told is None else told.task
+    if predictions and told is None:
+        raise ConfigError(f"--predictions: the network has no {PREPROCESSING_FILE}, which says what its outputs mean")
+    config = _with_strategy(config, task, saved)
     _check_strategy(config.selection.strategy, task, saved)
     ledger = Ledger(Place.at(out))
     tree = to_tree(config) | {
@@ -127,7 +149,7 @@ def rank(
     started = time.perf_counter()
     if ledger.exists:
         _check_same(ledger, tree)
-        if ledger.committed(RANK) is not None:
+        if ledger.committed(RANK) is not None and (not predictions or ledger.committed(PREDICT) is not None):
             return _result(ledger, 0.0)
     start_ray()
     SharedDirectory(ledger.root).check()
@@ -136,7 +158,11 @@ def rank(
     try:
         if ledger.committed(SCORE) is None:
             _score(config, ledger, place, saved, task, info, form, source)
-        _rank(ledger, info, top)
+        if ledger.committed(RANK) is None:
+            _rank(ledger, info, top)
+        if predictions and ledger.committed(PREDICT) is None:
+            assert told is not None
+            _predict(ledger, source, files, form, told, saved)
     finally:
         ledger.unlock()
     return _result(ledger, time.perf_counter() - started)
@@ -154,10 +180,11 @@ def _check_strategy(strategy: str, task: str, saved: networks.Selector) -> None:
             f"selection.strategy: '{strategy}' makes no sense for task '{task}', which the network was trained for; "
             f"use one of {', '.join(able)}"
         )
-    if STRATEGIES[strategy].members and not isinstance(saved, networks.Committee):
+    if known[strategy].members and not isinstance(saved, networks.Committee):
+        alone = [n for n, s in known.items() if s.score is not None and not (s.members or s.select or s.wanted)]
         raise ConfigError(
             f"selection.strategy: '{strategy}' asks the members of a committee, and this is a single network; use "
-            "least_confidence, margin or entropy"
+            + (", ".join(alone) if alone else "the directory of a committee: RUN/rounds/NNN/proxies")
         )
 
 
@@ -301,6 +328,7 @@ def _score(
         form=form,
         batch_size=SMALL_BATCH,
         features=config.scoring.features,
+        pixel_share=config.selection.pixel_share,
         threads=plan.cpus,
         gpu=plan.gpus > 0,
         trusted=(saved.spec.architecture,),
@@ -317,6 +345,41 @@ def _score(
     metrics = {**scored.metrics, "seconds": time.perf_counter() - started}
     ledger.commit(SCORE, {"rejected.parquet": rejected} if rejected.num_rows else {}, metrics, scored.written)
     ledger.clear(SCORE, "scores-checkpoint")
+
+
+def _with_strategy(config: Ranking, task: str, saved: networks.Selector) -> Ranking:
+    """Where no strategy was given, and the default makes no sense for the task, the first one that does."""
+    chosen, known = config.selection, TASKS[task].strategies
+    if "strategy" in chosen.model_fields_set or chosen.strategy in known:
+        return config
+    committee = isinstance(saved, networks.Committee)
+    able = [n for n, s in known.items() if s.score is not None and s.select is None and (committee or not s.members)]
+    first = next(iter(able), next(iter(known)))
+    return config.model_copy(update={"selection": chosen.model_copy(update={"strategy": first})})
+
+
+def _predict(
+    ledger: Ledger,
+    source: Source,
+    files: Mapping[str, bytes],
+    form: Form,
+    told: Preprocessing,
+    saved: networks.Selector,
+) -> None:
+    ledger.clear(PREDICT, PREDICTIONS)
+    out = ledger.place(PREDICT, PREDICTIONS)
+    out.fs.create_dir(out.path, recursive=True)
+    count = export(
+        source,
+        {name: content for name, content in files.items() if name != PREPROCESSING_FILE},
+        form,
+        told.classes,
+        out,
+        task=told.task,
+        units=told.units,
+        trusted=(saved.spec.architecture,),
+    )
+    ledger.commit(PREDICT, {}, {"predictions": count}, out.files())
 
 
 def _rank(ledger: Ledger, info: PoolInfo, top: int) -> None:

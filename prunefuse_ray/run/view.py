@@ -43,6 +43,8 @@ def view_run(ledger: Ledger) -> RunView:
         directory=ledger.root.path,
         complete=result.exists(),
         metric=TASKS[config.task].metric,
+        numbers=TASKS[config.task].numbers,
+        beside=TASKS[config.task].beside,
         config=to_tree(config),
         pool={"rows": info.rows, "files": info.files, "bytes": info.bytes, "classes": info.classes, "path": info.path},
         rounds=[view_round(ledger, config, info, r) for r in rounds if ledger.committed(Step(r, "select"))],
@@ -87,19 +89,24 @@ def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list
     step = Step(round_, "train")
     if not ledger.committed(step):
         return []
-    schema = doubts_schema(info.id_type)
+    task = TASKS[config.task]
+    schema = doubts_schema(info.id_type, task.label_type)
     rows = ledger.read_table(step, "doubts.parquet", schema)
-    rows = rows.filter(pc.not_equal(rows["label"], rows["guess"])).slice(0, SHEET)
+    if not task.numbers:
+        other = [a != b for a, b in zip(rows["label"].to_pylist(), rows["guess"].to_pylist(), strict=True)]
+        rows = rows.filter(pa.array(other, pa.bool_()))
+    rows = rows.slice(0, SHEET)
     wanted = rows["id"].combine_chunks()
     samples: dict[Any, bytes | str | None] = {}
     for r in range(round_ + 1):
         for path in ledger.files(Step(r, "label"), "samples")[0]:
             samples |= _samples(Place(ledger.root.fs, path), wanted, config.pool.value_range)
-    doubts, task = [], TASKS[config.task]
+    doubts = []
     for row in rows.to_pylist():
         sample = samples.get(row["id"])
         text, image = (sample, None) if isinstance(sample, str) else (None, sample)
-        named = {"id": str(row["id"]), **{name: task.named(row[name], info.classes) for name in ("label", "guess")}}
+        named = {"id": str(row["id"]), **{name: task.caption(row[name], info.classes) for name in ("label", "guess")}}
+        image = image if image is None else task.drawn(image, row["label"])
         doubts.append(Doubt(**row | named, image=image, text=text))
     return doubts
 
@@ -113,21 +120,23 @@ def _chosen(ledger: Ledger, config: Config, info: PoolInfo, round_: int, rows: p
     """The rows with their labels and images, as far as the round has been labeled."""
     step = Step(round_, "label")
     samples: dict[Any, bytes | str | None] = {}
-    labels: dict[Any, str] = {}
+    labels: dict[Any, Any] = {}
+    task = TASKS[config.task]
     if ledger.committed(step):
         wanted = rows["id"].combine_chunks()
-        recorded = ledger.read_table(step, "labels.parquet", labels_schema(info.id_type))
+        recorded = ledger.read_table(step, "labels.parquet", labels_schema(info.id_type, task.label_type))
         for row in recorded.filter(pc.is_in(recorded["id"], value_set=wanted)).to_pylist():
-            labels[row["id"]] = TASKS[config.task].named(row["label"], info.classes)
+            labels[row["id"]] = row["label"]
         for path in ledger.files(step, "samples")[0]:
             samples |= _samples(Place(ledger.root.fs, path), wanted, config.pool.value_range)
     chosen = []
     for row in rows.to_pylist():
         id_, sample = row["id"], samples.get(row["id"])
         text, image = (sample, None) if isinstance(sample, str) else (None, sample)
-        chosen.append(
-            Chosen(id=str(id_), score=row["score"], rank=row["rank"], label=labels.get(id_, ""), image=image, text=text)
-        )
+        label = labels.get(id_)
+        caption = "" if label is None else task.caption(label, info.classes)
+        image = image if image is None or label is None else task.drawn(image, label)
+        chosen.append(Chosen(id=str(id_), score=row["score"], rank=row["rank"], label=caption, image=image, text=text))
     return chosen
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,12 @@ from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.schemas import doubts_schema
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
 
 BATCH = 256
+PIXELS_BATCH = 16
+"""Where every pixel has its probabilities."""
 
 
 def predict(
@@ -30,6 +34,7 @@ def predict(
     labels: pa.Table | None = None,
     *,
     task: str,
+    units: Mapping[str, Any] | None = None,
     trusted: Collection[str] = (),
     in_process: bool,
 ) -> pa.Table:
@@ -40,18 +45,57 @@ def predict(
         source: Parquet files of (id, sample).
         network: a saved network, as `networks.to_files` made it.
         task: that it was trained for (`tasks.TASKS`).
+        units: `Task.units` of that training.
         trusted: architectures of the user's own that the configuration names (`networks.from_files`).
         in_process: here, instead of in tasks on the cluster.
     """
     if not source.files:
         return pa.table({"id": pa.array([], pa.string())})
-    args = (network, form, labels, task, tuple(trusted))
+    args = (network, form, labels, task, units, tuple(trusted))
     # Forward passes are the work, not the bytes read: where they do not belong here, a single task is worth its start.
     parts = over(_predict, groups(source), *args, size=0 if in_process else math.inf)
     found = pa.concat_tables(part for part in parts if part is not None)
     # A sample that people left without a label may have been chosen again in a later round: it counts once.
     _, first = np.unique(ids_to_numpy(found["id"]), return_index=True)
     return found.take(pa.array(np.sort(first)))
+
+
+def export(
+    source: Source,
+    network: dict[str, bytes],
+    form: Form,
+    classes: Sequence[str],
+    out: Place,
+    *,
+    task: str,
+    units: Mapping[str, Any] | None = None,
+    trusted: Collection[str] = (),
+) -> int:
+    """What a network says of every sample that can be read, into Parquet files below `out`: (id, prediction as
+    `Task.label_type`, its probability, null where it has none, and words for people). Returns how many there are."""
+    parts = list(enumerate(groups(source)))
+    args = (network, form, tuple(classes), out, task, units, tuple(trusted))
+    return sum(over(_export, parts, *args, size=sum(source.sizes)))
+
+
+def _export(
+    numbered: tuple[int, Source],
+    network: dict[str, bytes],
+    form: Form,
+    classes: Sequence[str],
+    out: Place,
+    task_name: str,
+    units: Mapping[str, Any] | None,
+    trusted: tuple[str, ...],
+) -> int:
+    number, source = numbered
+    found = _predict(source, network, form, None, task_name, units, trusted)
+    if found is None:
+        return 0
+    words = [TASKS[task_name].caption(guess, classes) for guess in found["guess"].to_pylist()]
+    table = found.rename_columns({"guess": "prediction"}).append_column("words", pa.array(words, pa.string()))
+    (out / f"part-{number:05d}.parquet").write_table(table)
+    return table.num_rows
 
 
 @torch.inference_mode()
@@ -61,34 +105,40 @@ def _predict(
     form: Form,
     labels: pa.Table | None,
     task_name: str,
+    units: Mapping[str, Any] | None,
     trusted: tuple[str, ...],
 ) -> pa.Table | None:
     """The same of some of the files; None where they hold none of the samples."""
-    task = TASKS[task_name]
+    task = TASKS[task_name].with_units(units)
     model = networks.inference_form(networks.from_files(network, trusted).network)
     parts = []
     only = None if labels is None else labels["id"].combine_chunks()
     for chunk in decoded(source, form, only=only):
+        chunk = chunk.filter(np.array([why is None for why in chunk.samples.rejected], bool))
         # What comes from the prepared pool is read-only, which torch's tensors cannot be.
         rows, values_N = chunk.rows, torch.from_numpy(np.require(chunk.samples.values_N, requirements="W"))
         if labels is not None:
             place = pc.index_in(rows["id"], value_set=only)
             rows = rows.append_column("label", labels["label"].take(place))
-        outputs = torch.cat([task.consensus(model(form.inputs(x))).float() for x in values_N.split(BATCH)], -2)
-        parts.append(_guessed(rows, task, task.probabilities(outputs.numpy())))
+        size = PIXELS_BATCH if task.pixels else BATCH
+        for first in range(0, len(values_N), size):
+            outputs = task.consensus(model(form.inputs(values_N[first : first + size]))).float()
+            parts.append(_guessed(rows.slice(first, size), task, task.probabilities(outputs.numpy()), form))
     return pa.concat_tables(parts) if parts else None
 
 
-def _guessed(rows: pa.Table, task: Task, p_NC: npt.NDArray[np.float64]) -> pa.Table:
+def _guessed(rows: pa.Table, task: Task, p_NC: npt.NDArray[np.float64], form: Form) -> pa.Table:
     guess_N, probability_N = task.guesses(p_NC)
     columns = {
         "id": rows["id"],
-        "guess": pa.array(guess_N, pa.int64()),
-        "probability": pa.array(probability_N, pa.float32()),
+        "guess": pa.array(guess_N if guess_N.dtype == np.int64 else list(guess_N), task.label_type),
+        # Nothing where a guess has no probability; one of NaN is that of a broken network, and stays.
+        "probability": pa.array(probability_N, pa.float32(), mask=np.full(len(p_NC), task.numbers)),
     }
     if "label" in rows.column_names:
         columns["label"] = rows["label"]
-        columns["label_probability"] = pa.array(task.label_probabilities(p_NC, rows["label"].to_numpy()), pa.float32())
+        own_N = task.label_probabilities(p_NC, task.targets(rows["label"], form))
+        columns["label_probability"] = pa.array(own_N, pa.float32())
     return pa.table(columns)
 
 
@@ -99,7 +149,8 @@ def doubts(predicted: pa.Table) -> pa.Table:
     Learning", 2021 (arXiv 1911.00068), section 4. Here the network was trained on the labels that it judges, so it
     doubts fewer of them than a cross-validated one would.
     """
-    schema = doubts_schema("int64" if pa.types.is_integer(predicted.schema.field("id").type) else "string")
+    kind = "int64" if pa.types.is_integer(predicted.schema.field("id").type) else "string"
+    schema = doubts_schema(kind, predicted.schema.field("label").type)
     return (
         predicted.select(schema.names).sort_by([("label_probability", "ascending"), ("id", "ascending")]).cast(schema)
     )

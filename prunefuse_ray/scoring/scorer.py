@@ -26,7 +26,7 @@ from prunefuse_ray.acquisition.strategy import Probabilities, Scores
 from prunefuse_ray.data.contents import HeldOut
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.prepared import chunk_rows, decoded
-from prunefuse_ray.data.sample_format import Form
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, preprocessing_from_bytes
 from prunefuse_ray.data.stream import decoded_rows, decoded_stream, decoded_values, spans
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.inference.saved_networks import network_files
@@ -58,11 +58,13 @@ class ScoringJob:
     gradients: bool = False
     """Also write the factor `acquisition.probabilities.gradient_factor`."""
     predicted: bool = False
-    """Also write the predicted class."""
+    """Also write the group of the prediction (`Task.group`)."""
     held_out: Place | None = None
     """Contents of the held-out sets (`contents.HeldOut`), with which samples are compared; None: with nothing."""
     class_weights: tuple[float, ...] = ()
     """What a score is worth by class (`acquisition.class_weights`); none: all alike."""
+    pixel_share: float = 1.0
+    """`selection.pixel_share`"""
     trusted: tuple[str, ...] = ()
     """Architectures of the user's own that the configuration names (`networks.from_files`)."""
 
@@ -78,11 +80,13 @@ class Scorer:
     def __init__(self, network: Place, job: ScoringJob, callers: int = 1) -> None:
         """`callers`: threads that will call it at once, of a backend that takes several."""
         torch.set_num_threads(job.threads)
-        self.job, self.task = job, TASKS[job.task]
+        files = network_files(network)
+        told = preprocessing_from_bytes(files[PREPROCESSING_FILE]).units if PREPROCESSING_FILE in files else None
+        self.job, self.task = job, TASKS[job.task].with_units(told).of_share(job.pixel_share)
         self.meter = ScoringMeter()
         self.device = torch.device("cuda" if job.gpu else "cpu")
         self.network = networks.BACKENDS[job.backend].runner(
-            networks.from_files(network_files(network), job.trusted).network,
+            networks.from_files(files, job.trusted).network,
             precision=job.precision,
             device=self.device,
             example=self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8)),
@@ -92,9 +96,16 @@ class Scorer:
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        if not self.task.pixels:
+            return self._scored(rows)
+        # The outputs of many images do not fit in memory.
+        size = self.job.batch_size
+        return pa.concat_tables([self._scored(rows.slice(n, size)) for n in range(0, max(1, rows.num_rows), size)])
+
+    def _scored(self, rows: pa.Table) -> pa.Table:
         outputs, features_ND = self.forward(decoded_values(rows, self.job.form))
         p = self.task.probabilities(outputs)
-        p_NC = p if p.ndim == 2 else p.mean(axis=0)
+        p_NC = p if p.ndim == self.task.output_axes else p.mean(axis=0)
         rejected = pc.is_valid(rows["rejected"]).to_numpy()
         self.meter.count(len(rejected), int(rejected.sum()))
         scores = self.score(p)
@@ -111,13 +122,13 @@ class Scorer:
         if self.job.gradients:
             columns["gradient"] = vector_column(gradient_factor(p_NC))
         if self.job.predicted:
-            columns["predicted"] = pa.array(self.task.guesses(p_NC)[0], pa.int32())
+            columns["predicted"] = pa.array(self.task.group(p_NC), pa.int32())
         return pa.table(columns)
 
     @torch.inference_mode()
     def forward(self, decoded_N: npt.NDArray[np.uint8]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Outputs (N, C), of a committee (M, N, C), and, if asked, features (N, D) of decoded samples, uint8
-        (N, *form.shape)."""
+        """Outputs (N, C[, H, W]), of a committee (M, N, C[, H, W]), and, if asked, features (N, D) of decoded samples,
+        uint8 (N, *form.shape)."""
         size, outputs, features = self.job.batch_size, [], []
         for start in range(0, len(decoded_N), size):
             batch = decoded_N[start : start + size]
@@ -129,14 +140,14 @@ class Scorer:
             if isinstance(y, tuple):
                 y, f = y
                 features.append(f[:n].float().cpu().numpy())
-            outputs.append(y[..., :n, :].float().cpu().numpy())
-        return np.concatenate(outputs, axis=-2), np.concatenate(features) if features else None
+            outputs.append(y.narrow(-self.task.output_axes, 0, n).float().cpu().numpy())
+        return np.concatenate(outputs, axis=-self.task.output_axes), np.concatenate(features) if features else None
 
     def score(self, p: Probabilities) -> Scores:
         """Scores (N,) of a network's probabilities (N, C), or of a committee's (M, N, C)."""
         strategy = self.task.strategies[self.job.strategy]
         assert strategy.score is not None, "validated by config"
-        mean = p if p.ndim == 2 else p.mean(axis=0)
+        mean = p if p.ndim == self.task.output_axes else p.mean(axis=0)
         scores = strategy.score(p if strategy.members else mean)
         return weighted(scores, mean, self.job.class_weights) if self.job.class_weights else scores
 

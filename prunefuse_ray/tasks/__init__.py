@@ -10,6 +10,8 @@ TASKS: Registry[Task] = Registry(
     {
         "classification": "prunefuse_ray.tasks.classification:CLASSIFICATION",
         "multi_label": "prunefuse_ray.tasks.multi_label:MULTI_LABEL",
+        "segmentation": "prunefuse_ray.tasks.segmentation:SEGMENTATION",
+        "regression": "prunefuse_ray.tasks.regression:REGRESSION",
     },
 )
 

@@ -145,7 +145,7 @@ class Classification(Task):
         )
 
 
-class _Evaluation:
+class _Evaluation(Evaluation):
     """Accuracy (share) and mean cross-entropy (nats)."""
 
     def __init__(self) -> None:

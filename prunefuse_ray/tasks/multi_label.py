@@ -1,7 +1,7 @@
 """Multi-label classification: any number of classes a sample, a sigmoid for each.
 
-A label is the set of the sample's classes, in tables and tensors an int64 whose bit c says that class c is there: one
-number a sample, like the labels of every other task, so that nothing that moves labels has to know of sets.
+A label is the set of the sample's classes: in tables a rising list of their numbers, in tensors a row of them that is
+filled up with NOBODY.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 THRESHOLD = 0.5
 """Probability from which a class counts as there."""
 SEPARATORS = ";|,"
+YES, NO = ("1", "true", "1.0"), ("0", "false", "0.0")
+"""Cells of a column for one class, in lower case."""
+NOBODY = -1
+"""The number of no class."""
 NONE = "[]"
 """The set without a class, as text: an empty cell is a missing label."""
 
@@ -46,14 +50,15 @@ class Prediction:
 
 
 class MultiLabel(Task):
-    """Labels are sets of classes, as bits; outputs are logits (N, C), one binary decision each."""
+    """Labels are sets of classes, as lists; outputs are logits (N, C), one binary decision each."""
 
     name = "multi_label"
     about = "any number of classes a sample"
     metric = Metric(name="map", title="mAP")
     baseline = True
     one_class = False
-    most_classes = 63
+    by_group = False
+    several = True
 
     @cached_property
     def strategies(self) -> Mapping[str, Strategy]:
@@ -82,16 +87,16 @@ class MultiLabel(Task):
 
     @property
     def label_type(self) -> pa.DataType:
-        return pa.int64()
+        return pa.list_(pa.int32())
 
-    def label(self, given: Any, classes: Sequence[str]) -> int | None:
+    def label(self, given: Any, classes: Sequence[str]) -> list[int] | None:
         """A set from a list of classes (names or numbers, none of them twice), a class alone, or text: a list in JSON
         (what begins with `[` is nothing else), a name, or names and numbers with one kind of separator (`;`, `|`, `,`)
         between. None where it is none, or may be two different ones."""
         if isinstance(given, list | tuple | np.ndarray):
             numbers = [CLASSIFICATION.label(one, classes) for one in given]
             known = {n for n in numbers if n is not None}
-            return sum(1 << n for n in known) if len(known) == len(numbers) else None
+            return sorted(known) if len(known) == len(numbers) else None
         text = "" if given is None else str(given).strip()
         if text.startswith("["):
             try:
@@ -99,20 +104,56 @@ class MultiLabel(Task):
             except (ValueError, RecursionError):
                 return None
         alone = CLASSIFICATION.label(given, classes)
-        readings = set() if alone is None else {1 << alone}
+        readings: set[tuple[int, ...]] = set() if alone is None else {(alone,)}
         for separator in SEPARATORS:
             if separator in text and (found := self.label(text.split(separator), classes)) is not None:
-                readings.add(found)
-        return readings.pop() if len(readings) == 1 else None
+                readings.add(tuple(found))
+        return list(readings.pop()) if len(readings) == 1 else None
 
-    def named(self, label: int, classes: Sequence[str]) -> str:
+    def joined(self, columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+        """Of a column of zeros and ones for every class; null where another value stands."""
+        if not all(pa.types.is_integer(c.type) or pa.types.is_boolean(c.type) for c in columns):
+            kinds = ", ".join(sorted({str(c.type) for c in columns}))
+            raise TypeError(f"columns of zeros and ones, and these are of type {kinds}")
+        x_NC = np.stack([c.cast(pa.int64()).fill_null(-1).to_numpy() for c in columns], axis=1)
+        sets = [np.flatnonzero(x_C).tolist() if np.isin(x_C, (0, 1)).all() else None for x_C in x_NC]
+        return pa.chunked_array([pa.array(sets, pa.list_(pa.int64()))])
+
+    def label_of_cells(self, cells: Sequence[Any], classes: Sequence[str]) -> list[int] | None:
+        """From zeros and ones, a cell for every class."""
+        there = ["" if cell is None else str(cell).strip().lower() for cell in cells]
+        if len(there) != len(classes) or not set(there) <= {*YES, *NO}:
+            return None
+        return [c for c, cell in enumerate(there) if cell in YES]
+
+    def values(self, labels: pa.ChunkedArray) -> pa.ChunkedArray:
+        return as_sets(labels)
+
+    def targets(self, labels: pa.ChunkedArray, form: Any = None) -> npt.NDArray[np.int64]:
+        """(N, K), K the size of the largest set, at least 1."""
+        sizes_N = pc.fill_null(pc.list_value_length(labels), 0).to_numpy()
+        found_NK = np.full((len(labels), max(1, int(sizes_N.max(initial=0)))), NOBODY, np.int64)
+        found_NK[np.arange(found_NK.shape[1]) < sizes_N[:, None]] = pc.list_flatten(labels).to_numpy()
+        return found_NK
+
+    def blank_targets(self, samples: int, classes: int, form: Any) -> npt.NDArray[np.int64]:
+        return np.full((samples, 1), NOBODY, np.int64)
+
+    def agreed(self, labels: Sequence[Any]) -> tuple[Any, float, bool]:
+        label, share, tie = super().agreed([tuple(one) for one in labels])
+        return list(label), share, tie
+
+    def named(self, label: Sequence[int], classes: Sequence[str]) -> str:
         """The names with `;` between; a list in JSON where that would not be read as the same set again."""
-        names = [name for c, name in enumerate(classes) if label >> c & 1]
+        names = self.names(label, classes)
         text = ";".join(names)
-        return text if names and self.label(text, classes) == label else json.dumps(names, ensure_ascii=False)
+        return text if names and self.label(text, classes) == list(label) else json.dumps(names, ensure_ascii=False)
+
+    def names(self, label: Sequence[int], classes: Sequence[str]) -> list[str]:
+        return [classes[c] for c in label]
 
     def counts(self, labels: pa.ChunkedArray, classes: int) -> list[int]:
-        return _columns(labels.drop_null().to_numpy(), classes).sum(axis=0).tolist()
+        return np.bincount(pc.list_flatten(labels).to_numpy(), minlength=classes).tolist()
 
     def invalid_labels(self, labels: pa.ChunkedArray, classes: int) -> pa.ChunkedArray:
         if not is_set(labels.type):
@@ -173,10 +214,11 @@ class MultiLabel(Task):
     def members(self, targets_N: Tensor, classes: int) -> Tensor:
         import torch
 
-        return (targets_N[:, None] >> torch.arange(classes, device=targets_N.device) & 1).bool()
+        there = torch.zeros(len(targets_N), classes + 1, dtype=torch.bool, device=targets_N.device)
+        return there.scatter_(1, targets_N + 1, True)[:, 1:]
 
-    def baseline_targets(self, labels_N: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
-        return _columns(labels_N, classes)
+    def baseline_targets(self, targets_N: npt.NDArray[Any], classes: int) -> npt.NDArray[np.int64]:
+        return _columns(targets_N, classes)
 
     # --- predictions ---
 
@@ -185,12 +227,13 @@ class MultiLabel(Task):
         e = np.exp(-np.abs(z))
         return np.where(z >= 0, 1.0, e) / (1.0 + e)
 
-    def guesses(self, p_NC: Probabilities) -> tuple[npt.NDArray[np.int64], Probabilities]:
+    def guesses(self, p_NC: Probabilities) -> tuple[npt.NDArray[Any], Probabilities]:
         """The likeliest set, which is that of all classes above a half, with the product of its probabilities."""
-        guess_N = ((p_NC >= THRESHOLD).astype(np.int64) << np.arange(p_NC.shape[1])).sum(axis=1)
+        guess_N = np.empty(len(p_NC), object)
+        guess_N[:] = [np.flatnonzero(p_C >= THRESHOLD).tolist() for p_C in p_NC]
         return guess_N, np.maximum(p_NC, 1.0 - p_NC).prod(axis=1)
 
-    def label_probabilities(self, p_NC: Probabilities, labels_N: npt.NDArray[np.int64]) -> Probabilities:
+    def label_probabilities(self, p_NC: Probabilities, labels_N: npt.NDArray[Any]) -> Probabilities:
         return np.where(_columns(labels_N, p_NC.shape[1]) == 1, p_NC, 1.0 - p_NC).prod(axis=1)
 
     def prediction(self, p_C: Probabilities, classes: Sequence[str]) -> Prediction:
@@ -232,7 +275,7 @@ def _binary_entropy(p: Probabilities) -> Probabilities:
     return entropy_of(np.stack([p, 1.0 - p], axis=-1))
 
 
-# --- sets as bits ---------------------------------------------------------------------------------------------------
+# --- sets ---------------------------------------------------------------------------------------------------
 
 
 def is_set(kind: pa.DataType) -> bool:
@@ -241,22 +284,19 @@ def is_set(kind: pa.DataType) -> bool:
 
 
 def as_sets(labels: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Lists of class numbers as bits, int64."""
-    found = []
-    for chunk in labels.chunks:
-        bits_N = np.zeros(len(chunk), np.int64)
-        values = pc.list_flatten(chunk).to_numpy(zero_copy_only=False).astype(np.int64)
-        np.bitwise_or.at(bits_N, pc.list_parent_indices(chunk).to_numpy(), np.int64(1) << values)
-        found.append(pa.array(bits_N))
-    return pa.chunked_array(found, pa.int64())
+    """Lists of class numbers, each rising."""
+    found = [[sorted(one) for one in chunk.to_pylist()] for chunk in labels.chunks]
+    return pa.chunked_array([pa.array(some, pa.list_(pa.int32())) for some in found], pa.list_(pa.int32()))
 
 
-def _columns(labels_N: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
+def _columns(targets_NK: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
     """Zeros and ones (N, C)."""
-    return labels_N[:, None] >> np.arange(classes) & 1
+    there = np.zeros((len(targets_NK), classes + 1), np.int64)
+    np.put_along_axis(there, targets_NK + 1, 1, axis=1)
+    return there[:, 1:]
 
 
-class _Evaluation:
+class _Evaluation(Evaluation):
     """mAP: the mean, over the classes that any sample has, of the average precision; F1 over all decisions (micro) and
     as the mean over those classes (macro), at the threshold; mean loss (nats, summed over the classes)."""
 

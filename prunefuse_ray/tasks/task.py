@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -64,6 +65,10 @@ class Evaluation(Protocol):
     def result(self) -> dict[str, float]:
         """The task's metric and the mean `loss` of all samples so far."""
 
+    def shown(self) -> dict[str, Any]:
+        """What else of a final test a report shows, as JSON; by default nothing."""
+        return {}
+
 
 class Task(ABC):
     """One kind of labels and outputs. Stateless: every method is a function of its arguments."""
@@ -73,11 +78,26 @@ class Task(ABC):
     """One line of help."""
     metric: ClassVar[Metric]
     baseline: ClassVar[bool] = False
-    """Whether labels are classes, so that logistic regression is the model to compare with."""
+    """Whether there is a simplest model to compare with (`training/baseline.py`)."""
     one_class: ClassVar[bool] = True
     """Whether a sample has exactly one class. What weighs, guesses or votes by class is refused where it has not."""
+    several: ClassVar[bool] = False
+    """Whether a label is a set of classes."""
+    numbers: ClassVar[bool] = False
+    """Whether labels are numbers, and what else calls classes are the names of the targets."""
+    by_group: ClassVar[bool] = True
+    """Whether predictions fall into groups (`group`), so that a selection can be shared out among these."""
+    fewest_classes: ClassVar[int] = 2
     most_classes: ClassVar[int | None] = None
     """How many classes there may be; None: any number."""
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Section of the configuration -> fields whose defaults are others for this task."""
+    pixels: ClassVar[bool] = False
+    """Whether labels and outputs are of every pixel, and move with it."""
+    output_axes: ClassVar[int] = 2
+    """Axes of a network's outputs, the samples' included; a committee's have one more."""
+    beside: ClassVar[tuple[Metric, ...]] = ()
+    """Other figures of `Evaluation.result` that people want to see beside the metric."""
 
     @property
     @abstractmethod
@@ -95,6 +115,44 @@ class Task(ABC):
     def label(self, given: Any, classes: Sequence[str]) -> Any:
         """A label as people write it, as one of `label_type`; None where it is none."""
 
+    def not_a_label(self, classes: int) -> str:
+        """What is wrong with labels for which `invalid_labels` is true, to follow 'labels that are '."""
+        return f"none of the {classes} classes"
+
+    def joined(self, columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+        """Several columns (N,) as the one that `invalid_labels` and `values` take; TypeError, saying what a label is,
+        where it has but one."""
+        raise TypeError(f"one column, and task '{self.name}' was given {len(columns)}")
+
+    def label_of_cells(self, cells: Sequence[Any], classes: Sequence[str]) -> Any:
+        """A label from the cells of several columns, as `label` has it; None where it is none."""
+        return None
+
+    def values(self, labels: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Labels (N,) of a column that was found good, as a run keeps them: of `label_type`. Those it keeps already
+        stay."""
+        return labels.cast(self.label_type)
+
+    def targets(self, labels: pa.ChunkedArray, form: Any) -> npt.NDArray[Any]:
+        """Labels (N,) of `label_type` as what a network is trained on, (N, ...).
+
+        Args:
+            form: what samples are brought to (`sample_format.Form`).
+        """
+        return labels.to_numpy().astype(np.int64)
+
+    def blank_targets(self, samples: int, classes: int, form: Any) -> npt.NDArray[Any]:
+        """Targets of the same shape that mean nothing: for measuring times."""
+        return np.zeros(samples, np.int64)
+
+    def agreed(self, labels: Sequence[Any]) -> tuple[Any, float, bool]:
+        """What several people say of one sample, as one label: it, the share of them who gave it, whether others have
+        as many votes. The majority; among equals the first class."""
+        votes = Counter(labels)
+        most = max(votes.values())
+        winners = sorted(label for label, n in votes.items() if n == most)
+        return winners[0], most / len(labels), len(winners) > 1
+
     @abstractmethod
     def invalid_labels(self, labels: pa.ChunkedArray, classes: int) -> pa.ChunkedArray:
         """Which labels (N,) of a column are none (bool); TypeError, saying what they should be, for another type."""
@@ -103,9 +161,52 @@ class Task(ABC):
     def named(self, label: Any, classes: Sequence[str]) -> str:
         """A label as people read it, and as `label` takes it."""
 
+    def names(self, label: Any, classes: Sequence[str]) -> list[str]:
+        """The classes of a label, where it has some."""
+        return [self.named(label, classes)]
+
+    def caption(self, label: Any, classes: Sequence[str]) -> str:
+        """A label in a few words, for people alone."""
+        return self.named(label, classes)
+
+    def drawn(self, image: bytes, label: Any) -> bytes:
+        """An encoded image as a report shows it with its label; by default as it is."""
+        return image
+
+    def unlike(self, label: Any, size: tuple[int, int]) -> str | None:
+        """What is wrong with a label for an image of this (height, width); None: nothing."""
+        return None
+
     @abstractmethod
     def counts(self, labels: pa.ChunkedArray, classes: int) -> list[int]:
         """How many of the labels (N,) have each class; nulls have none."""
+
+    def group_name(self, group: int, classes: Sequence[str]) -> str:
+        """A group that a selection may be shared out among (`group`), as people read it."""
+        return classes[group]
+
+    def clusters(self, classes: int) -> int:
+        """How many groups of alike samples strategies look for that look for as many as there are classes."""
+        return classes
+
+    # --- what the labels of a training settle ---
+
+    def of_share(self, share: float) -> Task:
+        """The task where of an image's pixels this share decides its score (`selection.pixel_share`)."""
+        return self
+
+    def fitted(self, labels: pa.ChunkedArray) -> Task:
+        """The task as a training on these labels (N,) has it: of numbers, with their units. Else the same."""
+        return self
+
+    @property
+    def units(self) -> dict[str, Any] | None:
+        """What `fitted` has settled, as JSON, to be kept beside a network."""
+        return None
+
+    def with_units(self, units: Mapping[str, Any] | None) -> Task:
+        """The task as it was when its `units` were these."""
+        return self
 
     # --- training ---
 
@@ -139,8 +240,8 @@ class Task(ABC):
         """Of which classes each sample is, bool (N, C)."""
 
     @abstractmethod
-    def baseline_targets(self, labels_N: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
-        """What the baseline is fitted to: classes (N,), or zeros and ones (N, C)."""
+    def baseline_targets(self, targets_N: npt.NDArray[Any], classes: int) -> npt.NDArray[Any]:
+        """What the baseline is fitted to: classes (N,), zeros and ones (N, C), or floats (N, C) as outputs are."""
 
     # --- predictions ---
 
@@ -149,13 +250,21 @@ class Task(ABC):
         """What strategies score: the outputs (N, C) or (M, N, C) as probabilities of the same shape, float64."""
 
     @abstractmethod
-    def guesses(self, p_NC: Probabilities) -> tuple[npt.NDArray[np.int64], Probabilities]:
-        """The likeliest label of each sample, (N,), and its probability (N,)."""
+    def guesses(self, p_NC: Probabilities) -> tuple[npt.NDArray[Any], Probabilities]:
+        """The likeliest label of each sample, of `label_type`, and its probability (N,); NaN: it has none."""
 
     @abstractmethod
     def label_probabilities(self, p_NC: Probabilities, labels_N: npt.NDArray[np.int64]) -> Probabilities:
-        """The probability (N,) of the label that each sample was given."""
+        """The probability (N,) of the label, among `targets`, that each sample was given."""
 
     @abstractmethod
     def prediction(self, p_C: Probabilities, classes: Sequence[str]) -> Any:
         """What people get for one sample."""
+
+    def exported(self, outputs: Tensor) -> Tensor:
+        """What an exported network gives: outputs (N, ...) as they are, or what a client would have to make of them."""
+        return outputs
+
+    def group(self, p_NC: Probabilities) -> npt.NDArray[np.int64]:
+        """Of which group each sample is by its prediction, (N,): by default, of its class."""
+        return self.guesses(p_NC)[0]

@@ -55,6 +55,16 @@ def weak_view(held_N: Tensor, draws: Draws, recipe: cfg.Recipe, form: Form) -> T
     return augment(held_N, draws, recipe.augment, size=size, smallest=recipe.smallest_crop)
 
 
+def masked_view(
+    held_N: Tensor, masks_NHW: Tensor, draws: Draws, recipe: cfg.Recipe, form: Form
+) -> tuple[Tensor, Tensor]:
+    """`weak_view` of images with their masks, uint8, which are moved as one more channel. Pixels around an image are
+    left out: in this channel 0, which crops put there, stands for 255."""
+    together = torch.cat([held_N, (masks_NHW + 1)[..., None]], -1)
+    moved = weak_view(together, draws, recipe, form)
+    return moved[..., :-1], moved[..., -1] - 1
+
+
 def network_inputs(form: Form, values_N: Tensor) -> Tensor:
     """Samples, uint8 (N, *form.shape), as the input of a network in `networks.channels_last` form."""
     x = form.inputs(values_N)

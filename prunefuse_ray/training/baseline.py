@@ -3,7 +3,8 @@ that loses to it. Plain scikit-learn and torch; no Ray.
 
 Texts: TF-IDF of words and pairs of words. Images: k-means features of whitened patches (Coates, Ng and Lee 2011, "An
 Analysis of Single-Layer Networks in Unsupervised Feature Learning": 6 x 6 pixels, 800 centroids, triangle activation,
-sums over quadrants). Each with logistic regression, whose strength a held-out quarter of the labels decides.
+sums over quadrants). Each with logistic regression, whose strength a held-out quarter of the labels decides; of numbers
+with ridge regression, whose strength is the one of least error on each label left out.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ PATCH, CENTROIDS, SIDE = 6, 800, 32
 POOL = 2_000
 """Images of the pool, without labels, from which the patches come."""
 PATCHES = 50_000
+PIXELS = 20_000
+"""Pixels of the labeled images to which the model of pixels is fitted."""
 IMAGES_AT_ONCE = 16
 UNLIKELY = 1e-12
 
@@ -33,14 +36,14 @@ UNLIKELY = 1e-12
 class Answer:
     """What a baseline says of the test samples."""
 
-    outputs_NC: npt.NDArray[np.float64]
-    """As a network has them: logarithms of probabilities, or logits of several labels."""
+    outputs_NC: npt.NDArray[np.floating]
+    """As a network has them: logarithms of probabilities, logits of several labels, or numbers as they were fitted."""
     about: str
     """The model in words, as it was fitted."""
 
 
 def of_texts(
-    labeled: npt.NDArray[np.uint8], y_N: npt.NDArray[np.int64], test: npt.NDArray[np.uint8], classes: int
+    labeled: npt.NDArray[np.uint8], y_N: npt.NDArray[Any], test: npt.NDArray[np.uint8], classes: int
 ) -> Answer:
     """Of n-grams (`NgramForm`), uint8 (N, L, 4); what no labeled text has counts nothing."""
     from scipy import sparse
@@ -57,10 +60,8 @@ def of_texts(
 
     weights = TfidfTransformer(sublinear_tf=True)
     x = weights.fit_transform(counts(labeled))
-    outputs_NC, strength = _logistic(x, y_N, weights.transform(counts(test)), classes, (1.0, 10.0, 100.0))
-    return Answer(
-        outputs_NC=outputs_NC, about=f"TF-IDF of words and pairs of words, logistic regression (C = {strength:g})"
-    )
+    outputs_NC, model = _fitted(x, y_N, weights.transform(counts(test)), classes, (1.0, 10.0, 100.0))
+    return Answer(outputs_NC=outputs_NC, about=f"TF-IDF of words and pairs of words, {model}")
 
 
 def _hashes(texts: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -68,16 +69,16 @@ def _hashes(texts: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def of_vectors(
-    labeled: npt.NDArray[np.floating], y_N: npt.NDArray[np.int64], test: npt.NDArray[np.floating], classes: int
+    labeled: npt.NDArray[np.floating], y_N: npt.NDArray[Any], test: npt.NDArray[np.floating], classes: int
 ) -> Answer:
     """Of vectors (N, D)."""
     x, t = _standardised(labeled, test)
-    outputs_NC, strength = _logistic(x, y_N, t, classes, (0.01, 0.1, 1.0, 10.0))
-    return Answer(outputs_NC=outputs_NC, about=f"logistic regression on the vectors (C = {strength:g})")
+    outputs_NC, model = _fitted(x, y_N, t, classes, (0.01, 0.1, 1.0, 10.0))
+    return Answer(outputs_NC=outputs_NC, about=f"the vectors, {model}")
 
 
 def of_images(
-    labeled: npt.NDArray[np.uint8], y_N: npt.NDArray[np.int64], test: npt.NDArray[np.uint8], classes: int,
+    labeled: npt.NDArray[np.uint8], y_N: npt.NDArray[Any], test: npt.NDArray[np.uint8], classes: int,
     pool: npt.NDArray[np.uint8],
 ) -> Answer:  # fmt: skip
     """Of images, uint8 (N, H, W, C).
@@ -96,12 +97,41 @@ def of_images(
                                for i in range(0, len(images), IMAGES_AT_ONCE)])  # fmt: skip
 
     x, t = _standardised(features(labeled), features(test))
-    outputs_NC, strength = _logistic(x, y_N, t, classes, (1e-4, 1e-3, 1e-2, 1e-1))
+    outputs_NC, model = _fitted(x, y_N, t, classes, (1e-4, 1e-3, 1e-2, 1e-1))
     scaled = f", images scaled to {SIDE} pixels" if max(labeled.shape[1:3]) > SIDE else ""
     return Answer(
         outputs_NC=outputs_NC,
-        about=f"k-means features of patches{scaled}, logistic regression (C = {strength:g})",
+        about=f"k-means features of patches{scaled}, {model}",
     )
+
+
+def of_pixels(
+    labeled: npt.NDArray[np.uint8], masks_NHW: npt.NDArray[np.uint8], test: npt.NDArray[np.uint8], classes: int
+) -> Answer:
+    """Of the pixels of images, uint8 (N, H, W, C), one by one: the values of the 3 x 3 pixels around each, and where it
+    lies. Pixels of 255 are left out."""
+    x, y = _neighbourhoods(labeled).reshape(-1, 9 * labeled.shape[-1] + 5), masks_NHW.reshape(-1)
+    known = np.flatnonzero(y != 255)
+    some = np.random.default_rng(0).permutation(known)[:PIXELS]
+    x, y = x[some], y[some].astype(np.int64)
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    t_NHWD = (_neighbourhoods(test) - mean) / std
+    flat, model = _fitted((x - mean) / std, y, t_NHWD.reshape(-1, t_NHWD.shape[-1]), classes, (0.01, 0.1, 1.0, 10.0))
+    outputs_NHWC = flat.astype(np.float32).reshape(*t_NHWD.shape[:3], classes)
+    return Answer(
+        outputs_NC=np.moveaxis(outputs_NHWC, -1, 1),
+        about=f"each pixel by the 3 x 3 values around it and its place, {model}",
+    )
+
+
+def _neighbourhoods(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(N, H, W, 9 C + 5): the values around each pixel, of the edge beyond it, its place and the squares of that."""
+    n, h, w, _ = images.shape
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float32) / 255
+    around = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    y, x = np.meshgrid(np.linspace(-1, 1, h), np.linspace(-1, 1, w), indexing="ij")
+    place = np.stack([x, y, x * x, y * y, x * y], axis=-1).astype(np.float32)
+    return np.concatenate([*around, np.broadcast_to(place, (n, h, w, 5))], axis=-1)
 
 
 # --- k-means features ---
@@ -145,7 +175,28 @@ def _pooled(
     return functional.adaptive_avg_pool2d(grid, 2).flatten(1).numpy()
 
 
-# --- logistic regression ---
+# --- linear models ---
+
+
+def _fitted(
+    x: Any, y_N: npt.NDArray[Any], t: Any, classes: int, strengths: Sequence[float]
+) -> tuple[npt.NDArray[np.float64], str]:
+    """Outputs (N, C) for `t` of the linear model that suits `y_N`, and the model in words."""
+    if np.issubdtype(y_N.dtype, np.floating):
+        return _ridge(x, y_N, t)
+    outputs_NC, strength = _logistic(x, y_N, t, classes, strengths)
+    return outputs_NC, f"logistic regression (C = {strength:g})"
+
+
+def _ridge(x: Any, y_NT: npt.NDArray[np.floating], t: Any) -> tuple[npt.NDArray[np.float64], str]:
+    """Numbers (N, T) for `t`; the strength of each target's penalty is the one of least error on labels left out."""
+    from sklearn.linear_model import RidgeCV
+
+    if len(y_NT) < 3:
+        return np.tile(y_NT.mean(axis=0), (t.shape[0], 1)), "too few labels for ridge regression: their mean"
+    models = [RidgeCV(alphas=np.logspace(-2, 5, 15)).fit(x, y_N) for y_N in y_NT.T]
+    strength = float(np.median([model.alpha_ for model in models]))
+    return np.stack([model.predict(t) for model in models], axis=1), f"ridge regression (alpha = {strength:.3g})"
 
 
 def _standardised(x: npt.NDArray[np.floating], t: npt.NDArray[np.floating]) -> tuple[Any, Any]:

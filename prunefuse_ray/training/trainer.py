@@ -42,8 +42,8 @@ from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.resources import TrainingPlan, cores, training_threads
 from prunefuse_ray.storage import Place
-from prunefuse_ray.tasks import TASKS
-from prunefuse_ray.training.augmentation import centre, draw, held_form, network_inputs, weak_view
+from prunefuse_ray.tasks import TASKS, Evaluation, Task
+from prunefuse_ray.training.augmentation import centre, draw, held_form, masked_view, network_inputs, weak_view
 from prunefuse_ray.training.checkpoints import (
     State,
     Weights,
@@ -82,7 +82,7 @@ class TrainingJob:
     samples: Source
     """The labeled samples: Parquet files with (id, image)."""
     labels: pa.Table
-    """Their labels: (id, label)."""
+    """Their labels: (id, label), the latter as `Task.label_type`."""
     test: Source
     """The test set, with its labels in a column of its own."""
     form: Form
@@ -115,10 +115,15 @@ class TrainingJob:
         for file, content in sorted(self.network.items()):
             sha256.update(file.encode() + content)
         for column in ("id", "label"):
-            sha256.update(json.dumps(self.labels[column].to_pylist()).encode())
+            sha256.update(json.dumps(self.labels[column].to_pylist(), default=bytes.hex).encode())
         if self.unlabeled is not None:
             sha256.update(json.dumps([self.unlabeled.exclude.to_pylist(), self.prior]).encode())
         return sha256.hexdigest()
+
+    @cached_property
+    def fitted_task(self) -> Task:
+        """The task, with what its labels settle (`Task.fitted`)."""
+        return TASKS[self.task].fitted(self.labels["label"])
 
     @property
     def training_form(self) -> Form:
@@ -148,7 +153,7 @@ def _train(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     world, rank = context.get_world_size(), context.get_world_rank()
     device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
-    recipe, task = job.recipe, TASKS[job.task]
+    recipe, task = job.recipe, job.fitted_task
 
     saved = networks.from_files(job.network, job.trusted)
     network = networks.channels_last(saved.network.to(device))
@@ -268,7 +273,7 @@ def _steps(
         unwrapped: the network itself, where `network` is one that is shared with other workers.
         guesser: gives unlabeled samples to learn from; None: none are.
     """
-    recipe, distillation, task = job.recipe, job.distillation, TASKS[job.task]
+    recipe, distillation, task = job.recipe, job.distillation, job.fitted_task
     generator = torch.Generator().manual_seed(job.seed * 1_000_003 + state.epoch)
     epoch = batches(recipe, len(samples), generator)
     steps = len(epoch)
@@ -283,8 +288,11 @@ def _steps(
         if i < state.step:  # done before a preemption; the draws are repeated, so that the next ones are the same
             continue
         rows = batch[rank::world]
-        values = weak_view(samples.values_N[rows].to(device), draws[rank::world], recipe, job.form)
-        y = samples.labels_N[rows].to(device)
+        held, y = samples.values_N[rows].to(device), samples.labels_N[rows].to(device)
+        if task.pixels:
+            values, y = masked_view(held, y, draws[rank::world], recipe, job.form)
+        else:
+            values = weak_view(held, draws[rank::world], recipe, job.form)
         step = state.epoch * steps + i
         guessed = None
         if guesser is not None:
@@ -338,9 +346,9 @@ def arithmetic(precision: str, device: torch.device) -> torch.autocast:
 
 
 @torch.inference_mode()
-def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: torch.device) -> dict[str, float]:
-    """The task's metric and the mean loss on the samples."""
-    network, task = networks.inference_form(network), TASKS[job.task]
+def _evaluated(network: nn.Module, job: TrainingJob, samples: Samples, device: torch.device) -> Evaluation:
+    """The task's evaluation on the samples."""
+    network, task = networks.inference_form(network), job.fitted_task
     evaluation = task.evaluation()
     size = EVALUATION_BATCHES.get(device.type, 500)
     for start in range(0, len(samples), size):
@@ -349,7 +357,12 @@ def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: to
         with arithmetic(job.recipe.precision, device):
             outputs = task.consensus(network(job.inputs(samples.values_N[rows].to(device)))).float()
         evaluation.add(outputs, y)
-    return evaluation.result()
+    return evaluation
+
+
+def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: torch.device) -> dict[str, float]:
+    """The task's metric and the mean loss on the samples."""
+    return _evaluated(network, job, samples, device).result()
 
 
 def _test(job: TrainingJob) -> Samples:
@@ -367,7 +380,7 @@ def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterato
 
 def _labeled(samples: Samples, job: TrainingJob, classes: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """All labeled samples, not augmented, in batches of inputs and of which classes each is (N, C)."""
-    task = TASKS[job.task]
+    task = job.fitted_task
     for start in range(0, len(samples), RECALIBRATION_BATCH):
         rows = slice(start, start + RECALIBRATION_BATCH)
         yield job.inputs(samples.values_N[rows].to(device)), task.members(samples.labels_N[rows], classes).to(device)
@@ -407,9 +420,9 @@ def _tested(network: nn.Module, best: Weights | None, job: TrainingJob, device: 
     if best is not None:
         network = copy.deepcopy(network)
         network.load_state_dict(best)
-    found: dict[str, Any] = {
-        f"test_{name}": value for name, value in _evaluate(network, job, _test(job), device).items()
-    }
+    evaluation = _evaluated(network, job, _test(job), device)
+    found: dict[str, Any] = {f"test_{name}": value for name, value in evaluation.result().items()}
+    found |= {f"test_{name}": value for name, value in evaluation.shown().items()}
     if isinstance(network, networks.Members):
         metric = TASKS[job.task].metric.name
         found[f"members_test_{metric}"] = [_evaluate(m, job, _test(job), device)[metric] for m in network.members]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from prunefuse_ray.annotation.label_studio import TOKEN as VARIABLE
-from prunefuse_ray.annotation.label_studio import Client, connect, data_uri, label_config
+from prunefuse_ray.annotation.label_studio import Client, LabelStudio, connect, data_uri, label_config
 from prunefuse_ray.errors import LabelError, LabelsWaiting
 from prunefuse_ray.run import loop
 from tests.annotation.test_files import place, request_at
@@ -226,3 +226,35 @@ def test_a_run_with_labels_from_a_real_server(local_ray, server, tmp_path, monke
     for file in (tmp_path / "runs").rglob("*"):
         if file.is_file():
             assert token.encode() not in file.read_bytes(), f"the token stands in {file}"
+
+
+class Server:
+    """A client that gives what a server with these annotations gives."""
+
+    url = "http://studio"
+
+    def __init__(self, request, chosen):
+        self.request, self.chosen = request, chosen
+
+    def pages(self, path, *_, **__):
+        if path == "/projects":
+            return iter([{"id": 1, "description": f"[prunefuse:{self.request.marker}]"}])
+        when = {"completed_by": 1, "created_at": "2026-01-01T00:00:00+00:00"}
+        return iter([{"id": n, "data": {"id": str(id_)}, "annotations": [when | {"result": [
+            {"type": "choices", "value": {"choices": found}}] if found else []}]}
+            for n, (id_, found) in enumerate(self.chosen.items())])  # fmt: skip
+
+    def call(self, *_, **__):
+        return [{"id": 1, "email": "ann@example.com"}]
+
+
+def test_several_choices_are_a_set_of_classes_and_none_is_the_empty_set(tmp_path):
+    request = request_at(place(tmp_path, "local"), dict.fromkeys("abc", DOT), classes=CLASSES, round=0)
+    several = dataclasses.replace(request, task="multi_label")
+    chosen = {"a": [CLASSES[2], CLASSES[0]], "b": [], "c": ["what"]}
+    answers = LabelStudio(client=Server(several, chosen)).collect(several)
+    assert [(row["id"], row["label"]) for row in answers.annotations.to_pylist()] == [("a", [0, 2]), ("b", [])]
+    (fault,) = answers.faults
+    assert "(id 'c'): its annotation has 'what', which is not a class" in fault
+    assert 'choice="multiple"' in label_config(CLASSES, False, True)
+    assert "required" not in label_config(CLASSES, False, True), "or nobody could say that there is none"

@@ -256,7 +256,7 @@ def test_a_round_is_labeled_over_http(page, request_):
     browser = Client(page)
     assert browser.get("/state?name=anna")[1]["classes"] == list(CLASSES)
     (first, *_) = browser.get("/batch?desk=1&count=9&name=anna")[1]["samples"]
-    assert first == {"n": 1, "id": "b", "guess": "cat", "probability": 0.75}
+    assert first == {"n": 1, "id": "b", "guess": "cat", "names": ["cat"], "probability": 0.75}
     status, image = browser.get("/image?desk=1&n=1")
     assert (status, image) == (200, encode_png(random_images(4)[1]))
     said = browser.post("/answer", {"desk": 1, "name": "anna", "answers": [{"n": 1, "label": 0}]})[1]

@@ -9,6 +9,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from prunefuse_ray.annotation import Files
 from prunefuse_ray.annotation.page import Desk, PageServer, Status
 from prunefuse_ray.data.images import encode_png
 from tests.annotation.test_files import place, request_at
@@ -165,3 +166,21 @@ def test_a_new_round_comes_by_itself(opened, tmp_path):
     page.show(desk, Status(state="asking"))
     window.until(lambda: window.texts("#samples li") and window.here() == "new.png")
     desk.close()
+
+
+def test_several_classes_are_put_in_and_taken_out_by_keys(opened):
+    window, request, _ = opened(images(4), classes=["cat", "dog", "cow"], task="multi_label")
+    window.complaints()  # of the pages before
+    window.keys("1", "3", "2", "2")
+    window.until(lambda: "cat, cow" in "".join(window.texts("#samples li.here .guess")))
+    window.keys(Keys.ENTER)
+    window.until(lambda: window.texts("#samples li.given b") == ["cat, cow"])
+    window.keys("n")
+    window.until(lambda: window.texts("#samples li.given b") == ["cat, cow", "none of them"])
+    window.keys("0")
+    window.until(lambda: "3 of 4 done, 3 by you (1 not sure)" in window.texts("#count"))
+    found = Files().collect(request).annotations.to_pylist()
+    assert {row["id"]: row["label"] for row in found} == {"0.png": [0, 2], "1.png": []}
+    window.keys("u", "u")
+    window.until(lambda: window.texts("#samples li.given b") == ["cat, cow"])
+    assert window.complaints() == []

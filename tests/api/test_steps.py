@@ -194,3 +194,20 @@ def test_nothing_is_imported_before_it_is_asked_for():
 def test_what_is_public_is_there_and_documented():
     for name in set(prunefuse_ray.__all__) - {"__version__"}:
         assert getattr(prunefuse_ray, name).__doc__, name
+
+
+def test_a_score_is_what_the_task_makes_of_the_outputs():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    x = torch.randn(6, 4)
+    binary = prunefuse_ray.score(network, x, "entropy", task="multi_label").table["score"].to_numpy()
+    p = network(x).sigmoid().detach().double().numpy()
+    assert binary == pytest.approx(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean(1), rel=1e-5)
+    pixels = torch.nn.Conv2d(1, 3, 1)
+    images = torch.randn(5, 1, 4, 4)
+    found = prunefuse_ray.score(pixels, images, "margin", task="segmentation").table["score"].to_numpy()
+    top = pixels(images).softmax(1).detach().topk(2, 1).values
+    assert found == pytest.approx((1 - (top[:, 0] - top[:, 1])).mean((1, 2)).numpy(), rel=1e-5)
+    with pytest.raises(ConfigError, match="'margin' makes no sense for task 'regression'; use one of variance"):
+        prunefuse_ray.score(network, x, "margin", task="regression")
+    with pytest.raises(PruneFuseError, match=r"logits \(N, C, H, W\) are needed"):
+        prunefuse_ray.score(network, x, "margin", task="segmentation")

@@ -9,7 +9,8 @@ from prunefuse_ray.errors import ConfigError
 
 VALUES = {"path": "p", "test_path": "t"}
 GIVEN = VALUES | {
-    "validation_path": "v", "id_column": None, "image_column": "png", "text_column": "text", "label_column": "y",
+    "validation_path": "v", "mask_folder": "m", "id_column": None, "image_column": "png", "text_column": "text",
+    "label_column": "y",
     "vector_column": "embedding", "group_column": "site", "sample_key": "last_dot",
 }  # fmt: skip
 

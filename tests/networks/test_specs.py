@@ -23,7 +23,7 @@ def test_specs_survive_json():
     [
         {"architecture": ""},
         {"architecture": 3},
-        {"classes": 1},
+        {"classes": 0},
         {"classes": True},
         {"classes": 2.0},
         {"input_shape": ()},

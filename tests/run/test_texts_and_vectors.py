@@ -99,7 +99,7 @@ def test_a_run_on_vectors_selects_by_any_strategy_and_rejects_what_is_no_number(
     ]
     result = json.loads((root / "result.json").read_text())
     assert result["fused_accuracy"] > 0.8
-    assert "logistic regression on the vectors" in result["baseline"]["about"]
+    assert "the vectors, logistic regression" in result["baseline"]["about"]
     assert prunefuse_ray.load(str(root)).predict([[2.0] * 5, [0.0] * 5]) is not None
 
 

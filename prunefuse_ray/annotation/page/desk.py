@@ -40,7 +40,7 @@ class Answer:
     """What one person said of one sample."""
 
     label: int | None
-    """Number of the class; None: cannot tell."""
+    """As the task has it; None: cannot tell."""
     time: datetime
 
 
@@ -63,9 +63,10 @@ class Desk:
 
     def __init__(self, request: Request, *, labels_per_sample: int = 1) -> None:
         """Takes up what the round's files hold already: the page's own, and those of others."""
-        if not TASKS[request.task].one_class:
+        self.task = TASKS[request.task]
+        if not (self.task.one_class or self.task.several):
             raise LabelError(
-                f"the page asks for one class a sample, which task '{request.task}' has not: write labels.csv beside "
+                f"the page asks for classes of a sample, which task '{request.task}' has not: write labels.csv beside "
                 f"{request.place.path}/{SAMPLES}"
             )
         self.request, self.wanted = request, labels_per_sample
@@ -124,7 +125,7 @@ class Desk:
 
     def _shown(self, number: int) -> dict[str, Any]:
         one = self.asked[number]
-        shown = {"n": number, "id": str(one.id), "guess": one.guess, "probability": one.probability}
+        shown = {"n": number, "id": str(one.id), "guess": one.guess, "names": one.names, "probability": one.probability}
         return shown | ({"text": self.spool.read(number).decode()} if self.request.texts else {})
 
     def image(self, number: int) -> tuple[str, bytes]:
@@ -135,11 +136,15 @@ class Desk:
 
     # --- what is answered ---
 
-    def answer(self, person: str, answers: Sequence[tuple[int, int | None]]) -> None:
-        """Record (number, class or None for 'cannot tell') of some samples; they are on disk when this returns."""
-        for number, label in answers:
-            if not 0 <= number < len(self.asked) or (label is not None and not 0 <= label < len(self.request.classes)):
-                raise LabelError(f"sample {number} of this round cannot be labeled {label}")
+    def answer(self, person: str, given_now: Sequence[tuple[int, int | Sequence[int] | None]]) -> None:
+        """Record (number, class or None for 'cannot tell') of some samples; they are on disk when this returns. Where a
+        label is a set, its classes are a list."""
+        answers: list[tuple[int, Any]] = []
+        for number, said in given_now:
+            label = None if said is None or isinstance(said, int) is self.task.several else self._label(said)
+            if not 0 <= number < len(self.asked) or (said is not None and label is None):
+                raise LabelError(f"sample {number} of this round cannot be labeled {said}")
+            answers.append((number, label))
         with self._lock:
             given, done = dict(self._given[person]), list(self._done.get(person, []))
             now = datetime.now(UTC)
@@ -147,6 +152,17 @@ class Desk:
             given |= {number: Answer(label, now) for number, label in answers}
             self._write(person, given)
             self._given[person], self._done[person] = given, done
+
+    def _label(self, said: int | Sequence[int]) -> Any:
+        """The numbers of classes as a label of the task; None where it is none."""
+        return self.task.label(said if isinstance(said, int) else list(said), self.request.classes)
+
+    def _numbers(self, label: Any) -> Any:
+        """A label as the page has it: the number of its class, or the list of them."""
+        if label is None or not self.task.several:
+            return label
+        names = set(self.task.names(label, self.request.classes))
+        return [n for n, name in enumerate(self.request.classes) if name in names]
 
     def skip(self, person: str, number: int) -> None:
         """Show the sample to this person again when nothing else is left."""
@@ -163,16 +179,16 @@ class Desk:
             given |= {n: answer for n, answer in before.items() if answer is not None}
             self._write(person, given)
             self._given[person], self._done[person] = given, done
-        return [self._shown(n) | ({} if a is None else {"label": a.label}) for n, a in before.items()]
+        return [self._shown(n) | ({} if a is None else {"label": self._numbers(a.label)}) for n, a in before.items()]
 
     def _write(self, person: str, given: dict[int, Answer]) -> None:
         written = io.StringIO()
         table = csv.writer(written, lineterminator="\n")
         table.writerow(["id", "label", "annotator", "time", "unsure"])
-        classes, task = self.request.classes, TASKS[self.request.task]
+        classes, task = self.request.classes, self.task
         for number, answer in given.items():
             id_ = self.asked[number].id
-            label = "" if answer.label is None else inert_label(classes[answer.label], classes, task)
+            label = "" if answer.label is None else inert_label(task.named(answer.label, classes), classes, task)
             when = answer.time.isoformat()
             table.writerow([_cell(id_), label, inert(person), when, "" if label else "yes"])
         self.last_answer = time.monotonic()
@@ -198,15 +214,16 @@ class Desk:
                         labels[n].append(answer.label)
             twice = [said for said in labels.values() if len(said) > 1]
             mine = self._given[person] if person else {}
+            own = [self._numbers(a.label) for a in mine.values() if a.label is not None]
             return {
                 "total": len(self.asked),
                 "done": sum(counts[n] >= self.wanted for n in range(len(self.asked))),
                 "mine": len(mine),
                 "unsure": sum(a.label is None for a in mine.values()),
-                "by_class": dict(Counter(a.label for a in mine.values() if a.label is not None)),
+                "by_class": dict(Counter(n for one in own for n in (one if self.task.several else [one]))),
                 "people": [{"name": name, "labels": len(given)} for name, given in sorted(people.items()) if given],
                 "both": len(twice),
-                "alike": sum(len(set(said)) == 1 for said in twice),
+                "alike": sum(all(one == said[0] for one in said) for said in twice),
             }
 
     def close(self) -> None:

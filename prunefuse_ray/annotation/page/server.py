@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from prunefuse_ray.annotation.page.desk import Desk, checked_name
 from prunefuse_ray.errors import LabelError, disk_trouble
+from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ HOSTS = ("127.0.0.1", "localhost", "::1")
 MOST_BYTES = 1_000_000
 """Of the body of a request."""
 MOST_SAMPLES = 200
+MOST_CLASSES = 10_000
+"""Of one answer."""
 """Of one batch."""
 
 
@@ -168,6 +171,7 @@ class PageServer:
         if desk is not None:
             request = desk.request
             state |= {"round": request.round, "classes": list(request.classes), "texts": request.texts}
+            state |= {"several": TASKS[request.task].several}
             state |= {"wanted": desk.wanted, **desk.progress(name)}
         return state
 
@@ -296,7 +300,10 @@ def _whole(value: Any) -> int:
         raise Refused(HTTPStatus.BAD_REQUEST, "give a whole number") from None
 
 
-def _answer(one: Any) -> tuple[int, int | None]:
+def _answer(one: Any) -> tuple[int, int | list[int] | None]:
     if not isinstance(one, dict) or not {"n", "label"} <= one.keys():
         raise Refused(HTTPStatus.BAD_REQUEST, "an answer has n and label")
-    return _whole(one["n"]), None if one["label"] is None else _whole(one["label"])
+    label = one["label"]
+    if isinstance(label, list) and len(label) <= MOST_CLASSES:
+        return _whole(one["n"]), [_whole(number) for number in label]
+    return _whole(one["n"]), None if label is None else _whole(label)

@@ -44,7 +44,9 @@ class HuggingFace(SourceReader):
         return replace(kept, left_out=(*found.left_out, *unlisted))
 
     def class_names(self, samples: SampleSet, listing: Listing) -> list[str] | None:
-        return features_names(_schema(listing), samples.pool.label_column)
+        column = samples.pool.label_column
+        named = features_names(_schema(listing), column) if isinstance(column, str) else None
+        return None if samples.task.numbers else named
 
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         check_names(listing, samples.field)
@@ -54,7 +56,7 @@ class HuggingFace(SourceReader):
                 raise PoolError(
                     f"pool.{setting}: {samples.field} has no column '{column}'; it has {', '.join(schema.names)}"
                 )
-        check_order(samples, classes, features_names(schema, samples.pool.label_column))
+        check_order(samples, classes, self.class_names(samples, listing))
         return scanned(_scan, wanted, samples, listing, self.rows(samples), classes, new)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 
@@ -11,8 +14,12 @@ from prunefuse_ray.data.index import Index, indexed, label_counts
 from prunefuse_ray.data.paths import Listing, check_names, locate, normal
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader
-from prunefuse_ray.errors import PoolError
+from prunefuse_ray.errors import PoolError, few
 from prunefuse_ray.schemas import INDEX
+from prunefuse_ray.storage import Place
+
+READERS = 16
+"""Threads that read masks."""
 
 SPLITS = frozenset({"train", "test", "val", "valid", "validation", "images", "labels"})
 """Folders that data sets are divided into: where all classes are called so, the path is one folder too high."""
@@ -29,7 +36,7 @@ class ImageFolders(SourceReader):
 
     def class_names(self, samples: SampleSet, listing: Listing) -> list[str] | None:
         """The sub-folders, sorted; folders without labels name nothing."""
-        if not samples.labeled:
+        if not samples.labeled or samples.task.pixels:
             return None
         names = sorted(set(_folders(listing, samples.field)))
         if len(names) < 2:
@@ -54,17 +61,20 @@ class ImageFolders(SourceReader):
 
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         check_names(listing, samples.field)
-        count = len(listing.names)
+        count, kind = len(listing.names), samples.task.label_type
+        labels: list[Any] | None = None
+        if samples.labeled:
+            labels = _masks(samples, listing, classes) if samples.task.pixels else _labels(samples, listing, classes)
         rows = pa.table(
             {
                 "id": listing.names,
-                "label": _labels(samples, listing, classes) if samples.labeled else pa.nulls(count, pa.int64()),
+                "label": pa.nulls(count, kind) if labels is None else pa.array(labels, kind),
                 "root": listing.root_numbers,
                 "file": listing.names,
                 "offset": pa.nulls(count, pa.int64()),
                 "bytes": listing.sizes,
             },
-            schema=INDEX,
+            schema=INDEX.set(INDEX.get_field_index("label"), pa.field("label", kind)),
         )
         counts = label_counts(rows["label"], samples.task, len(classes))
         return indexed(rows, listing, self.rows(samples), counts, new)
@@ -99,6 +109,34 @@ def _labels(samples: SampleSet, listing: Listing, classes: Sequence[str]) -> lis
             "move it"
         )
     return [samples.task.label(number[folder], classes) for folder in folders]
+
+
+def _masks(samples: SampleSet, listing: Listing, classes: Sequence[str]) -> list[bytes]:
+    """The masks of images, which go into the index. PoolError with all that are missing or none."""
+    if samples.pool.mask_folder is None:
+        raise PoolError(
+            "pool.mask_folder is missing: task 'segmentation' takes the masks of an image folder from one beside it"
+        )
+    roots = [Place(p.fs, posixpath.join(posixpath.dirname(p.path), samples.pool.mask_folder)) for p in listing.roots]
+
+    def read(number: int) -> bytes | str:
+        name = posixpath.splitext(listing.names[number])[0] + ".png"
+        place = roots[listing.root_numbers[number]] / name
+        try:
+            content = place.read_bytes()
+        except OSError:
+            return f"no {place.path}"
+        good = samples.task.label(content, classes) is not None
+        return content if good else f"{place.path} is {samples.task.not_a_label(len(classes))}"
+
+    with ThreadPoolExecutor(READERS) as threads:
+        found = list(threads.map(read, range(len(listing.names))))
+    if faults := [one for one in found if isinstance(one, str)]:
+        raise PoolError(
+            f"{samples.field}: {len(faults):,} of {len(found):,} images have no mask that can be used: "
+            f"{few(faults, 5, '; ', '; and {} more')}"
+        )
+    return [one for one in found if isinstance(one, bytes)]
 
 
 IMAGES = ImageFolders()

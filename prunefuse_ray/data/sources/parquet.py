@@ -35,7 +35,8 @@ class ParquetFiles(SourceReader):
     def class_names(self, samples: SampleSet, listing: Listing) -> list[str] | None:
         """What Hugging Face wrote into the first file's metadata."""
         schema = read_schema(listing.fs, listing.paths[0], samples.field)
-        return features_names(schema, samples.pool.label_column)
+        column = samples.pool.label_column
+        return features_names(schema, column) if isinstance(column, str) and not samples.task.numbers else None
 
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         source = _source(samples, listing)
@@ -72,6 +73,7 @@ def _source(samples: SampleSet, listing: Listing) -> Source:
         id_column=pool.id_column or "id",
         sample_column=samples.sample_column,
         label_column=samples.label_column,
+        task=samples.task_name,
     )
 
 

@@ -65,7 +65,7 @@ class Tables(SourceReader):
     def rows(self, samples: SampleSet) -> Source:
         return Source(
             fs=pafs.LocalFileSystem(), files=(), sizes=(), sample_column="sample",
-            label_column="label" if samples.labeled else None,
+            label_column="label" if samples.labeled else None, task=samples.task_name,
         )  # fmt: skip
 
 
@@ -76,20 +76,27 @@ class _Scan:
     rows_of: Rows
     text: bool
 
-    def __call__(self, place: Place, name: str, id_: str | None, sample: str, label: str | None) -> Iterator[Found]:
-        wanted = [column for column in (id_, sample, label) if column is not None]
+    def __call__(
+        self, place: Place, name: str, id_: str | None, sample: str, label: str | tuple[str, ...] | None
+    ) -> Iterator[Found]:
+        labels = label if isinstance(label, tuple) else (label,)
+        wanted = [column for column in (id_, sample, *labels) if column is not None]
         numbered = enumerate(self.rows_of(place, wanted))
         while some := list(itertools.islice(numbered, ROWS)):
             values = [row.get(sample) for _, (_, row) in some]
             yield Found(
                 ids=[f"{name}:{n}" if id_ is None else _id(row.get(id_), id_, place, line) for n, (line, row) in some],
-                labels=[None if label is None else row.get(label) for _, (_, row) in some],
+                labels=[_label(row, label) for _, (_, row) in some],
                 columns={
                     "sample": pa.array(map(_text, values), pa.string())
                     if self.text
                     else pa.array(map(vector_of, values), pa.list_(pa.float32()))
                 },
             )
+
+
+def _label(row: Row, column: str | tuple[str, ...] | None) -> Any:
+    return [row.get(one) for one in column] if isinstance(column, tuple) else column and row.get(column)
 
 
 def _id(cell: Any, column: str, place: Place, line: int) -> str:

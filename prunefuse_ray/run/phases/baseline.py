@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -20,13 +22,16 @@ from prunefuse_ray.data.texts import NgramForm, TextForm
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.context import Done, RunContext
-from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tasks import Task
+from prunefuse_ray.tasks.segmentation import IGNORED
 from prunefuse_ray.training import baseline
 
 DRAW = (0, 3_000_000)
 """Seed and number of the draws: none of those that select."""
 TESTED = {True: 10_000, False: 50_000}
 """Of a larger test set so many samples are tested, of images and of others."""
+TESTED_PIXELS = 300
+"""Images whose pixels are fitted to and tested."""
 NGRAMS = 1_024
 
 
@@ -36,29 +41,45 @@ def run(context: RunContext, step: Step) -> Done:
     if isinstance(form, TextForm):  # whatever the network reads
         form = NgramForm(length=NGRAMS)
     labels = context.labels(context.last)
-    labeled = _drawn(labels, baseline.LABELED)
-    task, classes = TASKS[context.config.task], len(context.info.classes)
-    x, labels_N = _samples(context.samples(context.last), form, labeled)
+    labeled = _drawn(labels, TESTED_PIXELS if context.task.pixels else baseline.LABELED)
+    task, classes = context.task.fitted(labeled["label"]), len(context.info.classes)
+    x, targets_N = _samples(context.samples(context.last), form, labeled, task)
     own = own_labels(context.test)
-    test, truth_N = _samples(context.test, form, _drawn(own, TESTED[isinstance(form, ImageForm)]))
-    y_N = task.baseline_targets(labels_N, classes)
-    pool = context.drawn(baseline.POOL, *DRAW)[1] if isinstance(form, ImageForm) else None
+    tested = TESTED_PIXELS if task.pixels else TESTED[isinstance(form, ImageForm)]
+    test, truth_N = _samples(context.test, form, _drawn(own, tested), task)
+    y_N = task.baseline_targets(targets_N, classes)
+    patches = isinstance(form, ImageForm) and not task.pixels
+    pool = context.drawn(baseline.POOL, *DRAW)[1] if patches else None
     # Its steps are so small that on a machine with other work threads wait for each other: a minute instead of seconds.
     with threadpool_limits(1):
-        if isinstance(form, NgramForm):
+        if task.pixels:
+            answer = baseline.of_pixels(x, y_N, test, classes)
+        elif isinstance(form, NgramForm):
             answer = baseline.of_texts(x, y_N, test, classes)
         elif isinstance(form, ImageForm):
             assert pool is not None
             answer = baseline.of_images(x, y_N, test, classes, pool)
         else:
             answer = baseline.of_vectors(form.numbers(x), y_N, form.numbers(test), classes)
-    evaluation = task.evaluation()
-    evaluation.add(torch.from_numpy(answer.outputs_NC), torch.from_numpy(truth_N))
+    found = _tested(task, answer.outputs_NC, truth_N)
+    metrics = {metric.measured: found[metric.name] for metric in (task.metric, *task.beside)}
+    about = answer.about
+    if task.numbers:
+        told = _tested(task, np.zeros_like(answer.outputs_NC), truth_N)
+        figures = ((f"{m.title} {m.text(found[m.name])}", f"{m.title} {m.text(told[m.name])}") for m in task.beside)
+        of_model, of_mean = (", ".join(some) for some in zip(*figures, strict=True))
+        about += f" ({of_model}; the mean of the labels alone: {of_mean})"
+    if task.pixels:
+        common = int(np.bincount(y_N[y_N != IGNORED], minlength=classes).argmax())
+        alone = np.zeros_like(answer.outputs_NC)
+        alone[:, common] = 1.0
+        told = _tested(task, alone, truth_N)
+        about += f" (the commonest class alone, {context.info.classes[common]}: {task.metric.text(told['miou'])})"
     return Done(
         outputs={},
         metrics={
-            task.metric.measured: evaluation.result()[task.metric.name],
-            "about": answer.about,
+            **metrics,
+            "about": about,
             "labels": len(y_N),
             "of_labels": labels.num_rows,
             "tested": len(truth_N),
@@ -67,18 +88,26 @@ def run(context: RunContext, step: Step) -> Done:
     )
 
 
+def _tested(task: Task, outputs_NC: npt.NDArray[np.floating], truth_N: npt.NDArray[Any]) -> dict[str, float]:
+    evaluation = task.evaluation()
+    evaluation.add(torch.from_numpy(outputs_NC), torch.from_numpy(truth_N))
+    return evaluation.result()
+
+
 def _drawn(labels: pa.Table, most: int) -> pa.Table:
     """Labels (id, label), at most so many, by a hash of the id."""
     order = np.argsort(random_scores(ids_to_numpy(labels["id"]), *DRAW), kind="stable")[-most:]
     return labels.take(pa.array(np.sort(order)))
 
 
-def _samples(source: Source, form: Form, labels: pa.Table) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The samples that `labels` (id, label) names and that can be read, and their labels."""
+def _samples(
+    source: Source, form: Form, labels: pa.Table, task: Task
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
+    """The samples that `labels` (id, label) names and that can be read, and their targets."""
     wanted = labels["id"].combine_chunks().cast(pa.int64() if pa.types.is_integer(labels["id"].type) else pa.string())
     parts = list(over(readable, groups(source), form, wanted, size=sum(source.sizes)))
     ids = pa.concat_arrays([ids.cast(wanted.type) for ids, _ in parts])
     place = pc.index_in(ids, value_set=wanted).to_numpy()
-    y_N = labels["label"].to_numpy().astype(np.int64)[place]
+    y_N = task.targets(labels["label"], form)[place]
     _, first = np.unique(place, return_index=True)  # what people left without a label may have been asked twice
     return np.concatenate([values for _, values in parts])[first], y_N[first]

@@ -23,4 +23,6 @@ def run(context: RunContext, step: Step) -> Done:
         recalibrate=fused,
     )
     result = train_network(context, step, job, "finetuning")
-    return Done(outputs=network_outputs(context, "fused", result), metrics=result.metrics, leftovers=("finetuning",))
+    return Done(
+        outputs=network_outputs(context, "fused", result, job), metrics=result.metrics, leftovers=("finetuning",)
+    )

@@ -13,11 +13,11 @@ from prunefuse_ray import networks
 from prunefuse_ray.data.account import LEFT_OUT_FILE
 from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.known_labels import in_pool, read_known
+from prunefuse_ray.data.labeled_set import check_sizes
 from prunefuse_ray.method.selector import dense_network, make_selector, proxies
 from prunefuse_ray.method.steps import LEARN, Step, learns
 from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, Done, RunContext
 from prunefuse_ray.run.phases.learn import STATISTICS_FILE
-from prunefuse_ray.schemas import labels_schema
 from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ def run(context: RunContext, step: Step) -> Done:
         logger.warning("network.weights: %s", note)
     selector = make_selector(config, dense)
     known = _take_known(context, step)
+    _check_pixels(context, known)
     shape = context.form.network_shape
     outputs = {f"dense/{k}": v for k, v in networks.to_files(dense).items()}
     outputs |= {f"{proxies(config)}/{k}": v for k, v in networks.to_files(selector).items()}
@@ -51,6 +52,18 @@ def run(context: RunContext, step: Step) -> Done:
             },
         },
     )
+
+
+def _check_pixels(context: RunContext, known: Done) -> None:
+    """Where labels are of pixels, that those of the held-out sets and those known beforehand fit their images."""
+    if not context.task.pixels:
+        return
+    for held in (context.test, context.validation):
+        if held is not None:
+            check_sizes(held)
+    labels = known.outputs.get(KNOWN_LABELS)
+    if isinstance(labels, pa.Table):
+        check_sizes(context.copied(known.written), labels)
 
 
 def _pool_files(context: RunContext) -> list[pafs.FileInfo]:
@@ -74,7 +87,7 @@ def _take_known(context: RunContext, step: Step) -> Done:
     written = context.copy_samples(step, KNOWN_SAMPLES, usable["id"].combine_chunks())
     labels = usable.append_column("source", pa.array(["known"] * usable.num_rows, pa.string()))
     return Done(
-        outputs={KNOWN_LABELS: labels.cast(labels_schema(context.info.id_type))},
+        outputs={KNOWN_LABELS: labels.cast(context.labels_schema)},
         metrics={"sha256": hashlib.sha256(known.content).hexdigest(), "labels": usable.num_rows},
         written=written,
     )

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
+from prunefuse_ray.data.labeled_set import check_sizes
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.class_counts import class_counts, warn_of_missing
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.labeling import annotator_of, labeled, request_of, wait_for_labels
 from prunefuse_ray.run.phases.select import selected_of
-from prunefuse_ray.schemas import labels_schema
 
 
 def decide(config: Config, step: Step, labels: int) -> Literal["nobody", "oracle", "people"]:
@@ -29,16 +29,19 @@ def run(context: RunContext, step: Step) -> Done:
     done = _done(context, step, known.num_rows)
     labels = done.outputs["labels.parquet"]
     assert isinstance(labels, pa.Table)
+    if context.task.pixels and labels.num_rows:
+        check_sizes(context.copied(done.written), labels)
     classes = context.info.classes
     counts = class_counts(context.config.task, pa.concat_tables([known, labels]), len(classes))
-    warn_of_missing(counts, classes, step.round)
+    if not context.task.numbers:
+        warn_of_missing(counts, classes, step.round)
     return replace(done, metrics={**done.metrics, "class_counts": counts})
 
 
 def _done(context: RunContext, step: Step, before: int) -> Done:
     match decide(context.config, step, before):
         case "nobody":
-            none = labels_schema(context.info.id_type).empty_table()
+            none = context.labels_schema.empty_table()
             return Done(outputs={"labels.parquet": none}, metrics={"labels": before})
         case "oracle":
             return _from_oracle(context, step, before)
@@ -54,7 +57,7 @@ def _from_oracle(context: RunContext, step: Step, before: int) -> Done:
     found = found.sort_by("id")
     labels = found.append_column("source", pa.array(["oracle"] * found.num_rows))
     return Done(
-        outputs={"labels.parquet": labels.cast(labels_schema(context.info.id_type))},
+        outputs={"labels.parquet": labels.cast(context.labels_schema)},
         metrics={"labels": before + len(ids)},
         written=written,
     )
@@ -66,7 +69,8 @@ def _from_people(context: RunContext, step: Step, before: int) -> Done:
     annotator = annotator_of(annotation)
     assert annotator is not None
     request = request_of(context.config, context.ledger, context.info, step.round)
-    result = labeled(wait_for_labels(annotator, request, annotation), context.info.id_type, annotation.kind)
+    taken = wait_for_labels(annotator, request, annotation)
+    result = labeled(taken, context.info.id_type, annotation.kind, context.task)
     return Done(
         outputs=result.outputs,
         metrics={"labels": before + result.labels.num_rows, **result.metrics},

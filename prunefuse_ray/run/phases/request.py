@@ -28,11 +28,12 @@ def run(context: RunContext, step: Step) -> Done:
             context.ledger.read_network(Step(step.round - 1, TRAIN), proxies(context.config)),
             context.form,
             task=context.config.task,
+            units=context.fitted_task(step.round - 1).units,
             trusted=trusted(context.config),
             in_process=context.training.in_process,
         )
     return Done(
-        outputs={TABLE: request_table(selected, guesses, context.info.id_type)},
+        outputs={TABLE: request_table(selected, guesses, context.info.id_type, context.task)},
         metrics={"samples": selected.num_rows},
         written=written,
     )

@@ -56,6 +56,7 @@ def decide(
         features=config.scoring.features or config.selection.reads_features(read),
         gradients=read.gradients,
         predicted=config.selection.per_group == "predicted",
+        pixel_share=config.selection.pixel_share,
         threads=plan.cpus,
         gpu=plan.gpus > 0,
         class_weights=tuple(weights),

@@ -126,8 +126,8 @@ def _select(
     paths = list(scores.paths)
     match plan.kind:
         case "set":
-            classes = len(context.info.classes)
-            chance = Chance(seed=context.config.run.seed, round=scored.round, classes=classes)
+            clusters = context.task.clusters(len(context.info.classes))
+            chance = Chance(seed=context.config.run.seed, round=scored.round, classes=clusters)
             return select_set(strategy, scores, labeled, plan.k, chance, cpus), {}
         case "apart":
             assert selection.min_distance is not None
@@ -138,7 +138,9 @@ def _select(
             selected, groups = top_k_of_groups(paths, root, plan.k, selection.per_group)
             by_class = selection.per_group == "predicted"
             return selected, {
-                "per_group": {context.info.classes[g]: n for g, n in groups.items()} if by_class else groups
+                "per_group": {context.task.group_name(g, context.info.classes): n for g, n in groups.items()}
+                if by_class
+                else groups
             }
     return top_k(paths, root, plan.k), {}
 

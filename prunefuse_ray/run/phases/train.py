@@ -42,11 +42,15 @@ def run(context: RunContext, step: Step) -> Done:
         context.form,
         context.labels(step.round),
         task=config.task,
+        units=job.fitted_task.units,
         trusted=trusted(config),
         in_process=context.training.in_process,
     )
     return Done(
-        outputs={**network_outputs(context, proxies(config), result), "doubts.parquet": doubts(predicted)},
+        outputs={
+            **network_outputs(context, proxies(config), result, job),
+            "doubts.parquet": doubts(predicted),
+        },
         metrics=result.metrics,
         leftovers=("training",),
     )
@@ -101,8 +105,10 @@ def unsure(metrics: Mapping[str, Any], recipe: cfg.Recipe, section: str) -> str 
     )
 
 
-def network_outputs(context: RunContext, name: str, result: TrainingResult) -> dict[str, bytes]:
+def network_outputs(context: RunContext, name: str, result: TrainingResult, job: TrainingJob) -> dict[str, bytes]:
     """A trained network's files, with what it takes to use it elsewhere."""
-    told = Preprocessing(task=context.config.task, form=context.form, classes=context.info.classes)
+    told = Preprocessing(
+        task=context.config.task, form=context.form, classes=context.info.classes, units=job.fitted_task.units
+    )
     files = {**result.network, PREPROCESSING_FILE: preprocessing_to_bytes(told)}
     return {f"{name}/{k}": v for k, v in files.items()}

@@ -146,7 +146,7 @@ def test_a_source_of_another_package_is_one_object_in_one_file(installed, tmp_pa
     )
     assert "text_column is for pool.source parquet, huggingface, csv, jsonl and theirs, not 'digits'" in said["digits"]
     assert "id_column is for pool.source parquet, csv and jsonl, not 'theirs': leave it out" in said["ids"]
-    assert "pool.path: labels that are none of the 2 classes, e.g. 'bad' (id 'a.jsonl:1')" in said["labels"]
+    assert "pool.path: 2 labels that are none of the 2 classes, e.g. 'bad' (id 'a.jsonl:1')" in said["labels"]
     assert (seen["info"]["rows"], seen["info"]["sample_size"]) == (2, [16])
     assert {i: (r["sample"], r["label"]) for i, r in seen["first"].items()} == {
         "a.jsonl:0": ("fine", 0), "a.jsonl:1": ("awful", 1),

@@ -7,7 +7,7 @@ const LISTED = 60; // classes shown at a time; the others are found by their nam
 let name = sessionStorage.getItem("name") || "";
 let view = localStorage.getItem("view") === "one" ? "one" : "grid";
 let state = null; // what the server last said
-let samples = []; // on the screen, each with the label given to it: number, null (not sure) or undefined
+let samples = []; // on the screen, each with the label given to it: number (or a list of them), null (not sure) or undefined
 let here = 0;
 let desk = -1; // which round's samples these are
 let busy = false;
@@ -71,6 +71,23 @@ const open = () => samples.filter((one) => one.label === undefined).length;
 
 // --- what people do ---
 
+// Where a label is a set of classes, keys put classes in and take them out; Enter gives the set.
+function choose(number) {
+  const one = samples[here];
+  if (!state.several) { give(number); return; }
+  if (!one || one.label !== undefined) return;
+  one.chosen = new Set(one.chosen);
+  if (!one.chosen.delete(number)) one.chosen.add(number);
+  mark(here);
+  offer();
+}
+
+function accept() {
+  const one = samples[here];
+  if (one?.chosen?.size) give([...one.chosen].sort((a, b) => a - b));
+  else if (one?.guess != null) give("guess");
+}
+
 function give(label, which = [here]) {
   const given = which.filter((n) => samples[n]);
   if (!given.length) return;
@@ -125,8 +142,17 @@ function move(to) {
   offer();
 }
 
-const guessOf = (one) => state.classes.indexOf(one.guess);
-const guessed = () => [...samples.keys()].filter((n) => samples[n].label === undefined && samples[n].guess !== null);
+const guessOf = (one) => {
+  const numbers = one.names.map((each) => state.classes.indexOf(each));
+  return state.several ? numbers : numbers[0];
+};
+const guessed = () => [...samples.keys()]
+  .filter((n) => samples[n].label === undefined && samples[n].guess !== null && !samples[n].chosen?.size);
+const named = (label) => {
+  if (label === null) return "not sure";
+  if (!state.several) return state.classes[label];
+  return label.length ? label.map((number) => state.classes[number]).join(", ") : "none of them";
+};
 
 function columns() {
   const items = [...at("samples").children];
@@ -137,7 +163,8 @@ function columns() {
 const KEYS = {
   ArrowLeft: () => move(here - 1), ArrowRight: () => move(here + 1),
   ArrowUp: () => move(here - columns()), ArrowDown: () => move(here + columns()),
-  Enter: () => { if (samples[here]?.guess != null) give("guess"); },
+  Enter: accept,
+  n: () => { if (state.several) give([]); },
   a: () => give("guess", guessed()),
   0: () => give(null), s: skip, u: undo, v: turn, Backspace: undo,
   "/": () => { if (!at("find").hidden) at("find").focus(); },
@@ -147,14 +174,14 @@ document.addEventListener("keydown", (event) => {
   if (at("hello").open || (event.altKey || event.metaKey)) return;
   if (event.ctrlKey) { if (event.key === "z") { event.preventDefault(); undo(); } return; }
   if (event.target === at("find")) {
-    if (event.key === "Enter" && found.length) { give(found[0]); closeFind(); }
+    if (event.key === "Enter" && found.length) { choose(found[0]); closeFind(); }
     if (event.key === "Escape") closeFind();
     return;
   }
   if (event.target.tagName === "BUTTON" && (event.key === "Enter" || event.key === " ")) event.target.blur();
   if (state?.state !== "asking" && event.key !== "u") return;
   const digit = Number(event.key);
-  if (digit >= 1 && digit <= 9 && found[digit - 1] !== undefined) give(found[digit - 1]);
+  if (digit >= 1 && digit <= 9 && found[digit - 1] !== undefined) choose(found[digit - 1]);
   else if (KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key]) {
     KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key]();
   } else return;
@@ -206,9 +233,10 @@ function mark(n) {
   if (!item) return;
   const one = samples[n];
   item.classList.toggle("given", one.label !== undefined);
-  const said = one.label === undefined
-    ? one.guess === null ? [] : [make("span", "guess", `${one.guess}? ${Math.round(100 * one.probability)} %`)]
-    : [make("b", "", one.label === null ? "not sure" : state.classes[one.label])];
+  const guess = state.several && one.guess !== null && !one.names.length ? "none of them" : one.guess;
+  const said = one.label !== undefined ? [make("b", "", named(one.label))]
+    : one.chosen?.size ? [make("span", "guess", named([...one.chosen].sort((a, b) => a - b)))]
+      : one.guess === null ? [] : [make("span", "guess", `${guess}? ${Math.round(100 * one.probability)} %`)];
   const id = make("bdi", "id", one.id);
   id.title = one.id;
   item.lastElementChild.replaceChildren(...said, id);
@@ -216,11 +244,17 @@ function mark(n) {
 
 function offer() {
   const one = samples[here];
-  at("accept").hidden = at("all").hidden = !samples.some((each) => each.guess !== null);
-  at("accept").disabled = !one || one.guess === null;
+  at("all").hidden = !samples.some((each) => each.guess !== null);
+  at("accept").hidden = at("all").hidden && !state?.several;
+  at("none").hidden = !state?.several;
+  at("acceptname").textContent = one?.chosen?.size ? "these are right" : "the guess is right";
+  at("keys").textContent = state?.several ? "put a class in or take it out" : "give the class";
+  at("accept").disabled = !one || (one.guess === null && !one.chosen?.size);
   at("all").disabled = guessed().length === 0;
   for (const button of at("classes").querySelectorAll("button")) {
-    button.classList.toggle("guessed", Boolean(one) && one.guess === state.classes[Number(button.dataset.number)]);
+    const number = Number(button.dataset.number);
+    const shown = one?.chosen?.size ? one.chosen.has(number) : Boolean(one?.names?.includes(state.classes[number]));
+    button.classList.toggle("guessed", shown);
   }
 }
 
@@ -235,7 +269,7 @@ function listClasses() {
     button.dataset.number = number;
     if (k < 9) button.append(make("kbd", "", String(k + 1)));
     button.append(make("span", "name", state.classes[number]), make("span", "n", state.by_class?.[number] || ""));
-    button.addEventListener("click", () => give(number));
+    button.addEventListener("click", () => choose(number));
     item.append(button);
     return item;
   }));
@@ -304,7 +338,8 @@ at("hello").addEventListener("close", () => {
   inOrder(look);
 });
 at("who").addEventListener("click", hello);
-at("accept").addEventListener("click", KEYS.Enter);
+at("accept").addEventListener("click", accept);
+at("none").addEventListener("click", KEYS.n);
 at("all").addEventListener("click", KEYS.a);
 at("unsure").addEventListener("click", KEYS[0]);
 at("skip").addEventListener("click", skip);
