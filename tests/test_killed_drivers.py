@@ -19,7 +19,7 @@ from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.leftovers import leftovers
 from prunefuse_ray.run.processes import descendants
 from prunefuse_ray.storage import Place
-from tests.support.disturbed import DIGITS, KILLS, counted, finish, start
+from tests.support.disturbed import DIGITS, KILLS, at, counted, finish, start
 from tests.support.s3 import s3_server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(24 * 3600)]
@@ -78,15 +78,6 @@ def check(root: Place, undisturbed: Place) -> None:
         if e["event"] == "phase_done" and e["phase"] == LABEL
     )  # fmt: skip
     assert max(asked.values()) == 1, "a label was recorded twice"
-
-
-def at(root: Place) -> str:
-    """What the run is at, by the last of its events; a kill may come before the first."""
-    try:
-        last = json.loads((root / "events.jsonl").read_bytes().decode().splitlines()[-1])
-    except OSError:
-        return "start"
-    return last["phase"] if last["event"] == "phase_started" else "between phases"
 
 
 def test_a_driver_that_is_killed_again_and_again(undisturbed, runs, tmp_path, record_property):

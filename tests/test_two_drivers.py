@@ -4,11 +4,13 @@ import os
 import signal
 import time
 
+import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray.run.lease import PATIENCE
 from prunefuse_ray.run.processes import descendants
-from tests.support.disturbed import DIGITS, finish, phase, selected, start
+from prunefuse_ray.storage import Place
+from tests.support.disturbed import DIGITS, at, finish, selected, start
 from tests.support.s3 import s3_server
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -29,31 +31,53 @@ def driver_of(process) -> int:
     return pid
 
 
+def asleep(runs: str, said):
+    """A driver that was stopped in mid-round, and how to wake it up."""
+    first, root = start(DIGITS, said, runs), Place.at(runs) / "digits"
+    until = time.monotonic() + 180
+    while at(root) not in ("train", "score", "select") and time.monotonic() < until:
+        time.sleep(0.05)
+    pid = driver_of(first)
+    os.kill(pid, signal.SIGSTOP)
+    return first, root, lambda: os.kill(pid, signal.SIGCONT)
+
+
 def test_a_driver_that_slept_while_another_took_over_records_nothing_more(tmp_path):
-    """A laptop's lid, or SIGSTOP: the first wakes up when the second has finished its run."""
+    """A machine of a cluster that was suspended beyond its lease, and wakes up when another has finished its run."""
     alone = finish(start(DIGITS, tmp_path / "alone"), tmp_path / "alone", time.monotonic())
     assert alone.code == 0, alone.errors
-    runs = tmp_path / "runs"
-    first = start(DIGITS, tmp_path / "first", str(runs))
-    until = time.monotonic() + 120
-    while phase(runs) not in ("train", "score", "select") and time.monotonic() < until:
-        time.sleep(0.05)
-    stopped = driver_of(first)
-    os.kill(stopped, signal.SIGSTOP)
+    with s3_server() as server:
+        runs = f"s3://samples/runs{server.query}"
+        first, root, wake = asleep(runs, tmp_path / "first")
+        try:
+            began = time.monotonic()
+            second = finish(start(DIGITS, tmp_path / "second", runs), tmp_path / "second", began)
+            assert second.code == 0, second.errors
+            assert second.seconds > PATIENCE, "the lease of a process that may live is not taken at once"
+            whole = {f.path: Place(root.fs, f.path).read_bytes() for f in root.files(recursive=True)}
+        finally:
+            wake()
+        woken = finish(first, tmp_path / "first", time.monotonic(), timeout=180)
+        assert woken.code == 2, woken.errors
+        assert "Traceback" not in woken.errors
+        assert "another process is driving this run" in woken.errors
+        assert {path: Place(root.fs, path).read_bytes() for path in whole} == whole
+        chosen = pq.read_table((root / "selected.parquet").path, filesystem=root.fs).to_pylist()
+    assert chosen == selected(tmp_path / "alone")
+
+
+def test_a_driver_that_sleeps_on_this_machine_keeps_its_run(tmp_path):
+    """A process that is stopped holds its lock: the second is refused and says who it is, and the first goes on."""
+    runs = str(tmp_path / "runs")
+    first, _, wake = asleep(runs, tmp_path / "first")
     try:
-        began = time.monotonic()
-        second = finish(start(DIGITS, tmp_path / "second", str(runs)), tmp_path / "second", began)
-        assert second.code == 0, second.errors
-        assert second.seconds > PATIENCE, "the lease of a process that lives is not taken at once"
-        whole = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+        second = finish(start(DIGITS, tmp_path / "second", runs), tmp_path / "second", time.monotonic())
     finally:
-        os.kill(stopped, signal.SIGCONT)
-    woken = finish(first, tmp_path / "first", time.monotonic(), timeout=120)
-    assert woken.code == 2, woken.errors
-    assert "Traceback" not in woken.errors
-    assert "another process is driving this run" in woken.errors
-    assert {p: p.read_bytes() for p in runs.rglob("*") if p.is_file() and p in whole} == whole
-    assert selected(runs) == selected(tmp_path / "alone")
+        wake()
+    assert second.code == 2, second.errors
+    assert "another process is driving this run (process" in second.errors
+    woken = finish(first, tmp_path / "first", time.monotonic())
+    assert woken.code == 0, woken.errors
 
 
 def test_of_two_that_start_at_the_same_instant_one_runs(runs, tmp_path):

@@ -1,5 +1,6 @@
 """A command line in a process of its own, and something done to one of its processes at a moment of choice."""
 
+import json
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from prunefuse_ray.run.processes import descendants
+from prunefuse_ray.storage import Place
 from tests.support import ROOT
 
 DIGITS = (
@@ -119,6 +121,15 @@ def phase(directory: Path) -> str:
             return last.partition('"phase": "')[2].partition('"')[0]
         return "between phases"
     return "before the first phase"
+
+
+def at(root: Place) -> str:
+    """What the run is at, by the last of its events; a kill may come before the first."""
+    try:
+        last = json.loads((root / "events.jsonl").read_bytes().decode().splitlines()[-1])
+    except OSError:
+        return "start"
+    return last["phase"] if last["event"] == "phase_started" else "between phases"
 
 
 def round_of(directory: Path) -> int:
