@@ -32,7 +32,7 @@ WITH_NETWORKS = ("network.", "pruning.", "selection.selector", "pretraining.", "
 """Not read by what only chooses at random and fetches samples."""
 THROUGH_PARENTS = (
     "selection.strategy", "selection.initial", "selection.budgets", "selection.per_group", "selection.min_distance",
-    "selection.hold_back", "selection.class_balance", "selection.wanted_classes",
+    "selection.hold_back", "selection.class_balance", "selection.wanted_classes", "selection.pixel_share",
 )  # fmt: skip
 """They decide which samples are labeled, and reach every later phase by the key of the labels."""
 OF_LATER_ROUNDS = (
@@ -41,6 +41,7 @@ OF_LATER_ROUNDS = (
     "selection.strategy",
     "selection.class_balance",
     "selection.wanted_classes",
+    "selection.pixel_share",
 )
 """Not read by what selects the initial set."""
 PLANNING = ("fusion.evaluate", "fusion.sync_every")
