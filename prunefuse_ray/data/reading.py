@@ -71,9 +71,17 @@ def tables(
                         ids = _derived_ids(source, number, first, batch.num_rows)
                         table = table.append_column(source.id_column, ids)
                     first += batch.num_rows
-                    yield _checked(table, source, file)
+                    yield own_rows(_checked(table, source, file), source)
         except (OSError, pa.ArrowException) as error:
             raise _named(error, file, first) from error
+
+
+def own_rows(table: pa.Table, source: Source) -> pa.Table:
+    """The rows of a source's file that are its samples, of rows with their ids; all rows of others."""
+    if source.without is None or source.id_column not in table.column_names:
+        return table
+    ids = table[source.id_column].cast(source.without.type)
+    return table.filter(pc.invert(pc.is_in(ids, value_set=source.without)))
 
 
 def _named(error: Exception, file: str, first: int) -> Exception:
