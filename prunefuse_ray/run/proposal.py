@@ -146,14 +146,16 @@ def points(samples: int) -> float:
 
 
 def budgets(facts: Facts) -> list[int]:
-    """Label budgets: a fifth at random, then up to the half, then all, as far as these are different."""
+    """Label budgets: a fifth at random, or a label a class if there can be two of each, then up to the half,
+    then all, as far as these are different."""
     drawn = test_samples(facts)
     most = max(2, facts.samples - drawn - 1)
     whole = facts.budget or min(max(20 * facts.classes, 50), max(facts.samples // 4, 2))
     if facts.budget and not facts.labeled:
         whole = max(1, whole - drawn)
     whole = min(whole, most)
-    return sorted({max(1, whole // 5), max(1, whole // 2), whole})
+    first = max(1, whole // 5, facts.classes if whole >= 2 * facts.classes else 0)
+    return sorted({first, max(first, whole // 2), whole})
 
 
 def _selection(facts: Facts) -> list[Choice]:

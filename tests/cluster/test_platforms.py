@@ -61,7 +61,8 @@ def allocation(tmp_path):
 
     def submit(*options):
         environment = {
-            "PATH": f"{stand_in}:{Path(sys.executable).parent}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path / "home"),
+            "PATH": f"{stand_in}:{Path(sys.executable).parent}:/usr/bin:/bin",
+            "SLURM_SUBMIT_DIR": str(tmp_path / "home"),
             "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node-[1-2]", "SLURM_JOB_NUM_NODES": "2",
             "SLURM_CPUS_PER_TASK": "8",
         }  # fmt: skip

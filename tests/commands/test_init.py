@@ -304,6 +304,9 @@ FACTS = {
         ({"holds": "texts", "size": None}, {"network.architecture": "textngrams"}),
         ({"holds": "vectors", "size": None}, {"network.architecture": "mlp"}),
         ({"budget": 500}, {"selection.budgets": [100, 250, 500]}),
+        ({"budget": 30}, {"selection.budgets": [10, 15, 30]}),
+        ({"budget": 50, "tested": False}, {"selection.budgets": [10, 15, 30], "pool.test_samples": 20}),
+        ({"labeled": True, "tested": False}, {"pool.test_samples": 2_000}),
     ],
 )
 def test_what_fits_follows_from_the_facts(change, chosen):
