@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
         help="a folder: images, Parquet, CSV, JSON Lines, WebDataset tars, Hugging Face datasets",
     )
     parser.add_argument("--test", metavar="PATH", help="the test set, if it lies elsewhere (with labels)")
+    parser.add_argument("--classes", metavar="A,B,...", help="the names of the classes, where the pool has no labels")
     parser.add_argument("--labels", type=int, metavar="N", help="labels that people will give in all")
     parser.add_argument("--out", metavar="FILE", default="prunefuse.yaml", help="default: prunefuse.yaml")
     parser.add_argument("--force", action="store_true", help="overwrite the file")
@@ -46,21 +46,23 @@ def main(argv: Sequence[str]) -> int:
     if arguments.test is not None:
         found.fields["test_path"] = arguments.test
         found.why["test_path"] = "--test"
+    if arguments.classes is not None:
+        found.fields["classes"] = [name.strip() for name in arguments.classes.split(",")]
+        found.why["classes"] = "--classes"
     facts = _facts(found, arguments.labels)
     choices = proposal.propose(facts)
     if not found.labeled:
         choices.insert(
             0, proposal.Choice(field="annotation.kind", value="files", why="people label: `prunefuse label`")
         )
-    missing = "test_path" not in found.fields
-    if missing:
-        found.fields["test_path"] = f"{arguments.pool.rstrip('/')}-test"
-        found.why["test_path"] = "MISSING: labeled samples, drawn at random, that are never selected"
+    if not facts.classes:
+        found.fields["classes"] = None
+        found.why["classes"] = "MISSING: the names that people choose from, such as [cat, dog]"
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.path.abspath(arguments.pool))).strip("-._") or "run"
     command = (
         f"prunefuse label --config {arguments.out}" if not found.labeled else f"prunefuse run --config {arguments.out}"
     )
-    what = "labels are numbers" if facts.numbers else f"{facts.classes} classes"
+    what = "labels are numbers" if facts.numbers else f"{facts.classes or 'unnamed'} classes"
     head = [
         f"{facts.samples:,} samples, {what}; written by `prunefuse init` for this machine.",
         f"Labels: {found.why['labeled']}."
@@ -76,34 +78,11 @@ def main(argv: Sequence[str]) -> int:
         file.write(text)
     console.print(f"\n{text}", markup=False)
     console.print(f"written: {arguments.out}", markup=False)
-    if missing:
-        console.print(_how_to_hold_out(arguments.pool, found, facts), markup=False)
-    else:
-        console.print(f"What it costs: prunefuse plan --config {arguments.out}\nThen:          {command}", markup=False)
+    if not facts.classes:
+        again = f"prunefuse init {arguments.pool} --classes cat,dog --force"
+        console.print(f"Name the classes first: in {arguments.out}, or by {again}", markup=False)
+    console.print(f"What it costs: prunefuse plan --config {arguments.out}\nThen:          {command}", markup=False)
     return 0
-
-
-def _how_to_hold_out(pool: str, found: Recognised, facts: Facts) -> str:
-    """What to do where there is no test set: how many samples, what of them, and what so many tell."""
-    samples = min(max(20, facts.samples // 5), 400)
-    points = 196 * math.sqrt(0.8 * 0.2 / samples)
-    where = found.fields["test_path"]
-    match found.fields["source"], found.labeled:
-        case "images", True:
-            labels = "Keep their sub-folders: these are their labels."
-        case "images", False:
-            labels = f"Label them by sub-folders, one for each class: {where}/CLASS/FILE."
-        case _, True:
-            labels = "Keep their labels."
-        case _, _:
-            labels = "Give them labels, in a column `label` or in what pool.label_column names."
-    return (
-        "\nA run needs a test set: labeled samples that are never selected and say how good the networks are.\n"
-        f"1. Draw {samples} samples of the pool at random, and move them to {where}. Do not copy them: what is in both "
-        f"is refused.\n2. {labels}\n3. prunefuse init {pool} --test {where} --force\n"
-        f"With {samples} of them an accuracy of 80 % is known to ± {points:.0f} points (95 % interval); with four "
-        "times as many, to half of that."
-    )
 
 
 def _facts(found: Recognised, budget: int | None) -> Facts:
@@ -135,7 +114,7 @@ def _facts(found: Recognised, budget: int | None) -> Facts:
         found.why["channels"] = "all images are grey"
     return Facts(
         samples=seen.info.rows,
-        classes=max(len(seen.info.classes), 2) if not TASKS[found.task].numbers else CLUSTERS,
+        classes=CLUSTERS if TASKS[found.task].numbers else len(seen.info.classes),
         numbers=TASKS[found.task].numbers,
         labeled=found.labeled,
         holds="texts" if "text_column" in found.fields else "vectors" if "vector_column" in found.fields else "images",
@@ -145,6 +124,7 @@ def _facts(found: Recognised, budget: int | None) -> Facts:
         cores=cores(),
         gpus=int(observe().gpus),
         budget=budget,
+        tested="test_path" in found.fields,
     )
 
 

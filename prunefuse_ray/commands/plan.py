@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse_run(rest)
     quiet()
     from prunefuse_ray.data.index import first_samples
-    from prunefuse_ray.data.known_labels import check_known_labels
+    from prunefuse_ray.data.known_labels import check_known_labels, known_count
     from prunefuse_ray.data.survey import survey
     from prunefuse_ray.distributed.resources import cores, observe, plan_scoring, start_ray
     from prunefuse_ray.method.steps import check_budget
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     surveyed = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
     info, index = surveyed.info, surveyed.indexes["path"]
     known = check_known_labels(config.pool, config.task, info, index)
-    check_budget(config, info.rows, 0 if known is None else known.table.num_rows)
+    check_budget(config, info.rows, known_count(known, surveyed.drawn))
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     scoring = plan_scoring(config.scoring, observe(), info.rows * costs.proxy_macs)
     found = estimate(config, info, costs, scoring.max_actors)

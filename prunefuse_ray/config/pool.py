@@ -39,6 +39,10 @@ class Pool(Section):
     """Pool: a file, a directory, a pattern (train-*.parquet), or a list of them; local paths or URIs."""
     test_path: Paths | None = None
     """Held-out test set of the same form as the pool; never selected from, only reported."""
+    test_samples: Annotated[int, Field(ge=0)] = 0
+    """In place of test_path: so many samples of the pool, drawn by a hash of their ids, are the test set. They get
+    their labels together with the initial set (selection.budgets does not count them), and are never selected or
+    learned from; the draw depends on no seed. Those of pool.known_labels that are drawn are labels of the test set."""
     validation_path: Paths | None = None
     """Validation set of the same form: each training keeps the weights of its best epoch on it."""
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
@@ -125,9 +129,17 @@ class Pool(Section):
     @model_validator(mode="after")
     def _suits_the_source(self) -> Pool:
         source = POOL_SOURCES[self.source]
+        if self.test_samples and self.test_path is not None:
+            raise ValueError("test_path and test_samples are both set: give one test set")
+        if self.test_samples and "test_path" not in source.fields:
+            raise ValueError(
+                f"test_samples is for pools without a test set; source '{self.source}' has one: set it to 0"
+            )
+        drawn = ("test_path",) if self.test_samples else ()
         for field in source.needs:
-            if field not in self.unasked and getattr(self, field) is None:
-                raise ValueError(f"{field} is missing: source '{self.source}' needs it; set pool.{field}")
+            if field not in (*self.unasked, *drawn) and getattr(self, field) is None:
+                instead = ", or pool.test_samples to draw one from the pool" if field == "test_path" else ""
+                raise ValueError(f"{field} is missing: source '{self.source}' needs it; set pool.{field}{instead}")
         if source.needs_one and not any(getattr(self, field) is not None for field in source.needs_one):
             raise ValueError(
                 f"{source.needs_one[0]} is missing: source '{self.source}' needs it, or "

@@ -20,6 +20,7 @@ def lines(account: Mapping[str, Any], where: str | None = None) -> list[str]:
     told = []
     for setting, one in account["sets"].items():
         told += _set_lines(NAMES[setting], one, where)
+    told += _drawn_lines(account)
     if account["classes"]:
         numbers, names = account.get("numbers", False), account["classes"]
         told.append(f"targets: {', '.join(names)}" if numbers else f"classes: {_numbered(names)}")
@@ -27,6 +28,15 @@ def lines(account: Mapping[str, Any], where: str | None = None) -> list[str]:
         told.append(f"known labels: {sum(account['known_labels'].values()):,}: {_classes(account['known_labels'])}")
     told += [f"  {note}" for note in account.get("known_notes", [])]
     return told + _overlap_lines(account)
+
+
+def _drawn_lines(account: Mapping[str, Any]) -> list[str]:
+    """The test set that was drawn from the pool; none of runs with one of their own, and of earlier versions."""
+    if not (drawn := account.get("drawn", 0)):
+        return []
+    twins = account["twins"]
+    also = f"; {twins:,} more have the content of one of them and are left out, too" if twins else ""
+    return [f"test set: {drawn:,} of these samples, drawn by a hash of their ids; never selected{also}"]
 
 
 def _numbered(classes: Sequence[str]) -> str:

@@ -89,6 +89,19 @@ def _repeated(*tables: pa.Table) -> Repeated:
     return Repeated(samples=len(again), examples=tuple(tuple(ids) for ids in examples.values()))
 
 
+def digests_of(samples: Source) -> pa.Table:
+    """The digest of every sample of a source whose samples stand in its files: `DIGESTS`."""
+    return pa.concat_tables([DIGESTS.empty_table(), *in_tasks(_digests_of, samples)])
+
+
+def _digests_of(samples: Source) -> pa.Table:
+    found = [DIGESTS.empty_table()]
+    for rows in canonical(samples):
+        own = pa.array(digests(sample_values(rows["sample"])), pa.int64())
+        found.append(pa.table([rows["id"].cast(pa.string()), own], DIGESTS.names))
+    return pa.concat_tables(found)
+
+
 # --- the same sample in two sets ------------------------------------------------------------------------------------
 
 
@@ -158,11 +171,7 @@ def matches_of(samples: Source, contents: Place) -> pa.Table:
 
 
 def _matches_of(samples: Source, contents: Place) -> pa.Table:
-    held_out, found = HeldOut.at(contents), [MATCHES.empty_table()]
-    for rows in canonical(samples):
-        ids, own = rows["id"].cast(pa.string()), digests(sample_values(rows["sample"]))
-        found.append(_matches(pa.table([ids, pa.array(own, pa.int64())], DIGESTS.names), held_out))
-    return pa.concat_tables(found)
+    return _matches(_digests_of(samples), HeldOut.at(contents))
 
 
 def overlaps_of(matches: pa.Table, held_out: pa.Table) -> dict[str, Overlap]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import ray
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.data import draw
 from prunefuse_ray.data.account import LEFT_OUT_FILE, lines, pairs
 from prunefuse_ray.data.contents import HeldOut, Overlap, overlaps, repeated
 from prunefuse_ray.data.index import Index, label_counts
@@ -74,6 +75,10 @@ class Inventory:
     """Class -> labels that are known beforehand."""
     known_notes: list[str]
     """What of their table was left aside, or understood otherwise than written."""
+    drawn: int = 0
+    """Samples of the pool that are the test set (`pool.test_samples`); they count in `path`."""
+    twins: int = 0
+    """Others that have the content of one of them, as far as was looked at: they are left out of the pool."""
     compared: int
     """Samples of the pool whose contents were compared with the held-out sets."""
     overlaps: dict[str, Overlap]
@@ -92,6 +97,8 @@ class Taken:
     inventory: Inventory
     left_out: dict[str, LeftOuts]
     """By setting."""
+    twins: pa.Array | None = None
+    """Ids of `Inventory.twins`."""
     held_out: pa.Table | None = None
     """`HELD_OUT`: what the pool has still to be compared with, while it is scored; None where that is done."""
 
@@ -127,6 +134,7 @@ def take(found: Survey, known: Known | None = None, *, thorough: bool = False) -
     if known is not None and samples.task.numbers:
         labels = {", ".join(classes): known.table.num_rows}
     pool = accounts["path"]
+    twins = _twins(digests["path"], found.drawn) if found.drawn is not None and whole["path"] else None
     return Taken(
         inventory=Inventory(
             classes=found.info.classes,
@@ -134,12 +142,21 @@ def take(found: Survey, known: Known | None = None, *, thorough: bool = False) -
             sets=accounts,
             known_labels=labels,
             known_notes=[] if known is None else list(known.notes),
+            drawn=0 if found.drawn is None else len(found.drawn),
+            twins=0 if twins is None else len(twins),
             compared=pool.samples if whole["path"] else pool.looked,
             overlaps=shared,
         ),
         left_out={setting: index.left_out for setting, index in found.indexes.items()},
+        twins=twins,
         held_out=held_out if held_out.num_rows and (found.pool.allow_growth or not whole["path"]) else None,
     )
+
+
+def _twins(parts: Sequence[Any], drawn: pa.Array) -> pa.Array:
+    with plain_errors():
+        here = [part if isinstance(part, pa.Table) else ray.get(part) for part in parts]
+    return draw.twins(pa.concat_tables(here), drawn)
 
 
 def _account(index: Index, seen: Look, classes: list[str], digests: Any, whole: bool, decoded: bool) -> SetAccount:
@@ -255,6 +272,8 @@ def write(taken: Taken, root: Place) -> None:
             task = ray.remote(num_cpus=0.5)(_write_left_out)
             with plain_errors():
                 ray.get(task.remote(root, {setting: found.parts for setting, found in taken.left_out.items()}))
+    if taken.twins is not None and len(taken.twins):
+        draw.write_ids(taken.twins, root, draw.TWINS_FILE)
     if taken.held_out is not None:
         (root / HELD_OUT_FILE).write_table(taken.held_out)
 

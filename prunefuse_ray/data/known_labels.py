@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.data.draw import outside
 from prunefuse_ray.data.index import Index, normal_ids, present, present_in
 from prunefuse_ray.data.label_tables import Labels, TableError, read_id, read_table
 from prunefuse_ray.data.pool import PoolInfo, Source
@@ -114,6 +115,13 @@ def check_known_labels(pool: cfg.Pool, task: str, info: PoolInfo, index: Index |
             "which one is meant is not clear; make ids differ by more"
         )
     return known
+
+
+def known_count(known: Known | None, drawn: pa.Array | None) -> int:
+    """How many labels the initial set has beforehand: all but those of a test set that is drawn from the pool."""
+    if known is None:
+        return 0
+    return (known.table if drawn is None else outside(known.table, drawn)).num_rows
 
 
 def in_pool(known: pa.Table, pool: Source) -> pa.Table:

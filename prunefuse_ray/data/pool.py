@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from prunefuse_ray import config as cfg
@@ -48,6 +49,9 @@ class Source:
     """Where the files of an index lie; empty where the samples stand in the files themselves."""
     text: bool = False
     """Whether an index's samples are texts."""
+    without: pa.Array | None = None
+    """Ids of rows that are none of its samples: the test set that was drawn from a pool. They are left out wherever
+    rows are read with their ids."""
     spans: tuple[tuple[int, int], ...] | None = None
     """Per file, the rows that are meant (first, end); None: all of them. For `prepared.decoded` alone."""
     prepared: Prepared | None = None
@@ -62,6 +66,7 @@ class PoolInfo:
     path: str
     """as configured; several with commas between"""
     rows: int
+    """without a test set that was drawn from them"""
     bytes: int
     files: int
     listing_digest: str

@@ -101,7 +101,7 @@ def _decoded(
         first, end = (0, known.total) if source.spans is None else source.spans[number]
         for start in range(first, end, size):
             table = known.take(start, min(size, end - start))
-            wanted_N = _wanted(table[source.id_column], only, exclude)
+            wanted_N = _wanted(table[source.id_column], only, exclude, source.without)
             if not wanted_N.any():
                 continue
             rows = canonical_rows(table, source, label=label, sample=False)
@@ -122,9 +122,11 @@ def _decoded(
             yield Chunk(rows=plain, samples=found).filter(wanted_N)
 
 
-def _wanted(ids: pa.ChunkedArray, only: pa.Array | None, exclude: pa.Array | None) -> npt.NDArray[np.bool_]:
+def _wanted(
+    ids: pa.ChunkedArray, only: pa.Array | None, exclude: pa.Array | None, without: pa.Array | None
+) -> npt.NDArray[np.bool_]:
     wanted_N = np.ones(len(ids), bool)
-    for listed, inside in ((only, True), (exclude, False)):
+    for listed, inside in ((only, True), (exclude, False), (without, False)):
         if listed is not None:
             wanted_N &= pc.is_in(ids.cast(listed.type), value_set=listed).to_numpy() == inside
     return wanted_N

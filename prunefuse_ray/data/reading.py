@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -71,9 +72,17 @@ def tables(
                         ids = _derived_ids(source, number, first, batch.num_rows)
                         table = table.append_column(source.id_column, ids)
                     first += batch.num_rows
-                    yield _checked(table, source, file)
+                    yield own_rows(_checked(table, source, file), source)
         except (OSError, pa.ArrowException) as error:
             raise _named(error, file, first) from error
+
+
+def own_rows(table: pa.Table, source: Source) -> pa.Table:
+    """The rows of a source's file that are its samples, of rows with their ids; all rows of others."""
+    if source.without is None or source.id_column not in table.column_names:
+        return table
+    ids = table[source.id_column].cast(source.without.type)
+    return table.filter(pc.invert(pc.is_in(ids, value_set=source.without)))
 
 
 def _named(error: Exception, file: str, first: int) -> Exception:
@@ -251,6 +260,7 @@ def _of(rows: pa.Table, ids: pa.Array) -> pa.Table:
 
 def _row_groups_with(source: Source, ids: pa.Array) -> list[int]:
     """The row groups of a source's only file that hold any of these ids."""
+    source = replace(source, without=None)  # places are those in the file
     held = [
         pc.is_in(canonical_rows(table, source, sample=False)["id"], value_set=ids).to_numpy()
         for table in tables(source, canonical_columns(source, sample=False))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.data import leaks
+from prunefuse_ray.data import draw, leaks
 from prunefuse_ray.data.classes import classes_of
 from prunefuse_ray.data.images import image_size, sample_values
 from prunefuse_ray.data.index import Index, first_samples, write_index
@@ -34,6 +34,8 @@ class Survey:
     """By setting: the pool (`path`) and the held-out sets."""
     indexes: dict[str, Index]
     """Likewise."""
+    drawn: pa.Array | None = None
+    """Ids of the test set that is drawn from the pool (`draw.py`)."""
 
 
 def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.name) -> Survey:
@@ -59,10 +61,11 @@ def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.n
     if reader.unique_ids(pool):
         leaks.check_ids(indexes)
     found = indexes["path"]
+    drawn = draw.test_set(found, pool) if pool.test_samples else None
     info = PoolInfo(
         source=pool.source,
         path=", ".join(as_list(pool.path)),
-        rows=found.rows,
+        rows=found.rows - pool.test_samples,
         bytes=found.bytes,
         files=found.files,
         listing_digest=found.listing_digest,
@@ -71,12 +74,15 @@ def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.n
         classes=classes,
         sample_size=_sample_size(pool, found),
     )
-    return Survey(pool=pool, info=info, sets={samples.setting: samples for samples in sets}, indexes=indexes)
+    named = {samples.setting: samples for samples in sets}
+    return Survey(pool=pool, info=info, sets=named, indexes=indexes, drawn=drawn)
 
 
 def materialise(found: Survey, root: Place) -> None:
-    """Write what the run needs of the pool below `root`: the rows of indexes."""
+    """Write what the run needs of the pool below `root`: the rows of indexes, and which are the test set."""
     reader = reader_of(found.pool)
+    if found.drawn is not None:
+        draw.write_ids(found.drawn, root, draw.IDS_FILE)
     for setting, index in found.indexes.items():
         write_index(index, _directory(reader, root, setting))
 
@@ -123,7 +129,7 @@ def _classes(pool: cfg.Pool, reader: SourceReader, listings: list[tuple[SampleSe
                 field = samples.field
                 break
     classes = classes_of(pool, named, field)
-    if not classes and any(samples.labeled for samples, _ in listings):
+    if not classes and (pool.test_samples or any(samples.labeled for samples, _ in listings)):
         raise PoolError(
             "pool.classes is missing, and the files do not name their classes: set pool.classes to their number or "
             "their names"

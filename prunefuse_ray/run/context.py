@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
+from prunefuse_ray.data.inventory import HELD_OUT_FILE
 from prunefuse_ray.data.labeled_set import held_out
 from prunefuse_ray.data.pool import PoolInfo, Prepared, Source, groups
 from prunefuse_ray.data.prepared import readable
@@ -41,6 +42,10 @@ CHECKED_ROWS = 256
 """Decoded at once where samples are only tried."""
 
 KNOWN_LABELS, KNOWN_SAMPLES = "known/labels.parquet", "known/samples"
+KNOWN_TEST = "known/test.parquet"
+"""Labels that are known beforehand of samples of the test set that was drawn: (id, label)."""
+TEST_IDS, TEST, TEST_CONTENTS = "test-ids.parquet", "test", "test-contents.parquet"
+"""Of a test set that was drawn, in round 0: what of it can be used, its samples with their labels, their contents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,8 @@ class RunContext:
     ledger: Ledger
     info: PoolInfo
     pool: Source
-    test: Source
+    test_set: Source | None
+    """Of its own; None where it is drawn from the pool."""
     validation: Source | None
     prepared: Prepared | None
     """Where decoded samples are kept."""
@@ -76,11 +82,40 @@ class RunContext:
         self.last = len(self.config.selection.budgets) - 1
         self.form = form_of(self.config.pool, self.info)
         self.spec = network_spec(self.config, self.info)
+        self.drawn_test = growth.drawn_of(self.ledger.root, self.info)
 
     def look_again(self, found: Source) -> None:
         """Take over what the run has seen of its pool, of which `found` lies there now."""
         self.info = growth.seen_info(self.config, self.ledger)
-        self.pool = replace(growth.seen_source(self.config, self.ledger, found), prepared=self.prepared)
+        self.pool = replace(
+            growth.seen_source(self.config, self.ledger, found),
+            prepared=self.prepared,
+            without=growth.set_aside(self.ledger.root, self.info),
+        )
+
+    # --- what the networks are tested on ---
+
+    @property
+    def test(self) -> Source:
+        """The test set with its labels: one of its own, or the samples of the pool that were drawn and labeled."""
+        if self.test_set is not None:
+            return self.test_set
+        paths, sizes = self.ledger.files(Step(0, LABEL), TEST)
+        return Source(
+            fs=self.ledger.root.fs,
+            sample_column="sample",
+            prepared=self.prepared,
+            files=tuple(paths),
+            sizes=tuple(sizes),
+            task=self.config.task,
+        )
+
+    @property
+    def held_out_contents(self) -> Place | None:
+        """The contents of the held-out sets (`HELD_OUT`) that the pool has still to be compared with."""
+        mine = self.ledger.committed(Step(0, LABEL)) if len(self.drawn_test) else None
+        place = self.ledger.place(Step(0, LABEL), TEST_CONTENTS) if mine else self.ledger.root / HELD_OUT_FILE
+        return place if place.exists() else None
 
     # --- what is labeled ---
 
@@ -122,18 +157,25 @@ class RunContext:
             sizes=tuple(s for _, sizes in found for s in sizes),
         )
 
-    def copy_samples(self, step: Step, name: str, ids: pa.Array, *, label: bool = False) -> list[pafs.FileInfo]:
+    def copy_samples(
+        self, step: Step, name: str, ids: pa.Array, *, label: bool = False, test: bool = False
+    ) -> list[pafs.FileInfo]:
         """Copy these samples (and their labels) from the pool to the run directory; the files written. PoolError where
-        the pool does not give each of them."""
+        the pool does not give each of them.
+
+        Args:
+            test: they are of the test set that was drawn from the pool.
+        """
         self.ledger.clear(step, name)
         out = self.ledger.place(step, name)
         out.fs.create_dir(out.path, recursive=True)
+        source = self._source(test)
         if self.scoring.here:
-            parts = enumerate(groups(self.pool, self.scoring.threads))
+            parts = enumerate(groups(source, self.scoring.threads))
             named = [(out / f"part-{number:03d}.parquet", part) for number, part in parts]
             self._here(lambda to, part: _write(rows(part, only=ids, label=label), to), named)
         else:
-            stream(self.pool, only=ids, label=label).write_parquet(
+            stream(source, only=ids, label=label).write_parquet(
                 out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
             )
         written = out.files()
@@ -166,22 +208,30 @@ class RunContext:
 
     # --- what cannot be used ---
 
-    def undecodable(self, ids: pa.Array) -> pa.Table:
-        """(id, reason) of those of `ids` whose samples cannot be decoded; one pass over the pool."""
-        check = partial(_undecodable, form=self.form)
+    def undecodable(self, ids: pa.Array, *, test: bool = False) -> pa.Table:
+        """(id, reason) of those of `ids` whose samples cannot be decoded; one pass over the pool.
+
+        Args:
+            test: they are of the test set that was drawn from the pool.
+        """
+        source, check = self._source(test), partial(_undecodable, form=self.form)
         if self.scoring.here:
 
             def checked(part: Source) -> list[pa.Table]:
                 return [check(few) for some in rows(part, only=ids) for few in _slices(some, CHECKED_ROWS)]
 
-            parts = [(part,) for part in groups(self.pool, self.scoring.threads)]
+            parts = [(part,) for part in groups(source, self.scoring.threads)]
             tables: list[Any] = list(chain.from_iterable(self._here(checked, parts)))
         else:
-            found = stream(self.pool, only=ids).map_batches(
+            found = stream(source, only=ids).map_batches(
                 check, batch_format="pyarrow", batch_size=CHECKED_ROWS, num_cpus=0.5
             )
             tables = list(found.iter_batches(batch_format="pyarrow", batch_size=None))
         return pa.concat_tables([REJECTED.empty_table(), *(t.cast(REJECTED) for t in tables if t.num_rows)])
+
+    def _source(self, test: bool) -> Source:
+        """The pool, with the test set that was drawn from it if that is meant."""
+        return replace(self.pool, without=None) if test else self.pool
 
     def _here(self, function: Callable[..., _T], work: Sequence[tuple[Any, ...]]) -> list[_T]:
         """function(*one) of each in threads of this process, as many as score."""

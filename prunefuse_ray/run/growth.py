@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.data import leaks
+from prunefuse_ray.data import draw, leaks
 from prunefuse_ray.data.index import Index, new_rows
 from prunefuse_ray.data.left_out import gathered
 from prunefuse_ray.data.paths import Listing
@@ -25,7 +25,7 @@ from prunefuse_ray.data.sources.base import SourceReader, reader_of
 from prunefuse_ray.errors import LedgerError, PoolError, few
 from prunefuse_ray.method.steps import GROW, Step
 from prunefuse_ray.run.ledger import Ledger, Output
-from prunefuse_ray.schemas import POOL_FILES
+from prunefuse_ray.schemas import POOL_FILES, arrow_type
 from prunefuse_ray.storage import Place
 
 NAMED = 10
@@ -80,13 +80,14 @@ def _named(files: Sequence[str]) -> str:
 
 def record(pool: cfg.Pool, info: PoolInfo, root: Place) -> None:
     """Write the listings of pool and test set that a new run begins with."""
-    now, test = (listed(pool, setting) for setting in ("path", "test_path"))
+    now = listed(pool, "path")
     if not now.names:
         return
     if now.digest != info.listing_digest:
         raise PoolError(f"pool.path: '{pool.path}' changed while it was inspected; try again when it is at rest")
     (root / "pool" / "files.parquet").write_table(now.table)
-    (root / "pool" / "test-files.parquet").write_table(test.table)
+    if not pool.test_samples:
+        (root / "pool" / "test-files.parquet").write_table(listed(pool, "test_path").table)
 
 
 def grown(config: Config, ledger: Ledger) -> list[Step]:
@@ -127,6 +128,18 @@ def seen_source(config: Config, ledger: Ledger, found: Source) -> Source:
 # --- what lies there now --------------------------------------------------------------------------------------------
 
 
+def drawn_of(root: Place, info: PoolInfo) -> pa.Array:
+    """Ids of the test set that was drawn from the pool when the run began; none where it has one of its own."""
+    return draw.read_ids(root, arrow_type(info.id_type), draw.IDS_FILE)
+
+
+def set_aside(root: Place, info: PoolInfo) -> pa.Array | None:
+    """Ids of the pool's files that are none of its samples: the test set, and what has its content."""
+    twins = draw.read_ids(root, arrow_type(info.id_type), draw.TWINS_FILE)
+    ids = pa.concat_arrays([drawn_of(root, info), twins])
+    return ids if len(ids) else None
+
+
 def listed(pool: cfg.Pool, setting: str) -> Listing:
     """The files of pool or test set as they are now; none where there are none that could change."""
     return reader_of(pool).listing(SampleSet(pool, setting))
@@ -137,7 +150,7 @@ def check_unchanged(config: Config, ledger: Ledger) -> None:
     pool = config.pool
     if (now := listed(pool, "path")).names:
         check(compare(seen_files(config, ledger), now.table), "pool.path", pool.path, growth=pool.allow_growth)
-    if (test := listed(pool, "test_path")).names:
+    if not pool.test_samples and (test := listed(pool, "test_path")).names:
         began = (ledger.root / "pool" / "test-files.parquet").read_table(POOL_FILES)
         check(compare(began, test.table), "pool.test_path", pool.test_path, growth=False)
 
@@ -168,10 +181,11 @@ def grow(config: Config, ledger: Ledger, info: PoolInfo) -> tuple[dict[str, Outp
         found = reader.index(samples, now, info.classes, now.only(change.added["file"].to_pylist()))
         if reader.unique_ids(pool):
             leaks.check_ids({"path": found, **{h.setting: _index(reader, h, info) for h in held_out}})
+        aside = set_aside(ledger.root, info)
         outputs |= {f"grown/index/index-{n:05d}.parquet": rows for n, rows in enumerate(new_rows(found))}
         larger = replace(
             info,
-            rows=found.rows,
+            rows=found.rows - (0 if aside is None else len(aside)),
             files=found.files,
             bytes=found.bytes,
             listing_digest=found.listing_digest,

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 POLL = 10.0  # seconds between looks for labels
 REQUEST = "request"
 TABLE = "request.parquet"
+TEST_SAMPLES = "test-samples"
+"""Copies of the samples of a drawn test set, until their labels are there."""
 
 
 def annotator_of(config: cfg.Annotation) -> Annotator | None:
@@ -77,7 +79,9 @@ def request_of(config: Config, ledger: Ledger, info: PoolInfo, round_: int) -> R
             step, TABLE, annotation.request_schema(arrow_type(info.id_type), TASKS[config.task].label_type)
         ),
         place=ledger.place(step, "to_label"),
-        samples=tuple(Place(ledger.root.fs, path) for path in ledger.files(step, "samples")[0]),
+        samples=tuple(
+            Place(ledger.root.fs, path) for name in ("samples", TEST_SAMPLES) for path in ledger.files(step, name)[0]
+        ),
         texts=(config.pool.text_column or config.pool.vector_column) is not None,
         task=config.task,
         value_range=config.pool.value_range,

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 WRITTEN_BY_OTHERS = {
     INIT: ("known/samples",),
     PRETRAIN: ("pretraining",),
-    REQUEST: ("samples",),
-    LABEL: ("samples",),
+    REQUEST: ("samples", "test-samples"),
+    LABEL: ("samples", "test"),
     TRAIN: ("training",),
     SCORE: ("scores", "scores-checkpoint", "labeled", "labeled-checkpoint"),
     FINETUNE: ("finetuning",),

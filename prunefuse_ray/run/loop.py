@@ -16,7 +16,7 @@ from prunefuse_ray import progress
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.inventory import Tell
-from prunefuse_ray.data.survey import sources
+from prunefuse_ray.data.survey import source_of
 from prunefuse_ray.distributed.resources import importing, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
 from prunefuse_ray.errors import LabelsWaiting
@@ -121,7 +121,7 @@ def _carry_out(context: RunContext, step: Step) -> Commit:
     commit = context.ledger.commit(step, done.outputs, metrics, done.written)
     context.ledger.clear(step, *done.leftovers)
     if step.phase == GROW:
-        context.look_again(sources(context.config.pool, context.ledger.root, context.config.task)[0])
+        context.look_again(source_of(context.config.pool, context.ledger.root, "path", task=context.config.task))
     return commit
 
 

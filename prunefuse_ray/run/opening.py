@@ -11,12 +11,12 @@ from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.data import inventory
 from prunefuse_ray.data.account import lines
-from prunefuse_ray.data.known_labels import check_known_labels
+from prunefuse_ray.data.known_labels import check_known_labels, known_count
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.prepared import open_prepared
 from prunefuse_ray.data.sample_format import form_of
-from prunefuse_ray.data.survey import materialise, source_of, sources, survey
+from prunefuse_ray.data.survey import materialise, source_of, survey
 from prunefuse_ray.distributed.resources import (
     Resources,
     ScoringPlan,
@@ -71,8 +71,9 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
         info = found.info
         known = check_known_labels(config.pool, config.task, info, found.indexes["path"])
-        scoring, training = check(config, info, has, runs, known=0 if known is None else known.table.num_rows)
+        scoring, training = check(config, info, has, runs, known=known_count(known, found.drawn))
         taken = inventory.checked(inventory.take(found, known), config.pool, tell)
+        info = replace(info, rows=info.rows - taken.inventory.twins)
         ledger.lock()
         if ledger.exists:
             raise LedgerError(
@@ -88,7 +89,9 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         logger.warning(message)
     form = form_of(config.pool, info)
     prepared = open_prepared(config.prepared, Place.at(config.run.directory), form, info.rows, tell)
-    pool, test = (replace(s, prepared=prepared) for s in sources(config.pool, ledger.root, config.task))
+    pool = source_of(config.pool, ledger.root, "path", task=config.task)
+    drawn = bool(config.pool.test_samples)
+    test = None if drawn else source_of(config.pool, ledger.root, "test_path", task=config.task)
     validation = None
     if config.pool.validation_path is not None:
         held = source_of(config.pool, ledger.root, "validation_path", task=config.task)
@@ -98,7 +101,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         ledger=ledger,
         info=info,
         pool=pool,
-        test=test,
+        test_set=None if test is None else replace(test, prepared=prepared),
         validation=validation,
         prepared=prepared,
         has=has,

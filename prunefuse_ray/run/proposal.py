@@ -6,6 +6,7 @@ Rules as people would give them, each with its reason, and no search: nnU-Net's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from prunefuse_ray.config.following import TEXTS, VECTORS
 MOST_LINES = 40
 LARGE_POOL = 200_000
 """Samples from which scoring is what takes the time."""
+MOST_TESTED = 10_000
+"""Of a labeled pool: ± 0.8 points."""
 HUGE_POOL = 1_000_000
 """Samples from which a strategy that looks at sets takes long."""
 WIDTH = 140
@@ -28,6 +31,7 @@ class Facts:
 
     samples: int
     classes: int
+    """0: nobody has named them yet."""
     labeled: bool
     holds: Literal["images", "texts", "vectors"]
     size: tuple[int, int] | None
@@ -40,6 +44,8 @@ class Facts:
     """Whether labels are numbers (task regression)."""
     budget: int | None = None
     """Labels that people will give in all, if they have said."""
+    tested: bool = True
+    """Whether there is a test set; else one is drawn from the pool."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +60,22 @@ class Choice:
 def propose(facts: Facts) -> list[Choice]:
     """The fields that are worth a thought; all others keep their defaults."""
     task = [Choice(field="task", value="regression", why="labels are numbers")] if facts.numbers else []
-    return [*task, *_input(facts), *_network(facts), *_selection(facts), *_training(facts), *_machine(facts)]
+    return [
+        *task,
+        *_test_set(facts),
+        *_input(facts),
+        *_network(facts),
+        *_selection(facts),
+        *_training(facts),
+        *_machine(facts),
+    ]
+
+
+def _test_set(facts: Facts) -> list[Choice]:
+    if not (drawn := test_samples(facts)):
+        return []
+    why = f"drawn from the pool, never selected; an accuracy of 80 % is then known to ± {points(drawn):.0f} points"
+    return [Choice(field="pool.test_samples", value=drawn, why=why)]
 
 
 def side(facts: Facts) -> int:
@@ -113,12 +134,34 @@ def _network(facts: Facts) -> list[Choice]:
     ]
 
 
+def test_samples(facts: Facts) -> int:
+    """How many samples of the pool become its test set: of labeled ones a fifth; where people label, two fifths of the
+    labels that they will give, or 50 at least, of a fifth of the pool at most. 0 where there is a test set."""
+    if facts.tested:
+        return 0
+    fifth = max(1, facts.samples // 5)
+    if facts.labeled:
+        return min(fifth, MOST_TESTED)
+    wanted = max(50, 5 * facts.classes) if facts.budget is None else max(1, facts.budget * 2 // 5)
+    return min(wanted, fifth)
+
+
+def points(samples: int) -> float:
+    """Half of the 95 % interval of an accuracy of 80 % that is measured on so many samples, in percentage points."""
+    return 196 * math.sqrt(0.8 * 0.2 / samples)
+
+
 def budgets(facts: Facts) -> list[int]:
-    """Label budgets: a fifth at random, then up to the half, then all, as far as these are different."""
-    most = max(2, facts.samples - 1)
+    """Label budgets: a fifth at random, or a label a class if there can be two of each, then up to the half,
+    then all, as far as these are different."""
+    drawn = test_samples(facts)
+    most = max(2, facts.samples - drawn - 1)
     whole = facts.budget or min(max(20 * facts.classes, 50), max(facts.samples // 4, 2))
+    if facts.budget and not facts.labeled:
+        whole = max(1, whole - drawn)
     whole = min(whole, most)
-    return sorted({max(1, whole // 5), max(1, whole // 2), whole})
+    first = max(1, whole // 5, facts.classes if whole >= 2 * facts.classes else 0)
+    return sorted({first, max(first, whole // 2), whole})
 
 
 def _selection(facts: Facts) -> list[Choice]:
@@ -126,9 +169,12 @@ def _selection(facts: Facts) -> list[Choice]:
     if facts.numbers:
         why = "a fifth at random" + ("; --labels gives another number" if facts.budget is None else ", as you said")
         return [Choice(field="selection.budgets", value=found, why=why)]
-    each = found[-1] / facts.classes
+    each = found[-1] / max(facts.classes, 1)
     why = f"{each:.0f} labels a class in the end" if each >= 1 else "fewer labels than classes"
+    why = why if facts.classes else "labels in the end"
     why += "; --labels gives another number" if facts.budget is None else ", as you said"
+    if not facts.labeled and (drawn := test_samples(facts)):
+        why += f"; {drawn} more are of the test set"
     if facts.samples > HUGE_POOL:
         strategy, why_strategy = "margin", "two likely classes; quick for a pool of this size"
     else:
@@ -194,4 +240,6 @@ def _commented(line: str, why: str) -> str:
     if not why:
         return line
     written = f"{line.ljust(44)}  # {why}"
-    return written if len(written) <= WIDTH else written[: WIDTH - 4].rstrip() + " ..."
+    if len(written) <= WIDTH:
+        return written
+    return written[: WIDTH - 4].rstrip() + " ..." if len(line) < WIDTH // 2 else line

@@ -239,7 +239,7 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
         )
     # What a run's file says beyond the samples is not asked here.
     unasked = dict.fromkeys(("test_path", "validation_path", "known_labels", "classes"))
-    return config.model_copy(update={"pool": pool.model_copy(update={**told, **unasked})})
+    return config.model_copy(update={"pool": pool.model_copy(update={**told, **unasked, "test_samples": 0})})
 
 
 def _pool_fields(form: Form) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunefuse_ray.data.inventory import HELD_OUT_FILE
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.prepared import chunk_rows, decoded
 from prunefuse_ray.data.sample_format import Form
@@ -37,11 +36,10 @@ def unlabeled(context: RunContext, round_: int, validation: pa.Array) -> Unlabel
         _look_through(context)
     id_type = arrow_type(context.info.id_type)
     rejected = context.ledger.rejected()["id"].cast(id_type).combine_chunks()
-    contents = context.ledger.root / HELD_OUT_FILE
     return Unlabeled(
         source=context.pool,
         exclude=pa.concat_arrays([validation.cast(id_type), rejected, *_held_back(context, round_)]),
-        held_out=contents if contents.exists() else None,
+        held_out=context.held_out_contents,
     )
 
 

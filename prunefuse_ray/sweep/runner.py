@@ -15,7 +15,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,7 @@ from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.data import inventory
 from prunefuse_ray.data.account import lines
-from prunefuse_ray.data.known_labels import check_known_labels
+from prunefuse_ray.data.known_labels import check_known_labels, known_count
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.survey import Survey, materialise, survey
@@ -187,16 +187,17 @@ def _survey_pools(
                 infos[key] = PoolInfo.from_json(recorded.read_json()), None
                 growth.check_unchanged(config, Ledger(root / "pools" / key))
                 labels = check_known_labels(config.pool, config.task, infos[key][0])
+                drawn = growth.drawn_of(root / "pools" / key, infos[key][0])
             else:
                 _check_unchanged_pool(root, all_, config)
                 check_outside(config.pool, root, "run.directory")
                 found = survey(config.pool, task=config.task)
                 labels = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])
-                infos[key] = (
-                    found.info,
-                    _New(found, inventory.checked(inventory.take(found, labels), config.pool, tell)),
-                )
-            known[key] = 0 if labels is None else labels.table.num_rows
+                drawn = found.drawn
+                taken = inventory.checked(inventory.take(found, labels), config.pool, tell)
+                info = replace(found.info, rows=found.info.rows - taken.inventory.twins)
+                infos[key] = info, _New(found, taken)
+            known[key] = known_count(labels, drawn)
         relevant = config.model_copy(update={n: getattr(Sweep().base, n) for n in ("run", "training", "finetuning")})
         if (form := relevant.model_dump_json()) not in checked:
             checked.add(form)

@@ -160,18 +160,31 @@ def test_each_kind_of_pool_gives_a_configuration_with_reasons(kind, pool, more, 
     assert {p.name for p in here.iterdir()} == {"data", "prunefuse.yaml"}
 
 
-def test_a_file_is_not_overwritten_and_a_missing_test_set_is_said(here, local_ray, capsys):
+def test_a_missing_test_set_is_drawn_from_the_pool_and_missing_classes_are_asked_for(here, local_ray, capsys):
+    (here / "photos").mkdir()
+    for n, pixels in enumerate(random_images(100, size=16, channels=3)):
+        Image.fromarray(pixels).save(here / "photos" / f"{n}.png")
+    assert main(["init", "photos"]) == 0
+    tree = yaml.safe_load((here / "prunefuse.yaml").read_text())
+    assert tree["pool"].items() >= {"test_samples": 20, "classes": None}.items()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "known to ± 18 points" in told, "1.96 standard errors of a share of 0.8"
+    assert "prunefuse init photos --classes cat,dog --force" in told
+    assert main(["run", "--config", "prunefuse.yaml"]) == 2
+    assert "pool.classes is missing" in capsys.readouterr().err
+    assert not (here / "runs").exists()
+    assert main(["init", "photos", "--classes", "bright, dark", "--labels", "50", "--force"]) == 0
+    tree = yaml.safe_load((here / "prunefuse.yaml").read_text())
+    assert tree["pool"].items() >= {"test_samples": 20, "classes": ["bright", "dark"]}.items()
+    assert tree["selection"]["budgets"] == [6, 15, 30], "people give 50 in all"
+    assert "Name the classes" not in capsys.readouterr().out
+
+
+def test_a_file_is_not_overwritten_and_a_test_set_in_the_pool_is_refused(here, local_ray, capsys):
     image_folder(here / "birds", each=8)
     assert main(["init", "birds", "--labels", "10"]) == 0
-    told = capsys.readouterr().out
     tree = yaml.safe_load((here / "prunefuse.yaml").read_text())
-    assert (tree["selection"]["budgets"], tree["pool"]["test_path"]) == ([2, 5, 10], "birds-test")
-    assert "MISSING" in told
-    flat = " ".join(told.split())
-    assert "1. Draw 20 samples of the pool at random, and move them to birds-test." in flat
-    assert "2. Keep their sub-folders" in flat
-    assert "3. prunefuse init birds --test birds-test --force" in flat
-    assert "known to ± 18 points (95 % interval)" in flat, "1.96 standard errors of a share of 0.8"
+    assert (tree["selection"]["budgets"], tree["pool"]["test_samples"]) == ([2, 5, 10], 3)
     assert main(["init", "birds"]) == 2
     assert "prunefuse.yaml: is there already" in capsys.readouterr().err
     image_folder(here / "elsewhere", each=2)
@@ -291,6 +304,9 @@ FACTS = {
         ({"holds": "texts", "size": None}, {"network.architecture": "textngrams"}),
         ({"holds": "vectors", "size": None}, {"network.architecture": "mlp"}),
         ({"budget": 500}, {"selection.budgets": [100, 250, 500]}),
+        ({"budget": 30}, {"selection.budgets": [10, 15, 30]}),
+        ({"budget": 50, "tested": False}, {"selection.budgets": [10, 15, 30], "pool.test_samples": 20}),
+        ({"labeled": True, "tested": False}, {"pool.test_samples": 2_000}),
     ],
 )
 def test_what_fits_follows_from_the_facts(change, chosen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,12 +12,13 @@ import pyarrow.fs as pafs
 
 from prunefuse_ray import networks
 from prunefuse_ray.data.account import LEFT_OUT_FILE
+from prunefuse_ray.data.draw import outside, within
 from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.known_labels import in_pool, read_known
 from prunefuse_ray.data.labeled_set import check_sizes
 from prunefuse_ray.method.selector import dense_network, make_selector, proxies
 from prunefuse_ray.method.steps import LEARN, Step, learns
-from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, Done, RunContext
+from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, KNOWN_TEST, Done, RunContext
 from prunefuse_ray.run.phases.learn import STATISTICS_FILE
 from prunefuse_ray.tasks import TASKS
 
@@ -79,15 +81,19 @@ def _take_known(context: RunContext, step: Step) -> Done:
     if path is None:
         return Done(outputs={})
     known = read_known(path, context.info, TASKS[context.config.task])
-    labels = in_pool(known.table, context.pool)
+    everywhere = in_pool(known.table, replace(context.pool, without=None))
+    labels, tested = outside(everywhere, context.drawn_test), within(everywhere, context.drawn_test)
     ids = labels["id"].combine_chunks()
     bad = context.undecodable(ids)
     context.note_rejected(bad)
     usable = labels.filter(pc.invert(pc.is_in(ids, value_set=bad["id"].cast(ids.type).combine_chunks())))
     written = context.copy_samples(step, KNOWN_SAMPLES, usable["id"].combine_chunks())
-    labels = usable.append_column("source", pa.array(["known"] * usable.num_rows, pa.string()))
+    labels, tested = (
+        t.append_column("source", pa.array(["known"] * t.num_rows, pa.string())) for t in (usable, tested)
+    )
+    of_test = {KNOWN_TEST: tested.cast(context.labels_schema)} if len(context.drawn_test) else {}
     return Done(
-        outputs={KNOWN_LABELS: labels.cast(context.labels_schema)},
+        outputs={KNOWN_LABELS: labels.cast(context.labels_schema), **of_test},
         metrics={"sha256": hashlib.sha256(known.content).hexdigest(), "labels": usable.num_rows},
         written=written,
     )

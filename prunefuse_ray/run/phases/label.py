@@ -9,17 +9,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
+from prunefuse_ray.data.draw import outside, within
 from prunefuse_ray.data.labeled_set import check_sizes
-from prunefuse_ray.method.steps import Step
+from prunefuse_ray.method.steps import REQUEST, Step
+from prunefuse_ray.run import drawn_set
 from prunefuse_ray.run.class_counts import class_counts, warn_of_missing
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.labeling import annotator_of, labeled, request_of, wait_for_labels
 from prunefuse_ray.run.phases.select import selected_of
 
 
-def decide(config: Config, step: Step, labels: int) -> Literal["nobody", "oracle", "people"]:
-    """Who gives the labels of a round that begins with so many. An initial set of known labels alone asks nobody."""
-    if step.round == 0 and labels == config.selection.budgets[0]:
+def decide(config: Config, step: Step, labels: int, tested: int = 0) -> Literal["nobody", "oracle", "people"]:
+    """Who gives the labels of a round that begins with so many. An initial set of known labels alone asks nobody.
+
+    Args:
+        tested: samples of a test set that is labeled with this round and has no label yet.
+    """
+    if step.round == 0 and labels == config.selection.budgets[0] and not tested:
         return "nobody"
     return "oracle" if config.annotation.kind == "oracle" else "people"
 
@@ -39,14 +45,24 @@ def run(context: RunContext, step: Step) -> Done:
 
 
 def _done(context: RunContext, step: Step, before: int) -> Done:
-    match decide(context.config, step, before):
+    tested = drawn_set.ids(context, step)
+    known = drawn_set.known(context)
+    match decide(context.config, step, before, len(tested) - known.num_rows):
         case "nobody":
-            none = context.labels_schema.empty_table()
-            return Done(outputs={"labels.parquet": none}, metrics={"labels": before})
+            given = context.labels_schema.empty_table()
+            done = Done(outputs={"labels.parquet": given}, metrics={"labels": before})
         case "oracle":
-            return _from_oracle(context, step, before)
+            done, given = _from_oracle(context, step, before), known
         case "people":
-            return _from_people(context, step, before)
+            done, given = _from_people(context, step, before, tested)
+    if not len(tested):
+        return done
+    own = drawn_set.taken(context, step, pa.concat_tables([known, given]))
+    return Done(
+        outputs={**done.outputs, **own.outputs},
+        metrics={**done.metrics, **own.metrics},
+        written=[*done.written, *own.written],
+    )
 
 
 def _from_oracle(context: RunContext, step: Step, before: int) -> Done:
@@ -63,16 +79,20 @@ def _from_oracle(context: RunContext, step: Step, before: int) -> Done:
     )
 
 
-def _from_people(context: RunContext, step: Step, before: int) -> Done:
-    """LabelsWaiting where they have not given them yet."""
+def _from_people(context: RunContext, step: Step, before: int, tested: pa.Array) -> tuple[Done, pa.Table]:
+    """What they say of the round's samples, and their labels of those of the test set. LabelsWaiting where they have
+    not given them yet."""
     annotation = context.config.annotation
     annotator = annotator_of(annotation)
     assert annotator is not None
     request = request_of(context.config, context.ledger, context.info, step.round)
     taken = wait_for_labels(annotator, request, annotation)
     result = labeled(taken, context.info.id_type, annotation.kind, context.task)
-    return Done(
-        outputs=result.outputs,
-        metrics={"labels": before + result.labels.num_rows, **result.metrics},
-        written=context.ledger.root.fs.get_file_info([p.path for p in request.samples]),
+    labels = outside(result.labels, tested)
+    copied = context.ledger.files(Step(step.round, REQUEST), "samples")[0]
+    done = Done(
+        outputs={**result.outputs, "labels.parquet": labels},
+        metrics={"labels": before + labels.num_rows, **result.metrics},
+        written=context.ledger.root.fs.get_file_info(copied),
     )
+    return done, within(result.labels, tested)

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from prunefuse_ray.data.label_tables import inert, inert_label
+from prunefuse_ray.data.labeled_set import own_labels
 from prunefuse_ray.method.steps import FINETUNE, Step
 from prunefuse_ray.report.page import render
 from prunefuse_ray.run.context import Done, RunContext
@@ -39,8 +40,12 @@ def run(context: RunContext, step: Step) -> Done:
 
 
 def _all_labels(context: RunContext) -> bytes:
-    """Every label as `pool.known_labels` takes it, for another run: (id, label by name)."""
-    labels, classes = context.labels(context.last), context.info.classes
+    """Every label as `pool.known_labels` takes it, for another run: (id, label by name). Those of a test set that was
+    drawn stand among them: another run draws the same samples, and takes them for its test set."""
+    labels, classes = context.labels(context.last).select(["id", "label"]), context.info.classes
+    if len(context.drawn_test):
+        tested = own_labels(context.test)
+        labels = pa.concat_tables([labels, tested.cast(labels.schema)])
     task = TASKS[context.config.task]
     names = (inert_label(task.named(label, classes), classes, task) for label in labels["label"].to_pylist())
     return _table(["id", "label"], zip(_inert(labels["id"]), names, strict=True))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.method.selector import proxies, trusted
 from prunefuse_ray.method.steps import TRAIN, Step
+from prunefuse_ray.run import drawn_set
 from prunefuse_ray.run.context import Done, RunContext
-from prunefuse_ray.run.labeling import TABLE, request_table
+from prunefuse_ray.run.labeling import TABLE, TEST_SAMPLES, request_table
 from prunefuse_ray.run.phases.select import selected_of
 from prunefuse_ray.scoring.predictions import predict
 
 
 def run(context: RunContext, step: Step) -> Done:
-    """The selected samples, and what the proxy of the round before makes of them."""
+    """The selected samples, and what the proxy of the round before makes of them. In round 0 also those of a test set
+    that was drawn from the pool: in one order with the others, so that nobody labels them with other care."""
     selected = selected_of(context, step.round)
     written = context.copy_samples(step, "samples", selected["id"].combine_chunks())
     guesses = None
@@ -32,8 +34,12 @@ def run(context: RunContext, step: Step) -> Done:
             trusted=trusted(context.config),
             in_process=context.training.in_process,
         )
+    tested = drawn_set.ids(context, step)
+    asked = drawn_set.unknown(context, tested)
+    copies = context.copy_samples(step, TEST_SAMPLES, tested, test=True) if len(tested) else []
+    rows = drawn_set.shuffled(selected, asked) if len(asked) else selected
     return Done(
-        outputs={TABLE: request_table(selected, guesses, context.info.id_type, context.task)},
-        metrics={"samples": selected.num_rows},
-        written=written,
+        outputs={TABLE: request_table(rows, guesses, context.info.id_type, context.task)},
+        metrics={"samples": rows.num_rows, **({"of_test_set": len(asked)} if len(tested) else {})},
+        written=[*written, *copies],
     )

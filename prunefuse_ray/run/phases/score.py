@@ -15,7 +15,7 @@ from prunefuse_ray.acquisition.auto import Decision, Facts
 from prunefuse_ray.acquisition.class_weights import OTHERS, class_weights
 from prunefuse_ray.config import Config
 from prunefuse_ray.data.contents import HeldOut, matches_of, overlaps_of
-from prunefuse_ray.data.inventory import HELD_OUT_FILE, check_overlap
+from prunefuse_ray.data.inventory import check_overlap
 from prunefuse_ray.data.pool import with_groups
 from prunefuse_ray.data.prepared import usage
 from prunefuse_ray.data.reading import tables
@@ -89,8 +89,7 @@ def run(context: RunContext, step: Step) -> Done:
         out=ledger.place(step, "scores"),
         checkpoint=ledger.place(step, "scores-checkpoint"),
     )
-    contents = ledger.root / HELD_OUT_FILE
-    held_out = contents if compares(config, step.round) and contents.exists() else None
+    held_out = context.held_out_contents if compares(config, step.round) else None
     by = strategy_of(context, step)
     job = decide(config, context.form, context.scoring, by.strategy, weights_of(context, step, by.strategy), held_out)
     scored = score(

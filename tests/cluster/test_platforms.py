@@ -1,0 +1,157 @@
+"""Slurm, SkyPilot, Anyscale, Kueue and Grafana: what of their files can be held to account without the platform."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from prunefuse_ray.commands.options import parse_run
+from prunefuse_ray.run import events
+from prunefuse_ray.scoring import meter
+from tests.cluster.test_manifests import CLUSTER, JOBS, KUBERAY, PINS
+from tests.support import ROOT
+
+SLURM = CLUSTER / "slurm.sh"
+SKYPILOT_FIELDS = {"name", "workdir", "num_nodes", "resources", "envs", "secrets", "file_mounts", "setup", "run"}
+SKYPILOT_RESOURCES = {
+    "infra", "accelerators", "cpus", "memory", "instance_type", "use_spot", "disk_size", "disk_tier", "network_tier",
+    "image_id", "ports", "labels", "autostop", "any_of", "ordered", "job_recovery",
+}  # fmt: skip
+ANYSCALE_FIELDS = {
+    "name", "image_uri", "containerfile", "compute_config", "working_dir", "excludes", "requirements", "env_vars",
+    "py_modules", "cloud", "project", "entrypoint", "max_retries", "timeout_s", "tags",
+}  # fmt: skip
+
+
+def tree(name):
+    return yaml.safe_load((CLUSTER / name).read_text())
+
+
+def runs_digits(command):
+    python, script, *words = shlex.split(command)
+    assert python.endswith("python")
+    assert (ROOT / script).is_file()
+    assert parse_run(words).pool.source == "digits"
+
+
+# --- Slurm ---
+
+
+@pytest.fixture
+def allocation(tmp_path):
+    """Two nodes, as far as a script sees them: Slurm's commands write down what they were asked."""
+    stand_in = tmp_path / "bin"
+    stand_in.mkdir()
+    asked = tmp_path / "asked"
+    commands = {
+        "scontrol": "echo node-1; echo node-2",
+        "srun": 'case "$*" in *hostname*) echo "10.0.0.1 fd00::1";; *) printf "%s\\n" "$RAY_AUTH_MODE" '
+        f'"$(stat -c %a "$RAY_AUTH_TOKEN_PATH")" "$(wc -c < "$RAY_AUTH_TOKEN_PATH")" "$@" > {asked};; esac',
+    }
+    for name, body in commands.items():
+        (stand_in / name).write_text(f"#!/bin/bash\n{body}\n")
+        (stand_in / name).chmod(0o755)
+    (tmp_path / "home").mkdir()
+
+    def submit(*options):
+        environment = {
+            "PATH": f"{stand_in}:{Path(sys.executable).parent}:/usr/bin:/bin",
+            "SLURM_SUBMIT_DIR": str(tmp_path / "home"),
+            "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node-[1-2]", "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_CPUS_PER_TASK": "8",
+        }  # fmt: skip
+        subprocess.run(["bash", str(SLURM), *options], env=environment, check=True)
+        assert not list((tmp_path / "home/.ray-auth").iterdir()), "the token goes with the job"
+        mode, rights, length, *words = asked.read_text().splitlines()
+        assert (mode, rights, length) == ("token", "600", "64")
+        return words
+
+    return submit
+
+
+def test_slurm_gives_every_node_to_one_ray(allocation):
+    words = allocation()
+    start, entrypoint = words[: words.index("--")], words[words.index("--") + 1 :]
+    assert start[:4] == ["--ntasks=2", "--ntasks-per-node=1", "ray", "symmetric-run"]
+    # What Ray itself makes of the options, and that it takes the rest.
+    from ray.scripts.scripts import start as ray_start
+    from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
+
+    context = symmetric_run.make_context("_", [*start[4:]], resilient_parsing=True)
+    assert (context.params["address"], context.params["min_nodes"]) == ("10.0.0.1:6379", 2)
+    rest = curate_and_validate_ray_start_args([*start[4:]])
+    assert ray_start.make_context("_", ["--head", *rest]).params["num_cpus"] == 8
+    # Without RAY_ADDRESS a run would start another Ray beside that one.
+    assert entrypoint[:2] == ["env", "RAY_ADDRESS=10.0.0.1:6379"]
+    runs_digits(shlex.join(entrypoint[2:]))
+
+
+def test_slurm_hands_on_the_options_of_a_run(allocation):
+    words = allocation("--preset", "imdb", "--run.name", "two words")
+    assert words[-5:] == ["jobs/run.py", "--preset", "imdb", "--run.name", "two words"]
+
+
+# --- SkyPilot, Anyscale ---
+
+
+def test_skypilot_runs_digits_on_a_machine_of_its_own():
+    task = tree("skypilot.yaml")
+    assert set(task) <= SKYPILOT_FIELDS
+    assert set(task["resources"]) <= SKYPILOT_RESOURCES
+    assert "--constraint constraints.txt" in task["setup"]
+    unset, command = task["run"].strip().splitlines()
+    assert unset == "unset RAY_ADDRESS", "SkyPilot's own Ray is not ours"
+    runs_digits(command.replace("$OPTIONS", task["envs"]["OPTIONS"]))
+    for part in ("setup", "run"):
+        subprocess.run(["bash", "-n"], input=task[part], text=True, check=True)
+
+
+def test_anyscale_runs_digits_in_the_image():
+    job = tree("anyscale.yaml")
+    assert set(job) <= ANYSCALE_FIELDS
+    assert job["image_uri"].endswith(f":ray{PINS['ray']}-torch{PINS['torch']}")
+    assert job["max_retries"] > 0
+    runs_digits(job["entrypoint"])
+
+
+# --- Kueue ---
+
+
+@pytest.mark.parametrize("which", JOBS)
+def test_a_queue_of_kueue_is_one_line(which):
+    text = (KUBERAY / f"{which}.yaml").read_text()
+    asked, count = re.subn(r"^  # (labels: \{kueue\.x-k8s\.io/queue-name: .*\})$", r"  \1", text, flags=re.MULTILINE)
+    assert count == 1
+    job = yaml.safe_load(asked)
+    assert list(job["metadata"]["labels"]) == ["kueue.x-k8s.io/queue-name"]
+    assert job["spec"] == yaml.safe_load(text)["spec"]
+    assert job["spec"]["shutdownAfterJobFinishes"], "Kueue admits no other jobs"
+
+
+# --- Grafana ---
+
+
+def test_the_dashboard_shows_metrics_that_there_are(monkeypatch):
+    made = set()
+    for module, kind, ending in ((events, "Gauge", ""), (meter, "Counter", "_total")):
+        monkeypatch.setattr(module, kind, lambda name, ending=ending, **_: made.add(f"ray_{name}{ending}"))
+    context = SimpleNamespace(get_job_id=lambda: "1")
+    monkeypatch.setattr(events.ray, "get_runtime_context", lambda: context)
+    from prunefuse_ray.tasks.classification import CLASSIFICATION
+
+    events.Telemetry(None, "run", CLASSIFICATION.metric)
+    meter.ScoringMeter()
+    dashboard = json.loads((CLUSTER / "grafana.json").read_text())
+    shown = {name for p in dashboard["panels"] for t in p["targets"] for name in re.findall(r"ray_\w+", t["expr"])}
+    assert shown
+    assert shown <= made
+    ids = [p["id"] for p in dashboard["panels"]]
+    assert len(ids) == len(set(ids))
+    cells = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in dashboard["panels"]]
+    assert len(cells) == len(set(cells)), "no panel covers another"

@@ -1,0 +1,152 @@
+"""A test set that is drawn from the pool: nothing of it is selected, scored or learned from, and no label is lost."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from prunefuse_ray.config.files import config_from_tree, merge
+from prunefuse_ray.data import draw
+from prunefuse_ray.data.survey import survey
+from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting
+from prunefuse_ray.run import loop
+from tests.support.annotators import CLASSES, answer, asked, truth
+from tests.support.pools import random_images, write_pool
+from tests.support.runs import TINY
+
+TESTED = 20
+
+
+@pytest.fixture(scope="module")
+def pool(local_ray, tmp_path_factory):
+    """80 samples in Parquet; the last two have the very bytes of the first ones that are drawn."""
+    where = tmp_path_factory.mktemp("drawn") / "pool"
+    pixels = random_images(80)
+    write_pool(where, pixels, files=3)
+    first = drawn(where)
+    twins = [int(i[1:]) for i in first.to_pylist()[:2]]
+    for number in range(900, 990, 2):  # until neither is drawn itself
+        write_pool(where / "more", pixels[twins], first_id=number, label=[i % 2 for i in twins])
+        if drawn(where).equals(first):
+            return where
+    raise AssertionError
+
+
+def config_of(where, **more):
+    tree = merge(TINY, {"pool": {"path": str(where), "test_samples": TESTED, "max_rejected": 0.1}})
+    return config_from_tree(merge(tree, more))
+
+
+def drawn(where, **more):
+    return survey(config_of(where, **more).pool).drawn
+
+
+def ids_of(files) -> set:
+    return {i for file in files for i in pq.read_table(file, columns=["id"])["id"].to_pylist()}
+
+
+def rows(file) -> list[dict]:
+    with open(file, encoding="utf-8-sig") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.fixture(scope="module")
+def finished(local_ray, pool, tmp_path_factory):
+    """A run with an oracle."""
+    directory = tmp_path_factory.mktemp("run")
+    config = config_of(pool, run={"directory": str(directory), "name": "drawn"})
+    said = []
+    return config, loop.run(config, tell=said.extend), directory / "drawn", said
+
+
+def test_the_draw_hangs_on_ids_alone(local_ray, pool, tmp_path):
+    before = drawn(pool)
+    assert len(before) == TESTED == len(set(before.to_pylist()))
+    assert drawn(pool, run={"seed": 5}).equals(before)
+    # With a quarter more samples most of it stays, and in the same order.
+    write_pool(tmp_path / "larger", random_images(100), files=2)
+    after = drawn(tmp_path / "larger").to_pylist()
+    assert [i for i in before.to_pylist() if i in after] == [i for i in after if i in set(before.to_pylist())]
+    assert len(set(after) & set(before.to_pylist())) > TESTED / 2
+
+
+def test_nothing_of_the_test_set_is_selected_or_scored(finished, pool):
+    _, ledger, root, said = finished
+    tested = ids_of((root / "rounds/000/test").glob("*.parquet"))
+    assert tested == set(drawn(pool).to_pylist())
+    aside = tested | ids_of([root / draw.TWINS_FILE])
+    assert len(aside) == TESTED + 2, "what has the content of a test sample is left out, too"
+    selected = ids_of([root / "selected.parquet"])
+    scored = ids_of(root.glob("rounds/*/scores/*.parquet"))
+    assert len(selected) == 30
+    assert not aside & (selected | scored)
+    assert selected | scored | aside == ids_of(pool.rglob("*.parquet"))
+    assert any("20 of these samples, drawn by a hash of their ids; never selected; 2 more" in line for line in said)
+    assert ledger.read_pool()["rows"] == 60
+
+
+def test_the_networks_are_tested_on_it(finished):
+    _, _, root, _ = finished
+    table = pq.read_table(root / "rounds/000/test")
+    assert table["label"].to_pylist() == [CLASSES.index(truth(i)) for i in table["id"].to_pylist()]
+    # Bright or dark: the networks cannot fail, if labels and samples belong together.
+    assert json.loads((root / "result.json").read_text())["rounds"][-1]["fused_accuracy"] == 1.0
+
+
+def test_its_labels_serve_the_next_run(finished, local_ray, pool, tmp_path):
+    _, _, root, _ = finished
+    labels = rows(root / "labels.csv")
+    assert len(labels) == 30 + TESTED
+    more = {
+        "run": {"directory": str(tmp_path), "name": "next"},
+        "annotation": {"kind": "files"},
+        "pool": {"known_labels": str(root / "labels.csv")},
+        "selection": {"budgets": [30]},
+    }
+    config = config_of(pool, **more)
+    loop.run(config)  # nobody is asked anything
+    assert ids_of((tmp_path / "next/rounds/000/test").glob("*.parquet")) == set(drawn(pool).to_pylist())
+
+
+def test_people_label_it_with_the_initial_set(local_ray, pool, tmp_path, caplog):
+    more = {"run": {"directory": str(tmp_path), "name": "people"}, "annotation": {"kind": "files"},
+            "selection": {"budgets": [10, 14]}, "pool": {"classes": CLASSES}}  # fmt: skip
+    config, root = config_of(pool, **more), tmp_path / "people"
+    with pytest.raises(LabelsWaiting, match=r"30 samples of round 0 wait"):
+        loop.run(config)
+    first, tested = root / "rounds/000/to_label", set(drawn(pool).to_pylist())
+    places = np.array([row["id"] in tested for row in asked(first)])
+    assert places.sum() == TESTED
+    assert not places[:TESTED].all(), "they stand among the others"
+    # Only samples of the initial set have labels: nothing could be measured.
+    given = [row["id"] for row in asked(first)]
+    with open(first / "labels.csv", "w") as file:
+        file.write("id,label\n" + "".join(f"{i},{truth(i)}\n" for i in given if i not in tested))
+    with pytest.raises(LabelError, match=r"none of the 20 samples of the test set .* has a label"):
+        loop.run(config_of(pool, **merge(more, {"annotation": {"accept_partial": True}})))
+    with open(first / "labels.csv", "w") as file:
+        left_out = sorted(tested)[0]
+        file.write("id,label\n" + "".join(f"{i},{truth(i)}\n" for i in given if i != left_out))
+    with pytest.raises(LabelsWaiting, match=r"4 samples of round 1 wait"):
+        loop.run(config_of(pool, **merge(more, {"annotation": {"accept_partial": True}})))
+    assert ids_of((root / "rounds/000/test").glob("*.parquet")) == tested - {left_out}
+    assert len(pq.read_table(root / "rounds/000/labels.parquet")) == 10
+    assert "the test set has 19 of the 20 samples that were drawn: 0 cannot be read, 1 have no label" in caplog.text
+    answer(root / "rounds/001/to_label")
+    loop.run(config)
+    assert {row["id"] for row in rows(root / "labels.csv")} == set(given) - {left_out} | {
+        row["id"] for row in asked(root / "rounds/001/to_label")
+    }
+
+
+def test_what_cannot_be_is_refused_before_anything_is_written(local_ray, pool, tmp_path):
+    with pytest.raises(ConfigError, match="test_path and test_samples are both set"):
+        config_of(pool, pool={"test_path": str(pool)})
+    with pytest.raises(ConfigError, match=r"test_path, or pool\.test_samples"):
+        config_of(pool, pool={"test_samples": 0})
+    with pytest.raises(ConfigError, match="source 'digits' has one: set it to 0"):
+        config_from_tree({"pool": {"test_samples": 5}})
+    with pytest.raises(ConfigError, match=r"pool\.test_samples: 82 of a pool of 82 samples leave none"):
+        survey(config_of(pool, pool={"test_samples": 82}).pool)
