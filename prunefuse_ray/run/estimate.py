@@ -6,6 +6,7 @@ from a second of work on this machine.
 
 from __future__ import annotations
 
+import copy
 import math
 import resource
 import sys
@@ -27,8 +28,10 @@ from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.scoring.backend_choice import rate_here
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.tasks import TASKS, Task
+from prunefuse_ray.training.augmentation import network_inputs
 from prunefuse_ray.training.pretrainer import macs_of, steps_of
 from prunefuse_ray.training.recipe import lengthened, samples_per_epoch, samples_per_label
+from prunefuse_ray.training.trainer import arithmetic
 
 SCORE_ROW_BYTES = 32
 """A row of a score file: id, score, reason; without features."""
@@ -218,14 +221,17 @@ def _step_macs(recipe: Recipe, macs: int) -> int:
 
 
 def _training_rate(task: Task, network: networks.Selector, recipe: Recipe, form: Form, seconds: float) -> float:
-    module = network.network.train()
-    x = form.inputs(torch.zeros((recipe.batch_size, *form.shape), dtype=torch.uint8))
+    """In the trainer's format and arithmetic: what it avoids is avoided here, too (`networks.channels_last`)."""
+    module = networks.channels_last(copy.deepcopy(network.network)).train()
+    x = network_inputs(form, torch.zeros((recipe.batch_size, *form.shape), dtype=torch.uint8))
     y = torch.from_numpy(task.blank_targets(recipe.batch_size, network.spec.classes, form))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        (task.loss_sum(module(x), y) / recipe.batch_size).backward()
+        with arithmetic(recipe.precision, x.device):
+            outputs = module(x)
+        (task.loss_sum(outputs.float(), y) / recipe.batch_size).backward()
         optimizer.step()
 
     return recipe.batch_size / _seconds_of(step, seconds)

@@ -1,12 +1,17 @@
 """What a run will take: by hand from the configuration, and against what a run took."""
 
 import pytest
+import torch
 
 from prunefuse_ray.cli import main
 from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.training import Recipe
+from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.networks import Dense, NetworkSpec, build
 from prunefuse_ray.run import loop
-from prunefuse_ray.run.estimate import Costs, estimate, nodes_for, peak_bytes
+from prunefuse_ray.run.estimate import Costs, _training_rate, estimate, nodes_for, peak_bytes
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 from tests.support.runs import tiny
 
 INFO = PoolInfo(
@@ -104,3 +109,24 @@ def test_bad_arguments_are_one_message(arguments, said, capsys):
 
 def test_this_process_holds_memory():
     assert 50e6 < peak_bytes() < 50e9
+
+
+def test_what_training_costs_is_measured_as_it_is_trained(monkeypatch):
+    """In channels-last format oneDNN's backward pass of strided 1 x 1 convolutions writes beyond its memory."""
+    spec = NetworkSpec(architecture="resnet20", classes=2, input_shape=(3, 16, 16))
+    network = Dense(network=build(spec, seed=0), spec=spec)
+    before, met = [p.clone() for p in network.network.parameters()], []
+    forward = torch.nn.Conv2d.forward
+
+    def watched(conv, x):
+        met.append((conv.kernel_size, conv.stride, x.is_contiguous(memory_format=torch.channels_last)))
+        return forward(conv, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+    form = ImageForm(height=16, width=16, channels=3)
+    assert _training_rate(CLASSIFICATION, network, Recipe(batch_size=4), form, seconds=0.0) > 0
+    assert any(last for _, _, last in met)
+    assert not [m for m in met if m[0] == (1, 1) and m[1] != (1, 1)]
+    assert all(torch.equal(a, b) for a, b in zip(before, network.network.parameters(), strict=True))
+    assert all(c.stride == (2, 2) for c in network.network.modules() if isinstance(c, torch.nn.Conv2d)
+               and c.kernel_size == (1, 1))  # fmt: skip
