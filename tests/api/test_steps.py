@@ -121,28 +121,36 @@ def test_k_centers_are_the_farthest_points(mine, images):
     assert prunefuse_ray.select(scores, 5, labeled=labeled)["id"].to_pylist() == expected
 
 
-def test_a_ray_dataset_is_scored_by_actors_and_selected_from(mine, images, local_ray):
+@pytest.fixture
+def dataset(images, local_ray):
     import ray
 
-    rows = {"id": [f"s{n:03d}" for n in range(70)], "image": list(images.numpy())}
-    dataset = ray.data.from_arrow(pa.table({"id": rows["id"]})).add_column(
+    ids = pa.table({"id": [f"s{n:03d}" for n in range(len(images))]})
+    return ray.data.from_arrow(ids).add_column(
         "image", lambda batch: np.stack([images.numpy()[int(i[1:])] for i in batch["id"]]), batch_format="numpy"
     )
-    here = prunefuse_ray.score(mine, images, "margin", ids=rows["id"])
+
+
+def test_a_ray_dataset_is_scored_by_actors_and_selected_from(mine, images, dataset):
+    import ray
+
+    ids = [f"s{n:03d}" for n in range(len(images))]
+    here = prunefuse_ray.score(mine, images, "margin", ids=ids)
     there = prunefuse_ray.score(mine, dataset, "margin", batch_size=16, actors=(1, 1), device="cpu")
-    assert (
-        prunefuse_ray.select(there, 6)
-        .select(["id", "rank"])
-        .equals(prunefuse_ray.select(here, 6).select(["id", "rank"]))
-    )
-    sets = [prunefuse_ray.score(mine, data, "badge", actors=(1, 1), device="cpu", **more)
-            for data, more in ((images, {"ids": rows["id"]}), (dataset, {"batch_size": 16}))]  # fmt: skip
-    assert len(prunefuse_ray.select(sets[1], 4)) == 4
-    np.testing.assert_allclose(
-        np.sort(sets[1].to_table()["score"].to_numpy()), np.sort(sets[0].table["score"].to_numpy()), atol=1e-6
-    )
+    chosen, expected = (prunefuse_ray.select(found, 6).select(["id", "rank"]) for found in (there, here))
+    assert chosen.equals(expected)
     with pytest.raises(ConfigError, match="has no column 'image'"):
         prunefuse_ray.score(mine, ray.data.from_items([{"id": 1}]))
+
+
+@pytest.mark.slow
+def test_features_of_a_ray_dataset_are_those_of_the_samples(mine, images, dataset):
+    ids = [f"s{n:03d}" for n in range(len(images))]
+    here = prunefuse_ray.score(mine, images, "badge", ids=ids)
+    there = prunefuse_ray.score(mine, dataset, "badge", batch_size=16, actors=(1, 1), device="cpu")
+    assert len(prunefuse_ray.select(there, 4)) == 4
+    scores, expected = np.sort(there.to_table()["score"].to_numpy()), np.sort(here.table["score"].to_numpy())
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

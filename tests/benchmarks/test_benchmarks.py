@@ -61,6 +61,7 @@ def test_the_driver_holds_no_scores_but_the_top(tmp_path):
     assert figures["driver_mb"] < 100  # ids and scores of all: 360 MB
 
 
+@pytest.mark.slow
 def test_centers_chooses_what_the_loop_does(local_ray, tmp_path):
     figures = centers.run(tmp_path, centers.Sizes(rows=1_000, dimensions=8, k=50, shards=2, repeats=1))
     assert figures["same_choice"] == 1.0
@@ -153,6 +154,16 @@ def test_the_bare_loops_do_what_a_run_does(local_ray, tiny_pool, tmp_path, monke
     assert len(scores) == 120
 
 
+@pytest.mark.slow
+def test_survey_counts_what_it_was_asked_for(tmp_path):
+    asked = {"rows": 40_000, "files": 800, "labels": 4_000, "trials": 40}
+    words = [word for name, count in asked.items() for word in (f"--{name}", count)]
+    figures = benchmark("survey", *words, "--directory", tmp_path)
+    expected = {f"{name}-{count // part}" for name, count in asked.items() for part in (4, 2, 1)}
+    assert expected | {"small", "rows grown by 1 %", "machine"} == figures.keys()
+    assert all(figures[name]["over_small_mb"] < 300 for name in expected)
+
+
 def test_side_by_side_takes_turns():
     order = []
     seconds = measure.side_by_side({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
@@ -205,6 +216,7 @@ def test_a_pass_on_paper():
     assert paper["rows_per_second_at_which_the_driver_is_full"] == 200_000
 
 
+@pytest.mark.slow
 def test_the_check_of_a_gpu_runs_without_one_and_without_ray():
     code = "import sys; sys.modules['ray'] = None; from prunefuse_ray.benchmarks.gpu import main; main(['--dry-run'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

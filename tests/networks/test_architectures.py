@@ -100,9 +100,8 @@ def at(cases, ratios, marks=()):
 CASES = [
     *at(SMALL, RATIOS),
     *at(MEDIUM, [0.5]),
-    *at(LARGE, [0.8]),
     *at(MEDIUM, [0.6, 0.7, 0.8], pytest.mark.slow),
-    *at(LARGE, [0.5, 0.6, 0.7], pytest.mark.slow),
+    *at(LARGE, RATIOS, pytest.mark.slow),
     *at(LARGEST, RATIOS, pytest.mark.slow),
 ]
 

@@ -84,7 +84,9 @@ def randomise(network):
         ("textcnn", (32,), 0),
         ("vgg16_bn", (3, 32, 32), 0),
         ("torchvision:resnet18", (3, 32, 32), 0),
-        ("torchvision:densenet121", (3, 32, 32), 62),  # the norm behind the stem and each bottleneck's inner one fold
+        pytest.param(
+            "torchvision:densenet121", (3, 32, 32), 62, marks=pytest.mark.slow
+        ),  # the norm behind the stem and each bottleneck's inner one fold
     ],
 )
 def test_the_inference_form_computes_the_same_with_fewer_norms(architecture, shape, left):

@@ -150,6 +150,7 @@ def test_too_much_of_the_test_set_in_a_large_pool_stops_the_run_and_a_larger_sha
 # --- texts ---
 
 
+@pytest.mark.slow
 def test_a_pool_of_texts_goes_through_the_whole_loop(local_ray, tmp_path):
     """Two classes told apart by their words; one text is empty."""
     words = [["fine", "good", "nice"], ["poor", "bad", "dull"]]
