@@ -20,7 +20,7 @@ from prunefuse_ray.run.leftovers import leftovers
 from prunefuse_ray.run.processes import descendants
 from prunefuse_ray.storage import Place
 from tests.support.disturbed import DIGITS, KILLS, at, counted, finish, start
-from tests.support.s3 import s3_server
+from tests.support.s3 import runs_in
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(24 * 3600)]
 
@@ -41,12 +41,8 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def runs(request, tmp_path):
-    """(where runs go, how their directory is named on the command line)"""
-    if request.param == "folder":
-        yield str(tmp_path / "runs")
-        return
-    with s3_server() as server:
-        yield f"s3://samples/runs{server.query}"
+    with runs_in(request.param, tmp_path) as where:
+        yield where
 
 
 def labels(root: Place):

@@ -11,19 +11,15 @@ from prunefuse_ray.run.lease import PATIENCE
 from prunefuse_ray.run.processes import descendants
 from prunefuse_ray.storage import Place
 from tests.support.disturbed import DIGITS, at, finish, selected, start
-from tests.support.s3 import s3_server
+from tests.support.s3 import runs_in
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(params=["folder", "s3"])
 def runs(request, tmp_path):
-    """Where the runs go, on the command line."""
-    if request.param == "folder":
-        yield str(tmp_path / "runs")
-        return
-    with s3_server() as server:
-        yield f"s3://samples/runs{server.query}"
+    with runs_in(request.param, tmp_path) as where:
+        yield where
 
 
 def driver_of(process) -> int:
@@ -46,8 +42,7 @@ def test_a_driver_that_slept_while_another_took_over_records_nothing_more(tmp_pa
     """A machine of a cluster that was suspended beyond its lease, and wakes up when another has finished its run."""
     alone = finish(start(DIGITS, tmp_path / "alone"), tmp_path / "alone", time.monotonic())
     assert alone.code == 0, alone.errors
-    with s3_server() as server:
-        runs = f"s3://samples/runs{server.query}"
+    with runs_in("s3", tmp_path) as runs:
         first, root, wake = asleep(runs, tmp_path / "first")
         try:
             began = time.monotonic()

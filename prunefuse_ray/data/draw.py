@@ -23,7 +23,7 @@ from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.storage import Place
 
-DRAW = (0, 2_000_000)
+DRAW = (0, 4_000_000)
 """Seed and number of the draw: none of those that select."""
 IDS_FILE, TWINS_FILE = "pool/test-ids.parquet", "pool/test-twins.parquet"
 

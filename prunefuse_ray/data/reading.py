@@ -261,10 +261,8 @@ def _of(rows: pa.Table, ids: pa.Array) -> pa.Table:
 def _row_groups_with(source: Source, ids: pa.Array) -> list[int]:
     """The row groups of a source's only file that hold any of these ids."""
     source = replace(source, without=None)  # places are those in the file
-    held = [
-        pc.is_in(canonical_rows(table, source, sample=False)["id"], value_set=ids).to_numpy()
-        for table in tables(source, canonical_columns(source, sample=False))
-    ]
+    column = source.id_column
+    held = [pc.is_in(t[column].cast(ids.type), value_set=ids).to_numpy() for t in tables(source, [column])]
     if not any(mask.any() for mask in held):
         return []
     with FileRows(source, 0, []) as file:

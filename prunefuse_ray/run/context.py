@@ -37,6 +37,7 @@ from prunefuse_ray.selection.top_k import REMEDY
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
 
+_W = TypeVar("_W")
 _T = TypeVar("_T")
 CHECKED_ROWS = 256
 """Decoded at once where samples are only tried."""
@@ -171,9 +172,12 @@ class RunContext:
         out.fs.create_dir(out.path, recursive=True)
         source = self._source(test)
         if self.scoring.here:
-            parts = enumerate(groups(source, self.scoring.threads))
-            named = [(out / f"part-{number:03d}.parquet", part) for number, part in parts]
-            self._here(lambda to, part: _write(rows(part, only=ids, label=label), to), named)
+
+            def copy(numbered: tuple[int, Source]) -> None:
+                number, part = numbered
+                _write(rows(part, only=ids, label=label), out / f"part-{number:03d}.parquet")
+
+            self.here(copy, enumerate(groups(source, self.scoring.threads)))
         else:
             stream(source, only=ids, label=label).write_parquet(
                 out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
@@ -220,8 +224,7 @@ class RunContext:
             def checked(part: Source) -> list[pa.Table]:
                 return [check(few) for some in rows(part, only=ids) for few in _slices(some, CHECKED_ROWS)]
 
-            parts = [(part,) for part in groups(source, self.scoring.threads)]
-            tables: list[Any] = list(chain.from_iterable(self._here(checked, parts)))
+            tables: list[Any] = list(chain.from_iterable(self.here(checked, groups(source, self.scoring.threads))))
         else:
             found = stream(source, only=ids).map_batches(
                 check, batch_format="pyarrow", batch_size=CHECKED_ROWS, num_cpus=0.5
@@ -233,10 +236,10 @@ class RunContext:
         """The pool, with the test set that was drawn from it if that is meant."""
         return replace(self.pool, without=None) if test else self.pool
 
-    def _here(self, function: Callable[..., _T], work: Sequence[tuple[Any, ...]]) -> list[_T]:
-        """function(*one) of each in threads of this process, as many as score."""
+    def here(self, function: Callable[[_W], _T], work: Iterable[_W]) -> list[_T]:
+        """function(one) of each in threads of this process, as many as score."""
         with ThreadPoolExecutor(self.scoring.threads) as threads:
-            return list(threads.map(lambda one: function(*one), work))
+            return list(threads.map(function, work))
 
     def note_rejected(self, found: pa.Table) -> None:
         """Record samples that cannot be used; too many of them stop the run (ScoreError)."""

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.data.contents import digests_of
-from prunefuse_ray.data.draw import DRAW, outside, within
+from prunefuse_ray.data.draw import DRAW, within
 from prunefuse_ray.data.inventory import HELD_OUT_FILE
 from prunefuse_ray.data.labeled_set import own_labels
 from prunefuse_ray.data.pool import Source
@@ -19,7 +19,7 @@ from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.errors import LabelError, few
 from prunefuse_ray.method.steps import INIT, REQUEST, SELECT, Step
 from prunefuse_ray.run.class_counts import class_counts, without_labels
-from prunefuse_ray.run.context import KNOWN_TEST, TEST, TEST_CONTENTS, TEST_IDS, Done, RunContext
+from prunefuse_ray.run.context import KNOWN_TEST, TEST, TEST_CONTENTS, TEST_IDS, Done, RunContext, without
 from prunefuse_ray.run.labeling import TEST_SAMPLES
 from prunefuse_ray.schemas import HELD_OUT, arrow_type
 from prunefuse_ray.storage import Place
@@ -51,7 +51,7 @@ def known(context: RunContext) -> pa.Table:
 
 def unknown(context: RunContext, tested: pa.Array) -> pa.Array:
     """Those of the test set that people have to label."""
-    return outside(pa.table({"id": tested}), known(context)["id"].combine_chunks())["id"].combine_chunks()
+    return without(tested, known(context)["id"])
 
 
 def shuffled(selected: pa.Table, asked: pa.Array) -> pa.Table:

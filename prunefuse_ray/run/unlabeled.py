@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -59,8 +58,7 @@ def _look_through(context: RunContext) -> None:
     tables: list[Any]
     if context.scoring.here:
         parts = spans(context.pool, chunk_rows(context.form), PARTS)
-        with ThreadPoolExecutor(context.scoring.threads) as threads:
-            tables = list(threads.map(partial(_unusable_in, form=context.form), parts))
+        tables = context.here(partial(_unusable_in, form=context.form), parts)
     else:
         rows = decoded_stream(context.pool, context.form)
         found = rows.map_batches(_unusable, batch_format="pyarrow", batch_size=None, num_cpus=0.25)

@@ -98,20 +98,11 @@ class Classification(Task):
         hard = F.cross_entropy(outputs, targets_N, label_smoothing=smoothing, reduction="sum")
         if teacher is None or weight == 0.0:
             return hard
-        soft = F.kl_div(
-            F.log_softmax(outputs / temperature, 1),
-            F.log_softmax(teacher / temperature, 1),
-            log_target=True,
-            reduction="sum",
-        )
-        return (1.0 - weight) * hard + weight * temperature**2 * soft
+        return (1.0 - weight) * hard + weight * temperature**2 * divergence(outputs, teacher, temperature)
 
     def consensus(self, outputs: Tensor) -> Tensor:
         """Of a committee's logits (M, N, C) the logarithm of the members' mean probability."""
-        if outputs.ndim == 2:
-            return outputs
-        # In logarithms throughout: a probability that underflows would make an infinite loss.
-        return outputs.float().log_softmax(-1).logsumexp(0) - math.log(len(outputs))
+        return outputs if outputs.ndim == 2 else mean_of_members(outputs, -1)
 
     def evaluation(self) -> Evaluation:
         return _Evaluation()
@@ -143,6 +134,25 @@ class Classification(Task):
             probability=float(p_C[best]),
             probabilities=dict(zip(classes, p_C.tolist(), strict=True)),
         )
+
+
+def divergence(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(outputs / T)) over the classes, the axis 1 of logits (N, C, ...); summed over
+    all others."""
+    from torch.nn import functional as F
+
+    return F.kl_div(
+        F.log_softmax(outputs / temperature, 1),
+        F.log_softmax(teacher / temperature, 1),
+        log_target=True,
+        reduction="sum",
+    )
+
+
+def mean_of_members(outputs: Tensor, classes_axis: int) -> Tensor:
+    """Of a committee's logits (M, N, ...) the logarithm of the members' mean probability (N, ...). In logarithms
+    throughout: a probability that underflows would make an infinite loss."""
+    return outputs.float().log_softmax(classes_axis).logsumexp(0) - math.log(len(outputs))
 
 
 class _Evaluation(Evaluation):

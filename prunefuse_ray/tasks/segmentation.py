@@ -10,7 +10,6 @@ import base64
 import binascii
 import colorsys
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +24,7 @@ from prunefuse_ray.acquisition import STRATEGIES, Strategy
 from prunefuse_ray.acquisition.disagreement import bald as bald_of_rows
 from prunefuse_ray.acquisition.strategy import Scores
 from prunefuse_ray.acquisition.uncertainty import entropy, least_confidence, margin
+from prunefuse_ray.tasks.classification import divergence, mean_of_members
 from prunefuse_ray.tasks.task import Evaluation, Metric, Probabilities, Task
 
 if TYPE_CHECKING:
@@ -201,18 +201,11 @@ class Segmentation(Task):
         hard = (each_NHW.sum((1, 2)) / known_N).sum()
         if teacher is None or weight == 0.0:
             return hard
-        soft = F.kl_div(
-            F.log_softmax(outputs / temperature, 1),
-            F.log_softmax(teacher / temperature, 1),
-            log_target=True,
-            reduction="sum",
-        ) / (outputs.shape[2] * outputs.shape[3])
+        soft = divergence(outputs, teacher, temperature) / (outputs.shape[2] * outputs.shape[3])
         return (1.0 - weight) * hard + weight * temperature**2 * soft
 
     def consensus(self, outputs: Tensor) -> Tensor:
-        if outputs.ndim == 4:
-            return outputs
-        return outputs.float().log_softmax(-3).logsumexp(0) - math.log(len(outputs))
+        return outputs if outputs.ndim == 4 else mean_of_members(outputs, -3)
 
     def evaluation(self) -> Evaluation:
         return _Evaluation()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "known-to-nobody-but-the-tests"}
 
@@ -147,3 +148,13 @@ def s3_server(bucket: str = "samples") -> Iterator[Flaky]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextmanager
+def runs_in(kind: str, folder: Path) -> Iterator[str]:
+    """Where runs go, as their directory is named on the command line: in a folder, or on a store of its own (`s3`)."""
+    if kind == "folder":
+        yield str(folder / "runs")
+        return
+    with s3_server() as server:
+        yield f"s3://samples/runs{server.query}"

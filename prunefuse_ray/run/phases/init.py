@@ -7,7 +7,6 @@ import logging
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from prunefuse_ray import networks
@@ -86,7 +85,7 @@ def _take_known(context: RunContext, step: Step) -> Done:
     ids = labels["id"].combine_chunks()
     bad = context.undecodable(ids)
     context.note_rejected(bad)
-    usable = labels.filter(pc.invert(pc.is_in(ids, value_set=bad["id"].cast(ids.type).combine_chunks())))
+    usable = outside(labels, bad["id"].combine_chunks())
     written = context.copy_samples(step, KNOWN_SAMPLES, usable["id"].combine_chunks())
     labels, tested = (
         t.append_column("source", pa.array(["known"] * t.num_rows, pa.string())) for t in (usable, tested)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from prunefuse_ray.data.pool import Source
 from prunefuse_ray.method.selector import proxies, trusted
 from prunefuse_ray.method.steps import TRAIN, Step
 from prunefuse_ray.run import drawn_set
@@ -19,14 +18,8 @@ def run(context: RunContext, step: Step) -> Done:
     written = context.copy_samples(step, "samples", selected["id"].combine_chunks())
     guesses = None
     if step.round:
-        source = Source(
-            fs=context.ledger.root.fs,
-            sample_column="sample",
-            files=tuple(f.path for f in written),
-            sizes=tuple(f.size for f in written),
-        )
         guesses = predict(
-            source,
+            context.copied(written),
             context.ledger.read_network(Step(step.round - 1, TRAIN), proxies(context.config)),
             context.form,
             task=context.config.task,

@@ -10,10 +10,9 @@ import pyarrow as pa
 
 from prunefuse_ray.acquisition import Chance, Strategy
 from prunefuse_ray.config import Config
-from prunefuse_ray.data.draw import outside
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.method.steps import SCORE, SELECT, Step, to_select
-from prunefuse_ray.run.context import TEST_IDS, Done, RunContext, too_few
+from prunefuse_ray.run.context import TEST_IDS, Done, RunContext, too_few, without
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import arrow_type, held_back_schema, selected_schema
 from prunefuse_ray.selection.hold_back import hold_back
@@ -84,7 +83,7 @@ def _usable_test(context: RunContext) -> pa.Array:
     """The drawn test set without samples that cannot be decoded."""
     bad = context.undecodable(context.drawn_test, test=True)
     context.note_rejected(bad)
-    return outside(pa.table({"id": context.drawn_test}), bad["id"].combine_chunks())["id"].combine_chunks()
+    return without(context.drawn_test, bad["id"])
 
 
 def scored_by(config: Config, ledger: Ledger, scored: Step) -> str | None:
