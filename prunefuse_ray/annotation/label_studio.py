@@ -147,7 +147,7 @@ class LabelStudio:
         people: dict[int, str] | None = None
         rows: dict[tuple[Id, str], dict[str, Any]] = {}
         faults = []
-        asked_task = TASKS[request.task]
+        asked_task, numbers = TASKS[request.task], {name: n for n, name in enumerate(request.classes)}
         for task in self._tasks(project):
             id_ = known.get(task["data"].get("id"))
             if id_ is None:
@@ -157,13 +157,13 @@ class LabelStudio:
                     continue
                 where = f"{self.client.url}/projects/{project}/data?task={task['id']} (id '{id_}')"
                 chosen = _choices(annotation)
-                unknown = [name for name in chosen if name not in request.classes]
+                unknown = [name for name in chosen if name not in numbers]
                 if unknown or not (chosen or asked_task.several):
                     said = f"'{unknown[0]}', which is not a class" if unknown else "no choice"
                     faults.append(f"{where}: its annotation has {said}; mend or delete it there")
                     continue
-                numbers = [list(request.classes).index(name) for name in chosen]
-                label = asked_task.label(numbers if asked_task.several else numbers[0], request.classes)
+                chosen_numbers = [numbers[name] for name in chosen]
+                label = asked_task.label(chosen_numbers if asked_task.several else chosen_numbers[0], request.classes)
                 people = self._people() if people is None else people
                 person = annotation.get("completed_by")
                 name = people.get(person, str(person))

@@ -247,8 +247,9 @@ def say(line: str) -> None:
 
 def _interrupted(number: int, told: Told, folder: Folder) -> int:
     folder.close(keep=False)
-    if told.returned is None:  # it had not come to saying so itself
-        say(f"interrupted {told.doing}; the same command goes on")
+    if told.returned is not None:  # it has said so itself, or was done when the signal came
+        return told.returned
+    say(f"interrupted {told.doing}; the same command goes on")
     return EXIT_CODES[signal.Signals(number)]
 
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from prunefuse_ray.progress import Told
 from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import Process
-from prunefuse_ray.run.supervisor import End, Restart, Watch, decide, wanted
+from prunefuse_ray.run.supervisor import End, Restart, Watch, _interrupted, decide, wanted
 from tests.support.disturbed import (
     DIGITS,
     HUNG,
@@ -84,6 +85,20 @@ def test_at_most_so_many_restarts(retries, restarts, more):
     assert isinstance(decision, Restart) == more
     if isinstance(decision, End):
         assert "run.retries" in decision.message
+
+
+@pytest.mark.parametrize(
+    ("returned", "code", "said"),
+    [
+        (None, 143, "interrupted in round 1, scoring; the same command goes on\n"),
+        (143, 143, ""),  # the driver has said so itself
+        (0, 0, ""),  # it was done when the signal came: nothing goes on
+    ],
+)
+def test_a_signal_is_told_unless_the_driver_has_come_to_its_end(returned, code, said, capsys):
+    folder = SimpleNamespace(close=lambda *, keep: None)
+    assert _interrupted(signal.SIGTERM, told(returned=returned), folder) == code
+    assert capsys.readouterr().err == said
 
 
 def test_a_start_of_ray_is_tried_twice():
