@@ -400,18 +400,18 @@ class Ledger:
     # --- plain files of the run ---
 
     def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
-        (self.root / name).write_json(tree)
+        self._put(self.root / name, json_bytes(tree))
 
     def write_text(self, name: str, text: str) -> Place:
         place = self.root / name
-        place.write_bytes(text.encode())
+        self._put(place, text.encode())
         return place
 
     def append_line(self, name: str, line: str) -> None:
         """Add a line to a small text file. The file is written anew: object stores cannot append."""
         place = self.root / name
         before = place.read_bytes() if place.exists() else b""
-        place.write_bytes(before + line.encode() + b"\n")
+        self._put(place, before + line.encode() + b"\n")
 
     def clear(self, step: Step, *names: str) -> None:
         """Remove leftovers of a phase that has no commit, or that its commit no longer needs."""

@@ -19,7 +19,7 @@ from prunefuse_ray.data.inventory import Tell
 from prunefuse_ray.data.survey import source_of
 from prunefuse_ray.distributed.resources import importing, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
-from prunefuse_ray.errors import LabelsWaiting
+from prunefuse_ray.errors import LabelsWaiting, LedgerError
 from prunefuse_ray.method.steps import GROW, REPORT, Step, steps
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
@@ -95,14 +95,14 @@ def run(
                     telemetry.done(commit)
                     listen("done", step, commit)
         except KeyboardInterrupt:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, LedgerError):
                 telemetry.record("run_interrupted")
             raise
         except LabelsWaiting as waiting:
             telemetry.record("run_waits", message=str(waiting))
             raise
         except Exception as error:
-            with contextlib.suppress(OSError):  # the store itself may be what failed
+            with contextlib.suppress(OSError, LedgerError):  # the store may be what failed, or the run another's now
                 telemetry.record("run_failed", error=type(error).__name__, message=str(error)[:1000])
             raise
         telemetry.record("run_done")

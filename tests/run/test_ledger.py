@@ -8,6 +8,7 @@ import pytest
 from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run import lease
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import REJECTED, labels_schema
@@ -130,22 +131,34 @@ def test_budgets_of_rounds_that_have_not_begun_may_change(tmp_path):
             ledger.check_config(margin(budgets))
 
 
-def test_a_driver_that_lost_its_lease_removes_nothing(tmp_path, monkeypatch):
+CHANGES = {
+    "commit": lambda ledger: ledger.commit(STEP, {"b": b"1"}, {}),
+    "uncommit": lambda ledger: ledger.uncommit(Step(0, "score")),
+    "clear": lambda ledger: ledger.clear(Step(0, "score"), "scores"),
+    "record_rejected": lambda ledger: ledger.record_rejected(pa.table({"id": ["a"], "reason": ["b"]}, REJECTED)),
+    "write_json": lambda ledger: ledger.write_json("rounds/000/metrics.json", {"round": 1}),
+    "write_text": lambda ledger: ledger.write_text("report.html", "late"),
+    "append_line": lambda ledger: ledger.append_line("events.jsonl", "late"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_driver_that_lost_its_lease_changes_nothing(change, tmp_path, monkeypatch):
     """Suspended for long, it wakes beside another one, which has committed what it takes for its own leftovers."""
     monkeypatch.setattr(Place, "local", False)
+    monkeypatch.setattr(lease, "SETTLES_IN", 0.05)
     first, second = (Ledger(Place.at(str(tmp_path / "run"))) for _ in range(2))
     first.lock()
+    first.append_line("events.jsonl", "began")
     taken = Lease(first.root)
     taken.number = 2
     taken._write()
     second.commit(Step(0, "score"), {"scores/a.parquet": pa.table({"id": ["a"]})}, {})
-    with pytest.raises(LedgerError):
-        first.clear(Step(0, "score"), "scores")
-    with pytest.raises(LedgerError):
-        first.record_rejected(pa.table({"id": ["a"], "reason": ["b"]}, REJECTED))
-    assert second.files(Step(0, "score"), "scores")[0]
-    assert (first.root / "rounds/000/scores/a.parquet").exists()
-    assert not (first.root / "rejected.parquet").exists()
+    second.append_line("events.jsonl", "took over")
+    before = {f.path: Place(first.root.fs, f.path).read_bytes() for f in first.root.files(recursive=True)}
+    with pytest.raises(LedgerError, match="another process"):
+        change(first)
+    assert {f.path: Place(first.root.fs, f.path).read_bytes() for f in first.root.files(recursive=True)} == before
 
 
 def test_rejected_samples_add_up_without_repeats(ledger):
