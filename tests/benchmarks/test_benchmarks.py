@@ -134,6 +134,7 @@ def test_training_compares_the_same_work(local_ray, tmp_path):
     assert figures["training_over_bare"] == min(figures["training_over_bare_dense"], figures["training_over_bare_p5"])
 
 
+@pytest.mark.slow
 def test_the_bare_loops_do_what_a_run_does(local_ray, tiny_pool, tmp_path, monkeypatch):
     """From a run's files: as accurate, and with its scores."""
     monkeypatch.setattr(overhead, "trusted", lambda _: OWN)

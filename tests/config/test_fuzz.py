@@ -19,7 +19,7 @@ from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.method.steps import round_seed, steps
 from prunefuse_ray.sweep.config import Sweep, load_sweep, trials
 
-FUZZ = int(os.environ.get("FUZZ", "25"))
+FUZZ = int(os.environ.get("FUZZ", "10"))
 
 NUMBERS = [0, -1, 1, 2, 3, 10**6, 2**31, 2**63, 2**64, 10**400, -(10**30), 0.0, -0.0, 0.5, 1.5, 1e-300, 1e308]
 NUMBERS += [float("nan"), float("inf"), float("-inf"), True, False]

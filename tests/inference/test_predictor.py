@@ -183,7 +183,7 @@ def test_what_is_no_network_is_said(saved, tmp_path):
 # --- ONNX ---
 
 
-@pytest.mark.parametrize("kind", ["images", "texts"])
+@pytest.mark.parametrize("kind", ["images", pytest.param("texts", marks=pytest.mark.slow)])
 def test_the_onnx_graph_computes_the_networks_logits(saved, photo, tmp_path, kind):
     onnxruntime = pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")

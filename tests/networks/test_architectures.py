@@ -70,13 +70,13 @@ SMALL = [
     (f"{__name__}:small_vit", (3, 16, 16), True),
 ]
 MEDIUM = [
-    ("resnet56", (3, 8, 8), True),
-    ("torchvision:mobilenet_v2", (3, 32, 32), True),
-    ("torchvision:efficientnet_b0", (3, 32, 32), True),
-    ("torchvision:resnet18", (3, 32, 32), True),
     ("torchvision:mobilenet_v3_small", (3, 32, 32), True),
 ]
 LARGE = [
+    ("torchvision:resnet18", (3, 32, 32), True),
+    ("resnet56", (3, 8, 8), True),
+    ("torchvision:mobilenet_v2", (3, 32, 32), True),
+    ("torchvision:efficientnet_b0", (3, 32, 32), True),
     ("resnet164", (3, 8, 8), True),
     ("wrn16_8", (3, 8, 8), True),
     ("vgg16_bn", (3, 32, 32), True),
@@ -98,7 +98,8 @@ def at(cases, ratios, marks=()):
 
 
 CASES = [
-    *at(SMALL, RATIOS),
+    *at(SMALL, [0.5, 0.7]),
+    *at(SMALL, [0.6, 0.8], pytest.mark.slow),
     *at(MEDIUM, [0.5]),
     *at(MEDIUM, [0.6, 0.7, 0.8], pytest.mark.slow),
     *at(LARGE, RATIOS, pytest.mark.slow),

@@ -28,9 +28,9 @@ SMALL = [
     ("resnet20", (1, 8, 8), 4),
     ("textcnn", (40,), 2),
     ("tests.networks.test_architectures:small_densenet", (3, 16, 16), 2),
-    ("torchvision:resnet18", (3, 32, 32), 2),
 ]
 LARGE = [
+    ("torchvision:resnet18", (3, 32, 32), 2),
     ("resnet56", (3, 8, 8), 4),
     ("wrn16_8", (3, 8, 8), 2),
     ("vgg16_bn", (3, 32, 32), 4),

@@ -115,10 +115,10 @@ def test_the_inference_form_computes_the_same_with_fewer_norms(architecture, sha
 @pytest.mark.parametrize(
     ("architecture", "size", "ratio"),
     [
-        ("resnet20", 64, 0.5),
+        pytest.param("resnet20", 64, 0.5, marks=pytest.mark.slow),
         ("resnet20", 32, 0.8),
         ("torchvision:resnet18", 32, 0.7),
-        ("torchvision:mobilenet_v2", 32, 0.5),
+        pytest.param("torchvision:mobilenet_v2", 32, 0.5, marks=pytest.mark.slow),
     ],
 )
 def test_channels_last_gives_the_gradients_of_the_contiguous_format(architecture, size, ratio):

@@ -200,6 +200,7 @@ def test_a_sweep_goes_on_with_its_unfinished_trial(local_ray, earlier):
     assert found[1].shared == {"margin_seed-3": 4}, "init, select, label and train of round 0 had been taken over"
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_pool_was_recorded_under_another_key_asks_its_trials(local_ray, earlier, monkeypatch):
     """As a field that is new in `pool` would make it."""
     asked = []

@@ -82,6 +82,7 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
     assert rows["score"][4] == "10.4"  # 104 samples, 10 a second
 
 
+@pytest.mark.slow
 def test_code_of_ones_own_in_a_run_directory_has_to_be_trusted(local_ray, tiny_pool, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("prunefuse_ray.registry._trusted", set())
     for name, own in (("mine", "tests.support.nets:tiny"), ("resnet8", "resnet8")):

@@ -186,7 +186,9 @@ def test_a_run_takes_in_what_came_while_it_waited(local_ray, tmp_path):
     assert growth.seen_info(config, ledger).rows == 46
 
 
-@pytest.mark.parametrize("strategy", [pytest.param("badge", marks=pytest.mark.slow), "margin", "random"])
+@pytest.mark.parametrize(
+    "strategy", [*(pytest.param(s, marks=pytest.mark.slow) for s in ("badge", "random")), "margin"]
+)
 def test_a_pool_with_nothing_left_is_said_while_it_may_still_grow(local_ray, tmp_path, strategy):
     write_pool(tmp_path / "pool", random_images(12))
     write_pool(tmp_path / "test", random_images(12, seed=1), first_id=900)

@@ -81,7 +81,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("phase", ["pretrain", "train"])
+@pytest.mark.parametrize("phase", ["train", pytest.param("pretrain", marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_selects_and_learns_the_same(undisturbed, tiny_pool, tmp_path, monkeypatch, phase):
     """In the middle of a pre-training, and of the training after it."""
     count = [0]

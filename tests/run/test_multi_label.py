@@ -84,6 +84,7 @@ def test_its_proxy_ranks_another_pool(finished, where, tmp_path):
         rank(wrong, proxy, str(tmp_path / "no"), 5, NETWORK)
 
 
+@pytest.mark.slow
 def test_its_labels_are_known_labels_of_another_run_and_people_give_the_rest(finished, where, tmp_path):
     more = {"annotation": {"kind": "files"}, "selection": {"budgets": [30, 34]},
             "pool": MULTI["pool"] | {"known_labels": f"{finished.root.path}/labels.csv"}}  # fmt: skip
@@ -126,6 +127,7 @@ def _labels(ledger):
     return ledger.labels([Step(r, LABEL) for r in range(3)], "string", MULTI_LABEL.label_type).to_pylist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["bald", "uncertainty_herding"])
 def test_a_committee_and_a_strategy_of_features(local_ray, where, tmp_path, strategy):
     config = tiny(where, tmp_path / "runs", **MULTI, selection={"strategy": strategy, "budgets": [10, 16]})
@@ -135,6 +137,7 @@ def test_a_committee_and_a_strategy_of_features(local_ray, where, tmp_path, stra
     assert 0 < result_of(config, ledger)["fused_map"] <= 1
 
 
+@pytest.mark.slow
 def test_texts_with_separators_and_lists(local_ray, tmp_path, monkeypatch):
     rows = [("sport", "ball"), ("money", "bank"), ("news", "today")]
     for name, value in {"HASHES": 2**12, "ROWS": 64, "TOPICS": 8, "HIDDEN": 8, "WORDS": 4}.items():

@@ -93,6 +93,7 @@ def test_its_proxies_rank_another_pool(finished, where, tmp_path):
         rank(Ranking.model_validate({"pool": pool}), f"{proxies}/0", str(tmp_path / "no"), 5, NETWORK)
 
 
+@pytest.mark.slow
 def test_its_labels_are_known_labels_of_another_run_and_people_give_the_rest(finished, where, tmp_path):
     more = {"annotation": {"kind": "files"}, "selection": {"budgets": [30, 33], "strategy": "max_herding"},
             "pool": ANGLES["pool"] | {"known_labels": f"{finished.root.path}/labels.csv"}}  # fmt: skip
@@ -143,6 +144,7 @@ def test_two_columns_of_a_table_are_one_label(local_ray, tmp_path):
         loop.run(tiny(tmp_path, tmp_path / "others", **change))
 
 
+@pytest.mark.slow
 def test_texts_have_numbers_too(local_ray, tmp_path, monkeypatch):
     for name, value in {"HASHES": 2**12, "ROWS": 64, "TOPICS": 8, "HIDDEN": 8, "WORDS": 4}.items():
         monkeypatch.setattr(ngrams, name, value)

@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused(local_ray, where, tmp_path):
     "name",
     [
         "fcn_resnet8",
-        "torchvision:lraspp_mobilenet_v3_large",
+        pytest.param("torchvision:lraspp_mobilenet_v3_large", marks=pytest.mark.slow),
         pytest.param("torchvision:fcn_resnet50", marks=pytest.mark.slow),
         pytest.param("torchvision:deeplabv3_resnet50", marks=pytest.mark.slow),
         pytest.param("torchvision:deeplabv3_mobilenet_v3_large", marks=pytest.mark.slow),

@@ -301,7 +301,7 @@ def test_scores_count_by_class(local_ray, tiny_pool, tmp_path, selection):
     assert selected(root)["id"].to_pylist() == by_score["id"].to_pylist()[:8]
 
 
-@pytest.mark.parametrize("strategy", ["least_confidence", "uncertainty_herding"])
+@pytest.mark.parametrize("strategy", ["least_confidence", pytest.param("uncertainty_herding", marks=pytest.mark.slow)])
 def test_what_is_like_no_labeled_sample_is_held_back_and_named(local_ray, tiny_pool, tmp_path, strategy):
     config = tiny(tiny_pool, tmp_path, selection={"strategy": strategy, "hold_back": 1.0, "budgets": [10, 18]})
     ledger = loop.run(config)

@@ -231,7 +231,9 @@ def test_cal_selects_what_differs_most_from_its_labeled_neighbors(tmp_path, shar
     assert found == expected.tolist()
 
 
-@pytest.mark.parametrize("name", ["max_herding", "typiclust", "cal"])
+@pytest.mark.parametrize(
+    "name", ["max_herding", *(pytest.param(n, marks=pytest.mark.slow) for n in ("typiclust", "cal"))]
+)
 def test_actors_select_what_one_process_does(tmp_path, local_ray, monkeypatch, name):
     made = Made(tmp_path)
     columns = {"columns": ("gradient", "feature") if name == "cal" else ("feature",)}

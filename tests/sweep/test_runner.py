@@ -233,6 +233,7 @@ def test_results_and_report_stand_in_the_directory(swept):
     assert {name for r in found for name in r.shared} <= {r.trial.name for r in found}
 
 
+@pytest.mark.slow
 def test_the_same_sweep_again_tries_only_what_failed(swept):
     sweep, root, _ = swept
     before = {p: p.stat().st_mtime_ns for p in (root / "trials" / "fuse_seed-0").rglob("*") if p.is_file()}

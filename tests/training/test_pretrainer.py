@@ -53,7 +53,9 @@ def test_turns_are_learned_and_the_classifier_stays(pool, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["rotation", "vicreg"])
-@pytest.mark.parametrize("where", ["epoch-0001-step-000000", "epoch-0000-step-000016"])
+@pytest.mark.parametrize(
+    "where", ["epoch-0000-step-000016", pytest.param("epoch-0001-step-000000", marks=pytest.mark.slow)]
+)
 def test_one_that_was_stopped_ends_with_the_same_weights(pool, tmp_path, monkeypatch, method, where):
     mine = job(pool, method=method, epochs=12)  # 36 steps
     monkeypatch.setattr(pretrainer, "STRETCHES", 2)

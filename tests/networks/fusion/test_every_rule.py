@@ -69,7 +69,13 @@ def test_a_proxy_is_fused(rule, name):
     check(rule, *trained(name, 1))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "textcnn", "tests.networks.test_pruning:DepthwiseGrouped"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet20",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("textcnn", "tests.networks.test_pruning:DepthwiseGrouped")),
+    ],
+)
 @pytest.mark.parametrize("rule", FUSION_RULES)
 def test_a_committee_is_fused_or_refused_as_declared(rule, name):
     made = trained(name, 2)
