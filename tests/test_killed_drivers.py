@@ -100,6 +100,5 @@ def test_a_driver_that_is_killed_again_and_again(undisturbed, runs, tmp_path, re
             assert code in (0, 1), errors
             assert "Traceback" not in errors
         check(root, whole)
-        print(f"run {run}: {done} kills")
+        print(f"run {run}: {done} kills\n{counted(hit)}", flush=True)
     record_property("phases", counted(hit))
-    print(counted(hit))
