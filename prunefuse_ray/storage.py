@@ -7,6 +7,7 @@ import io
 import json
 import os
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,8 @@ def attempts(seconds: float) -> int:
     return count
 
 
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]+\.tmp")
+"""Names of files that are being written: `Place.write_bytes`, `conditional.Links`."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LFS_REMEDY = "a Git LFS pointer in place of the file; fetch the file itself with git lfs pull"
 
@@ -88,6 +91,10 @@ class Place:
         return sorted(
             (i for i in self.fs.get_file_info(selector) if i.type == pafs.FileType.File), key=lambda i: i.path
         )
+
+    def written(self, *, recursive: bool = False) -> list[pafs.FileInfo]:
+        """`files` but those that are still being written, or were when their writer was killed."""
+        return [i for i in self.files(recursive=recursive) if not TEMPORARY.fullmatch(i.base_name)]
 
     def size_of(self, files: list[str]) -> int:
         """Bytes of files, given by their paths on this storage, together."""

@@ -6,6 +6,7 @@ reads the samples. From then on all sources are the same thing: Parquet files wi
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import Task
 
 INDEX_ROWS = 2_000  # rows of one index file: small enough that a few thousand images already feed several readers
+INDEX_FILE = re.compile(r"index-\d+-\d+\.parquet")
 HEAD_ROWS = 256  # rows that are looked at for what the configuration left open
 SCANS = 256  # tasks that scan a pool's files, at most
 
@@ -234,6 +236,9 @@ def _of_files(rows: pa.Table, new: Listing | None) -> pa.Table:
 
 def write_index(index: Index, where: Place) -> None:
     """Write the rows of an index as Parquet files below `where`; nothing where the pool is read as it lies."""
+    for file in where.files():  # of a driver that was killed before there was a run: the pool may have had more files
+        if INDEX_FILE.fullmatch(file.base_name):
+            Place(where.fs, file.path).delete()
     write = ray.remote(num_cpus=0.5)(_write_part)
     waiting = []
     for number, part in enumerate(index.parts):
@@ -263,7 +268,7 @@ def new_rows(index: Index) -> Iterator[pa.Table]:
 
 def written(where: Place, source: Source) -> Source:
     """`source` with the index files that lie below `where`."""
-    found = where.files()
+    found = where.written()
     return replace(source, fs=where.fs, files=tuple(f.path for f in found), sizes=tuple(f.size for f in found))
 
 

@@ -374,7 +374,7 @@ def evict(place: Place, mine: str, limit: int) -> list[str]:
 
 def usage(prepared: Prepared, form: Form) -> dict[str, Any]:
     """What lies in the prepared pools of one form: format, files, bytes. Other runs' pools of that form count, too."""
-    files = _directory(prepared, form).files()
+    files = _directory(prepared, form).written()
     return {"format": prepared.format, "files": len(files), "bytes": sum(file.size for file in files)}
 
 

@@ -182,7 +182,7 @@ class RunContext:
             stream(source, only=ids, label=label).write_parquet(
                 out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
             )
-        written = out.files()
+        written = out.written()
         found = sum(pq.read_metadata(f.path, filesystem=out.fs).num_rows for f in written)
         if found != len(ids):
             raise PoolError(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import posixpath
-import re
 from collections.abc import Iterable, Sequence
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import few
 from prunefuse_ray.method.steps import FINETUNE, INIT, LABEL, PRETRAIN, REQUEST, SCORE, TRAIN, steps
 from prunefuse_ray.run.ledger import Commit, Ledger
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import TEMPORARY, Place
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +25,6 @@ WRITTEN_BY_OTHERS = {
 }
 """Directories of a phase into which tasks, actors and trainings write, each file under a name of its own. What people
 put into a run directory is not below them."""
-TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]+\.tmp")
-"""Names of files that are being written: `Place.write_bytes`, `conditional.Links`."""
 NAMED = 5
 
 

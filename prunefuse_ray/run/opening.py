@@ -79,6 +79,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
             raise LedgerError(
                 f"{ledger.root.path}: another process began this run meanwhile; give the same command again"
             )
+        remove_leftovers(config, ledger)  # of one that was killed before there was a run
         tell(lines(taken.inventory.to_json(), ledger.root.path))
         materialise(found, ledger.root)
         inventory.write(taken, ledger.root)

@@ -140,7 +140,7 @@ def write_scores(what: ScorePass, job: ScoringJob, plan: ScoringPlan) -> list[pa
         out=what.out,
         checkpoint=what.checkpoint,
     )
-    return what.out.files()
+    return what.out.written()
 
 
 def check_rejected(rejected: pa.Table, rows: int, allowed: float, remedy: str) -> None:

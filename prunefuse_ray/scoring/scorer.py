@@ -175,7 +175,7 @@ def score_pool(
         rows: number of rows of the pool, from which the size of the output files follows.
         checkpoint: where the ids of finished rows are kept; one place per round, or old scores would be taken for new.
     """
-    written = out.files()
+    written = out.written()
     if any(file.base_name.startswith(HERE) != plan.here for file in written):
         # Begun the other way, on another machine: rows that were scored are not known the same way.
         for place in (out, checkpoint):
@@ -224,7 +224,7 @@ def _score_here(source: Source, network: Place, job: ScoringJob, threads: int, e
     parts that are missing are scored."""
     parts = spans(source, chunk_rows(job.form), HERE_PARTS)
     todo: queue.SimpleQueue[tuple[str, Source]] = queue.SimpleQueue()
-    done = {file.base_name for file in out.files()}
+    done = {file.base_name for file in out.written()}
     for number, one in enumerate(parts):
         if (name := f"{HERE}{number:03d}.parquet") not in done:
             todo.put((name, one))

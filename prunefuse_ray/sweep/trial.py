@@ -134,7 +134,7 @@ def _wait_for(ledger: Ledger) -> None:
 
 def _begin(ledger: Ledger, pool: Place, tree: dict[str, Any]) -> None:
     """Make the run directory from the sweep's look at the pool."""
-    for file in pool.files(recursive=True):
+    for file in pool.written(recursive=True):
         below = file.path.removeprefix(pool.path + "/")
         if below != "pool.json":
             (ledger.root / below).write_bytes(Place(pool.fs, file.path).read_bytes())

@@ -2,11 +2,30 @@
 
 import logging
 
+import pyarrow.parquet as pq
+import pytest
+
 from prunefuse_ray.method.steps import Step
+from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Commit, Ledger
 from prunefuse_ray.run.leftovers import leftovers, remove_leftovers
 from prunefuse_ray.storage import Place
+from tests.support.pools import random_images
 from tests.support.runs import tiny
+from tests.support.sources import write_images
+
+
+@pytest.fixture(scope="module")
+def tiny_images(tmp_path_factory):
+    """Image files, so that the run writes an index of them."""
+    where = tmp_path_factory.mktemp("images")
+    write_images(where / "pool", random_images(60))
+    write_images(where / "test", random_images(20, seed=1), first=900)
+    return where
+
+
+def config_of(where, directory):
+    return tiny(where, directory, pool={"source": "images"}, selection={"budgets": [10, 18]})
 
 
 def commit(step, *files):
@@ -50,3 +69,18 @@ def test_they_are_removed_and_named(tmp_path, caplog):
     assert (
         "removed 2 files that a driver left when it was killed: rounds/000/.x.1.tmp, rounds/000/scores/b" in caplog.text
     )
+
+
+def test_what_a_driver_left_that_was_killed_before_there_was_a_run_is_not_read(local_ray, tiny_images, tmp_path):
+    """A half-written part of the index, and parts of a pool that had more files then."""
+    config = config_of(tiny_images, tmp_path)
+    undisturbed = loop.run(config_of(tiny_images, tmp_path / "undisturbed"))
+    index = Place.at(str(tmp_path)) / "tiny" / "pool" / "index"
+    stale = (undisturbed.root / "pool" / "index").files()[0]
+    (index / ".index-00000-00000.parquet.4711.tmp").write_bytes(b"")
+    (index / "index-00009-00000.parquet").write_bytes(Place(undisturbed.root.fs, stale.path).read_bytes())
+    ledger = loop.run(config)
+    assert ledger.read_pool()["rows"] == 60
+    assert [f.base_name for f in index.files()] == [f.base_name for f in (undisturbed.root / "pool" / "index").files()]
+    chosen = [pq.read_table(f"{root.path}/selected.parquet") for root in (ledger.root, undisturbed.root)]
+    assert chosen[0].equals(chosen[1])

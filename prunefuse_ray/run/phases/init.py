@@ -71,7 +71,7 @@ def _pool_files(context: RunContext) -> list[pafs.FileInfo]:
     """What was written of the pool before the first phase: from here on its content is recorded."""
     root = context.ledger.root
     beside = root.fs.get_file_info([(root / name).path for name in ("pool.json", INVENTORY, LEFT_OUT_FILE)])
-    return [*(root / "pool").files(recursive=True), *(f for f in beside if f.type == pafs.FileType.File)]
+    return [*(root / "pool").written(recursive=True), *(f for f in beside if f.type == pafs.FileType.File)]
 
 
 def _take_known(context: RunContext, step: Step) -> Done:
