@@ -27,7 +27,7 @@ from prunefuse_ray.data.folders import Lying, Walk, root_of
 from prunefuse_ray.data.image_files import extensions
 from prunefuse_ray.data.patterns import is_pattern
 from prunefuse_ray.data.reading import plain_type
-from prunefuse_ray.data.sources.tables import CSV, JSONL, vector_of
+from prunefuse_ray.data.sources.tables import CSV, JSONL, vector_of, whole
 from prunefuse_ray.data.sources.webdataset import Sample, scan_tar
 from prunefuse_ray.errors import PoolError, few
 from prunefuse_ray.schemas import is_list
@@ -350,7 +350,7 @@ def _tables(found: Recognised, root: Place, files: dict[str, list[str]]) -> None
     if all(_is_whole(value) for value in values):
         _count_classes(found, values, len(names))
     elif len(values) <= MOST_CLASSES and all(isinstance(value, str) for value in values):
-        found.fields["classes"] = sorted(values)
+        found.fields["classes"] = sorted(whole(str(value)) for value in values)
         found.why["classes"] = f"the names in the column '{labels}'"
 
 

@@ -86,7 +86,7 @@ class _Scan:
             values = [row.get(sample) for _, (_, row) in some]
             yield Found(
                 ids=[f"{name}:{n}" if id_ is None else _id(row.get(id_), id_, place, line) for n, (line, row) in some],
-                labels=[_label(row, label) for _, (_, row) in some],
+                labels=[_label(row, label, place, line) for _, (line, row) in some],
                 columns={
                     "sample": pa.array(map(_text, values), pa.string())
                     if self.text
@@ -95,19 +95,33 @@ class _Scan:
             )
 
 
-def _label(row: Row, column: str | tuple[str, ...] | None) -> Any:
-    return [row.get(one) for one in column] if isinstance(column, tuple) else column and row.get(column)
+def _label(row: Row, column: str | tuple[str, ...] | None, place: Place, line: int) -> Any:
+    if isinstance(column, tuple):
+        return [_label(row, one, place, line) for one in column]
+    return column and _named(row.get(column), column, place, line)
 
 
 def _id(cell: Any, column: str, place: Place, line: int) -> str:
     if isinstance(cell, bool) or not isinstance(cell, str | int) or cell == "":
         raise _fault(place, line, f"{cell!r} in column '{column}' is no id; fill it in, or set pool.id_column to null")
-    return normal(str(cell))
+    return normal(str(_named(cell, column, place, line)))
+
+
+def _named(cell: Any, column: str, place: Place, line: int) -> Any:
+    """An id or a label, which nothing may stand in for."""
+    if isinstance(cell, str) and whole(cell) != cell:
+        raise _fault(place, line, f"{cell!r} in column '{column}' has half of a surrogate pair, no character; mend it")
+    return cell
 
 
 def _text(cell: Any) -> str | None:
-    """A text; a half of a surrogate pair alone, which JSON can spell, is replaced."""
-    return cell.encode(errors="replace").decode() if isinstance(cell, str) else None
+    """A text; what is no character in it becomes U+FFFD, as bytes that are no text do: so it is counted."""
+    return whole(cell) if isinstance(cell, str) else None
+
+
+def whole(text: str) -> str:
+    """With U+FFFD for each half of a surrogate pair that stands alone, which JSON can spell and no file can hold."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def vector_of(cell: Any) -> list[float] | None:

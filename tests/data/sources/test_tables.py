@@ -5,6 +5,7 @@ import json
 import pytest
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.cli import main
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import materialise, sources, survey
 from prunefuse_ray.errors import PoolError
@@ -106,3 +107,33 @@ def test_bytes_that_are_not_utf_8_are_refused_and_so_are_ids_that_come_twice(tmp
 def test_texts_or_vectors_have_to_be_named():
     with pytest.raises(ValueError, match="text_column is missing: source 'csv' needs it, or vector_column"):
         cfg.Pool.model_validate({"source": "csv", "path": "a", "test_path": "b"})
+
+
+HALF = "\\ud83d"
+"""Half of a surrogate pair, as JSON spells it: cut in the middle of an emoji, for example."""
+
+
+def test_half_a_character_in_a_text_is_replaced_and_counted(tmp_path, local_ray):
+    lines = [
+        f'{{"id": "a1", "text": "fine {HALF}", "label": 1}}',
+        '{"id": "a2", "text": "fine \\ud83d\\ude00", "label": 0}',
+    ]
+    written(tmp_path, "a.jsonl", "\n".join(lines))
+    _, seen = found(tmp_path, "jsonl", id_column="id", text_form="bytes", text_length=12)
+    texts = {i: r["sample"] for i, r in seen.items()}
+    assert texts == {"a1": "fine \ufffd", "a2": "fine \U0001f600"}
+
+
+@pytest.mark.parametrize(
+    ("row", "column"), [(f'"id": "a{HALF}", "label": 1', "id"), (f'"id": "a1", "label": "good{HALF}"', "label")]
+)
+def test_half_a_character_in_a_name_is_refused_with_its_place(tmp_path, local_ray, row, column):
+    written(tmp_path, "a.jsonl", f'{{"id": "a2", "text": "fine", "label": 1}}\n{{"text": "bad", {row}}}\n')
+    with pytest.raises(PoolError, match=rf"a\.jsonl', line 2: .*\\ud83d' in column '{column}' has half of a surrogate"):
+        found(tmp_path, "jsonl", id_column="id")
+
+
+def test_half_a_character_in_a_class_that_is_guessed_can_be_shown(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "fine", "label": "good{HALF}"}}\n{{"text": "no", "label": "bad"}}\n')
+    assert main(["inspect", str(tmp_path / "a.jsonl"), "--pool.text_column", "text"]) == 2
+    assert "has half of a surrogate pair" in capsys.readouterr().err
