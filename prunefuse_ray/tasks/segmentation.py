@@ -24,6 +24,7 @@ from prunefuse_ray.acquisition import STRATEGIES, Strategy
 from prunefuse_ray.acquisition.disagreement import bald as bald_of_rows
 from prunefuse_ray.acquisition.strategy import Scores
 from prunefuse_ray.acquisition.uncertainty import entropy, least_confidence, margin
+from prunefuse_ray.tasks.baseline import Answer, Compared, of_pixels
 from prunefuse_ray.tasks.classification import divergence, mean_of_members
 from prunefuse_ray.tasks.task import Evaluation, Metric, Probabilities, Task
 
@@ -70,6 +71,7 @@ class Segmentation(Task):
     metric = Metric(name="miou", title="mIoU")
     beside = (ACCURACY,)
     baseline = True
+    baseline_samples = 300
     one_class = False
     by_group = False
     pixels = True
@@ -215,8 +217,18 @@ class Segmentation(Task):
 
         return torch.stack([(targets_N == c).flatten(1).any(1) for c in range(classes)], 1)
 
-    def baseline_targets(self, targets_N: npt.NDArray[Any], classes: int) -> npt.NDArray[Any]:
-        return targets_N
+    def baseline_of(self, compared: Compared) -> Answer:
+        """Every pixel by itself."""
+        return of_pixels(compared.labeled, compared.targets_N, compared.test, len(compared.classes))
+
+    def baseline_remark(self, compared: Compared, figures: Callable[[Any], Mapping[str, float]], answer: Answer) -> str:
+        """The metric of the commonest class alone."""
+        known = compared.targets_N[compared.targets_N != IGNORED]
+        common = int(np.bincount(known, minlength=len(compared.classes)).argmax())
+        alone = np.zeros_like(answer.outputs_NC)
+        alone[:, common] = 1.0
+        found = self.metric.text(figures(alone)[self.metric.name])
+        return f"the commonest class alone, {compared.classes[common]}: {found}"
 
     # --- predictions ---
 
