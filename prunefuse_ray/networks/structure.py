@@ -145,6 +145,8 @@ def _adapt(name: str, module: nn.Module) -> None:
         _adapt_multihead(name, module)
     elif (heads := attention_heads(module)) is not None:
         _adapt_attention(name, module, heads)
+    elif (size := getattr(module, "attention_head_size", None)) is not None:
+        _adapt_heads(module, size)
     elif isinstance(token := getattr(module, "class_token", None), nn.Parameter):
         vars(module).update(hidden_dim=token.shape[-1])  # torchvision's VisionTransformer reshapes its input to this
 
@@ -174,6 +176,13 @@ def _adapt_attention(name: str, module: nn.Module, heads: int) -> None:
     _divisible(name, "attention width", width, "num_heads", heads)
     # Written also where the class lacks one of them: its forward then never looks.
     vars(module).update(head_dim=width // heads, attn_dim=width, scale=1 / math.sqrt(width // heads))
+
+
+def _adapt_heads(module: nn.Module, size: int) -> None:
+    """transformers' attentions, whose heads stay as wide as they are (`encoders.py`)."""
+    width = next(child.weight.shape[0] for child in module.children() if isinstance(child, nn.Linear))
+    told = {"num_attention_heads": width // size, "n_heads": width // size, "all_head_size": width, "dim": width}
+    vars(module).update({name: value for name, value in told.items() if name in vars(module)})
 
 
 def _divisible(name: str, what: str, size: int | Tensor, by: str, groups: int) -> None:

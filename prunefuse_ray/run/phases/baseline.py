@@ -18,7 +18,7 @@ from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.prepared import readable
 from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.data.sample_format import Form
-from prunefuse_ray.data.texts import NgramForm, TextForm
+from prunefuse_ray.data.texts import NgramForm, TextForm, TokenForm
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.context import Done, RunContext
@@ -36,7 +36,7 @@ NGRAMS = 1_024
 def run(context: RunContext, step: Step) -> Done:
     """Fit the baseline on the labels so far, and test it on the networks' test set; of large sets on a part."""
     form = context.form
-    if isinstance(form, TextForm):  # whatever the network reads
+    if isinstance(form, TextForm | TokenForm):  # whatever the network reads
         form = NgramForm(length=NGRAMS)
     labels, most = context.labels(context.last), context.task.baseline_samples
     labeled = _drawn(labels, baseline.LABELED if most is None else most)
