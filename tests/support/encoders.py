@@ -65,9 +65,9 @@ def folder(
 
 
 def learn(
-    where: Path, texts: list[str], *, length: int = 64, steps: int = 2000, batch: int = 16, seed: int = 0
+    where: Path, texts: list[str], *, length: int = 64, steps: int = 2000, batch: int = 32, seed: int = 0
 ) -> None:
-    """Let the model in a folder learn to fill gaps: of 15 % of the tokens eight tenths are masked, one tenth is another
+    """Let the BERT in a folder learn to fill gaps: of 15 % of the tokens eight tenths are masked, one tenth is another
     token (Devlin et al., arXiv 1810.04805, section 3.1)."""
     import torch
     import transformers
@@ -87,13 +87,14 @@ def learn(
         how = torch.rand(x.shape)
         shown = torch.where(chosen & (how < 0.8), 4, x)
         shown = torch.where(chosen & (how > 0.9), torch.randint(5, made.get_vocab_size(), x.shape), shown)
-        loss = network(input_ids=shown, attention_mask=(x > 0).long(), labels=torch.where(chosen, x, -100)).loss
+        read = network.bert(input_ids=shown, attention_mask=(x > 0).long()).last_hidden_state
+        loss = torch.nn.functional.cross_entropy(network.cls(read[chosen]), x[chosen])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        if step % 200 == 0:
+        if step % 500 == 0:
             print(json.dumps({"step": step, "loss": round(loss.item(), 3)}), flush=True)
     network.save_pretrained(where)
 
@@ -104,7 +105,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("texts", nargs="+", type=Path, help="Parquet files with a column text")
-    parser.add_argument("--kind", default="bert", choices=KINDS)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--some", type=int, default=10_000, help="texts to learn from")
     parser.add_argument("--seed", type=int, default=0)
@@ -113,7 +113,7 @@ def main() -> None:
     texts = [text for file in arguments.texts for text in pq.read_table(file, columns=["text"])["text"].to_pylist()]
     if not arguments.resume:
         sizes = {"vocabulary": 8000, "width": 64, "heads": 4, "units": 256, "length": 512}
-        folder(arguments.folder, texts[:5000], arguments.kind, **sizes)
+        folder(arguments.folder, texts[:5000], **sizes)
     learn(arguments.folder, texts[: arguments.some], steps=arguments.steps, seed=arguments.seed)
 
 
