@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,7 @@ def folder(
     return where
 
 
-def learn(
-    where: Path, texts: list[str], *, length: int = 64, steps: int = 2000, batch: int = 32, seed: int = 0
-) -> None:
+def learn(where: Path, texts: list[str], *, minutes: float, length: int = 64, batch: int = 32, seed: int = 0) -> None:
     """Let the BERT in a folder learn to fill gaps: of 15 % of the tokens eight tenths are masked, one tenth is another
     token (Devlin et al., arXiv 1810.04805, section 3.1)."""
     import torch
@@ -77,11 +76,13 @@ def learn(
     made = Tokenizer.from_file(str(where / "tokenizer.json"))
     made.enable_truncation(length)
     made.enable_padding(length=length)
-    tokens = torch.tensor([found.ids for found in made.encode_batch(texts)])
+    tokens = torch.tensor([found.ids for found in made.encode_batch([text[: 8 * length] for text in texts])])
     network = transformers.AutoModelForMaskedLM.from_pretrained(where).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
-    for step in range(steps):
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
+    started, step, mean = time.monotonic(), 0, 0.0
+    while (done := (time.monotonic() - started) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1.0, done / 0.05, (1 - done) / 0.5)
         x = tokens[torch.randint(len(tokens), (batch,))]
         chosen = (torch.rand(x.shape) < 0.15) & (x > 4)
         how = torch.rand(x.shape)
@@ -93,9 +94,9 @@ def learn(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        schedule.step()
-        if step % 500 == 0:
-            print(json.dumps({"step": step, "loss": round(loss.item(), 3)}), flush=True)
+        step, mean = step + 1, 0.98 * mean + 0.02 * loss.item() if step else loss.item()
+        if step % 200 == 0:
+            print(json.dumps({"step": step, "loss": round(mean, 3), "seconds": round(time.monotonic() - started)}))
     network.save_pretrained(where)
 
 
@@ -105,16 +106,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("texts", nargs="+", type=Path, help="Parquet files with a column text")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--minutes", type=float, default=3.0, help="of learning")
     parser.add_argument("--some", type=int, default=10_000, help="texts to learn from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with what is in the folder")
     arguments = parser.parse_args()
     texts = [text for file in arguments.texts for text in pq.read_table(file, columns=["text"])["text"].to_pylist()]
     if not arguments.resume:
-        sizes = {"vocabulary": 8000, "width": 64, "heads": 4, "units": 256, "length": 512}
+        sizes = {"vocabulary": 4000, "width": 64, "heads": 4, "units": 256, "length": 512}
         folder(arguments.folder, texts[:5000], **sizes)
-    learn(arguments.folder, texts[: arguments.some], steps=arguments.steps, seed=arguments.seed)
+    learn(arguments.folder, texts[: arguments.some], minutes=arguments.minutes, seed=arguments.seed)
 
 
 if __name__ == "__main__":
