@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         "--input",
         default="3,32,32",
         metavar="C,H,W",
-        help="input shape; L,2 for n-grams, L for bytes of text, D,1,1 for vectors",
+        help="input shape; L,2 for n-grams, L for bytes or tokens of text, D,1,1 for vectors",
     )
     parser.add_argument("--classes", type=int, default=10, metavar="N", help="number of classes (default: 10)")
     parser.add_argument("--ratios", metavar="P,...", help="pruning ratios (default: .5,.6,.7,.8)")

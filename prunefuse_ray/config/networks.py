@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from prunefuse_ray.config.names import Named
-from prunefuse_ray.config.section import PathOrUri, Positive, Section, Share
+from prunefuse_ray.config.section import PathOrUri, Positive, Section, Share, no_credentials
 from prunefuse_ray.networks.fusion import FUSION_RULES
 from prunefuse_ray.networks.importance import IMPORTANCES
 from prunefuse_ray.networks.specs import unknown_importance
@@ -31,6 +31,12 @@ class Network(Section):
     """Trained weights of the dense network (a path or URI): safetensors, or a checkpoint that holds tensors alone; or a
     folder of an encoder, for its model.safetensors. The proxy is pruned from them; a head for another number of classes
     is made anew. Default of transformers:FOLDER: that folder; null: random weights."""
+
+    @field_validator("architecture")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        no_credentials(encoder_folder(value) or "")
+        return value
 
 
 TRANSFORMERS = "transformers:"

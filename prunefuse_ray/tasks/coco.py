@@ -27,8 +27,8 @@ def mask_of(given: Any, classes: Sequence[str], *, ignored: int) -> Mask | None:
     Args:
         given: JSON, or what it parses to: a list of annotations; or an object with `annotations` and `height` and
             `width`, which polygons need, and `rest`, the class (name or number) of pixels that no annotation has.
-            Without it they are left out. An annotation has a `category` (a class's name) or a `category_id` (its number, from
-            0), and a `segmentation`. Where several have a pixel, the last one counts.
+            Without it they are left out. An annotation has a `category` (a class's name) or a `category_id` (its
+            number, from 0), and a `segmentation`. Where several have a pixel, the last one counts.
         ignored: the number of what is left out.
     """
     try:

@@ -15,6 +15,8 @@ from prunefuse_ray.inference.onnx import to_onnx
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.rank import Ranking, rank
+from prunefuse_ray.sweep.config import sweep_from_tree
+from prunefuse_ray.sweep.runner import run_sweep
 from tests.support.encoders import folder
 from tests.support.runs import tiny
 
@@ -155,3 +157,14 @@ def test_weights_are_random_where_null_says_so_and_asked_for_where_the_folder_ha
     with pytest.raises(ConfigError, match=r"network\.weights: the folder .* set network\.weights to null"):
         loop.run(config(texts, tmp_path, network={"architecture": bare}))
     assert config(texts, tmp_path, network={"architecture": bare, "weights": None}).network.weights is None
+
+
+@pytest.mark.slow
+def test_trials_of_a_sweep_share_what_they_have_in_common(local_ray, texts, tmp_path):
+    base = to_tree(config(texts, tmp_path, scoring={"actors": None, "backend": "torch", "precision": "fp32"}))
+    sweep = sweep_from_tree({"base": base, "arms": {"fused": {}, "scratch": {"fusion": {"target": "scratch"}}},
+                             "seeds": [0], "loggers": []})  # fmt: skip
+    run_sweep(sweep, lambda *_, **__: None)
+    results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("tiny/trials/*/result.json"))]
+    assert len(results) == 2
+    assert {result["proxy_accuracy"] for result in results} == {results[0]["proxy_accuracy"]}
