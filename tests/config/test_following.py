@@ -88,7 +88,7 @@ def test_an_encoder_brings_its_tokenizer_its_weights_and_the_recipe_of_fine_tuni
     config = config_from_tree({"pool": TEXTS, "network": {"architecture": "transformers:some/folder"}})
     assert (config.pool.text_form, config.pool.tokenizer, config.pool.text_length) == ("tokens", "some/folder", 256)
     assert config.network.weights == "some/folder"
-    assert (config.training.optimizer, config.training.lr) == ("adamw", 2e-4)
+    assert (config.training.optimizer, config.training.lr) == ("adamw", 1e-4)
     fresh = config_from_tree({"pool": TEXTS, "network": {"architecture": "transformers:some/folder", "weights": None}})
     assert fresh.network.weights is None
 
