@@ -85,6 +85,10 @@ class Place:
     def exists(self) -> bool:
         return self.fs.get_file_info(self.path).type != pafs.FileType.NotFound
 
+    @property
+    def is_directory(self) -> bool:
+        return self.fs.get_file_info(self.path).type == pafs.FileType.Directory
+
     def files(self, *, recursive: bool = False) -> list[pafs.FileInfo]:
         """The files below this directory in the order of their paths; none where it does not exist."""
         selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
@@ -271,9 +275,12 @@ def _s3(uri: str) -> tuple[pafs.FileSystem, str]:
     return _PatientS3(**{k: v for k, v in options.items() if v not in (None, "", -1.0)}), path
 
 
-def read_input(field_: str, path: str) -> bytes:
-    """A file that the configuration names. ConfigError where it cannot be read."""
+def read_input(field_: str, path: str, inside: str | None = None) -> bytes:
+    """A file that the configuration names, or one `inside` a folder that it names. ConfigError where it cannot be
+    read."""
     try:
-        return Place.at(path).read_bytes()
+        place = Place.at(path)
+        return (place if inside is None else place / inside).read_bytes()
     except (OSError, pa.ArrowInvalid) as error:
-        raise ConfigError(f"{field_}: '{path}' cannot be read ({error}); give a file that exists") from error
+        wanted = "a file that exists" if inside is None else f"a folder that holds {inside}"
+        raise ConfigError(f"{field_}: '{path}' cannot be read ({error}); give {wanted}") from error

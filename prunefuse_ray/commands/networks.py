@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         "--input",
         default="3,32,32",
         metavar="C,H,W",
-        help="input shape; L,2 for n-grams, L for bytes of text, D,1,1 for vectors",
+        help="input shape; L,2 for n-grams, L for bytes or tokens of text, D,1,1 for vectors",
     )
     parser.add_argument("--classes", type=int, default=10, metavar="N", help="number of classes (default: 10)")
     parser.add_argument("--ratios", metavar="P,...", help="pruning ratios (default: .5,.6,.7,.8)")
@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(list(argv))
     from prunefuse_ray import networks
+    from prunefuse_ray.method.selector import spec_of
 
     measured = arguments.measure or arguments.speedup is not None
     default = SPEEDUP_RATIOS if arguments.speedup is not None else (0.5, 0.6, 0.7, 0.8)
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         ) from error
     if measured and (len(shape) != 3 or shape[1:] == (1, 1)):
         raise ConfigError(f"--input {arguments.input}: only networks of images (C,H,W) are measured")
-    spec = networks.NetworkSpec(architecture=arguments.architecture, classes=arguments.classes, input_shape=shape)
+    spec = spec_of(arguments.architecture, arguments.classes, shape)
     dense = networks.build(spec, seed=0)
     rows = [
         row

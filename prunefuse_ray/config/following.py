@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from prunefuse_ray.config.networks import encoder_folder
 from prunefuse_ray.config.sources import EXAMPLE, source_defaults
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.networks.fusion import FUSION_RULES
@@ -33,6 +34,14 @@ VECTORS = "mlp"
 """The architecture of vectors."""
 LIGHT_RECIPE = {"augment": [], "epochs": 10, "warmup_epochs": 1.0, "weight_decay": 2e-3, "label_smoothing": 0.0}
 """Of networks of texts and vectors; found on a validation split of IMDb (`networks/ngrams.py`)."""
+ENCODER_RECIPE = {
+    "augment": [], "optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.01, "epochs": 5, "warmup_epochs": 0.5,
+    "batch_size": 16, "label_smoothing": 0.0,
+}  # fmt: skip
+"""Of encoders of transformers, as fine-tuning is usual (Devlin et al., arXiv 1810.04805, appendix A.3); the rate is
+that of Clark et al., arXiv 2003.10555, for encoders of BERT's base size."""
+TOKENS = 256
+"""Of a text, by default."""
 NUMBERS_RECIPE = {**LIGHT_RECIPE, "lr": 0.01, "weight_decay": 0.1}
 """Of vectors from which numbers are predicted: labels of that kind are noisy, and the other recipe learns the noise by
 heart. Found on a validation split of scikit-learn's diabetes data and on its Friedman problem (docs: results)."""
@@ -155,6 +164,9 @@ def _kind_of_pool(given: Given) -> Iterator[Followed]:
         why, usual = "the pool holds vectors (pool.vector_column)", VECTORS
     elif column["text_column"] is not None:
         why, usual = "the pool holds texts (pool.text_column)", TEXTS
+        if (folder := encoder_folder(architecture)) is not None:
+            yield from _encoder(folder)
+            return
         form = "ngrams" if architecture in (None, TEXTS) else "bytes"
         yield Followed(section="pool", values={"text_form": form}, why=f"what {architecture or TEXTS} reads")
     else:
@@ -164,6 +176,15 @@ def _kind_of_pool(given: Given) -> Iterator[Followed]:
     light = usual_recipe if architecture in (None, usual) or usual == VECTORS else {"augment": []}
     for section in RECIPES:
         yield Followed(section=section, values=light, why=why)
+
+
+def _encoder(folder: str) -> Iterator[Followed]:
+    """What goes with an encoder of texts in a folder."""
+    why = f"network.architecture is the encoder in '{folder}'"
+    yield Followed(section="pool", values={"text_form": "tokens", "text_length": TOKENS, "tokenizer": folder}, why=why)
+    yield Followed(section="network", values={"weights": folder}, why=f"{why}; null: random weights")
+    for section in RECIPES:
+        yield Followed(section=section, values=ENCODER_RECIPE, why=why)
 
 
 def _of_numbers(given: Given) -> bool:

@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from prunefuse_ray.config.names import Named
-from prunefuse_ray.config.section import PathOrUri, Positive, Section, Share
+from prunefuse_ray.config.section import PathOrUri, Positive, Section, Share, no_credentials
 from prunefuse_ray.networks.fusion import FUSION_RULES
 from prunefuse_ray.networks.importance import IMPORTANCES
 from prunefuse_ray.networks.specs import unknown_importance
@@ -24,11 +24,28 @@ class Network(Section):
     """The dense network: the one the user wants trained."""
 
     architecture: str = "resnet20"
-    """resnet8/14/20/32/44/56/110/164, another built-in name, torchvision:NAME, or package.module:function for one's
-    own."""
+    """resnet8/14/20/32/44/56/110/164, another built-in name, torchvision:NAME, timm:NAME, package.module:function for
+    one's own; or transformers:FOLDER for an encoder of texts in a folder with config.json and tokenizer.json (path or
+    URI), of which attention heads and feed-forward units are pruned."""
     weights: PathOrUri | None = None
-    """Trained weights of the dense network (a path or URI): safetensors, or a checkpoint that holds tensors alone.
-    The proxy is pruned from them; a head for another number of classes is made anew."""
+    """Trained weights of the dense network (a path or URI): safetensors, or a checkpoint that holds tensors alone; or a
+    folder of an encoder, for its model.safetensors. The proxy is pruned from them; a head for another number of classes
+    is made anew. Default of transformers:FOLDER: that folder; null: random weights."""
+
+    @field_validator("architecture")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        no_credentials(encoder_folder(value) or "")
+        return value
+
+
+TRANSFORMERS = "transformers:"
+
+
+def encoder_folder(architecture: object) -> str | None:
+    """The folder of an encoder of texts that `network.architecture` names; None where it names another network."""
+    named = isinstance(architecture, str) and architecture.startswith(TRANSFORMERS)
+    return str(architecture).removeprefix(TRANSFORMERS) if named else None
 
 
 def committee_ratio(pruning: Mapping[str, Any]) -> float | None:

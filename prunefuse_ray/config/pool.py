@@ -60,11 +60,16 @@ class Pool(Section):
     vector_column: str | None = None
     """Column of vectors in place of images: lists of numbers, all equally many, such as the embeddings of a foundation
     model. Those with NaN or infinite numbers are rejected."""
-    text_form: Literal["ngrams", "bytes"] = "bytes"
-    """What a network reads of a text: its words and pairs of words (ngrams), or its bytes. Default: ngrams for the
-    architecture textngrams, which is that of texts, bytes for others."""
+    text_form: Literal["ngrams", "bytes", "tokens"] = "bytes"
+    """What a network reads of a text: its words and pairs of words (ngrams), its bytes, or what `tokenizer` makes of it
+    (tokens). Default: ngrams for the architecture textngrams, which is that of texts, tokens for transformers:FOLDER,
+    bytes for others."""
     text_length: Positive = 1024
-    """Different n-grams, or bytes, of a text that the network reads; longer texts are cut, shorter ones filled up."""
+    """Different n-grams, bytes or tokens of a text that the network reads; longer texts are cut, shorter ones filled
+    up. Default for tokens: 256."""
+    tokenizer: PathOrUri | None = None
+    """For text_form tokens: a tokenizer.json, or the folder that has one. Default: the encoder's folder, of
+    network.architecture. The run keeps its content beside its networks."""
     label_column: str | Annotated[list[str], Field(min_length=2)] = "label"
     """Column of labels (integers 0 .. classes-1, or what the task says), asked only for selected samples. Or several
     columns that are one label together: a number each for task regression, 0 and 1 for each class of multi_label. Where

@@ -17,7 +17,7 @@ from prunefuse_ray.acquisition import AUTO as AUTO_STRATEGY
 from prunefuse_ray.acquisition import auto
 from prunefuse_ray.config.following import TEXTS, with_following
 from prunefuse_ray.config.names import Named
-from prunefuse_ray.config.networks import Distillation, Fusion, Network, Pruning
+from prunefuse_ray.config.networks import Distillation, Fusion, Network, Pruning, encoder_folder
 from prunefuse_ray.config.pool import Pool
 from prunefuse_ray.config.scoring import Prepared, Scoring
 from prunefuse_ray.config.section import PathOrUri, Positive, Section
@@ -217,6 +217,18 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _modality(self) -> Config:
+        architecture = self.network.architecture
+        encoder = encoder_folder(architecture) is not None
+        if encoder and self.pool.text_column is None:
+            raise ValueError(
+                f"network.architecture '{architecture}' reads texts: set pool.text_column, or name another network"
+            )
+        if self.pool.tokenizer is not None and not encoder:
+            raise ValueError(
+                f"pool.tokenizer is for network.architecture transformers:FOLDER, not '{architecture}': leave it out"
+            )
+        if encoder and self.pool.tokenizer is None:
+            raise ValueError(f"pool.tokenizer null leaves '{architecture}' without tokens: leave it out")
         if self.pool.text_column is None and self.pool.vector_column is None:
             return self
         for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
@@ -229,10 +241,10 @@ class Config(Section):
                 )
         if self.pretraining.used:
             raise ValueError(f"pretraining.method '{self.pretraining.method}' is for images: set it to none for others")
-        if (self.network.architecture == TEXTS) != (self.pool.text_form == "ngrams"):
+        if self.pool.text_form != ("tokens" if encoder else "ngrams" if architecture == TEXTS else "bytes"):
             raise ValueError(
-                f"pool.text_form '{self.pool.text_form}' is not what network.architecture "
-                f"'{self.network.architecture}' reads: leave it out"
+                f"pool.text_form '{self.pool.text_form}' is not what network.architecture '{architecture}' reads: "
+                "leave it out"
             )
         return self
 

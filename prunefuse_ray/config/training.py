@@ -54,14 +54,17 @@ class Recipe(Section):
     each epoch passes over the labeled set several times; 0: never."""
     batch_size: Positive = 32
     """Samples per optimizer step, over all workers together."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd, or adamw (Loshchilov and Hutter, arXiv 1711.05101), which transformers are trained by; it wants a learning
+    rate of 1e-3 and less."""
     lr: Annotated[float, Field(gt=0)] = 0.1
-    """Peak learning rate of SGD at this batch size."""
+    """Peak learning rate at this batch size."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD; of AdamW its first beta."""
     nesterov: bool = True
-    """Nesterov's form of momentum."""
+    """Nesterov's form of momentum; of SGD alone."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    """L2 penalty on weights (not on biases and normalization parameters)."""
+    """L2 penalty on weights (not on biases and normalization parameters); of AdamW apart from the gradient."""
     schedule: Literal["cosine", "step"] = "cosine"
     """cosine: warm-up, then cosine to zero. step: `lr` times `step_factor` at each of `milestones`."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 3.0

@@ -22,7 +22,7 @@ from prunefuse_ray.data.index import Index, label_counts
 from prunefuse_ray.data.known_labels import Known
 from prunefuse_ray.data.left_out import LeftOuts
 from prunefuse_ray.data.look import ALL_BYTES, ALL_ROWS, SOME, Look, look
-from prunefuse_ray.data.sample_format import form_of
+from prunefuse_ray.data.sample_format import Form, form_of
 from prunefuse_ray.data.survey import Survey
 from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.errors import PoolError, PruneFuseError, ScoreError
@@ -103,7 +103,7 @@ class Taken:
     """`HELD_OUT`: what the pool has still to be compared with, while it is scored; None where that is done."""
 
 
-def take(found: Survey, known: Known | None = None, *, thorough: bool = False) -> Taken:
+def take(found: Survey, known: Known | None = None, *, thorough: bool = False, form: Form | None = None) -> Taken:
     """Account for what a survey found.
 
     Every sample of a pool that is not large is looked at: the heads of files, and digests of contents. Of a larger one
@@ -112,9 +112,10 @@ def take(found: Survey, known: Known | None = None, *, thorough: bool = False) -
     Args:
         known: labels that exist beforehand.
         thorough: look at all, and decode all.
+        form: that samples are brought to; default: the pool's.
     """
-    form, accounts, digests = form_of(found.pool, found.info), {}, {}
-    whole = {}
+    form = form or form_of(found.pool, found.info)
+    accounts, digests, whole = {}, {}, {}
     for setting, index in found.indexes.items():
         small = index.rows <= ALL_ROWS and index.bytes <= ALL_BYTES
         whole[setting] = thorough or small

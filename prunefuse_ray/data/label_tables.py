@@ -26,7 +26,7 @@ from prunefuse_ray.data.reading import refuse_pickles
 from prunefuse_ray.errors import PoolError, near
 from prunefuse_ray.storage import LFS_POINTER, LFS_REMEDY, Place
 from prunefuse_ray.tasks import Task
-from prunefuse_ray.tasks.segmentation import URI
+from prunefuse_ray.tasks.segmentation import URI, is_coco
 
 Cell: TypeAlias = str | int | None
 """Text as it stands there, a whole number of a column of numbers, or nothing."""
@@ -135,6 +135,9 @@ class Labels:
         """(a label as the task has it, None) or (None, what is wrong with it)."""
         if not isinstance(cell, str):
             return self._number(cell)
+        if self.task.pixels and is_coco(cell.strip()):
+            label = self.task.label(cell.strip(), self.classes)
+            return label, None if label is not None else f"'{cell.strip()[:40]} ...': {self._fault}"
         if self.task.pixels and not cell.startswith(URI):
             return self._file(cell.strip())
         text = cell.strip()
@@ -175,7 +178,11 @@ class Labels:
         except OSError:
             return None, f"label '{name}' is no file in {self.beside.path}"
         label = self.task.label(content, self.classes)
-        return label, None if label is not None else f"'{name}': {self.task.not_a_label(len(self.classes))}"
+        return label, None if label is not None else f"'{name}': {self._fault}"
+
+    @property
+    def _fault(self) -> str:
+        return self.task.not_a_label(len(self.classes))
 
     def _none(self, meant: str = "") -> str:
         return self.task.not_a_label(len(self.classes)) if self.task.numbers else f"not a class{meant}"

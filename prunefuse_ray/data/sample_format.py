@@ -16,26 +16,35 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.data.contents import digests
 from prunefuse_ray.data.images import ImageForm, sample_values
 from prunefuse_ray.data.pool import PoolInfo
-from prunefuse_ray.data.texts import NgramForm, TextForm
+from prunefuse_ray.data.texts import NgramForm, TextForm, TokenForm, tokenizer_of
 from prunefuse_ray.data.vectors import VectorForm
-from prunefuse_ray.errors import LedgerError, Rejected
-from prunefuse_ray.storage import sealed, unsealed
+from prunefuse_ray.errors import ConfigError, LedgerError, Rejected
+from prunefuse_ray.storage import Place, read_input, sealed, unsealed
 
-Form: TypeAlias = ImageForm | TextForm | NgramForm | VectorForm
+Form: TypeAlias = ImageForm | TextForm | NgramForm | TokenForm | VectorForm
 
-FORMS: dict[str, Any] = {"image": ImageForm, "text": TextForm, "ngrams": NgramForm, "vector": VectorForm}
+FORMS: dict[str, Any] = {
+    "image": ImageForm, "text": TextForm, "ngrams": NgramForm, "tokens": TokenForm, "vector": VectorForm
+}  # fmt: skip
 """By the name that a saved network has it under."""
 
 KINDS = "; "
 """Between the kinds of conversion of one sample."""
 
 PREPROCESSING_FILE = "preprocessing.json"
+TOKENIZER_FILE = "tokenizer.json"
 
 FORMAT = 1
 
 
 def form_of(pool: cfg.Pool, info: PoolInfo) -> Form:
-    """The form that all samples of a run are brought to."""
+    """The form that all samples of a run are brought to. ConfigError where its tokenizer cannot be read."""
+    if pool.text_column is not None and pool.text_form == "tokens":
+        if pool.tokenizer is None:
+            raise ConfigError("pool.tokenizer is missing: text_form 'tokens' needs it; set it to a tokenizer.json")
+        return TokenForm(
+            length=info.sample_size[0], tokenizer=tokenizer_of(tokenizer_file(pool.tokenizer), pool.tokenizer)
+        )
     if pool.text_column is not None:
         return (NgramForm if pool.text_form == "ngrams" else TextForm)(length=info.sample_size[0])
     if pool.vector_column is not None:
@@ -52,6 +61,19 @@ def form_of(pool: cfg.Pool, info: PoolInfo) -> Form:
         mean=tuple(pool.mean) * (pool.channels if len(pool.mean) == 1 else 1),
         std=tuple(pool.std) * (pool.channels if len(pool.std) == 1 else 1),
     )
+
+
+def tokenizer_file(path: str) -> bytes:
+    """The content of a file, or of the `tokenizer.json` in a folder. ConfigError where it cannot be read."""
+    return read_input("pool.tokenizer", path, TOKENIZER_FILE if Place.at(path).is_directory else None)
+
+
+def random_samples(form: Form, count: int, seed: int) -> npt.NDArray[np.uint8]:
+    """Samples that mean nothing, (count, *form.shape)."""
+    rng = np.random.default_rng(seed)
+    if isinstance(form, TokenForm):
+        return form.of_tokens(rng.integers(0, form.vocabulary, (count, form.length)))
+    return rng.integers(0, 256, (count, *form.shape), np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunefuse_ray.data.sample_format import random_samples
 from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import PlanError
 from prunefuse_ray.inference.predictor import Predictor
@@ -35,8 +36,8 @@ class _Graph(nn.Module):
 
 
 def to_onnx(predictor: Predictor) -> bytes:
-    """The network as an ONNX model: input `samples`, uint8 (N, height, width, channels), (N, length) bytes or (N,
-    length, 4) n-grams (`NgramForm`), or float32 (N, length) of vectors; output
+    """The network as an ONNX model: input `samples`, uint8 (N, height, width, channels), (N, length) bytes, (N,
+    length, 4) n-grams (`NgramForm`) or (N, length, 3) tokens (`TokenForm`), or float32 (N, length) of vectors; output
     `logits`, float32 (N, C). N is free. The metadata names classes and form.
 
     Raises:
@@ -108,7 +109,7 @@ def _exported(graph: nn.Module, example: Tensor, name: str) -> Any:
 
 
 def _samples(predictor: Predictor, count: int) -> Tensor:
-    rng = np.random.default_rng(count)
     if isinstance(predictor.form, VectorForm):
-        return torch.from_numpy(rng.normal(size=(count, predictor.form.length)).astype(np.float32))
-    return torch.from_numpy(rng.integers(0, 256, (count, *predictor.form.shape), dtype=np.uint8))
+        vectors = np.random.default_rng(count).normal(size=(count, predictor.form.length))
+        return torch.from_numpy(vectors.astype(np.float32))
+    return torch.from_numpy(random_samples(predictor.form, count, count))

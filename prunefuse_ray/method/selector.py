@@ -5,24 +5,60 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
 
 from prunefuse_ray import networks
 from prunefuse_ray.config import Config
+from prunefuse_ray.config.networks import encoder_folder
 from prunefuse_ray.data.pool import PoolInfo
-from prunefuse_ray.data.sample_format import form_of
+from prunefuse_ray.data.sample_format import form_of, tokenizer_file
+from prunefuse_ray.data.texts import TokenForm
 from prunefuse_ray.errors import ConfigError
-from prunefuse_ray.storage import read_input
+from prunefuse_ray.storage import Place, read_input
 from prunefuse_ray.tasks import TASKS
+
+FOLDER_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                  "pytorch_model.bin.index.json")  # fmt: skip
+"""Where an encoder's folder may have its weights; the first one counts."""
 
 
 def network_spec(config: Config, info: PoolInfo) -> networks.NetworkSpec:
     form = form_of(config.pool, info)
-    return networks.NetworkSpec(
-        architecture=config.network.architecture, classes=len(info.classes), input_shape=form.network_shape
-    )
+    spec = spec_of(config.network.architecture, len(info.classes), form.network_shape)
+    if isinstance(form, TokenForm) and form.vocabulary > (known := networks.vocabulary(spec)):
+        raise ConfigError(
+            f"pool.tokenizer: knows {form.vocabulary} tokens, but the encoder of network.architecture {known}: name "
+            "the tokenizer that it was trained with"
+        )
+    return spec
+
+
+def spec_of(architecture: str, classes: int, shape: tuple[int, ...]) -> networks.NetworkSpec:
+    """A network by its name in a configuration: of `transformers:FOLDER` with what the folder says of it."""
+    folder = encoder_folder(architecture)
+    if folder is None:
+        return networks.NetworkSpec(architecture=architecture, classes=classes, input_shape=shape)
+    return networks.encoder_spec(folder, _encoder_config(folder), classes=classes, length=shape[0])
+
+
+def _encoder_config(folder: str) -> bytes:
+    return read_input("network.architecture", folder, "config.json")
+
+
+def input_digests(config: Config) -> dict[str, str]:
+    """Field -> SHA-256 of what it names that the form of the samples and the shape of the network depend on, as far as
+    it is still there."""
+    found = {}
+    if (folder := encoder_folder(config.network.architecture)) is not None:
+        with suppress(ConfigError):
+            found["network.architecture"] = hashlib.sha256(_encoder_config(folder)).hexdigest()
+    if config.pool.tokenizer is not None:
+        with suppress(ConfigError):
+            found["pool.tokenizer"] = hashlib.sha256(tokenizer_file(config.pool.tokenizer)).hexdigest()
+    return found
 
 
 def dense_network(
@@ -63,7 +99,17 @@ def weights_digest(path: str) -> str:
 
 
 def _weight_files(path: str) -> tuple[bytes, dict[str, bytes]]:
-    """The file, and where it is an index, those beside it. ConfigError where one of them cannot be read."""
+    """The file (of a folder the one in it that transformers would read), and where it is an index, those beside it.
+    ConfigError where one of them cannot be read."""
+    if (folder := Place.at(path)).is_directory:
+        inside = next((name for name in FOLDER_WEIGHTS if (folder / name).exists()), None)
+        if inside is None:
+            raise ConfigError(
+                f"network.weights: the folder '{path}' has none of {', '.join(FOLDER_WEIGHTS)}: name the file, or set "
+                "network.weights to null to begin with random weights"
+            )
+        before, mark, options = path.partition("?")
+        path = f"{before.rstrip('/')}/{inside}{mark}{options}"
     content = read_input("network.weights", path)
     before, mark, options = path.partition("?")  # of a URI
     parent = before.rpartition("/")[0]
@@ -95,6 +141,11 @@ def make_selector(config: Config, dense: networks.Dense) -> networks.Selector:
     if kind == "dense":
         return dense
     if kind == "svp":
+        if dense.spec.config is not None:
+            raise ConfigError(
+                f"selection.selector: '{config.selection.selector}' does not read the tokens of "
+                f"{dense.spec.architecture}: use proxy or dense"
+            )
         spec = dataclasses.replace(dense.spec, architecture=architecture)
         try:
             other = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)

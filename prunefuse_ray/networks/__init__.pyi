@@ -1,6 +1,7 @@
 from .architectures import ARCHITECTURES, build, example_input, says_pixels
 from .backends import AUTO, BACKENDS, Backend, Runner
 from .committee import Committee, Ensemble, Members, check_partition
+from .encoders import encoder_spec, vocabulary
 from .files import NETWORK_FILE, WEIGHTS_FILE, Dense, Selector, from_files, to_files
 from .from_pool import meet, statistics, take
 from .fusion import FUSION_RULES, FusionRule, Parts
@@ -51,6 +52,7 @@ __all__ = [
     "channels_last",
     "check_partition",
     "compose",
+    "encoder_spec",
     "example_input",
     "fast_bf16",
     "features_and_logits",
@@ -73,5 +75,6 @@ __all__ = [
     "statistics",
     "take",
     "to_files",
+    "vocabulary",
     "with_features",
 ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from prunefuse_ray.networks import encoders
 from prunefuse_ray.networks.mlp import MLP
 from prunefuse_ray.networks.ngrams import TextNgrams
 from prunefuse_ray.networks.plain import VGG16, TextCNN
@@ -45,7 +46,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 
 T = TypeVar("T")
 
-LIBRARIES = ("torchvision", "timm")
+LIBRARIES = ("torchvision", "timm", encoders.LIBRARY)
 _SMALLEST_SIDE = {"vgg16_bn": 32, "textcnn": 8, "textngrams": 1, "mlp": 1}
 _SHAPES = {"textcnn": "(length,)", "textngrams": "(length, 2)"}
 """What others than images are to the networks that read them."""
@@ -72,10 +73,14 @@ def construct(spec: NetworkSpec, *, seed: int) -> nn.Module:
 
 
 def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tensor:
-    """Random samples of the shape that `spec` names: (N, C, H, W) floats, (N, L) int64 bytes, or (N, L, 2) int64 hashes
-    and counts."""
+    """Random samples of the shape that `spec` names: (N, C, H, W) floats, (N, L) int64 bytes or tokens, of which the
+    last quarter is behind the end of the text, or (N, L, 2) int64 hashes and counts."""
     generator = torch.Generator().manual_seed(seed)
     shape = (samples, *spec.input_shape)
+    if spec.config is not None:
+        tokens = torch.randint(1, encoders.vocabulary(spec) + 1, shape, generator=generator)
+        tokens[:, shape[1] - shape[1] // 4 :] = 0
+        return tokens
     if len(spec.input_shape) == 1:
         return torch.randint(256, shape, generator=generator)
     if len(spec.input_shape) == 2:
@@ -85,8 +90,8 @@ def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tens
 
 def is_custom(architecture: str) -> bool:
     """Whether the name stands for code of the user's, `package.module:function`, which building it imports."""
-    library = architecture.rpartition(":")[0]
-    return library not in ("", *LIBRARIES)
+    library, mark, _ = architecture.partition(":")
+    return bool(mark) and library not in LIBRARIES
 
 
 @contextmanager
@@ -188,6 +193,8 @@ def _lazy_modules(network: nn.Module) -> list[str]:
 
 
 def _constructed(spec: NetworkSpec) -> nn.Module:
+    if spec.config is not None or spec.architecture.partition(":")[0] == encoders.LIBRARY:
+        return encoders.construct(spec)
     library, _, name = spec.architecture.rpartition(":")
     if not library:
         return _construct_own(spec)
@@ -203,7 +210,7 @@ def _construct_own(spec: NetworkSpec) -> nn.Module:
     if name not in ARCHITECTURES:
         raise NetworkError(
             f"network.architecture: unknown {name!r}{_near(name, ARCHITECTURES)}; use one of "
-            f"{', '.join(ARCHITECTURES)}, torchvision:NAME, timm:NAME or package.module:function"
+            f"{', '.join(ARCHITECTURES)}, torchvision:NAME, timm:NAME, transformers:FOLDER or package.module:function"
         )
     wanted = _SHAPES.get(name, "(channels, height, width)")
     if len(spec.input_shape) != {"(length,)": 1, "(length, 2)": 2}.get(wanted, 3):

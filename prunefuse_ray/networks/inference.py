@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from prunefuse_ray.networks.committee import Members
+from prunefuse_ray.networks.encoders import Encoder
 from prunefuse_ray.networks.specs import NetworkError
 
 
@@ -110,6 +111,8 @@ class WithFeatures(nn.Module):
 def _classifier_out_of(network: nn.Module) -> nn.Linear:
     """The last nn.Linear of a network, in whose place it hands on what that would have read."""
     named = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if isinstance(network, Encoder):  # some of which list their head first
+        named = [(name, module) for name, module in named if not name.startswith(f"{network.base_model_prefix}.")]
     if not named or not named[-1][0]:
         raise NetworkError("network.architecture: features need a network that ends in an nn.Linear; this one has none")
     name, classifier = named[-1]

@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunefuse_ray.networks.architectures import example_input, on_shapes_or_values
+from prunefuse_ray.networks.encoders import Encoder
 from prunefuse_ray.networks.indices import Proxy
 from prunefuse_ray.networks.pruning import prune
 from prunefuse_ray.networks.specs import NetworkSpec, PruningSpec
@@ -26,6 +27,8 @@ def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     only a network that needs values is given some.
     """
     inputs = example_input(NetworkSpec(architecture="any", classes=2, input_shape=input_shape))
+    if isinstance(network, Encoder):
+        inputs = inputs % network.config.vocab_size
     return on_shapes_or_values(lambda device: _counted(network, inputs, device))
 
 

@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
+from prunefuse_ray.networks import encoders
 from prunefuse_ray.networks.alignment import check_alignment
 from prunefuse_ray.networks.groups import Group, surviving
-from prunefuse_ray.networks.indices import Proxy, compose, gather, whole
+from prunefuse_ray.networks.indices import KeptIndices, Proxy, compose, gather, whole
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, PruningSpec, unsuited
 from prunefuse_ray.networks.structure import CROSS_CHANNEL_NORMS, is_unknown_attention, refill
 
@@ -27,7 +28,10 @@ def prune(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec) -> Proxy:
 
     Works for a network at initialisation and for a trained one. The proxy is on the same device, in training mode.
     Raises NetworkError, naming the module, where no channels would be left or the structure cannot be followed.
+    Of an encoder of texts heads and units go.
     """
+    if isinstance(dense, encoders.Encoder) and pruning.ratio > 0:
+        return _without(dense, spec, pruning, encoders.kept_indices(dense, pruning))
     firsts: dict[str, Group] = {}
     """Every group as it is in the dense network, by the name of its root."""
 
@@ -75,6 +79,11 @@ def _pruned(
         )
         refill(network, gather(network.state_dict(), indices))
         kept = compose(kept, indices)
+    return _without(dense, spec, pruning, kept)
+
+
+def _without(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec, kept: KeptIndices) -> Proxy:
+    """The proxy of these indices."""
     device = next(iter(dense.state_dict().values())).device
     proxy = copy.deepcopy(dense)
     refill(proxy, {name: tensor.to(device) for name, tensor in gather(dense.state_dict(), kept).items()})

@@ -1,5 +1,6 @@
 """What a network is and how it is pruned: two small validated values that survive a JSON file."""
 
+import json
 import math
 import re
 from dataclasses import asdict, dataclass, fields
@@ -50,12 +51,15 @@ class NetworkSpec:
 
     architecture: str
     """`resnet56`, `wrn28_10`, `vgg16_bn`, `textngrams`, ...; `torchvision:NAME`, `timm:NAME`;
-    `package.module:function`, called as `function(num_classes=..., input_shape=...)`."""
+    `package.module:function`, called as `function(num_classes=..., input_shape=...)`; `transformers:KIND`, with its
+    `config`."""
     classes: int
     """Number of classes, at least 2."""
     input_shape: tuple[int, ...]
-    """(C, H, W) of an image, (L,) of a sequence of bytes, (L, 2) of L n-grams with their counts; without the batch
-    dimension."""
+    """(C, H, W) of an image, (L,) of a sequence of bytes or tokens, (L, 2) of L n-grams with their counts; without the
+    batch dimension."""
+    config: str | None = None
+    """Of an encoder of the library transformers its configuration, JSON with sorted keys (`encoders.encoder_spec`)."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or not self.architecture:
@@ -71,11 +75,18 @@ class NetworkSpec:
             )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"input_shape": list(self.input_shape)}
+        tree = asdict(self) | {"input_shape": list(self.input_shape)}
+        if self.config is None:
+            del tree["config"]
+        else:
+            tree["config"] = json.loads(self.config)
+        return tree
 
     @classmethod
     def from_json(cls, data: object) -> Self:
-        values = _fields_from_json(cls, data)
+        values = _fields_from_json(cls, {"config": None, **data} if isinstance(data, dict) else data)
+        if values["config"] is not None:
+            values["config"] = json.dumps(values["config"], sort_keys=True)
         if isinstance(values["input_shape"], list):
             values["input_shape"] = tuple(values["input_shape"])
         return cls(**values)

@@ -6,6 +6,7 @@ Pruning and loading both end here, so a proxy that was read from a file is made 
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -145,6 +146,10 @@ def _adapt(name: str, module: nn.Module) -> None:
         _adapt_multihead(name, module)
     elif (heads := attention_heads(module)) is not None:
         _adapt_attention(name, module, heads)
+    elif (size := getattr(module, "attention_head_size", None)) is not None:
+        _adapt_heads(module, size, next(child for child in module.children() if isinstance(child, nn.Linear)), 1)
+    elif isinstance(joined := getattr(module, "Wqkv", None), nn.Linear):
+        _adapt_heads(module, cast(int, module.head_dim), joined, 3)
     elif isinstance(token := getattr(module, "class_token", None), nn.Parameter):
         vars(module).update(hidden_dim=token.shape[-1])  # torchvision's VisionTransformer reshapes its input to this
 
@@ -174,6 +179,14 @@ def _adapt_attention(name: str, module: nn.Module, heads: int) -> None:
     _divisible(name, "attention width", width, "num_heads", heads)
     # Written also where the class lacks one of them: its forward then never looks.
     vars(module).update(head_dim=width // heads, attn_dim=width, scale=1 / math.sqrt(width // heads))
+
+
+def _adapt_heads(module: nn.Module, size: int, layer: nn.Linear, parts: int) -> None:
+    """transformers' attentions, whose heads stay as wide as they are (`encoders.py`)."""
+    width = layer.weight.shape[0] // parts
+    told = dict.fromkeys(("num_attention_heads", "num_heads", "n_heads"), width // size)
+    told |= dict.fromkeys(("all_head_size", "dim"), width)
+    vars(module).update({name: value for name, value in told.items() if name in vars(module)})
 
 
 def _divisible(name: str, what: str, size: int | Tensor, by: str, groups: int) -> None:

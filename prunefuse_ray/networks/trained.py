@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_ray.networks.architectures import construct
+from prunefuse_ray.networks.encoders import file_names, fresh_tensors
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, first_line
 from prunefuse_ray.networks.weight_names import match, some
 
@@ -68,8 +69,11 @@ def load_trained(
             with their names; the same network twice; values that are not finite.
     """
     present = network.state_dict()
-    state, beside = _state_dict(content, shards or {})
-    head = head_tensors(spec)
+    given_state, beside = _state_dict(content, shards or {})
+    renamed = file_names(network, list(given_state))
+    state = {new: given_state[name] for name, new in renamed.items()}
+    beside += [name for name in given_state if name not in renamed]
+    head = head_tensors(spec) | fresh_tensors(network)
     # Files from before torch 0.4.1 do not count batches; the count matters only where momentum is None.
     counters = {n for n in present if n.endswith("num_batches_tracked")}
     found = match(state, present, optional=head | counters)

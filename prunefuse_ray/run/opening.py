@@ -26,7 +26,14 @@ from prunefuse_ray.distributed.resources import (
     plan_training,
 )
 from prunefuse_ray.errors import ConfigError, LedgerError
-from prunefuse_ray.method.selector import dense_network, fused_network, make_selector, network_spec, weights_digest
+from prunefuse_ray.method.selector import (
+    dense_network,
+    fused_network,
+    input_digests,
+    make_selector,
+    network_spec,
+    weights_digest,
+)
 from prunefuse_ray.method.steps import (
     BASELINE,
     FINETUNE,
@@ -203,6 +210,13 @@ def check_inputs(config: Config, ledger: Ledger) -> None:
     """LedgerError where a file that the run began with has other contents now. One that is gone is not missed: the
     run directory holds what was taken from it."""
     begun = ledger.committed(Step(-1, INIT))
+    recorded = begun.metrics["inputs"] if begun else {}
+    for field_, digest in input_digests(config).items():
+        if digest != recorded.get(field_, {"sha256": digest})["sha256"]:
+            raise LedgerError(
+                f"{field_}: the file that it names is not the one that the run began with (its digest differs): "
+                "restore it, or start under another --run.name"
+            )
     for field_, path in (("network.weights", config.network.weights), ("pool.known_labels", config.pool.known_labels)):
         if begun is None or path is None or not Place.at(path).exists():
             continue

@@ -31,9 +31,10 @@ from prunefuse_ray.data.sample_format import (
     Preprocessing,
     form_of,
     preprocessing_from_bytes,
+    tokenizer_file,
 )
 from prunefuse_ray.data.survey import check_unchanged, materialise, source_of, survey
-from prunefuse_ray.data.texts import NgramForm, TextForm
+from prunefuse_ray.data.texts import NgramForm, TextForm, TokenForm, tokenizer_of
 from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
@@ -154,7 +155,8 @@ def rank(
     start_ray()
     SharedDirectory(ledger.root).check()
     progress.tell(doing="while scoring")
-    info, form, source = _open(config, ledger, tree, tell)
+    tokens = told.form if told is not None and isinstance(told.form, TokenForm) else None
+    info, form, source = _open(config, ledger, tree, tell, tokens)
     try:
         if ledger.committed(SCORE) is None:
             _score(config, ledger, place, saved, task, info, form, source)
@@ -209,7 +211,10 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
     pool = config.pool
     told: dict[str, Any] = {}
     if PREPROCESSING_FILE in files:
-        told = _pool_fields(preprocessing_from_bytes(files[PREPROCESSING_FILE]).form)
+        form = preprocessing_from_bytes(files[PREPROCESSING_FILE]).form
+        told = _pool_fields(form)
+        if isinstance(form, TokenForm):
+            _check_tokenizer(pool, form)
     elif pool.vector_column is not None:
         told = {}
     elif len(spec.input_shape) == 3:  # size and channels at least are fixed; mean and std are the configuration's
@@ -217,7 +222,7 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
     else:
         told = {
             "text_length": spec.input_shape[0],
-            "text_form": "bytes" if len(spec.input_shape) == 1 else "ngrams",
+            "text_form": "tokens" if spec.config else "bytes" if len(spec.input_shape) == 1 else "ngrams",
         }
     for field, value in told.items():
         given = getattr(pool, field)
@@ -242,10 +247,19 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
     return config.model_copy(update={"pool": pool.model_copy(update={**told, **unasked, "test_samples": 0})})
 
 
+def _check_tokenizer(pool: cfg.Pool, form: TokenForm) -> None:
+    """ConfigError where another tokenizer was given than lies beside the network."""
+    given = pool.tokenizer
+    if given is not None and tokenizer_of(tokenizer_file(given), given) != form.tokenizer:
+        raise ConfigError(f"pool.tokenizer: '{given}' is not what the network was trained with; leave the field out")
+
+
 def _pool_fields(form: Form) -> dict[str, Any]:
     """The fields of `pool` that make this form."""
     if isinstance(form, TextForm | NgramForm):
         return {"text_length": form.length, "text_form": "bytes" if isinstance(form, TextForm) else "ngrams"}
+    if isinstance(form, TokenForm):
+        return {"text_length": form.length, "text_form": "tokens"}
     if isinstance(form, VectorForm):
         return {}
     return {
@@ -271,9 +285,13 @@ def _check_same(ledger: Ledger, tree: Mapping[str, Any]) -> None:
 
 
 def _open(
-    config: Ranking, ledger: Ledger, tree: Mapping[str, Any], tell: inventory.Tell
+    config: Ranking, ledger: Ledger, tree: Mapping[str, Any], tell: inventory.Tell, tokens: TokenForm | None
 ) -> tuple[PoolInfo, Form, Source]:
-    """Check the pool, then make or reopen the directory."""
+    """Check the pool, then make or reopen the directory.
+
+    Args:
+        tokens: the form of a network that reads tokens, whose tokenizer is kept beside it.
+    """
     if ledger.exists:
         ledger.lock()
         info = PoolInfo.from_json(ledger.read_pool())
@@ -284,13 +302,13 @@ def _open(
     else:
         check_outside(config.pool, ledger.root, "--out")
         found = survey(config.pool, labeled=False)
-        info, taken = found.info, inventory.checked(inventory.take(found), config.pool, tell)
+        info, taken = found.info, inventory.checked(inventory.take(found, form=tokens), config.pool, tell)
         ledger.lock()
         tell(lines(taken.inventory.to_json(), ledger.root.path))
         materialise(found, ledger.root)
         inventory.write(taken, ledger.root)
         ledger.create(tree, info.to_json())
-    form = form_of(config.pool, info)
+    form = tokens or form_of(config.pool, info)
     beside = Place(ledger.root.fs, posixpath.dirname(ledger.root.path))
     prepared = open_prepared(config.prepared, beside, form, info.rows, tell)
     return info, form, replace(source_of(config.pool, ledger.root, "path", labeled=False), prepared=prepared)

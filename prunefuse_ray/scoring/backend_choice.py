@@ -26,7 +26,7 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import head
-from prunefuse_ray.data.sample_format import decode_column
+from prunefuse_ray.data.sample_format import decode_column, random_samples
 from prunefuse_ray.distributed.machine import cache, cpu
 from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.distributed.resources import ScoringPlan
@@ -266,7 +266,7 @@ def _describes(measured: Mapping[str, Any], chosen: Arithmetic) -> bool:
 def rate_of(network: Place, job: ScoringJob) -> float:
     """Samples per second of the job's forward passes in this process."""
     scorer = Scorer(network, job)
-    decoded_N = np.random.default_rng(0).integers(0, 256, (job.batch_size, *job.form.shape), np.uint8)
+    decoded_N = random_samples(job.form, job.batch_size, 0)
     scorer.forward(decoded_N)
     taken: list[float] = []
     while sum(taken) < MEASURED_SECONDS or not taken:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from prunefuse_ray.acquisition import STRATEGIES, Strategy
 from prunefuse_ray.acquisition.probabilities import softmax
+from prunefuse_ray.tasks.baseline import Answer, Compared, of_classes
 from prunefuse_ray.tasks.task import Evaluation, Metric, Probabilities, Task
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ class Classification(Task):
 
         return targets_N[:, None] == torch.arange(classes, device=targets_N.device)
 
-    def baseline_targets(self, labels_N: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
-        return labels_N
+    def baseline_of(self, compared: Compared) -> Answer:
+        return of_classes(compared.features(), compared.targets_N, len(compared.classes))
 
     # --- predictions ---
 

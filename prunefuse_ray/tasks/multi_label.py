@@ -22,6 +22,7 @@ from prunefuse_ray.acquisition import STRATEGIES, Strategy
 from prunefuse_ray.acquisition.probabilities import entropy_of
 from prunefuse_ray.acquisition.strategy import Scores
 from prunefuse_ray.schemas import is_list
+from prunefuse_ray.tasks.baseline import Answer, Compared, of_classes
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 from prunefuse_ray.tasks.task import Evaluation, Metric, Probabilities, Task
 
@@ -217,8 +218,10 @@ class MultiLabel(Task):
         there = torch.zeros(len(targets_N), classes + 1, dtype=torch.bool, device=targets_N.device)
         return there.scatter_(1, targets_N + 1, True)[:, 1:]
 
-    def baseline_targets(self, targets_N: npt.NDArray[Any], classes: int) -> npt.NDArray[np.int64]:
-        return _columns(targets_N, classes)
+    def baseline_of(self, compared: Compared) -> Answer:
+        """A logistic regression for every class."""
+        classes = len(compared.classes)
+        return of_classes(compared.features(), _columns(compared.targets_N, classes), classes)
 
     # --- predictions ---
 

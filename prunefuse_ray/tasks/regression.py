@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from prunefuse_ray.acquisition import STRATEGIES, Strategy
 from prunefuse_ray.acquisition.strategy import Scores
 from prunefuse_ray.schemas import is_list
+from prunefuse_ray.tasks.baseline import Answer, Compared, of_numbers
 from prunefuse_ray.tasks.multi_label import SEPARATORS
 from prunefuse_ray.tasks.task import Evaluation, Metric, Probabilities, Task
 
@@ -237,8 +238,18 @@ class Regression(Task):
         """Which samples are above the mean of each target."""
         return self.standardised(targets_N) > 0
 
-    def baseline_targets(self, targets_N: npt.NDArray[Any], classes: int) -> npt.NDArray[np.float64]:
-        return (targets_N - np.array(self.mean)) / np.array(self.std)
+    def deviations(self, targets_NT: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Targets as outputs have them, of numpy and float64; once the task is `fitted`."""
+        return (targets_NT - np.array(self.mean)) / np.array(self.std)
+
+    def baseline_of(self, compared: Compared) -> Answer:
+        return of_numbers(compared.features(), self.deviations(compared.targets_N))
+
+    def baseline_remark(self, compared: Compared, figures: Callable[[Any], Mapping[str, float]], answer: Answer) -> str:
+        """The figures beside, and those of the mean."""
+        found, told = figures(answer.outputs_NC), figures(np.zeros_like(answer.outputs_NC))
+        of_model, of_mean = (", ".join(f"{m.title} {m.text(f[m.name])}" for m in self.beside) for f in (found, told))
+        return f"{of_model}; the mean of the labels alone: {of_mean}"
 
     # --- predictions ---
 
@@ -254,7 +265,7 @@ class Regression(Task):
     def label_probabilities(self, p_NC: Probabilities, labels_N: npt.NDArray[Any]) -> Probabilities:
         """How likely a value as far from the prediction as the label is would be, were errors normal with the standard
         deviation of the labels: of several targets the least likely. The order is that of the error."""
-        error_NT = np.abs(p_NC - self.baseline_targets(labels_N, p_NC.shape[1])) / math.sqrt(2)
+        error_NT = np.abs(p_NC - self.deviations(labels_N)) / math.sqrt(2)
         return np.vectorize(math.erfc)(error_NT.max(axis=1)) if len(error_NT) else np.zeros(0)
 
     def prediction(self, p_C: Probabilities, classes: Sequence[str]) -> Prediction:

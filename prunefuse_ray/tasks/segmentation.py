@@ -1,6 +1,7 @@
 """Semantic segmentation: a class for every pixel.
 
 A label is a mask, the bytes of a PNG file whose values (gray or palette) are class numbers, 255 where nobody can tell.
+COCO's run lengths and polygons (`coco.py`) become such a file where they are read.
 Networks learn it at the size of their input, scaled and cropped as its image is; outputs are logits (N, C, H, W).
 """
 
@@ -24,7 +25,9 @@ from prunefuse_ray.acquisition import STRATEGIES, Strategy
 from prunefuse_ray.acquisition.disagreement import bald as bald_of_rows
 from prunefuse_ray.acquisition.strategy import Scores
 from prunefuse_ray.acquisition.uncertainty import entropy, least_confidence, margin
+from prunefuse_ray.tasks.baseline import Answer, Compared, of_pixels
 from prunefuse_ray.tasks.classification import divergence, mean_of_members
+from prunefuse_ray.tasks.coco import MOST_PIXELS, annotations_of, mask_of
 from prunefuse_ray.tasks.task import Evaluation, Metric, Probabilities, Task
 
 if TYPE_CHECKING:
@@ -38,7 +41,6 @@ URI = "data:image/png;base64,"
 """What a mask begins with where it stands in a table of text."""
 MODES = ("L", "P", "1")
 """Pillow's modes of images whose pixels are small whole numbers."""
-MOST_PIXELS = 178_956_970
 NAMED = 4
 """Classes that are named in a caption."""
 ACCURACY = Metric(name="pixel_accuracy", title="Pixel accuracy")
@@ -60,6 +62,11 @@ class Prediction:
         """The mask as the bytes of a PNG file, as labels are."""
         return encoded(self.mask)
 
+    @property
+    def coco(self) -> list[dict[str, Any]]:
+        """The mask as COCO's annotations with run lengths, one for every class that it has."""
+        return annotations_of(self.mask, list(self.shares), ignored=IGNORED)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation(Task):
@@ -70,6 +77,7 @@ class Segmentation(Task):
     metric = Metric(name="miou", title="mIoU")
     beside = (ACCURACY,)
     baseline = True
+    baseline_samples = 300
     one_class = False
     by_group = False
     pixels = True
@@ -101,7 +109,11 @@ class Segmentation(Task):
         return pa.binary()
 
     def label(self, given: Any, classes: Sequence[str]) -> bytes | None:
-        """A mask from the bytes of a PNG file, from such as text (`URI`), or from an array (H, W) of class numbers."""
+        """A mask from the bytes of a PNG file, from such as text (`URI`), from an array (H, W) of class numbers, or
+        from COCO's annotations of the image (`coco.mask_of`)."""
+        if is_coco(given):
+            mask = mask_of(given, classes, ignored=IGNORED)
+            return None if mask is None else encoded(mask)
         if isinstance(given, str):
             try:
                 given = base64.b64decode(given.removeprefix(URI), validate=True) if given.startswith(URI) else None
@@ -114,7 +126,10 @@ class Segmentation(Task):
         return None
 
     def not_a_label(self, classes: int) -> str:
-        return f"no masks: PNG, gray or palette, of the numbers 0 to {classes - 1} (and {IGNORED}: left out)"
+        return (
+            f"no masks: PNG, gray or palette, of the numbers 0 to {classes - 1} (and {IGNORED}: left out), or COCO's "
+            "annotations of the image"
+        )
 
     def values(self, labels: pa.ChunkedArray) -> pa.ChunkedArray:
         return _bytes_of(labels).cast(pa.binary())
@@ -215,8 +230,18 @@ class Segmentation(Task):
 
         return torch.stack([(targets_N == c).flatten(1).any(1) for c in range(classes)], 1)
 
-    def baseline_targets(self, targets_N: npt.NDArray[Any], classes: int) -> npt.NDArray[Any]:
-        return targets_N
+    def baseline_of(self, compared: Compared) -> Answer:
+        """Every pixel by itself."""
+        return of_pixels(compared.labeled, compared.targets_N, compared.test, len(compared.classes))
+
+    def baseline_remark(self, compared: Compared, figures: Callable[[Any], Mapping[str, float]], answer: Answer) -> str:
+        """The metric of the commonest class alone."""
+        known = compared.targets_N[compared.targets_N != IGNORED]
+        common = int(np.bincount(known, minlength=len(compared.classes)).argmax())
+        alone = np.zeros_like(answer.outputs_NC)
+        alone[:, common] = 1.0
+        found = self.metric.text(figures(alone)[self.metric.name])
+        return f"the commonest class alone, {compared.classes[common]}: {found}"
 
     # --- predictions ---
 
@@ -277,6 +302,13 @@ class _Pixels:
 
 
 # --- masks ----------------------------------------------------------------------------------------------------------
+
+
+def is_coco(given: Any) -> bool:
+    """Whether this is to be read as COCO's annotations: JSON, or what it parses to."""
+    if isinstance(given, str | bytes):
+        return given[:1] in ("{", "[", b"{", b"[")
+    return isinstance(given, dict | list)
 
 
 def decoded(label: bytes) -> Mask:

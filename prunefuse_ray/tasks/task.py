@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -22,6 +22,8 @@ from prunefuse_ray.acquisition import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from prunefuse_ray.tasks.baseline import Answer, Compared
 
 Probabilities = npt.NDArray[np.float64]
 
@@ -78,7 +80,9 @@ class Task(ABC):
     """One line of help."""
     metric: ClassVar[Metric]
     baseline: ClassVar[bool] = False
-    """Whether there is a simplest model to compare with (`training/baseline.py`)."""
+    """Whether there is a simplest model to compare with (`baseline_of`)."""
+    baseline_samples: ClassVar[int | None] = None
+    """To so many samples at most it is fitted, and on so many it is tested; None: as many as suit their kind."""
     one_class: ClassVar[bool] = True
     """Whether a sample has exactly one class. What weighs, guesses or votes by class is refused where it has not."""
     several: ClassVar[bool] = False
@@ -239,9 +243,19 @@ class Task(ABC):
     def members(self, targets_N: Tensor, classes: int) -> Tensor:
         """Of which classes each sample is, bool (N, C)."""
 
-    @abstractmethod
-    def baseline_targets(self, targets_N: npt.NDArray[Any], classes: int) -> npt.NDArray[Any]:
-        """What the baseline is fitted to: classes (N,), zeros and ones (N, C), or floats (N, C) as outputs are."""
+    # --- the baseline ---
+
+    def baseline_of(self, compared: Compared) -> Answer:
+        """The simplest model that anyone would try; of tasks that have a `baseline`. By `fitted` of the same labels."""
+        raise NotImplementedError(f"task '{self.name}' has no baseline")
+
+    def baseline_remark(self, compared: Compared, figures: Callable[[Any], Mapping[str, float]], answer: Answer) -> str:
+        """What else to say of it, to follow its name: what knowing the labels' distribution alone would give, say.
+
+        Args:
+            figures: of outputs (N, ...) for the test samples what `Evaluation.result` says.
+        """
+        return ""
 
     # --- predictions ---
 

@@ -58,6 +58,10 @@ class State:
 Weights: TypeAlias = dict[str, Tensor]
 
 
+MOMENTS = {"momentum_buffer": "momentum", "exp_avg": "mean", "exp_avg_sq": "square", "step": "step"}
+"""What optimizers keep of every parameter (SGD the first, AdamW the others) -> how it is named in a checkpoint."""
+
+
 def weights_of(network: nn.Module) -> Weights:
     """A copy of the weights on the CPU."""
     return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in network.state_dict().items()}
@@ -66,7 +70,7 @@ def weights_of(network: nn.Module) -> Weights:
 def save_state(
     directory: Path,
     network: nn.Module,
-    optimizer: torch.optim.SGD,
+    optimizer: torch.optim.Optimizer,
     state: State,
     best: Weights | None = None,
     training: str = "",
@@ -79,9 +83,9 @@ def save_state(
     tensors = {f"network.{k}": v for k, v in weights_of(network).items()}
     tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
     for name, parameter in network.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{name}"] = buffer.detach().cpu().contiguous()
+        for key, prefix in MOMENTS.items():
+            if (value := optimizer.state.get(parameter, {}).get(key)) is not None:
+                tensors[f"{prefix}.{name}"] = value.detach().cpu().contiguous()
     metadata = {"state": json.dumps(vars(state)), "training": training}
     metadata["sha256"] = _digest(tensors, metadata)
     safetensors.torch.save_file(tensors, directory / "state.safetensors", metadata=metadata)
@@ -100,7 +104,7 @@ def _digest(tensors: Weights, metadata: dict[str, str]) -> str:
 
 
 def load_state(
-    directory: Path, network: nn.Module, optimizer: torch.optim.SGD, training: str = ""
+    directory: Path, network: nn.Module, optimizer: torch.optim.Optimizer, training: str = ""
 ) -> tuple[State, Weights | None]:
     """Put a saved state back into `network` and `optimizer`; also returns the best epoch's weights. DamagedCheckpoint,
     with nothing changed, where it is not what `save_state` wrote for the same training."""
@@ -121,8 +125,10 @@ def load_state(
         raise DamagedCheckpoint(f"it has no state ({error})") from error
     network.load_state_dict(under("network.", tensors))
     for name, parameter in network.named_parameters():
-        if f"momentum.{name}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
+        for key, prefix in MOMENTS.items():
+            if (value := tensors.get(f"{prefix}.{name}")) is not None:
+                # AdamW counts its steps on the CPU, wherever the parameters are.
+                optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
     return state, under("best.", tensors) or None
 
 
@@ -145,7 +151,7 @@ def persisted(where: Place) -> Place | None:
 
 
 def restore(
-    network: nn.Module, optimizer: torch.optim.SGD, storage: Place | None, training: str
+    network: nn.Module, optimizer: torch.optim.Optimizer, storage: Place | None, training: str
 ) -> tuple[State, Weights | None] | None:
     """Where the training stood; None where it begins, also after a checkpoint that is damaged: that is said."""
     try:
@@ -171,7 +177,7 @@ def save(
     rank: int,
     metrics: dict[str, Any],
     network: nn.Module,
-    optimizer: torch.optim.SGD,
+    optimizer: torch.optim.Optimizer,
     state: State,
     storage: Place | None,
     *,

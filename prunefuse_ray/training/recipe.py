@@ -72,6 +72,16 @@ def distillation_weight(distillation: cfg.Distillation, progress: float) -> floa
     return distillation.weight * (1.0 - progress if distillation.decay == "linear" else 1.0)
 
 
+def optimizer(recipe: cfg.Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's, over the network's parameters."""
+    groups = parameter_groups(network, recipe.weight_decay)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999))
+    return torch.optim.SGD(
+        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0
+    )
+
+
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weights with decay; biases and normalisation parameters (fewer than two dimensions) without."""
     parameters = [p for p in network.parameters() if p.requires_grad]

@@ -58,9 +58,11 @@ from prunefuse_ray.training.recipe import (
     distillation_weight,
     learning_rate,
     lengthened,
-    parameter_groups,
     samples_per_epoch,
     samples_per_label,
+)
+from prunefuse_ray.training.recipe import (
+    optimizer as recipe_optimizer,
 )
 from prunefuse_ray.training.semi_supervised import Guesser
 
@@ -170,12 +172,7 @@ def _train(config: dict[str, Any]) -> None:
         size = recipe.batch_size * recipe.unlabeled.ratio
         pool = PoolBatches(job.unlabeled, job.training_form, batch=size, seed=job.seed, memory=config["memory"])
         guesser = Guesser(recipe, job.form, pool, np.array(job.prior), job.seed, rank, world)
-    optimizer = torch.optim.SGD(
-        parameter_groups(network, recipe.weight_decay),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-    )
+    optimizer = recipe_optimizer(recipe, network)
     restored = restore(network, optimizer, storage, job.name)
     state, best = restored or (State(), None)
     if restored is None:
@@ -256,7 +253,7 @@ class Notice:
 
 def _steps(
     network: nn.Module,
-    optimizer: torch.optim.SGD,
+    optimizer: torch.optim.Optimizer,
     teacher: nn.Module | None,
     samples: Samples,
     job: TrainingJob,

@@ -84,6 +84,15 @@ def test_texts_have_their_own_network_and_recipe():
     assert cfg.Config(pool=config.pool).training == config.finetuning
 
 
+def test_an_encoder_brings_its_tokenizer_its_weights_and_the_recipe_of_fine_tuning():
+    config = config_from_tree({"pool": TEXTS, "network": {"architecture": "transformers:some/folder"}})
+    assert (config.pool.text_form, config.pool.tokenizer, config.pool.text_length) == ("tokens", "some/folder", 256)
+    assert config.network.weights == "some/folder"
+    assert (config.training.optimizer, config.training.lr) == ("adamw", 1e-4)
+    fresh = config_from_tree({"pool": TEXTS, "network": {"architecture": "transformers:some/folder", "weights": None}})
+    assert fresh.network.weights is None
+
+
 def test_a_network_of_ones_own_reads_bytes_by_the_common_recipe():
     config = config_from_tree({"pool": TEXTS, "network": {"architecture": "my_module:network"}})
     assert config.pool.text_form == "bytes"

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from prunefuse_ray.data.texts import NgramForm
-from prunefuse_ray.errors import Rejected
+from prunefuse_ray.data.sample_format import Preprocessing, preprocessing_from_bytes, preprocessing_to_bytes
+from prunefuse_ray.data.texts import NgramForm, TokenForm, tokenizer_of
+from prunefuse_ray.errors import ConfigError, Rejected
+from tests.support.encoders import tokenizer
 
 
 def ngrams(text, length=16):
@@ -45,3 +47,34 @@ def test_long_texts_are_cut_pairs_before_words_and_counts_have_an_end():
 def test_what_has_no_words_is_rejected(value, why):
     with pytest.raises(Rejected, match=why):
         NgramForm(length=8).decode(value)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    pytest.importorskip("tokenizers")
+    return TokenForm(length=6, tokenizer=tokenizer(["a fine film", "a poor film"], 60).to_str())
+
+
+def test_texts_are_framed_tokens_and_zeros_behind_their_end(tokens):
+    records, kinds = tokens.read("a film")
+    found = tokens.inputs(torch.from_numpy(records[None]))[0].tolist()
+    assert kinds == ()
+    assert (found[0], found[-2:]) == (2, [0, 0]), "[CLS] is 1, and 0 is nothing"
+    assert [n for n in found if n == 3], "[SEP] at the end"
+    cut, kinds = tokens.read("a fine film, a poor film, a fine film")
+    assert kinds == ("text cut",)
+    assert tokens.inputs(torch.from_numpy(cut[None]))[0, -1] == 3
+    with pytest.raises(Rejected, match="empty"):
+        tokens.decode(" ")
+    with pytest.raises(Rejected, match="no tokens"):
+        tokens.decode("\u200b\u0000")
+
+
+def test_the_tokenizer_travels_with_the_form(tokens):
+    content = preprocessing_to_bytes(Preprocessing(task="classification", form=tokens, classes=["a", "b"]))
+    again = preprocessing_from_bytes(content).form
+    assert again == tokens
+    assert tokenizer_of(content, "beside a network") == tokens.tokenizer
+    assert tokens.tokenizer not in repr(tokens)
+    with pytest.raises(ConfigError, match=r"pool\.tokenizer: 'x' is no tokenizer\.json"):
+        tokenizer_of(b"{}", "x")

@@ -108,7 +108,7 @@ def test_outputs_are_in_deviations_and_people_get_units():
 
 def test_the_fifths_hold_equally_many_labels():
     task, y = fitted()
-    groups = task.group(task.baseline_targets(y, 2))
+    groups = task.group(task.deviations(y))
     assert np.bincount(groups).tolist() == [40] * 5
     assert y[groups == 0, 0].max() < y[groups == 4, 0].min()
     assert task.group_name(4, TWO) == "x, fifth 5 of the labels"
@@ -138,7 +138,7 @@ def test_the_loss_is_hubers_in_deviations_also_of_a_committee():
 def test_figures_are_those_of_scikit_learn_in_the_units_of_the_labels(targets):
     task, _ = fitted(targets=targets)
     _, y = fitted(50, targets, seed=1)
-    z = torch.randn(50, targets, dtype=torch.float64) * 0.3 + torch.from_numpy(task.baseline_targets(y, targets))
+    z = torch.randn(50, targets, dtype=torch.float64) * 0.3 + torch.from_numpy(task.deviations(y))
     evaluation = task.evaluation()
     for rows in (slice(0, 20), slice(20, 50)):
         evaluation.add(z[rows], torch.from_numpy(y[rows]))
@@ -152,7 +152,7 @@ def test_figures_are_those_of_scikit_learn_in_the_units_of_the_labels(targets):
 
 def test_labels_far_from_the_prediction_are_unlikely():
     task, y = fitted(targets=1)
-    z = task.baseline_targets(y, 1)
+    z = task.deviations(y)
     assert task.label_probabilities(z + 2.0, y) == pytest.approx(2 * norm.sf(2.0))
     assert np.isnan(task.guesses(z)[1]).all()
     assert task.guesses(z)[0] == pytest.approx(y, rel=1e-5)

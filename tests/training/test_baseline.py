@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from prunefuse_ray.data.texts import NgramForm
+from prunefuse_ray.tasks.baseline import of_classes
 from prunefuse_ray.training import baseline
 
 
@@ -20,7 +21,7 @@ def test_texts_whatever_words_the_test_set_has():
     )
     labeled = np.stack([form.decode(text) for text in good + bad])
     test = np.stack([form.decode(text) for text in ["fine indeed", "awful indeed", "of which nothing is known"]])
-    answer = baseline.of_texts(labeled, np.array([0] * 4 + [1] * 3), test, 3)
+    answer = of_classes(baseline.of_texts(labeled, test), np.array([0] * 4 + [1] * 3), 3)
     assert answer.outputs_NC[:2].argmax(1).tolist() == [0, 1]
     np.testing.assert_allclose(np.exp(answer.outputs_NC).sum(1), 1, atol=1e-6)
     assert "TF-IDF of words and pairs" in answer.about
@@ -29,20 +30,19 @@ def test_texts_whatever_words_the_test_set_has():
 def test_images_and_vectors_of_digits_as_well_as_is_known():
     digits = load_digits()
     images = np.rint(digits.images[..., None] * (255 / 16)).astype(np.uint8)
-    answer = baseline.of_images(images[:300], digits.target[:300], images[1400:], 10, images[:200])
+    answer = of_classes(baseline.of_images(images[:300], images[1400:], images[:200]), digits.target[:300], 10)
     assert accuracy(answer, digits.target[1400:]) > 0.9
-    answer = baseline.of_vectors(digits.data[:300], digits.target[:300], digits.data[1400:], 10)
+    answer = of_classes(baseline.of_vectors(digits.data[:300], digits.data[1400:]), digits.target[:300], 10)
     assert accuracy(answer, digits.target[1400:]) > 0.85
 
 
 def test_large_images_are_scaled_and_that_is_told():
     images = np.random.default_rng(0).integers(0, 256, (12, 48, 40, 3), np.uint8)
-    answer = baseline.of_images(images, np.arange(12) % 2, images, 2, images[:4])
-    assert "images scaled to 32 pixels" in answer.about
+    assert "images scaled to 32 pixels" in baseline.of_images(images, images, images[:4]).about
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 1, 1]])
 def test_few_labels_and_labels_of_one_class_are_enough(labels):
-    answer = baseline.of_vectors(np.eye(3), np.array(labels), np.eye(3), 4)
+    answer = of_classes(baseline.of_vectors(np.eye(3), np.eye(3)), np.array(labels), 4)
     assert answer.outputs_NC.shape == (3, 4)
     assert answer.outputs_NC.argmax(1).tolist() == labels

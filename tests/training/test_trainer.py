@@ -95,9 +95,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data, tmp
     assert train(other, IN_PROCESS, Place.at(str(tmp_path / "c"))).network != first.network
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 4])
-def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp_path, monkeypatch, epoch):
-    whole = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+@pytest.mark.parametrize(("epoch", "optimizer"), [(1, "sgd"), (3, "sgd"), (4, "sgd"), (2, "adamw")])
+def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp_path, monkeypatch, epoch, optimizer):
+    recipe = {"optimizer": optimizer, "lr": 0.1 if optimizer == "sgd" else 1e-3}
+    whole = train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "whole")))
     persist = checkpoints._persist
 
     def stop(local, where, name):
@@ -108,11 +109,11 @@ def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "_persist", stop)
         with pytest.raises(KeyboardInterrupt):
-            train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "t")))
+            train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
     epochs = []
     steps = trainer._steps
     monkeypatch.setattr(trainer, "_steps", lambda *a: (epochs.append(a[5].epoch), steps(*a))[1])
-    resumed = train(job(data, dropping()), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    resumed = train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
     assert resumed.network == whole.network
     assert resumed.metrics["train_loss"] == whole.metrics["train_loss"]
     assert epochs == list(range(epoch, 4)), "an epoch was trained twice"

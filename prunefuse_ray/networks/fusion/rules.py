@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PAPER = "Kousar, Bhatti and Moon 2026 (arXiv 2603.26138)"
-EXACT_FOR = "convolutions with batch normalization, and transformers that normalize before every block"
+EXACT_FOR = (
+    "convolutions with batch normalization, transformers that normalize before every block, and encoders of texts"
+)
 
 
 def _keep(parts: Parts) -> Mapping[str, Tensor]:

@@ -18,68 +18,54 @@ from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.prepared import readable
 from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.data.sample_format import Form
-from prunefuse_ray.data.texts import NgramForm, TextForm
+from prunefuse_ray.data.texts import NgramForm, TextForm, TokenForm
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.tasks import Task
-from prunefuse_ray.tasks.segmentation import IGNORED
+from prunefuse_ray.tasks.baseline import Compared, Features
 from prunefuse_ray.training import baseline
 
 DRAW = (0, 3_000_000)
 """Seed and number of the draws: none of those that select."""
 TESTED = {True: 10_000, False: 50_000}
 """Of a larger test set so many samples are tested, of images and of others."""
-TESTED_PIXELS = 300
-"""Images whose pixels are fitted to and tested."""
 NGRAMS = 1_024
 
 
 def run(context: RunContext, step: Step) -> Done:
     """Fit the baseline on the labels so far, and test it on the networks' test set; of large sets on a part."""
     form = context.form
-    if isinstance(form, TextForm):  # whatever the network reads
+    if isinstance(form, TextForm | TokenForm):  # whatever the network reads
         form = NgramForm(length=NGRAMS)
-    labels = context.labels(context.last)
-    labeled = _drawn(labels, TESTED_PIXELS if context.task.pixels else baseline.LABELED)
-    task, classes = context.task.fitted(labeled["label"]), len(context.info.classes)
-    x, targets_N = _samples(context.samples(context.last), form, labeled, task)
+    labels, most = context.labels(context.last), context.task.baseline_samples
+    labeled = _drawn(labels, baseline.LABELED if most is None else most)
+    task = context.task.fitted(labeled["label"])
+    x, y_N = _samples(context.samples(context.last), form, labeled, task)
     own = own_labels(context.test)
-    tested = TESTED_PIXELS if task.pixels else TESTED[isinstance(form, ImageForm)]
-    test, truth_N = _samples(context.test, form, _drawn(own, tested), task)
-    y_N = task.baseline_targets(targets_N, classes)
-    patches = isinstance(form, ImageForm) and not task.pixels
-    pool = context.drawn(baseline.POOL, *DRAW)[1] if patches else None
+    test, truth_N = _samples(
+        context.test, form, _drawn(own, TESTED[isinstance(form, ImageForm)] if most is None else most), task
+    )
+
+    def features() -> Features:
+        if isinstance(form, NgramForm):
+            return baseline.of_texts(x, test)
+        if isinstance(form, ImageForm):
+            return baseline.of_images(x, test, context.drawn(baseline.POOL, *DRAW)[1])
+        return baseline.of_vectors(form.numbers(x), form.numbers(test))
+
+    compared = Compared(labeled=x, targets_N=y_N, test=test, classes=context.info.classes, features=features)
     # Its steps are so small that on a machine with other work threads wait for each other: a minute instead of seconds.
     with threadpool_limits(1):
-        if task.pixels:
-            answer = baseline.of_pixels(x, y_N, test, classes)
-        elif isinstance(form, NgramForm):
-            answer = baseline.of_texts(x, y_N, test, classes)
-        elif isinstance(form, ImageForm):
-            assert pool is not None
-            answer = baseline.of_images(x, y_N, test, classes, pool)
-        else:
-            answer = baseline.of_vectors(form.numbers(x), y_N, form.numbers(test), classes)
+        answer = task.baseline_of(compared)
     found = _tested(task, answer.outputs_NC, truth_N)
     metrics = {metric.measured: found[metric.name] for metric in (task.metric, *task.beside)}
-    about = answer.about
-    if task.numbers:
-        told = _tested(task, np.zeros_like(answer.outputs_NC), truth_N)
-        figures = ((f"{m.title} {m.text(found[m.name])}", f"{m.title} {m.text(told[m.name])}") for m in task.beside)
-        of_model, of_mean = (", ".join(some) for some in zip(*figures, strict=True))
-        about += f" ({of_model}; the mean of the labels alone: {of_mean})"
-    if task.pixels:
-        common = int(np.bincount(y_N[y_N != IGNORED], minlength=classes).argmax())
-        alone = np.zeros_like(answer.outputs_NC)
-        alone[:, common] = 1.0
-        told = _tested(task, alone, truth_N)
-        about += f" (the commonest class alone, {context.info.classes[common]}: {task.metric.text(told['miou'])})"
+    remark = task.baseline_remark(compared, lambda outputs: _tested(task, outputs, truth_N), answer)
     return Done(
         outputs={},
         metrics={
             **metrics,
-            "about": about,
+            "about": f"{answer.about} ({remark})" if remark else answer.about,
             "labels": len(y_N),
             "of_labels": labels.num_rows,
             "tested": len(truth_N),

@@ -15,7 +15,7 @@ from prunefuse_ray.data.draw import outside, within
 from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.known_labels import in_pool, read_known
 from prunefuse_ray.data.labeled_set import check_sizes
-from prunefuse_ray.method.selector import dense_network, make_selector, proxies
+from prunefuse_ray.method.selector import dense_network, input_digests, make_selector, proxies
 from prunefuse_ray.method.steps import LEARN, Step, learns
 from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, KNOWN_TEST, Done, RunContext
 from prunefuse_ray.run.phases.learn import STATISTICS_FILE
@@ -42,7 +42,11 @@ def run(context: RunContext, step: Step) -> Done:
         outputs={**outputs, **known.outputs},
         written=[*known.written, *_pool_files(context)],
         metrics={
-            "inputs": {"network.weights": weights, "pool.known_labels": known.metrics},
+            "inputs": {
+                "network.weights": weights,
+                "pool.known_labels": known.metrics,
+                **{field: {"sha256": digest} for field, digest in input_digests(config).items()},
+            },
             "parameters": {
                 "dense": networks.parameters(dense.network),
                 "proxy": networks.parameters(selector.network),
