@@ -42,7 +42,7 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
     )
     parser.add_argument("--concurrency", type=int, metavar="N", help="trials at a time; bounded by the cluster")
     parser.add_argument("--seeds", metavar="N,...", help="instead of the file's seeds")
-    parser.add_argument("--loggers", metavar="NAME,...", help="tensorboard, mlflow, wandb; empty for none")
+    parser.add_argument("--loggers", metavar="NAME,...", help="trackers that log all trials; empty for none")
     path, overrides, arguments = _parse(parser, argv)
     settings: dict[str, Any] = {}
     if arguments.concurrency is not None:

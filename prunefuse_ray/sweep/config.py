@@ -30,7 +30,7 @@ from prunefuse_ray.config.files import (
     read_tree,
     to_tree,
 )
-from prunefuse_ray.config.schema import Config
+from prunefuse_ray.config.schema import Config, TrackerName
 from prunefuse_ray.config.section import RECORDED, Positive, Section
 from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS
@@ -124,8 +124,9 @@ class Sweep(Section):
     """Trials at a time. Default, and upper bound: what the cluster can run."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a trial is taken up again after the loss of its process or node. Its own errors are not retried."""
-    loggers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(["tensorboard"])
-    """Where Ray Tune logs every round of every trial; mlflow and wandb are extras, configured by their environment."""
+    loggers: list[TrackerName] = Field(["tensorboard"])
+    """Where Ray Tune logs every round of every trial: trackers (`prunefuse list trackers`), configured by their
+    environment."""
 
     @property
     def draws(self) -> dict[str, Axis]:
@@ -235,6 +236,8 @@ def _unsuited(config: Config) -> str | None:
             f"annotation.kind '{config.annotation.kind}' would ask people once per trial: a sweep needs labels that "
             "are there; use oracle"
         )
+    if config.run.trackers:
+        return "run.trackers: a sweep says by its own `loggers` where all trials are logged: name them there"
     if config.pool.allow_growth:
         return "pool.allow_growth: a sweep compares runs on one pool; set it to false"
     return None

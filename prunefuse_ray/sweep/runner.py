@@ -46,6 +46,7 @@ from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, stops_early, sweep_p
 from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
 from prunefuse_ray.sweep.sharing import inputs_keys
 from prunefuse_ray.sweep.trial import POLL, Desk, TrialJob, drive
+from prunefuse_ray.tracking import TRACKERS
 
 SWEEP_EXECUTION_FIELDS = (
     "concurrency",
@@ -82,6 +83,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     root = sweep_place(sweep)
     directory = Ledger(root)
     _check_unchanged_sweep(root, sweep)
+    loggers = _loggers(sweep, root)
     start_ray()
     progress.tell(doing="while looking through the pools")
     has = observe()
@@ -96,7 +98,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
             progress.tell(doing="in its trials")
             keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
             scheduler = _scheduler(sweep, root, found) if stopping else None
-            _fit(sweep, root, in_order(todo, keys), scheduler, at_once, notify)
+            _fit(sweep, root, in_order(todo, keys), scheduler, at_once, notify, loggers)
     finally:
         directory.unlock()
     return found
@@ -351,31 +353,17 @@ def placement(nodes: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[s
 
 
 def _loggers(sweep: Sweep, root: Place) -> list[tune.Callback]:
-    """Ray's own callbacks, by name. Where MLflow and W&B log to, their environment variables say."""
+    """Ray's own callbacks of the trackers. Where these log to, their environment variables say."""
     found: list[tune.Callback] = []
     for name in sweep.loggers:
-        if name == "tensorboard":
-            from ray.tune.logger import TBXLoggerCallback
-
-            found.append(TBXLoggerCallback())
-        elif name == "mlflow":
-            _require("mlflow")
-            from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-            found.append(MLflowLoggerCallback(experiment_name=root.name))
-        else:
-            _require("wandb")
-            from ray.air.integrations.wandb import WandbLoggerCallback
-
-            found.append(WandbLoggerCallback(project=root.name))
+        tracker = TRACKERS[name]
+        if tracker.callback is None:
+            raise PlanError(f"loggers: {name} has no callback for Ray Tune, which logs the trials: leave it out")
+        try:
+            found.append(tracker.callback(root.name))
+        except (ImportError, RuntimeError, AssertionError) as error:  # how Ray says that a package is missing
+            raise PlanError(f"loggers: {tracker.lacks() or error}, or leave it out") from error
     return found
-
-
-def _require(package: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec(package) is None:
-        raise PlanError(f"loggers: {package} is not installed: pip install 'prunefuse-ray[{package}]', or leave it out")
 
 
 def _fit(
@@ -385,6 +373,7 @@ def _fit(
     scheduler: AsyncHyperBandScheduler | None,
     at_once: int,
     notify: Notify,
+    loggers: Sequence[tune.Callback],
 ) -> None:
     """Hand the trials to Tune."""
     resources, task = placement(ray.nodes())
@@ -415,7 +404,7 @@ def _fit(
             storage_path=root.path,
             storage_filesystem=root.fs,
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            callbacks=[_Events(root, desk, notify), *_loggers(sweep, root)],
+            callbacks=[_Events(root, desk, notify), *loggers],
             verbose=0,
         ),
     )
