@@ -66,6 +66,12 @@ class Axis(Section):
     """Draw between these two."""
     loguniform: tuple[float, float] | None = None
     """Draw between these two, evenly over their logarithm."""
+    quniform: tuple[float, float, Annotated[float, Field(gt=0)]] | None = None
+    """Draw between the first two, in multiples of the third."""
+    randint: tuple[int, int] | None = None
+    """Draw an integer from the first one up to, but not including, the second."""
+    lograndint: tuple[Positive, int] | None = None
+    """The same, evenly over the logarithm."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,9 +85,10 @@ class Axis(Section):
     def _one(self) -> Axis:
         given = {k: v for k, v in self.model_dump().items() if v is not None}
         if len(given) != 1:
-            raise ValueError(f"give exactly one of grid, choice, uniform, loguniform, not {list(given) or 'none'}")
+            kinds = ", ".join(type(self).model_fields)
+            raise ValueError(f"give exactly one of {kinds}, not {list(given) or 'none'}")
         kind, value = next(iter(given.items()))
-        if kind in ("uniform", "loguniform") and value[0] >= value[1]:
+        if kind not in ("grid", "choice") and value[0] >= value[1]:
             raise ValueError(f"{kind} {list(value)} is empty: give [smallest, largest]")
         if kind == "loguniform" and value[0] <= 0:
             raise ValueError(f"loguniform {list(value)} reaches zero: its smallest value must be positive")
@@ -91,10 +98,31 @@ class Axis(Section):
         if self.choice is not None:
             return self.choice[int(rng.integers(len(self.choice)))]
         if self.uniform is not None:
-            return float(f"{rng.uniform(*self.uniform):.4g}")
-        assert self.loguniform is not None
-        low, high = np.log(self.loguniform)
-        return float(f"{np.exp(rng.uniform(low, high)):.4g}")
+            return rounded(rng.uniform(*self.uniform))
+        if self.loguniform is not None:
+            low, high = np.log(self.loguniform)
+            return rounded(float(np.exp(rng.uniform(low, high))))
+        if self.quniform is not None:
+            low, high, step = self.quniform
+            return rounded(float(np.clip(np.round(rng.uniform(low, high) / step) * step, low, high)))
+        if self.randint is not None:
+            return int(rng.integers(*self.randint))
+        assert self.lograndint is not None
+        low, high = self.lograndint
+        return min(high - 1, int(np.exp(rng.uniform(np.log(low), np.log(high)))))
+
+
+def rounded(value: float) -> float:
+    """To four digits: names and files show the very value that was tried."""
+    return float(f"{value:.4g}")
+
+
+class PerTrial(Section):
+    """What a trial at least has of the cluster."""
+
+    cpus: Annotated[float, Field(ge=1)] = 1.0
+    """Ray's CPUs."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Sweep(Section):
@@ -104,7 +132,9 @@ class Sweep(Section):
     """What all trials have in common. In a file: the name of a preset, or a configuration that may begin with
     `preset: NAME`. Its run.directory and run.name are the sweep's own: SWEEP = DIRECTORY/NAME."""
     space: dict[str, Axis] = Field({})
-    """Field (as `section.field`) -> {grid: [...]}, {choice: [...]}, {uniform: [low, high]} or {loguniform: ...}."""
+    """Field (as `section.field`) -> how it is tried, in the terms of Ray Tune: {grid: [...]}, {choice: [...]},
+    {uniform: [low, high]}, {loguniform: ...}, {quniform: [low, high, step]}, {randint: [low, high]} or
+    {lograndint: ...}."""
     arms: dict[str, dict[str, Any]] = Field({})
     """Name -> overrides of the base, nested as in a configuration. Every arm is combined with the whole space."""
     seeds: list[Seed] = Field([0, 1, 2], min_length=1)
@@ -116,12 +146,16 @@ class Sweep(Section):
     metric: Annotated[Literal["fused", "proxy"], BeforeValidator(_network)] = "fused"
     """The network whose metric is compared, at the last label budget (where budgets differ: the largest at which all
     trials measure it); the best combination goes to best.yaml."""
-    scheduler: Literal["auto", "asha", "none"] = "auto"
-    """asha: after rounds 2, 4, 8, ... trials whose metric is below the median there are stopped. It needs the metric
-    after every round (fused: fusion.evaluate every) and the same budgets in all trials, three or more. auto:
+    scheduler: Literal["auto", "asha", "median", "none"] = "auto"
+    """asha: after rounds 2, 4, 8, ... trials whose metric is below the median there are stopped. median: after every
+    round from the second on, trials whose best metric is below the median of the others' means so far. Both need the
+    metric after every round (fused: fusion.evaluate every) and the same budgets in all trials, three or more. auto:
     asha where the space has distributions and that is so."""
     concurrency: Positive | None = None
     """Trials at a time. Default, and upper bound: what the cluster can run."""
+    resources: PerTrial | None = None
+    """What each trial has of the cluster at least: bounds the trials at a time. Default: what its actors and workers
+    need (scoring.actors, workers.count)."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a trial is taken up again after the loss of its process or node. Its own errors are not retried."""
     loggers: list[TrackerName] = Field(["tensorboard"])
@@ -284,15 +318,15 @@ def trials(sweep: Sweep) -> list[Trial]:
 
 
 def stops_early(sweep: Sweep, found: Sequence[Trial]) -> bool:
-    """Whether ASHA stops trials on the way. Raises ConfigError where it is asked for but could not compare them."""
-    why = incomparable(sweep, found)
-    if sweep.scheduler == "asha" and why:
-        raise ConfigError(f"scheduler: asha {why}, or set scheduler to none")
-    return (sweep.scheduler == "asha" or (sweep.scheduler == "auto" and bool(sweep.draws))) and not why
+    """Whether trials are stopped on the way. Raises ConfigError where that is asked for but they cannot be compared."""
+    why, asked = incomparable(sweep, found), sweep.scheduler in ("asha", "median")
+    if asked and why:
+        raise ConfigError(f"scheduler: {sweep.scheduler} {why}, or set scheduler to none")
+    return (asked or (sweep.scheduler == "auto" and bool(sweep.draws))) and not why
 
 
 def incomparable(sweep: Sweep, found: Sequence[Trial]) -> str | None:
-    """Why ASHA cannot compare these trials on the way, and what would change that; None where it can."""
+    """Why a scheduler cannot compare these trials on the way, and what would change that; None where it can."""
     configs = [trial.config for trial in found]
     budgets = configs[0].selection.budgets
     if sweep.metric == "fused" and any(c.fusion.evaluate != "every" for c in configs):

@@ -12,18 +12,18 @@ small machine none would.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import ray
 import yaml
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 from prunefuse_ray import progress
 from prunefuse_ray.config.files import differences, to_tree
@@ -52,6 +52,7 @@ SWEEP_EXECUTION_FIELDS = (
     "concurrency",
     "loggers",
     "max_failures",
+    "resources",
     "scheduler",
     *(f"base.{f}" for f in EXECUTION_FIELDS),
 )
@@ -227,6 +228,14 @@ def concurrency(sweep: Sweep, todo: Sequence[Trial], has: Resources) -> int:
     they gain by a second thread.
     """
     limit = has.cores or cores() if has.in_process else max(1, int(has.cpus))
+    if (each := sweep.resources) is not None:
+        for name, wanted, there in (("cpus", each.cpus, has.cpus), ("gpus", each.gpus, has.gpus)):
+            if wanted > there:
+                raise PlanError(
+                    f"resources.{name}: a trial is to have {wanted:g}, and the cluster has {there:g}: lower it, or add "
+                    "nodes"
+                )
+            limit = min(limit, int(there // wanted) if wanted else limit)
     for runs in range(min(limit, sweep.concurrency or limit, len(todo)), 1, -1):
         part = has.part(runs)
         try:
@@ -317,26 +326,34 @@ class _Events(tune.Callback):
         self.notify(found.status, name, {"message": found.message})
 
 
-def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> AsyncHyperBandScheduler:
-    """ASHA over rounds, told of what earlier starts of this sweep measured."""
-    asha = AsyncHyperBandScheduler(
-        time_attr="budgets_passed",  # the same labels in every trial: `stops_early`
-        metric=sweep.metric,
-        mode="max",
-        max_t=len(found[0].config.selection.budgets),
-        grace_period=GRACE,
-        reduction_factor=2,
-    )
+class _Past:
+    """A trial of an earlier start, as a scheduler knows one."""
+
+    def __init__(self, name: str) -> None:
+        self.trial_id = name
+
+
+def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> TrialScheduler:
+    """What stops trials by their rounds, told of what earlier starts of this sweep measured."""
+    # The same labels in every trial: `stops_early`.
+    by: dict[str, Any] = {"time_attr": "budgets_passed", "metric": sweep.metric, "mode": "max", "grace_period": GRACE}
+    scheduler: TrialScheduler
+    if sweep.scheduler == "median":
+        # A trial that is paused to let others catch up would begin its round anew.
+        scheduler = MedianStoppingRule(**by, min_time_slice=math.inf)  # type: ignore[arg-type]
+    else:
+        last = len(found[0].config.selection.budgets)
+        scheduler = AsyncHyperBandScheduler(**by, max_t=last, reduction_factor=2)
     for trial in found:
         ledger = Ledger(root / "trials" / trial.name)
         if outcome(root, trial.name).status in (COMPLETE, STOPPED) and ledger.exists:
-            past: Any = SimpleNamespace(trial_id=trial.name)
-            asha.on_trial_add(None, past)  # type: ignore[arg-type]
+            past: Any = _Past(trial.name)
+            scheduler.on_trial_add(None, past)  # type: ignore[arg-type]
             for r in range(len(trial.config.selection.budgets)):
                 row = round_row(ledger, trial.config, r)
                 if row.get(sweep.metric) is not None:
-                    asha.on_trial_result(None, past, row)  # type: ignore[arg-type]
-    return asha
+                    scheduler.on_trial_result(None, past, row)  # type: ignore[arg-type]
+    return scheduler
 
 
 def placement(nodes: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
@@ -370,7 +387,7 @@ def _fit(
     sweep: Sweep,
     root: Place,
     ordered: Sequence[Trial],
-    scheduler: AsyncHyperBandScheduler | None,
+    scheduler: TrialScheduler | None,
     at_once: int,
     notify: Notify,
     loggers: Sequence[tune.Callback],

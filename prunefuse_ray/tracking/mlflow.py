@@ -64,6 +64,8 @@ class _Run:
 
 
 def _callback(sweep: str) -> Any:
+    if why := MLFLOW.lacks():
+        raise ImportError(why)
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     return MLflowLoggerCallback(experiment_name=sweep)

@@ -39,6 +39,8 @@ class _Run:
 
 
 def _callback(sweep: str) -> Any:
+    if why := WANDB.lacks():
+        raise ImportError(why)
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     return WandbLoggerCallback(project=sweep)
