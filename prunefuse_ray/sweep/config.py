@@ -94,6 +94,21 @@ class Axis(Section):
             raise ValueError(f"loguniform {list(value)} reaches zero: its smallest value must be positive")
         return self
 
+    def ends(self) -> list[Any]:
+        """The smallest and the largest value; of a choice all."""
+        if self.choice is not None:
+            return self.choice
+        for bounds, last in ((self.randint, 1), (self.lograndint, 1), (self.uniform, 0), (self.loguniform, 0)):
+            if bounds is not None:
+                return [bounds[0], bounds[1] - last]
+        assert self.quniform is not None
+        return list(self.quniform[:2])
+
+    def as_shown(self, value: Any) -> Any:
+        """A drawn number to four digits, inside the bounds."""
+        bounds = self.uniform or self.loguniform or (self.quniform[:2] if self.quniform else None)
+        return value if bounds is None else float(np.clip(rounded(value), *bounds))
+
     def draw(self, rng: np.random.Generator) -> Any:
         if self.choice is not None:
             return self.choice[int(rng.integers(len(self.choice)))]
@@ -141,6 +156,9 @@ class Sweep(Section):
     """Seeds (run.seed) of every combination; figures are means and standard deviations over them."""
     samples: Positive = 16
     """Draws from the distributions of `space`; without distributions of no effect."""
+    search: Literal["random", "optuna"] = "random"
+    """How they are drawn. optuna: by what came out of earlier draws (its tree-structured Parzen estimator, the extra
+    `optuna`), the mean of `metric` over the seeds; for a space of distributions alone, without arms."""
     reference: str | None = None
     """The arm that costs are given relative to; default: the dense network's costs, computed."""
     metric: Annotated[Literal["fused", "proxy"], BeforeValidator(_network)] = "fused"
@@ -200,6 +218,21 @@ class Sweep(Section):
                 idle = sorted(f for a in (twin, arm) for f in flatten(self.arms[a]) if f.startswith(EXECUTION_FIELDS))
                 why = f"'{idle[0]}' {NO_MATTER}" if idle else "both override the same"
                 raise ValueError(f"arms.{arm}: would be arms.{twin} again ({why}): leave one of them out")
+        if self.search != "random":
+            grids = [field for field, axis in self.space.items() if axis.grid is not None]
+            why = f"arms ({next(iter(self.arms))})" if self.arms else f"a grid ({grids[0]})" if grids else ""
+            if not self.draws:
+                raise ValueError(f"search: {self.search} needs distributions in `space`, such as {{uniform: [0, 1]}}")
+            if why:
+                raise ValueError(
+                    f"search: {self.search} draws every field by what came out, which leaves no room for {why}: make "
+                    "it a choice in `space`, or set search to random"
+                )
+            if pools := [field for field in self.space if field.startswith("pool.")]:
+                raise ValueError(
+                    f"search: '{pools[0]}' makes pools of its own, each of which is looked through before the first "
+                    "trial: set search to random"
+                )
         if self.reference is not None and self.reference not in self.arms:
             raise ValueError(f"reference: no arm '{self.reference}'{near(self.reference, self.arms)}")
         return self
@@ -277,15 +310,19 @@ def _unsuited(config: Config) -> str | None:
     return None
 
 
-def trials(sweep: Sweep) -> list[Trial]:
+def trials(sweep: Sweep, drawn: Sequence[Mapping[str, Any]] | None = None, since: int = 0) -> list[Trial]:
     """Every trial of a sweep, in a fixed order, each validated.
+
+    Args:
+        drawn: the values that a search has drawn so far. Where it draws by what came out, there are no others.
+        since: leave out the draws before this one.
 
     Raises:
         ConfigError: trials that are no configuration, with the fields that made them so, in one message.
     """
     found: list[Trial] = []
     faults: list[str] = []
-    for arm, values, prefix in _points(sweep):
+    for arm, values, prefix in _points(sweep, drawn or [], since):
         point = "_".join([*prefix, *([arm] if arm else []), *_written(values)]) or "base"
         over = sweep.arms.get(arm, {})
         for field, value in values.items():
@@ -354,18 +391,30 @@ def _below(directory: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
-def _points(sweep: Sweep) -> list[tuple[str, dict[str, Any], list[str]]]:
+def ends(sweep: Sweep) -> list[dict[str, Any]]:
+    """Values from the ends of the space, every choice among them: where these are configurations, what lies between
+    them is taken to be."""
+    sides = [axis.ends() for axis in sweep.draws.values()]
+    return [
+        {field: side[n % len(side)] for field, side in zip(sweep.draws, sides, strict=True)}
+        for n in range(max(map(len, sides)))
+    ]
+
+
+def _points(sweep: Sweep, told: Sequence[Mapping[str, Any]], since: int) -> list[tuple[str, dict[str, Any], list[str]]]:
     """(arm, values, first part of the name) of every combination. Draws depend on their place in the order alone."""
     grids = {field: axis.grid for field, axis in sweep.space.items() if axis.grid is not None}
     products = [dict(zip(grids, values, strict=True)) for values in itertools.product(*grids.values())]
     drawn: list[dict[str, Any]] = [{}]
-    if sweep.draws:
+    if sweep.search != "random":
+        drawn = [{field: values[field] for field in sweep.space} for values in told]
+    elif sweep.draws:
         rng = np.random.default_rng(0)
         drawn = [{field: axis.draw(rng) for field, axis in sweep.draws.items()} for _ in range(sweep.samples)]
     return [
         (arm, {**grid, **values}, [f"{n:03d}"] if sweep.draws else [])
         for arm in (sweep.arms or {"": {}})
-        for n, values in enumerate(drawn)
+        for n, values in list(enumerate(drawn))[since:]
         for grid in products
     ]
 

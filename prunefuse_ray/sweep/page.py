@@ -393,7 +393,7 @@ def _configuration(view: _View) -> Html:
     ]
     asked += [(k, str(sweep[k])) for k in ("seeds", "reference", "metric", "scheduler") if sweep[k] is not None]
     if view.sweep.draws:
-        asked.append(("samples", str(view.sweep.samples)))
+        asked += [("samples", str(view.sweep.samples)), ("search", view.sweep.search)]
     changed = [tuple(d.split(": ", 1)) for d in differences(to_tree(Config()), sweep["base"])]
     base = [(field, words.partition(" -> ")[2]) for field, words in changed]
     blocks = [

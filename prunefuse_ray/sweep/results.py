@@ -170,6 +170,22 @@ class SweepResult:
         return TASKS[self.sweep.base.task].metric
 
 
+def read_draws(root: Place) -> list[dict[str, Any]]:
+    """What a search has drawn so far (`draws/NNN.json`), in its order."""
+    files = {int(file.base_name.partition(".")[0]): Place(root.fs, file.path) for file in (root / "draws").files()}
+    return [dict(place.read_json()) for _, place in sorted(files.items())]
+
+
+def draw_of(name: str) -> int:
+    """The number of the draw that a point or a trial of a search belongs to."""
+    return int(name.partition("_")[0])
+
+
+def trials_of(sweep: Sweep, root: Place) -> list[Trial]:
+    """The trials of a sweep as far as they are known: of a search those that it has drawn."""
+    return trials(sweep, read_draws(root) if sweep.search != "random" else None)
+
+
 def recorded_sweep(root: Place, path: str, overrides: Mapping[str, Any], settings: Mapping[str, Any]) -> Sweep:
     """The sweep that a directory holds, to go on with it; `overrides` and `settings` as `load_sweep` takes them.
 
@@ -194,7 +210,7 @@ def recorded_sweep(root: Place, path: str, overrides: Mapping[str, Any], setting
 def read_sweep(root: Place) -> SweepResult:
     """Raises LedgerError where the directory is no sweep or is damaged."""
     sweep = read_recorded(root / "sweep.yaml", Sweep)
-    return SweepResult(sweep=sweep, root=root, trials=[_read_trial(root, t) for t in trials(sweep)])
+    return SweepResult(sweep=sweep, root=root, trials=[_read_trial(root, t) for t in trials_of(sweep, root)])
 
 
 def _read_trial(root: Place, trial: Trial) -> TrialResult:

@@ -42,8 +42,19 @@ from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
 from prunefuse_ray.run.opening import check
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place, be_patient
-from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, stops_early, sweep_path, trials
-from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
+from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, ends, stops_early, sweep_path, trials
+from prunefuse_ray.sweep.results import (
+    COMPLETE,
+    FAILED,
+    STOPPED,
+    outcome,
+    outcome_place,
+    pool_key,
+    read_draws,
+    round_row,
+    trials_of,
+)
+from prunefuse_ray.sweep.search import Draws, check_search, optuna, point_of
 from prunefuse_ray.sweep.sharing import inputs_keys
 from prunefuse_ray.sweep.trial import POLL, Desk, TrialJob, drive
 from prunefuse_ray.tracking import TRACKERS
@@ -79,9 +90,13 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     """
     be_patient(sweep.base.run.store_patience)
     progress.tell(retries=sweep.base.run.retries, patience=sweep.base.run.store_patience)
-    found = trials(sweep)
-    stopping = stops_early(sweep, found)
     root = sweep_place(sweep)
+    check_search(sweep)
+    found = trials_of(sweep, root)
+    searches = sweep.search != "random"
+    # Of a search the ends of its space stand for what it will draw.
+    probes = trials(sweep, ends(sweep)) if searches else found
+    stopping = stops_early(sweep, probes)
     directory = Ledger(root)
     _check_unchanged_sweep(root, sweep)
     loggers = _loggers(sweep, root)
@@ -89,20 +104,21 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     progress.tell(doing="while looking through the pools")
     has = observe()
     todo = [t for t in found if outcome(root, t.name).status not in (COMPLETE, STOPPED)]
-    at_once = concurrency(sweep, todo, has)
-    infos = _survey_pools(root, found, todo, has, at_once, tell)
+    looked = probes if searches else todo
+    at_once = concurrency(sweep, looked, has)
+    infos = _survey_pools(root, found, looked, has, at_once, tell)
     directory.lock()
     try:
         _check_unchanged_sweep(root, sweep)  # again: nobody else changes it now
-        _record(root, sweep, todo, infos, tell)
-        if todo:
+        _record(root, sweep, looked, infos, tell)
+        if todo or (searches and len(found) < sweep.samples * len(sweep.seeds)):
             progress.tell(doing="in its trials")
             keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
-            scheduler = _scheduler(sweep, root, found) if stopping else None
+            scheduler = _scheduler(sweep, root, found, len(probes[0].config.selection.budgets)) if stopping else None
             _fit(sweep, root, in_order(todo, keys), scheduler, at_once, notify, loggers)
     finally:
         directory.unlock()
-    return found
+    return trials_of(sweep, root)
 
 
 # --- before anything starts ---
@@ -118,7 +134,7 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
     changed = [d for d in differences(to_tree(old), to_tree(sweep)) if not d.startswith(SWEEP_EXECUTION_FIELDS)]
     if all(d.startswith(GROWING_FIELDS) for d in changed):
         # Also where nothing differs: the order of the fields in `space` makes names and draws.
-        changed = _trials_lost(old, sweep)
+        changed = _trials_lost(old, sweep, root) or _draws_lost(old, sweep, changed)
     if changed:
         lines = "\n  ".join(changed)
         raise LedgerError(
@@ -127,11 +143,16 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
         )
 
 
-def _trials_lost(old: Sweep, sweep: Sweep) -> list[str]:
+def _draws_lost(old: Sweep, sweep: Sweep, changed: Sequence[str]) -> list[str]:
+    """What differs of a space from which values have been drawn by what came out."""
+    return [d for d in changed if old.search != "random" and d.startswith("space")]
+
+
+def _trials_lost(old: Sweep, sweep: Sweep, root: Place) -> list[str]:
     """A line for every trial of the sweep `old`, as it was recorded, that `sweep` has no more or has otherwise."""
-    now = {trial.name: trial for trial in trials(sweep)}
+    now = {trial.name: trial for trial in trials_of(sweep, root)}
     lines = []
-    for was in trials(old):
+    for was in trials_of(old, root):
         if was.name not in now:
             lines.append(f"trial '{was.name}' would be gone; a sweep may gain arms, values and seeds, but not lose any")
             continue
@@ -333,8 +354,9 @@ class _Past:
         self.trial_id = name
 
 
-def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> TrialScheduler:
-    """What stops trials by their rounds, told of what earlier starts of this sweep measured."""
+def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial], rounds: int) -> TrialScheduler:
+    """What stops trials by their rounds, of which each has so many, told of what earlier starts of this sweep
+    measured."""
     # The same labels in every trial: `stops_early`.
     by: dict[str, Any] = {"time_attr": "budgets_passed", "metric": sweep.metric, "mode": "max", "grace_period": GRACE}
     scheduler: TrialScheduler
@@ -342,8 +364,7 @@ def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> TrialSchedu
         # A trial that is paused to let others catch up would begin its round anew.
         scheduler = MedianStoppingRule(**by, min_time_slice=math.inf)  # type: ignore[arg-type]
     else:
-        last = len(found[0].config.selection.budgets)
-        scheduler = AsyncHyperBandScheduler(**by, max_t=last, reduction_factor=2)
+        scheduler = AsyncHyperBandScheduler(**by, max_t=rounds, reduction_factor=2)
     for trial in found:
         ledger = Ledger(root / "trials" / trial.name)
         if outcome(root, trial.name).status in (COMPLETE, STOPPED) and ledger.exists:
@@ -383,6 +404,15 @@ def _loggers(sweep: Sweep, root: Place) -> list[tune.Callback]:
     return found
 
 
+def _measured(root: Place, sweep: Sweep, trial: Trial) -> float | None:
+    """The metric of a trial at the most labels at which it was measured; None of one that failed."""
+    ledger = Ledger(root / "trials" / trial.name)
+    if not ledger.exists or outcome(root, trial.name).status == FAILED:
+        return None
+    rows = (round_row(ledger, trial.config, r) for r in reversed(range(len(trial.config.selection.budgets))))
+    return next((row[sweep.metric] for row in rows if row.get(sweep.metric) is not None), None)
+
+
 def _fit(
     sweep: Sweep,
     root: Place,
@@ -394,22 +424,27 @@ def _fit(
 ) -> None:
     """Hand the trials to Tune."""
     resources, task = placement(ray.nodes())
-    desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(_already_done(root, trials(sweep)))
-    job = TrialJob(root=root, configs={t.name: to_tree(t.config) for t in ordered}, runs=at_once, directory=os.getcwd())
+    desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(_already_done(root, trials_of(sweep, root)))
+    configs = {t.name: to_tree(t.config) for t in ordered}
+    job = TrialJob(root=root, configs=configs, sweep=to_tree(sweep), runs=at_once, directory=os.getcwd())
     for trial in ordered:
         outcome_place(root, trial.name).delete()  # what failed before is tried again
     # Only the loggers that were asked for, and none of Tune's tables on the console.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # a sweep is durable without Tune's own last checkpoint
-    points = [
-        {"name": t.name, "seed": t.config.run.seed, **({"arm": t.arm} if t.arm else {}), **t.values} for t in ordered
-    ]
+    searching = sweep.search != "random"
+    search: dict[str, Any] = {}
+    if searching:
+        drawn = len(read_draws(root))
+        search["search_alg"] = Draws(sweep, root, partial(_measured, root, sweep), ordered, optuna(sweep, drawn))
+        search["num_samples"] = len(ordered) + (sweep.samples - drawn) * len(sweep.seeds)
     tuner = tune.Tuner(
         tune.with_resources(
             partial(_trial, job=job, desk=desk, placement=task), tune.PlacementGroupFactory([resources])
         ),
-        param_space={"trial": tune.grid_search(points)},
+        param_space={} if searching else {"trial": tune.grid_search([point_of(t) for t in ordered])},
         tune_config=tune.TuneConfig(
+            **search,
             scheduler=scheduler,
             max_concurrent_trials=at_once,
             reuse_actors=True,

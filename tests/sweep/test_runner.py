@@ -144,13 +144,13 @@ def test_the_median_rule_goes_on_with_what_earlier_starts_measured(tmp_path, mon
     found = trials(sweep)
     curves = {t.name: [0.1, v, v] for t, v in zip(found, (0.2, 0.5, 0.8), strict=True)}
     past(monkeypatch, curves)
-    rule = sweeping._scheduler(sweep, Place.at(str(tmp_path)), found)
+    rule = sweeping._scheduler(sweep, Place.at(str(tmp_path)), found, 3)
     waiting = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])
     trial = sweeping._Past("new")
     rule.on_trial_add(None, trial)
     assert rule.on_trial_result(waiting, trial, {"budgets_passed": 1, "proxy": 0.0}) == "CONTINUE", "in its grace"
     assert rule.on_trial_result(waiting, trial, {"budgets_passed": 2, "proxy": value}) == decision
-    few = sweeping._scheduler(sweep, Place.at(str(tmp_path)), found[:1])
+    few = sweeping._scheduler(sweep, Place.at(str(tmp_path)), found[:1], 3)
     assert few.on_trial_result(waiting, trial, {"budgets_passed": 2, "proxy": 0.0}) == "CONTINUE"
 
 
