@@ -27,8 +27,10 @@ class Network(Section):
     """resnet8/14/20/32/44/56/110/164, another built-in name, torchvision:NAME, or package.module:function for one's
     own."""
     weights: PathOrUri | None = None
-    """Trained weights of the dense network (a path or URI): safetensors, or a checkpoint that holds tensors alone.
-    The proxy is pruned from them; a head for another number of classes is made anew."""
+    """Trained weights of the dense network: a path or URI of safetensors, or of a checkpoint that holds tensors alone;
+    or by name, through the library's own download and cache: torchvision:DEFAULT (or its name for them, such as
+    IMAGENET1K_V2), timm:DEFAULT (or timm:NAME), huggingface:OWNER/NAME. The proxy is pruned from them; a head for
+    another number of classes is made anew."""
 
 
 def committee_ratio(pruning: Mapping[str, Any]) -> float | None:
