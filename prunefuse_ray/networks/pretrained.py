@@ -83,7 +83,7 @@ def _of_timm(weights: str, name: str, model: str) -> Named:
         files = (config.hf_hub_filename,) if config.hf_hub_filename else FILES
         file = _of_hub(weights, config.hf_hub_id, None, files)
     elif config.url:
-        file = _of_url(weights, config.url)
+        file = _of_url(weights, str(config.url))
     else:
         raise NetworkError(f"network.weights: timm has no trained weights of {wanted}; give a file")
     return Named(file=file, mean=config.mean, std=config.std)
