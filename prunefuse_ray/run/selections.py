@@ -126,7 +126,8 @@ def write_fiftyone(config: Config, ledger: Ledger, out: Place) -> int:
     count = 0
     for one in selections(config, ledger):
         (out / IMAGES / one.name).write_bytes(one.image)
-        given = [{"label": name, "attributes": one.figures} for name in task.names(one.label, classes)]
+        figures = {"pool_id" if k == "id" else k: v for k, v in one.figures.items()}  # `id` is FiftyOne's own
+        given = [{"label": name, "attributes": figures} for name in task.names(one.label, classes)]
         labels[one.name.partition(".")[0]] = given if task.several else given[0]
         count += 1
     (out / "labels.json").write_bytes(json_bytes({"classes": classes, "labels": labels}))

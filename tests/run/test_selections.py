@@ -72,12 +72,8 @@ def test_fiftyones_form_has_the_scores_as_attributes(finished, rows, tmp_path):
     for number, row in enumerate(rows, 1):
         entry = tree["labels"][f"{number:06d}"]
         assert entry["label"] == tree["classes"][row["label"]]
-        assert entry["attributes"] == {
-            "id": row["id"],
-            "round": row["round"],
-            "rank": row["rank"],
-            "score": row["score"],
-        }
+        told = {"pool_id": row["id"], **{name: row[name] for name in ("round", "rank", "score")}}
+        assert entry["attributes"] == told, "no `id`, which FiftyOne would take for one of its own"
 
 
 def test_masks_become_cocos_run_lengths():
