@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test fuzz test-networks test-wheel test-slow test-kills test-faults test-multinode test-browser test-labelstudio \
+.PHONY: install run test fuzz test-networks test-wheel test-documents test-slow test-kills test-faults test-multinode test-browser test-labelstudio \
 	test-lowest gpu-check reference docs \
 	constraints-lowest.txt lint types clean
 
@@ -29,6 +29,10 @@ test-networks: install
 # The wheel, built and used in an empty environment and folder.
 test-wheel: install
 	$(BIN)/python -m pytest -m slow --timeout 900 tests/test_wheel.py
+
+# Every code block of the documents, carried out as it stands.
+test-documents: install
+	$(BIN)/python -m pytest -m slow tests/docs
 
 test-slow: install
 	$(BIN)/python -m pytest -m 'slow and not faults' --timeout 1800

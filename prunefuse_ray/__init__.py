@@ -1,7 +1,8 @@
 """PruneFuse on Ray: select samples with a pruned proxy, then fuse it into the dense network.
 
 From Python: `prune`, `score`, `select`, `fuse` and `export` on a network, a training loop and data of your own;
-`execute` and `Run` for whole runs; `load` for finished networks. These names are stable.
+`execute` and `Run` for whole runs; `load` for finished networks, `load_sweep` for the results of a sweep. These names
+are stable.
 """
 
 import importlib
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prunefuse_ray.api.runs import Report, Run, execute
     from prunefuse_ray.api.steps import Scores, export, fuse, prune, score, select
+    from prunefuse_ray.api.sweeps import SweepResults, load_sweep
     from prunefuse_ray.inference.predictor import Predictor, load
     from prunefuse_ray.networks import Proxy
 
@@ -19,11 +21,13 @@ __all__ = [
     "Report",
     "Run",
     "Scores",
+    "SweepResults",
     "__version__",
     "execute",
     "export",
     "fuse",
     "load",
+    "load_sweep",
     "prune",
     "score",
     "select",
@@ -36,10 +40,12 @@ _WHERE = {
     "Report": "api.runs",
     "Run": "api.runs",
     "Scores": "api.steps",
+    "SweepResults": "api.sweeps",
     "execute": "api.runs",
     "export": "api.steps",
     "fuse": "api.steps",
     "load": "inference.predictor",
+    "load_sweep": "api.sweeps",
     "prune": "api.steps",
     "score": "api.steps",
     "select": "api.steps",

@@ -1,7 +1,7 @@
 """What people add: named objects of one kind, from this package, from other installed packages, or `module:name`.
 
-Every seam of the package (strategies, sources of samples, scoring backends, fusion rules, tasks) is one `Registry`.
-Validation, help, error texts and the documents' tables are made from it, so an entry is added in one place:
+Every seam of the package (strategies, sources of samples, scoring backends, fusion rules, tasks, trackers) is one
+`Registry`. Validation, help, error texts and the documents' tables are made from it, so an entry is added in one place:
 
 - here: one line in the registry's `entries`;
 - in a package of one's own: an entry point of the registry's group, `my_name = "my_package.my_module:MY_OBJECT"`;
@@ -13,7 +13,8 @@ Nothing is imported before it is asked for.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterator, Mapping
+import importlib.util
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import EntryPoint, entry_points
@@ -138,3 +139,14 @@ def load_object(reference: str, what: str) -> Any:
             f"{what}: cannot import '{reference}' ({error}); write it as package.module:name, of a module that Python "
             "finds from the working directory or among the installed packages"
         ) from error
+
+
+def installed(module: str, extra: str) -> Callable[[], str | None]:
+    """For an entry's `lacks`: whether `module` can be imported, which comes with an extra of this package."""
+
+    def lacks() -> str | None:
+        if importlib.util.find_spec(module) is not None:
+            return None
+        return f"{module} is not installed: pip install 'prunefuse-ray[{extra}]'"
+
+    return lacks

@@ -17,11 +17,11 @@ def test_the_contracts_in_pyproject_hold():
     assert done.returncode == 0, done.stdout
 
 
-def test_only_sweeps_know_tune():
+def test_only_sweeps_know_tune_and_the_callbacks_that_trackers_have_for_them():
     """A contract cannot name a part of another package."""
     knows = [
         p
         for p in PACKAGE.rglob("*.py")
         if re.search(r"^\s*(from|import) ray(\.tune| import .*tune)", p.read_text(), re.M)
     ]
-    assert {p.relative_to(PACKAGE).parts[0] for p in knows} == {"sweep"}
+    assert {p.relative_to(PACKAGE).parts[0] for p in knows} == {"sweep", "tracking"}

@@ -13,7 +13,7 @@ from prunefuse_ray.commands import GROUPS
 from prunefuse_ray.config.files import presets
 
 SHELLS = ("bash", "zsh", "fish")
-WORDS = {"list": ("strategies", "sources", "backends", "fusion-rules", "tasks"), "completion": SHELLS}
+WORDS = {"list": ("strategies", "sources", "backends", "fusion-rules", "tasks", "trackers"), "completion": SHELLS}
 """Command -> what its first argument may be."""
 
 

@@ -1,29 +1,93 @@
-"""`prunefuse export`: a finished network in another format."""
+"""`prunefuse export`: a finished network in another format, or what a run selected as a dataset."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from prunefuse_ray.commands.terminal import TRUSTED_HELP, console
 
-
-def main(argv: Sequence[str]) -> int:
-    """Write a trained network as ONNX: uint8 samples in, logits out, checked against the network itself."""
-    parser = argparse.ArgumentParser(prog="prunefuse export", description=main.__doc__)
-    parser.add_argument("directory", help="a network's directory (RUN/fused) or a finished run's (a path or URI)")
-    parser.add_argument("--format", choices=["onnx"], default="onnx", help="format (default: onnx)")
-    parser.add_argument("--out", metavar="FILE", help="where to write it (default: model.onnx in the directory)")
-    parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
-    arguments = parser.parse_args(list(argv))
-    from prunefuse_ray.inference.onnx import to_onnx
-    from prunefuse_ray.inference.predictor import load
-    from prunefuse_ray.inference.saved_networks import network_place
+if TYPE_CHECKING:
     from prunefuse_ray.storage import Place
 
-    predictor = load(arguments.directory, trusted=arguments.trusted)
-    out = Place.at(arguments.out) if arguments.out else network_place(arguments.directory) / "model.onnx"
-    content = to_onnx(predictor)
-    out.write_bytes(content)
-    console.print(f"{out.path}: {len(content):,} bytes, logits as the network's own")
+FORMATS: Mapping[str, str] = {
+    "onnx": "the network as ONNX (model.onnx)",
+    "torch": "as a program of torch.export (model.pt2)",
+    "huggingface": "as a folder for the Hugging Face Hub, with a model card (huggingface/)",
+    "coco": "what the run selected, with labels and scores, as COCO JSON and images (coco/)",
+    "fiftyone": "the same as FiftyOne imports it (fiftyone/)",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write a trained network in another format, checked against the network itself; or what a run selected."""
+    parser = argparse.ArgumentParser(prog="prunefuse export", description=main.__doc__)
+    parser.add_argument("directory", help="a network's directory (RUN/fused) or a finished run's (a path or URI)")
+    about = "; ".join(f"{name}: {words}" for name, words in FORMATS.items())
+    parser.add_argument("--format", choices=list(FORMATS), default="onnx", help=f"{about} (default: onnx)")
+    parser.add_argument("--out", metavar="PATH", help="where to write it (default: that name, in the directory)")
+    parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
+    arguments = parser.parse_args(list(argv))
+    from prunefuse_ray.storage import Place
+
+    out = Place.at(arguments.out) if arguments.out else None
+    write: Callable[..., str] = {"onnx": _onnx, "torch": _program, "huggingface": _hub}.get(
+        arguments.format, partial(_selected, arguments.format)
+    )
+    console.print(write(arguments.directory, out, arguments.trusted), markup=False)
     return 0
+
+
+def _onnx(directory: str, out: Place | None, trusted: str | None) -> str:
+    from prunefuse_ray.inference.onnx import to_onnx
+    from prunefuse_ray.inference.predictor import load
+
+    return _graph(directory, out, "model.onnx", to_onnx(load(directory, trusted=trusted)))
+
+
+def _program(directory: str, out: Place | None, trusted: str | None) -> str:
+    from prunefuse_ray.inference.predictor import load
+    from prunefuse_ray.inference.program import to_program
+
+    return _graph(directory, out, "model.pt2", to_program(load(directory, trusted=trusted)))
+
+
+def _graph(directory: str, out: Place | None, name: str, content: bytes) -> str:
+    from prunefuse_ray.inference.saved_networks import network_place
+
+    out = out or network_place(directory) / name
+    out.write_bytes(content)
+    return f"{out.path}: {len(content):,} bytes, logits as the network's own"
+
+
+def _hub(directory: str, out: Place | None, trusted: str | None) -> str:
+    from prunefuse_ray.inference.hub import hub_folder
+    from prunefuse_ray.inference.predictor import load
+    from prunefuse_ray.inference.saved_networks import network_files, network_place
+    from prunefuse_ray.storage import Place
+
+    load(directory, trusted=trusted)  # says what is wrong with it
+    place = network_place(directory)
+    results = [where / "result.json" for where in (Place.at(directory), place.parent)]
+    result = next((found.read_json() for found in results if place.name == "fused" and found.exists()), None)
+    out = out or place.parent / "huggingface"
+    files = hub_folder(network_files(place), result)
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+    card = "with the run's figures" if result else "without figures, since no result.json lies beside the network"
+    return f"{out.path}: {', '.join(files)}; card {card}. Add a licence, then: hf upload OWNER/NAME {out.path}"
+
+
+def _selected(format_: str, directory: str, out: Place | None, trusted: str | None) -> str:
+    from prunefuse_ray.registry import trust
+    from prunefuse_ray.run.ledger import Ledger
+    from prunefuse_ray.run.selections import WRITERS
+    from prunefuse_ray.storage import Place
+
+    trust([] if trusted is None else [trusted])
+    ledger = Ledger(Place.at(directory))
+    config = ledger.read_config()
+    out = out or ledger.root / format_
+    return f"{out.path}: {WRITERS[format_](config, ledger, out):,} selected images with labels, scores and rounds"

@@ -17,6 +17,7 @@ from prunefuse_ray.config.sources import PATHS, POOL_SOURCES
 from prunefuse_ray.networks.backends import BACKENDS
 from prunefuse_ray.networks.fusion import FUSION_RULES
 from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tracking import TRACKERS
 
 
 def main(argv: Sequence[str]) -> int:
@@ -119,10 +120,19 @@ def tasks() -> Listed:
     )
 
 
+def trackers() -> Listed:
+    return Listed(
+        field="run.trackers",
+        titles=("where the figures go", "in sweeps"),
+        rows={name: (t.about, "yes" if t.callback else "no") for name, t in TRACKERS.items()},
+    )
+
+
 KINDS: dict[str, Callable[[], Listed]] = {
     "strategies": strategies,
     "sources": sources,
     "backends": backends,
     "fusion-rules": fusion_rules,
     "tasks": tasks,
+    "trackers": trackers,
 }

@@ -14,7 +14,9 @@ from prunefuse_ray.config.files import load_config, preset_path, shown
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import Sweep, load_sweep
+from prunefuse_ray.sweep.results import recorded_sweep
 
 
 def parse_run(argv: Sequence[str]) -> Config:
@@ -37,13 +39,15 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
         allow_abbrev=False,
         formatter_class=_Help,
         description="Run a sweep: a YAML file of a base configuration, arms, a search space and seeds.\n"
-        "The same command again goes on with it. The fields of a run below override the base of the sweep;\n"
+        "The same command again goes on with it, and so does --resume SWEEP. The fields of a run below override the\n"
+        "base of the sweep;\n"
         "--run.directory and --run.name are the sweep's own.",
     )
     parser.add_argument("--concurrency", type=int, metavar="N", help="trials at a time; bounded by the cluster")
     parser.add_argument("--seeds", metavar="N,...", help="instead of the file's seeds")
-    parser.add_argument("--loggers", metavar="NAME,...", help="tensorboard, mlflow, wandb; empty for none")
-    path, overrides, arguments = _parse(parser, argv)
+    parser.add_argument("--loggers", metavar="NAME,...", help="trackers that log all trials; empty for none")
+    resume = "go on with the sweep in this directory (a path or URI), by what it has recorded of itself"
+    path, overrides, arguments = _parse(parser, argv, resume)
     settings: dict[str, Any] = {}
     if arguments.concurrency is not None:
         settings["concurrency"] = arguments.concurrency
@@ -51,16 +55,20 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
         settings["seeds"] = arguments.seeds.split(",")
     if arguments.loggers is not None:
         settings["loggers"] = [name for name in arguments.loggers.split(",") if name]
+    if arguments.resume is not None:
+        return recorded_sweep(Place.at(arguments.resume), arguments.resume, overrides, settings)
     return load_sweep(path, overrides, settings)
 
 
 def _parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str]
+    parser: argparse.ArgumentParser, argv: Sequence[str], resume: str | None = None
 ) -> tuple[str | Path | None, dict[str, Any], argparse.Namespace]:
     """(file, overrides of a run's fields, all arguments)"""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--config", metavar="FILE", help="a YAML file with the fields below as sections")
     where.add_argument("--preset", metavar="NAME", help="a configuration that comes with the package, by name")
+    if resume is not None:
+        where.add_argument("--resume", metavar="SWEEP", help=resume)
     parser.add_argument(
         "--accept-partial",
         dest="annotation.accept_partial",

@@ -29,7 +29,7 @@ SAMPLES = 64
 
 
 def main(argv: Sequence[str]) -> int:
-    """What a run will take: samples, MACs, seconds per phase, machines, memory, bytes. Takes every option of `run`."""
+    """What a run will take: labels, samples, MACs, seconds, machines, memory, bytes. Takes every option of `run`."""
     parser = argparse.ArgumentParser(prog="prunefuse plan", description=main.__doc__, allow_abbrev=False)
     parser.add_argument("--within", type=float, metavar="HOURS", help="also: machines with which the run ends in time")
     parser.add_argument("--node-cpus", type=int, metavar="N", help="CPUs of one such machine (default: of this one)")
@@ -55,20 +55,23 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.data.survey import survey
     from prunefuse_ray.distributed.resources import cores, observe, plan_scoring, start_ray
     from prunefuse_ray.method.steps import check_budget
-    from prunefuse_ray.run.estimate import estimate, nodes_for
+    from prunefuse_ray.run.estimate import estimate, labels_asked, nodes_for
 
     start_ray()
     surveyed = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
     info, index = surveyed.info, surveyed.indexes["path"]
     known = check_known_labels(config.pool, config.task, info, index)
-    check_budget(config, info.rows, known_count(known, surveyed.drawn))
+    given = known_count(known, surveyed.drawn)
+    check_budget(config, info.rows, given)
+    asked = labels_asked(config, known=given, known_test=0 if known is None else known.table.num_rows - given)
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     scoring = plan_scoring(config.scoring, observe(), info.rows * costs.proxy_macs)
-    found = estimate(config, info, costs, scoring.max_actors)
+    found = estimate(config, info, costs, scoring.max_actors, asked)
     if mine.json:
         print(json.dumps(_tree(found, scoring.max_actors, mine)))
         return 0
     console.print(_table(found))
+    console.print(f"labels: {asked.words()}")
     console.print(
         f"scoring actors: {scoring.max_actors}, each with {scoring.cpus} CPU{'s' * (scoring.cpus > 1)} and about "
         f"{si(found.actor_bytes)}B of memory; "
@@ -116,6 +119,11 @@ def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.
 def _tree(found: Estimate, actors: int, mine: argparse.Namespace) -> dict[str, Any]:
     return {
         "phases": [dataclasses.asdict(phase) for phase in found.phases],
+        "labels": {
+            **dataclasses.asdict(found.labels),
+            "samples": found.labels.samples,
+            "answers": found.labels.answers,
+        },
         "seconds": found.seconds(),
         "macs": _macs(found),
         "actors": actors,

@@ -12,7 +12,7 @@ from rich.table import Table
 from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.commands.terminal import account, console, quiet, si
 from prunefuse_ray.distributed.security import secure
-from prunefuse_ray.sweep.config import incomparable, stops_early, trials
+from prunefuse_ray.sweep.config import ends, incomparable, stops_early, trials
 from prunefuse_ray.tasks import TASKS, Metric
 
 NOT_ALL_TRIALS = 1
@@ -23,12 +23,13 @@ def main(argv: Sequence[str]) -> int:
     """Carry out, or go on with, a sweep."""
     secure()
     sweep = parse_sweep(argv)
-    found = trials(sweep)
-    stops, count = stops_early(sweep, found), len(found)
+    searches = sweep.search != "random"
+    found = trials(sweep, ends(sweep) if searches else None)  # of a search the ends of its space stand for its draws
+    stops, count = stops_early(sweep, found), sweep.samples * len(sweep.seeds) if searches else len(found)
     quiet()
     from prunefuse_ray.sweep.analysis import write_results
     from prunefuse_ray.sweep.page import render_sweep
-    from prunefuse_ray.sweep.results import COMPLETE, FAILED, UNFINISHED, outcome
+    from prunefuse_ray.sweep.results import COMPLETE, FAILED, UNFINISHED, outcome, trials_of
     from prunefuse_ray.sweep.runner import run_sweep, sweep_place
 
     root = sweep_place(sweep)
@@ -36,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
     if sweep.scheduler == "auto" and sweep.draws and not stops:
         console.print(f"no trial is stopped early: asha {incomparable(sweep, found)}", markup=False)
     progress = Progress(
-        TASKS[sweep.base.task].metric, count, sum(outcome(root, t.name).status == COMPLETE for t in found)
+        TASKS[sweep.base.task].metric,
+        count,
+        sum(outcome(root, t.name).status == COMPLETE for t in trials_of(sweep, root)),
     )
     if progress.ended:
         console.print(f"{progress.ended} of them were complete already")

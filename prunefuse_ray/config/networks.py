@@ -28,9 +28,11 @@ class Network(Section):
     one's own; or transformers:FOLDER for an encoder of texts in a folder with config.json and tokenizer.json (path or
     URI), of which attention heads and feed-forward units are pruned."""
     weights: PathOrUri | None = None
-    """Trained weights of the dense network (a path or URI): safetensors, or a checkpoint that holds tensors alone; or a
-    folder of an encoder, for its model.safetensors. The proxy is pruned from them; a head for another number of classes
-    is made anew. Default of transformers:FOLDER: that folder; null: random weights."""
+    """Trained weights of the dense network: a path or URI of safetensors, of a checkpoint that holds tensors alone, or
+    of an encoder's folder, for its model.safetensors; or by name, through the library's own download and cache:
+    torchvision:DEFAULT (or its name for them, such as IMAGENET1K_V2), timm:DEFAULT (or timm:NAME),
+    huggingface:OWNER/NAME. The proxy is pruned from them; a head for another number of classes is made anew. Default of
+    transformers:FOLDER: that folder; null: random weights."""
 
     @field_validator("architecture")
     @classmethod

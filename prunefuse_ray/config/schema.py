@@ -29,7 +29,9 @@ from prunefuse_ray.config.training import Pretraining, Recipe, Workers
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.networks.fusion import FUSION_RULES
 from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tracking import TRACKERS
 
+TrackerName = Annotated[str, Named(registry=TRACKERS, describe=lambda tracker: tracker.about)]
 TaskName = Annotated[str, Named(registry=TASKS, describe=lambda task: task.about)]
 
 
@@ -45,6 +47,10 @@ class Run(Section):
     store_patience: float = Field(60.0, gt=0)
     """Seconds for which a request to an object store is tried again, with growing pauses, before the run ends with a
     message; the same command goes on."""
+    trackers: list[TrackerName] = Field([])
+    """Where the figures of every round are shown beside the run directory: names that `prunefuse list trackers` prints
+    (tensorboard, mlflow, wandb), or module:name for one of your own. They are configured by their own environment
+    variables. A sweep has `loggers` instead."""
     retries: int = Field(3, ge=0)
     """How often a run goes on by itself after Ray, or the driver, died under it. Only where this command starts Ray on
     this machine; a job on a cluster is submitted again (RayJob: backoffLimit)."""

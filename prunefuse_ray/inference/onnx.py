@@ -21,7 +21,7 @@ BATCHES = (1, 3)  # sizes that the exported graph is tried with
 TOLERANCE = 1e-4  # of the largest logit; other kernels sum in another order
 
 
-class _Graph(nn.Module):
+class Graph(nn.Module):
     """uint8 samples (N, *form.shape), or vectors (N, D), to logits (N, C), or to numbers in the user's units: scaling
     and normalisation travel with the network."""
 
@@ -44,7 +44,7 @@ def to_onnx(predictor: Predictor) -> bytes:
         PlanError: the extra is not installed, the network cannot be exported, or ONNX Runtime computes other logits.
     """
     properties = {"classes": predictor.classes, "shape": list(predictor.form.shape)}
-    return _checked(_Graph(predictor).eval(), lambda size: _samples(predictor, size), "samples", properties)
+    return _checked(Graph(predictor).eval(), lambda size: trial_samples(predictor, size), "samples", properties)
 
 
 def checked_onnx(network: nn.Module, example: Tensor, properties: Mapping[str, Any]) -> bytes:
@@ -108,7 +108,7 @@ def _exported(graph: nn.Module, example: Tensor, name: str) -> Any:
         raise PlanError(f"--format onnx: this network cannot be exported: {lines[0]}") from error
 
 
-def _samples(predictor: Predictor, count: int) -> Tensor:
+def trial_samples(predictor: Predictor, count: int) -> Tensor:
     if isinstance(predictor.form, VectorForm):
         vectors = np.random.default_rng(count).normal(size=(count, predictor.form.length))
         return torch.from_numpy(vectors.astype(np.float32))

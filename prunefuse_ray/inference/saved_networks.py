@@ -10,6 +10,8 @@ from prunefuse_ray.data.sample_format import PREPROCESSING_FILE
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.storage import Place
 
+HUB_WEIGHTS = "model.safetensors"
+"""The name of the weights in a folder of the Hugging Face Hub."""
 FILES = (networks.WEIGHTS_FILE, networks.NETWORK_FILE)
 
 
@@ -33,6 +35,8 @@ def network_files(place: Place) -> dict[str, bytes]:
         members = itertools.takewhile(lambda i: (place / str(i) / networks.NETWORK_FILE).exists(), itertools.count())
         names = [f"{i}/{name}" for i in members for name in FILES]
     found = {name: (place / name).read_bytes() for name in (*names, PREPROCESSING_FILE) if (place / name).exists()}
+    if networks.WEIGHTS_FILE not in found and (place / HUB_WEIGHTS).exists():
+        found[networks.WEIGHTS_FILE] = (place / HUB_WEIGHTS).read_bytes()
     beside = place.parent / PREPROCESSING_FILE
     if PREPROCESSING_FILE not in found and place.name.isdecimal() and beside.exists():
         found[PREPROCESSING_FILE] = beside.read_bytes()

@@ -76,10 +76,24 @@ def dense_network(
     path = config.network.weights
     if path is None:
         return dense, {}
-    content, shards = _weight_files(path)
+    named = networks.named_weights(path, spec.architecture) if networks.is_name(path) else None
+    content, shards = _weight_files(path if named is None else named.file)
     loaded = networks.load_trained(dense.network, spec, content, shards)
-    digest = _digest(content, shards)
-    return dense, {"sha256": digest, **dataclasses.asdict(loaded), "notes": loaded.notes()}
+    digest, notes = _digest(content, shards), [*loaded.notes(), *_normalised(config, named)]
+    return dense, {"sha256": digest, **dataclasses.asdict(loaded), "notes": notes}
+
+
+def _normalised(config: Config, named: networks.Named | None) -> list[str]:
+    """What is to be said where the weights were trained on images that were normalised otherwise."""
+    if named is None or named.mean is None or named.std is None:
+        return []
+    mine, theirs = (config.pool.mean, config.pool.std), (list(named.mean), list(named.std))
+    if mine == theirs:
+        return []
+    return [
+        f"trained with mean {theirs[0]} and std {theirs[1]}, and pool.mean is {mine[0]}, pool.std {mine[1]}: set them "
+        "to the same"
+    ]
 
 
 def _check_outputs(config: Config, network: networks.Dense, field: str) -> None:

@@ -19,6 +19,7 @@ from .inference import (
 )
 from .measure import Row, macs, parameters, pruning_table
 from .precision import fast_bf16
+from .pretrained import Named, is_name, named_weights
 from .pruning import prune, split
 from .specs import NetworkError, NetworkSpec, PruningSpec
 from .trained import Loaded, load_trained, shard_names
@@ -39,6 +40,7 @@ __all__ = [
     "KeptIndices",
     "Loaded",
     "Members",
+    "Named",
     "NetworkError",
     "NetworkSpec",
     "Parts",
@@ -60,10 +62,12 @@ __all__ = [
     "fuse",
     "gather",
     "inference_form",
+    "is_name",
     "load_trained",
     "lone_samples",
     "macs",
     "meet",
+    "named_weights",
     "parameters",
     "prune",
     "pruning_table",

@@ -191,8 +191,11 @@ def _headline(run: RunView) -> list[tuple[str, Child, Child]]:
     cost = "nothing scored" if run.complete else "nothing scored yet"
     if dense_macs:
         cost = f"of dense: {quantity(macs)} vs {quantity(dense_macs)}"
+    share = f"{percent(_share(_labels(run), rows))} of {count(rows)} in the pool"
+    if tested := next((n for view in run.rounds if (n := _value(view, "label", "test_samples"))), None):
+        share += f", {count(tested)} more for the test set"
     return [
-        ("Labels used", count(_labels(run)), f"{percent(_share(_labels(run), rows))} of {count(rows)} in the pool"),
+        ("Labels used", count(_labels(run)), share),
         (f"Fused {run.metric.title.lower()}", _written_metric(run, fused), against),
         (f"Proxy {run.metric.title.lower()}", _written_metric(run, proxy), grown),
         ("Selection MACs", percent(_share(macs, dense_macs)), cost),

@@ -109,6 +109,8 @@ class Mark:
     label: str
     spread: float = 0.0  # half the height of its error bar
     hollow: bool = False
+    tip: str = ""
+    """Shown where the pointer rests on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,11 +253,17 @@ def scatter(
         if front:
             x, y = [cost / divisor for cost, _ in front], [share for _, share in front]
             axes.step([*x, max(costs)], [*y, y[-1]], where="post", color=COLOR["rest"], linewidth=1.2, zorder=1)
-        for mark, cost in zip(marks, costs, strict=True):
+        for number, (mark, cost) in enumerate(zip(marks, costs, strict=True)):
             if mark.spread:
                 axes.errorbar(cost, mark.y, yerr=mark.spread, color=COLOR[mark.color], elinewidth=1, alpha=0.5)
             face = "none" if mark.hollow else COLOR[mark.color]
-            axes.plot(cost, mark.y, "o", color=COLOR[mark.color], markerfacecolor=face, markersize=6, clip_on=False)
+            look: dict[str, Any] = {
+                "color": COLOR[mark.color],
+                "markerfacecolor": face,
+                "markersize": 6,
+                "gid": f"mark-{number}",
+            }
+            axes.plot(cost, mark.y, "o", clip_on=False, **look)
         axes.margins(x=0.08, y=0.1)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         if y_percent:
@@ -269,7 +277,11 @@ def scatter(
         axes.set_xlabel(x_label)
         _mark_labels(axes, marks, costs, size)
 
-    return _svg(key, description, size, draw)
+    svg: str = _svg(key, description, size, draw)
+    for number, mark in enumerate(marks):
+        opened = f'<g id="{key}-mark-{number}"'
+        svg = svg.replace(f"{opened}>", f'{opened} pointer-events="all"><title>{text(mark.tip or mark.label)}</title>')
+    return Html(svg)
 
 
 def _mark_labels(axes: Axes, marks: Sequence[Mark], costs: Sequence[float], size: tuple[float, float]) -> None:

@@ -22,6 +22,8 @@ def section(run: RunView) -> Html | None:
         tag("div", tag("h3", SETS.get(setting, setting)), html.facts(_facts(one)))
         for setting, one in account["sets"].items()
     ]
+    if account.get("drawn"):
+        blocks.append(tag("div", tag("h3", SETS["test_path"]), html.facts(_drawn(account, run))))
     more = list(_of_both(account, run))
     known = account["known_labels"]
     if known:
@@ -49,6 +51,30 @@ def _facts(one: Mapping[str, Any]) -> Iterator[tuple[str, Child]]:
         )
     if one["labels"]:
         yield "By class", _classes(one["labels"])
+
+
+def _drawn(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Child]]:
+    """The test set that was drawn from the pool."""
+    drawn, twins = account["drawn"], account["twins"]
+    words = f"{counted(drawn, 'sample')} of the pool's {count(account['sets']['path']['samples'])}, by a hash of their "
+    words += "ids; never scored, selected or learned from."
+    if twins:
+        words += f" {counted(twins, 'more sample')} with the content of one of them: left out of the pool, too."
+    yield "Drawn", words
+    labeled: Mapping[str, Any] = next(
+        (view.metrics.get("phases", {}).get("label", {}) for view in run.rounds if view.round == 0), {}
+    )
+    if "test_samples" not in labeled:
+        yield "Labeled", "Not yet: together with the initial set."
+        return
+    usable, missing = labeled["test_samples"], labeled["test_unlabeled"]
+    lacking = [(drawn - usable - missing, "cannot be read"), (missing, "without a label")]
+    yield (
+        "Labeled",
+        "; ".join([f"{count(usable)} of {count(drawn)}", *(f"{count(n)} {why}" for n, why in lacking if n)]),
+    )
+    if (counts := labeled.get("test_counts")) and not run.numbers:
+        yield "By class", _classes(dict(zip(account["classes"], counts, strict=True)))
 
 
 def _of_both(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Child]]:

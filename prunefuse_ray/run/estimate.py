@@ -67,10 +67,60 @@ class PhaseEstimate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelsAsked:
+    """The labels that a run asks for: at most, since what cannot be read is not labeled."""
+
+    rounds: tuple[int, ...]
+    """Samples that each round selects to be labeled. The test set is not among them."""
+    test: int
+    """Samples of a test set that is drawn from the pool (`pool.test_samples`), labeled in round 0."""
+    known: int
+    """Labels of both that are there already."""
+    people: bool
+    """Whether people are asked; else a column of the pool is read."""
+    each: int
+    """Answers of different people that a sample needs."""
+
+    @property
+    def samples(self) -> int:
+        return sum(self.rounds) + self.test
+
+    @property
+    def answers(self) -> int:
+        return self.samples * self.each if self.people else 0
+
+    def words(self) -> str:
+        parts = [f"{sum(self.rounds):,} selected in {len(self.rounds)} round{'s' * (len(self.rounds) > 1)}"]
+        if self.test:
+            parts.append(f"{self.test:,} for the test set")
+        many = f", {self.each} answers each: {self.answers:,} answers" if self.people and self.each > 1 else ""
+        known = f"; {self.known:,} more are known already" if self.known else ""
+        return f"{self.samples:,} {'by people' if self.people else 'from the pool'}{many} ({', '.join(parts)}){known}"
+
+
+def labels_asked(config: Config, *, known: int = 0, known_test: int = 0) -> LabelsAsked:
+    """How many labels the run of `config` asks for.
+
+    Args:
+        known: labels that are known beforehand (`pool.known_labels`), without those of a drawn test set.
+        known_test: those of a drawn test set.
+    """
+    budgets, people = config.selection.budgets, config.annotation.kind != "oracle"
+    return LabelsAsked(
+        rounds=tuple(more - before for more, before in zip(budgets, [known, *budgets], strict=False)),
+        test=config.pool.test_samples - known_test,
+        known=known + known_test,
+        people=people,
+        each=config.annotation.labels_per_sample if people else 1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A whole run. Phases that only move rows (select, label, fuse, report) count in bytes, not in seconds."""
 
     phases: tuple[PhaseEstimate, ...]
+    labels: LabelsAsked
     actors: int
     actor_bytes: int
     bytes_read: int
@@ -113,12 +163,16 @@ def trained(recipe: Recipe, labels: int, macs: int) -> tuple[int, int]:
     return samples, samples * samples_per_label(recipe) * macs
 
 
-def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int) -> Estimate:
+def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: LabelsAsked | None = None) -> Estimate:
     """What the run of `config` on the pool of `info` takes with `actors` scoring actors.
+
+    Args:
+        asked: default: what a run without known labels asks for.
 
     MACs are counted as the run counts them: forward once, training three times (forward, gradient of the inputs,
     gradient of the weights).
     """
+    asked = asked or labels_asked(config)
     phases, passes, stored = [], 0, 0
     for step in steps(config):
         if step.round < 0 and step.phase not in (PRETRAIN, SCORE):
@@ -128,6 +182,7 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int) -> Estim
         match step.phase:
             case "label":
                 passes += 1
+                samples = asked.rounds[step.round] + (0 if step.round else asked.test)
             case "score":
                 passes += 1
                 samples = info.rows - labels
@@ -150,9 +205,11 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int) -> Estim
             case _:
                 pass
         phases.append(PhaseEstimate(round=step.round, phase=step.phase, samples=samples, macs=macs, seconds=seconds))
-    share = config.selection.budgets[-1] / info.rows
+    drawn = config.pool.test_samples  # `info` counts the samples without them, but their bytes
+    share = (config.selection.budgets[-1] + drawn) / (info.rows + drawn)
     return Estimate(
         phases=tuple(phases),
+        labels=asked,
         actors=actors,
         actor_bytes=costs.actor_bytes,
         bytes_read=passes * info.bytes,

@@ -39,6 +39,7 @@ EXECUTION_FIELDS = (
     "run.name",
     "run.retries",
     "run.store_patience",
+    "run.trackers",
     "workers.",
     "scoring.actors",
     "prepared.directory",
@@ -406,6 +407,10 @@ class Ledger:
         place = self.root / name
         self._put(place, text.encode())
         return place
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """A file that no commit names: for those who watch the run."""
+        self._put(self.root / name, data)
 
     def append_line(self, name: str, line: str) -> None:
         """Add a line to a small text file. The file is written anew: object stores cannot append."""

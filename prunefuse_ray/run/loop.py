@@ -27,6 +27,7 @@ from prunefuse_ray.run.labeling import annotator_of, changed_answers
 from prunefuse_ray.run.ledger import Commit, Ledger, label_count
 from prunefuse_ray.run.opening import open_run, still_complete
 from prunefuse_ray.run.phases import PHASES
+from prunefuse_ray.run.tracking import Tracking, check_trackers
 from prunefuse_ray.storage import Place, be_patient
 from prunefuse_ray.tasks import TASKS
 
@@ -70,6 +71,7 @@ def run(
         complete = ledger.committed(Step(-1, REPORT)) and not ledger.budgets_change(config)
         if complete and still_complete(config, ledger):
             return ledger
+    check_trackers(config)
     annotator_of(config.annotation)  # says what it lacks before anything starts
     # What a new run needs first: seconds of imports that need not wait for Ray's processes to start.
     with importing("torch_pruning", *POOL_SOURCES[config.pool.source].imports):
@@ -81,6 +83,7 @@ def run(
         context = open_run(config, ledger, runs, tell)
         telemetry = Telemetry(ledger, config.run.name, TASKS[config.task].metric)
         telemetry.record("run_started", version=prunefuse_ray.__version__, cluster=context.has.to_json())
+        tracking = Tracking(config, ledger)
         try:
             if done := list(takewhile(ledger.committed, steps(config))):
                 _note(context, done[-1])  # a kill may have come between its commit and its note
@@ -93,19 +96,24 @@ def run(
                     commit = adopt(ledger, step) or _carry_out(context, step)
                     _note(context, step)
                     telemetry.done(commit)
+                    tracking.done(step)
                     listen("done", step, commit)
         except KeyboardInterrupt:
             with contextlib.suppress(OSError, LedgerError):
                 telemetry.record("run_interrupted")
+            tracking.close("paused")
             raise
         except LabelsWaiting as waiting:
             telemetry.record("run_waits", message=str(waiting))
+            tracking.close("paused")
             raise
         except Exception as error:
             with contextlib.suppress(OSError, LedgerError):  # the store may be what failed, or the run another's now
                 telemetry.record("run_failed", error=type(error).__name__, message=str(error)[:1000])
+            tracking.close("failed")
             raise
         telemetry.record("run_done")
+        tracking.close("done")
     except OSError as error:
         error.add_note(f"run directory {ledger.root.path}")
         raise

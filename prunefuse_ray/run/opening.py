@@ -218,7 +218,8 @@ def check_inputs(config: Config, ledger: Ledger) -> None:
                 "restore it, or start under another --run.name"
             )
     for field_, path in (("network.weights", config.network.weights), ("pool.known_labels", config.pool.known_labels)):
-        if begun is None or path is None or not Place.at(path).exists():
+        by_name = field_ == "network.weights" and path is not None and networks.is_name(path)
+        if begun is None or path is None or by_name or not Place.at(path).exists():
             continue
         digest = weights_digest(path) if field_ == "network.weights" else sha256(read_input(field_, path)).hexdigest()
         if digest != begun.metrics["inputs"][field_]["sha256"]:

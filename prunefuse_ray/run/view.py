@@ -100,7 +100,7 @@ def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list
     samples: dict[Any, bytes | str | None] = {}
     for r in range(round_ + 1):
         for path in ledger.files(Step(r, "label"), "samples")[0]:
-            samples |= _samples(Place(ledger.root.fs, path), wanted, config.pool.value_range)
+            samples |= samples_as_seen(Place(ledger.root.fs, path), wanted, config.pool.value_range)
     doubts = []
     for row in rows.to_pylist():
         sample = samples.get(row["id"])
@@ -128,7 +128,7 @@ def _chosen(ledger: Ledger, config: Config, info: PoolInfo, round_: int, rows: p
         for row in recorded.filter(pc.is_in(recorded["id"], value_set=wanted)).to_pylist():
             labels[row["id"]] = row["label"]
         for path in ledger.files(step, "samples")[0]:
-            samples |= _samples(Place(ledger.root.fs, path), wanted, config.pool.value_range)
+            samples |= samples_as_seen(Place(ledger.root.fs, path), wanted, config.pool.value_range)
     chosen = []
     for row in rows.to_pylist():
         id_, sample = row["id"], samples.get(row["id"])
@@ -140,7 +140,7 @@ def _chosen(ledger: Ledger, config: Config, info: PoolInfo, round_: int, rows: p
     return chosen
 
 
-def _samples(file: Place, wanted: pa.Array, value_range: Range | None) -> dict[Any, bytes | str | None]:
+def samples_as_seen(file: Place, wanted: pa.Array, value_range: Range | None) -> dict[Any, bytes | str | None]:
     """Samples by id: texts as they are, images as people see them."""
     table = pq.read_table(file.path, filesystem=file.fs, columns=["id", "sample"])
     refuse_pickles(table.schema, file.path)

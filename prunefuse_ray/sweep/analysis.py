@@ -95,7 +95,7 @@ def common_budget(result: SweepResult) -> int | None:
         {config.selection.budgets[s.round] for s in steps(config) if s.phase == phase}
         for config in (r.trial.config for r in result.trials)
     ]
-    return max(set.intersection(*measured), default=None)
+    return max(set.intersection(*measured), default=None) if measured else None
 
 
 def compared_at(result: SweepResult) -> str:

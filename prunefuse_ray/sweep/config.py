@@ -30,7 +30,7 @@ from prunefuse_ray.config.files import (
     read_tree,
     to_tree,
 )
-from prunefuse_ray.config.schema import Config
+from prunefuse_ray.config.schema import Config, TrackerName
 from prunefuse_ray.config.section import RECORDED, Positive, Section
 from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS
@@ -66,6 +66,12 @@ class Axis(Section):
     """Draw between these two."""
     loguniform: tuple[float, float] | None = None
     """Draw between these two, evenly over their logarithm."""
+    quniform: tuple[float, float, Annotated[float, Field(gt=0)]] | None = None
+    """Draw between the first two, in multiples of the third."""
+    randint: tuple[int, int] | None = None
+    """Draw an integer from the first one up to, but not including, the second."""
+    lograndint: tuple[Positive, int] | None = None
+    """The same, evenly over the logarithm."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,22 +85,59 @@ class Axis(Section):
     def _one(self) -> Axis:
         given = {k: v for k, v in self.model_dump().items() if v is not None}
         if len(given) != 1:
-            raise ValueError(f"give exactly one of grid, choice, uniform, loguniform, not {list(given) or 'none'}")
+            kinds = ", ".join(type(self).model_fields)
+            raise ValueError(f"give exactly one of {kinds}, not {list(given) or 'none'}")
         kind, value = next(iter(given.items()))
-        if kind in ("uniform", "loguniform") and value[0] >= value[1]:
+        if kind not in ("grid", "choice") and value[0] >= value[1]:
             raise ValueError(f"{kind} {list(value)} is empty: give [smallest, largest]")
         if kind == "loguniform" and value[0] <= 0:
             raise ValueError(f"loguniform {list(value)} reaches zero: its smallest value must be positive")
         return self
 
+    def ends(self) -> list[Any]:
+        """The smallest and the largest value; of a choice all."""
+        if self.choice is not None:
+            return self.choice
+        for bounds, last in ((self.randint, 1), (self.lograndint, 1), (self.uniform, 0), (self.loguniform, 0)):
+            if bounds is not None:
+                return [bounds[0], bounds[1] - last]
+        assert self.quniform is not None
+        return list(self.quniform[:2])
+
+    def as_shown(self, value: Any) -> Any:
+        """A drawn number to four digits, inside the bounds."""
+        bounds = self.uniform or self.loguniform or (self.quniform[:2] if self.quniform else None)
+        return value if bounds is None else float(np.clip(rounded(value), *bounds))
+
     def draw(self, rng: np.random.Generator) -> Any:
         if self.choice is not None:
             return self.choice[int(rng.integers(len(self.choice)))]
         if self.uniform is not None:
-            return float(f"{rng.uniform(*self.uniform):.4g}")
-        assert self.loguniform is not None
-        low, high = np.log(self.loguniform)
-        return float(f"{np.exp(rng.uniform(low, high)):.4g}")
+            return rounded(rng.uniform(*self.uniform))
+        if self.loguniform is not None:
+            low, high = np.log(self.loguniform)
+            return rounded(float(np.exp(rng.uniform(low, high))))
+        if self.quniform is not None:
+            low, high, step = self.quniform
+            return rounded(float(np.clip(np.round(rng.uniform(low, high) / step) * step, low, high)))
+        if self.randint is not None:
+            return int(rng.integers(*self.randint))
+        assert self.lograndint is not None
+        low, high = self.lograndint
+        return min(high - 1, int(np.exp(rng.uniform(np.log(low), np.log(high)))))
+
+
+def rounded(value: float) -> float:
+    """To four digits: names and files show the very value that was tried."""
+    return float(f"{value:.4g}")
+
+
+class PerTrial(Section):
+    """What a trial at least has of the cluster."""
+
+    cpus: Annotated[float, Field(ge=1)] = 1.0
+    """Ray's CPUs."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Sweep(Section):
@@ -104,28 +147,38 @@ class Sweep(Section):
     """What all trials have in common. In a file: the name of a preset, or a configuration that may begin with
     `preset: NAME`. Its run.directory and run.name are the sweep's own: SWEEP = DIRECTORY/NAME."""
     space: dict[str, Axis] = Field({})
-    """Field (as `section.field`) -> {grid: [...]}, {choice: [...]}, {uniform: [low, high]} or {loguniform: ...}."""
+    """Field (as `section.field`) -> how it is tried, in the terms of Ray Tune: {grid: [...]}, {choice: [...]},
+    {uniform: [low, high]}, {loguniform: ...}, {quniform: [low, high, step]}, {randint: [low, high]} or
+    {lograndint: ...}."""
     arms: dict[str, dict[str, Any]] = Field({})
     """Name -> overrides of the base, nested as in a configuration. Every arm is combined with the whole space."""
     seeds: list[Seed] = Field([0, 1, 2], min_length=1)
     """Seeds (run.seed) of every combination; figures are means and standard deviations over them."""
     samples: Positive = 16
     """Draws from the distributions of `space`; without distributions of no effect."""
+    search: Literal["random", "optuna"] = "random"
+    """How they are drawn. optuna: by what came out of earlier draws (its tree-structured Parzen estimator, the extra
+    `optuna`), the mean of `metric` over the seeds; for a space of distributions alone, without arms."""
     reference: str | None = None
     """The arm that costs are given relative to; default: the dense network's costs, computed."""
     metric: Annotated[Literal["fused", "proxy"], BeforeValidator(_network)] = "fused"
     """The network whose metric is compared, at the last label budget (where budgets differ: the largest at which all
     trials measure it); the best combination goes to best.yaml."""
-    scheduler: Literal["auto", "asha", "none"] = "auto"
-    """asha: after rounds 2, 4, 8, ... trials whose metric is below the median there are stopped. It needs the metric
-    after every round (fused: fusion.evaluate every) and the same budgets in all trials, three or more. auto:
+    scheduler: Literal["auto", "asha", "median", "none"] = "auto"
+    """asha: after rounds 2, 4, 8, ... trials whose metric is below the median there are stopped. median: after every
+    round from the second on, trials whose best metric is below the median of the others' means so far. Both need the
+    metric after every round (fused: fusion.evaluate every) and the same budgets in all trials, three or more. auto:
     asha where the space has distributions and that is so."""
     concurrency: Positive | None = None
     """Trials at a time. Default, and upper bound: what the cluster can run."""
+    resources: PerTrial | None = None
+    """What each trial has of the cluster at least: bounds the trials at a time. Default: what its actors and workers
+    need (scoring.actors, workers.count)."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a trial is taken up again after the loss of its process or node. Its own errors are not retried."""
-    loggers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(["tensorboard"])
-    """Where Ray Tune logs every round of every trial; mlflow and wandb are extras, configured by their environment."""
+    loggers: list[TrackerName] = Field(["tensorboard"])
+    """Where Ray Tune logs every round of every trial: trackers (`prunefuse list trackers`), configured by their
+    environment."""
 
     @property
     def draws(self) -> dict[str, Axis]:
@@ -165,6 +218,21 @@ class Sweep(Section):
                 idle = sorted(f for a in (twin, arm) for f in flatten(self.arms[a]) if f.startswith(EXECUTION_FIELDS))
                 why = f"'{idle[0]}' {NO_MATTER}" if idle else "both override the same"
                 raise ValueError(f"arms.{arm}: would be arms.{twin} again ({why}): leave one of them out")
+        if self.search != "random":
+            grids = [field for field, axis in self.space.items() if axis.grid is not None]
+            why = f"arms ({next(iter(self.arms))})" if self.arms else f"a grid ({grids[0]})" if grids else ""
+            if not self.draws:
+                raise ValueError(f"search: {self.search} needs distributions in `space`, such as {{uniform: [0, 1]}}")
+            if why:
+                raise ValueError(
+                    f"search: {self.search} draws every field by what came out, which leaves no room for {why}: make "
+                    "it a choice in `space`, or set search to random"
+                )
+            if pools := [field for field in self.space if field.startswith("pool.")]:
+                raise ValueError(
+                    f"search: '{pools[0]}' makes pools of its own, each of which is looked through before the first "
+                    "trial: set search to random"
+                )
         if self.reference is not None and self.reference not in self.arms:
             raise ValueError(f"reference: no arm '{self.reference}'{near(self.reference, self.arms)}")
         return self
@@ -235,20 +303,26 @@ def _unsuited(config: Config) -> str | None:
             f"annotation.kind '{config.annotation.kind}' would ask people once per trial: a sweep needs labels that "
             "are there; use oracle"
         )
+    if config.run.trackers:
+        return "run.trackers: a sweep says by its own `loggers` where all trials are logged: name them there"
     if config.pool.allow_growth:
         return "pool.allow_growth: a sweep compares runs on one pool; set it to false"
     return None
 
 
-def trials(sweep: Sweep) -> list[Trial]:
+def trials(sweep: Sweep, drawn: Sequence[Mapping[str, Any]] | None = None, since: int = 0) -> list[Trial]:
     """Every trial of a sweep, in a fixed order, each validated.
+
+    Args:
+        drawn: the values that a search has drawn so far. Where it draws by what came out, there are no others.
+        since: leave out the draws before this one.
 
     Raises:
         ConfigError: trials that are no configuration, with the fields that made them so, in one message.
     """
     found: list[Trial] = []
     faults: list[str] = []
-    for arm, values, prefix in _points(sweep):
+    for arm, values, prefix in _points(sweep, drawn or [], since):
         point = "_".join([*prefix, *([arm] if arm else []), *_written(values)]) or "base"
         over = sweep.arms.get(arm, {})
         for field, value in values.items():
@@ -281,15 +355,15 @@ def trials(sweep: Sweep) -> list[Trial]:
 
 
 def stops_early(sweep: Sweep, found: Sequence[Trial]) -> bool:
-    """Whether ASHA stops trials on the way. Raises ConfigError where it is asked for but could not compare them."""
-    why = incomparable(sweep, found)
-    if sweep.scheduler == "asha" and why:
-        raise ConfigError(f"scheduler: asha {why}, or set scheduler to none")
-    return (sweep.scheduler == "asha" or (sweep.scheduler == "auto" and bool(sweep.draws))) and not why
+    """Whether trials are stopped on the way. Raises ConfigError where that is asked for but they cannot be compared."""
+    why, asked = incomparable(sweep, found), sweep.scheduler in ("asha", "median")
+    if asked and why:
+        raise ConfigError(f"scheduler: {sweep.scheduler} {why}, or set scheduler to none")
+    return (asked or (sweep.scheduler == "auto" and bool(sweep.draws))) and not why
 
 
 def incomparable(sweep: Sweep, found: Sequence[Trial]) -> str | None:
-    """Why ASHA cannot compare these trials on the way, and what would change that; None where it can."""
+    """Why a scheduler cannot compare these trials on the way, and what would change that; None where it can."""
     configs = [trial.config for trial in found]
     budgets = configs[0].selection.budgets
     if sweep.metric == "fused" and any(c.fusion.evaluate != "every" for c in configs):
@@ -317,18 +391,30 @@ def _below(directory: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
-def _points(sweep: Sweep) -> list[tuple[str, dict[str, Any], list[str]]]:
+def ends(sweep: Sweep) -> list[dict[str, Any]]:
+    """Values from the ends of the space, every choice among them: where these are configurations, what lies between
+    them is taken to be."""
+    sides = [axis.ends() for axis in sweep.draws.values()]
+    return [
+        {field: side[n % len(side)] for field, side in zip(sweep.draws, sides, strict=True)}
+        for n in range(max(map(len, sides)))
+    ]
+
+
+def _points(sweep: Sweep, told: Sequence[Mapping[str, Any]], since: int) -> list[tuple[str, dict[str, Any], list[str]]]:
     """(arm, values, first part of the name) of every combination. Draws depend on their place in the order alone."""
     grids = {field: axis.grid for field, axis in sweep.space.items() if axis.grid is not None}
     products = [dict(zip(grids, values, strict=True)) for values in itertools.product(*grids.values())]
     drawn: list[dict[str, Any]] = [{}]
-    if sweep.draws:
+    if sweep.search != "random":
+        drawn = [{field: values[field] for field in sweep.space} for values in told]
+    elif sweep.draws:
         rng = np.random.default_rng(0)
         drawn = [{field: axis.draw(rng) for field, axis in sweep.draws.items()} for _ in range(sweep.samples)]
     return [
         (arm, {**grid, **values}, [f"{n:03d}"] if sweep.draws else [])
         for arm in (sweep.arms or {"": {}})
-        for n, values in enumerate(drawn)
+        for n, values in list(enumerate(drawn))[since:]
         for grid in products
     ]
 

@@ -272,7 +272,15 @@ def _front(view: _View, cost: str, description: str, axis: Callable[[float], tup
         std = 0.0 if math.isnan(final.std) else final.std
         color, hollow = view.color(p)
         marks.append(
-            plots.Mark(x=p.costs[cost].mean, y=final.mean, spread=std, color=color, hollow=hollow, label=view.label(p))
+            plots.Mark(
+                x=p.costs[cost].mean,
+                y=final.mean,
+                spread=std,
+                color=color,
+                hollow=hollow,
+                label=view.label(p),
+                tip=_tip(view, p, p in front),
+            )
         )
     steps = [(p.costs[cost].mean, f.mean) for p in front if (f := p.final(view.network))]
     divisor, unit = axis(max(p.costs[cost].mean for p in shown))
@@ -283,6 +291,21 @@ def _front(view: _View, cost: str, description: str, axis: Callable[[float], tup
     where = view.where[0].upper() + view.where[1:]
     caption = f"{where}; bars of one standard deviation. The line is the Pareto front: {names}."
     return html.figure(drawn, caption, title=description)
+
+
+def _tip(view: _View, point: Point, on_front: bool) -> str:
+    """What is told of a combination where the pointer rests on its mark."""
+    lines = [point.name + (" (on the Pareto front)" if on_front else "")]
+    lines += [f"{field}: {value}" for field, value in point.values.items()]
+    lines.append(
+        f"{view.metric.title.lower()} {view.spread(point.final(view.network))}, {counted(point.seeds, 'seed')}"
+    )
+    lines.append(f"{count(point.labels)} labels")
+    lines += [
+        f"{cost.replace('_', ' ')} {quantity(s.mean)}" for cost, s in point.costs.items() if "seconds" not in cost
+    ]
+    lines += [f"{cost.replace('_', ' ')} {duration(s.mean)}" for cost, s in point.costs.items() if "seconds" in cost]
+    return "\n".join(lines)
 
 
 # --- epochs to where training from scratch ends ---
@@ -370,7 +393,7 @@ def _configuration(view: _View) -> Html:
     ]
     asked += [(k, str(sweep[k])) for k in ("seeds", "reference", "metric", "scheduler") if sweep[k] is not None]
     if view.sweep.draws:
-        asked.append(("samples", str(view.sweep.samples)))
+        asked += [("samples", str(view.sweep.samples)), ("search", view.sweep.search)]
     changed = [tuple(d.split(": ", 1)) for d in differences(to_tree(Config()), sweep["base"])]
     base = [(field, words.partition(" -> ")[2]) for field, words in changed]
     blocks = [

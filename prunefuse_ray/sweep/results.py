@@ -15,12 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
+from prunefuse_ray.config.files import merge, overlay, to_tree
 from prunefuse_ray.config.schema import Config
+from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import BASELINE, PRETRAIN, REPORT, Step, is_sync, steps
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place
-from prunefuse_ray.sweep.config import Sweep, Trial, trials
+from prunefuse_ray.sweep.config import Sweep, Trial, sweep_from_tree, trials
 from prunefuse_ray.sweep.sharing import inputs_keys
 from prunefuse_ray.tasks import TASKS, Metric
 
@@ -168,10 +170,47 @@ class SweepResult:
         return TASKS[self.sweep.base.task].metric
 
 
+def read_draws(root: Place) -> list[dict[str, Any]]:
+    """What a search has drawn so far (`draws/NNN.json`), in its order."""
+    files = {int(file.base_name.partition(".")[0]): Place(root.fs, file.path) for file in (root / "draws").files()}
+    return [dict(place.read_json()) for _, place in sorted(files.items())]
+
+
+def draw_of(name: str) -> int:
+    """The number of the draw that a point or a trial of a search belongs to."""
+    return int(name.partition("_")[0])
+
+
+def trials_of(sweep: Sweep, root: Place) -> list[Trial]:
+    """The trials of a sweep as far as they are known: of a search those that it has drawn."""
+    return trials(sweep, read_draws(root) if sweep.search != "random" else None)
+
+
+def recorded_sweep(root: Place, path: str, overrides: Mapping[str, Any], settings: Mapping[str, Any]) -> Sweep:
+    """The sweep that a directory holds, to go on with it; `overrides` and `settings` as `load_sweep` takes them.
+
+    Args:
+        path: of the directory, as it was given.
+
+    Raises:
+        LedgerError: there is none, so nothing to go on with.
+    """
+    if not (root / "sweep.yaml").exists():
+        raise LedgerError(
+            f"--resume {path}: there is no sweep to go on with (no sweep.yaml); begin one with --config or --preset"
+        )
+    tree = to_tree(read_recorded(root / "sweep.yaml", Sweep))
+    before, mark, options = path.partition("?") if "://" in path else (path, "", "")
+    parent, _, name = before.rstrip("/").rpartition("/")
+    here = {"directory": f"{parent or ('/' if before.startswith('/') else '.')}{mark}{options}", "name": name}
+    tree["base"] = overlay(merge(tree["base"], {"run": here}), overrides)
+    return sweep_from_tree({**tree, **settings})
+
+
 def read_sweep(root: Place) -> SweepResult:
     """Raises LedgerError where the directory is no sweep or is damaged."""
     sweep = read_recorded(root / "sweep.yaml", Sweep)
-    return SweepResult(sweep=sweep, root=root, trials=[_read_trial(root, t) for t in trials(sweep)])
+    return SweepResult(sweep=sweep, root=root, trials=[_read_trial(root, t) for t in trials_of(sweep, root)])
 
 
 def _read_trial(root: Place, trial: Trial) -> TrialResult:

@@ -12,18 +12,18 @@ small machine none would.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import ray
 import yaml
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 from prunefuse_ray import progress
 from prunefuse_ray.config.files import differences, to_tree
@@ -42,15 +42,28 @@ from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
 from prunefuse_ray.run.opening import check
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place, be_patient
-from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, stops_early, sweep_path, trials
-from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, outcome, outcome_place, pool_key, round_row
+from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, ends, stops_early, sweep_path, trials
+from prunefuse_ray.sweep.results import (
+    COMPLETE,
+    FAILED,
+    STOPPED,
+    outcome,
+    outcome_place,
+    pool_key,
+    read_draws,
+    round_row,
+    trials_of,
+)
+from prunefuse_ray.sweep.search import Draws, check_search, optuna, point_of
 from prunefuse_ray.sweep.sharing import inputs_keys
 from prunefuse_ray.sweep.trial import POLL, Desk, TrialJob, drive
+from prunefuse_ray.tracking import TRACKERS
 
 SWEEP_EXECUTION_FIELDS = (
     "concurrency",
     "loggers",
     "max_failures",
+    "resources",
     "scheduler",
     *(f"base.{f}" for f in EXECUTION_FIELDS),
 )
@@ -77,29 +90,35 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     """
     be_patient(sweep.base.run.store_patience)
     progress.tell(retries=sweep.base.run.retries, patience=sweep.base.run.store_patience)
-    found = trials(sweep)
-    stopping = stops_early(sweep, found)
     root = sweep_place(sweep)
+    check_search(sweep)
+    found = trials_of(sweep, root)
+    searches = sweep.search != "random"
+    # Of a search the ends of its space stand for what it will draw.
+    probes = trials(sweep, ends(sweep)) if searches else found
+    stopping = stops_early(sweep, probes)
     directory = Ledger(root)
     _check_unchanged_sweep(root, sweep)
+    loggers = _loggers(sweep, root)
     start_ray()
     progress.tell(doing="while looking through the pools")
     has = observe()
     todo = [t for t in found if outcome(root, t.name).status not in (COMPLETE, STOPPED)]
-    at_once = concurrency(sweep, todo, has)
-    infos = _survey_pools(root, found, todo, has, at_once, tell)
+    looked = probes if searches else todo
+    at_once = concurrency(sweep, looked, has)
+    infos = _survey_pools(root, found, looked, has, at_once, tell)
     directory.lock()
     try:
         _check_unchanged_sweep(root, sweep)  # again: nobody else changes it now
-        _record(root, sweep, todo, infos, tell)
-        if todo:
+        _record(root, sweep, looked, infos, tell)
+        if todo or (searches and len(found) < sweep.samples * len(sweep.seeds)):
             progress.tell(doing="in its trials")
             keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
-            scheduler = _scheduler(sweep, root, found) if stopping else None
-            _fit(sweep, root, in_order(todo, keys), scheduler, at_once, notify)
+            scheduler = _scheduler(sweep, root, found, len(probes[0].config.selection.budgets)) if stopping else None
+            _fit(sweep, root, in_order(todo, keys), scheduler, at_once, notify, loggers)
     finally:
         directory.unlock()
-    return found
+    return trials_of(sweep, root)
 
 
 # --- before anything starts ---
@@ -115,7 +134,7 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
     changed = [d for d in differences(to_tree(old), to_tree(sweep)) if not d.startswith(SWEEP_EXECUTION_FIELDS)]
     if all(d.startswith(GROWING_FIELDS) for d in changed):
         # Also where nothing differs: the order of the fields in `space` makes names and draws.
-        changed = _trials_lost(old, sweep)
+        changed = _trials_lost(old, sweep, root) or _draws_lost(old, sweep, changed)
     if changed:
         lines = "\n  ".join(changed)
         raise LedgerError(
@@ -124,11 +143,16 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
         )
 
 
-def _trials_lost(old: Sweep, sweep: Sweep) -> list[str]:
+def _draws_lost(old: Sweep, sweep: Sweep, changed: Sequence[str]) -> list[str]:
+    """What differs of a space from which values have been drawn by what came out."""
+    return [d for d in changed if old.search != "random" and d.startswith("space")]
+
+
+def _trials_lost(old: Sweep, sweep: Sweep, root: Place) -> list[str]:
     """A line for every trial of the sweep `old`, as it was recorded, that `sweep` has no more or has otherwise."""
-    now = {trial.name: trial for trial in trials(sweep)}
+    now = {trial.name: trial for trial in trials_of(sweep, root)}
     lines = []
-    for was in trials(old):
+    for was in trials_of(old, root):
         if was.name not in now:
             lines.append(f"trial '{was.name}' would be gone; a sweep may gain arms, values and seeds, but not lose any")
             continue
@@ -225,6 +249,14 @@ def concurrency(sweep: Sweep, todo: Sequence[Trial], has: Resources) -> int:
     they gain by a second thread.
     """
     limit = has.cores or cores() if has.in_process else max(1, int(has.cpus))
+    if (each := sweep.resources) is not None:
+        for name, wanted, there in (("cpus", each.cpus, has.cpus), ("gpus", each.gpus, has.gpus)):
+            if wanted > there:
+                raise PlanError(
+                    f"resources.{name}: a trial is to have {wanted:g}, and the cluster has {there:g}: lower it, or add "
+                    "nodes"
+                )
+            limit = min(limit, int(there // wanted) if wanted else limit)
     for runs in range(min(limit, sweep.concurrency or limit, len(todo)), 1, -1):
         part = has.part(runs)
         try:
@@ -315,26 +347,34 @@ class _Events(tune.Callback):
         self.notify(found.status, name, {"message": found.message})
 
 
-def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial]) -> AsyncHyperBandScheduler:
-    """ASHA over rounds, told of what earlier starts of this sweep measured."""
-    asha = AsyncHyperBandScheduler(
-        time_attr="budgets_passed",  # the same labels in every trial: `stops_early`
-        metric=sweep.metric,
-        mode="max",
-        max_t=len(found[0].config.selection.budgets),
-        grace_period=GRACE,
-        reduction_factor=2,
-    )
+class _Past:
+    """A trial of an earlier start, as a scheduler knows one."""
+
+    def __init__(self, name: str) -> None:
+        self.trial_id = name
+
+
+def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial], rounds: int) -> TrialScheduler:
+    """What stops trials by their rounds, of which each has so many, told of what earlier starts of this sweep
+    measured."""
+    # The same labels in every trial: `stops_early`.
+    by: dict[str, Any] = {"time_attr": "budgets_passed", "metric": sweep.metric, "mode": "max", "grace_period": GRACE}
+    scheduler: TrialScheduler
+    if sweep.scheduler == "median":
+        # A trial that is paused to let others catch up would begin its round anew.
+        scheduler = MedianStoppingRule(**by, min_time_slice=math.inf)  # type: ignore[arg-type]
+    else:
+        scheduler = AsyncHyperBandScheduler(**by, max_t=rounds, reduction_factor=2)
     for trial in found:
         ledger = Ledger(root / "trials" / trial.name)
         if outcome(root, trial.name).status in (COMPLETE, STOPPED) and ledger.exists:
-            past: Any = SimpleNamespace(trial_id=trial.name)
-            asha.on_trial_add(None, past)  # type: ignore[arg-type]
+            past: Any = _Past(trial.name)
+            scheduler.on_trial_add(None, past)  # type: ignore[arg-type]
             for r in range(len(trial.config.selection.budgets)):
                 row = round_row(ledger, trial.config, r)
                 if row.get(sweep.metric) is not None:
-                    asha.on_trial_result(None, past, row)  # type: ignore[arg-type]
-    return asha
+                    scheduler.on_trial_result(None, past, row)  # type: ignore[arg-type]
+    return scheduler
 
 
 def placement(nodes: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
@@ -351,59 +391,60 @@ def placement(nodes: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[s
 
 
 def _loggers(sweep: Sweep, root: Place) -> list[tune.Callback]:
-    """Ray's own callbacks, by name. Where MLflow and W&B log to, their environment variables say."""
+    """Ray's own callbacks of the trackers. Where these log to, their environment variables say."""
     found: list[tune.Callback] = []
     for name in sweep.loggers:
-        if name == "tensorboard":
-            from ray.tune.logger import TBXLoggerCallback
-
-            found.append(TBXLoggerCallback())
-        elif name == "mlflow":
-            _require("mlflow")
-            from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-            found.append(MLflowLoggerCallback(experiment_name=root.name))
-        else:
-            _require("wandb")
-            from ray.air.integrations.wandb import WandbLoggerCallback
-
-            found.append(WandbLoggerCallback(project=root.name))
+        tracker = TRACKERS[name]
+        if tracker.callback is None:
+            raise PlanError(f"loggers: {name} has no callback for Ray Tune, which logs the trials: leave it out")
+        try:
+            found.append(tracker.callback(root.name))
+        except (ImportError, RuntimeError, AssertionError) as error:  # how Ray says that a package is missing
+            raise PlanError(f"loggers: {tracker.lacks() or error}, or leave it out") from error
     return found
 
 
-def _require(package: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec(package) is None:
-        raise PlanError(f"loggers: {package} is not installed: pip install 'prunefuse-ray[{package}]', or leave it out")
+def _measured(root: Place, sweep: Sweep, trial: Trial) -> float | None:
+    """The metric of a trial at the most labels at which it was measured; None of one that failed."""
+    ledger = Ledger(root / "trials" / trial.name)
+    if not ledger.exists or outcome(root, trial.name).status == FAILED:
+        return None
+    rows = (round_row(ledger, trial.config, r) for r in reversed(range(len(trial.config.selection.budgets))))
+    return next((row[sweep.metric] for row in rows if row.get(sweep.metric) is not None), None)
 
 
 def _fit(
     sweep: Sweep,
     root: Place,
     ordered: Sequence[Trial],
-    scheduler: AsyncHyperBandScheduler | None,
+    scheduler: TrialScheduler | None,
     at_once: int,
     notify: Notify,
+    loggers: Sequence[tune.Callback],
 ) -> None:
     """Hand the trials to Tune."""
     resources, task = placement(ray.nodes())
-    desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(_already_done(root, trials(sweep)))
-    job = TrialJob(root=root, configs={t.name: to_tree(t.config) for t in ordered}, runs=at_once, directory=os.getcwd())
+    desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(_already_done(root, trials_of(sweep, root)))
+    configs = {t.name: to_tree(t.config) for t in ordered}
+    job = TrialJob(root=root, configs=configs, sweep=to_tree(sweep), runs=at_once, directory=os.getcwd())
     for trial in ordered:
         outcome_place(root, trial.name).delete()  # what failed before is tried again
     # Only the loggers that were asked for, and none of Tune's tables on the console.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # a sweep is durable without Tune's own last checkpoint
-    points = [
-        {"name": t.name, "seed": t.config.run.seed, **({"arm": t.arm} if t.arm else {}), **t.values} for t in ordered
-    ]
+    searching = sweep.search != "random"
+    search: dict[str, Any] = {}
+    if searching:
+        drawn = len(read_draws(root))
+        search["search_alg"] = Draws(sweep, root, partial(_measured, root, sweep), ordered, optuna(sweep, drawn))
+        search["num_samples"] = len(ordered) + (sweep.samples - drawn) * len(sweep.seeds)
     tuner = tune.Tuner(
         tune.with_resources(
             partial(_trial, job=job, desk=desk, placement=task), tune.PlacementGroupFactory([resources])
         ),
-        param_space={"trial": tune.grid_search(points)},
+        param_space={} if searching else {"trial": tune.grid_search([point_of(t) for t in ordered])},
         tune_config=tune.TuneConfig(
+            **search,
             scheduler=scheduler,
             max_concurrent_trials=at_once,
             reuse_actors=True,
@@ -415,7 +456,7 @@ def _fit(
             storage_path=root.path,
             storage_filesystem=root.fs,
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            callbacks=[_Events(root, desk, notify), *_loggers(sweep, root)],
+            callbacks=[_Events(root, desk, notify), *loggers],
             verbose=0,
         ),
     )

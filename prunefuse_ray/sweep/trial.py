@@ -11,13 +11,14 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.errors import LedgerError, PruneFuseError
 from prunefuse_ray.method.steps import Step, steps
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Commit, Ledger
 from prunefuse_ray.storage import Place
-from prunefuse_ray.sweep.results import pool_key, round_row
+from prunefuse_ray.sweep.config import sweep_from_tree, trials
+from prunefuse_ray.sweep.results import draw_of, pool_key, read_draws, round_row
 from prunefuse_ray.sweep.sharing import inputs_keys
 
 POLL = 0.2  # seconds between two looks at what another process does
@@ -60,8 +61,18 @@ class TrialJob:
 
     root: Place
     configs: dict[str, dict[str, Any]]
+    """Of the trials that were known beforehand."""
+    sweep: dict[str, Any] | None = None
+    """Where a search draws more."""
     runs: int
     directory: str
+
+    def config_of(self, name: str) -> dict[str, Any]:
+        if name in self.configs:
+            return self.configs[name]
+        assert self.sweep is not None, "a search writes its draws down before it gives out their trials"
+        found = trials(sweep_from_tree(self.sweep), read_draws(self.root), since=draw_of(name))
+        return next(to_tree(t.config) for t in found if t.name == name)
 
 
 def drive(name: str, job: TrialJob, desk: Any) -> dict[str, str] | None:
@@ -82,11 +93,12 @@ def drive(name: str, job: TrialJob, desk: Any) -> dict[str, str] | None:
 
 
 def _run(name: str, job: TrialJob, desk: Any) -> None:
-    config = config_from_tree(job.configs[name])
+    tree = job.config_of(name)
+    config = config_from_tree(tree)
     ledger = Ledger(loop.run_place(config))
     _wait_for(ledger)
     if not ledger.exists:
-        _begin(ledger, job.root / "pools" / pool_key(config), job.configs[name])
+        _begin(ledger, job.root / "pools" / pool_key(config), tree)
     keys = inputs_keys(config, ledger.read_pool())
     *plan, _ = steps(config)
     ends = {step.round: step for step in plan if step.round >= 0}

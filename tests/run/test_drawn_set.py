@@ -7,11 +7,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from prunefuse_ray.cli import main
+from prunefuse_ray.commands import plan
 from prunefuse_ray.config.files import config_from_tree, merge
 from prunefuse_ray.data import draw
 from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting
+from prunefuse_ray.report.page import render
 from prunefuse_ray.run import loop
+from prunefuse_ray.run.estimate import Costs
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.view import view_run
+from prunefuse_ray.storage import Place
+from tests.report.test_page import Page
 from tests.support.annotators import CLASSES, answer, asked, truth
 from tests.support.pools import random_images, write_pool
 from tests.support.runs import TINY
@@ -95,6 +103,25 @@ def test_the_networks_are_tested_on_it(finished):
     assert json.loads((root / "result.json").read_text())["rounds"][-1]["fused_accuracy"] == 1.0
 
 
+def test_the_report_and_the_plan_say_what_it_is(finished, pool, capsys, monkeypatch):
+    _, _, root, _ = finished
+    words = Page((root / "report.html").read_text()).words("pool")
+    assert "Test set Drawn 20 samples of the pool's 82, by a hash of their ids; never scored, selected" in words
+    assert "2 more samples with the content of one of them: left out of the pool, too." in words
+    assert "Labeled 20 of 20 By class" in words
+    assert "20 more for the test set" in Page((root / "report.html").read_text()).words()
+    costs = Costs(proxy_macs=1, dense_macs=2, parameters=(1, 2), scored_per_second=1.0, proxy_trained_per_second=1.0,
+                  dense_trained_per_second=1.0, actor_bytes=1)  # fmt: skip
+    monkeypatch.setattr(plan, "_costs", lambda *_: costs)
+    given = ["--config", str(root / "config.yaml"), "--pool.known_labels", str(root / "labels.csv")]
+    assert main(["plan", *given, "--annotation.kind", "files", "--selection.budgets", "[30,45]"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "labels: 15 by people (15 selected in 2 rounds); 50 more are known already" in said
+    assert main(["plan", "--config", str(root / "config.yaml"), "--json"]) == 0
+    labels = json.loads(capsys.readouterr().out)["labels"]
+    assert (labels["samples"], labels["test"], labels["rounds"], labels["answers"]) == (50, 20, [10, 8, 12], 0)
+
+
 def test_its_labels_serve_the_next_run(finished, local_ray, pool, tmp_path):
     _, _, root, _ = finished
     labels = rows(root / "labels.csv")
@@ -134,6 +161,8 @@ def test_people_label_it_with_the_initial_set(local_ray, pool, tmp_path, caplog)
     assert ids_of((root / "rounds/000/test").glob("*.parquet")) == tested - {left_out}
     assert len(pq.read_table(root / "rounds/000/labels.parquet")) == 10
     assert "the test set has 19 of the 20 samples that were drawn: 0 cannot be read, 1 have no label" in caplog.text
+    page = render(view_run(Ledger(Place.at(str(root)))))
+    assert "Labeled 19 of 20; 1 without a label" in Page(page).words("pool")
     answer(root / "rounds/001/to_label")
     loop.run(config)
     assert {row["id"] for row in rows(root / "labels.csv")} == set(given) - {left_out} | {

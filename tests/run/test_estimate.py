@@ -1,5 +1,7 @@
 """What a run will take: by hand from the configuration, and against what a run took."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.networks import Dense, NetworkSpec, build
 from prunefuse_ray.run import loop
-from prunefuse_ray.run.estimate import Costs, _training_rate, estimate, nodes_for, peak_bytes
+from prunefuse_ray.run.estimate import Costs, _training_rate, estimate, labels_asked, nodes_for, peak_bytes
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 from tests.support.runs import tiny
 
@@ -44,6 +46,34 @@ def test_an_estimate_by_hand():
     assert found.seconds() == 17 + 60 + 180
     assert found.bytes_read == (3 + 2) * 500_000  # three rounds fetch their samples, two score the pool
     assert found.bytes_stored == 1_700 * 32 + 3 * 4 * 10 + 4 * 50 + 150_000
+
+
+def test_the_labels_of_a_drawn_test_set_are_asked_for_and_copied_too():
+    """Rounds of 100, 200, 300 labels, of which 30 are known, and 40 of the test set, of which 5 are."""
+    pool = {"source": "parquet", "path": "p", "test_samples": 40, "classes": 2}
+    people = config_from_tree(
+        {
+            "pool": pool,
+            "selection": {"budgets": [100, 200, 300]},
+            "annotation": {"kind": "files", "labels_per_sample": 2},
+        }
+    )
+    asked = labels_asked(people, known=30, known_test=5)
+    assert (asked.rounds, asked.test, asked.known) == ((70, 100, 100), 35, 35)
+    assert (asked.samples, asked.answers) == (305, 610)
+    assert asked.words() == (
+        "305 by people, 2 answers each: 610 answers (270 selected in 3 rounds, 35 for the test set); 35 more are known "
+        "already"
+    )
+    assert labels_asked(CONFIG).words() == "300 from the pool (300 selected in 3 rounds)"
+    assert labels_asked(CONFIG).answers == 0
+    info = replace(INFO, rows=960)  # the other 40 are the test set
+    found = estimate(people, info, COSTS, 2, asked)
+    assert [p.samples for p in found.phases if p.phase == "label"] == [105, 100, 100]
+    assert found.labels == asked
+    none = estimate(people.model_copy(update={"pool": CONFIG.pool}), INFO, COSTS, 2)
+    written = [f.bytes_stored - sum(p.samples for p in f.phases if p.phase == "score") * 32 for f in (found, none)]
+    assert written[0] - written[1] == 40 * 500, "a sample has 500 bytes"
 
 
 @pytest.mark.parametrize(("seconds", "actors"), [(1e9, 1), (274, 1), (241, 34), (240, None), (1, None)])

@@ -73,6 +73,10 @@ def results(name: str) -> str:
     budgets = sorted({r["labels"] for r in rounds})
     lines = [["test accuracy in %", *(f"{labels:,} labels" for labels in budgets)], ["---"] * (1 + len(budgets))]
     for title, value in RESULT_ROWS.items():
+        try:
+            value(rounds[0])
+        except KeyError:
+            continue  # not a result of this table
         cells = [[100 * value(r) for r in rounds if r["labels"] == labels] for labels in budgets]
         lines.append([title, *(f"{statistics.mean(c):.1f} ± {statistics.stdev(c):.1f}" for c in cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -7,7 +7,8 @@ import yaml
 
 from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.config.files import PRESETS, to_tree
-from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import load_sweep, stops_early, sweep_from_tree, sweep_path, trials
 
 SWEEPS = sorted(p for p in PRESETS.glob("*.yaml") if "base" in yaml.safe_load(p.read_text()))
@@ -97,6 +98,24 @@ def test_draws_are_the_same_every_time_and_inside_their_bounds():
     assert all(0.1 <= t.config.distillation.weight <= 0.9 for t in first)
 
 
+def test_tunes_other_domains_are_drawn_from_too():
+    space = {
+        "training.epochs": {"randint": [2, 5]},
+        "training.batch_size": {"lograndint": [4, 64]},
+        "distillation.weight": {"quniform": [0.1, 0.9, 0.2]},
+    }
+    base = {"training": {"warmup_epochs": 0}}
+    found = trials(sweep_from_tree({"base": base, "space": space, "seeds": [0], "samples": 200}))
+    assert {t.config.training.epochs for t in found} == {2, 3, 4}, "as Tune's, without the upper one"
+    sizes = [t.config.training.batch_size for t in found]
+    assert min(sizes) >= 4
+    assert max(sizes) <= 63
+    assert math.isclose(sum(n < 16 for n in sizes) / 200, 0.5, abs_tol=0.12)
+    assert {t.config.distillation.weight for t in found} <= {0.2, 0.4, 0.6, 0.8}
+    with pytest.raises(ConfigError, match=r"randint \[5, 5\] is empty"):
+        sweep_from_tree({"space": {"training.epochs": {"randint": [5, 5]}}})
+
+
 EVERY = {"fusion": {"evaluate": "every"}}
 DRAWN = {"training.lr": {"loguniform": [0.01, 0.1]}}
 OTHER_BUDGETS = {"arms": {"few": {"selection": {"budgets": [50, 100, 150]}}, "many": {}}}
@@ -117,11 +136,13 @@ OTHER_BUDGETS = {"arms": {"few": {"selection": {"budgets": [50, 100, 150]}}, "ma
 def test_trials_are_stopped_where_they_can_be_compared_at_equal_labels(tree, why):
     auto = sweep_from_tree({"space": DRAWN, "samples": 2, "seeds": [0], **tree})
     assert stops_early(auto, trials(auto)) is (why is None)
-    asked = auto.model_copy(update={"scheduler": "asha"})
-    if why is None:
-        assert stops_early(asked, trials(asked))
-    else:
-        with pytest.raises(ConfigError, match=rf"^scheduler: asha .*{why.removeprefix('asha ')}.*, or set scheduler"):
+    for name in ("asha", "median"):
+        asked = auto.model_copy(update={"scheduler": name})
+        if why is None:
+            assert stops_early(asked, trials(asked))
+            continue
+        said = rf"^scheduler: {name} .*{why.removeprefix('asha ')}.*, or set scheduler"
+        with pytest.raises(ConfigError, match=said):
             stops_early(asked, trials(asked))
     never = auto.model_copy(update={"scheduler": "none"})
     assert not stops_early(never, trials(never))
@@ -199,6 +220,20 @@ def test_the_base_may_build_on_a_preset_and_the_command_line_wins(tmp_path):
         20,
     )
     assert (sweep.base.run.name, sweep.base.run.directory, sweep.concurrency) == ("mine", "elsewhere", 3)
+
+
+def test_resuming_takes_what_the_directory_has_recorded(tmp_path):
+    place = Place.at(str(tmp_path / "moved" / "swept"))
+    with pytest.raises(LedgerError, match=r"swept: there is no sweep to go on with .* begin one with --config"):
+        parse_sweep(["--resume", str(tmp_path / "moved/swept")])
+    made = sweep_from_tree({"base": {"run": {"name": "other"}}, "seeds": [4], "scheduler": "none"})
+    (place / "sweep.yaml").write_bytes(yaml.safe_dump(to_tree(made)).encode())
+    found = parse_sweep(["--resume", str(tmp_path / "moved/swept/"), "--concurrency", "2", "--scoring.actors", "[1,1]"])
+    assert sweep_path(found) == str(tmp_path / "moved" / "swept"), "where it lies now"
+    assert (found.seeds, found.scheduler, found.concurrency) == ([4], "none", 2)
+    assert found.base.scoring.actors == (1, 1)
+    with pytest.raises(SystemExit):
+        parse_sweep(["--resume", "x", "--config", "y"])
 
 
 def test_seeds_of_the_command_line_replace_the_files():

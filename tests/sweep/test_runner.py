@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import prunefuse_ray
 from prunefuse_ray.cli import main
 from prunefuse_ray.config.files import config_from_tree, load_config, merge, to_tree
 from prunefuse_ray.distributed.resources import Resources
@@ -107,6 +109,49 @@ def has(cpus, gpus=0.0, nodes=1, cores=2):
 def test_concurrency_is_what_the_cluster_holds(resources, base, wanted, expected):
     sweep = sweep_from_tree({"base": base, "seeds": list(range(20)), "concurrency": wanted})
     assert concurrency(sweep, trials(sweep), resources) == expected
+
+
+@pytest.mark.parametrize(
+    ("each", "resources", "expected"),
+    [({"cpus": 16}, has(66, nodes=5), 4), ({"cpus": 16, "gpus": 2}, has(66, gpus=4, nodes=5), 2), (None, has(8), 2)],
+)
+def test_trials_have_the_resources_that_were_asked_for(each, resources, expected):
+    sweep = sweep_from_tree({"seeds": list(range(20)), "resources": each})
+    assert concurrency(sweep, trials(sweep), resources) == expected
+
+
+def test_resources_that_the_cluster_does_not_have_are_refused():
+    sweep = sweep_from_tree({"resources": {"gpus": 1}})
+    with pytest.raises(PlanError, match=r"resources\.gpus: a trial is to have 1, and the cluster has 0"):
+        concurrency(sweep, trials(sweep), has(4))
+
+
+def past(monkeypatch, curves):
+    """As if these trials had ended, with these metrics after their rounds."""
+    rows = {name: [{"budgets_passed": i + 1, "proxy": v} for i, v in enumerate(c)] for name, c in curves.items()}
+    monkeypatch.setattr(sweeping, "outcome", lambda root, name: SimpleNamespace(status=STOPPED))
+    monkeypatch.setattr(sweeping, "round_row", lambda ledger, config, r: rows[ledger.root.path.rpartition("/")[2]][r])
+    monkeypatch.setattr(Ledger, "exists", True)
+
+
+@pytest.mark.parametrize(
+    ("value", "decision"), [(0.49, "STOP"), (0.51, "CONTINUE")], ids=["below the median", "above it"]
+)
+def test_the_median_rule_goes_on_with_what_earlier_starts_measured(tmp_path, monkeypatch, value, decision):
+    """Means from the second round on: 0.2, 0.5 and 0.8. No trial is paused, which would begin its round anew."""
+    tree_ = {"base": {"selection": {"budgets": [50, 100, 150]}}, "metric": "proxy", "scheduler": "median"}
+    sweep = sweep_from_tree(tree_)
+    found = trials(sweep)
+    curves = {t.name: [0.1, v, v] for t, v in zip(found, (0.2, 0.5, 0.8), strict=True)}
+    past(monkeypatch, curves)
+    rule = sweeping._scheduler(sweep, Place.at(str(tmp_path)), found, 3)
+    waiting = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])
+    trial = sweeping._Past("new")
+    rule.on_trial_add(None, trial)
+    assert rule.on_trial_result(waiting, trial, {"budgets_passed": 1, "proxy": 0.0}) == "CONTINUE", "in its grace"
+    assert rule.on_trial_result(waiting, trial, {"budgets_passed": 2, "proxy": value}) == decision
+    few = sweeping._scheduler(sweep, Place.at(str(tmp_path)), found[:1], 3)
+    assert few.on_trial_result(waiting, trial, {"budgets_passed": 2, "proxy": 0.0}) == "CONTINUE"
 
 
 def test_parts_of_a_cluster_leave_the_streams_their_cpus():
@@ -231,6 +276,35 @@ def test_results_and_report_stand_in_the_directory(swept):
     found = read_sweep(Place.at(str(root))).trials
     assert sum(sum(r.shared.values()) for r in found) >= 6, "whichever came first did for the others"
     assert {name for r in found for name in r.shared} <= {r.trial.name for r in found}
+
+
+def test_the_page_tells_of_a_combination_where_the_pointer_rests(swept):
+    _, root, _ = swept
+    tips = re.findall(r'<g id="\w+-mark-\d" pointer-events="all"><title>([^<]*)', (root / "report.html").read_text())
+    assert {tip.splitlines()[0].partition(" ")[0] for tip in tips} == {"fuse", "scratch"}
+    assert any("(on the Pareto front)" in tip for tip in tips)
+    lines = tips[0].splitlines()
+    assert "18 labels" in lines
+    assert any(re.fullmatch(r"accuracy \d+\.\d%, 1 seed", line) for line in lines)
+    assert any(line.startswith("selection macs ") for line in lines)
+
+
+def test_results_are_data_frames(swept):
+    _, root, _ = swept
+    found = prunefuse_ray.load_sweep(root)
+    assert found.rounds.equals(pq.read_table(root / "sweep.parquet").to_pandas())
+    assert list(found.rounds["status"].unique()) == [COMPLETE]
+    last = found.rounds[(found.rounds["arm"] == "fuse") & (found.rounds["labels"] == 18)]
+    row = found.combinations.set_index("point").loc["fuse"]
+    assert row["fused_accuracy_mean"] == last["fused_accuracy"].item()
+    assert (row["seeds"], row["labels"]) == (1, 18)
+    assert found.best.run.name == "swept-best"
+    assert found.compared == "at the last label budget"
+    assert found.run("fuse_seed-0").finished
+    assert repr(found).endswith("3 trials: 2 complete, 1 failed")
+    assert "Selection cost" in found.report().page
+    with pytest.raises(LedgerError, match=r"sweep\.yaml: cannot be read"):
+        prunefuse_ray.load_sweep(root / "trials")
 
 
 @pytest.mark.slow
@@ -487,6 +561,15 @@ def test_asha_stops_what_lags_and_a_second_start_leaves_it_stopped(local_ray, ti
     for r in read_sweep(Place.at(str(tmp_path / "swept"))).trials:
         # On a busy machine a stop may come too late; then the second start has written the report.
         assert (r.outcome.status == COMPLETE) == (len(r.rows) == 4), "what has passed every budget is whole"
+    # What was stopped is a run like any other: it goes on to its end with the labels that it has.
+    name = heard.of("stopped")[0]
+    stopped = prunefuse_ray.load_sweep(tmp_path / "swept").run(name)
+    bought = [p.read_bytes() for p in sorted((tmp_path / "swept/trials" / name).glob("rounds/*/labels.parquet"))]
+    assert bought
+    whole = prunefuse_ray.execute(stopped.config, tell=None)
+    assert whole.finished
+    after = [p.read_bytes() for p in sorted((tmp_path / "swept/trials" / name).glob("rounds/*/labels.parquet"))]
+    assert after[: len(bought)] == bought
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from prunefuse_ray.networks.specs import NetworkError
@@ -139,14 +138,3 @@ class Backend:
     def runs_on(self) -> str:
         """Its devices in words."""
         return " and ".join(DEVICES.get(device, device) for device in self.devices)
-
-
-def installed(module: str, extra: str) -> Callable[[], str | None]:
-    """For `Backend.lacks`: whether `module` can be imported, which comes with an extra of this package."""
-
-    def lacks() -> str | None:
-        if find_spec(module) is not None:
-            return None
-        return f"{module} is not installed: pip install 'prunefuse-ray[{extra}]'"
-
-    return lacks

@@ -8,8 +8,9 @@ import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from prunefuse_ray.networks.backends.backend import Backend, Runner, installed
+from prunefuse_ray.networks.backends.backend import Backend, Runner
 from prunefuse_ray.networks.specs import NetworkError, plain
+from prunefuse_ray.registry import installed
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from prunefuse_ray.networks import BACKENDS, NetworkError
-from prunefuse_ray.networks.backends import backend
 
 
 def runner(network):
@@ -28,6 +27,6 @@ def test_a_network_that_it_cannot_follow_is_refused():
 
 
 def test_without_it_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(backend, "find_spec", lambda module: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     with pytest.raises(NetworkError, match=r"openvino is not installed: pip install 'prunefuse-ray\[openvino\]'"):
         runner(nn.Identity())

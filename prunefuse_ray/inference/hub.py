@@ -1,0 +1,137 @@
+"""A finished network as a folder for the Hugging Face Hub: safetensors, config.json, a model card with figures.
+
+`prunefuse_ray.load` reads the folder; `timm.create_model("local-dir:FOLDER")` reads a network of timm's, too, and
+`"hf-hub:OWNER/NAME"` once it is on the Hub. Nothing is uploaded: `hf upload OWNER/NAME FOLDER` does that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+import prunefuse_ray
+from prunefuse_ray import networks
+from prunefuse_ray.data.images import ImageForm
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, Preprocessing, preprocessing_from_bytes
+from prunefuse_ray.errors import PlanError
+from prunefuse_ray.inference.saved_networks import HUB_WEIGHTS
+from prunefuse_ray.networks.specs import NetworkSpec
+from prunefuse_ray.tasks import TASKS
+
+PIPELINES = {
+    ("classification", True): "image-classification",
+    ("multi_label", True): "image-classification",
+    ("segmentation", True): "image-segmentation",
+    ("classification", False): "text-classification",
+}
+"""(task, of images) -> what the Hub calls it."""
+
+
+def hub_folder(files: Mapping[str, bytes], result: Mapping[str, Any] | None) -> dict[str, bytes]:
+    """The files of the folder.
+
+    Args:
+        files: of the network (`saved_networks.network_files`).
+        result: `result.json` of the run that it comes from, for the card; None where there is none.
+
+    Raises:
+        PlanError: a committee, which the Hub's libraries do not know.
+    """
+    if networks.NETWORK_FILE not in files:
+        raise PlanError("--format huggingface: this is a committee of several networks: export RUN/fused, or a member")
+    told = preprocessing_from_bytes(files[PREPROCESSING_FILE])
+    spec = NetworkSpec.from_json(json.loads(files[networks.NETWORK_FILE])["network"])
+    return {
+        HUB_WEIGHTS: files[networks.WEIGHTS_FILE],
+        networks.NETWORK_FILE: files[networks.NETWORK_FILE],
+        PREPROCESSING_FILE: files[PREPROCESSING_FILE],
+        "config.json": json.dumps(_config(spec, told), indent=2).encode(),
+        "README.md": card(spec, told, result).encode(),
+    }
+
+
+def _config(spec: NetworkSpec, told: Preprocessing) -> dict[str, Any]:
+    """In timm's form, which knows classifiers of any architecture; what timm does not know stands beside."""
+    names = {str(n): name for n, name in enumerate(told.classes)}
+    library, _, name = spec.architecture.rpartition(":")
+    tree: dict[str, Any] = {
+        "architecture": name if library == "timm" else spec.architecture,
+        "num_classes": spec.classes,
+        "label_names": told.classes,
+        "id2label": names,
+        "label2id": {name: int(n) for n, name in names.items()},
+        "library": "prunefuse_ray",
+        "task": told.task,
+        "input_shape": list(spec.input_shape),
+    }
+    if isinstance(told.form, ImageForm):
+        form = told.form
+        tree["pretrained_cfg"] = {
+            "input_size": list(spec.input_shape), "num_classes": spec.classes, "mean": list(form.mean),
+            "std": list(form.std), "crop_pct": form.crop_ratio, "interpolation": "bilinear", "fixed_input_size": False,
+            "label_names": told.classes,
+        }  # fmt: skip
+    return tree
+
+
+def card(spec: NetworkSpec, told: Preprocessing, result: Mapping[str, Any] | None) -> str:
+    """The model card: what the network is, how it is loaded, and what the run measured. It names no path."""
+    metric = TASKS[told.task].metric
+    head: dict[str, Any] = {"library_name": "prunefuse_ray", "tags": ["prunefuse_ray", "active-learning", "pruning"]}
+    if pipeline := PIPELINES.get((told.task, isinstance(told.form, ImageForm))):
+        head["pipeline_tag"] = pipeline
+    name = str(result["name"]) if result else spec.architecture
+    body = [f"# {name}", f"{spec.architecture} for {_input(told.form)}, trained by prunefuse_ray "
+            f"{prunefuse_ray.__version__}: a pruned proxy of it selected the samples that were labeled, and was fused "
+            "into it."]  # fmt: skip
+    kind = "Targets" if TASKS[told.task].numbers else "Classes"
+    body.append(f"{kind}: {', '.join(told.classes)}.")
+    if result is not None:
+        head["model-index"] = [_index(name, pipeline or told.task, metric.name, result)]
+        body += _figures(result, metric)
+    body.append(
+        "## Use\n\n```python\nimport prunefuse_ray\nfrom huggingface_hub import snapshot_download\n\n"
+        'model = prunefuse_ray.load(snapshot_download("OWNER/NAME"))\nprint(next(model.predict(["sample"])))\n```'
+    )
+    body.append(
+        "Licence, intended use and the origin of the data are not known to the program that wrote this: add them."
+    )
+    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(body) + "\n"
+
+
+def _input(form: Form) -> str:
+    if isinstance(form, ImageForm):
+        return f"images of {form.height} x {form.width} pixels and {form.channels} channels"
+    return f"{type(form).__name__.removesuffix('Form').lower()}s of length {form.length}"
+
+
+def _index(name: str, pipeline: str, metric: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    value = {"type": metric, "name": f"test {metric}", "value": result[f"fused_{metric}"]}
+    dataset = {"name": "held-out test set of the run", "type": "held-out"}
+    return {"name": name, "results": [{"task": {"type": pipeline}, "dataset": dataset, "metrics": [value]}]}
+
+
+def _figures(result: Mapping[str, Any], metric: Any) -> list[str]:
+    """The run's rounds, and what they are compared with."""
+    rows = ["| labels | selected by | proxy | this network |", "|---|---|---|---|"]
+    for one in result["rounds"]:
+        shown = [
+            "" if (value := one[f"{network}_{metric.name}"]) is None else metric.text(value)
+            for network in ("proxy", "fused")
+        ]
+        rows.append(f"| {one['labels']:,} | {one['strategy']} | {shown[0]} | {shown[1]} |")
+    lines = [f"## Figures\n\n{metric.title} on a held-out test set, one run, seed {result['seed']}.", "\n".join(rows)]
+    notes = []
+    if (simplest := result.get(f"baseline_{metric.name}")) is not None:
+        notes.append(f"The simplest model on the same labels: {metric.text(simplest)}.")
+    if dense := result.get("dense_selection_macs"):
+        share = f"{result['selection_macs'] / dense:.1%}"
+        notes.append(
+            f"Scoring the pool took {share} of the multiply-accumulates that the dense network would have needed."
+        )
+    if sizes := result.get("parameters"):
+        notes.append(f"Parameters: {sizes['dense']:,}; the proxy has {sizes['proxy']:,}.")
+    return [*lines, *([" ".join(notes)] if notes else [])]

@@ -1,0 +1,172 @@
+"""What a run selected as a dataset for other tools: images with their labels, scores, rounds and ranks.
+
+The images are the copies in the run directory, as people see them (turned, in 8 bits). COCO JSON (Lin et al. 2014,
+cocodataset.org/#format-data) and FiftyOne's FiftyOneImageClassificationDataset are written, one file of samples after
+the other: no more than one is held in memory.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from prunefuse_ray.annotation.request import image_kind
+from prunefuse_ray.config import Config
+from prunefuse_ray.errors import LedgerError, PlanError
+from prunefuse_ray.method.steps import LABEL, SELECT, Step
+from prunefuse_ray.run.growth import seen_info
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.view import samples_as_seen
+from prunefuse_ray.schemas import labels_schema, selected_schema
+from prunefuse_ray.storage import Place, json_bytes
+from prunefuse_ray.tasks import TASKS, Task
+
+IMAGES = "data"
+"""Folder of the images, beside the file that names them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """One selected sample that has a label."""
+
+    number: int
+    """In the order of rounds and ranks, from 1."""
+    id: str
+    round: int
+    rank: int
+    score: float | None
+    label: Any
+    """As the task keeps it."""
+    image: bytes
+    """Encoded."""
+    size: tuple[int, int]
+    """(width, height)"""
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:06d}.{image_kind(self.image)}"
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return {"id": self.id, "round": self.round, "rank": self.rank, "score": self.score}
+
+
+def selections(config: Config, ledger: Ledger) -> Iterator[Selected]:
+    """What was selected and labeled so far, a file of samples after the other.
+
+    Raises:
+        LedgerError: nothing is labeled yet.
+        PlanError: samples that are no images.
+    """
+    if config.pool.text_column is not None or config.pool.vector_column is not None:
+        raise PlanError(
+            "--format: this run's samples are no images; its selected.csv and labels.csv hold what it chose"
+        )
+    info, task, before = seen_info(config, ledger), TASKS[config.task], 0
+    rounds = [r for r in range(len(config.selection.budgets)) if ledger.committed(Step(r, LABEL))]
+    if not rounds:
+        raise LedgerError(f"{ledger.root.path}: nothing is labeled yet, so there is nothing to export")
+    for r in rounds:
+        chosen = ledger.read_table(Step(r, SELECT), "selected.parquet", selected_schema(info.id_type))
+        given = ledger.read_table(Step(r, LABEL), "labels.parquet", labels_schema(info.id_type, task.label_type))
+        labels = dict(zip(given["id"].to_pylist(), given["label"].to_pylist(), strict=True))
+        rows = {row["id"]: row for row in chosen.to_pylist() if row["id"] in labels}
+        wanted = pa.array(list(rows), chosen.schema.field("id").type)
+        for path in ledger.files(Step(r, LABEL), "samples")[0]:
+            for id_, image in samples_as_seen(Place(ledger.root.fs, path), wanted, config.pool.value_range).items():
+                if not isinstance(image, bytes):
+                    continue
+                row = rows[id_]
+                with Image.open(io.BytesIO(image)) as opened:
+                    size = opened.size
+                yield Selected(number=before + row["rank"] + 1, id=str(id_), round=r, rank=row["rank"],
+                               score=row["score"], label=labels[id_], image=image, size=size)  # fmt: skip
+        before += chosen.num_rows
+
+
+def write_coco(config: Config, ledger: Ledger, out: Place) -> int:
+    """COCO JSON (`annotations.json`) with the images beside it; returns their number.
+
+    Scores, rounds, ranks and the pool's ids stand in the images' entries. COCO knows labels of places alone: a label of
+    a whole image is an annotation whose box is the image. Masks are run lengths, a class each, column by column.
+    """
+    classes = _classes(config, ledger, "coco")
+    task, images, annotations = TASKS[config.task], list[dict[str, Any]](), list[dict[str, Any]]()
+    for one in selections(config, ledger):
+        (out / IMAGES / one.name).write_bytes(one.image)
+        (width, height), figures = one.size, {f"prunefuse_{k}": v for k, v in one.figures.items() if k != "score"}
+        images.append({"id": one.number, "file_name": one.name, "width": width, "height": height,
+                       "score": one.score, **figures})  # fmt: skip
+        for place in _places(task, one, classes):
+            annotations.append({"id": len(annotations) + 1, "image_id": one.number, "iscrowd": 0, **place})
+    categories = [{"id": n, "name": name, "supercategory": ""} for n, name in enumerate(classes, 1)]
+    told = {"description": f"selected by prunefuse_ray, run {config.run.name}"}
+    tree = {"info": told, "licenses": [], "images": sorted(images, key=_number), "annotations": annotations,
+            "categories": categories}  # fmt: skip
+    (out / "annotations.json").write_bytes(json_bytes(tree))
+    return len(images)
+
+
+def write_fiftyone(config: Config, ledger: Ledger, out: Place) -> int:
+    """FiftyOne's format for image classification (`labels.json`, `data/`); returns the number of images. Score, round,
+    rank and the pool's id are attributes of the labels."""
+    classes = _classes(config, ledger, "fiftyone")
+    task = TASKS[config.task]
+    if task.pixels:
+        raise PlanError(
+            "--format fiftyone is for labels of whole images: use --format coco, which FiftyOne imports, too"
+        )
+    labels: dict[str, Any] = {}
+    count = 0
+    for one in selections(config, ledger):
+        (out / IMAGES / one.name).write_bytes(one.image)
+        figures = {"pool_id" if k == "id" else k: v for k, v in one.figures.items()}  # `id` is FiftyOne's own
+        given = [{"label": name, "attributes": figures} for name in task.names(one.label, classes)]
+        labels[one.name.partition(".")[0]] = given if task.several else given[0]
+        count += 1
+    (out / "labels.json").write_bytes(json_bytes({"classes": classes, "labels": labels}))
+    return count
+
+
+WRITERS: dict[str, Callable[[Config, Ledger, Place], int]] = {"coco": write_coco, "fiftyone": write_fiftyone}
+
+
+def _classes(config: Config, ledger: Ledger, format_: str) -> list[str]:
+    if TASKS[config.task].numbers:
+        raise PlanError(f"--format {format_} has no place for numbers: selected.csv and labels.csv hold them")
+    return list(seen_info(config, ledger).classes)
+
+
+def _places(task: Task, one: Selected, classes: list[str]) -> Iterator[dict[str, Any]]:
+    width, height = one.size
+    if not task.pixels:
+        for name in task.names(one.label, classes):
+            yield {"category_id": classes.index(name) + 1, "bbox": [0, 0, width, height], "area": width * height}
+        return
+    with Image.open(io.BytesIO(one.label)) as opened:
+        mask_HW = np.asarray(opened if opened.mode != "1" else opened.convert("L").point(lambda v: v // 255), np.uint8)
+    for number in np.unique(mask_HW[mask_HW < len(classes)]).tolist():
+        here_HW = mask_HW == number
+        y, x = np.nonzero(here_HW)
+        box = [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1]
+        lengths = {"counts": run_lengths(here_HW), "size": list(mask_HW.shape)}
+        yield {"category_id": number + 1, "bbox": box, "area": int(here_HW.sum()), "segmentation": lengths}
+
+
+def run_lengths(mask_HW: np.ndarray) -> list[int]:
+    """COCO's uncompressed run lengths of a boolean mask: column by column, how many are false, true, false, ..."""
+    flat = mask_HW.reshape(-1, order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    ends = np.concatenate([[0], changes, [flat.size]])
+    counts = np.diff(ends).tolist()
+    return [0, *counts] if flat[0] else counts
+
+
+def _number(image: dict[str, Any]) -> int:
+    return image["id"]

@@ -1,0 +1,80 @@
+"""MLflow: a run of its tracking server, or of a folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from prunefuse_ray.registry import installed
+from prunefuse_ray.tracking.tracker import Figures, Status, TrackedRun, Tracker, short
+
+EXPERIMENT = "prunefuse_ray"
+"""Where MLFLOW_EXPERIMENT_NAME names none."""
+TAG = "prunefuse_ray.run"
+"""By which a run is found again."""
+MOST_PARAMETERS = 100
+"""In one request."""
+LONGEST = 500
+"""Characters of a parameter that every server takes."""
+ENDED: dict[Status, str] = {"done": "FINISHED", "failed": "FAILED"}
+
+
+class _Run:
+    def __init__(self, run: TrackedRun) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param, ViewType
+
+        self._client, self._metric = MlflowClient(), run.metric
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        known = self._client.get_experiment_by_name(name)
+        experiment = self._client.create_experiment(name) if known is None else known.experiment_id
+        found = self._client.search_runs([experiment], f"tags.`{TAG}` = '{run.id}'", ViewType.ACTIVE_ONLY)
+        if found:
+            self._id = found[0].info.run_id
+            self._client.update_run(self._id, status="RUNNING")
+        else:
+            self._id = self._client.create_run(experiment, run_name=run.name, tags={TAG: run.id}).info.run_id
+        known_parameters = found[0].data.params if found else {}
+        parameters = [Param(n, str(short(v))[:LONGEST]) for n, v in run.parameters.items() if n not in known_parameters]
+        for start in range(0, len(parameters), MOST_PARAMETERS):
+            self._client.log_batch(self._id, params=parameters[start : start + MOST_PARAMETERS])
+        for figures in run.before:
+            self._add(figures, missing_only=True)
+
+    def log(self, figures: Figures) -> None:
+        self._add(figures)
+
+    def close(self, status: Status) -> None:
+        if status in ENDED:
+            self._client.set_terminated(self._id, ENDED[status])
+
+    def _add(self, figures: Figures, missing_only: bool = False) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [(name, value, figures.round) for name, value in figures.values.items()]
+        points += [(name, value, figures.labels) for name, value in figures.learning_curve(self._metric).items()]
+        if missing_only:
+            points = [p for p in points if p[2] not in self._steps(p[0])]
+        self._client.log_batch(self._id, metrics=[Metric(name, value, now, step) for name, value, step in points])
+
+    def _steps(self, name: str) -> set[Any]:
+        return {point.step for point in self._client.get_metric_history(self._id, name)}
+
+
+def _callback(sweep: str) -> Any:
+    if why := MLFLOW.lacks():
+        raise ImportError(why)
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    return MLflowLoggerCallback(experiment_name=sweep)
+
+
+MLFLOW = Tracker(
+    name="mlflow",
+    about=f"MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME (default {EXPERIMENT}; of a sweep its name)",
+    open=_Run,
+    callback=_callback,
+    lacks=installed("mlflow", "mlflow"),
+)

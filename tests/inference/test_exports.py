@@ -1,0 +1,102 @@
+"""Networks in other formats: each is read back by the library that it is for."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+import prunefuse_ray
+from prunefuse_ray import networks
+from prunefuse_ray.cli import main
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE
+from prunefuse_ray.data.texts import TextForm
+from tests.inference.test_predictor import CLASSES, FORM, save
+
+RESULT = {
+    "name": "birds", "seed": 3, "fused_accuracy": 0.875, "proxy_accuracy": 0.8, "baseline_accuracy": 0.75,
+    "rounds": [
+        {"labels": 100, "strategy": "random", "proxy_accuracy": 0.7, "fused_accuracy": None},
+        {"labels": 150, "strategy": "margin", "proxy_accuracy": 0.8, "fused_accuracy": 0.875},
+    ],
+    "selection_macs": 25, "dense_selection_macs": 100, "parameters": {"dense": 272_474, "proxy": 70_000},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The end of a run."""
+    where = tmp_path_factory.mktemp("run")
+    network = save(where / "fused", FORM)
+    (where / "result.json").write_text(json.dumps(RESULT))
+    return where, network
+
+
+def test_the_program_of_torch_export_computes_the_networks_logits_for_any_number(run, tmp_path, capsys):
+    assert main(["export", str(run[0]), "--format", "torch", "--out", str(tmp_path / "m.pt2")]) == 0
+    assert "logits as the network's own" in capsys.readouterr().out
+    named = {"prunefuse_ray.json": ""}
+    program = torch.export.load(tmp_path / "m.pt2", extra_files=named).module()
+    assert json.loads(named["prunefuse_ray.json"]) == {"classes": CLASSES, "shape": [16, 12, 3]}
+    samples = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 16, 12, 3), dtype=np.uint8))
+    with torch.inference_mode():
+        torch.testing.assert_close(program(samples), run[1](FORM.inputs(samples)), atol=1e-4, rtol=1e-4)
+        assert program(samples[:1]).shape == (1, 3)
+
+
+def test_the_hubs_folder_is_loaded_as_it_is_and_its_card_has_the_figures(run, tmp_path, capsys):
+    assert main(["export", str(run[0]), "--format", "huggingface", "--out", str(tmp_path / "hub")]) == 0
+    assert "card with the run's figures. Add a licence" in " ".join(capsys.readouterr().out.split())
+    loaded = prunefuse_ray.load(tmp_path / "hub")
+    state = run[1].state_dict()
+    assert all(torch.equal(t, state[n]) for n, t in loaded.network.state_dict().items())
+    assert (loaded.classes, loaded.form) == (CLASSES, FORM)
+    with safetensors.safe_open(tmp_path / "hub/model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(state)
+    config = json.loads((tmp_path / "hub/config.json").read_text())
+    assert (config["architecture"], config["id2label"]) == ("resnet20", {"0": "cat", "1": "cow", "2": "dog"})
+    text = (tmp_path / "hub/README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["pipeline_tag"] == "image-classification"
+    (result,) = head["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "accuracy", "name": "test accuracy", "value": 0.875}]
+    assert "| 150 | margin | 80.0% | 87.5% |" in text
+    assert "The simplest model on the same labels: 75.0%. Scoring the pool took 25.0%" in text
+    assert str(run[0]) not in text, "a card that is published names no path"
+
+
+def test_the_card_is_one_to_the_hubs_own_library(run, tmp_path):
+    library = pytest.importorskip("huggingface_hub")
+    main(["export", str(run[0]), "--format", "huggingface", "--out", str(tmp_path / "hub")])
+    card = library.ModelCard.load(tmp_path / "hub/README.md")
+    (result,) = card.data.eval_results
+    assert (card.data.model_name, result.metric_type, result.metric_value) == ("birds", "accuracy", 0.875)
+
+
+def test_timm_loads_its_own_networks_from_the_folder(tmp_path):
+    timm = pytest.importorskip("timm")
+    network = save(tmp_path / "run/fused", FORM, "timm:resnet10t")
+    assert main(["export", str(tmp_path / "run/fused"), "--format", "huggingface", "--out", str(tmp_path / "hub")]) == 0
+    found = timm.create_model(f"local-dir:{tmp_path}/hub", pretrained=True).eval()
+    x = torch.randn(2, 3, 16, 12)
+    with torch.inference_mode():
+        torch.testing.assert_close(found(x), network(x))
+    assert tuple(found.pretrained_cfg["mean"]) == FORM.mean
+    assert "model-index" not in (tmp_path / "hub/README.md").read_text(), "no run, no figures"
+
+
+def test_texts_have_a_card_too(tmp_path):
+    save(tmp_path / "n", TextForm(length=32), "textcnn")
+    assert main(["export", str(tmp_path / "n"), "--format", "huggingface", "--out", str(tmp_path / "hub")]) == 0
+    assert "texts of length 32" in (tmp_path / "hub/README.md").read_text()
+
+
+def test_a_committee_is_refused(run, tmp_path, capsys):
+    for member in "01":
+        for name in (networks.WEIGHTS_FILE, networks.NETWORK_FILE):
+            (tmp_path / "c" / member).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "c" / member / name).write_bytes((run[0] / "fused" / name).read_bytes())
+    (tmp_path / "c" / PREPROCESSING_FILE).write_bytes((run[0] / "fused" / PREPROCESSING_FILE).read_bytes())
+    assert main(["export", str(tmp_path / "c"), "--format", "huggingface"]) == 2

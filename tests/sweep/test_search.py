@@ -1,0 +1,145 @@
+"""Draws by what came out: written down before they are tried, told once, and the same after a kill."""
+
+import json
+
+import pytest
+
+from prunefuse_ray.errors import ConfigError, PlanError
+from prunefuse_ray.storage import Place
+from prunefuse_ray.sweep.config import ends, sweep_from_tree
+from prunefuse_ray.sweep.results import COMPLETE, read_draws, read_sweep, trials_of
+from prunefuse_ray.sweep.runner import run_sweep
+from prunefuse_ray.sweep.search import Draws, check_search, optuna
+from tests.sweep.test_runner import Heard, tree
+
+SPACE = {"training.lr": {"loguniform": [0.001, 1.0]}, "training.batch_size": {"choice": [16, 32]}}
+
+
+def made(tmp_path, **more):
+    own = {"base": {"run": {"directory": str(tmp_path), "name": "s"}}, "space": SPACE, "seeds": [0, 1], "samples": 6}
+    return sweep_from_tree({**own, "search": "optuna", **more})
+
+
+def quality(trial):
+    """Best at a rate of 0.1; a seed changes it a little; rates below 0.01, a third of the space, fail."""
+    rate = trial.config.training.lr
+    return None if rate < 0.01 else 1 - abs(rate - 0.1) + trial.config.run.seed / 100
+
+
+class Tune:
+    """As Ray Tune uses a searcher, one trial at a time."""
+
+    def __init__(self, sweep, root, todo=()):
+        self.searcher = Draws(sweep, root, quality, todo, optuna(sweep, len(read_draws(root))))
+        self.study = self.searcher.search._ot_study
+
+    def go(self, most=99):
+        names = []
+        while len(names) < most and (found := self.searcher.suggest(f"t{len(names)}")) != "FINISHED":
+            names.append(found["trial"]["name"])
+            self.searcher.on_trial_complete(f"t{len(names) - 1}", {})
+        return names
+
+
+def told(study):
+    return [(t.params["training.lr"], t.value) for t in study.trials if t.state.name == "COMPLETE"]
+
+
+def test_every_draw_is_tried_with_all_seeds_and_told_once(tmp_path):
+    pytest.importorskip("optuna")
+    sweep, root = made(tmp_path), Place.at(str(tmp_path / "s"))
+    tuned = Tune(sweep, root)
+    names = tuned.go()
+    drawn = read_draws(root)
+    assert (len(names), len(drawn)) == (12, 6)
+    assert names == [t.name for t in trials_of(sweep, root)], "what is on the disk gives the same trials"
+    assert [t.config.training.lr for t in trials_of(sweep, root)][::2] == [d["training.lr"] for d in drawn]
+    points = trials_of(sweep, root)
+    pairs = [(quality(a), quality(b)) for a, b in zip(points[::2], points[1::2], strict=True)]
+    means = [(a + b) / 2 for a, b in pairs if a is not None]
+    assert [value for _, value in told(tuned.study)] == pytest.approx(means)
+    assert len([t for t in tuned.study.trials if t.state.name == "PRUNED"]) == 6 - len(means)
+
+
+def test_a_search_that_was_killed_goes_on_with_what_it_drew(tmp_path):
+    """In the middle of its third draw: that one is finished, what was measured is told, and no draw comes twice."""
+    pytest.importorskip("optuna")
+    sweep, root = made(tmp_path), Place.at(str(tmp_path / "s"))
+    Tune(sweep, root).go(most=5)
+    before = read_draws(root)
+    assert len(before) == 3
+    todo = trials_of(sweep, root)[5:]
+    again = Tune(sweep, root, todo)
+    assert len(again.study.trials) == 2, "told of the two draws that have ended"
+    names = again.go()
+    assert (len(names), names[0]) == (7, todo[0].name)
+    assert read_draws(root)[:3] == before
+    assert len({json.dumps(d) for d in read_draws(root)}) == 6
+    assert len(again.study.trials) == 6
+    more = made(tmp_path, samples=7)
+    assert len(Tune(more, root).go()) == 2, "a sweep may grow"
+
+
+def test_it_looks_where_it_was_good_and_not_where_trials_fail(tmp_path):
+    pytest.importorskip("optuna")
+    sweep, root = made(tmp_path, samples=40, seeds=[0]), Place.at(str(tmp_path / "s"))
+    Tune(sweep, root).go()
+    rates = [d["training.lr"] for d in read_draws(root)]
+    assert sum(0.03 < r < 0.3 for r in rates[20:]) > 12, "a third of the space by chance: 7 of 20"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"space": {}}, "search: optuna needs distributions in `space`"),
+        ({"arms": {"a": {}}}, r"leaves no room for arms \(a\)"),
+        (
+            {"space": {**SPACE, "pruning.ratio": {"grid": [0.5]}}},
+            r"no room for a grid \(pruning\.ratio\): make it a choice",
+        ),
+        ({"space": {**SPACE, "pool.image_size": {"choice": [[8, 8]]}}}, "'pool.image_size' makes pools of its own"),
+    ],
+)
+def test_what_a_search_cannot_do_is_refused(tmp_path, more, said):
+    with pytest.raises(ConfigError, match=said):
+        made(tmp_path, **more)
+
+
+def test_the_ends_of_the_space_have_to_be_configurations(tmp_path):
+    assert ends(made(tmp_path)) == [
+        {"training.lr": 0.001, "training.batch_size": 16}, {"training.lr": 1.0, "training.batch_size": 32}
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"pruning\.ratio: 1\.5 is not valid"):
+        run_sweep(made(tmp_path, space={"pruning.ratio": {"uniform": [0.5, 1.5]}}))
+    assert not (tmp_path / "s").exists()
+
+
+def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PlanError, match=r"search: optuna is not installed: pip install 'prunefuse-ray\[optuna\]'"):
+        check_search(made(tmp_path))
+
+
+def test_numbers_are_shown_as_they_were_tried_and_stay_inside(tmp_path):
+    axis = made(tmp_path, space={"training.lr": {"uniform": [0.012345, 0.5]}}).space["training.lr"]
+    assert [axis.as_shown(v) for v in (0.0123451, 0.1234567, 0.49999)] == [0.01235, 0.1235, 0.5]
+    assert axis.model_copy(update={"uniform": (0.12344, 0.5)}).as_shown(0.12344) == 0.12344, "and not 0.1234"
+
+
+@pytest.mark.slow
+def test_a_sweep_that_searches(local_ray, tiny_pool, tmp_path):
+    pytest.importorskip("optuna")
+    own = tree(tiny_pool, tmp_path, space={"training.lr": {"loguniform": [0.01, 0.2]}}, search="optuna", samples=3)
+    own["arms"] = {}
+    sweep, heard = sweep_from_tree(own), Heard()
+    found = run_sweep(sweep, heard)
+    assert [t.name for t in found] == sorted(heard.of(COMPLETE))
+    assert len(found) == 3
+    again = Heard()
+    run_sweep(sweep, again)
+    assert again.events == []
+    more = Heard()
+    run_sweep(sweep.model_copy(update={"samples": 4}), more)
+    assert len(more.of(COMPLETE)) == 1
+    result = read_sweep(Place.at(str(tmp_path / "swept")))
+    assert [r.outcome.status for r in result.trials] == [COMPLETE] * 4
