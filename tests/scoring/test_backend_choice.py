@@ -18,7 +18,6 @@ from prunefuse_ray.config.scoring import Scoring
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import ConfigError
-from prunefuse_ray.networks.backends import backend as seam
 from prunefuse_ray.scoring import backend_choice
 from prunefuse_ray.scoring.backend_choice import (
     MACS_WORTH_MEASURING,
@@ -70,7 +69,7 @@ def saved(tmp_path_factory):
     ],
 )
 def test_what_comes_into_question(monkeypatch, scoring, macs, machine, expected, batches):
-    monkeypatch.setattr(seam, "find_spec", lambda module: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: object())
     asked = Scoring(**scoring)
     features, gpu = machine.get("features", False), machine.get("gpu", False)
     backends, left_out = worth_trying(asked, macs=macs, features=features, gpu=gpu)
@@ -81,7 +80,7 @@ def test_what_comes_into_question(monkeypatch, scoring, macs, machine, expected,
 
 
 def test_what_would_be_worth_trying_but_is_not_installed_is_said(monkeypatch):
-    monkeypatch.setattr(seam, "find_spec", lambda module: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     backends, left_out = worth_trying(Scoring(), macs=LARGE, features=False, gpu=False)
     assert list(backends) == ["torch"]
     assert left_out == {"openvino": "openvino is not installed: pip install 'prunefuse-ray[openvino]'"}
