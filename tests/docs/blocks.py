@@ -137,7 +137,7 @@ def photos(where: Path) -> None:
 
 def birds(where: Path) -> None:
     photos(where)
-    photographs(where / "birds/pool", [f"{n:04d}.jpg" for n in range(500)])
+    photographs(where / "birds/pool", [f"{n:04d}.jpg" for n in range(900)])
     labeled(where / "birds/test", 20, seed=1)
 
 
