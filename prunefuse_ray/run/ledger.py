@@ -401,22 +401,22 @@ class Ledger:
     # --- plain files of the run ---
 
     def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
-        self._put(self.root / name, json_bytes(tree))
+        self.write_file(name, json_bytes(tree))
 
     def write_text(self, name: str, text: str) -> Place:
-        place = self.root / name
-        self._put(place, text.encode())
-        return place
+        return self.write_file(name, text.encode())
 
-    def write_file(self, name: str, data: bytes) -> None:
+    def write_file(self, name: str, data: bytes) -> Place:
         """A file that no commit names: for those who watch the run."""
-        self._put(self.root / name, data)
+        place = self.root / name
+        self._put(place, data)
+        return place
 
     def append_line(self, name: str, line: str) -> None:
         """Add a line to a small text file. The file is written anew: object stores cannot append."""
         place = self.root / name
         before = place.read_bytes() if place.exists() else b""
-        self._put(place, before + line.encode() + b"\n")
+        self.write_file(name, before + line.encode() + b"\n")
 
     def clear(self, step: Step, *names: str) -> None:
         """Remove leftovers of a phase that has no commit, or that its commit no longer needs."""

@@ -172,7 +172,7 @@ class SweepResult:
 
 def read_draws(root: Place) -> list[dict[str, Any]]:
     """What a search has drawn so far (`draws/NNN.json`), in its order."""
-    files = {int(file.base_name.partition(".")[0]): Place(root.fs, file.path) for file in (root / "draws").files()}
+    files = {int(file.base_name.partition(".")[0]): Place(root.fs, file.path) for file in (root / "draws").written()}
     return [dict(place.read_json()) for _, place in sorted(files.items())]
 
 

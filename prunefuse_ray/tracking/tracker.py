@@ -43,7 +43,7 @@ class TrackedRun:
     """Name of the task's metric, in `proxy_NAME` and `fused_NAME`."""
     parameters: Mapping[str, Any]
     """The configuration: `section.field` -> value."""
-    keep: Callable[[str, bytes], None]
+    keep: Callable[[str, bytes], object]
     """Writes a file into the run directory, by its name in there."""
     before: Sequence[Figures]
     """The rounds that are done already, by an earlier driver. It may have been killed before it told of them, so they

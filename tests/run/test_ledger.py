@@ -138,6 +138,7 @@ CHANGES = {
     "record_rejected": lambda ledger: ledger.record_rejected(pa.table({"id": ["a"], "reason": ["b"]}, REJECTED)),
     "write_json": lambda ledger: ledger.write_json("rounds/000/metrics.json", {"round": 1}),
     "write_text": lambda ledger: ledger.write_text("report.html", "late"),
+    "write_file": lambda ledger: ledger.write_file("tensorboard/events", b"late"),
     "append_line": lambda ledger: ledger.append_line("events.jsonl", "late"),
 }
 

@@ -45,6 +45,13 @@ def told(study):
     return [(t.params["training.lr"], t.value) for t in study.trials if t.state.name == "COMPLETE"]
 
 
+def test_a_draw_that_was_being_written_when_the_sweep_was_killed_is_none(tmp_path):
+    root = Place.at(str(tmp_path))
+    (root / "draws" / "000.json").write_json({"training.lr": 0.1})
+    (root / "draws" / ".001.json.4711.tmp").write_bytes(b"{")
+    assert read_draws(root) == [{"training.lr": 0.1}]
+
+
 def test_every_draw_is_tried_with_all_seeds_and_told_once(tmp_path):
     pytest.importorskip("optuna")
     sweep, root = made(tmp_path), Place.at(str(tmp_path / "s"))
