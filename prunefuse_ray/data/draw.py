@@ -16,9 +16,10 @@ import ray
 from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.acquisition.ranking import best
+from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.data.index import Index
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.data.reading import ids_to_numpy, in_tasks, tables
+from prunefuse_ray.data.reading import in_tasks, tables
 from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.storage import Place

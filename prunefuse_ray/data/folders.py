@@ -82,9 +82,12 @@ class Walk:
                 yield Lying(_below(file.path, root.path), file.size, file.path)
 
     def _below_local(self, root: str, steps: Sequence[_Step]) -> Iterator[Lying]:
-        ahead, links = deque(steps), deque[_Step]()
+        ahead, links = deque([iter(steps)]), deque[_Step]()
         while ahead or links:
-            step = ahead.popleft() if ahead else links.popleft()
+            step = next(ahead[0], None) if ahead else links.popleft()
+            if step is None:
+                ahead.popleft()
+                continue
             try:
                 info = os.lstat(step.path)
             except OSError:  # a path that the configuration names and that is not there
@@ -94,7 +97,7 @@ class Walk:
             elif stat.S_ISLNK(info.st_mode):
                 target = self._through(step)
                 if isinstance(target, _Step):
-                    ahead.append(target)
+                    ahead.append(iter([target]))
                 else:
                     yield target
             elif stat.S_ISDIR(info.st_mode):
@@ -120,7 +123,7 @@ class Walk:
                 return problem("link to a folder that is there already")
         return _Step(target, link.name, linked=True)
 
-    def _folder(self, step: _Step, ahead: deque[_Step]) -> Iterator[Lying]:
+    def _folder(self, step: _Step, ahead: deque[Iterator[_Step]]) -> Iterator[Lying]:
         """Look into a folder: what lies in it is ahead then."""
         real = os.path.realpath(step.path)
         if step.linked and real in self.folders:  # within a folder that a link led to
@@ -136,7 +139,8 @@ class Walk:
             return
         if not names and step.name:
             yield Lying(f"{step.name}/", 0, real, step.linked, "empty folder")
-        ahead.extend(
+        # Made as they are looked at: a folder may hold millions.
+        ahead.append(
             _Step(os.path.join(real if step.linked else step.path, n), posixpath.join(step.name, n), linked=step.linked)
             for n in names
         )

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from prunefuse_ray.data.ids import IdSet, id_digest, id_hashes
 from prunefuse_ray.data.left_out import NAMES, LeftOut, LeftOuts, gathered, joined, told
 from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.data.reading import canonical, canonical_rows, id_digest, id_hashes, in_tasks, opened, tables
+from prunefuse_ray.data.reading import canonical, canonical_rows, in_tasks, opened, tables
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.errors import PoolError
@@ -287,16 +288,15 @@ def first_samples(index: Index, rows: int = 16) -> Iterator[pa.ChunkedArray]:
 
 def present(index: Index, wanted: pa.Array) -> pa.Array:
     """Those of the set's ids that `wanted` names; in the set's own spelling, where that is of another Unicode form."""
-    if index.parts:
-        task = ray.remote(num_cpus=0.5)(_among)
-        found = _results([task.remote(part, "id", wanted) for part in index.parts])
-        return pa.concat_arrays([wanted[:0], *found])
-    return present_in(index.source, wanted)
+    if not index.parts:
+        return present_in(index.source, wanted)
+    task, looked_for = ray.remote(num_cpus=0.5)(_among), ray.put(IdSet.of(normal_ids(wanted)))
+    return pa.concat_arrays([wanted[:0], *_results([task.remote(part, "id", looked_for) for part in index.parts])])
 
 
 def present_in(source: Source, wanted: pa.Array) -> pa.Array:
     """See `present`."""
-    return pa.concat_arrays([wanted[:0], *in_tasks(_ids_among, source, wanted)])
+    return pa.concat_arrays([wanted[:0], *in_tasks(_ids_among, source, IdSet.of(normal_ids(wanted)))])
 
 
 def normal_ids(ids: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -306,14 +306,14 @@ def normal_ids(ids: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return pc.utf8_normalize(ids, "NFC")
 
 
-def _ids_among(source: Source, wanted: pa.Array) -> pa.Array:
+def _ids_among(source: Source, wanted: IdSet) -> pa.Array:
     parts = [_among(t, source.id_column, wanted) for t in tables(source, [source.id_column])]
-    return pa.concat_arrays([wanted[:0], *parts])
+    return pa.concat_arrays([wanted.ids[:0], *parts])
 
 
-def _among(rows: pa.Table, column: str, wanted: pa.Array) -> pa.Array:
-    ids = rows[column].cast(wanted.type)
-    return ids.filter(pc.is_in(normal_ids(ids), value_set=normal_ids(wanted))).combine_chunks()
+def _among(rows: pa.Table, column: str, wanted: IdSet) -> pa.Array:
+    ids = rows[column].cast(wanted.ids.type)
+    return ids.filter(pa.array(wanted.holds(normal_ids(ids)))).combine_chunks()
 
 
 def check_unique(index: Index, samples: SampleSet) -> None:

@@ -13,12 +13,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
 
+from prunefuse_ray.data.ids import id_digest, id_hashes
 from prunefuse_ray.data.index import label_counts, normal_ids
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.reading import (
-    id_digest,
-    id_hashes,
     in_tasks,
     label_columns,
     labels_of,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.draw import outside
 from prunefuse_ray.data.index import Index, normal_ids, present, present_in
-from prunefuse_ray.data.label_tables import Labels, TableError, read_id, read_table
+from prunefuse_ray.data.label_tables import AT_ONCE, Labels, TableError, read_id, read_table
 from prunefuse_ray.data.pool import PoolInfo, Source
 from prunefuse_ray.errors import PoolError, few
 from prunefuse_ray.schemas import arrow_type
@@ -45,44 +45,85 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
         content = place.read_bytes()
     except OSError as error:
         raise PoolError(f"pool.known_labels: '{path}' cannot be read ({error}); give a file") from error
-    try:
-        found = read_table(content, ("id", "label"))
-    except TableError as error:
-        raise PoolError(f"pool.known_labels: '{path}' {_some(error.faults)}") from error
-    labels, given = dict[Any, Any](), Labels(task=task, classes=info.classes, beside=place.parent)
+    given = Labels(task=task, classes=info.classes, beside=place.parent)
+    gathered = _Gathered(pa.schema([("id", arrow_type(info.id_type)), ("label", task.label_type)]))
     faults: list[str] = []
     blanks, without, outside = [], 0, False
-    for row in found.lines:
-        id_, cell = read_id(row.cells["id"], arrow_type(info.id_type)), row.cells["label"]
-        if given.missing(cell):
-            without += 1
-            continue
-        label, wrong = given.read(cell)
-        if isinstance(id_, str) and id_ != id_.strip():
-            blanks.append(id_)
-            id_ = id_.strip()
-        if id_ in (None, ""):
-            what = "a row without an id" if row.cells["id"] in (None, "") else f"id '{row.cells['id']}' is no integer"
-            faults.append(f"line {row.number}: {what}")
-        elif wrong is not None:
-            faults.append(f"line {row.number} ({id_!r}): {wrong}")
-            outside = True
-        elif labels.setdefault(id_, label) != label:
-            both = " and ".join(repr(task.named(one, info.classes)) for one in (labels[id_], label))
-            faults.append(f"{id_!r}: both {both}")
+    try:
+        found = read_table(content, ("id", "label"))
+        for row in found.lines:
+            id_, cell = read_id(row.cells["id"], arrow_type(info.id_type)), row.cells["label"]
+            if given.missing(cell):
+                without += 1
+                continue
+            label, wrong = given.read(cell)
+            if isinstance(id_, str) and id_ != id_.strip():
+                blanks.append(id_)
+                id_ = id_.strip()
+            if id_ in (None, ""):
+                empty = row.cells["id"] in (None, "")
+                what = "a row without an id" if empty else f"id '{row.cells['id']}' is no integer"
+                faults.append(f"line {row.number}: {what}")
+            elif wrong is not None:
+                faults.append(f"line {row.number} ({id_!r}): {wrong}")
+                outside = True
+            else:
+                gathered.add(id_, label)
+    except TableError as error:
+        raise PoolError(f"pool.known_labels: '{path}' {_some(error.faults)}") from error
+    labels, twice = _once(gathered.table())
+    for id_, both in twice.items():
+        faults.append(f"{id_!r}: both {' and '.join(repr(task.named(one, info.classes)) for one in both)}")
     if faults:
         outside = outside and not (task.numbers or task.pixels)
         named = f"; the classes are {_some(info.classes, ', ')}" if outside else ""
         raise PoolError(f"pool.known_labels: {_some(faults)}{named}; mend '{path}'")
-    columns = [pa.array(labels, arrow_type(info.id_type)), pa.array(labels.values(), task.label_type)]
     left = [f"{without:,} rows without a label are left out"] if without else []
     trimmed = [f"blanks around {len(blanks):,} ids are left out"] if blanks else []
     return Known(
-        table=pa.table(columns, ["id", "label"]).sort_by("id"),
+        table=labels,
         content=content,
         notes=(*found.notes, *left, *trimmed, *given.notes),
         blanks=tuple(blanks),
     )
+
+
+class _Gathered:
+    """Rows (id, label) as they are read, in Arrow's arrays: as Python's objects a million takes half a gigabyte."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema, self.batches = schema, list[pa.RecordBatch]()
+        self.ids, self.labels = list[Any](), list[Any]()
+
+    def add(self, id_: Any, label: Any) -> None:
+        self.ids.append(id_)
+        self.labels.append(label)
+        if len(self.ids) == AT_ONCE:
+            self._put()
+
+    def _put(self) -> None:
+        columns = [pa.array(c, f.type) for c, f in zip((self.ids, self.labels), self.schema, strict=True)]
+        self.batches.append(pa.record_batch(columns, schema=self.schema))
+        self.ids, self.labels = [], []
+
+    def table(self) -> pa.Table:
+        self._put()
+        return pa.Table.from_batches(self.batches, self.schema)
+
+
+def _once(rows: pa.Table) -> tuple[pa.Table, dict[Any, tuple[Any, Any]]]:
+    """Each id once, ordered by id; and of ids that have two different labels these two."""
+    ordered = rows.sort_by("id")
+    ids = ordered["id"].combine_chunks()
+    if len(ids) < 2:
+        return ordered, {}
+    again = pa.concat_arrays([pa.array([False]), pc.equal(ids[1:], ids[:-1])])
+    several = rows.filter(pc.is_in(rows["id"], value_set=ids.filter(again)))
+    first, twice = dict[Any, Any](), dict[Any, tuple[Any, Any]]()
+    for id_, label in zip(several["id"].to_pylist(), several["label"].to_pylist(), strict=True):
+        if first.setdefault(id_, label) != label:
+            twice.setdefault(id_, (first[id_], label))
+    return ordered.filter(pc.invert(again)), twice
 
 
 def check_known_labels(pool: cfg.Pool, task: str, info: PoolInfo, index: Index | None = None) -> Known | None:

@@ -12,7 +12,7 @@ import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -35,6 +35,8 @@ DELIMITERS = ",;\t|"
 NO_LABEL = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "none", "<na>"})
 """What programs write where there is no value, in lower case."""
 SHOWN = 20
+AT_ONCE = 10_000
+"""Rows that are Python's objects at one time, of tables that may have millions."""
 # samples.csv has texts in its cells, and people fill in copies of it.
 csv.field_size_limit(2**31 - 1)
 
@@ -58,25 +60,33 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    lines: list[Line]
-    notes: tuple[str, ...] = ()
-    """What was left aside, and what was understood otherwise than written."""
+    lines: Iterator[Line]
+    """Read as they are asked for, once: there may be millions."""
+    notes: list[str]
+    """What was left aside, and what was understood otherwise than written; whole after the last line."""
 
 
 def read_table(content: bytes, columns: Sequence[str], optional: Sequence[str] = ()) -> Table:
     """Read a table that has `columns`; of others those that are `optional` are kept.
 
     Raises:
-        TableError: not a table, a table of another kind, columns that are missing or misspelt, lines of another length.
+        TableError: not a table, a table of another kind, columns that are missing or misspelt; after the last line,
+            lines of another length.
     """
     lines = _parquet(content) if content[:4] == b"PAR1" else _text(content, columns)
     header_line = next(lines, None)
     if header_line is None:
         raise TableError(f"is empty; give a header line with the columns {' and '.join(columns)}")
     header, notes = _header([_plain(cell) for cell in header_line[1]], columns, optional)
-    rows = []
+    return Table(lines=_named(lines, header, notes), notes=notes)
+
+
+def _named(lines: Iterable[tuple[int, list[Cell]]], header: Sequence[str], notes: list[str]) -> Iterator[Line]:
+    """The lines with the cells of the columns that have a name, as `Table.lines`."""
     faults: list[str] = []
-    unnamed = {i: list[Cell]() for i, name in enumerate(header) if not name}
+    unnamed = {i: False for i, name in enumerate(header) if not name}
+    """Columns without a name -> whether a cell of theirs is filled."""
+    numbered = True
     for number, cells in lines:
         if all(cell is None or cell == "" for cell in cells):
             continue
@@ -86,19 +96,17 @@ def read_table(content: bytes, columns: Sequence[str], optional: Sequence[str] =
         if len(cells) != len(header):
             faults.append(f"line {number}: {len(cells)} cells, but the header has {len(header)}")
             continue
-        for i, seen in unnamed.items():
-            seen.append(cells[i])
-        rows.append(Line(number=number, cells={name: cell for name, cell in zip(header, cells, strict=True) if name}))
-    for i, seen in unnamed.items():
-        if not any(cell not in (None, "") for cell in seen):
-            continue
-        if i == 0 and all(re.fullmatch(r"\d+", str(cell)) for cell in seen):
+        for i in unnamed:
+            unnamed[i] |= cells[i] not in (None, "")
+        numbered = numbered and re.fullmatch(r"\d+", str(cells[0])) is not None
+        yield Line(number=number, cells={name: cell for name, cell in zip(header, cells, strict=True) if name})
+    for i in (i for i, filled in unnamed.items() if filled):
+        if i == 0 and numbered:
             notes.append("a first column of row numbers without a name is left aside")
         else:
             faults.append(f"column {i + 1} has no name, and cells that are not empty")
     if faults:
         raise TableError(*shortened(faults, "lines of another length"))
-    return Table(lines=rows, notes=tuple(notes))
 
 
 def shortened(faults: Sequence[str], kind: str) -> list[str]:
@@ -304,17 +312,20 @@ def delimiter_of(text: str, columns: Sequence[str]) -> str:
 
 def _parquet(content: bytes) -> Iterator[tuple[int, list[Cell]]]:
     try:
-        table = pq.read_table(pa.BufferReader(content))
-        refuse_pickles(table.schema, "it")
-        names = [n for n in table.column_names if not re.fullmatch(r"__index_level_\d+__", n)]  # of pandas
-        columns = [table[name].to_pylist() for name in names]
+        file = pq.ParquetFile(pa.BufferReader(content))
+        refuse_pickles(file.schema_arrow, "it")
+        names = file.schema_arrow.names
+        kept = [i for i, name in enumerate(names) if not re.fullmatch(r"__index_level_\d+__", name)]  # of pandas
+        yield 0, [names[i] for i in kept]
+        number = 0
+        for batch in file.iter_batches(batch_size=AT_ONCE):
+            for row in zip(*(batch.column(i).to_pylist() for i in kept), strict=True):
+                number += 1
+                yield number, [_cell(value, number) for value in row]
     except PoolError as error:
         raise TableError(str(error)) from error
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise TableError(f"is no Parquet file that can be read ({error})") from error
-    yield 0, list(names)
-    for number, row in enumerate(zip(*columns, strict=True), 1):
-        yield number, [_cell(value, number) for value in row]
 
 
 def _cell(value: Any, number: int) -> Cell:

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.data.ids import IdSet, ids_to_numpy
 from prunefuse_ray.data.images import image_size, sample_values
 from prunefuse_ray.data.pool import Source, part
 from prunefuse_ray.data.prepared import decoded
-from prunefuse_ray.data.reading import canonical, ids_to_numpy, label_columns, labels_of, opened, tables
+from prunefuse_ray.data.reading import canonical, label_columns, labels_of, opened, tables
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.errors import PoolError, Rejected
 from prunefuse_ray.tasks import TASKS, Task
@@ -68,10 +68,10 @@ def load_samples(
     shape = (len(ids), *form.shape)
     values_N = np.zeros(shape, np.uint8) if file is None else _map(file, shape, fill)
     if file is None or fill:
-        found_N = np.zeros(len(ids), bool)
+        found_N, wanted = np.zeros(len(ids), bool), IdSet.of(ids)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             parts = [part(source, [number]) for number in range(len(source.files))]
-            list(threads.map(lambda one: _fill(one, form, ids, values_N, found_N), parts))
+            list(threads.map(lambda one: _fill(one, form, wanted, values_N, found_N), parts))
         if not found_N.all():
             raise PoolError(f"{len(ids)} labels, but {found_N.sum()} of their samples; the run directory is damaged")
     return Samples(values_N=torch.from_numpy(values_N), labels_N=torch.from_numpy(labels_N))
@@ -85,11 +85,10 @@ def check_sizes(source: Source, labels: pa.Table | None = None) -> None:
     """
     task = TASKS[source.task]
     faults, count = list[str](), 0
-    wanted = None if labels is None else labels["id"].combine_chunks()
+    wanted = None if labels is None else IdSet.of(labels["id"].combine_chunks())
     for rows in canonical(source, only=wanted, label=labels is None):
-        if labels is not None:
-            place = pc.index_in(rows["id"], value_set=wanted)
-            rows = rows.append_column("label", labels["label"].take(place))
+        if labels is not None and wanted is not None:
+            rows = rows.append_column("label", labels["label"].take(pa.array(wanted.find(rows["id"]))))
         for some in opened(rows, source):
             for id_, value, label in zip(
                 some["id"].to_pylist(), sample_values(some["sample"]), some["label"].to_pylist(), strict=True
@@ -126,7 +125,7 @@ def _in_order(labels: pa.Table, task: Task, form: Form) -> tuple[pa.Array, npt.N
 def _fill(
     source: Source,
     form: Form,
-    ids: pa.Array,
+    ids: IdSet,
     values_N: npt.NDArray[np.uint8],
     found_N: npt.NDArray[np.bool_],
 ) -> None:
@@ -136,7 +135,7 @@ def _fill(
         for id_, why in zip(chunk.rows["id"], chunk.samples.rejected, strict=True):
             if why is not None:
                 raise PoolError(f"{source.files[0]}: sample {id_.as_py()!r} cannot be read ({why}); remove or mend it")
-        place_N = pc.index_in(chunk.rows["id"], value_set=ids).to_numpy()
+        place_N = ids.find(chunk.rows["id"])
         values_N[place_N] = chunk.samples.values_N
         found_N[place_N] = True
 

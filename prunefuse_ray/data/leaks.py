@@ -27,7 +27,8 @@ def check_files(listings: Sequence[tuple[SampleSet, Listing]]) -> None:
     for (one, files), (other, others) in itertools.combinations(listings, 2):
         if not files.roots or not others.roots or not files.fs.equals(others.fs):
             continue
-        shared = sorted(set(files.real_paths).intersection(others.real_paths))
+        few, many = sorted((files, others), key=lambda listing: len(listing.names))
+        shared = sorted(set(few.real_paths()).intersection(many.real_paths()))
         if shared:
             raise PoolError(
                 f"{one.field} and {other.field} share {len(shared)} of the {len(others.names)} files of {other.field}, "

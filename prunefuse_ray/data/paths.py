@@ -5,10 +5,11 @@ What lies there is listed, never opened.
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from prunefuse_ray.schemas import POOL_FILES
 from prunefuse_ray.storage import Place
 
 SUFFIXES_NAMED = 8
+HASHED_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +51,11 @@ class Listing:
     def paths(self) -> tuple[str, ...]:
         return tuple(posixpath.join(self.roots[r].path, n) for r, n in zip(self.root_numbers, self.names, strict=True))
 
-    @property
-    def real_paths(self) -> tuple[str, ...]:
+    def real_paths(self) -> Iterator[str]:
         """The same for a file and for all links to it."""
-        roots = [os.path.realpath(root.path) if root.local else root.path for root in self.roots]
+        roots = [_real(root) for root in self.roots]
         pairs = zip(self.root_numbers, self.names, strict=True)
-        return tuple(self.linked.get(i) or posixpath.join(roots[r], n) for i, (r, n) in enumerate(pairs))
+        return (self.linked.get(i) or posixpath.join(roots[r], n) for i, (r, n) in enumerate(pairs))
 
     @property
     def recorded(self) -> tuple[str, ...]:
@@ -89,8 +90,11 @@ class Listing:
 def listing_digest(names: Iterable[str], sizes: Iterable[int]) -> str:
     """Order-independent digest of file names and sizes: what a resumed run compares before anything else. Directories
     are left out, so that a pool may be moved."""
-    keys = np.array([f"{posixpath.basename(n)}:{s}" for n, s in zip(names, sizes, strict=True)], dtype=object)
-    return f"{int(hash_ids(keys).sum(dtype=np.uint64)):016x}"
+    keys = (f"{posixpath.basename(n)}:{s}" for n, s in zip(names, sizes, strict=True))
+    total = 0
+    while some := list(itertools.islice(keys, HASHED_AT_ONCE)):
+        total += int(hash_ids(np.array(some, dtype=object)).sum(dtype=np.uint64))
+    return f"{total % 2**64:016x}"
 
 
 def as_list(paths: str | Sequence[str] | None) -> list[str]:
@@ -119,7 +123,7 @@ def locate(
         PoolError: a path without such files, or paths on different filesystems.
     """
     roots: list[Place] = []
-    files: dict[str, tuple[int, Lying]] = {}
+    files = _Files(roots)
     left_out: dict[str, tuple[Lying, LeftOut]] = {}
     walk = Walk()
     for number, path in enumerate(as_list(paths)):
@@ -130,32 +134,69 @@ def locate(
         any_here, problems = False, list[LeftOut]()
         for lying in walk.at(place):
             reason = lying.problem or _unfit(lying, suffixes, empty, hints or {})
-            if reason is None and lying.real in files:
+            if reason is None:
                 any_here = True
-                reason = "link to a file that is there already" if lying.linked else None
-            elif reason is None:
-                any_here = True
-                files[lying.real] = number, lying
+                if not files.add(number, lying) and lying.linked:
+                    reason = "link to a file that is there already"
             if reason is not None:
                 problems.append(LeftOut(os.fsencode(lying.name).decode(errors="replace"), reason))
                 left_out.setdefault(posixpath.join(root.path, lying.name), (lying, problems[-1]))
         if not any_here:
             raise PoolError(f"{field}: {_nothing(path, suffixes, problems)}")
-    found = sorted(files.items(), key=lambda item: (item[1][0], item[1][1].name))
-    return Listing(
-        roots=tuple(roots),
-        root_numbers=tuple(number for _, (number, _) in found),
-        names=tuple(lying.name for _, (_, lying) in found),
-        sizes=tuple(lying.size for _, (_, lying) in found),
-        # What is hidden below one path may be named by another one: then it is not left out.
-        left_out=tuple(out for lying, out in left_out.values() if lying.linked or not _named(lying, files)),
-        linked={i: real for i, (real, (_, lying)) in enumerate(found) if lying.linked},
-    )
+    # What is hidden below one path may be named by another one: then it is not left out.
+    names_too = len(roots) > 1
+    outs = tuple(out for lying, out in left_out.values() if lying.linked or not (names_too and files.named(lying)))
+    return files.listing(outs)
 
 
-def _named(lying: Lying, files: Mapping[str, tuple[int, Lying]]) -> bool:
-    """Whether a file is there as itself, and not only by a link."""
-    return lying.real in files and not files[lying.real][1].linked
+class _Files:
+    """The files that were found, each real one once: there may be millions, of which links and several paths are what
+    can bring one again. So real paths are kept only where there are such."""
+
+    def __init__(self, roots: list[Place]) -> None:
+        self._roots = roots
+        """Of the paths so far."""
+        self._found = list[tuple[int, str, int]]()
+        """Number of the root, name below it, size."""
+        self._linked = dict[str, tuple[int, str]]()
+        """Real paths that a link led to, and what they are called."""
+        self._real: set[str] | None = None
+
+    def add(self, number: int, lying: Lying) -> bool:
+        """Whether the file was not there yet."""
+        if number or lying.linked:
+            if lying.real in self._reals:
+                return False
+            self._reals.add(lying.real)
+        if lying.linked:
+            self._linked[lying.real] = number, lying.name
+        self._found.append((number, lying.name, lying.size))
+        return True
+
+    @property
+    def _reals(self) -> set[str]:
+        if self._real is None:  # before the first one that can be there twice: none is linked
+            roots = [_real(root) for root in self._roots]
+            self._real = {posixpath.join(roots[number], name) for number, name, _ in self._found}
+        return self._real
+
+    def named(self, lying: Lying) -> bool:
+        """Whether a file is there as itself, and not only by a link."""
+        return lying.real in self._reals and lying.real not in self._linked
+
+    def listing(self, left_out: tuple[LeftOut, ...]) -> Listing:
+        self._found.sort()
+        numbers, names, sizes = zip(*self._found, strict=True) if self._found else ((), (), ())
+        reals = {place: real for real, place in self._linked.items()}
+        places = enumerate(zip(numbers, names, strict=True)) if reals else ()
+        linked = {i: reals[place] for i, place in places if place in reals}
+        return Listing(
+            roots=tuple(self._roots), root_numbers=numbers, names=names, sizes=sizes, left_out=left_out, linked=linked
+        )
+
+
+def _real(root: Place) -> str:
+    return os.path.realpath(root.path) if root.local else root.path
 
 
 def _nothing(path: str, suffixes: tuple[str, ...], problems: Sequence[LeftOut]) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.distributed.remote import GROUPS
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.storage import Place
@@ -49,7 +49,7 @@ class Source:
     """Where the files of an index lie; empty where the samples stand in the files themselves."""
     text: bool = False
     """Whether an index's samples are texts."""
-    without: pa.Array | None = None
+    without: IdSet | None = None
     """Ids of rows that are none of its samples: the test set that was drawn from a pool. They are left out wherever
     rows are read with their ids."""
     spans: tuple[tuple[int, int], ...] | None = None

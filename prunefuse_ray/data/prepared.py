@@ -33,9 +33,10 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.data.ids import IdSet, id_hashes
 from prunefuse_ray.data.images import ImageForm, encode, plain_samples
 from prunefuse_ray.data.pool import Prepared, Source
-from prunefuse_ray.data.reading import PLACES, FileRows, canonical_columns, canonical_rows, id_hashes, opened
+from prunefuse_ray.data.reading import PLACES, FileRows, canonical_columns, canonical_rows, opened
 from prunefuse_ray.data.sample_format import Decoded, Form, read_column
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.data.vectors import VectorForm
@@ -69,7 +70,12 @@ class Chunk:
 
 
 def decoded(
-    source: Source, form: Form, *, label: bool = False, only: pa.Array | None = None, exclude: pa.Array | None = None
+    source: Source,
+    form: Form,
+    *,
+    label: bool = False,
+    only: pa.Array | IdSet | None = None,
+    exclude: pa.Array | IdSet | None = None,
 ) -> Iterator[Chunk]:
     """The rows of a source, decoded: from the prepared pool as far as it has them, else from the originals.
 
@@ -78,8 +84,9 @@ def decoded(
         only: ids of the rows that are wanted; default: all.
         exclude: ids of rows that are not.
     """
+    sets = [None if ids is None else IdSet.of(ids) for ids in (only, exclude)]
     for number in range(len(source.files)):
-        yield from _decoded(source, number, form, label, only, exclude)
+        yield from _decoded(source, number, form, label, *sets)
 
 
 def readable(source: Source, form: Form, ids: pa.Array) -> tuple[pa.Array, npt.NDArray[np.uint8]]:
@@ -93,7 +100,7 @@ def readable(source: Source, form: Form, ids: pa.Array) -> tuple[pa.Array, npt.N
 
 
 def _decoded(
-    source: Source, number: int, form: Form, label: bool, only: pa.Array | None, exclude: pa.Array | None
+    source: Source, number: int, form: Form, label: bool, only: IdSet | None, exclude: IdSet | None
 ) -> Iterator[Chunk]:
     """The rows of one file."""
     size, columns = chunk_rows(form), canonical_columns(source, label=label, sample=False)
@@ -123,12 +130,12 @@ def _decoded(
 
 
 def _wanted(
-    ids: pa.ChunkedArray, only: pa.Array | None, exclude: pa.Array | None, without: pa.Array | None
+    ids: pa.ChunkedArray, only: IdSet | None, exclude: IdSet | None, without: IdSet | None
 ) -> npt.NDArray[np.bool_]:
     wanted_N = np.ones(len(ids), bool)
     for listed, inside in ((only, True), (exclude, False), (without, False)):
         if listed is not None:
-            wanted_N &= pc.is_in(ids.cast(listed.type), value_set=listed).to_numpy() == inside
+            wanted_N &= listed.holds(ids) == inside
     return wanted_N
 
 

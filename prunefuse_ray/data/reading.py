@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from prunefuse_ray.acquisition import hash_ids
+from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.images import plain_samples
 from prunefuse_ray.data.pool import Source, groups, part
 from prunefuse_ray.distributed.remote import over
@@ -81,8 +81,7 @@ def own_rows(table: pa.Table, source: Source) -> pa.Table:
     """The rows of a source's file that are its samples, of rows with their ids; all rows of others."""
     if source.without is None or source.id_column not in table.column_names:
         return table
-    ids = table[source.id_column].cast(source.without.type)
-    return table.filter(pc.invert(pc.is_in(ids, value_set=source.without)))
+    return table.filter(pa.array(~source.without.holds(table[source.id_column])))
 
 
 def _named(error: Exception, file: str, first: int) -> Exception:
@@ -236,33 +235,34 @@ def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
     return int(np.clip(BATCH_BYTES * group.num_rows // max(size, 1), 1, BATCH_ROWS))
 
 
-def canonical(source: Source, *, only: pa.Array | None = None, label: bool = False) -> Iterator[pa.Table]:
+def canonical(source: Source, *, only: pa.Array | IdSet | None = None, label: bool = False) -> Iterator[pa.Table]:
     """The rows as (id, sample[, group][, label]); of an index, with its PLACES instead of the sample.
 
     Args:
         only: ids of the rows that are wanted. Of a row group that has none of them no sample is read.
     """
     columns = canonical_columns(source, label=label)
-    if only is None or source.roots:
+    wanted = None if only is None else IdSet.of(only)
+    if wanted is None or source.roots:
         found = (canonical_rows(table, source, label=label) for table in tables(source, columns))
-        yield from found if only is None else (_of(rows, only) for rows in found)
+        yield from found if wanted is None else (_of(rows, wanted) for rows in found)
         return
     for number in range(len(source.files)):
         one = part(source, [number])
-        for group in _row_groups_with(one, only):
+        for group in _row_groups_with(one, wanted):
             for table in tables(one, columns, row_group=group):
-                yield _of(canonical_rows(table, one, label=label), only)
+                yield _of(canonical_rows(table, one, label=label), wanted)
 
 
-def _of(rows: pa.Table, ids: pa.Array) -> pa.Table:
-    return rows.filter(pc.is_in(rows["id"], value_set=ids))
+def _of(rows: pa.Table, ids: IdSet) -> pa.Table:
+    return rows.filter(pa.array(ids.holds(rows["id"])))
 
 
-def _row_groups_with(source: Source, ids: pa.Array) -> list[int]:
+def _row_groups_with(source: Source, ids: IdSet) -> list[int]:
     """The row groups of a source's only file that hold any of these ids."""
     source = replace(source, without=None)  # places are those in the file
     column = source.id_column
-    held = [pc.is_in(t[column].cast(ids.type), value_set=ids).to_numpy() for t in tables(source, [column])]
+    held = [ids.holds(table[column]) for table in tables(source, [column])]
     if not any(mask.any() for mask in held):
         return []
     with FileRows(source, 0, []) as file:
@@ -340,23 +340,6 @@ def _is_pickled(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.BaseExtensionType):
         return kind.extension_name == PICKLED or _is_pickled(kind.storage_type)
     return any(_is_pickled(kind.field(i).type) for i in range(kind.num_fields))
-
-
-def ids_to_numpy(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Ids as int64 or as an array of Python strings: the one form whose hashes are compared."""
-    if pa.types.is_integer(ids.type):
-        return ids.to_numpy().astype(np.int64)
-    return np.array(ids.to_pylist(), dtype=object)
-
-
-def id_hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A hash of each id (N,), uint64."""
-    return hash_ids(ids_to_numpy(ids))
-
-
-def id_digest(ids: pa.ChunkedArray | pa.Array) -> int:
-    """Order-independent digest of ids; the digest of two sets together is the sum of theirs, modulo 2^64."""
-    return int(id_hashes(ids).sum(dtype=np.uint64))
 
 
 def head(source: Source, rows: int) -> pa.Table:

@@ -17,6 +17,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from prunefuse_ray.data.contents import HeldOut
+from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.pool import Source, groups, part
 from prunefuse_ray.data.prepared import Chunk, chunk_rows, decoded, fixed_column, fixed_values
 from prunefuse_ray.data.reading import canonical, opened
@@ -27,21 +28,21 @@ READING_CPUS = 0.5
 """Of a reading task, so that it always fits beside 1-CPU actors."""
 
 
-def stream(source: Source, *, only: pa.Array | None = None, label: bool = False) -> ray.data.Dataset:
+def stream(source: Source, *, only: pa.Array | IdSet | None = None, label: bool = False) -> ray.data.Dataset:
     """The source as a Dataset of (id, sample[, group][, label]); rows but `only` are dropped before images are
     opened."""
-    reading = partial(_rows, only=None if only is None else ray.put(only), label=label)
+    reading = partial(_rows, only=None if only is None else ray.put(IdSet.of(only)), label=label)
     return ray.data.read_datasource(_Files(source, lambda count: groups(source, count), reading), num_cpus=READING_CPUS)
 
 
-def rows(source: Source, *, only: pa.Array | None = None, label: bool = False) -> Iterator[pa.Table]:
+def rows(source: Source, *, only: pa.Array | IdSet | None = None, label: bool = False) -> Iterator[pa.Table]:
     """What `stream` gives, read by this process, a few rows at a time."""
     for table in canonical(source, only=only, label=label):
         yield from opened(table, source)
 
 
 def decoded_stream(
-    source: Source, form: Form, *, exclude: pa.Array | None = None, held_out: Place | None = None
+    source: Source, form: Form, *, exclude: pa.Array | IdSet | None = None, held_out: Place | None = None
 ) -> ray.data.Dataset:
     """The source as a Dataset of (id, decoded, rejected, converted[, held_out][, group]), without the rows of
     `exclude`: decoded where the pool is read, or taken from the prepared pool.
@@ -52,7 +53,7 @@ def decoded_stream(
     Args:
         held_out: contents of the held-out sets (`contents.HeldOut`); `held_out` is the row that has a sample's content.
     """
-    excluded = ray.put(exclude) if exclude is not None and len(exclude) else None
+    excluded = ray.put(IdSet.of(exclude)) if exclude is not None and len(exclude) else None
     reading = partial(_decode, form=form, excluded=excluded, held_out=held_out)
     return ray.data.read_datasource(
         _Files(source, lambda count: spans(source, chunk_rows(form), count), reading), num_cpus=READING_CPUS

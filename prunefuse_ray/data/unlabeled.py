@@ -17,12 +17,12 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from prunefuse_ray.data.contents import HeldOut
+from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.pool import Source, part
 from prunefuse_ray.data.prepared import chunk_rows, decoded
 from prunefuse_ray.data.sample_format import Form
@@ -85,7 +85,8 @@ class PoolBatches:
             PoolError: nothing may be learned from.
         """
         self.form, self.batch, self.seed = form, batch, seed
-        self._pool, self._held_out = pool, None if pool.held_out is None else HeldOut.at(pool.held_out)
+        self._pool, self._exclude = pool, IdSet.of(pool.exclude)
+        self._held_out = None if pool.held_out is None else HeldOut.at(pool.held_out)
         size = chunk_rows(form)
         self._chunks = [
             _Chunk(number, first, min(first + size, rows))
@@ -160,8 +161,7 @@ class PoolBatches:
         (found,) = decoded(one, self.form)
         samples = found.samples
         usable_N = np.array([why is None for why in samples.rejected])
-        ids = found.rows["id"].cast(self._pool.exclude.type)
-        usable_N &= ~pc.is_in(ids, value_set=self._pool.exclude).to_numpy()
+        usable_N &= ~self._exclude.holds(found.rows["id"])
         if self._held_out is not None:
             usable_N &= self._held_out.column(samples.digests).is_null().to_numpy(zero_copy_only=False)
         self._usable_N[number] = np.flatnonzero(usable_N)

@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
+from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.inventory import HELD_OUT_FILE
 from prunefuse_ray.data.labeled_set import held_out
 from prunefuse_ray.data.pool import PoolInfo, Prepared, Source, groups
@@ -171,15 +172,16 @@ class RunContext:
         out = self.ledger.place(step, name)
         out.fs.create_dir(out.path, recursive=True)
         source = self._source(test)
+        wanted = IdSet.of(ids)
         if self.scoring.here:
 
             def copy(numbered: tuple[int, Source]) -> None:
                 number, part = numbered
-                _write(rows(part, only=ids, label=label), out / f"part-{number:03d}.parquet")
+                _write(rows(part, only=wanted, label=label), out / f"part-{number:03d}.parquet")
 
             self.here(copy, enumerate(groups(source, self.scoring.threads)))
         else:
-            stream(source, only=ids, label=label).write_parquet(
+            stream(source, only=wanted, label=label).write_parquet(
                 out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
             )
         written = out.written()
@@ -218,15 +220,15 @@ class RunContext:
         Args:
             test: they are of the test set that was drawn from the pool.
         """
-        source, check = self._source(test), partial(_undecodable, form=self.form)
+        source, check, wanted = self._source(test), partial(_undecodable, form=self.form), IdSet.of(ids)
         if self.scoring.here:
 
             def checked(part: Source) -> list[pa.Table]:
-                return [check(few) for some in rows(part, only=ids) for few in _slices(some, CHECKED_ROWS)]
+                return [check(few) for some in rows(part, only=wanted) for few in _slices(some, CHECKED_ROWS)]
 
             tables: list[Any] = list(chain.from_iterable(self.here(checked, groups(source, self.scoring.threads))))
         else:
-            found = stream(source, only=ids).map_batches(
+            found = stream(source, only=wanted).map_batches(
                 check, batch_format="pyarrow", batch_size=CHECKED_ROWS, num_cpus=0.5
             )
             tables = list(found.iter_batches(batch_format="pyarrow", batch_size=None))

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.data.contents import digests_of
 from prunefuse_ray.data.draw import DRAW, within
+from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.data.inventory import HELD_OUT_FILE
 from prunefuse_ray.data.labeled_set import own_labels
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.errors import LabelError, few
 from prunefuse_ray.method.steps import INIT, REQUEST, SELECT, Step
 from prunefuse_ray.run.class_counts import class_counts, without_labels

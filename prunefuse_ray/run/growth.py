@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.data import draw, leaks
+from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.index import Index, new_rows
 from prunefuse_ray.data.left_out import gathered
 from prunefuse_ray.data.paths import Listing
@@ -133,11 +134,11 @@ def drawn_of(root: Place, info: PoolInfo) -> pa.Array:
     return draw.read_ids(root, arrow_type(info.id_type), draw.IDS_FILE)
 
 
-def set_aside(root: Place, info: PoolInfo) -> pa.Array | None:
+def set_aside(root: Place, info: PoolInfo) -> IdSet | None:
     """Ids of the pool's files that are none of its samples: the test set, and what has its content."""
     twins = draw.read_ids(root, arrow_type(info.id_type), draw.TWINS_FILE)
     ids = pa.concat_arrays([drawn_of(root, info), twins])
-    return ids if len(ids) else None
+    return IdSet.of(ids) if len(ids) else None
 
 
 def listed(pool: cfg.Pool, setting: str) -> Listing:

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from prunefuse_ray import networks
+from prunefuse_ray.data.ids import IdSet, ids_to_numpy
 from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.prepared import decoded
-from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.schemas import doubts_schema
@@ -51,7 +50,8 @@ def predict(
     """
     if not source.files:
         return pa.table({"id": pa.array([], pa.string())})
-    args = (network, form, labels, task, units, tuple(trusted))
+    known = None if labels is None else IdSet.of(labels["id"].combine_chunks())
+    args = (network, form, labels, known, task, units, tuple(trusted))
     # Forward passes are the work, not the bytes read: where they do not belong here, a single task is worth its start.
     parts = over(_predict, groups(source), *args, size=0 if in_process else math.inf)
     found = pa.concat_tables(part for part in parts if part is not None)
@@ -89,7 +89,7 @@ def _export(
     trusted: tuple[str, ...],
 ) -> int:
     number, source = numbered
-    found = _predict(source, network, form, None, task_name, units, trusted)
+    found = _predict(source, network, form, None, None, task_name, units, trusted)
     if found is None:
         return 0
     words = [TASKS[task_name].caption(guess, classes) for guess in found["guess"].to_pylist()]
@@ -104,6 +104,7 @@ def _predict(
     network: dict[str, bytes],
     form: Form,
     labels: pa.Table | None,
+    known: IdSet | None,
     task_name: str,
     units: Mapping[str, Any] | None,
     trusted: tuple[str, ...],
@@ -112,18 +113,18 @@ def _predict(
     task = TASKS[task_name].with_units(units)
     model = networks.inference_form(networks.from_files(network, trusted).network)
     parts = []
-    only = None if labels is None else labels["id"].combine_chunks()
-    for chunk in decoded(source, form, only=only):
+    for chunk in decoded(source, form, only=known):
         chunk = chunk.filter(np.array([why is None for why in chunk.samples.rejected], bool))
         # What comes from the prepared pool is read-only, which torch's tensors cannot be.
         rows, values_N = chunk.rows, torch.from_numpy(np.require(chunk.samples.values_N, requirements="W"))
-        if labels is not None:
-            place = pc.index_in(rows["id"], value_set=only)
-            rows = rows.append_column("label", labels["label"].take(place))
-        size = PIXELS_BATCH if task.pixels else BATCH
+        if labels is not None and known is not None:
+            rows = rows.append_column("label", labels["label"].take(pa.array(known.find(rows["id"]))))
+        size, guessed = PIXELS_BATCH if task.pixels else BATCH, []
         for first in range(0, len(values_N), size):
             outputs = task.consensus(model(form.inputs(values_N[first : first + size]))).float()
-            parts.append(_guessed(rows.slice(first, size), task, task.probabilities(outputs.numpy()), form))
+            guessed.append(_guessed(rows.slice(first, size), task, task.probabilities(outputs.numpy()), form))
+        # As one piece: thousands of small ones between what comes and goes keep the memory of that from being reused.
+        parts += [pa.concat_tables(guessed).combine_chunks()] if guessed else []
     return pa.concat_tables(parts) if parts else None
 
 

@@ -24,6 +24,7 @@ from prunefuse_ray.acquisition.class_weights import weighted
 from prunefuse_ray.acquisition.probabilities import gradient_factor
 from prunefuse_ray.acquisition.strategy import Probabilities, Scores
 from prunefuse_ray.data.contents import HeldOut
+from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.prepared import chunk_rows, decoded
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, preprocessing_from_bytes
@@ -222,7 +223,7 @@ HERE_PARTS = 64
 def _score_here(source: Source, network: Place, job: ScoringJob, threads: int, exclude: pa.Array, out: Place) -> None:
     """Score in this process: no other one has to start. A file for every part of the pool, so that after a kill only
     parts that are missing are scored."""
-    parts = spans(source, chunk_rows(job.form), HERE_PARTS)
+    parts, excluded = spans(source, chunk_rows(job.form), HERE_PARTS), IdSet.of(exclude)
     todo: queue.SimpleQueue[tuple[str, Source]] = queue.SimpleQueue()
     done = {file.base_name for file in out.written()}
     for number, one in enumerate(parts):
@@ -239,7 +240,7 @@ def _score_here(source: Source, network: Place, job: ScoringJob, threads: int, e
             except queue.Empty:
                 return
             scores = []
-            for chunk in decoded(one, job.form, exclude=exclude):
+            for chunk in decoded(one, job.form, exclude=excluded):
                 if stopped.is_set():
                     return
                 scores.append(scorer(decoded_rows(chunk, held_out)))

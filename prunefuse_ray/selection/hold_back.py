@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from prunefuse_ray.acquisition import hash_ids
 from prunefuse_ray.acquisition.fixed_point import Float32s, Points, exponent, nearest, to_fixed
-from prunefuse_ray.data.reading import ids_to_numpy
+from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.distributed.remote import GROUPS, over
 from prunefuse_ray.selection.rows import READ_BYTES, Files, matrices, read
 from prunefuse_ray.storage import Place

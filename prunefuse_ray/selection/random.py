@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.acquisition.ranking import best
+from prunefuse_ray.data.ids import IdSet, ids_to_numpy
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.data.reading import ids_to_numpy, in_tasks, tables
+from prunefuse_ray.data.reading import in_tasks, tables
 
 
 def select_random(source: Source, k: int, seed: int, round_: int, exclude: pa.Array) -> pa.Table:
     """The k ids of highest random score that are not in `exclude`: (id, score), best first. Reads ids alone."""
-    parts = in_tasks(_random_part, source, k, seed, round_, exclude)
+    parts = in_tasks(_random_part, source, k, seed, round_, IdSet.of(exclude))
     return best(pa.concat_tables(parts), k)
 
 
-def _random_part(source: Source, k: int, seed: int, round_: int, exclude: pa.Array) -> pa.Table:
+def _random_part(source: Source, k: int, seed: int, round_: int, exclude: IdSet) -> pa.Table:
     kept = None  # where all files of this part are empty, as distributed writers leave them
     for table in tables(source, [source.id_column]):
         ids = table[source.id_column]
         ids = ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string()).combine_chunks()
         scores = random_scores(ids_to_numpy(ids), seed, round_)
         rows = pa.table({"id": ids, "score": pa.array(scores, pa.float32())})
-        rows = rows.filter(pc.invert(pc.is_in(rows["id"], value_set=exclude)))
+        rows = rows.filter(pa.array(~exclude.holds(ids)))
         kept = best(rows if kept is None else pa.concat_tables([kept, rows]), k)
-    return pa.table({"id": exclude[:0], "score": pa.array([], pa.float32())}) if kept is None else kept
+    return pa.table({"id": exclude.ids[:0], "score": pa.array([], pa.float32())}) if kept is None else kept

@@ -18,7 +18,7 @@ from prunefuse_ray.acquisition import Chance, Strategy, hash_ids, random_scores
 from prunefuse_ray.acquisition.coverage import REFERENCES, REFERENCES_PER_SAMPLE
 from prunefuse_ray.acquisition.greedy import TOO_CLOSE, Rule
 from prunefuse_ray.acquisition.ranking import ranked
-from prunefuse_ray.data.reading import ids_to_numpy
+from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.distributed.remote import GROUPS, plain_errors
 from prunefuse_ray.selection.rows import Files, Rows, read
 from prunefuse_ray.selection.shards import Shards, count_shards

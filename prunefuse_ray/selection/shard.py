@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, nearest, to_fixed
 from prunefuse_ray.acquisition.greedy import OPEN, TAKEN, Front, Rule, first_keys
 from prunefuse_ray.acquisition.strategy import Chance, Part
-from prunefuse_ray.data.reading import ids_to_numpy
+from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.selection.rows import Files, Rows, read, read_vectors
 
 T = TypeVar("T")

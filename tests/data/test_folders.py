@@ -37,7 +37,7 @@ def test_links_lead_to_files_once_and_loops_are_said(tmp_path, fill):
         os.symlink(target, tmp_path / name)
     found = locate(str(tmp_path / "pool"), PNG, "pool.path")
     assert found.names == ("a.png", "again/d.png", "again/deep/e.png", "b/c.png", "f.png")
-    assert found.real_paths == tuple(
+    assert tuple(found.real_paths()) == tuple(
         str(tmp_path / n) for n in ("pool/a.png", "other/d.png", "other/deep/e.png", "pool/b/c.png", "store/f.png")
     )
     already = "link to a folder that is there already"

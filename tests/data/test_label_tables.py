@@ -17,11 +17,13 @@ ASKED = {"a": "cat", "b": "dog"}
 
 
 def table(content, optional=()):
-    return read_table(content if isinstance(content, bytes) else content.encode(), ("id", "label"), optional)
+    """The lines of a table, and what was noted of it."""
+    found = read_table(content if isinstance(content, bytes) else content.encode(), ("id", "label"), optional)
+    return list(found.lines), found.notes
 
 
 def cells(content, optional=()):
-    return {line.cells["id"]: line.cells["label"] for line in table(content, optional).lines}
+    return {line.cells["id"]: line.cells["label"] for line in table(content, optional)[0]}
 
 
 def parquet(columns) -> bytes:
@@ -59,7 +61,7 @@ def test_the_dialects_of_programs_and_countries(content):
 )
 def test_what_is_left_aside_is_said(content):
     assert cells(content) == ASKED
-    (note,) = table(content).notes
+    _, (note,) = table(content)
     assert "aside" in note
 
 
@@ -219,3 +221,13 @@ def test_a_cell_is_no_formula_and_comes_back_as_it_was(text):
 
 def test_quotes_of_peoples_own_stay():
     assert read_id("'tis", pa.string()) == "'tis"
+
+
+def test_parquet_with_text_that_is_not_utf8_or_a_column_twice_is_refused():
+    broken = pa.array(["cat", "dog"])
+    broken = pa.Array.from_buffers(pa.string(), 2, [None, broken.buffers()[1], pa.py_buffer(b"c\xfftdog")])
+    with pytest.raises(TableError, match="no Parquet file that can be read"):
+        table(parquet({"id": ["a", "b"], "label": broken}))
+    pq.write_table(pa.table([["a"], ["b"], ["cat"]], names=["id", "id", "label"]), out := io.BytesIO())
+    with pytest.raises(TableError, match="column 'id' stands there twice"):
+        table(out.getvalue())

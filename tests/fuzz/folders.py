@@ -26,14 +26,14 @@ def case(rng: Random, where: Path) -> str:
         assert "holds no files that end in" in refused
     else:
         assert len(listing.names) + len(listing.left_out) == there, (listing, sorted(root.rglob("*")))
-        assert len(set(listing.real_paths)) == len(listing.names)
+        assert len(set(listing.real_paths())) == len(listing.names)
         assert all(os.path.exists(path) for path in listing.paths)
         attempt(check_names, listing, "pool.path")
     taken = sorted(listing.names) if listing is not None else []
     pattern = str(root / rng.choice(("*", "**", "*/*", "**/*.png", "[a-z]*", "?", "{a,b}", "[", "*/", "a/../*", "//")))
     found, _ = attempt(locate, pattern, SUFFIXES, "pool.path")
     if found is not None and is_pattern(Place.at(pattern)):
-        assert len(set(found.real_paths)) == len(found.names)
+        assert len(set(found.real_paths())) == len(found.names)
     for one in taken[:3]:
         alone, refused = attempt(locate, os.path.join(root, one), SUFFIXES, "pool.path")
         assert refused is None, refused

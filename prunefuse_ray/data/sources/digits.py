@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.data.ids import id_digest
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.data.index import HEAD_ROWS, Index, label_counts
 from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.data.reading import id_digest
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError

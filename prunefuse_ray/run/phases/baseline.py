@@ -12,11 +12,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import own_labels
 from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.prepared import readable
-from prunefuse_ray.data.reading import ids_to_numpy
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.texts import NgramForm, TextForm, TokenForm
 from prunefuse_ray.distributed.remote import over

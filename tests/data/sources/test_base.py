@@ -7,10 +7,10 @@ import pytest
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.config.sources import POOL_SOURCES, PoolSource
+from prunefuse_ray.data.ids import id_digest
 from prunefuse_ray.data.images import ImageForm, decode
 from prunefuse_ray.data.index import first_samples, present
 from prunefuse_ray.data.labeled_set import load_samples
-from prunefuse_ray.data.reading import id_digest
 from prunefuse_ray.data.sources.base import SourceReader, reader_of
 from prunefuse_ray.data.stream import rows as rows_here
 from prunefuse_ray.data.stream import stream
