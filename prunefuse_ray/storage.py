@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import posixpath
 import re
@@ -33,14 +34,10 @@ def be_patient(seconds: float) -> None:
     _Patience.seconds = seconds
 
 
-def attempts(seconds: float) -> int:
-    """Attempts of a request that take about so long. Before the nth repetition lies a pause of a random part of 2^n
-    seconds, 20 at most."""
-    count, expected = 1, 0.0
-    while expected < seconds and count < 10_000:
-        expected += min(2.0 ** (count - 1), 20.0) / 2
-        count += 1
-    return count
+def repetitions(seconds: float) -> int:
+    """How often a request has to be repeated so that its pauses take at least so long: none before the first
+    repetition, 50 ms before the second, each twice as long as the one before."""
+    return math.ceil(math.log2(seconds / 0.025 + 2))
 
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]+\.tmp")
@@ -225,11 +222,15 @@ def pointed(place: Place) -> str:
 
 
 class _PatientS3(pafs.S3FileSystem):
-    """Amazon's or another S3 store; Arrow's own class forgets its retry strategy when it travels."""
+    """Amazon's or another S3 store; Arrow's own class forgets its retry strategy when it travels.
+
+    The strategy that AWS calls standard has random pauses of 20 seconds at most, but 100 repetitions for all requests
+    of a client together: Arrow never tells it of those that went well, and after them nothing is repeated any more.
+    """
 
     def __init__(self, patience: float | None = None, **options: Any) -> None:
         self.patience = _Patience.seconds if patience is None else patience
-        strategy = pafs.AwsStandardS3RetryStrategy(max_attempts=attempts(self.patience))
+        strategy = pafs.AwsDefaultS3RetryStrategy(max_attempts=repetitions(self.patience))
         super().__init__(retry_strategy=strategy, **options)
         self._options = options
 

@@ -11,7 +11,7 @@ import pytest
 from prunefuse_ray import storage
 from prunefuse_ray.conditional import conditional
 from prunefuse_ray.errors import store_trouble
-from prunefuse_ray.storage import Place, attempts
+from prunefuse_ray.storage import Place, repetitions
 from tests.support.s3 import s3_server
 
 
@@ -31,10 +31,28 @@ def place(store):
     storage.be_patient(storage.PATIENCE)
 
 
-def test_attempts_take_about_as_long_as_they_may():
+def test_repetitions_take_as_long_as_they_may():
     for seconds in (0.1, 2.0, 60.0, 600.0):
-        pauses = [min(2.0**n, 20.0) / 2 for n in range(attempts(seconds) - 1)]
+        pauses = [0.0] + [0.05 * 2**n for n in range(repetitions(seconds) - 1)]
         assert sum(pauses) >= seconds > sum(pauses[:-1])
+
+
+def test_a_store_that_is_away_is_asked_for_as_long_as_that(store, place):
+    with store.misbehaving(503):
+        began, refused = time.monotonic(), store.refused
+        with pytest.raises(OSError, match="503"):
+            place.exists()
+        assert 2.0 <= time.monotonic() - began < 8.0
+        assert store.refused - refused == repetitions(2.0) + 1
+
+
+def test_patience_does_not_wear_out(store, place):
+    """Arrow's own strategy repeats 100 requests of a client in all: a run of days has more that fail."""
+    place.write_bytes(b"content")
+    refused = store.refused
+    with store.misbehaving(503, every=2):
+        assert all(place.exists() for _ in range(150))
+    assert store.refused - refused >= 140
 
 
 LONG = (pytest.mark.slow, pytest.mark.faults)

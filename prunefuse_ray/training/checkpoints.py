@@ -43,6 +43,12 @@ class State:
     """How many of them they learned from."""
     mean_guess_C: list[float] = field(default_factory=list)
     """The mean guess on unlabeled samples (`semi_supervised.Guesser`)."""
+    workers: list[int] = field(default_factory=list)
+    """How many workers there were, one number after the other."""
+
+    def go_on(self, workers: int) -> None:
+        if self.workers[-1:] != [workers]:
+            self.workers.append(workers)
 
     @property
     def name(self) -> str:

@@ -116,6 +116,7 @@ def _pretrain(config: dict[str, Any]) -> None:
     )
     restored = restore(network, optimizer, storage, job.name)
     state = State() if restored is None else restored[0]
+    state.go_on(world)
     held = held_form(job.form, job.views)
     pool = PoolBatches(job.pool, held, batch=job.settings.batch_size, seed=job.seed, memory=config["memory"])
     parallel = ray.train.torch.prepare_model(network) if world > 1 else network
@@ -201,6 +202,7 @@ def _metrics(state: State, job: PretrainingJob, length: int, macs: int) -> dict[
         "epochs": samples / job.rows,
         "macs": macs_of(job.settings, done, macs),
         "samples_per_second": samples / state.seconds if state.seconds else 0.0,
+        "workers": state.workers,
         **{name: [h[name] for h in state.history] for name in names},
     }
 

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import logging
 import tempfile
 import time
 import uuid
@@ -65,6 +66,8 @@ from prunefuse_ray.training.recipe import (
     optimizer as recipe_optimizer,
 )
 from prunefuse_ray.training.semi_supervised import Guesser
+
+logger = logging.getLogger(__name__)
 
 EVALUATION_BATCHES = {"cpu": 64, "cuda": 500}
 """On CPUs larger ones leave the caches: 500 took 1.5 times as long as 64 (ResNet-20, 32 x 32)."""
@@ -175,6 +178,7 @@ def _train(config: dict[str, Any]) -> None:
     optimizer = recipe_optimizer(recipe, network)
     restored = restore(network, optimizer, storage, job.name)
     state, best = restored or (State(), None)
+    state.go_on(world)
     if restored is None:
         networks.meet(network, lambda: _labeled(samples, job, saved.spec.classes, device))
     if restored is None and job.recalibrate:
@@ -400,6 +404,7 @@ def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dic
             else {}
         ),
         "samples_per_second": seen / state.seconds if state.seconds else 0.0,
+        "workers": state.workers,
     }
 
 
@@ -485,4 +490,10 @@ def fit(
         with result.checkpoint.as_directory() as directory:
             data = (Path(directory) / "state.safetensors").read_bytes()
     assert result.metrics is not None
+    if len(several := result.metrics["workers"]) > 1:
+        logger.warning(
+            "a training had %s workers: another number of them learns another network, so that the same seed may "
+            "select other samples (workers.count with two equal numbers keeps the number)",
+            ", then ".join(map(str, several)),
+        )
     return safetensors.torch.load(data), result.metrics

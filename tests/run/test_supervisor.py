@@ -220,15 +220,24 @@ def test_a_stopped_driver_is_left_alone():
 # --- commands whose processes die -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def alone(where, *more):
     """(what the run selects, how long it takes)"""
-    where = tmp_path_factory.mktemp("undisturbed")
     since = time.monotonic()
-    done = finish(start(DIGITS, where), where, since)
+    done = finish(start((*DIGITS, *more), where), where, since)
     assert done.code == 0, done.errors
     assert done.errors == "", "a run that nothing happens to says nothing there"
     return selected(where), done.seconds
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return alone(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="module")
+def in_worker_groups(tmp_path_factory):
+    """On two workers the networks that select are others than on one, and the same every time."""
+    return alone(tmp_path_factory.mktemp("workers"), *OFTEN["workers"])
 
 
 @pytest.mark.faults
@@ -270,7 +279,7 @@ def test_a_signal_ends_a_run_in_one_line_and_the_same_command_goes_on(undisturbe
 
 OFTEN = {
     "actors": ("--scoring.actors", "[1,2]"),
-    "workers": ("--workers.count", "[1,2]", "--scoring.actors", "[1,1]"),
+    "workers": ("--workers.count", "[2,2]", "--scoring.actors", "[1,1]"),
     "": (),
 }
 KILLED = [
@@ -285,10 +294,10 @@ KILLED = [
 @pytest.mark.timeout(24 * 3600)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["SIGKILL", "SIGSTOP"])
 @pytest.mark.parametrize(("role", "how"), KILLED, ids=lambda v: str(v) or "driver")
-def test_a_run_survives_whatever_dies(undisturbed, tmp_path, role, how, number, record_property):
+def test_a_run_survives_whatever_dies(undisturbed, in_worker_groups, tmp_path, role, how, number, record_property):
     """At random moments of the run. KILLS=20: twenty of each."""
     assert role in ROLES
-    expected, seconds = undisturbed
+    expected, seconds = in_worker_groups if how == "workers" else undisturbed
     rng = random.Random(f"{role} {number}")
     found: Counter = Counter()
     for n in range(KILLS or 1):

@@ -92,6 +92,7 @@ def main(directory: Path) -> None:
                 "steps": list(trained.values()),
                 "epochs": result.metrics["epochs"],
                 "losses": result.metrics["train_loss"],
+                "workers": result.metrics["workers"],
             }
         )
     )

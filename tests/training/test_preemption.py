@@ -38,4 +38,6 @@ def test_an_announced_preemption_costs_the_steps_after_its_checkpoint_only(tmp_p
     assert min(told["steps"]) < whole
     assert whole - (epoch * SAMPLES // BATCH + step) in told["steps"]
     assert len(told["steps"]) == 3
+    assert told["workers"] == [2, 1]
+    assert "2, then 1 workers" in run.stderr
     assert told["epochs"] == EPOCHS == len(told["losses"])
