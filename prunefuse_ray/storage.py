@@ -35,9 +35,9 @@ def be_patient(seconds: float) -> None:
 
 
 def repetitions(seconds: float) -> int:
-    """How often a request has to be repeated so that its pauses take at least so long: none before the first
-    repetition, 50 ms before the second, each twice as long as the one before."""
-    return math.ceil(math.log2(seconds / 0.025 + 2))
+    """How often a request has to be repeated so that its pauses take about so long: none before the first repetition,
+    50 ms before the second, each twice as long as the one before."""
+    return round(math.log2(seconds / 0.025 + 2))
 
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]+\.tmp")

@@ -34,7 +34,7 @@ def place(store):
 def test_repetitions_take_as_long_as_they_may():
     for seconds in (0.1, 2.0, 60.0, 600.0):
         pauses = [0.0] + [0.05 * 2**n for n in range(repetitions(seconds) - 1)]
-        assert sum(pauses) >= seconds > sum(pauses[:-1])
+        assert 0.7 * seconds < sum(pauses) < 1.6 * seconds
 
 
 def test_a_store_that_is_away_is_asked_for_as_long_as_that(store, place):
@@ -42,7 +42,7 @@ def test_a_store_that_is_away_is_asked_for_as_long_as_that(store, place):
         began, refused = time.monotonic(), store.refused
         with pytest.raises(OSError, match="503"):
             place.exists()
-        assert 2.0 <= time.monotonic() - began < 8.0
+        assert 1.5 <= time.monotonic() - began < 8.0
         assert store.refused - refused == repetitions(2.0) + 1
 
 
@@ -77,7 +77,7 @@ def test_a_store_that_fails_for_good_is_one_message(store, place, fault, how):
     }[how]
     with store.misbehaving(fault), pytest.raises(OSError) as caught:  # noqa: PT011
         do()
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - started < 60  # where nothing answers each attempt takes seconds
     said = store_trouble(caught.value)
     assert said is not None, str(caught.value)
     assert said.startswith("object store: ")
