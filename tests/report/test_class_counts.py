@@ -23,6 +23,19 @@ def test_classes_stand_with_their_labels_of_each_round_the_rarest_first():
     assert "No label yet" not in page.sections["classes"]
 
 
+def test_the_recall_of_each_class_stands_beside_its_labels():
+    """Of the fused network where one was tested; a class without a test sample has none and counts in no mean."""
+    label, proxy = {"class_counts": [3, 0, 7]}, {"test_recall": [0.0, 0.5, 1.0]}
+    fused = {"test_recall": [0.25, None, 0.75]}
+    for phases, network, cells, mean in (
+        ({"label": label, "train": proxy}, "proxy", ["50.0%", "0.0%", "100.0%"], "50.0% in the mean"),
+        ({"label": label, "train": proxy, "finetune": fused}, "fused", ["–", "25.0%", "75.0%"], "50.0% in the mean"),
+    ):
+        page = Page(render(run_view(rounds=[round_view(0, phases)])))
+        assert [row[-1] for row in page.cells if row[0].startswith("cat")] == cells
+        assert f"the last {network} network recognises; {mean}" in " ".join(page.sections["classes"].split())
+
+
 def test_classes_without_labels_are_named():
     said = " ".join(Page(render(with_counts([3, 0, 7]))).sections["classes"].split())
     assert "No label yet of 1 of 3 classes: cat1" in said

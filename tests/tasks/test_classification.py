@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import sklearn.metrics
 import torch
 from torch.nn import functional as F
 
@@ -54,6 +55,14 @@ def test_an_evaluation_adds_up_over_batches():
     assert found["accuracy"] == pytest.approx(float((z.argmax(1) == y).float().mean()))
     assert found["loss"] == pytest.approx(float(F.cross_entropy(z, y)))
     assert TASK.metric.name in found
+    recall = sklearn.metrics.recall_score(y, z.argmax(1), average=None, labels=range(3))
+    assert evaluation.shown()["recall"] == pytest.approx(recall.tolist())
+
+
+def test_a_class_without_a_test_sample_has_no_recall():
+    evaluation = TASK.evaluation()
+    evaluation.add(torch.eye(3), torch.tensor([0, 0, 2]))
+    assert evaluation.shown()["recall"] == [0.5, None, 1.0]
 
 
 def test_guesses_and_label_probabilities():
