@@ -5,6 +5,7 @@ What is read only, and where it is carried out: installations (tests/test_wheel.
 (tests/benchmarks), trainings of an hour (docs/explanation/results.md).
 """
 
+import csv
 import importlib
 import os
 import re
@@ -79,6 +80,8 @@ def test_a_command_line_names_what_there_is(block, line, capsys):
         case ["python", script, *arguments] if script == "jobs/benchmark.py":
             benchmark = importlib.import_module("prunefuse_ray.benchmarks." + arguments[0])
             assert benchmark.__doc__
+        case ["python", script] if script in {b.name for b in of(block.page)}:
+            pass
         case ["python", script, *arguments]:
             assert (ROOT / script).exists()
             known(Path(script).stem, arguments, block, capsys)
@@ -119,14 +122,16 @@ STAYS = re.compile(r"prunefuse (label|sweep)\b|pip |make |ray |python jobs/")
 """What is read only."""
 
 
-def carry_out(line: str, where: Path, *more: str) -> subprocess.CompletedProcess:
+def carry_out(line: str, where: Path, *more: str, code: int | None = None) -> subprocess.CompletedProcess:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     words = shlex.split(line)
     start = ["-m", "prunefuse_ray", *words[1:], *more] if words[0] == "prunefuse" else words[1:]
     done = subprocess.run(
         [sys.executable, *start], cwd=where, env={**clean, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
-    assert done.returncode == ENDS.get(line, 0), f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == (ENDS.get(line, 0) if code is None else code), (
+        f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    )
     return done
 
 
@@ -154,6 +159,44 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, tmp_path):
         for line in () if block.language else block.commands:
             if not STAYS.match(line) and not line.startswith("runs/") and line.startswith("prunefuse "):
                 carry_out(line, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("page", ["photographs", "long-tail", "texts", "own-network", "sweep"])
+def test_a_tutorial_can_be_followed(page, tmp_path):
+    whole = ""
+    for block in of(f"tutorials/{page}.md"):
+        if block.name:
+            (tmp_path / block.name).write_text(block.text)
+        elif block.language == "python":  # the pieces of one script
+            whole += block.text
+        for line in () if block.language else block.commands:
+            if line.startswith("prunefuse label"):
+                labeled_by_truth(tmp_path)
+            else:
+                carry_out(line, tmp_path)
+    if whole:
+        (tmp_path / "whole.py").write_text(whole)
+        carry_out("python whole.py", tmp_path)
+    assert page == "own-network" or list((tmp_path / "runs").glob("*/report.html"))
+
+
+def labeled_by_truth(where: Path) -> None:
+    """What someone at the labeling page does, by files: every sample of every round gets its label."""
+    with (where / "truth.csv").open() as file:
+        truth = {row["id"]: row["label"] for row in csv.DictReader(file)}
+    command = "prunefuse run --config prunefuse.yaml"
+    while True:
+        asked = sorted((where / "runs").glob("*/rounds/*/to_label/samples.csv"))
+        for samples in asked:
+            with samples.open() as file:
+                ids = [row["id"] for row in csv.DictReader(file)]
+            if not (labels := samples.with_name("labels.csv")).exists():
+                labels.write_text("id,label\n" + "".join(f"{i},{truth[i]}\n" for i in ids))
+        if (where / "runs" / "photos" / "result.json").exists():
+            return
+        carry_out(command, where, code=0 if len(asked) == 3 else 3)
 
 
 @pytest.mark.slow
