@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .PHONY: install run test fuzz test-networks test-wheel test-documents test-slow test-kills test-faults test-multinode test-browser test-labelstudio \
-	test-lowest gpu-check reference docs \
+	test-lowest gpu-check reference docs pictures \
 	constraints-lowest.txt lint types clean
 
 install: $(INSTALLED)
@@ -61,6 +61,10 @@ test-labelstudio: install
 	test -x .venv-labelstudio/bin/python || $(PYTHON) -m venv .venv-labelstudio
 	.venv-labelstudio/bin/python -m pip install --quiet 'label-studio==1.23.2'
 	$(BIN)/python -m pytest -m labelstudio --timeout 900
+
+# The diagrams and the screenshot of the documents: apt-get install graphviz chromium.
+pictures: install
+	$(BIN)/python -m tests.support.pictures
 
 # What a GPU does for scoring and training: one table, one line of JSON, less than five minutes.
 gpu-check: install

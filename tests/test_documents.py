@@ -1,5 +1,6 @@
 """What the documents say is what the program does."""
 
+import html
 import os
 import re
 import subprocess
@@ -90,3 +91,14 @@ def test_the_rooms_that_the_architecture_draws_are_those_of_the_package():
     drawn = set(re.findall(r"\b([a-z]+)/", text[text.index("```") : text.rindex("```")])) - {"phases", "sources"}
     package = ROOT / "prunefuse_ray"
     assert drawn == {path.parent.name for path in package.glob("*/__init__.py")}
+
+
+def test_the_diagrams_are_those_of_their_sources():
+    """`make pictures` draws them; Graphviz is no dependency of the tests."""
+    sources = sorted((ROOT / "docs" / "assets").glob("*.dot"))
+    assert sources
+    for source in sources:
+        drawn = html.unescape(source.with_suffix(".svg").read_text())
+        names = [part for label in re.findall(r'label="(.*?)"', source.read_text()) for part in label.split(r"\n")]
+        assert names
+        assert [name for name in names if f">{name}<" not in drawn] == []

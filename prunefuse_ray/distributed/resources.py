@@ -75,7 +75,9 @@ class Resources:
         )
 
     def to_json(self) -> dict[str, float]:
-        return {"nodes": self.nodes, "cpus": self.cpus, "gpus": self.gpus}
+        """For people: of a single machine its cores, where its own Ray has STREAM_CPUS more."""
+        cpus = min(self.cpus, self.cores or cores()) if self.in_process else self.cpus
+        return {"nodes": self.nodes, "cpus": cpus, "gpus": self.gpus}
 
     def has_role(self, role: str) -> bool:
         """Whether there are machines with this label, or could be."""

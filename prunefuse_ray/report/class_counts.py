@@ -27,7 +27,7 @@ def section(run: RunView) -> Html | None:
         rows = [[*row, percent(recall[c])] for row, c in zip(rows, order, strict=False)]
         shares = [share for share in recall if share is not None]
         words += (
-            f" Recall: the share of a class's test samples that the last {network} network recognises; "
+            f" Recall: the share of a class's test samples that the last {network} network recognizes; "
             f"{percent(sum(shares) / len(shares))} in the mean over classes (balanced accuracy)."
         )
     missing = [classes[c] for c in order if not last[c]]

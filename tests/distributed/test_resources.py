@@ -9,8 +9,10 @@ from prunefuse_ray.config.training import Workers
 from prunefuse_ray.distributed.autoscaler import Autoscaler, NodeType
 from prunefuse_ray.distributed.resources import (
     MACS_WORTH_AN_ACTOR,
+    STREAM_CPUS,
     Resources,
     beside_decoding,
+    cores,
     importing,
     plan_scoring,
     plan_training,
@@ -152,3 +154,9 @@ def test_imports_run_beside_the_body_and_are_there_after_it(tmp_path, monkeypatc
         assert not hasattr(sys.modules.get("slow_module"), "ready")  # the body does not wait for it
     assert sys.modules["slow_module"].ready
     del sys.modules["slow_module"]
+
+
+def test_a_single_machine_is_told_with_its_cores():
+    """Its own Ray has more CPUs, for tasks that read and write beside the actors."""
+    assert cluster(cores() + STREAM_CPUS).to_json()["cpus"] == cores()
+    assert cluster(64, in_process=False).to_json()["cpus"] == 64

@@ -190,7 +190,7 @@ def labeled_by_truth(where: Path) -> None:
     while True:
         asked = sorted((where / "runs").glob("*/rounds/*/to_label/samples.csv"))
         for samples in asked:
-            with samples.open() as file:
+            with samples.open(encoding="utf-8-sig") as file:
                 ids = [row["id"] for row in csv.DictReader(file)]
             if not (labels := samples.with_name("labels.csv")).exists():
                 labels.write_text("id,label\n" + "".join(f"{i},{truth[i]}\n" for i in ids))

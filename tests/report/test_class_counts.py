@@ -33,7 +33,7 @@ def test_the_recall_of_each_class_stands_beside_its_labels():
     ):
         page = Page(render(run_view(rounds=[round_view(0, phases)])))
         assert [row[-1] for row in page.cells if row[0].startswith("cat")] == cells
-        assert f"the last {network} network recognises; {mean}" in " ".join(page.sections["classes"].split())
+        assert f"the last {network} network recognizes; {mean}" in " ".join(page.sections["classes"].split())
 
 
 def test_classes_without_labels_are_named():
