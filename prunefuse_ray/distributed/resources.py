@@ -292,6 +292,16 @@ def _growth(grows: Autoscaler | None, could: int, what: str) -> str:
     return f", and the autoscaler could bring them to {max(0, could)} {what} at most" if grows else ""
 
 
+def idle_gpus(workers: cfg.Workers, scoring: cfg.Scoring, has: Resources) -> str | None:
+    """What to tell where the cluster has GPUs and the run asks for none."""
+    if not has.gpus or workers.gpu or scoring.gpus:
+        return None
+    return (
+        f"{has.gpus:g} GPU{'s are' if has.gpus > 1 else ' is'} there, and the run uses none: workers.gpu: true trains on "
+        "GPUs, scoring.gpus: 1 (or a share) scores on them"
+    )
+
+
 def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
     """Inside the driver for one worker on one machine, else a worker group; PlanError where it would not fit even the
     cluster that the autoscaler can make."""

@@ -21,6 +21,7 @@ from prunefuse_ray.distributed.resources import (
     Resources,
     ScoringPlan,
     TrainingPlan,
+    idle_gpus,
     observe,
     plan_scoring,
     plan_training,
@@ -93,7 +94,8 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         growth.record(config.pool, info, ledger.root)
         ledger.create(to_tree(config), info.to_json())
     notes = [] if begun_before else budget_notes(config, len(info.classes))
-    for message in (*notes, *filter(None, (training.waits, scoring.waits))):
+    unused = idle_gpus(config.workers, config.scoring, has)
+    for message in (*notes, *filter(None, (unused, training.waits, scoring.waits))):
         logger.warning(message)
     form = form_of(config.pool, info)
     prepared = open_prepared(config.prepared, Place.at(config.run.directory), form, info.rows, tell)

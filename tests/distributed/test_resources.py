@@ -13,6 +13,7 @@ from prunefuse_ray.distributed.resources import (
     Resources,
     beside_decoding,
     cores,
+    idle_gpus,
     importing,
     plan_scoring,
     plan_training,
@@ -160,3 +161,16 @@ def test_a_single_machine_is_told_with_its_cores():
     """Its own Ray has more CPUs, for tasks that read and write beside the actors."""
     assert cluster(cores() + STREAM_CPUS).to_json()["cpus"] == cores()
     assert cluster(64, in_process=False).to_json()["cpus"] == 64
+
+
+def test_gpus_that_nobody_uses_are_told():
+    told = idle_gpus(Workers(), Scoring(), cluster(8, gpus=2))
+    assert told is not None
+    assert told.startswith("2 GPUs are there")
+    assert "workers.gpu" in told
+    for workers, scoring, gpus in (
+        (Workers(gpu=True), Scoring(), 2),
+        (Workers(), Scoring(gpus=0.5), 1),
+        (Workers(), Scoring(), 0),
+    ):
+        assert idle_gpus(workers, scoring, cluster(8, gpus=gpus)) is None
