@@ -296,9 +296,9 @@ def idle_gpus(workers: cfg.Workers, scoring: cfg.Scoring, has: Resources) -> str
     """What to tell where the cluster has GPUs and the run asks for none."""
     if not has.gpus or workers.gpu or scoring.gpus:
         return None
+    there = "1 GPU is" if has.gpus == 1 else f"{has.gpus:g} GPUs are"
     return (
-        f"{has.gpus:g} GPU{'s are' if has.gpus > 1 else ' is'} there, and the run uses none: workers.gpu: true trains on "
-        "GPUs, scoring.gpus: 1 (or a share) scores on them"
+        f"{there} there, and the run uses none: workers.gpu: true trains on them, scoring.gpus: 1 (or a share) scores"
     )
 
 
