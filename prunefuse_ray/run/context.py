@@ -260,7 +260,9 @@ def _write(tables: Iterable[pa.Table], to: Place) -> None:
     try:
         for table in tables:
             if table.num_rows:
-                writer = writer or pq.ParquetWriter(to.path, table.schema, filesystem=to.fs)
+                if writer is None:  # samples hardly repeat: a dictionary of theirs would take 25 MB and give nothing
+                    repeated = [name for name in ("group", "label") if name in table.schema.names]
+                    writer = pq.ParquetWriter(to.path, table.schema, filesystem=to.fs, use_dictionary=repeated)
                 writer.write_table(table)
     finally:
         if writer is not None:
