@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, default
 
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition import STRATEGIES, Chance, Strategy
-from prunefuse_ray.acquisition.probabilities import gradient_factor
 from prunefuse_ray.acquisition.ranking import best, ranked
 from prunefuse_ray.errors import ConfigError, ScoreError, few
 from prunefuse_ray.inference.onnx import checked_onnx
@@ -248,7 +247,7 @@ class _Scorer:
         if features is not None:
             columns["feature"] = vector_column(features.float().cpu().numpy())
         if self.strategy.gradients:
-            columns["gradient"] = vector_column(gradient_factor(p_NC))
+            columns["gradient"] = vector_column(self.task.gradient_factor(p_NC))
         return pa.table(columns)
 
 

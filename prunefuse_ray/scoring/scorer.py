@@ -21,7 +21,6 @@ from ray.data.checkpoint import CheckpointConfig
 
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition.class_weights import weighted
-from prunefuse_ray.acquisition.probabilities import gradient_factor
 from prunefuse_ray.acquisition.strategy import Probabilities, Scores
 from prunefuse_ray.data.contents import HeldOut
 from prunefuse_ray.data.ids import IdSet
@@ -57,7 +56,7 @@ class ScoringJob:
     call_rows: int | None = None
     """Rows that an actor is given at once; default: four batches."""
     gradients: bool = False
-    """Also write the factor `acquisition.probabilities.gradient_factor`."""
+    """Also write the factor `Task.gradient_factor`."""
     predicted: bool = False
     """Also write the group of the prediction (`Task.group`)."""
     held_out: Place | None = None
@@ -121,7 +120,7 @@ class Scorer:
         if features_ND is not None:
             columns["feature"] = vector_column(features_ND)
         if self.job.gradients:
-            columns["gradient"] = vector_column(gradient_factor(p_NC))
+            columns["gradient"] = vector_column(self.task.gradient_factor(p_NC))
         if self.job.predicted:
             columns["predicted"] = pa.array(self.task.group(p_NC), pa.int32())
         return pa.table(columns)

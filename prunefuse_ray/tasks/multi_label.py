@@ -66,6 +66,8 @@ class MultiLabel(Task):
         """Those without probabilities of classes that exclude each other. The ones that look at features write `margin`
         beside them."""
         by_features = (
+            "badge",
+            "cluster_margin",
             "k_centers",
             "typiclust",
             "prob_cover",
@@ -83,6 +85,10 @@ class MultiLabel(Task):
             "random": STRATEGIES["random"],
         }
         return found | {name: replace(STRATEGIES[name], score=margin) for name in by_features}
+
+    def gradient_factor(self, p_NC: Probabilities) -> npt.NDArray[np.float32]:
+        """p - y, y the set that the network would give itself: of the binary cross-entropies, class by class."""
+        return (p_NC - (p_NC >= THRESHOLD)).astype(np.float32)
 
     # --- labels ---
 

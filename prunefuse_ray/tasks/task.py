@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prunefuse_ray.acquisition import Strategy
+from prunefuse_ray.acquisition.probabilities import gradient_factor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -262,6 +263,11 @@ class Task(ABC):
     @abstractmethod
     def probabilities(self, outputs: npt.NDArray[np.floating]) -> Probabilities:
         """What strategies score: the outputs (N, C) or (M, N, C) as probabilities of the same shape, float64."""
+
+    def gradient_factor(self, p_NC: Probabilities) -> npt.NDArray[np.float32]:
+        """The gradient (N, C) of the loss with respect to the outputs, at the label that the network would give itself.
+        Times the features it is BADGE's gradient embedding."""
+        return gradient_factor(p_NC)
 
     @abstractmethod
     def guesses(self, p_NC: Probabilities) -> tuple[npt.NDArray[Any], Probabilities]:

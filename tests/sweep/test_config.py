@@ -277,6 +277,8 @@ def test_presets_are_valid(preset):
             "digits_fusion": 18,
             "angles_comparison": 18,
             "digit_masks_comparison": 15,
+            "scenes_comparison": 21,
+            "embeddings_comparison": 15,
             "cifar10_small_comparison": 48,
             "cifar10_small_fusion": 66,
             "cifar10_small_recipe": 6,

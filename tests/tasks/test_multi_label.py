@@ -201,13 +201,21 @@ def test_scores_are_largest_at_the_threshold_and_within_their_bounds():
     assert bald.score(members)[[0, 3]] == pytest.approx([0.0, bald.largest(2, 2)])
 
 
+def test_the_gradient_factor_is_that_of_the_loss_at_the_set_that_the_network_would_give_itself():
+    z = outputs(20, 5).requires_grad_()
+    sets = [np.flatnonzero(row).tolist() for row in (torch.sigmoid(z) >= 0.5).numpy()]
+    given = pa.chunked_array([pa.array(sets, TASK.label_type)])
+    TASK.loss_sum(z, torch.from_numpy(TASK.targets(given))).backward()
+    np.testing.assert_allclose(TASK.gradient_factor(TASK.probabilities(z.detach().numpy())), z.grad, atol=1e-6)
+
+
 # --- what goes by one class ---
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"selection": {"strategy": "badge"}}, "'badge' makes no sense for task 'multi_label'"),
+        ({"selection": {"strategy": "cal"}}, "'cal' makes no sense for task 'multi_label'"),
         ({"selection": {"strategy": "vote_entropy"}}, "'vote_entropy' makes no sense"),
         ({"selection": {"per_group": "predicted"}}, "selection.per_group predicted goes by the one class"),
         ({"selection": {"class_balance": 0.5}}, "selection.class_balance 0.5 goes by the one class"),
