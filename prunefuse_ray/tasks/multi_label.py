@@ -58,7 +58,6 @@ class MultiLabel(Task):
     metric = Metric(name="map", title="mAP")
     baseline = True
     one_class = False
-    by_group = False
     several = True
 
     @cached_property
@@ -85,6 +84,10 @@ class MultiLabel(Task):
             "random": STRATEGIES["random"],
         }
         return found | {name: replace(STRATEGIES[name], score=margin) for name in by_features}
+
+    def group(self, p_NC: Probabilities) -> npt.NDArray[np.int64]:
+        """The class that the network is least sure about, whether it is there: a label tells most of that one."""
+        return np.abs(p_NC - THRESHOLD).argmin(axis=1)
 
     def gradient_factor(self, p_NC: Probabilities) -> npt.NDArray[np.float32]:
         """p - y, y the set that the network would give itself: of the binary cross-entropies, class by class."""
