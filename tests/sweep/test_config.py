@@ -279,6 +279,7 @@ def test_presets_are_valid(preset):
             "digit_masks_comparison": 15,
             "scenes_comparison": 21,
             "embeddings_comparison": 15,
+            "docstrings_comparison": 12,
             "cifar10_small_comparison": 48,
             "cifar10_small_fusion": 66,
             "cifar10_small_recipe": 6,
