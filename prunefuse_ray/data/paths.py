@@ -11,6 +11,7 @@ import posixpath
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -160,7 +161,6 @@ class _Files:
         """Number of the root, name below it, size."""
         self._linked = dict[str, tuple[int, str]]()
         """Real paths that a link led to, and what they are called."""
-        self._real: set[str] | None = None
 
     def add(self, number: int, lying: Lying) -> bool:
         """Whether the file was not there yet."""
@@ -173,12 +173,11 @@ class _Files:
         self._found.append((number, lying.name, lying.size))
         return True
 
-    @property
+    @cached_property
     def _reals(self) -> set[str]:
-        if self._real is None:  # before the first one that can be there twice: none is linked
-            roots = [_real(root) for root in self._roots]
-            self._real = {posixpath.join(roots[number], name) for number, name, _ in self._found}
-        return self._real
+        """Asked for before the first one that can be there twice is added: none so far is linked."""
+        roots = [_real(root) for root in self._roots]
+        return {posixpath.join(roots[number], name) for number, name, _ in self._found}
 
     def named(self, lying: Lying) -> bool:
         """Whether a file is there as itself, and not only by a link."""

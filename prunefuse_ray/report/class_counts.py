@@ -1,4 +1,4 @@
-"""The report's labels by class, round by round, and how many samples of each class are recognised."""
+"""The report's labels by class, round by round, and how many samples of each class are recognized."""
 
 from __future__ import annotations
 

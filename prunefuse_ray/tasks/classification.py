@@ -160,17 +160,15 @@ class _Evaluation(Evaluation):
     """Accuracy (share) and mean cross-entropy (nats)."""
 
     def __init__(self) -> None:
-        self.tested_C = self.correct_C = np.zeros(0, np.int64)
+        self.tested_C = self.correct_C = np.zeros(1, np.int64)  # of any number of classes
         self.loss = 0.0
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         from torch.nn import functional as F
 
         right, classes = targets[outputs.argmax(1) == targets], outputs.shape[1]
-        tested_C, correct_C = (np.bincount(some.cpu().numpy(), minlength=classes) for some in (targets, right))
-        if len(self.tested_C):
-            tested_C, correct_C = tested_C + self.tested_C, correct_C + self.correct_C
-        self.tested_C, self.correct_C = tested_C, correct_C
+        self.tested_C = self.tested_C + np.bincount(targets.cpu().numpy(), minlength=classes)
+        self.correct_C = self.correct_C + np.bincount(right.cpu().numpy(), minlength=classes)
         self.loss += float(F.cross_entropy(outputs, targets, reduction="sum"))
 
     def result(self) -> dict[str, float]:
@@ -178,7 +176,7 @@ class _Evaluation(Evaluation):
         return {"accuracy": int(self.correct_C.sum()) / samples, "loss": self.loss / samples}
 
     def shown(self) -> dict[str, Any]:
-        """`recall`: of each class the share of its samples that is recognised; None of a class without any."""
+        """`recall`: of each class the share of its samples that is recognized; None of a class without any."""
         pairs = zip(self.correct_C.tolist(), self.tested_C.tolist(), strict=True)
         return {"recall": [correct / tested if tested else None for correct, tested in pairs]}
 

@@ -44,7 +44,7 @@ class State:
     mean_guess_C: list[float] = field(default_factory=list)
     """The mean guess on unlabeled samples (`semi_supervised.Guesser`)."""
     workers: list[int] = field(default_factory=list)
-    """How many workers there were, one number after the other."""
+    """How many workers took part, one number after the other."""
 
     def go_on(self, workers: int) -> None:
         if self.workers[-1:] != [workers]:

@@ -116,7 +116,6 @@ def _pretrain(config: dict[str, Any]) -> None:
     )
     restored = restore(network, optimizer, storage, job.name)
     state = State() if restored is None else restored[0]
-    state.go_on(world)
     held = held_form(job.form, job.views)
     pool = PoolBatches(job.pool, held, batch=job.settings.batch_size, seed=job.seed, memory=config["memory"])
     parallel = ray.train.torch.prepare_model(network) if world > 1 else network
@@ -127,6 +126,8 @@ def _pretrain(config: dict[str, Any]) -> None:
 
     if state.epoch * length + state.step >= steps:  # killed between the last step and the end
         ray.train.report(_metrics(state, job, length, config["macs"]) if rank == 0 else {})
+    else:
+        state.go_on(world)
     notice = Notice(listening=storage is None)
     while state.epoch * length + state.step < steps:
         started, before = time.perf_counter(), state.seconds

@@ -178,7 +178,6 @@ def _train(config: dict[str, Any]) -> None:
     optimizer = recipe_optimizer(recipe, network)
     restored = restore(network, optimizer, storage, job.name)
     state, best = restored or (State(), None)
-    state.go_on(world)
     if restored is None:
         networks.meet(network, lambda: _labeled(samples, job, saved.spec.classes, device))
     if restored is None and job.recalibrate:
@@ -193,6 +192,8 @@ def _train(config: dict[str, Any]) -> None:
     if state.finished(recipe):  # killed between the last epoch and the end
         metrics = _metrics(state, samples, job, config["macs"])
         ray.train.report(metrics | _tested(network, best, job, device) if rank == 0 else {})
+    else:
+        state.go_on(world)
     notice = Notice(listening=storage is None)
     while not state.finished(recipe):
         started, before = time.perf_counter(), state.seconds

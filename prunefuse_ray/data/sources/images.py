@@ -91,11 +91,9 @@ def _alike(names: Sequence[str]) -> tuple[str, str] | None:
 
 def _folders(listing: Listing, field: str) -> list[str]:
     """The sub-folder that each file lies in, in the form in which names are compared."""
-    spelled = {"": ""}  # one string for all files of a folder
-    folders = [
-        spelled[f] if f in spelled else spelled.setdefault(f, normal(f))
-        for f in (name.split("/", 1)[0] if "/" in name else "" for name in listing.names)
-    ]
+    above = (name.split("/", 1)[0] if "/" in name else "" for name in listing.names)
+    spelled = dict[str, str]()  # one string for all files of a folder
+    folders = [spelled.setdefault(folder, normal(folder)) for folder in above]
     if "" in folders:
         raise PoolError(
             f"{field}: '{listing.names[folders.index('')]}' lies outside any class folder; move it into one; where a "
