@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +25,10 @@ SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """Labels from a file: one row (id, label) per sample, ordered by id; and the file's contents for its digest."""
+    """Labels from a file: one row (id, label) per sample, ordered by id; and the digest of the file."""
 
     table: pa.Table
-    content: bytes
+    sha256: str
     notes: tuple[str, ...] = ()
     """What was left aside, and what was understood otherwise than written."""
     blanks: tuple[str, ...] = ()
@@ -82,7 +83,7 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
     trimmed = [f"blanks around {len(blanks):,} ids are left out"] if blanks else []
     return Known(
         table=labels,
-        content=content,
+        sha256=hashlib.sha256(content).hexdigest(),
         notes=(*found.notes, *left, *trimmed, *given.notes),
         blanks=tuple(blanks),
     )

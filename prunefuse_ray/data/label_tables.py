@@ -8,7 +8,6 @@ by `Labels`, of the classes and the task.
 from __future__ import annotations
 
 import csv
-import io
 import re
 import unicodedata
 from collections import Counter
@@ -261,14 +260,14 @@ def _text(content: bytes, columns: Sequence[str]) -> Iterator[tuple[int, list[Ce
         if content.startswith(start):
             raise TableError(f"is {said}")
     text = _decoded(content)
-    begin = text.lstrip()[:64].lower()
+    begin = text[:4096].lstrip()[:64].lower()
     if begin.startswith(("<!doctype", "<html", "<?xml")):
         raise TableError("is a web page or XML; save the table as 'CSV UTF-8'")
     if begin.startswith(("{", "[")):
         raise TableError("is JSON; write the table as CSV or Parquet")
     named = re.match(r"\s*sep=(.)\r?\n", text)  # Excel's own word on the delimiter
     delimiter = named[1] if named else delimiter_of(text, columns)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(_lines(text), delimiter=delimiter, strict=True)
     header, before = True, 0
     try:
         for cells in reader:
@@ -279,6 +278,11 @@ def _text(content: bytes, columns: Sequence[str]) -> Iterator[tuple[int, list[Ce
             yield line, list(cells)
     except csv.Error as error:
         raise TableError(f"line {reader.line_num}: {error}") from error
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines one after the other: a list of them, or `io.StringIO`, takes several times the text's own memory."""
+    return (found[0] for found in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text))
 
 
 def _decoded(content: bytes) -> str:
@@ -301,7 +305,7 @@ def _decoded(content: bytes) -> str:
 
 def delimiter_of(text: str, columns: Sequence[str]) -> str:
     """The delimiter under which the header has the columns, else the most frequent one in it."""
-    first = next((line for line in text.splitlines() if line.strip(f" {DELIMITERS}")), "")
+    first = next((line for line in _lines(text) if line.strip(f" {DELIMITERS}")), "")
 
     def named(delimiter: str) -> int:
         cells = next(csv.reader([first], delimiter=delimiter), [])

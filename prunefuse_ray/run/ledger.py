@@ -54,6 +54,15 @@ EXECUTION_FIELDS = (
 )
 """What may differ when a run is resumed: it says where, how fast and how patiently, and what is shown beside, not
 what."""
+OF_MACHINES = ("workers.count",)
+"""Of these what the outcome depends on all the same, since machines come and go: over how many workers a batch is
+spread, and with it what each batch norm sees. Two runs that differ in it are not the same."""
+
+
+def decides(field: str) -> bool:
+    """Whether the outcome of a run depends on a field."""
+    return field in OF_MACHINES or not field.startswith(EXECUTION_FIELDS)
+
 
 HASHED_HERE = 16 * 2**20
 """Bytes of files that the driver hashes itself."""
@@ -120,21 +129,20 @@ class Ledger:
         return (self.root / "pool.json").read_json()
 
     def check_config(self, config: Config) -> None:
-        """Refuse to go on under another configuration, with the difference. Only the label budgets of rounds that have
-        chosen nothing yet may be other ones (where samples turn out to be unusable, the last may be out of reach), and
-        more may follow."""
+        """Refuse to go on under another configuration, with the difference. Only the rounds that have chosen nothing
+        yet may have other label budgets, be fewer (enough is learned) or more."""
         old = self.read_config()
         changed = [d for d in differences(to_tree(old), to_tree(config)) if not d.startswith(EXECUTION_FIELDS)]
         before, now = old.selection.budgets, config.selection.budgets
         begun = sum(self.committed(Step(r, "select")) is not None for r in range(len(before)))
-        if len(before) <= len(now) and before[:begun] == now[:begun]:
+        if before[:begun] == now[:begun]:
             changed = [d for d in changed if not d.startswith("selection.budgets:")]
         if changed:
             lines = "\n  ".join(changed)
             raise LedgerError(
                 f"{self.root.path} was started with another configuration:\n  {lines}\n"
-                "Give the same fields to resume it (budgets may be added; where and how fast it runs may change), or "
-                f"another --run.name to start afresh{self._with_labels()}"
+                "Give the same fields to resume it (where and how fast it runs may change, and the budgets of rounds "
+                f"that have selected nothing yet), or another --run.name to start afresh{self._with_labels()}"
             )
 
     def _with_labels(self) -> str:

@@ -33,7 +33,7 @@ from prunefuse_ray.config.files import (
 from prunefuse_ray.config.schema import Config, TrackerName
 from prunefuse_ray.config.section import RECORDED, Positive, Section
 from prunefuse_ray.errors import ConfigError, near
-from prunefuse_ray.run.ledger import EXECUTION_FIELDS
+from prunefuse_ray.run.ledger import decides
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class Sweep(Section):
                 raise ValueError(f"space: unknown field '{field}'{near(field, known)}; write it as section.field")
             if field.startswith("run."):
                 raise ValueError(f"space: '{field}' is the sweep's own; for seeds there is `seeds`")
-            if field.startswith(EXECUTION_FIELDS):
+            if not decides(field):
                 raise ValueError(f"space: '{field}' {NO_MATTER}, so there is nothing to compare: set it in the base")
         told: dict[str, str] = {}
         for arm, overrides in self.arms.items():
@@ -213,9 +213,9 @@ class Sweep(Section):
                 raise ValueError(f"arms.{arm}: 'run' is the sweep's own; for seeds there is `seeds`")
             if both := sorted(flatten(overrides).keys() & self.space.keys()):
                 raise ValueError(f"arms.{arm}: '{both[0]}' stands in `space` too, which would win: name it once")
-            matters = sorted((f, v) for f, v in flatten(overrides).items() if not f.startswith(EXECUTION_FIELDS))
+            matters = sorted((f, v) for f, v in flatten(overrides).items() if decides(f))
             if (twin := told.setdefault(repr(matters), arm)) != arm:
-                idle = sorted(f for a in (twin, arm) for f in flatten(self.arms[a]) if f.startswith(EXECUTION_FIELDS))
+                idle = sorted(f for a in (twin, arm) for f in flatten(self.arms[a]) if not decides(f))
                 why = f"'{idle[0]}' {NO_MATTER}" if idle else "both override the same"
                 raise ValueError(f"arms.{arm}: would be arms.{twin} again ({why}): leave one of them out")
         if self.search != "random":

@@ -24,7 +24,7 @@ from typing import Any
 from prunefuse_ray.config.files import flatten, to_tree
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.method.steps import REPORT, Step, base, learns, start, steps, to_select
-from prunefuse_ray.run.ledger import EXECUTION_FIELDS
+from prunefuse_ray.run.ledger import OF_MACHINES, decides
 
 AFTER = ("finetuning.", "fusion.", "distillation.")
 """Read only once the proxy is trained."""
@@ -44,6 +44,8 @@ OF_LATER_ROUNDS = (
     "selection.pixel_share",
 )
 """Not read by what selects the initial set."""
+TRAININGS = ("pretrain", "train", "finetune")
+"""Only these depend on the number of workers."""
 PLANNING = ("fusion.evaluate", "fusion.sync_every")
 """They decide which phases there are, not what one of them does."""
 
@@ -54,12 +56,12 @@ def inputs_keys(config: Config, pool: Mapping[str, Any]) -> dict[Step, str]:
     Args:
         pool: the pool's fingerprint, as in `pool.json`.
     """
-    fields = {k: v for k, v in flatten(to_tree(config)).items() if not k.startswith(EXECUTION_FIELDS)}
+    fields = {k: v for k, v in flatten(to_tree(config)).items() if decides(k)}
     keys: dict[Step, str] = {}
     for step in steps(config):
         if step.phase == REPORT:
             continue
-        unread = _unread(config, step)
+        unread = _unread(config, step) + (() if step.phase in TRAININGS else OF_MACHINES)
         inputs: dict[str, Any] = {
             "step": [step.round, step.phase],
             "pool": {k: v for k, v in pool.items() if k != "path"},

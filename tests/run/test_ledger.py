@@ -126,7 +126,11 @@ def test_budgets_of_rounds_that_have_not_begun_may_change(tmp_path):
     assert ledger.budgets_change(more)
     ledger.take_budgets(more)
     assert ledger.committed(Step(-1, "report")) is None
-    for budgets in ([10, 21, 27, 30], [10, 20], [10, 20, 27]):
+    fewer = margin([10, 20])
+    ledger.check_config(fewer)
+    ledger.take_budgets(fewer)
+    assert ledger.read_config() == fewer
+    for budgets in ([10, 21, 27, 30], [10], [10, 21]):
         with pytest.raises(LedgerError, match=r"selection\.budgets"):
             ledger.check_config(margin(budgets))
 

@@ -267,6 +267,32 @@ def test_a_finished_run_goes_on_with_a_larger_budget(local_ray, tiny_pool, tmp_p
     assert known.equals(pa.concat_tables(theirs).sort_by("id"))
 
 
+@pytest.mark.parametrize("after", [Step(1, "train"), Step(1, "score")], ids=str)
+def test_a_run_ends_early_with_fewer_rounds(local_ray, tiny_pool, tmp_path, after):
+    """As if it had been given so from the beginning; and what it gave up, it can take up again."""
+    whole, fewer = {"selection": {"budgets": [10, 18, 24]}}, {"selection": {"budgets": [10, 18]}}
+
+    def stop(event, step, _):
+        if event == "done" and step == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(in_the_driver(tiny_pool, tmp_path, **whole), stop)
+    half = tmp_path / "tiny/rounds/001/scores/half.parquet"
+    half.parent.mkdir(exist_ok=True)
+    half.write_bytes(b"of a pass that was not finished")
+    loop.run(in_the_driver(tiny_pool, tmp_path, **fewer))
+    assert not half.exists()
+    loop.run(in_the_driver(tiny_pool, tmp_path / "fewer", **fewer))
+    found, expected = outcome(tmp_path / "tiny"), outcome(tmp_path / "fewer" / "tiny")
+    if after.phase == "score":  # nothing reads these scores now, and the third round will
+        assert (found.pop((1, "scores")), expected.pop((1, "scores")))[1] == []
+    assert found == expected
+    loop.run(in_the_driver(tiny_pool, tmp_path, **whole))
+    loop.run(in_the_driver(tiny_pool, tmp_path / "whole", **whole))
+    assert outcome(tmp_path / "tiny") == outcome(tmp_path / "whole" / "tiny")
+
+
 def load(root: Path, where: str):
     return networks.from_files({f.name: f.read_bytes() for f in (root / where).iterdir()}, OWN)
 

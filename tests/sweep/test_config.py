@@ -80,6 +80,12 @@ def test_arms_may_run_on_different_resources():
     assert [t.config.workers.cpus for t in trials(sweep_from_tree({"arms": arms, "seeds": [0]}))] == [1, 2]
 
 
+def test_the_number_of_workers_can_be_compared():
+    """Unlike the CPUs of each it decides what comes out."""
+    arms = {"a": {}, "b": {"workers": {"count": [2, 2]}}}
+    assert [t.config.workers.count for t in trials(sweep_from_tree({"arms": arms, "seeds": [0]}))] == [(1, 1), (2, 2)]
+
+
 def test_draws_are_the_same_every_time_and_inside_their_bounds():
     space = {
         "training.lr": {"loguniform": [0.001, 0.1]},

@@ -44,6 +44,7 @@ CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | 
         ([], [{"training": {"epochs": 31}}], {"-1:init", "0:select", "0:label"}),
         ([], [{"run": {"seed": 1}}], set()),
         ([], [LEARNED], {"-1:init", "0:select", "0:label"}),
+        ([], [{"workers": {"count": [2, 2]}}], {"-1:init", "0:select", "0:label"}),
         ([LEARNED], [LEARNED, MARGIN], PREFIX | {"-1:pretrain", "0:fuse", "0:finetune"}),
         ([LEARNED], [LEARNED, {"training": {"epochs": 31}, "fusion": {"rule": "function_preserving"}}],
          {"-1:init", "-1:pretrain", "0:select", "0:label"}),

@@ -13,7 +13,7 @@ from prunefuse_ray.data.labeled_set import held_out
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
 from prunefuse_ray.errors import TrainingError
 from prunefuse_ray.method.selector import proxies, trusted
-from prunefuse_ray.method.steps import PRETRAIN, SYNC, Step, round_seed, start
+from prunefuse_ray.method.steps import PRETRAIN, SYNC, Step, round_seed, start, steps
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.unlabeled import prior, unlabeled
 from prunefuse_ray.scoring.predictions import doubts, predict
@@ -89,9 +89,34 @@ def train_network(context: RunContext, step: Step, job: TrainingJob, section: st
             f"round {step.round}, {step.phase}: the loss on the test set is {loss}: the network diverged; lower "
             f"{section}.lr ({job.recipe.lr:g}) or raise {section}.warmup_epochs, in a run of another run.name"
         )
-    if said := unsure(result.metrics, job.recipe, section):
-        logger.warning("round %d, %s: %s", step.round, step.phase, said)
+    for said in (
+        unsure(result.metrics, job.recipe, section),
+        other_workers(result.metrics, _workers_before(context, step)),
+    ):
+        if said:
+            logger.warning("round %d, %s: %s", step.round, step.phase, said)
     return result
+
+
+def _workers_before(context: RunContext, step: Step) -> int | None:
+    """How many workers the training before this one ended with; None where there was none."""
+    plan = steps(context.config)
+    for earlier in reversed(plan[: plan.index(step)]):
+        commit = context.ledger.committed(earlier)
+        if commit is not None and (workers := commit.metrics.get("workers")):
+            return int(workers[-1])
+    return None
+
+
+def other_workers(metrics: Mapping[str, Any], before: int | None) -> str | None:
+    """What people should know where a training goes on with another number of workers than the one before it."""
+    workers = metrics["workers"][0]
+    if before in (None, workers):
+        return None
+    return (
+        f"on {workers} workers, and the training before it on {before}: another number of them learns another network, "
+        "so that the same seed may select other samples (workers.count with two equal numbers keeps the number)"
+    )
 
 
 def unsure(metrics: Mapping[str, Any], recipe: cfg.Recipe, section: str) -> str | None:
