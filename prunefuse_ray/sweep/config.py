@@ -265,7 +265,8 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, Any], settings: 
     if "seed" in overrides.get("run", {}):
         raise ConfigError("--run.seed: a sweep has several; set `seeds` in its file")
     base = _base(tree.get("base", {}))
-    if path is not None and "name" not in base.get("run", {}):
+    own = base.get("run", {})
+    if path is not None and isinstance(own, Mapping) and "name" not in own:
         base = merge(base, {"run": {"name": Path(path).stem}})
     sweep = sweep_from_tree({**tree, "base": overlay(base, overrides), **settings})
     if sweep.base.run.seed != Config().run.seed:  # the default stands in every configuration that was written out

@@ -16,7 +16,7 @@ import re
 import statistics
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -50,7 +50,9 @@ def with_tables(text: str) -> str:
 
 def comparison(name: str) -> str:
     """Mean ± standard deviation over seeds of the target network: a row for each arm of a sweep, a column for each
-    number of labels; and the simplest model on the labels of each arm's end."""
+    number of labels; where the sweep has a reference, how far an arm is ahead of it (paired by seed, the mean over the
+    numbers of labels that follow the initial set), and likewise for rare classes; and the simplest model on the labels
+    of each arm's end."""
     tree = json.loads((FIGURES / f"{name}.json").read_text(encoding="utf-8"))
     metric = Metric(name="m", title=tree["metric"], share=tree["share"])
 
@@ -58,13 +60,32 @@ def comparison(name: str) -> str:
         return metric.spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
 
     budgets = sorted({row["labels"] for row in tree["rows"]})
-    head = [tree["metric"], *(f"{labels:,} labels" for labels in budgets), "simplest model, same labels"]
+    reference = tree.get("reference")
+    compared = {"ahead of": "fused"} | ({"rare classes, ahead of": "rare"} if "rare" in tree["rows"][0] else {})
+    columns = {f"{what} {tree['arms'][reference]}": value for what, value in compared.items()} if reference else {}
+    head = [tree["metric"], *(f"{labels:,} labels" for labels in budgets), *columns, "simplest model, same labels"]
     lines = [head, ["---"] * len(head)]
     for arm, title in tree["arms"].items():
         rows = [row for row in tree["rows"] if row["arm"] == arm]
         cells = [cell([row["fused"] for row in rows if row["labels"] == labels]) for labels in budgets]
-        lines.append([title, *cells, cell([row["baseline"] for row in rows if row["labels"] == budgets[-1]])])
+        ahead = []
+        for value in columns.values():
+            by_seed = [] if arm == reference else _ahead(tree["rows"], arm, reference, value)
+            ahead.append(("+" if statistics.mean(by_seed) >= 0 else "") + cell(by_seed) if by_seed else "")
+        simplest = cell([row["baseline"] for row in rows if row["labels"] == budgets[-1]])
+        lines.append([title, *cells, *ahead, simplest])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _ahead(rows: Sequence[Any], arm: str, reference: str, value: str) -> list[float]:
+    """For each seed, the mean difference of two arms after the initial set, which they have in common."""
+    first = min(row["labels"] for row in rows)
+    by = {(row["arm"], row["seed"], row["labels"]): row[value] for row in rows if row["labels"] > first}
+    seeds = sorted({seed for name, seed, _ in by if name == arm})
+    return [
+        statistics.mean(v - by[reference, seed, n] for (name, s, n), v in by.items() if (name, s) == (arm, seed))
+        for seed in seeds
+    ]
 
 
 def results(name: str) -> str:
@@ -86,7 +107,7 @@ RESULT_ROWS: dict[str, Callable[[Any], float]] = {
     "simplest model, same labels": lambda r: r["baseline"],
     "proxy": lambda r: r["proxy"],
     "fused network": lambda r: r["fused"],
-    "fused less simplest, by run": lambda r: r["fused"] - r["baseline"],
+    "fused network minus simplest model": lambda r: r["fused"] - r["baseline"],
 }
 
 
