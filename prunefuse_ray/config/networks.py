@@ -112,6 +112,8 @@ class Fusion(Section):
     """What becomes of the weights that the proxy did not have."""
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Factor of the rule `scaled` on the weights that function_preserving sets to zero."""
+    shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the trained weights in the rule `shrink_perturb`."""
     target: Literal["fused", "scratch"] = "fused"
     """Start of the target network: fused with the proxy, or the dense initialization alone (comparisons)."""
     evaluate: Literal["last", "every"] = "last"

@@ -123,7 +123,15 @@ def _unread(config: Config, step: Step) -> tuple[str, ...]:
     """Prefixes of the fields that `step` does not read, or that reach it by its parents' keys."""
     scratch = config.fusion.target == "scratch"
     target = (*THROUGH_PARENTS, *PLANNING, "pretraining.", "scoring.")
-    of_scratch = (*target, "pruning.", "selection.selector", "training.", "fusion.rule", "fusion.epsilon")
+    of_scratch = (
+        *target,
+        "pruning.",
+        "selection.selector",
+        "training.",
+        "fusion.rule",
+        "fusion.epsilon",
+        "fusion.shrink",
+    )
     match step.phase:
         case "learn":
             others = (f for f in WITH_NETWORKS if f != "network.")

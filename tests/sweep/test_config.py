@@ -280,7 +280,13 @@ def test_presets_are_valid(preset):
         len(found)
         == {
             "digits_sweep": 24,
-            "digits_fusion": 18,
+            "digits_fusion": 30,
+            "fusion_rules": 30,
+            "selection_few_labels": 18,
+            "selection_long_tail": 24,
+            "selection_many_labels": 24,
+            "selection_redundant": 24,
+            "selection_texts": 18,
             "angles_comparison": 18,
             "digit_masks_comparison": 15,
             "scenes_comparison": 21,

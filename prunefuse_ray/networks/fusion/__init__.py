@@ -14,6 +14,8 @@ FUSION_RULES: Registry[FusionRule] = Registry(
         "keep": "prunefuse_ray.networks.fusion.rules:KEEP",
         "function_preserving": "prunefuse_ray.networks.fusion.rules:FUNCTION_PRESERVING",
         "scaled": "prunefuse_ray.networks.fusion.rules:SCALED",
+        "shrink_perturb": "prunefuse_ray.networks.fusion.rules:SHRINK_PERTURB",
+        "variance_transfer": "prunefuse_ray.networks.fusion.rules:VARIANCE_TRANSFER",
         "positional": "prunefuse_ray.networks.fusion.rules:POSITIONAL",
     },
 )

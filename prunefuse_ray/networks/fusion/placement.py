@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from prunefuse_ray.networks.fusion.prenorm import fuse_prenorm, residual_stream
 from prunefuse_ray.networks.fusion.rule import Parts
-from prunefuse_ray.networks.indices import KeptIndices, write
+from prunefuse_ray.networks.indices import KeptIndices, grid, write
 from prunefuse_ray.networks.structure import damp_cross
 
 
@@ -45,6 +45,30 @@ def _averaged(owner: nn.Module, dims: tuple[Tensor | None, ...], values: list[Te
         # Whole outputs that read the members' channels, as the classifier's do, sum over the members.
         return [value / len(values) for value in values]
     return values
+
+
+def shrunk(parts: Parts, share: float) -> dict[str, Tensor]:
+    """`in_blocks` with the members' parameters drawn towards their initialization: `share` of what was trained, and the
+    rest of the dense network's own value at that position. Buffers stay as trained."""
+    fused = in_blocks(parts, 1.0)
+    for name, initial in parts.dense.named_parameters():
+        fused[name] = torch.lerp(initial.detach(), fused[name], share)
+    return fused
+
+
+def at_trained_scale(parts: Parts) -> dict[str, Tensor]:
+    """`in_blocks` with the other weights of every matrix and kernel multiplied by what training did to the root mean
+    square of the members' weights there."""
+    fused = in_blocks(parts, 1.0)
+    for name, initial in parts.dense.named_parameters():
+        trained = fused[name]
+        places = torch.zeros(trained.shape, dtype=torch.bool, device=trained.device)
+        for member in parts.members:
+            places[grid(trained.shape, member.kept[name], device=trained.device)] = True
+        before = initial.detach()[places].square().mean().sqrt()
+        if trained.ndim > 1 and before > 0:
+            trained[~places] *= trained[places].square().mean().sqrt() / before
+    return fused
 
 
 def preserving(parts: Parts, factor: float) -> dict[str, Tensor]:

@@ -37,6 +37,18 @@ def _scaled(parts: Parts) -> Mapping[str, Tensor]:
     return preserving(parts, parts.parameters["epsilon"])
 
 
+def _shrink_perturb(parts: Parts) -> Mapping[str, Tensor]:
+    from prunefuse_ray.networks.fusion.placement import shrunk
+
+    return shrunk(parts, parts.parameters["shrink"])
+
+
+def _variance_transfer(parts: Parts) -> Mapping[str, Tensor]:
+    from prunefuse_ray.networks.fusion.placement import at_trained_scale
+
+    return at_trained_scale(parts)
+
+
 def _positional(parts: Parts) -> Mapping[str, Tensor]:
     from prunefuse_ray.networks.fusion.placement import positional_indices
     from prunefuse_ray.networks.indices import scatter
@@ -72,6 +84,23 @@ SCALED = FusionRule(
     committees=True,
     holds_for=EXACT_FOR,
     parameters={"epsilon": 0.1},
+)
+
+SHRINK_PERTURB = FusionRule(
+    name="shrink_perturb",
+    about="stay as initialized, and the proxy's go back towards their initialization: fusion.shrink of them is kept",
+    paper="Ash and Adams 2020 (arXiv 1910.08475), whose noise is here the dense network's initialization",
+    apply=_shrink_perturb,
+    committees=True,
+    parameters={"shrink": 0.5},
+)
+
+VARIANCE_TRANSFER = FusionRule(
+    name="variance_transfer",
+    about="are scaled to the size of the trained ones in their layer",
+    paper="after Yuan, Savarese and Maire 2023 (arXiv 2306.12700), without their learning rates by age",
+    apply=_variance_transfer,
+    committees=True,
 )
 
 POSITIONAL = FusionRule(

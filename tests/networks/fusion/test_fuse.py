@@ -68,6 +68,40 @@ def test_only_weights_from_added_inputs_to_kept_outputs_are_damped(pair, rule, p
         assert torch.equal(value, expected), name
 
 
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_shrink_perturb_is_between_what_was_trained_and_its_initialization(pair, share):
+    dense, proxy = pair
+    before = dict(dense.named_parameters())
+    kept, fused = (
+        fuse(dense, proxy, "keep").state_dict(),
+        fuse(dense, proxy, "shrink_perturb", shrink=share).state_dict(),
+    )
+    for name, value in fused.items():
+        if name not in before:
+            assert torch.equal(value, kept[name]), name
+            continue
+        mask = kept_mask(value, proxy.kept[name])
+        assert torch.equal(value[~mask], before[name][~mask]), name
+        assert torch.allclose(value[mask], share * kept[name][mask] + (1 - share) * before[name][mask]), name
+
+
+def test_variance_transfer_scales_the_other_weights_as_training_scaled_the_proxys(pair):
+    dense, proxy = pair
+    before = dense.state_dict()
+    kept, fused = fuse(dense, proxy, "keep").state_dict(), fuse(dense, proxy, "variance_transfer").state_dict()
+    grown = set()
+    for name, value in fused.items():
+        mask = kept_mask(value, proxy.kept[name])
+        assert torch.equal(value[mask], kept[name][mask]), name
+        if value.ndim < 2 or mask.all():
+            assert torch.equal(value, kept[name]), name
+            continue
+        size = kept[name][mask].norm() / before[name][mask].norm()
+        assert torch.allclose(value[~mask], size * before[name][~mask]), name
+        grown.add(round(float(size), 3))
+    assert len(grown) > 3, "each layer has its own"
+
+
 def test_positional_ignores_where_weights_came_from(pair):
     dense, proxy = pair
     fused = fuse(dense, proxy, "positional").state_dict()
