@@ -79,7 +79,7 @@ def check(root: Place, undisturbed: Place) -> None:
 def test_a_driver_that_is_killed_again_and_again(undisturbed, runs, tmp_path, record_property):
     whole, seconds = undisturbed
     rng, hit, done = random.Random(0), Counter(), 0
-    kills = KILLS or 3
+    kills = KILLS or 2
     run = 0
     while done < kills or run == 0:
         run += 1

@@ -68,13 +68,16 @@ def presets() -> dict[str, str]:
     return {p.stem: p.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for p in files}
 
 
-def preset_path(name: str) -> Path:
-    """The YAML file of a preset that ships with the project; ConfigError lists the known ones."""
-    path = PRESETS / f"{name}.yaml"
-    if not path.is_file():
-        known = presets()
-        raise ConfigError(f"--preset {name}: no such preset{near(name, known)}; known: {', '.join(known)}")
-    return path
+def preset_path(name: str, given: str = "--preset") -> Path:
+    """The YAML file of a preset that ships with the project; ConfigError lists the known ones.
+
+    Args:
+        given: the option or field that names it.
+    """
+    known = presets()
+    if name not in known:
+        raise ConfigError(f"{given} {name}: no such preset{near(name, known)}; known: {', '.join(known)}")
+    return PRESETS / f"{name}.yaml"
 
 
 def config_from_tree(tree: Mapping[str, Any]) -> Config:

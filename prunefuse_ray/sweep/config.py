@@ -283,7 +283,7 @@ def _base(given: Any) -> dict[str, Any]:
     rest = {k: v for k, v in given.items() if k != "preset"}
     if "preset" not in given:
         return rest
-    preset = read_tree(preset_path(str(given["preset"])))
+    preset = read_tree(preset_path(str(given["preset"]), "base.preset"))
     if "base" in preset:
         raise ConfigError(f"base: preset '{given['preset']}' is a sweep itself; name the configuration of a run")
     return overlay({k: v for k, v in preset.items() if k != "run"}, rest)  # the sweep has a name of its own

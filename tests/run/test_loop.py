@@ -234,9 +234,10 @@ def test_a_driver_killed_inside_every_phase_ends_with_the_same_outcome(undisturb
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("moment", ["commit", *(pytest.param(m, marks=pytest.mark.slow) for m in ("start", "done"))])
+@pytest.mark.parametrize("moment", ["start", "commit", "done"])
 def test_a_driver_killed_around_every_phase_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path, moment):
     config = tiny(tiny_pool, tmp_path)
     done = kill_at_each([(moment, s.round, s.phase) for s in steps.steps(config)], config, tmp_path)

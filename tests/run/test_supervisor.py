@@ -259,10 +259,18 @@ def test_a_run_goes_on_when_ray_dies_again_and_again(undisturbed, tmp_path):
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", INTERRUPTS, ids=lambda n: signal.Signals(n).name)
-def test_a_signal_ends_a_run_in_one_line_and_the_same_command_goes_on(undisturbed, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "parts"),
+    [
+        (signal.SIGTERM, [0.5]),
+        pytest.param(signal.SIGTERM, [0.3, 0.6], marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, [0.3, 0.6], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_signal_ends_a_run_in_one_line_and_the_same_command_goes_on(undisturbed, tmp_path, number, parts):
     expected, seconds = undisturbed
-    for part in (0.3, 0.6):
+    for part in parts:
         process = start(DIGITS, tmp_path)
         time.sleep(seconds * part)
         process.send_signal(number)
