@@ -77,6 +77,8 @@ class UnderWay:
     state: State
     step: Step | None = None
     """The phase that is under way, or that comes next."""
+    phases: tuple[int, int] = (0, 0)
+    """(how many are recorded, how many the run has)."""
     message: str = ""
     """Of its last event: what it waits for, why it failed."""
     seconds: float = 0.0
@@ -122,7 +124,7 @@ def words(now: UnderWay) -> str:
         remaining = left(now.work, now.seconds)
     line = f"{phase}: {', '.join(parts)}"
     ahead = [] if remaining is None else [f"{_clock(remaining)} of this phase"]
-    if now.rest is not None and (remaining is not None or now.work is None):
+    if now.rest is not None and now.rest >= 1.0 and (remaining is not None or now.work is None):
         ahead.append(f"about {_clock((remaining or 0.0) + now.rest)} of the run")
     line += f"; left: {', '.join(ahead)}" if ahead else ""
     return line + (f"; nothing new for {_clock(now.silent)}" if now.silent > SILENCE else "")
@@ -174,7 +176,7 @@ class Looker:
         """
         self.root = root
         self._epochs = epochs
-        self._opened = ""
+        self._opened, self._told = "", 0
         self._ledger, self._config = Ledger(root), Config()
         self._plan: dict[Step, PhaseEstimate] = {}
         self._rows: dict[str, int] = {}
@@ -183,6 +185,7 @@ class Looker:
     def look(self) -> UnderWay:
         """The run as it is now. LedgerError, OSError: it cannot be read."""
         events = self._events()
+        self._told = sum(e["event"] != "phase_started" for e in events)
         opened = next((e["time"] for e in reversed(events) if e["event"] == "run_started"), "")
         if not self._ledger.exists:
             return UnderWay(state="not begun")
@@ -197,12 +200,13 @@ class Looker:
             done[one] = commit.metrics
         last = events[-1] if events else {"event": ""}
         step = next((s for s in plan if s not in done), None)
+        counts = len(done), len(plan)
         if step is None:
-            return UnderWay(state="finished")
+            return UnderWay(state="finished", phases=counts)
         state = STATES.get(last["event"], "running") if events else "not begun"
         if state != "running":
             state = "interrupted" if state == "finished" else state  # rounds were added to it
-            return UnderWay(state=state, step=step, message=last.get("message", ""))
+            return UnderWay(state=state, step=step, phases=counts, message=last.get("message", ""))
         starts = [e for e in events if (e.get("round"), e.get("phase")) == (step.round, step.phase)] or [last]
         began = starts[-1]
         seconds = _since(began["time"])
@@ -212,9 +216,13 @@ class Looker:
         work, sign = self._work(step, seconds, began["time"], len(starts) > 1)
         ahead = plan[plan.index(step) + 1 :]
         rest = rest_of(self._plan, done, ahead) if self._plan else None
-        return UnderWay(
-            state="running", step=step, seconds=seconds, silent=min(silent, time.time() - sign), work=work, rest=rest
-        )  # fmt: skip
+        silent = max(0.0, min(silent, time.time() - sign))
+        return UnderWay(state="running", step=step, phases=counts, seconds=seconds, silent=silent, work=work, rest=rest)
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the run's report would."""
+        return f"{self._opened} {self._told}"
 
     def _events(self) -> list[dict[str, Any]]:
         place = self.root / EVENTS
