@@ -14,6 +14,7 @@ from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.live import LiveReport
+from prunefuse_ray.schemas import CLASS, doubts_schema
 from prunefuse_ray.storage import Place
 from tests.annotation.test_page import Client
 from tests.annotation.test_page_in_browser import chromium  # noqa: F401 (a fixture)
@@ -25,7 +26,7 @@ from tests.support import ROOT
 @pytest.fixture(params=["local", "elsewhere"])
 def page(ledger, request, tmp_path, monkeypatch):  # noqa: F811
     """A run in its second round, labeled, and the page of its directory."""
-    ledger.commit(Step(0, "train"), {}, {"test_accuracy": 0.5, "seconds": 4.0})
+    trained(ledger, 0, 0.5)
     ledger.commit(Step(-1, "init"), {}, {"macs_per_sample": {"dense": 200, "proxy": 50}, "seconds": 1.0})
     begins(tmp_path, 1, "train")
     monkeypatch.setattr("prunefuse_ray.run.live.LOOKED_AT_FOR", 0.0)
@@ -33,6 +34,12 @@ def page(ledger, request, tmp_path, monkeypatch):  # noqa: F811
     server = LiveReport(ledger.root if request.param == "local" else root)
     yield server
     server.close()
+
+
+def trained(ledger, round_, accuracy):  # noqa: F811
+    figures = {"test_accuracy": accuracy, "seconds": 4.0, "macs": 1_000}
+    ledger.commit(Step(round_, "train"), {"doubts.parquet": doubts_schema("string", CLASS).empty_table()}, figures)
+    ledger.write_json(f"rounds/{round_:03d}/metrics.json", {"round": round_, "phases": {"train": figures}})
 
 
 def begins(where, round_, phase):
@@ -46,12 +53,11 @@ def test_the_page_follows_the_run(page, ledger, tmp_path):  # noqa: F811
     assert (now["title"], now["state"], now["phases"], now["share"]) == ("run", "running", [7, 12], 0.0)
     assert now["words"].startswith("round 1, training the proxy: epoch 0 of 30, ")
     status, report = browser.get("/report")
-    assert (status, report if status != 200 else b"in progress" in report) == (200, True)
+    assert (status, b"in progress" in report) == (200, True)
     assert sorted((p, p.stat().st_mtime) for p in (tmp_path / "run").rglob("*")) == before
     assert browser.get("/state")[1]["version"] == now["version"]
 
-    ledger.commit(Step(1, "train"), {}, {"test_accuracy": 0.7125, "seconds": 4.0})
-    ledger.write_json("rounds/001/metrics.json", {"round": 1, "phases": {"train": {"test_accuracy": 0.7125}}})
+    trained(ledger, 1, 0.7125)
     add(tmp_path / "run", event="phase_done", round=1, phase="train")
     begins(tmp_path, 1, "fuse")
     then = browser.get("/state")[1]
@@ -131,8 +137,7 @@ def test_a_fresh_report_takes_the_place_of_the_old_one(page, ledger, tmp_path, c
     chromium.get(page.address)
     assert "the proxy reaches" not in wait.until(lambda d: d.execute_script(shown))[0]
     chromium.execute_script("document.querySelector('iframe').contentWindow.scrollTo(0, 300)")
-    ledger.commit(Step(1, "train"), {}, {"test_accuracy": 0.75, "seconds": 4.0})
-    ledger.write_json("rounds/001/metrics.json", {"round": 1, "phases": {"train": {"test_accuracy": 0.75}}})
+    trained(ledger, 1, 0.75)
     add(tmp_path / "run", event="phase_done", round=1, phase="train")
     begins(tmp_path, 1, "fuse")
     found = wait.until(lambda d: (s := d.execute_script(shown)) and "75.0%" in s[0] and s)
