@@ -129,13 +129,13 @@ def test_a_fresh_report_takes_the_place_of_the_old_one(page, ledger, tmp_path, c
     """Where the reader had come to on the page, they stay."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    wait = WebDriverWait(chromium, 20, 0.1)
+    wait = WebDriverWait(chromium, 60, 0.1)
     shown = (
         "const f = document.querySelectorAll('iframe'); if (f.length !== 1 || f[0].className) return null;"
         "return [f[0].contentDocument.querySelector('.summary').textContent, f[0].contentWindow.scrollY]"
     )
     chromium.get(page.address)
-    assert "the proxy reaches" not in wait.until(lambda d: d.execute_script(shown))[0]
+    assert "50.0%" in wait.until(lambda d: d.execute_script(shown))[0]
     chromium.execute_script("document.querySelector('iframe').contentWindow.scrollTo(0, 300)")
     trained(ledger, 1, 0.75)
     add(tmp_path / "run", event="phase_done", round=1, phase="train")
