@@ -83,7 +83,7 @@ def test_a_run_is_followed_by_its_files(watched):
     assert seen[Step(1, "train")].rest > 0
     assert seen[Step(0, "select")].work is None
     assert progress.epochs() == 0.0
-    assert Looker(loop.run_place(config)).look() == UnderWay(state="finished")
+    assert Looker(loop.run_place(config)).look() == UnderWay(state="finished", phases=(11, 11))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,8 @@ def test_a_run_is_followed_by_its_files(watched):
 def test_how_a_run_stopped_is_seen(watched, tmp_path, event, state):
     root = copied(watched, tmp_path)
     add(root, event=event, message="why")
-    assert Looker(Place.at(str(root))).look() == UnderWay(state=state, step=Step(1, "finetune"), message="why")
+    stopped = UnderWay(state=state, step=Step(1, "finetune"), phases=(9, 11), message="why")
+    assert Looker(Place.at(str(root))).look() == stopped
 
 
 def test_a_run_that_was_killed_is_silent(watched, tmp_path):
