@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,8 @@ def execute(
 
     Args:
         config: a YAML file, sections as nested mappings, or a Config; default: the digits example.
-        tell: is given the account of the pool and a line for every round; None: nothing is told.
+        tell: is given the account of the pool and a line for every round; None: nothing is told. A notebook also shows
+            the phase that is under way, how far it has come, and what is left.
         sections: laid over it, e.g. `selection={"budgets": [50, 100]}`.
 
     Raises:
@@ -157,6 +159,7 @@ def execute(
         found = config_from_tree(overlay(config, sections))
     else:
         found = load_config(None if config is None else os.fspath(config), sections)
+    from prunefuse_ray.api.notebook import display
     from prunefuse_ray.run import loop
 
     say = tell or (lambda _: None)
@@ -165,5 +168,6 @@ def execute(
         for line in lines:
             say(line)
 
-    ledger = loop.run(found, RoundLines(found, say), tell=account)
+    with nullcontext() if tell is None else display(loop.run_place(found)):
+        ledger = loop.run(found, RoundLines(found, say), tell=account)
     return Run(ledger.root.path if ledger.root.local else f"{found.run.directory.rstrip('/')}/{found.run.name}")

@@ -39,8 +39,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--no-run", action="store_true", help="only take labels; another command carries out the run")
     parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=TRUSTED_CODE_HELP)
     mine, rest = parser.parse_known_args(list(argv))
-    if not 0 <= mine.port < 2**16:
-        raise ConfigError(f"--port {mine.port}: give a number from 0 (any that is free) to 65535")
     trust(mine.trusted)
     ledger, config = _run(None if configured else mine.run, rest)
     from prunefuse_ray.annotation.page import PageServer
@@ -57,10 +55,7 @@ def main(argv: Sequence[str]) -> int:
             f"the page asks for classes of a sample, which task '{config.task}' has not: `prunefuse run` says where to "
             "write labels.csv"
         )
-    try:
-        page = PageServer(config.run.name, port=mine.port)
-    except OSError as error:
-        raise ConfigError(f"--port {mine.port}: cannot be used ({error.strerror}); name another") from error
+    page = PageServer(config.run.name, port=mine.port)
     follower = Follower(ledger, config, page, None if mine.no_run else starter(config))
     page.again = follower.again
     console.print(f"label in the browser: {page.address}")

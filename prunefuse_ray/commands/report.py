@@ -1,25 +1,47 @@
-"""`prunefuse report`: the page of a run or a sweep, made again from its files."""
+"""`prunefuse report`: the page of a run or a sweep, made again from its files, or served while the run goes on."""
 
 from __future__ import annotations
 
 import argparse
+import time
+import webbrowser
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from prunefuse_ray import interrupts, progress
 from prunefuse_ray.commands.terminal import TRUSTED_CODE_HELP, console
+from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.registry import trust
+
+if TYPE_CHECKING:
+    from prunefuse_ray.storage import Place
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make the report of a run or a sweep again from its files."""
+    """Make the report of a run or a sweep again from its files, or watch a run in the browser while it goes on."""
     parser = argparse.ArgumentParser(prog="prunefuse report", description=main.__doc__)
     parser.add_argument("directory", help="the directory of a run or a sweep (a path or URI)")
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="serve the report of a run, as it stands after each phase, on this machine alone; writes nothing",
+    )
+    parser.add_argument("--port", type=int, metavar="N", help="of the page, with --serve (default: any that is free)")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser of this machine, with --serve")
     parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=TRUSTED_CODE_HELP)
     arguments = parser.parse_args(list(argv))
+    if (arguments.port is not None or arguments.open) and not arguments.serve:
+        raise ConfigError(f"{'--open' if arguments.port is None else '--port'}: only with --serve")
     trust(arguments.trusted)
     from prunefuse_ray.storage import Place
 
     place = Place.at(arguments.directory)
-    if (place / "sweep.yaml").exists():
+    sweep = (place / "sweep.yaml").exists()
+    if arguments.serve:
+        if sweep:
+            raise ConfigError(f"--serve: {arguments.directory} is a sweep; name one of its runs, below trials/")
+        return _serve(place, arguments.port or 0, arguments.open)
+    if sweep:
         from prunefuse_ray.sweep.analysis import write_results
         from prunefuse_ray.sweep.page import render_sweep
 
@@ -33,3 +55,24 @@ def main(argv: Sequence[str]) -> int:
     ledger = Ledger(place)
     console.print(ledger.write_text("report.html", render(view_run(ledger))).path)
     return 0
+
+
+def _serve(place: Place, port: int, opened: bool) -> int:
+    """Until a signal ends it."""
+    from prunefuse_ray.run.ledger import Ledger
+    from prunefuse_ray.run.live import LiveReport
+
+    if not Ledger(place).exists:
+        raise ConfigError(f"{place.path}: is no run directory (it has no config.yaml); `prunefuse run` begins one")
+    page = LiveReport(place, port=port)
+    console.print(f"the run in the browser: {page.address}")
+    console.print("(only from this machine, or through a forwarded port; Ctrl-C ends the page, not the run)")
+    if opened:
+        webbrowser.open(page.address)
+    progress.tell(doing="while the report was served")
+    try:
+        while True:
+            interrupts.check()  # a signal that came where its exception was lost
+            time.sleep(0.5)
+    finally:
+        page.close()

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import account, console, quiet, si
-from prunefuse_ray.config.schema import Config
 from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.report import baseline
 from prunefuse_ray.report.outlook import outlook, words
 from prunefuse_ray.run.rounds import RoundLines
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Metric
 
 
@@ -27,14 +29,13 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.run.loop import run, run_place
     from prunefuse_ray.run.result import result_of
 
-    console.print(f"run {config.run.name} in {run_place(config).path}")
+    place = run_place(config)
+    console.print(f"run {config.run.name} in {place.path}")
     started = time.perf_counter()
-    progress = Progress(config)
-    try:
-        ledger = run(config, progress, tell=account)
-    finally:
-        progress.stop()
-    if progress.steps_done:
+    lines = RoundLines(config, console.print)
+    with _display(place):
+        ledger = run(config, lines, tell=account)
+    if lines.steps_done:
         finished = f"finished in {time.perf_counter() - started:.0f} s"
     else:
         finished = "this run was complete already; --run.name OTHER starts another"
@@ -52,24 +53,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-class Progress(RoundLines):
-    """A line per round as it ends; on a terminal also the phase that is under way."""
+@contextmanager
+def _display(place: Place) -> Iterator[None]:
+    """On a terminal the phase that is under way, in its last line; elsewhere nothing."""
+    if not console.is_terminal:
+        yield
+        return
+    from prunefuse_ray.run.under_way import shown
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config, console.print)
-        self._status = console.status("starting") if console.is_terminal else None
-        if self._status:
-            self._status.start()
-
-    def __call__(self, event: str, step: Any, commit: Any) -> None:
-        if event == "start" and self._status:
-            self._status.update(f"{step} ...")
-        super().__call__(event, step, commit)
-
-    def stop(self) -> None:
-        """Take the line of the phase under way off the terminal."""
-        if self._status:
-            self._status.stop()
+    with console.status("starting") as status, shown(place, lambda line: status.update(escape(line))):
+        yield
 
 
 def closing_table(result: dict[str, Any], metric: Metric) -> Table:

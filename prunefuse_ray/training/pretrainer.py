@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray import interrupts, networks
+from prunefuse_ray import interrupts, networks, progress
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.resources import TrainingPlan, cores, training_threads
@@ -135,6 +135,7 @@ def _pretrain(config: dict[str, Any]) -> None:
         with interrupts.deferred():
             for last in _steps(parallel, optimizer, pool, pretext, job, state, steps, length, device, world, rank):
                 told = last
+                progress.trained(state.epoch + state.step / length)
                 if notice.arrived(state.step) or interrupts.requested():
                     state.seconds = before + time.perf_counter() - started
                     checkpoint()

@@ -35,7 +35,7 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray import interrupts, networks
+from prunefuse_ray import interrupts, networks, progress
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import Samples, load_samples, load_test, sample_bytes
 from prunefuse_ray.data.pool import Source
@@ -199,6 +199,7 @@ def _train(config: dict[str, Any]) -> None:
         started, before = time.perf_counter(), state.seconds
         with interrupts.deferred():
             for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank, network, guesser):
+                progress.trained(state.epoch + state.seen * world / samples_per_epoch(recipe, len(samples)))
                 if notice.arrived(state.step) or interrupts.requested():
                     state.seconds = before + time.perf_counter() - started
                     checkpoint(_metrics(state, samples, job, config["macs"]))
@@ -481,7 +482,10 @@ def fit(
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    finally:
+        progress.trained(0.0)
     if plan.in_process:
         final = persisted(where)
         assert final is not None

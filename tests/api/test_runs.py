@@ -1,12 +1,18 @@
 """Whole runs from Python: the same run as the command's, and what a notebook shows of it."""
 
 import csv
+import time
+from types import SimpleNamespace
 
 import pytest
 
 import prunefuse_ray
+from prunefuse_ray import progress
+from prunefuse_ray.api.notebook import display
 from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.run import under_way
+from prunefuse_ray.storage import Place
 from tests.support.nets import OWN
 from tests.support.runs import tiny
 
@@ -60,3 +66,22 @@ def test_a_run_directory_is_opened_and_its_network_loaded(ran):
         prunefuse_ray.Run(ran[0].directory + "/rounds")
     with pytest.raises(ConfigError, match="unknown key"):
         prunefuse_ray.execute({"pol": {}})
+
+
+def test_a_notebook_shows_what_the_run_is_doing(tmp_path, monkeypatch):
+    """In one line of the cell, over itself; elsewhere nothing."""
+    ipython = pytest.importorskip("IPython")
+    monkeypatch.setattr(under_way, "LOOKS_EVERY", 0.01)
+    lines = []
+    for name in ("display", "update"):
+        handle = ipython.display.DisplayHandle
+        monkeypatch.setattr(handle, name, lambda _, data, raw: lines.append(data["text/plain"]))
+    place = Place.at(str(tmp_path))
+    with display(place):
+        pass
+    assert lines == []
+    monkeypatch.setattr(ipython, "get_ipython", lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setattr(progress.now, "doing", "while looking through the pool")
+    with display(place):
+        time.sleep(0.2)
+    assert list(dict.fromkeys(lines)) == ["starting", "while looking through the pool", "finished after 0 s"]

@@ -1,6 +1,7 @@
 """The files in cluster/, offline: Ray's own check of launcher files, and what every one of them promises."""
 
 import fnmatch
+import json
 import os
 import re
 import shlex
@@ -19,7 +20,7 @@ KUBERAY = CLUSTER / "kuberay"
 PINS = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
 FILES = sorted(p for p in CLUSTER.rglob("*") if p.is_file())
 MANIFESTS = [p for p in FILES if p.suffix == ".yaml"]
-CLOUDS = ["aws", "gcp"]
+CLOUDS = ["aws", "gcp", "azure"]
 LAUNCHERS = [*CLOUDS, "onprem"]
 JOBS = ["rayjob-run", "rayjob-sweep"]
 RAY_MANIFESTS = ["raycluster", *JOBS]
@@ -90,14 +91,14 @@ class Group:
 
 
 def rented(node_config):
-    """Spot or on-demand, by what the launcher would ask of AWS or GCP."""
-    market = node_config.get("InstanceMarketOptions", {}).get("MarketType")
+    """Spot or on-demand, by what the launcher would ask of AWS, GCP or Azure."""
     model = node_config.get("scheduling", {})
-    return (
-        "spot"
-        if market == "spot" or model.get("provisioningModel") == "SPOT" or model.get("preemptible")
-        else ("on-demand")
+    spot = (
+        node_config.get("InstanceMarketOptions", {}).get("MarketType") == "spot",
+        model.get("provisioningModel") == "SPOT" or model.get("preemptible"),
+        node_config.get("azure_arm_parameters", {}).get("priority") == "Spot",
     )
+    return "spot" if any(spot) else "on-demand"
 
 
 def launcher_groups(which):
@@ -352,7 +353,7 @@ def test_launcher_defaults_install_nothing(which):
 
 @pytest.mark.parametrize("which", LAUNCHERS)
 def test_launcher_containers_know_the_shared_run_directory(which):
-    assert any(re.match(r"--env=PRUNEFUSE_RUNS=(s3|gs)://", o) for o in launcher(which)["docker"]["run_options"])
+    assert any(re.match(r"--env=PRUNEFUSE_RUNS=(s3|gs|abfs)://", o) for o in launcher(which)["docker"]["run_options"])
 
 
 def test_aws_machines_use_the_users_network_and_roles():
@@ -369,6 +370,34 @@ def test_gcp_workers_have_no_address_outside_and_an_account_of_their_own():
         outside = any("accessConfigs" in i for i in kind["node_config"]["networkInterfaces"])
         assert outside == (key == "head")
         assert ("serviceAccounts" in kind["node_config"]) == (key != "head")
+
+
+def test_azure_machines_are_what_rays_template_takes():
+    """What the launcher hands to Azure: parameters of its template, whose own values the file does not give."""
+    import ray
+
+    template = Path(ray.__file__).parent / "autoscaler" / "_private" / "_azure" / "azure-vm-template.json"
+    takes = json.loads(template.read_text())["parameters"]
+    kinds = {"string": str, "int": int}
+    launchers = {
+        "vmName",
+        "adminUsername",
+        "publicKey",
+        "vmTags",
+        "vmCount",
+        "provisionPublicIp",
+        "msi",
+        "nsg",
+        "subnet",
+    }
+    for kind in launcher("azure")["available_node_types"].values():
+        given = kind["node_config"]["azure_arm_parameters"]
+        assert given.keys() <= takes.keys() - launchers
+        assert all(isinstance(value, kinds[takes[name]["type"]]) for name, value in given.items())
+        assert {"vmSize", "imageId"} <= given.keys()
+    provider = launcher("azure")["provider"]
+    assert (provider["use_internal_ips"], provider["use_external_head_ip"]) == (True, True)
+    assert {"subscription_id", "resource_group", "location", "msi_name", "msi_resource_group"} <= provider.keys()
 
 
 def test_onprem_roles_are_given_when_ray_starts():
@@ -653,9 +682,22 @@ def test_the_image_is_pinned_unprivileged_and_has_a_home():
     assert all("--constraint constraints.txt" in rest or "--no-deps" in rest for rest in installs)
 
 
+def test_compilers_stay_in_the_stage_that_builds():
+    steps = instructions()
+    first, last = [n for n, (what, _) in enumerate(steps) if what == "FROM"]
+    assert [steps[first][1], steps[last][1]] == ["${BASE} AS build", "${BASE}"]
+    compilers = re.compile(r"build-essential|\b(gcc|g\+\+|clang|make|cmake)\b|-dev\b")
+    assert any(compilers.search(rest) for _, rest in steps[first:last])
+    assert not [rest for _, rest in steps[last:] if compilers.search(rest)]
+    assert ("COPY", "--from=build /opt/prunefuse /opt/prunefuse") in steps[last:]
+    (environment,) = (rest for what, rest in steps[last:] if what == "ENV")
+    assert "PATH=/opt/prunefuse/bin:${PATH}" in environment.split()
+
+
 def test_the_image_copies_only_what_exists_and_is_let_through():
     allowed = {line[1:] for line in (CLUSTER / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"}
-    patterns = [s for what, rest in instructions() if what == "COPY" for s in rest.split()[:-1]]
+    copied = [rest.split() for what, rest in instructions() if what == "COPY"]
+    patterns = [s for words in copied if not words[0].startswith("--from=") for s in words[:-1]]
     for pattern in patterns:
         assert (ROOT / pattern).exists()
         assert fnmatch.filter(allowed, pattern)

@@ -118,7 +118,7 @@ ENDS = {
     "prunefuse run --config photos.yaml": 3,
 }
 """Exit codes but 0: people are asked for labels."""
-STAYS = re.compile(r"prunefuse (label|sweep)\b|pip |make |ray |python jobs/")
+STAYS = re.compile(r"prunefuse (label|sweep|report \S+ --serve)\b|pip |make |ray |python jobs/")
 """What is read only."""
 
 
