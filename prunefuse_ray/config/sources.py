@@ -107,6 +107,15 @@ DELTA = PoolSource(
     imports=("deltalake",),
     **_LAKE,
 )
+LANCE = PoolSource(
+    help="a Lance table",
+    ids=_LAKE["ids"],
+    labels=_LAKE["labels"],
+    reader="prunefuse_ray.data.sources.lance:LANCE",
+    fields=tuple(f for f in _LAKE["fields"] if f != "group_column"),
+    several_label_columns=True,
+    imports=("lance",),
+)
 ICEBERG = PoolSource(
     help="an Apache Iceberg table: `catalog.namespace.table`, or its metadata file",
     reader="prunefuse_ray.data.sources.lake:ICEBERG",
@@ -161,6 +170,7 @@ POOL_SOURCES: Registry[PoolSource] = Registry(
         "huggingface": "prunefuse_ray.config.sources:HUGGINGFACE",
         "csv": "prunefuse_ray.config.sources:CSV",
         "jsonl": "prunefuse_ray.config.sources:JSONL",
+        "lance": "prunefuse_ray.config.sources:LANCE",
         "delta": "prunefuse_ray.config.sources:DELTA",
         "iceberg": "prunefuse_ray.config.sources:ICEBERG",
     },

@@ -5,11 +5,12 @@ Parquet files are read where they lie. Of all else an index is made first (`inde
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from prunefuse_ray import config as cfg
@@ -50,6 +51,8 @@ class Source:
     """Where the files of an index lie; empty where the samples stand in the files themselves."""
     text: bool = False
     """Whether an index's samples are texts."""
+    opener: Callable[[pa.Table], pa.ChunkedArray] | None = None
+    """Reads the samples of rows of an index whose files are no plain ones; None: they are ranges of bytes."""
     without: IdSet | None = None
     """Ids of rows that are none of its samples: the test set that was drawn from a pool. They are left out wherever
     rows are read with their ids."""

@@ -376,8 +376,8 @@ def opened(rows: pa.Table, source: Source) -> Iterator[pa.Table]:
         return
     for start in range(0, max(rows.num_rows, 1), LOADED_ROWS):
         part = rows.slice(start, LOADED_ROWS)
-        samples = pa.array(_load(part, source.roots), pa.binary())
-        if source.text:
+        samples = pa.array(_load(part, source.roots), pa.binary()) if source.opener is None else source.opener(part)
+        if source.text and source.opener is None:
             samples = pa.array([None if s is None else s.decode(errors="replace") for s in samples.to_pylist()])
         yield part.drop_columns(list(PLACES)).append_column("sample", samples)
 

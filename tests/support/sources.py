@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import write_deltalake
@@ -79,6 +80,11 @@ def write_delta(root, pixels, **more):
     write_tables("delta", root, halves(pixels, **more))
 
 
+def write_lance(root, pixels, **more):
+    for table in halves(pixels, **more):
+        lance.write_dataset(table, root, mode="append")
+
+
 def write_iceberg(root, pixels, **more):
     write_tables("iceberg", root, halves(pixels, **more))
 
@@ -102,6 +108,7 @@ FORMS = {
     "parquet": Form(write_parquet, lambda i: f"s{i:04d}", {"classes": 2}),
     "images": Form(write_images, lambda i: f"{['dark', 'light'][i % 2]}/{i:04d}.png", {}),
     "webdataset": Form(write_tars, lambda i: f"0/shard-{i // 8}/{i:04d}", {"classes": 2}),
+    "lance": Form(write_lance, lambda i: f"s{i:04d}", {"classes": 2}),
     "delta": Form(write_delta, lambda i: f"s{i:04d}", {"classes": 2}),
     "iceberg": Form(write_iceberg, lambda i: f"s{i:04d}", {"classes": 2}),
     "huggingface": Form(write_dataset, lambda i: f"data-0000{i // 8}-of-00002.arrow:{i % 8}", {}),
