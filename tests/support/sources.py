@@ -116,6 +116,8 @@ FORMS = {
 WITH_FILES = [name for name in POOL_SOURCES if POOL_SOURCES[name].needs and name not in ("csv", "jsonl")]
 """Sources of images in files; those of tables have tests of their own (test_tables.py)."""
 OF_IMAGES = ["digits", *WITH_FILES]
+IN_FOLDERS = [name for name in WITH_FILES if name not in ("lance", "delta", "iceberg")]
+"""Those that are whatever lies in a folder. What a table has stands in its log."""
 
 
 def pool_of(name, tmp_path, *, labeled=True, **more) -> cfg.Pool:
