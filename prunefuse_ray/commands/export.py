@@ -18,6 +18,7 @@ FORMATS: Mapping[str, str] = {
     "huggingface": "as a folder for the Hugging Face Hub, with a model card (huggingface/)",
     "coco": "what the run selected, with labels and scores, as COCO JSON and images (coco/)",
     "fiftyone": "the same as FiftyOne imports it (fiftyone/)",
+    "datasets": "the same as Parquet for Hugging Face datasets (datasets/)",
 }
 
 

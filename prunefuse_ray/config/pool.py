@@ -23,6 +23,8 @@ from prunefuse_ray.config.sources import (
     taking,
 )
 
+Version = Annotated[int | str | None, BeforeValidator(as_int)]
+
 SourceName = Annotated[str, Named(registry=POOL_SOURCES, describe=lambda source: source.help)]
 
 
@@ -47,6 +49,14 @@ class Pool(Section):
     """Validation set of the same form: each training keeps the weights of its best epoch on it."""
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     """Share of the labeled set that is held out as the validation set, the same samples in every round."""
+    version: Version = None
+    """Of a table, the version that is read: its number (Delta, Lance), the id of a snapshot (Iceberg), or the name of a
+    tag or branch (Iceberg, Lance). Default: the newest one, which the run records. A run may go on with the version
+    that it recorded when the table has changed since."""
+    test_version: Version = None
+    """Likewise of the table that test_path names."""
+    validation_version: Version = None
+    """Likewise of the table that validation_path names."""
     known_labels: PathOrUri | None = None
     """Labels that exist already: Parquet or CSV with columns id, label (a number or a class name). They belong to the
     initial set, and selection.budgets counts them."""
@@ -158,6 +168,8 @@ class Pool(Section):
                 )
         if self.allow_growth and not source.may_grow:
             raise ValueError(f"allow_growth is for pool.source {growing()}, not '{self.source}': set it to false")
+        if self.allow_growth and self.version is not None:
+            raise ValueError("version and allow_growth are both set: what is pinned does not grow; leave one out")
         return self
 
     @model_validator(mode="after")

@@ -26,9 +26,13 @@ SOURCE_FIELDS = (
     "group_column",
     "sample_key",
     "mask_folder",
+    "version",
+    "test_version",
+    "validation_version",
 )
 """Fields of `pool` that only some sources take. All others are of use whatever the source."""
 PATHS = ("path", "test_path", "validation_path")
+VERSIONS = ("version", "test_version", "validation_version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +90,37 @@ PARQUET = PoolSource(
     ids="`id_column`; `null`: file name and row, `a.parquet:17`",
     labels="`label_column`, integers or lists of them, numbers; or several columns",
     reader="prunefuse_ray.data.sources.parquet:PARQUET",
-    fields=tuple(field for field in SOURCE_FIELDS if field not in ("sample_key", "mask_folder")),
+    fields=tuple(f for f in SOURCE_FIELDS if f not in ("sample_key", "mask_folder", *VERSIONS)),
     several_label_columns=True,
     may_grow=True,
+)
+_LAKE: dict[str, Any] = {
+    "ids": "`id_column`; `null`: data file and row",
+    "labels": PARQUET.labels,
+    "fields": (*PARQUET.fields, *VERSIONS),
+    "several_label_columns": True,
+    "may_grow": True,
+}
+DELTA = PoolSource(
+    help="a Delta Lake table",
+    reader="prunefuse_ray.data.sources.lake:DELTA",
+    imports=("deltalake",),
+    **_LAKE,
+)
+LANCE = PoolSource(
+    help="a Lance table",
+    ids=_LAKE["ids"],
+    labels=_LAKE["labels"],
+    reader="prunefuse_ray.data.sources.lance:LANCE",
+    fields=tuple(f for f in _LAKE["fields"] if f != "group_column"),
+    several_label_columns=True,
+    imports=("lance",),
+)
+ICEBERG = PoolSource(
+    help="an Apache Iceberg table: `catalog.namespace.table`, or its metadata file",
+    reader="prunefuse_ray.data.sources.lake:ICEBERG",
+    imports=("pyiceberg.table",),
+    **_LAKE,
 )
 IMAGES = PoolSource(
     help="folders of images",
@@ -138,6 +170,9 @@ POOL_SOURCES: Registry[PoolSource] = Registry(
         "huggingface": "prunefuse_ray.config.sources:HUGGINGFACE",
         "csv": "prunefuse_ray.config.sources:CSV",
         "jsonl": "prunefuse_ray.config.sources:JSONL",
+        "lance": "prunefuse_ray.config.sources:LANCE",
+        "delta": "prunefuse_ray.config.sources:DELTA",
+        "iceberg": "prunefuse_ray.config.sources:ICEBERG",
     },
 )
 EXAMPLE = "digits"

@@ -52,6 +52,8 @@ class Index:
     object store: a scan's never pass the driver."""
     head: pa.Table | None = None
     """The first rows of `parts`."""
+    version: str | None = None
+    """Of a table, the one that was looked through."""
     labels: Mapping[int, int] = field(default_factory=dict)
     """Class -> samples, where the samples are labeled and labels are classes."""
     left_out: LeftOuts = field(default_factory=LeftOuts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -59,11 +59,18 @@ class _Scan:
     """The first of them."""
 
 
-def inspect_parquet(source: Source, samples: SampleSet, classes: int, new: Collection[str] = ()) -> Inspected:
+def inspect_parquet(
+    source: Source,
+    samples: SampleSet,
+    classes: int,
+    new: Collection[str] = (),
+    field_ids: Mapping[str, int] | None = None,
+) -> Inspected:
     """Check Parquet files over their id and label columns.
 
     Args:
         new: those of the files that have come since the others were found good.
+        field_ids: of an Iceberg table: column -> its number, which tells it from another one that had its name before.
 
     Raises:
         PoolError: a missing column, files of different types, null or duplicate ids, labels that are no classes.
@@ -71,7 +78,7 @@ def inspect_parquet(source: Source, samples: SampleSet, classes: int, new: Colle
     field = samples.field
     schema = read_schema(source.fs, next(f for f in source.files if f not in new), field)
     id_type = _check_columns(schema, source, field, samples.sample_setting)
-    looks = in_tasks(_look, source, _kinds(schema, source))
+    looks = in_tasks(_look, source, _kinds(schema, source), field_ids or {})
     if faults := [fault for _, found in looks for fault in found]:
         remedy = (
             "mend it or take it away; if it is still being written, give the same command again when it is whole"
@@ -176,10 +183,12 @@ def _kinds(schema: pa.Schema, source: Source) -> dict[str, str]:
             found[column] = "integers"
         else:
             found[column] = "strings" if pa.types.is_string(kind) else str(kind)
+            if is_list(kind):
+                found[column] = f"lists of {kind.value_type}"
     return found
 
 
-def _look(source: Source, kinds: dict[str, str]) -> tuple[int, list[str]]:
+def _look(source: Source, kinds: dict[str, str], field_ids: Mapping[str, int]) -> tuple[int, list[str]]:
     """Rows of a part of a pool, and what its files lack of `kinds`, by their footers."""
     rows, faults = 0, []
     for file in source.files:
@@ -194,15 +203,26 @@ def _look(source: Source, kinds: dict[str, str]) -> tuple[int, list[str]]:
         except (OSError, ValueError, pa.ArrowException) as error:
             faults.append(_unreadable(source.fs, file, error))
             continue
-        rows += footer.num_rows
+        rows += footer.num_rows - len(source.deleted.get(file, ()))
         if _paths_alone(footer, source.sample_column):
             faults.append(
                 f"'{file}': column '{source.sample_column}' holds the paths of images and not their bytes: write them "
                 "into it (datasets: save_to_disk or push_to_hub, or embed_table_storage before to_parquet)"
             )
         found = _kinds(schema, source)
+        faults += [
+            f"'{file}': its column '{c}' is another one than the table's '{c}', which was renamed; rewrite the table's "
+            "data files"
+            for c in kinds if c in schema.names and not _same_field(schema.field(c), field_ids.get(c))
+        ]  # fmt: skip
         faults += [f"'{file}': column '{c}' is {found[c]}, before {k}" for c, k in kinds.items() if found[c] != k]
     return rows, faults
+
+
+def _same_field(field: pa.Field, number: int | None) -> bool:
+    """Whether a file's column is the one that its table knows by this number; files from elsewhere have none."""
+    written = (field.metadata or {}).get(b"PARQUET:field_id")
+    return number is None or written is None or int(written) == number
 
 
 def _unreadable(fs: pafs.FileSystem, file: str, error: Exception) -> str:

@@ -29,6 +29,18 @@ HASHED_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
+class TableVersion:
+    """What a data lake's table says about the files that it has at one version."""
+
+    version: str
+    """As the configuration may name it: the number of a version, the id of a snapshot."""
+    deleted: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Path of a file -> the numbers of its rows that the table has deleted, ascending."""
+    field_ids: Mapping[str, int] = field(default_factory=dict)
+    """Column -> the number by which its files know it, whatever it was called when they were written."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Listing:
     """The files that a setting names, in the order of their paths below each root."""
 
@@ -41,6 +53,8 @@ class Listing:
     left_out: tuple[LeftOut, ...] = ()
     linked: Mapping[int, str] = field(default_factory=dict)
     """Number of a file that a link leads to -> its real path."""
+    of_table: TableVersion | None = None
+    """Where the files are those of a table."""
     whole_paths: bool = False
     """Records call the files by their whole paths: names below several roots need not differ."""
 

@@ -5,10 +5,12 @@ Parquet files are read where they lie. Of all else an index is made first (`inde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from prunefuse_ray import config as cfg
@@ -49,11 +51,15 @@ class Source:
     """Where the files of an index lie; empty where the samples stand in the files themselves."""
     text: bool = False
     """Whether an index's samples are texts."""
+    opener: Callable[[pa.Table], pa.ChunkedArray] | None = None
+    """Reads the samples of rows of an index whose files are no plain ones; None: they are ranges of bytes."""
     without: IdSet | None = None
     """Ids of rows that are none of its samples: the test set that was drawn from a pool. They are left out wherever
     rows are read with their ids."""
     spans: tuple[tuple[int, int], ...] | None = None
     """Per file, the rows that are meant (first, end); None: all of them. For `prepared.decoded` alone."""
+    deleted: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """File -> the numbers of its rows that the table whose file it is has deleted, ascending: they are no samples."""
     prepared: Prepared | None = None
     """Where decoded samples are kept; None: nowhere."""
 
@@ -75,6 +81,8 @@ class PoolInfo:
     classes: list[str]
     sample_size: tuple[int, ...]
     """(height, width) of images, (length,) of texts in what the network reads of them, and of vectors"""
+    version: str | None = None
+    """of a table, the one that was read"""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -109,6 +117,7 @@ def part(source: Source, numbers: Sequence[int]) -> Source:
         source,
         files=tuple(source.files[i] for i in numbers),
         sizes=tuple(source.sizes[i] for i in numbers),
+        deleted={f: source.deleted[f] for f in (source.files[i] for i in numbers) if f in source.deleted},
         names=None if source.names is None else tuple(source.names[i] for i in numbers),
         spans=None if source.spans is None else tuple(source.spans[i] for i in numbers),
     )

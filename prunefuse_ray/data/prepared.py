@@ -36,7 +36,7 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.data.ids import IdSet, id_hashes
 from prunefuse_ray.data.images import ImageForm, encode, plain_samples
 from prunefuse_ray.data.pool import Prepared, Source
-from prunefuse_ray.data.reading import PLACES, FileRows, canonical_columns, canonical_rows, opened
+from prunefuse_ray.data.reading import PLACES, FileRows, canonical_columns, canonical_rows, live, opened
 from prunefuse_ray.data.sample_format import Decoded, Form, read_column
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.data.vectors import VectorForm
@@ -109,6 +109,7 @@ def _decoded(
         for start in range(first, end, size):
             table = known.take(start, min(size, end - start))
             wanted_N = _wanted(table[source.id_column], only, exclude, source.without)
+            wanted_N &= live(source, number, start, len(table))
             if not wanted_N.any():
                 continue
             rows = canonical_rows(table, source, label=label, sample=False)

@@ -71,10 +71,21 @@ def tables(
                     if derived:
                         ids = _derived_ids(source, number, first, batch.num_rows)
                         table = table.append_column(source.id_column, ids)
+                    table = _checked(table, source, file)
+                    if file in source.deleted:
+                        table = table.filter(pa.array(live(source, number, first, batch.num_rows)))
                     first += batch.num_rows
-                    yield own_rows(_checked(table, source, file), source)
+                    yield own_rows(table, source)
         except (OSError, pa.ArrowException) as error:
             raise _named(error, file, first) from error
+
+
+def live(source: Source, number: int, first: int, rows: int) -> np.ndarray:
+    """Which of the rows from `first` on (rows,) the table has not deleted whose file this is."""
+    gone = source.deleted.get(source.files[number], np.zeros(0, np.int64))
+    mask_N = np.ones(rows, bool)
+    mask_N[gone[np.searchsorted(gone, first) : np.searchsorted(gone, first + rows)] - first] = False
+    return mask_N
 
 
 def own_rows(table: pa.Table, source: Source) -> pa.Table:
@@ -109,11 +120,16 @@ STORES = re.compile(r"AWS|google|gcs|curl|http", re.IGNORECASE)
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type that values are read as: of a dictionary that of its values; strings of any kind are strings."""
+    """The type that values are read as: of a dictionary that of its values; strings of any kind are strings, bytes of
+    any kind bytes, also in structs."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_struct(kind) and not isinstance(kind, pa.BaseExtensionType):
+        return pa.struct([kind.field(i).with_type(plain_type(kind.field(i).type)) for i in range(kind.num_fields)])
     return kind
 
 
@@ -260,14 +276,15 @@ def _of(rows: pa.Table, ids: IdSet) -> pa.Table:
 
 def _row_groups_with(source: Source, ids: IdSet) -> list[int]:
     """The row groups of a source's only file that hold any of these ids."""
-    source = replace(source, without=None)  # places are those in the file
+    gone, source = source, replace(source, without=None, deleted={})  # places are those in the file
     column = source.id_column
     held = [ids.holds(table[column]) for table in tables(source, [column])]
     if not any(mask.any() for mask in held):
         return []
     with FileRows(source, 0, []) as file:
         ends = file.row_group_ends
-    places = np.flatnonzero(np.concatenate(held))
+    held_N = np.concatenate(held)
+    places = np.flatnonzero(held_N & live(gone, 0, 0, len(held_N)))
     return sorted(set(np.searchsorted(ends, places, side="right").tolist()))
 
 
@@ -359,8 +376,8 @@ def opened(rows: pa.Table, source: Source) -> Iterator[pa.Table]:
         return
     for start in range(0, max(rows.num_rows, 1), LOADED_ROWS):
         part = rows.slice(start, LOADED_ROWS)
-        samples = pa.array(_load(part, source.roots), pa.binary())
-        if source.text:
+        samples = pa.array(_load(part, source.roots), pa.binary()) if source.opener is None else source.opener(part)
+        if source.text and source.opener is None:
             samples = pa.array([None if s is None else s.decode(errors="replace") for s in samples.to_pylist()])
         yield part.drop_columns(list(PLACES)).append_column("sample", samples)
 

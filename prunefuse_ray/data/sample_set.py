@@ -36,6 +36,15 @@ class SampleSet:
         return getattr(self.pool, self.setting)
 
     @property
+    def version_setting(self) -> str:
+        """The setting that pins the version of the set's table."""
+        return f"{self.setting.removesuffix('path')}version"
+
+    @property
+    def version(self) -> int | str | None:
+        return getattr(self.pool, self.version_setting)
+
+    @property
     def places(self) -> tuple[Place, ...]:
         """The directories that names of files are relative to, one for every path."""
         return tuple(root_of(Place.at(path)) for path in as_list(self.paths))

@@ -73,6 +73,7 @@ def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.n
         id_type=found.id_type,
         classes=classes,
         sample_size=_sample_size(pool, found),
+        version=found.version,
     )
     named = {samples.setting: samples for samples in sets}
     return Survey(pool=pool, info=info, sets=named, indexes=indexes, drawn=drawn)

@@ -55,8 +55,12 @@ def compare(recorded: pa.Table, now: pa.Table) -> Change:
     )
 
 
-def check(change: Change, field: str, path: Any, *, growth: bool) -> None:
-    """LedgerError, naming the files, where the change is not allowed."""
+def check(change: Change, field: str, path: Any, *, growth: bool, version: str | None = None) -> None:
+    """LedgerError, naming the files, where the change is not allowed.
+
+    Args:
+        version: of a table that has another one now, that which the run has read.
+    """
     faults = []
     if change.removed:
         faults.append(f"removed: {_named(change.removed)}")
@@ -66,8 +70,10 @@ def check(change: Change, field: str, path: Any, *, growth: bool) -> None:
         faults.append(f"new: {_named(change.added['file'].to_pylist())}")
     if faults:
         may = "; pool.allow_growth, set from the start, takes in new ones" if field == "pool.path" else ""
+        pinned = f"go on with what the run has read by --pool.version {version}"
+        remedy = "restore these files" if version is None else pinned
         raise LedgerError(
-            f"{field}: '{path}' has changed since the run began ({'; '.join(faults)}): restore these files, or start "
+            f"{field}: '{path}' has changed since the run began ({'; '.join(faults)}): {remedy}, or start "
             f"under another --run.name{may}"
         )
 
@@ -150,7 +156,10 @@ def check_unchanged(config: Config, ledger: Ledger) -> None:
     """LedgerError, naming the files, where pool or test set are no longer what the run has seen."""
     pool = config.pool
     if (now := listed(pool, "path")).names:
-        check(compare(seen_files(config, ledger), now.table), "pool.path", pool.path, growth=pool.allow_growth)
+        seen, version = seen_info(config, ledger).version, now.of_table and now.of_table.version
+        change = compare(seen_files(config, ledger), now.table)
+        left = seen if version != seen and not pool.allow_growth else None
+        check(change, "pool.path", pool.path, growth=pool.allow_growth, version=left)
     if not pool.test_samples and (test := listed(pool, "test_path")).names:
         began = (ledger.root / "pool" / "test-files.parquet").read_table(POOL_FILES)
         check(compare(began, test.table), "pool.test_path", pool.test_path, growth=False)
@@ -191,6 +200,7 @@ def grow(config: Config, ledger: Ledger, info: PoolInfo) -> tuple[dict[str, Outp
             bytes=found.bytes,
             listing_digest=found.listing_digest,
             id_digest=found.id_digest,
+            version=found.version,
         )
     left_out = gathered(now.left_out)
     return (

@@ -133,6 +133,8 @@ class Ledger:
         yet may have other label budgets, be fewer (enough is learned) or more."""
         old = self.read_config()
         changed = [d for d in differences(to_tree(old), to_tree(config)) if not d.startswith(EXECUTION_FIELDS)]
+        if config.pool.version is not None and str(config.pool.version) == self.read_pool().get("version"):
+            changed = [d for d in changed if not d.startswith("pool.version:")]  # what the run has read all along
         before, now = old.selection.budgets, config.selection.budgets
         begun = sum(self.committed(Step(r, "select")) is not None for r in range(len(before)))
         if before[:begun] == now[:begun]:

@@ -1,19 +1,22 @@
 """What a run selected as a dataset for other tools: images with their labels, scores, rounds and ranks.
 
 The images are the copies in the run directory, as people see them (turned, in 8 bits). COCO JSON (Lin et al. 2014,
-cocodataset.org/#format-data) and FiftyOne's FiftyOneImageClassificationDataset are written, one file of samples after
-the other: no more than one is held in memory.
+cocodataset.org/#format-data), FiftyOne's FiftyOneImageClassificationDataset and Parquet for Hugging Face `datasets` are
+written, one file of samples after the other: no more than one is held in memory.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from prunefuse_ray.annotation.request import image_kind
@@ -134,7 +137,62 @@ def write_fiftyone(config: Config, ledger: Ledger, out: Place) -> int:
     return count
 
 
-WRITERS: dict[str, Callable[[Config, Ledger, Place], int]] = {"coco": write_coco, "fiftyone": write_fiftyone}
+ROW_GROUP = 100
+"""Images of a row group, as `datasets` writes them: what a reader has to hold for one of them."""
+
+
+def write_datasets(config: Config, ledger: Ledger, out: Place) -> int:
+    """Parquet (`data/train-00000-of-00001.parquet`) with the metadata by which Hugging Face `datasets` knows images and
+    the names of classes (its `Features`); returns the number of images. It takes no package to write, and whatever else
+    reads Parquet reads it, too."""
+    task = TASKS[config.task]
+    schema = datasets_schema(task, list(seen_info(config, ledger).classes))
+    label_of: Callable[[Any], Any] = _bytes if task.pixels else lambda label: label
+    found = selections(config, ledger)
+    first = list(itertools.islice(found, ROW_GROUP))  # before a file is begun: faults are said by now
+    file, count = out / IMAGES / "train-00000-of-00001.parquet", 0
+    file.fs.create_dir(file.parent.path, recursive=True)
+    with file.fs.open_output_stream(file.path) as stream, pq.ParquetWriter(stream, schema) as writer:
+        while some := first or list(itertools.islice(found, ROW_GROUP)):
+            rows = [{**one.figures, "image": _bytes(one.image), "label": label_of(one.label)} for one in some]
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+            count, first = count + len(rows), []
+    return count
+
+
+def _bytes(image: bytes) -> dict[str, Any]:
+    return {"bytes": image, "path": None}
+
+
+def datasets_schema(task: Task, classes: list[str]) -> pa.Schema:
+    """The columns of `write_datasets`, with the feature of each (huggingface.co/docs/datasets/about_dataset_features).
+    A list is called Sequence, as versions before and since 4 read it."""
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    label: Any = {"names": classes, "_type": "ClassLabel"}
+    if task.pixels:
+        label = {"_type": "Image"}
+    elif task.numbers:
+        dtype = "float64" if pa.types.is_float64(task.label_type.value_type) else "float32"
+        label = {"feature": {"dtype": dtype, "_type": "Value"}, "_type": "Sequence"}
+    elif task.several:
+        label = {"feature": label, "_type": "Sequence"}
+    columns: dict[str, tuple[pa.DataType, Any]] = {
+        "image": (image, {"_type": "Image"}),
+        "label": (image if task.pixels else task.label_type, label),
+        "id": (pa.string(), {"dtype": "string", "_type": "Value"}),
+        "round": (pa.int64(), {"dtype": "int64", "_type": "Value"}),
+        "rank": (pa.int64(), {"dtype": "int64", "_type": "Value"}),
+        "score": (pa.float32(), {"dtype": "float32", "_type": "Value"}),
+    }
+    told = {"info": {"features": {name: features for name, (_, features) in columns.items()}}}
+    return pa.schema([(name, kind) for name, (kind, _) in columns.items()], {"huggingface": json.dumps(told)})
+
+
+WRITERS: dict[str, Callable[[Config, Ledger, Place], int]] = {
+    "coco": write_coco,
+    "fiftyone": write_fiftyone,
+    "datasets": write_datasets,
+}
 
 
 def _classes(config: Config, ledger: Ledger, format_: str) -> list[str]:

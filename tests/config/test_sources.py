@@ -12,6 +12,7 @@ GIVEN = VALUES | {
     "validation_path": "v", "mask_folder": "m", "id_column": None, "image_column": "png", "text_column": "text",
     "label_column": "y",
     "vector_column": "embedding", "group_column": "site", "sample_key": "last_dot",
+    "version": 3, "test_version": "gold", "validation_version": 4,
 }  # fmt: skip
 
 

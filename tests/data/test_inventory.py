@@ -18,10 +18,10 @@ from prunefuse_ray.errors import PoolError, ScoreError
 from prunefuse_ray.schemas import HELD_OUT, LEFT_OUT
 from prunefuse_ray.storage import Place
 from tests.support.pools import image_folder, parquet_pool, random_images, write_pool, write_tar
-from tests.support.sources import COUNT, WITH_FILES, clutter, pool_of, there
+from tests.support.sources import COUNT, IN_FOLDERS, clutter, pool_of, there
 
 
-@pytest.mark.parametrize("name", WITH_FILES)
+@pytest.mark.parametrize("name", IN_FOLDERS)
 def test_samples_and_what_is_left_out_are_all_that_lies_there(name, tmp_path, local_ray):
     pool = pool_of(name, tmp_path)
     clutter(tmp_path / "pool")

@@ -10,11 +10,11 @@ import yaml
 
 from prunefuse_ray.cli import main
 from tests.fuzz.mutate import damaged
-from tests.support.sources import WITH_FILES, clutter, pool_of, there
+from tests.support.sources import IN_FOLDERS, clutter, pool_of, there
 
 
 def case(rng: Random, where: Path) -> str:
-    source = rng.choice(WITH_FILES)
+    source = rng.choice(IN_FOLDERS)
     pool = pool_of(source, where)
     if rng.random() < 0.5:
         clutter(where / "pool")

@@ -1,16 +1,23 @@
 """What a run selected as datasets: read back by the tools' own libraries, or by their published form."""
 
+import io
 import json
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from prunefuse_ray import config as cfg
 from prunefuse_ray.cli import main
+from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.data.survey import survey
 from prunefuse_ray.run import loop, selections
-from prunefuse_ray.run.selections import run_lengths
+from prunefuse_ray.run.selections import datasets_schema, run_lengths
+from prunefuse_ray.tasks.multi_label import MULTI_LABEL
+from prunefuse_ray.tasks.regression import REGRESSION
 from prunefuse_ray.tasks.segmentation import SEGMENTATION, encoded
 from tests.support.runs import tiny
 
@@ -74,6 +81,49 @@ def test_fiftyones_form_has_the_scores_as_attributes(finished, rows, tmp_path):
         assert entry["label"] == tree["classes"][row["label"]]
         told = {"pool_id": row["id"], **{name: row[name] for name in ("round", "rank", "score")}}
         assert entry["attributes"] == told, "no `id`, which FiftyOne would take for one of its own"
+
+
+def test_hugging_faces_own_library_reads_it_with_images_and_names(finished, rows, tmp_path):
+    library = pytest.importorskip("datasets")
+    assert main(["export", str(finished), "--format", "datasets"]) == 0
+    found = library.load_dataset(str(finished / "datasets"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert isinstance(found.features["image"], library.Image)
+    names = found.features["label"].names
+    assert names == json.loads((finished / "pool.json").read_text())["classes"]
+    assert [{k: row[k] for k in rows[0]} for row in found] == rows
+    coco = [Image.open(file) for file in sorted(finished.glob("coco/data/*"))]
+    assert all(row["image"].size == one.size for row, one in zip(found, coco, strict=False))
+    assert np.array_equal(np.asarray(found[3]["image"]), _sample(finished, rows[3]["id"]))
+    pool = {"source": "parquet", "path": str(finished / "datasets/data"), "test_samples": 4, "channels": 1}
+    assert survey(cfg.Pool.model_validate(pool)).info.classes == names, "and is a pool"
+
+
+def _sample(finished, id_):
+    for file in finished.glob("rounds/*/samples/*.parquet"):
+        for row in pq.read_table(file).to_pylist():
+            if row["id"] == id_:
+                return np.asarray(Image.open(io.BytesIO(row["sample"])))
+    raise AssertionError(id_)
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "read"),
+    [
+        (MULTI_LABEL, [0, 2], [0, 2]),
+        (REGRESSION, [0.5, -1.0], [0.5, -1.0]),
+        (SEGMENTATION, {"bytes": encoded(np.eye(3, dtype=np.uint8)), "path": None}, np.eye(3)),
+    ],
+    ids=["several", "numbers", "masks"],
+)
+def test_labels_of_every_task_are_features_of_hugging_faces(task, label, read, tmp_path):
+    library = pytest.importorskip("datasets")
+    schema = datasets_schema(task, ["a", "b", "c"])
+    row = {"image": {"bytes": encode_png(np.zeros((2, 2), np.uint8))}, "label": label, "id": "x", "round": 0, "rank": 0}
+    pq.write_table(pa.Table.from_pylist([row], schema), tmp_path / "a.parquet")
+    found = library.load_dataset("parquet", data_files=str(tmp_path / "a.parquet"), split="train",
+                                 cache_dir=str(tmp_path / "cache"))[0]  # fmt: skip
+    assert np.array_equal(np.asarray(found["label"]), np.asarray(read))
+    assert found["score"] is None
 
 
 def test_masks_become_cocos_run_lengths():

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake import write_deltalake
+from pyiceberg.catalog.sql import SqlCatalog
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.sources import POOL_SOURCES
@@ -44,6 +47,54 @@ def write_dataset(root, pixels, *, labeled=True, first=0):
                 out.write_table(table.drop_columns(["label"]).slice(0, len(pixels) // 2))
 
 
+def table_of(pixels, *, labeled=True, first=0):
+    """Samples as rows of a data lake's table."""
+    numbers = range(first, first + len(pixels))
+    columns = {"id": [f"s{i:04d}" for i in numbers], "image": [encode_png(p) for p in pixels]}
+    return pa.table(columns | ({"label": [i % 2 for i in numbers]} if labeled else {}))
+
+
+def halves(pixels, **more):
+    """Two tables: what is written by two commits lies in two files."""
+    first = more.pop("first", 0)
+    middle = len(pixels) // 2
+    return [table_of(pixels[:middle], first=first, **more), table_of(pixels[middle:], first=first + middle, **more)]
+
+
+def write_tables(name, root, tables):
+    """Append to a table of this format, a commit and a file each."""
+    if name == "delta":
+        for table in tables:
+            write_deltalake(root, table, mode="append")
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)  # of a catalog beside the table
+    catalog = SqlCatalog("x", uri=f"sqlite:///{root.parent}/{root.name}.db", warehouse=root.parent.as_uri())
+    catalog.create_namespace_if_not_exists("db")
+    written = catalog.create_table_if_not_exists("db.t", tables[0].schema, location=root.as_uri())
+    for table in tables:
+        written.append(table)
+    hint_version(written, root)
+
+
+def write_delta(root, pixels, **more):
+    write_tables("delta", root, halves(pixels, **more))
+
+
+def write_lance(root, pixels, **more):
+    for table in halves(pixels, **more):
+        lance.write_dataset(table, root, mode="append")
+
+
+def write_iceberg(root, pixels, **more):
+    write_tables("iceberg", root, halves(pixels, **more))
+
+
+def hint_version(table, root):
+    """Name the newest version of a table beside it, as Hadoop's tables do."""
+    name = table.metadata_location.rpartition("/")[2]
+    (root / "metadata/version-hint.text").write_text(name)
+
+
 @dataclass(frozen=True)
 class Form:
     """How a source's pools are written, and which ids they have."""
@@ -57,11 +108,16 @@ FORMS = {
     "parquet": Form(write_parquet, lambda i: f"s{i:04d}", {"classes": 2}),
     "images": Form(write_images, lambda i: f"{['dark', 'light'][i % 2]}/{i:04d}.png", {}),
     "webdataset": Form(write_tars, lambda i: f"0/shard-{i // 8}/{i:04d}", {"classes": 2}),
+    "lance": Form(write_lance, lambda i: f"s{i:04d}", {"classes": 2}),
+    "delta": Form(write_delta, lambda i: f"s{i:04d}", {"classes": 2}),
+    "iceberg": Form(write_iceberg, lambda i: f"s{i:04d}", {"classes": 2}),
     "huggingface": Form(write_dataset, lambda i: f"data-0000{i // 8}-of-00002.arrow:{i % 8}", {}),
 }
 WITH_FILES = [name for name in POOL_SOURCES if POOL_SOURCES[name].needs and name not in ("csv", "jsonl")]
 """Sources of images in files; those of tables have tests of their own (test_tables.py)."""
 OF_IMAGES = ["digits", *WITH_FILES]
+IN_FOLDERS = [name for name in WITH_FILES if name not in ("lance", "delta", "iceberg")]
+"""Those that are whatever lies in a folder. What a table has stands in its log."""
 
 
 def pool_of(name, tmp_path, *, labeled=True, **more) -> cfg.Pool:
@@ -71,7 +127,9 @@ def pool_of(name, tmp_path, *, labeled=True, **more) -> cfg.Pool:
     form = FORMS[name]  # a source that is new here has to be able to do all of this, too
     form.write(tmp_path / "pool", random_images(COUNT), labeled=labeled)
     # Only ids of a column have to differ from the pool's: those made of paths say nothing over all sets.
-    form.write(tmp_path / "test", random_images(4, seed=1), first=TEST if name == "parquet" else 0)
+    form.write(
+        tmp_path / "test", random_images(4, seed=1), first=TEST if "id_column" in POOL_SOURCES[name].fields else 0
+    )
     where = {"path": str(tmp_path / "pool"), "test_path": str(tmp_path / "test"), "channels": 1}
     return cfg.Pool.model_validate({"source": name, **where, **form.fields, **more})
 

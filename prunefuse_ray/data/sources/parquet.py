@@ -10,10 +10,11 @@ from prunefuse_ray.data.classes import check_order, features_names
 from prunefuse_ray.data.index import Index
 from prunefuse_ray.data.inspection import inspect_parquet, read_schema
 from prunefuse_ray.data.left_out import gathered
-from prunefuse_ray.data.paths import Listing, check_names, locate
+from prunefuse_ray.data.paths import Listing, as_list, check_names, locate
 from prunefuse_ray.data.pool import Source, with_groups
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader
+from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
 
 SUFFIXES = (".parquet", ".pq")
@@ -40,11 +41,14 @@ class ParquetFiles(SourceReader):
 
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         source = _source(samples, listing)
+        if listing.of_table is None:
+            _refuse_tables(samples)
         if new is None:
             check_order(samples, classes, self.class_names(samples, listing))
         checked = with_groups(source, samples.pool) if samples.setting == "path" else source
         fresh = set() if new is None else set(new.paths)
-        found = inspect_parquet(checked, samples, len(classes), fresh)
+        ids = listing.of_table.field_ids if listing.of_table is not None else None
+        found = inspect_parquet(checked, samples, len(classes), fresh, ids)
         return Index(
             rows=found.rows,
             bytes=sum(listing.sizes),
@@ -53,12 +57,29 @@ class ParquetFiles(SourceReader):
             id_digest=f"{found.id_digest:016x}",
             id_type=found.id_type,
             source=source,
+            version=listing.of_table.version if listing.of_table is not None else None,
             labels=found.labels,
             left_out=gathered(listing.left_out),
         )
 
     def read(self, samples: SampleSet, where: Place) -> Source:
         return _source(samples, self.listing(samples))
+
+
+def _refuse_tables(samples: SampleSet) -> None:
+    """PoolError where a folder is that of a data lake's table: files that the table no longer has lie there, too."""
+    for path in as_list(samples.paths):
+        place = Place.at(path)
+        metadata = [file.base_name for file in (place / "metadata").files()]
+        kinds = {
+            "delta": (place / "_delta_log").is_directory,
+            "iceberg": any(name.endswith(".metadata.json") for name in metadata),
+        }
+        for name in (name for name, so in kinds.items() if so):
+            raise PoolError(
+                f"{samples.field}: '{path}' is a table of {name}, whose files may hold rows that it has deleted; set "
+                f"pool.source to {name}, or name the files themselves by a pattern, if all of them are meant"
+            )
 
 
 def _source(samples: SampleSet, listing: Listing) -> Source:
@@ -74,6 +95,7 @@ def _source(samples: SampleSet, listing: Listing) -> Source:
         sample_column=samples.sample_column,
         label_column=samples.label_column,
         task=samples.task_name,
+        deleted=listing.of_table.deleted if listing.of_table is not None else {},
     )
 
 

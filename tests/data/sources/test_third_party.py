@@ -140,12 +140,15 @@ def test_a_source_of_another_package_is_one_object_in_one_file(installed, tmp_pa
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
     said = seen["said"]
-    assert (
-        "known: digits, parquet, images, webdataset, huggingface, csv, jsonl, theirs, or module:name"
-        in said["misspelt"]
+    lake = "lance, delta"
+    known = (
+        f"known: digits, parquet, images, webdataset, huggingface, csv, jsonl, {lake}, iceberg, theirs, or module:name"
     )
-    assert "text_column is for pool.source parquet, huggingface, csv, jsonl and theirs, not 'digits'" in said["digits"]
-    assert "id_column is for pool.source parquet, csv and jsonl, not 'theirs': leave it out" in said["ids"]
+    assert known in said["misspelt"]
+    texts = f"text_column is for pool.source parquet, huggingface, csv, jsonl, {lake}, iceberg and theirs, not 'digits'"
+    assert texts in said["digits"]
+    ids = f"id_column is for pool.source parquet, csv, jsonl, {lake} and iceberg, not 'theirs': leave it out"
+    assert ids in said["ids"]
     assert "pool.path: 2 labels that are none of the 2 classes, e.g. 'bad' (id 'a.jsonl:1')" in said["labels"]
     assert (seen["info"]["rows"], seen["info"]["sample_size"]) == (2, [16])
     assert {i: (r["sample"], r["label"]) for i, r in seen["first"].items()} == {
@@ -160,7 +163,7 @@ def test_a_source_is_named_by_reference_too(installed, tmp_path, monkeypatch):
     name = "their_source:JSONL"
     pool = cfg.Pool.model_validate({"source": name, "path": str(tmp_path / "pool"), "test_path": "t"})
     assert (pool.label_column, pool.text_length) == ("kind", 16)
-    with pytest.raises(ValueError, match=f"group_column is for pool.source parquet, not '{name}'"):
+    with pytest.raises(ValueError, match=f"group_column is for pool.source parquet, delta and iceberg, not '{name}'"):
         cfg.Pool.model_validate({**pool.model_dump(), "group_column": "site"})
     listing = reader_of(pool).listing(SampleSet(pool))
     assert listing.names == ("a.jsonl",)
