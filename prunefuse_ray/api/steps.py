@@ -166,8 +166,8 @@ def score(
     names = pa.array(range(count)) if ids is None else pa.array(list(ids))
     if ids is None and (said := _length(data)) not in (None, count):
         raise ConfigError(
-            f"data: hold {said} samples, but {count} came out (drop_last, or a collate_fn or `prepare` that leaves some "
-            "out, do that), so nobody would know which sample has which score; name those that come out by `ids`"
+            f"data: hold {said} samples, but {count} came out (drop_last, or a collate_fn or `prepare` that leaves "
+            "some out, do that), so nobody would know which sample has which score; name those that come out by `ids`"
         )
     if len(names) != count or len(names.unique()) != count:
         raise ConfigError(
@@ -200,9 +200,7 @@ def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int =
     return found
 
 
-def _selected(
-    scores: Scores, strategy: Strategy, k: int, labeled: Scores | None, seed: int, round: int
-) -> pa.Table:
+def _selected(scores: Scores, strategy: Strategy, k: int, labeled: Scores | None, seed: int, round: int) -> pa.Table:
     if strategy.labeled and labeled is None:
         raise ConfigError(
             f"labeled: strategy '{strategy.name}' begins with the labeled samples; give what `score` makes of them"
@@ -325,8 +323,8 @@ def _batches(data: Any, size: int) -> Iterator[Any]:
         yield from data.split(size)
     elif isinstance(data, DataLoader):
         if not _in_order(data):
-            raise ConfigError("data: this DataLoader shuffles, or draws by a sampler of its own, or has several workers "
-                              "for an IterableDataset, so nobody would know which sample has which score; give one "
+            raise ConfigError("data: this DataLoader shuffles, or draws by a sampler of its own, or has several "
+                              "workers for an IterableDataset, so nobody would know which sample has which score; give one "
                               "without (of some samples: torch.utils.data.Subset)")  # fmt: skip
         yield from data
     elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):

@@ -201,7 +201,7 @@ def without_the_third(samples):
         (lambda m, x: prunefuse_ray.score(m, x, ids=[1, 2]), "but the data hold 70 samples"),
         (lambda m, x: prunefuse_ray.score(m, x, ids=[0] * 70), "1 different ones"),
         (lambda m, x: prunefuse_ray.score(m, DataLoader(TensorDataset(x), shuffle=True)), "shuffles"),
-        (lambda m, x: prunefuse_ray.score(m, drawn(x, sampler=SubsetRandomSampler(range(70)))), "which sample has which"),
+        (lambda m, x: prunefuse_ray.score(m, drawn(x, sampler=SubsetRandomSampler(range(70)))), "has which score"),
         (lambda m, x: prunefuse_ray.score(m, drawn(x, sampler=WeightedRandomSampler([1.0] * 70, 70))), "sampler"),
         (lambda m, x: prunefuse_ray.score(m, drawn(x, sampler=DistributedSampler(x, 1, 0))), "which sample has which"),
         (

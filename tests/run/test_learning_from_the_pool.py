@@ -107,9 +107,7 @@ def test_a_run_that_was_killed_selects_and_learns_the_same(undisturbed, tiny_poo
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(
-    local_ray, tiny_pool, tmp_path, monkeypatch, known
-):
+def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, tiny_pool, tmp_path, monkeypatch, known):
     seen = []
     original = unlabeled.unlabeled
 
