@@ -323,9 +323,11 @@ def _batches(data: Any, size: int) -> Iterator[Any]:
         yield from data.split(size)
     elif isinstance(data, DataLoader):
         if not _in_order(data):
-            raise ConfigError("data: this DataLoader shuffles, or draws by a sampler of its own, or has several "
-                              "workers for an IterableDataset, so nobody would know which sample has which score; give one "
-                              "without (of some samples: torch.utils.data.Subset)")  # fmt: skip
+            raise ConfigError(
+                "data: this DataLoader shuffles, or draws by a sampler of its own, or has several workers for an "
+                "IterableDataset, so nobody would know which sample has which score; give one without (of some "
+                "samples: torch.utils.data.Subset)"
+            )
         yield from data
     elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
         yield from DataLoader(data, batch_size=size, collate_fn=_collate)
