@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, default_collate
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition import STRATEGIES, Chance, Strategy
@@ -146,8 +146,8 @@ def score(
         task: what the network's outputs mean; `prunefuse list tasks` shows all.
 
     Raises:
-        ConfigError: no such strategy for the task, one that needs a committee, data that are shuffled or have no such
-            column.
+        ConfigError: no such strategy for the task, one that needs a committee, data that are shuffled, leave samples
+            out unnamed, or have no such column.
         NetworkError: features are wanted, and the network does not end in an `nn.Linear`.
     """
     found = _strategy(strategy, task)
@@ -164,6 +164,11 @@ def score(
         raise ConfigError("data: holds no sample")
     count = sum(part.num_rows for part in parts)
     names = pa.array(range(count)) if ids is None else pa.array(list(ids))
+    if ids is None and (said := _length(data)) not in (None, count):
+        raise ConfigError(
+            f"data: hold {said} samples, but {count} came out (drop_last, or a collate_fn or `prepare` that leaves "
+            "some out, do that), so nobody would know which sample has which score; name those that come out by `ids`"
+        )
     if len(names) != count or len(names.unique()) != count:
         raise ConfigError(
             f"ids: {len(names)} with {len(names.unique())} different ones, but the data hold {count} samples"
@@ -184,9 +189,18 @@ def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int =
 
     Raises:
         ScoreError: fewer than k samples, scores or features that are not finite.
-        ConfigError: the strategy begins with labeled samples, and none were given.
+        ConfigError: the strategy begins with labeled samples, and none were given; ids that name several samples.
     """
     strategy = STRATEGIES[scores.strategy]
+    found = _selected(scores, strategy, k, labeled, seed, round)
+    counts = pc.value_counts(found["id"])
+    again = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    if again:
+        raise ConfigError(f"scores: several samples have the id {few(again, 5)}; an id must name one sample")
+    return found
+
+
+def _selected(scores: Scores, strategy: Strategy, k: int, labeled: Scores | None, seed: int, round: int) -> pa.Table:
     if strategy.labeled and labeled is None:
         raise ConfigError(
             f"labeled: strategy '{strategy.name}' begins with the labeled samples; give what `score` makes of them"
@@ -264,6 +278,8 @@ class _StreamScorer:
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
         ids = pa.array(batch[self.id])
         x = _inputs(batch if self.prepare else batch[self.input], self.prepare)
+        if len(x) != len(ids):
+            raise ConfigError(f"prepare: gives {len(x)} inputs for a batch of {len(ids)} samples; give one for each")
         if len(x) < self.size:  # the same shape in every pass: a score must not depend on its batch
             x = torch.cat([x, x[:1].expand(self.size - len(x), *x.shape[1:])])
         return self.scorer(x).slice(0, len(ids)).add_column(0, "id", ids)
@@ -306,9 +322,12 @@ def _batches(data: Any, size: int) -> Iterator[Any]:
     if isinstance(data, Tensor):
         yield from data.split(size)
     elif isinstance(data, DataLoader):
-        if isinstance(data.sampler, RandomSampler):
-            raise ConfigError("data: this DataLoader shuffles, so nobody would know which sample has which score; give "
-                              "one without shuffle")  # fmt: skip
+        if not _in_order(data):
+            raise ConfigError(
+                "data: this DataLoader shuffles, or draws by a sampler of its own, or has several workers for an "
+                "IterableDataset, so nobody would know which sample has which score; give one without (of some "
+                "samples: torch.utils.data.Subset)"
+            )
         yield from data
     elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
         yield from DataLoader(data, batch_size=size, collate_fn=_collate)
@@ -318,6 +337,24 @@ def _batches(data: Any, size: int) -> Iterator[Any]:
         raise ConfigError(
             f"data: a {type(data).__name__}; give a Dataset, a DataLoader, a tensor or a ray.data.Dataset"
         )
+
+
+def _in_order(loader: DataLoader[Any]) -> bool:
+    """Whether samples come in the order of the dataset."""
+    if isinstance(loader.dataset, IterableDataset):
+        return loader.num_workers < 2
+    # Where a batch sampler is given, the loader's own sampler is not used.
+    sampler = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
+    return isinstance(sampler, SequentialSampler)
+
+
+def _length(data: Any) -> int | None:
+    """How many samples the data say that they hold. The length of any other iterable is that of its batches."""
+    held = data.dataset if isinstance(data, DataLoader) else data
+    try:
+        return len(held) if isinstance(held, IterableDataset) or hasattr(held, "__getitem__") else None
+    except TypeError:
+        return None
 
 
 def _collate(samples: list[Any]) -> Any:

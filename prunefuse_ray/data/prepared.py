@@ -5,9 +5,9 @@ If the file is there and sound, the samples come from it; if not, the originals 
 the first pass over a pool prepares it on its way, one that was killed goes on with what is there, and a file that was
 deleted, evicted or damaged costs its decoding again and nothing else.
 
-A chunk's file is named by a digest of the form, the decoder's version, the ids of its rows, and the place and size of
-what they were decoded from. Runs, trials and rankings with the same pool and form share it, whichever directory their
-index lies in.
+A chunk's file is named by a digest of the form, the decoder's version, the ids of its rows, and the place, size and
+time of change of what they were decoded from. Runs, trials and rankings with the same pool and form share it, whichever
+directory their index lies in.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy.typing as npt
 import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 from PIL import Image
 
 from prunefuse_ray import config as cfg
@@ -44,7 +45,7 @@ from prunefuse_ray.storage import Place
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 CHUNK_BYTES = 16 * 2**20
 QUALITY = 95
 """Of the format `jpeg`, without subsampling of the colours. What it costs in accuracy has not been measured."""
@@ -167,9 +168,22 @@ def _key(rows: pa.Table, source: Source, number: int, start: int, form: Form) ->
         digest.update(id_hashes(rows["file"]).tobytes())
         for column in ("root", "offset", "bytes"):
             digest.update(pc.fill_null(rows[column].cast(pa.int64()), -1).to_numpy().tobytes())
+        places = rows.select(["root", "file"]).group_by(["root", "file"], use_threads=False).aggregate([]).to_pylist()
+        files = [(source.roots[place["root"]] / place["file"]).path for place in places]
     else:
         digest.update(f"{source.files[number]} {source.sizes[number]} {start} {source.sample_column}".encode())
+        files = [source.files[number]]
+    digest.update(json.dumps(_changed(source.roots[0].fs if source.roots else source.fs, files)).encode())
     return digest.hexdigest()
+
+
+def _changed(fs: pafs.FileSystem, files: list[str]) -> list[int | None]:
+    """When files were last changed, in ns: uncompressed images that were mended in place are as large as before. An
+    object store is asked about a file of many samples, not about each of many files: that would cost more than what
+    is saved."""
+    if len(files) > 1 and not isinstance(fs, pafs.LocalFileSystem):
+        return []
+    return [info.mtime_ns for info in fs.get_file_info(files)]
 
 
 def _directory(prepared: Prepared, form: Form) -> Place:

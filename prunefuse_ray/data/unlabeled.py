@@ -158,14 +158,20 @@ class PoolBatches:
         chunk = self._chunks[number]
         one = replace(part(self._pool.source, [chunk.file]), spans=((chunk.first, chunk.end),))
         # Whole, as the prepared pool keeps it: what may not be learned from is left out here.
-        (found,) = decoded(one, self.form)
+        found = next(decoded(one, self.form), None)
+        if found is None:  # all of it is set aside
+            self._usable_N[number] = np.zeros(0, np.int64)
+            return self._keep(number, torch.zeros((0, *self.form.shape), dtype=torch.uint8))
         samples = found.samples
         usable_N = np.array([why is None for why in samples.rejected])
         usable_N &= ~self._exclude.holds(found.rows["id"])
         if self._held_out is not None:
             usable_N &= self._held_out.column(samples.digests).is_null().to_numpy(zero_copy_only=False)
         self._usable_N[number] = np.flatnonzero(usable_N)
-        self._held[number] = torch.from_numpy(samples.values_N[usable_N])
+        return self._keep(number, torch.from_numpy(samples.values_N[usable_N]))
+
+    def _keep(self, number: int, values_N: Tensor) -> Tensor:
+        self._held[number] = values_N
         while len(self._held) > self._window:
             self._held.popitem(last=False)
         return self._held[number]

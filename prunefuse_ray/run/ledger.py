@@ -28,7 +28,7 @@ from prunefuse_ray.conditional import network_file_system
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import BASELINE, REPORT, Step
+from prunefuse_ray.method.steps import BASELINE, PRETRAIN, REPORT, Step
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import CLASS, REJECTED, labels_schema
@@ -137,6 +137,8 @@ class Ledger:
             changed = [d for d in changed if not d.startswith("pool.version:")]  # what the run has read all along
         before, now = old.selection.budgets, config.selection.budgets
         begun = sum(self.committed(Step(r, "select")) is not None for r in range(len(before)))
+        if config.pretraining.method == "auto" and self.committed(Step(-1, PRETRAIN)) is not None:
+            begun = max(begun, 1)  # the first budget decided by what was pre-trained
         if before[:begun] == now[:begun]:
             changed = [d for d in changed if not d.startswith("selection.budgets:")]
         if changed:

@@ -71,7 +71,9 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         check_inputs(config, ledger)
         begun = ledger.committed(Step(-1, INIT))
         macs = begun.metrics["macs_per_sample"]["proxy"] if begun else None
-        scoring, training = check(config, info, has, runs, macs=macs)
+        # Label budgets may be others now, but count the labels that were known beforehand.
+        taken_in = begun.metrics["inputs"]["pool.known_labels"].get("labels", 0) if begun else 0
+        scoring, training = check(config, info, has, runs, known=taken_in, macs=macs)
         ledger.take_budgets(config)
     else:
         plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first

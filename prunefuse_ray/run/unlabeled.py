@@ -44,9 +44,9 @@ def unlabeled(context: RunContext, round_: int, validation: pa.Array) -> Unlabel
 
 def _held_back(context: RunContext, round_: int) -> list[pa.Array]:
     found = []
-    for step in (Step(r, SELECT) for r in range(1, round_ + 1)):
-        name = f"{step.directory}/{HELD_BACK}"
-        if name in context.ledger.require(step).files:
+    for step in (Step(r, SELECT) for r in range(round_ + 1)):
+        commit = context.ledger.committed(step)  # a pre-training comes before the first selection
+        if commit is not None and f"{step.directory}/{HELD_BACK}" in commit.files:
             table = context.ledger.read_table(step, HELD_BACK, held_back_schema(context.info.id_type))
             found.append(table["id"].combine_chunks())
     return found

@@ -8,7 +8,16 @@ import pyarrow as pa
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import prunefuse_ray
 from prunefuse_ray.acquisition import STRATEGIES
@@ -141,6 +150,16 @@ def test_a_ray_dataset_is_scored_by_actors_and_selected_from(mine, images, datas
     assert chosen.equals(expected)
     with pytest.raises(ConfigError, match="has no column 'image'"):
         prunefuse_ray.score(mine, ray.data.from_items([{"id": 1}]))
+    with pytest.raises(ConfigError, match=r"prepare: gives 0 inputs for a batch of 1 samples"):
+        prunefuse_ray.score(mine, dataset, prepare=lambda batch: torch.zeros(0, 1, 8, 8), device="cpu")
+
+
+def test_ids_that_name_several_samples_are_not_selected():
+    table = pa.table({"id": ["a", "b", "a", "c"], "score": pa.array([0.9, 0.8, 0.7, 0.1], pa.float32())})
+    scores = prunefuse_ray.Scores(strategy="margin", classes=2, table=table)
+    with pytest.raises(ConfigError, match="several samples have the id a"):
+        prunefuse_ray.select(scores, 3)
+    assert prunefuse_ray.select(scores, 2)["id"].to_pylist() == ["a", "b"]
 
 
 @pytest.mark.slow
@@ -153,6 +172,26 @@ def test_features_of_a_ray_dataset_are_those_of_the_samples(mine, images, datase
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
+class Endless(IterableDataset):
+    """Every worker gives all of it."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __iter__(self):
+        return iter(self.x)
+
+
+def drawn(x, **more):
+    return DataLoader(TensorDataset(x), **more)
+
+
+def without_the_third(samples):
+    """As people leave out what cannot be read."""
+    without_the_third.seen = getattr(without_the_third, "seen", 0) + 1
+    return torch.stack([x for (x,) in samples]) if without_the_third.seen != 3 else torch.zeros(0, 1, 8, 8)
+
+
 @pytest.mark.parametrize(
     ("work", "said"),
     [
@@ -162,6 +201,23 @@ def test_features_of_a_ray_dataset_are_those_of_the_samples(mine, images, datase
         (lambda m, x: prunefuse_ray.score(m, x, ids=[1, 2]), "but the data hold 70 samples"),
         (lambda m, x: prunefuse_ray.score(m, x, ids=[0] * 70), "1 different ones"),
         (lambda m, x: prunefuse_ray.score(m, DataLoader(TensorDataset(x), shuffle=True)), "shuffles"),
+        (lambda m, x: prunefuse_ray.score(m, drawn(x, sampler=SubsetRandomSampler(range(70)))), "has which score"),
+        (lambda m, x: prunefuse_ray.score(m, drawn(x, sampler=WeightedRandomSampler([1.0] * 70, 70))), "sampler"),
+        (lambda m, x: prunefuse_ray.score(m, drawn(x, sampler=DistributedSampler(x, 1, 0))), "which sample has which"),
+        (
+            lambda m, x: prunefuse_ray.score(m, drawn(x, batch_sampler=BatchSampler(RandomSampler(x), 4, False))),
+            "which sample has which score",
+        ),
+        (
+            lambda m, x: prunefuse_ray.score(m, DataLoader(Endless(x), batch_size=4, num_workers=2)),
+            "several workers for an IterableDataset",
+        ),
+        (
+            lambda m, x: prunefuse_ray.score(m, drawn(x, batch_size=8, drop_last=True)),
+            "70 samples, but 64 came out (drop_last",
+        ),
+        (lambda m, x: prunefuse_ray.score(m, drawn(x, collate_fn=without_the_third)), "70 samples, but 69 came out"),
+        (lambda m, x: prunefuse_ray.score(m, x, prepare=lambda batch: batch[1:]), "70 samples, but 68 came out"),
         (lambda m, x: prunefuse_ray.score(m, 3), "a int; give a Dataset"),
         (lambda m, x: prunefuse_ray.score(m, []), "holds no sample"),
         (lambda m, x: prunefuse_ray.score(m, ["text"]), "give `prepare`"),

@@ -1,6 +1,7 @@
 """The prepared pool: what was decoded once is what would be decoded again, whatever becomes of its files."""
 
 import dataclasses
+import io
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data import prepared
@@ -152,6 +154,37 @@ def test_a_pool_with_other_contents_has_other_chunks(source, tmp_path):
     assert read(kept(changed, tmp_path)) == read(changed)
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_file_that_was_mended_in_place_is_decoded_again(tmp_path, indexed):
+    """Uncompressed images are as large as before."""
+    before, after = (bmp(random_images(1, seed=seed)[0]) for seed in (1, 2))
+    assert len(before) == len(after)
+    where, rows = tmp_path / "rows.parquet", {"id": ["a"], "image": pa.array([before], pa.binary())}
+    if indexed:
+        (tmp_path / "a.bmp").write_bytes(before)
+        rows = {"id": ["a"], "label": [0], "root": pa.array([0], pa.int32()), "file": ["a.bmp"],
+                "offset": pa.array([None], pa.int64()), "bytes": [len(before)]}  # fmt: skip
+    pq.write_table(pa.table(rows), where, compression="none", use_dictionary=False, write_statistics=False)
+    mine = Source(
+        fs=pafs.LocalFileSystem(), files=(str(where),), sizes=(where.stat().st_size,), label_column=None,
+        roots=(Place.at(str(tmp_path)),) if indexed else (),
+    )  # fmt: skip
+    first = read(kept(mine, tmp_path))
+    assert read(kept(mine, tmp_path)) == first
+    changed = tmp_path / "a.bmp" if indexed else where
+    changed.write_bytes(changed.read_bytes().replace(before, after))
+    assert changed.stat().st_size == (len(before) if indexed else mine.sizes[0])
+    now = read(kept(mine, tmp_path))
+    assert now == read(mine)
+    assert now != first
+
+
+def bmp(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0]).save(buffer, format="BMP")
+    return buffer.getvalue()
+
+
 def test_forms_that_decode_alike_share_their_chunks():
     assert form_digest(FORM) == form_digest(dataclasses.replace(FORM, mean=(0.1,), std=(0.9,)))
     changes = {"height": 9, "channels": 3, "resize": False, "crop_ratio": 0.5, "value_range": (0, 9)}
@@ -209,6 +242,9 @@ def test_the_originals_are_opened_only_where_something_is_decoded(source, tmp_pa
         def open_input_file(self, path):
             opened.append(path)
             return source.fs.open_input_file(path)
+
+        def get_file_info(self, files):
+            return source.fs.get_file_info(files)
 
     watched = dataclasses.replace(source, fs=Watched())
     read(kept(watched, tmp_path))

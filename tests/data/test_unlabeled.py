@@ -9,6 +9,7 @@ import pytest
 
 from prunefuse_ray.data import prepared, unlabeled
 from prunefuse_ray.data.contents import digest
+from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.errors import PoolError
@@ -67,6 +68,14 @@ def test_a_batch_depends_on_seed_and_step_alone(numbered):
 
 def test_a_batch_may_be_larger_than_the_pool(numbered):
     assert len(numbers(batches(numbered, batch=3 * ROWS), 0)) == 3 * ROWS
+
+
+def test_a_chunk_that_a_drawn_test_set_took_whole_gives_its_places_to_others(numbered):
+    """The last chunk of the second file has one row."""
+    aside = IdSet.of(pa.array([f"s{ROWS - 1:04d}", "s0000"]))
+    found = batches(dataclasses.replace(numbered, source=dataclasses.replace(numbered.source, without=aside)))
+    seen = {n for step in range(4 * ROWS // 10) for n in numbers(found, step)}
+    assert seen == set(range(1, ROWS - 1)) - {3, 7, 9, 11}
 
 
 def test_a_pool_of_which_nothing_may_be_learned_is_refused(numbered):

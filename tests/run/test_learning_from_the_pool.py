@@ -9,7 +9,7 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.config.files import config_from_tree, merge
-from prunefuse_ray.errors import ConfigError, TrainingError
+from prunefuse_ray.errors import ConfigError, LedgerError, TrainingError
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.method.steps import Step, start, steps
 from prunefuse_ray.run import loop, unlabeled
@@ -106,7 +106,8 @@ def test_a_run_that_was_killed_selects_and_learns_the_same(undisturbed, tiny_poo
         assert (tmp_path / "tiny" / name / weights).read_bytes() == (undisturbed / name / weights).read_bytes()
 
 
-def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, tiny_pool, tmp_path, monkeypatch):
+@pytest.mark.parametrize("known", [False, True])
+def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, tiny_pool, tmp_path, monkeypatch, known):
     seen = []
     original = unlabeled.unlabeled
 
@@ -117,14 +118,19 @@ def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, t
 
     monkeypatch.setattr("prunefuse_ray.run.phases.train.unlabeled", noted)
     change = merge(LEARNING, {"selection": {"hold_back": 0.5}, "pretraining": {"method": "none"}})
+    if known:  # from the features of which also the initial set is selected
+        (tmp_path / "known.csv").write_text("id,label\n" + "".join(f"s{i:04d},{i % 2}\n" for i in range(6)))
+        file = str(tmp_path / "known.csv")
+        change = merge(change, {"selection": {"initial": "typiclust"}, "pool": {"known_labels": file}})
     loop.run(tiny(tiny_pool, tmp_path, **change))
-    root = tmp_path / "tiny"
-    held_back = set(pq.read_table(root / "rounds/001/held_back.parquet")["id"].to_pylist())
-    assert held_back
+    files = [tmp_path / f"tiny/rounds/{r:03d}/held_back.parquet" for r in (0, 1)]
+    held_back = [set(pq.read_table(f)["id"].to_pylist()) if f.exists() else set() for f in files]
+    assert held_back[1]
+    assert bool(held_back[0]) == known
     assert [r for r, _, _ in seen] == [0, 1, 1]
     for round_, excluded, validation in seen:
         assert validation
-        assert excluded == validation | (held_back if round_ else set())
+        assert excluded == validation.union(*held_back[: round_ + 1])
 
 
 @pytest.mark.parametrize("actors", [None, pytest.param([1, 1], marks=pytest.mark.slow)])
@@ -134,6 +140,18 @@ def test_what_cannot_be_decoded_is_found_before_anything_is_learned(local_ray, s
     loop.run(spoiled_config(spoiled, tmp_path, **merge(LEARNING, change)))
     rejected = pq.read_table(tmp_path / "tiny/rejected.parquet")["id"].to_pylist()
     assert rejected == ["s0000", "s0001", "s0002"]
+
+
+def test_the_first_budget_stays_what_a_pretraining_was_decided_by(local_ray, tiny_pool, tmp_path):
+    def stop(event, step, _):
+        if (event, step) == ("start", Step(0, "select")):
+            raise KeyboardInterrupt
+
+    change = merge(LEARNING, {"pretraining": {"method": "auto"}})
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(tiny(tiny_pool, tmp_path, **change), stop)
+    with pytest.raises(LedgerError, match=r"selection\.budgets"):
+        loop.run(tiny(tiny_pool, tmp_path, **merge(change, {"selection": {"budgets": [12, 18]}})))
 
 
 def test_a_pretraining_that_diverges_is_no_result(local_ray, tiny_pool, tmp_path):

@@ -294,6 +294,20 @@ def test_a_run_ends_early_with_fewer_rounds(local_ray, tiny_pool, tmp_path, afte
     assert outcome(tmp_path / "tiny") == outcome(tmp_path / "whole" / "tiny")
 
 
+def test_fewer_labels_than_are_known_are_refused_when_a_run_goes_on_too(local_ray, tiny_pool, tmp_path):
+    (tmp_path / "known.csv").write_text("id,label\n" + "".join(f"s{i:04d},{i % 2}\n" for i in range(12)))
+    pool = {"pool": {"known_labels": str(tmp_path / "known.csv")}}
+
+    def stop(event, step, _):
+        if (event, step) == ("start", Step(0, "select")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(in_the_driver(tiny_pool, tmp_path, **pool, selection={"budgets": [20, 30]}), stop)
+    with pytest.raises(ConfigError, match=r"the first budget is 8 labels, but pool\.known_labels has 12"):
+        loop.run(in_the_driver(tiny_pool, tmp_path, **pool, selection={"budgets": [8, 30]}))
+
+
 def load(root: Path, where: str):
     return networks.from_files({f.name: f.read_bytes() for f in (root / where).iterdir()}, OWN)
 
