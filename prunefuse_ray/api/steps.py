@@ -350,7 +350,7 @@ def _in_order(loader: DataLoader[Any]) -> bool:
 
 def _length(data: Any) -> int | None:
     """How many samples the data say that they hold. The length of any other iterable is that of its batches."""
-    held = data.dataset if isinstance(data, DataLoader) else data
+    held: Any = data.dataset if isinstance(data, DataLoader) else data
     try:
         return len(held) if isinstance(held, IterableDataset) or hasattr(held, "__getitem__") else None
     except TypeError:
