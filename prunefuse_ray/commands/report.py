@@ -64,12 +64,12 @@ def _serve(place: Place, port: int, opened: bool) -> int:
 
     if not Ledger(place).exists:
         raise ConfigError(f"{place.path}: is no run directory (it has no config.yaml); `prunefuse run` begins one")
+    progress.tell(doing="while the report was served")
     page = LiveReport(place, port=port)
     console.print(f"the run in the browser: {page.address}")
     console.print("(only from this machine, or through a forwarded port; Ctrl-C ends the page, not the run)")
     if opened:
         webbrowser.open(page.address)
-    progress.tell(doing="while the report was served")
     try:
         while True:
             interrupts.check()  # a signal that came where its exception was lost
