@@ -114,7 +114,7 @@ class Place:
             return stream.readall()
 
     def write_bytes(self, data: bytes, *, durable: bool = True) -> None:
-        """Write the file whole: on a local disk under another name, synchronised, then renamed; an object store's
+        """Write the file whole: on a local disk under another name, synchronized, then renamed; an object store's
         upload becomes visible only when it is complete.
 
         Args:

@@ -146,9 +146,9 @@ def test_tables_come_as_json(argv, capsys):
 def test_no_color_is_kept_to():
     code = "from prunefuse_ray.commands.terminal import console; console.print('[red]x[/red]')"
     environment = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm"}
-    for more, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+    for more, colored in (({}, True), ({"NO_COLOR": "1"}, False)):
         done = subprocess.run([sys.executable, "-c", code], env=environment | more, capture_output=True, text=True)
-        assert ("\x1b[31m" in done.stdout) == coloured, done
+        assert ("\x1b[31m" in done.stdout) == colored, done
 
 
 def test_the_version_is_that_of_the_package(capsys):

@@ -1,4 +1,4 @@
-"""What stands beside the code agrees with it: bounds and pins, markers and targets, version, licence, citation."""
+"""What stands beside the code agrees with it: bounds and pins, markers and targets, version, license, citation."""
 
 import re
 import tomllib
@@ -51,7 +51,7 @@ def test_every_marker_has_a_target_that_contributors_are_told_of():
         assert f"`make {target}`" in told, target
 
 
-def test_version_licence_and_citation_agree():
+def test_version_license_and_citation_agree():
     project = PROJECT["project"]
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())

@@ -9,16 +9,16 @@ from prunefuse_ray.registry import Registry, load_object
 from tests.support.packages import install
 
 OURS = Registry(
-    "colour", "builtins:str", "prunefuse_ray.test_colours", {"red": "tests.test_registry:RED", "wrong": "math:pi"}
+    "color", "builtins:str", "prunefuse_ray.test_colors", {"red": "tests.test_registry:RED", "wrong": "math:pi"}
 )
 RED, GREEN = "#f00", "#0f0"
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Another package that registers a colour."""
+    """Another package that registers a color."""
     points = {"blue": "paints:BLUE", "red": "paints:OTHER"}
-    install(tmp_path, "paints", "BLUE = '#00f'\nOTHER = '#e00'\n", {"prunefuse_ray.test_colours": points})
+    install(tmp_path, "paints", "BLUE = '#00f'\nOTHER = '#e00'\n", {"prunefuse_ray.test_colors": points})
     monkeypatch.syspath_prepend(tmp_path)
     yield
     sys.modules.pop("paints", None)
@@ -34,8 +34,8 @@ def test_entries_come_from_the_package_other_packages_and_references(installed):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("rad", r"unknown colour 'rad' \(did you mean 'red'\?\); known: red, wrong, or module:name"),
-        ("wrong", "colour 'wrong': math:pi is a float, not a str"),
+        ("rad", r"unknown color 'rad' \(did you mean 'red'\?\); known: red, wrong, or module:name"),
+        ("wrong", "color 'wrong': math:pi is a float, not a str"),
         ("nowhere:X", "cannot import 'nowhere:X'"),
         ("tests.test_registry:NONE", "cannot import 'tests.test_registry:NONE'"),
     ],
@@ -49,7 +49,7 @@ def test_what_is_no_entry_is_said(name, said):
 
 def test_words_that_a_field_takes_besides_are_names_too():
     assert OURS.check("any", ["any", "none"]) == "any"
-    with pytest.raises(ValueError, match=r"colour 'ani' \(did you mean 'any'\?\); known: any, none, red, wrong"):
+    with pytest.raises(ValueError, match=r"color 'ani' \(did you mean 'any'\?\); known: any, none, red, wrong"):
         OURS.check("ani", ["any", "none"])
 
 

@@ -83,10 +83,10 @@ def test_a_uri_of_no_known_kind_is_refused():
 # --- S3 and what speaks like it ---
 
 
-@pytest.mark.parametrize("travelled", [False, True])
-def test_the_store_of_a_uri(travelled):
+@pytest.mark.parametrize("traveled", [False, True])
+def test_the_store_of_a_uri(traveled):
     place = Place.at("s3://bucket/runs/train-*.parquet?endpoint_override=store.example:9000&scheme=http&region=here")
-    if travelled:
+    if traveled:
         place = pickle.loads(pickle.dumps(place))
     assert place.path == "bucket/runs/train-*.parquet"
     assert not place.local

@@ -20,7 +20,7 @@ def random_scores(ids_N: npt.NDArray, seed: int, round_: int) -> npt.NDArray[np.
 def mix(hashes_N: npt.NDArray[np.uint64], seed: int, round_: int) -> npt.NDArray[np.uint64]:
     """64 random bits of each (hash, seed, round)."""
     x_N = hashes_N ^ np.uint64((seed * 0x9E3779B97F4A7C15 + round_ * 0xD1B54A32D192ED03) % 2**64)
-    # The finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit of the input reaches every bit of the output.
+    # The finalizer of splitmix64 (Steele, Lea, Flood 2014): every bit of the input reaches every bit of the output.
     with np.errstate(over="ignore"):
         x_N = (x_N ^ (x_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x_N = (x_N ^ (x_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

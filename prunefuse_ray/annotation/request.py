@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from prunefuse_ray.data.colours import Range
+from prunefuse_ray.data.colors import Range
 from prunefuse_ray.data.image_files import as_seen, formats
 from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.data.vectors import shown

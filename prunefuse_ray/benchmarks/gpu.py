@@ -84,7 +84,7 @@ class Bench:
         )  # fmt: skip
 
     def scored(self, name: str, backend: str, precision: str) -> Callable[[], None]:
-        """A batch as the product's scorer does it: uint8 to the device, normalised there, logits back."""
+        """A batch as the product's scorer does it: uint8 to the device, normalized there, logits back."""
         run = self.runner(name, backend, precision)
 
         def work() -> None:

@@ -24,7 +24,7 @@ from prunefuse_ray.data.pool import Source
 from prunefuse_ray.distributed.resources import ScoringPlan, configure_data, cores
 from prunefuse_ray.scoring.backend_choice import MACS_WORTH_MEASURING, Arithmetic, fastest
 from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
-from prunefuse_ray.scoring.summary import summarise
+from prunefuse_ray.scoring.summary import summarize
 from prunefuse_ray.storage import Place
 
 BAR_MB = 300
@@ -108,7 +108,7 @@ def run(
             source, network, job, plan, exclude=pa.array([], pa.int64()), rows=rows, out=out, checkpoint=done
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    summary = summarise([f.path for f in out.files()], out, 1.0)
+    summary = summarize([f.path for f in out.files()], out, 1.0)
     return {
         "rows": rows,
         "pool_mb": rows * size * size * 3 / measure.MIB,

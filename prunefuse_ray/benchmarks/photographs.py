@@ -132,7 +132,7 @@ def _dataloader(network: str, files: list[str], side: int) -> None:
 
 
 class _Photographs(torch.utils.data.Dataset):
-    """As torchvision's reference does: shorter side to 256, centre crop of 224, normalised."""
+    """As torchvision's reference does: shorter side to 256, center crop of 224, normalized."""
 
     def __init__(self, files: list[str], side: int) -> None:
         self.images, self.side = pq.read_table(files, columns=["image"])["image"].to_pylist(), side

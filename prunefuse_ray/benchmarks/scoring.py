@@ -89,7 +89,7 @@ def first(source: Source, files: int) -> Source:
 
 
 def generated(count: int, size: int) -> list[bytes]:
-    """Smooth colour images with some noise, as PNGs: about as long to decode as photographs."""
+    """Smooth color images with some noise, as PNGs: about as long to decode as photographs."""
     rng = np.random.default_rng(0)
     coarse = rng.uniform(0, 255, (count, 4, 4, 3)).astype(np.uint8)
     pixels = []

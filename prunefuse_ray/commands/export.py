@@ -78,7 +78,7 @@ def _hub(directory: str, out: Place | None, trusted: str | None) -> str:
     for name, content in files.items():
         (out / name).write_bytes(content)
     card = "with the run's figures" if result else "without figures, since no result.json lies beside the network"
-    return f"{out.path}: {', '.join(files)}; card {card}. Add a licence, then: hf upload OWNER/NAME {out.path}"
+    return f"{out.path}: {', '.join(files)}; card {card}. Add a license, then: hf upload OWNER/NAME {out.path}"
 
 
 def _selected(format_: str, directory: str, out: Place | None, trusted: str | None) -> str:

@@ -13,7 +13,7 @@ from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.errors import ConfigError, PoolError
 
 if TYPE_CHECKING:
-    from prunefuse_ray.data.recognise import Recognised
+    from prunefuse_ray.data.recognize import Recognized
     from prunefuse_ray.run.proposal import Facts
 
 
@@ -39,10 +39,10 @@ def main(argv: Sequence[str]) -> int:
     secure()
     quiet()
     from prunefuse_ray.config.files import config_from_tree
-    from prunefuse_ray.data.recognise import recognise
+    from prunefuse_ray.data.recognize import recognize
     from prunefuse_ray.run import proposal
 
-    found = recognise(arguments.pool)
+    found = recognize(arguments.pool)
     if arguments.test is not None:
         found.fields["test_path"] = arguments.test
         found.why["test_path"] = "--test"
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _facts(found: Recognised, budget: int | None) -> Facts:
+def _facts(found: Recognized, budget: int | None) -> Facts:
     """What a survey of the pool says, told as `inspect` tells it, and the machine."""
     from prunefuse_ray import config as cfg
     from prunefuse_ray.config.files import validated
@@ -108,10 +108,10 @@ def _facts(found: Recognised, budget: int | None) -> Facts:
     taken = inventory.checked(inventory.take(seen), pool, account)
     account(lines(taken.inventory.to_json()))
     sizes = taken.inventory.sets["path"].sizes
-    channels = 1 if _all_grey(taken.inventory.sets["path"]) else 3
+    channels = 1 if _all_gray(taken.inventory.sets["path"]) else 3
     if channels == 1:
         found.fields["channels"] = 1
-        found.why["channels"] = "all images are grey"
+        found.why["channels"] = "all images are gray"
     return Facts(
         samples=seen.info.rows,
         classes=CLUSTERS if TASKS[found.task].numbers else len(seen.info.classes),
@@ -128,6 +128,6 @@ def _facts(found: Recognised, budget: int | None) -> Facts:
     )
 
 
-def _all_grey(account_: Any) -> bool:
-    grey = sum(n for kind, n in account_.conversions.items() if kind.startswith("grey"))
-    return account_.looked > 0 and grey == account_.looked
+def _all_gray(account_: Any) -> bool:
+    gray = sum(n for kind, n in account_.conversions.items() if kind.startswith("gray"))
+    return account_.looked > 0 and gray == account_.looked

@@ -75,9 +75,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _guessed(path: str, given: dict[str, Any], tell: bool) -> dict[str, Any]:
     """The options with what the pool seems to be below them."""
-    from prunefuse_ray.data.recognise import recognise
+    from prunefuse_ray.data.recognize import recognize
 
-    found = recognise(path)
+    found = recognize(path)
     fields = {name: value for name, value in found.fields.items() if name not in given["pool"] or name == "path"}
     kind = {} if found.labeled else {"kind": "files"}
     if tell:

@@ -1,7 +1,7 @@
 """Images as people see them: which files can be opened, which way up they are, what has to be converted; no Ray.
 
-Every image is brought to 8 bits, grey or RGB, by one rule: upright, as its EXIF orientation says and every browser
-shows it; of animations and files with several pages the first frame; in the colours of `colours.py`. What was converted
+Every image is brought to 8 bits, gray or RGB, by one rule: upright, as its EXIF orientation says and every browser
+shows it; of animations and files with several pages the first frame; in the colors of `colors.py`. What was converted
 is told by kind, so that it can be counted.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError, features
 
-from prunefuse_ray.data.colours import Colours, Range, profile_of
+from prunefuse_ray.data.colors import Colors, Range, profile_of
 from prunefuse_ray.errors import Rejected
 from prunefuse_ray.storage import LFS_POINTER, LFS_REMEDY
 
@@ -37,14 +37,14 @@ BRANDS = {b"heic": "pillow_heif", b"heix": "pillow_heif", b"mif1": "pillow_heif"
           b"avif": "pillow_avif", b"avis": "pillow_avif"}  # fmt: skip
 """Brand in a file's first bytes -> likewise."""
 
-NAMES = {"1": "black and white", "L": "grey", "P": "palette"}
+NAMES = {"1": "black and white", "L": "gray", "P": "palette"}
 ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 MOST_PIXELS = 178_956_970
 """Pillow's own limit: it opens no image of more pixels."""
 
 # An image's size is checked against a limit of ours, and refused; a warning of Pillow's on top would only be noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Pillow's own limit for a packed text or colour profile, 1 MB, would reject images for the profile of a printing press.
+# Pillow's own limit for a packed text or color profile, 1 MB, would reject images for the profile of a printing press.
 PngImagePlugin.MAX_TEXT_CHUNK = 16 * 2**20
 
 
@@ -203,17 +203,17 @@ def conversions(image: Image.Image, channels: int) -> tuple[str, ...]:
         mode = "L"
     elif image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in _tiles(image)):
         kinds.append("16 bits to 8")
-    colours = mode.rstrip("AaX")
-    if colours not in ORDINARY[target]:
-        kinds.append(f"{NAMES.get(colours, colours)} to {'RGB' if channels == 3 else 'grey'}")
+    colors = mode.rstrip("AaX")
+    if colors not in ORDINARY[target]:
+        kinds.append(f"{NAMES.get(colors, colors)} to {'RGB' if channels == 3 else 'gray'}")
     if mode in ALPHA or "transparency" in image.info:
         kinds.append("alpha dropped")
     if (data := image.info.get("icc_profile")) and mode != "LAB":  # Lab is the space of profiles itself
         profile = profile_of(data)
         if not profile.readable or not profile.fits(image.mode):
-            kinds.append("colour profile left aside: it cannot be read, or is of another kind of image")
+            kinds.append("color profile left aside: it cannot be read, or is of another kind of image")
         elif profile.transform is not None:
-            kinds.append("colour profile to sRGB")
+            kinds.append("color profile to sRGB")
     return tuple(kinds)
 
 
@@ -235,7 +235,7 @@ def _turned_by_pillow(image: Image.Image) -> bool:
 
 SHOWN = frozenset({"PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP"})
 """What every browser and viewer shows."""
-HARMLESS = frozenset({"alpha dropped", *(f"{name} to RGB" for name in ("grey", "palette", "black and white"))})
+HARMLESS = frozenset({"alpha dropped", *(f"{name} to RGB" for name in ("gray", "palette", "black and white"))})
 """Conversions that nobody sees."""
 
 
@@ -246,9 +246,9 @@ def as_seen(data: bytes, value_range: Range | None = None) -> bytes:
         with opened(data, max_pixels=MOST_PIXELS) as image:
             if image.format in SHOWN and HARMLESS.issuperset(conversions(image, 3)):
                 return data
-            jpeg, colours = image.format in ("JPEG", "MPO"), Colours(image, 3)
-            working = colours.working(image, value_range)
-            shown = colours.finished(upright(working, orientation(image)))
+            jpeg, colors = image.format in ("JPEG", "MPO"), Colors(image, 3)
+            working = colors.working(image, value_range)
+            shown = colors.finished(upright(working, orientation(image)))
     except Exception:  # whatever a codec raises: people see that it is broken
         return data
     buffer = io.BytesIO()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from prunefuse_ray.data.colours import Colours, Range
+from prunefuse_ray.data.colors import Colors, Range
 from prunefuse_ray.data.image_files import (
     MOST_PIXELS,
     cannot,
@@ -50,10 +50,10 @@ class ImageForm:
     channels: int
     resize: bool = True
     crop_ratio: float = 1.0
-    """Share of the scaled image's shorter side that the centre crop keeps; below 1, every image is scaled."""
+    """Share of the scaled image's shorter side that the center crop keeps; below 1, every image is scaled."""
     max_pixels: int = 50_000_000
     value_range: Range | None = None
-    """Values of images of more than 8 bits that become black and white; None: `colours.eight_bits`."""
+    """Values of images of more than 8 bits that become black and white; None: `colors.eight_bits`."""
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
 
@@ -68,7 +68,7 @@ class ImageForm:
 
     @property
     def uncropped(self) -> ImageForm:
-        """The form of the whole scaled image (its centre square, for a square form): what random crops are cut
+        """The form of the whole scaled image (its center square, for a square form): what random crops are cut
         from."""
         height, width = round(self.height / self.crop_ratio), round(self.width / self.crop_ratio)
         return replace(self, height=height, width=width, crop_ratio=1.0)
@@ -123,7 +123,7 @@ def read(value: object, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
     Args:
         value: an encoded image, a Pillow image, or an array that already has that shape. Images are brought to the
             form's mode as `image_files.py` says. One of another size has its shorter side scaled to the form (divided
-            by `form.crop_ratio`) and its centre cropped, if `form.resize`. Arrays are never scaled.
+            by `form.crop_ratio`) and its center cropped, if `form.resize`. Arrays are never scaled.
 
     Raises:
         Rejected: with the reason.
@@ -165,16 +165,16 @@ def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ..
         found = conversions(image, form.channels)
         if not form.resize and (size := upright_size(image)) != (form.width, form.height):
             raise Rejected(f"{size[0]} x {size[1]} pixels, expected {form.width} x {form.height}")
-        deep, colours = image.mode[0] in "IF", Colours(image, form.channels)
+        deep, colors = image.mode[0] in "IF", Colors(image, form.channels)
         # Lets a JPEG decode at a half, quarter or eighth of its size when that is still large enough.
         whole = form.uncropped
         wanted = (whole.width, whole.height)
-        image.draft(colours.working_mode, wanted if upright_size(image) == image.size else wanted[::-1])
+        image.draft(colors.working_mode, wanted if upright_size(image) == image.size else wanted[::-1])
         image.load()
-        converted = upright(colours.working(image, form.value_range), orientation(image))
+        converted = upright(colors.working(image, form.value_range), orientation(image))
         if converted.size != (form.width, form.height) or form.crop_ratio < 1:
             converted = _resize(converted, form)
-        pixels = np.asarray(colours.finished(converted))
+        pixels = np.asarray(colors.finished(converted))
     except Rejected:
         raise
     # Pillow's decoders raise whatever their parser meets in damaged data; each means the same here.
@@ -186,11 +186,11 @@ def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ..
 
 
 def _resize(image: Image.Image, form: ImageForm, filter_: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
-    """Scale so that the uncropped form fits inside, then crop the centre."""
+    """Scale so that the uncropped form fits inside, then crop the center."""
     whole = form.uncropped
     longer, shorter = max(image.size), min(image.size)
     if longer > NARROW * shorter:  # scaled whole, an image of 1 x 10,000 would take gigabytes
-        image = _centre(image, 2 * whole.width / whole.height, 2 * whole.height / whole.width)
+        image = _center(image, 2 * whole.width / whole.height, 2 * whole.height / whole.width)
     scale = max(whole.width / image.width, whole.height / image.height)
     w, h = max(whole.width, round(image.width * scale)), max(whole.height, round(image.height * scale))
     left, top = (w - form.width) // 2, (h - form.height) // 2
@@ -198,7 +198,7 @@ def _resize(image: Image.Image, form: ImageForm, filter_: Image.Resampling = Ima
     return scaled.crop((left, top, left + form.width, top + form.height))
 
 
-def _centre(image: Image.Image, wide: float, high: float) -> Image.Image:
+def _center(image: Image.Image, wide: float, high: float) -> Image.Image:
     """The middle of a narrow image, at most so many times as wide as high, and as high as wide: more than the form's
     own crop keeps."""
     width, height = min(image.width, round(image.height * wide) + 2), min(image.height, round(image.width * high) + 2)

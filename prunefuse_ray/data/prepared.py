@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 VERSION = 2
 CHUNK_BYTES = 16 * 2**20
 QUALITY = 95
-"""Of the format `jpeg`, without subsampling of the colours. What it costs in accuracy has not been measured."""
+"""Of the format `jpeg`, without subsampling of the colors. What it costs in accuracy has not been measured."""
 
 
 def chunk_rows(form: Form) -> int:

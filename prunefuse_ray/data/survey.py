@@ -26,7 +26,7 @@ from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What was found; `materialise` writes the parts of it that the run directory has to hold."""
+    """What was found; `materialize` writes the parts of it that the run directory has to hold."""
 
     pool: cfg.Pool
     info: PoolInfo
@@ -79,7 +79,7 @@ def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.n
     return Survey(pool=pool, info=info, sets=named, indexes=indexes, drawn=drawn)
 
 
-def materialise(found: Survey, root: Place) -> None:
+def materialize(found: Survey, root: Place) -> None:
     """Write what the run needs of the pool below `root`: the rows of indexes, and which are the test set."""
     reader = reader_of(found.pool)
     if found.drawn is not None:

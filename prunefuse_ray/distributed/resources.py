@@ -39,7 +39,7 @@ CORES_HERE = 4
 faster, and cost seconds in every round. With more cores threads get into each other's way."""
 
 MACS_WORTH_THREADS = 1e9
-"""An optimiser step with less work than this is trained by one thread inside the driver: a second one gains nothing on
+"""An optimizer step with less work than this is trained by one thread inside the driver: a second one gains nothing on
 so small a step, and costs several times the step whenever another process takes its core."""
 
 
@@ -100,7 +100,7 @@ class ScoringPlan:
     alone: bool = False
     """The driver's machine is the only one and scores on CPUs: what depends on the machine may be measured in the
     driver, without the start of another process."""
-    labelled: bool = False
+    labeled: bool = False
     """Nodes say what they are for: actors go to scoring (spot) machines, and to training machines that have room."""
     waits: str | None = None
     """What the cluster lacks for it now and the autoscaler has to bring, for people."""
@@ -109,7 +109,7 @@ class ScoringPlan:
     def placement(self) -> dict[str, Any]:
         """Options of Ray's for scoring tasks and actors. A preference: where no scoring machine has room, any machine
         but the head serves, so that nothing hangs while a spot market is empty."""
-        if not self.labelled:
+        if not self.labeled:
             return {}
         return {"label_selector": {ROLE: "scoring"}, "fallback_strategy": [{"label_selector": {ROLE: "!head"}}]}
 
@@ -126,7 +126,7 @@ class TrainingPlan:
     """Cores that training inside the driver may use; 0: all of this machine's."""
     sample_bytes: int = 8 * 2**30
     """Decoded samples that one worker may hold in memory."""
-    labelled: bool = False
+    labeled: bool = False
     """Nodes say what they are for: workers run on training machines only, never on spot."""
     waits: str | None = None
     """What the cluster lacks for it now and the autoscaler has to bring, for people."""
@@ -134,7 +134,7 @@ class TrainingPlan:
     @property
     def placement(self) -> dict[str, str] | None:
         """The label selector of the workers."""
-        return {ROLE: "training"} if self.labelled else None
+        return {ROLE: "training"} if self.labeled else None
 
     @property
     def in_process(self) -> bool:
@@ -257,7 +257,7 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float 
         here=_here(scoring, has, small),
         threads=max(1, (has.cores or cores()) // scoring.cpus),
         alone=has.in_process and not scoring.gpus,
-        labelled=has.has_role("scoring"),
+        labeled=has.has_role("scoring"),
         waits=f"{needed} yet; waiting for the autoscaler" if smallest > fits else None,
     )
 
@@ -316,14 +316,14 @@ def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
     )
     if workers.count == (1, 1) and has.in_process and (not workers.gpu or has.gpus >= 1):
         return plan
-    labelled = has.has_role("training")
-    cpus, gpus = has.roles.get("training", (0.0, 0.0)) if labelled else (has.cpus, has.gpus)
+    labeled = has.has_role("training")
+    cpus, gpus = has.roles.get("training", (0.0, 0.0)) if labeled else (has.cpus, has.gpus)
     fits = not (smallest * workers.cpus > cpus or (workers.gpu and smallest > gpus))
-    roles = ("training",) if labelled else ()
+    roles = ("training",) if labeled else ()
     could = has.autoscaler.units(workers.cpus, 1 if workers.gpu else 0, roles)[0] if has.autoscaler else 0
     needed = (
         f"workers.count: {smallest} workers of {workers.cpus} CPUs{' and a GPU' if workers.gpu else ''} do not fit "
-        f"{cpus:g} CPUs and {gpus:g} GPUs{f' of the nodes with the label {ROLE}=training' if labelled else ''}"
+        f"{cpus:g} CPUs and {gpus:g} GPUs{f' of the nodes with the label {ROLE}=training' if labeled else ''}"
     )
     if not fits and smallest > could:
         raise PlanError(
@@ -332,6 +332,6 @@ def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
     return dataclasses.replace(
         plan,
         workers=workers.count,
-        labelled=labelled,
+        labeled=labeled,
         waits=None if fits else f"{needed} yet; waiting for the autoscaler",
     )

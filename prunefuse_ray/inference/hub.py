@@ -97,7 +97,7 @@ def card(spec: NetworkSpec, told: Preprocessing, result: Mapping[str, Any] | Non
         'model = prunefuse_ray.load(snapshot_download("OWNER/NAME"))\nprint(next(model.predict(["sample"])))\n```'
     )
     body.append(
-        "Licence, intended use and the origin of the data are not known to the program that wrote this: add them."
+        "License, intended use and the origin of the data are not known to the program that wrote this: add them."
     )
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(body) + "\n"
 

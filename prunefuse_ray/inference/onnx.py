@@ -23,7 +23,7 @@ TOLERANCE = 1e-4  # of the largest logit; other kernels sum in another order
 
 class Graph(nn.Module):
     """uint8 samples (N, *form.shape), or vectors (N, D), to logits (N, C), or to numbers in the user's units: scaling
-    and normalisation travel with the network."""
+    and normalization travel with the network."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 64
 CHANNELS = (1, 2, 3, 4)
-"""Of grey and colour images, with and without alpha."""
+"""Of gray and color images, with and without alpha."""
 
 
 class Predictor(nn.Module):

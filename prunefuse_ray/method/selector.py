@@ -79,12 +79,12 @@ def dense_network(
     named = networks.named_weights(path, spec.architecture) if networks.is_name(path) else None
     content, shards = _weight_files(path if named is None else named.file)
     loaded = networks.load_trained(dense.network, spec, content, shards)
-    digest, notes = _digest(content, shards), [*loaded.notes(), *_normalised(config, named)]
+    digest, notes = _digest(content, shards), [*loaded.notes(), *_normalized(config, named)]
     return dense, {"sha256": digest, **dataclasses.asdict(loaded), "notes": notes}
 
 
-def _normalised(config: Config, named: networks.Named | None) -> list[str]:
-    """What is to be said where the weights were trained on images that were normalised otherwise."""
+def _normalized(config: Config, named: networks.Named | None) -> list[str]:
+    """What is to be said where the weights were trained on images that were normalized otherwise."""
     if named is None or named.mean is None or named.std is None:
         return []
     mine, theirs = (config.pool.mean, config.pool.std), (list(named.mean), list(named.std))

@@ -40,7 +40,7 @@ FUSE, FINETUNE, SYNC = "fuse", "finetune", "sync"
 
 _DOING = {
     LEARN: "learning from the unlabeled pool",
-    INIT: "initialising the networks",
+    INIT: "initializing the networks",
     PRETRAIN: "pre-training on the pool",
     SELECT: "selecting",
     REQUEST: "writing out what is to be labeled",

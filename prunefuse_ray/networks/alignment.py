@@ -26,7 +26,7 @@ from prunefuse_ray.networks.structure import damp_cross, damp_queries, query_row
 def check_alignment(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> None:
     """Raises NetworkError unless every kept channel meets the same channels in the proxy as in the dense network.
 
-    Statistics over channels differ by nature between the two, so both run without them: normalisations apply their
+    Statistics over channels differ by nature between the two, so both run without them: normalizations apply their
     gains and offsets only.
     """
     pruned, masked, tolerance = _tried(dense, kept, spec)
@@ -69,7 +69,7 @@ def _tried(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> tuple[_Ran
 def _both(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec, dtype: torch.dtype) -> tuple[_Ran, _Ran]:
     probe = copy.deepcopy(dense).cpu().to(dtype).eval()
     state = probe.state_dict()
-    _randomise(state)
+    _randomize(state)
     pruned = copy.deepcopy(probe)
     refill(pruned, gather(state, kept))
     inputs = probe_inputs(spec, dtype, samples=2)
@@ -94,7 +94,7 @@ def _misled(pruned: _Ran, masked: _Ran, kept: KeptIndices, tolerance: float) -> 
     return None
 
 
-def _randomise(state: dict[str, Tensor]) -> None:
+def _randomize(state: dict[str, Tensor]) -> None:
     """Overwrites all floating-point tensors; zeros and equal values would hide what is out of place."""
     generator = torch.Generator().manual_seed(0)
     for name, tensor in state.items():
@@ -103,8 +103,8 @@ def _randomise(state: dict[str, Tensor]) -> None:
         if tensor.ndim > 1:
             tensor.normal_(generator=generator).div_(max(1, tensor[0].numel()) ** 0.5)
         else:
-            centre = 0.0 if name.endswith(("bias", "mean")) else 1.0
-            tensor.uniform_(centre - 0.5, centre + 0.5, generator=generator)
+            center = 0.0 if name.endswith(("bias", "mean")) else 1.0
+            tensor.uniform_(center - 0.5, center + 0.5, generator=generator)
 
 
 class _CannotRun(Exception):
@@ -138,7 +138,7 @@ def _run(network: nn.Module, inputs: Tensor) -> _Ran:
 
 def _along_last(x: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, *_: Any, **__: Any):
     if (last := tuple(x.shape[-len(shape) :])) != tuple(shape):
-        raise RuntimeError(f"normalises the shape {tuple(shape)}, not {last}")
+        raise RuntimeError(f"normalizes the shape {tuple(shape)}, not {last}")
     return _affine(x, weight, bias)
 
 
@@ -165,7 +165,7 @@ def _over_samples(
     *more: Any,
     **named: Any,
 ) -> Tensor:
-    if training:  # in evaluation mode: weight standardisation, or a batch norm that keeps no statistics
+    if training:  # in evaluation mode: weight standardization, or a batch norm that keeps no statistics
         return _along_second(x, 1, weight, bias)
     return F.batch_norm(x, mean, variance, weight, bias, training, *more, **named)
 
@@ -193,7 +193,7 @@ _WITHOUT_STATISTICS: dict[Callable, Callable] = {
 
 
 class _WithoutStatistics(TorchFunctionMode):
-    """Normalisations over channels keep their gains and offsets only; whoever calls them, and under which name."""
+    """Normalizations over channels keep their gains and offsets only; whoever calls them, and under which name."""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         return _WITHOUT_STATISTICS.get(func, func)(*args, **(kwargs or {}))

@@ -54,7 +54,7 @@ _SMALLEST_RESNET_SIDE = 4
 
 
 def build(spec: NetworkSpec, *, seed: int) -> nn.Module:
-    """A freshly initialised network on the CPU, in training mode.
+    """A freshly initialized network on the CPU, in training mode.
 
     The same seed gives the same weights; torch's global random state stays as it was. Raises NetworkError for an
     unknown architecture, or an input shape that it cannot take.
@@ -68,7 +68,7 @@ def construct(spec: NetworkSpec, *, seed: int) -> nn.Module:
     """`build` without the check that the network takes its input; for weights that are to be replaced anyway."""
     with isolated_seed(seed), torch.device("cpu"):
         network = _constructed(spec)
-        _materialise(network, spec)
+        _materialize(network, spec)
     return network
 
 
@@ -168,7 +168,7 @@ def _cannot_take(network: nn.Module, spec: NetworkSpec, error: Exception) -> Net
     return NetworkError(f"input_shape: {spec.architecture} cannot take {spec.input_shape}: {first_line(error)}")
 
 
-def _materialise(network: nn.Module, spec: NetworkSpec) -> None:
+def _materialize(network: nn.Module, spec: NetworkSpec) -> None:
     """Lets lazy layers learn their widths from a sample. Their weights come from the seed, as those of others do."""
     if not _lazy_modules(network):
         return

@@ -3,7 +3,7 @@ attention heads and by units of the feed-forward layers.
 
 The hidden width and the embeddings stay whole. So what the encoder has learned keeps its coordinates, every layer reads
 and writes the same channels as before, and the added heads and units of a fused network can be silenced exactly, also
-where layers are normalised after every block. Code that comes with a folder is never run.
+where layers are normalized after every block. Code that comes with a folder is never run.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def fresh_tensors(network: nn.Module) -> set[str]:
 
 def file_names(network: nn.Module, names: list[str]) -> dict[str, str]:
     """Names of tensors in a file of pre-training -> the network's, in which they may differ: without the base model's
-    (of the base model alone), or of the first BERT's normalisations. Without those of what has no place in a
+    (of the base model alone), or of the first BERT's normalizations. Without those of what has no place in a
     classifier: a pooler that it does not read, and counters of positions."""
     if not isinstance(network, Encoder):
         return {name: name for name in names}

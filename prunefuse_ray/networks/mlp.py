@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 HIDDEN, LINEAR = 256, 128
 SCALE = 4.0
-"""Length of a standardised vector of any number of numbers, about: the same recipe suits all."""
+"""Length of a standardized vector of any number of numbers, about: the same recipe suits all."""
 
 
 class MLP(nn.Module):
     """A perceptron with one hidden layer, of which a part is linear: a probe of the vector, for which few labels
-    suffice. Vectors are standardised by mean and deviation of the pool (`take`).
+    suffice. Vectors are standardized by mean and deviation of the pool (`take`).
 
     (N, D, 1, 1), a vector as an image of one pixel -> logits (N, classes).
     """

@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from prunefuse_ray.networks.resnets import he_initialise
+from prunefuse_ray.networks.resnets import he_initialize
 
 
 class VGG16(nn.Module):
-    """VGG-16 with batch normalisation and one linear classifier, as usual on 32x32 images.
+    """VGG-16 with batch normalization and one linear classifier, as usual on 32x32 images.
 
     Simonyan and Zisserman, arXiv 1409.1556. (N, C, H, W) with H, W >= 32 -> logits (N, classes).
     """
@@ -24,7 +24,7 @@ class VGG16(nn.Module):
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(inputs, classes)
-        he_initialise(self)
+        he_initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.pool(self.features(x)).flatten(1))
@@ -53,7 +53,7 @@ class TextCNN(nn.Module):
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool1d(1)
         self.classifier = nn.Linear(inputs, classes)
-        he_initialise(self)
+        he_initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         embedded = self.embedding(x.long()).transpose(1, 2)

@@ -27,7 +27,7 @@ class Named:
     file: str
     """In the library's cache on this machine; of an index the others lie beside it."""
     mean: tuple[float, ...] | None
-    """By which the images were normalised in training, where the library says so."""
+    """By which the images were normalized in training, where the library says so."""
     std: tuple[float, ...] | None
 
 

@@ -26,7 +26,7 @@ _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 def prune(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec) -> Proxy:
     """A copy of `dense` without the least important channels; `dense` is not changed.
 
-    Works for a network at initialisation and for a trained one. The proxy is on the same device, in training mode.
+    Works for a network at initialization and for a trained one. The proxy is on the same device, in training mode.
     Raises NetworkError, naming the module, where no channels would be left or the structure cannot be followed.
     Of an encoder of texts heads and units go.
     """
@@ -50,7 +50,7 @@ def split(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec, members: in
     Every group of channels is dealt out by importance, so that the members are as good as each other. Each keeps
     1 / members of every layer's channels; `pruning.ratio` must be 1 - 1 / members. One member is the network itself.
     Raises NetworkError as `prune` does, where `members` does not divide the channels of a layer, and where a
-    normalisation mixes the members' channels.
+    normalization mixes the members' channels.
     """
     if members < 1 or abs(pruning.ratio - (1 - 1 / members)) > 1e-9 or pruning.steps > 1 or pruning.round_to:
         raise NetworkError(
@@ -60,7 +60,7 @@ def split(dense: nn.Module, spec: NetworkSpec, pruning: PruningSpec, members: in
     for name, module in dense.named_modules():
         if isinstance(module, CROSS_CHANNEL_NORMS):
             raise NetworkError(
-                f"pruning.committee: {spec.architecture} cannot hold one: module {name} normalises over channels of "
+                f"pruning.committee: {spec.architecture} cannot hold one: module {name} normalizes over channels of "
                 "all members"
             )
     return [_pruned(dense, spec, pruning, partial(_others, member=m, members=members)) for m in range(members)]
@@ -145,7 +145,7 @@ def _refuse_untraceable(network: nn.Module) -> None:
         if is_parametrized(module) or module._parameters.keys() & {"weight_g", "weight_orig"}:
             raise unsuited(
                 name,
-                "its weights are computed from others (weight normalisation or another parametrisation); take that "
+                "its weights are computed from others (weight normalization or another parametrisation); take that "
                 "off before pruning",
             )
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is None:

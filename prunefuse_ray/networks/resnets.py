@@ -29,7 +29,7 @@ class PreActivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.norms[0](x))
-        # A projected shortcut reads the activated input, as in the paper's code: one normalisation serves both paths.
+        # A projected shortcut reads the activated input, as in the paper's code: one normalization serves both paths.
         shortcut = x if self.shortcut is None else self.shortcut(out)
         out = self.convs[0](out)
         for norm, conv in zip(self.norms[1:], self.convs[1:], strict=True):
@@ -58,15 +58,15 @@ class PreActivationResNet(nn.Module):
         self.relu = nn.ReLU()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(inputs, classes)
-        he_initialise(self)
+        he_initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.norm(self.blocks(self.stem(x))))
         return self.classifier(self.pool(x).flatten(1))
 
 
-def he_initialise(network: nn.Module) -> None:
-    """He's normal initialisation (arXiv 1502.01852) of all convolutions; biases zero."""
+def he_initialize(network: nn.Module) -> None:
+    """He's normal initialization (arXiv 1502.01852) of all convolutions; biases zero."""
     for module in network.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.segmentation import LRASPP
 
-from prunefuse_ray.networks.resnets import PreActivationBlock, he_initialise
+from prunefuse_ray.networks.resnets import PreActivationBlock, he_initialize
 
 
 class SmallFCN(nn.Module):
@@ -29,7 +29,7 @@ class SmallFCN(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(16 * 2**stage) for stage in range(3))
         self.relu = nn.ReLU()
         self.classifiers = nn.ModuleList(nn.Conv2d(16 * 2**stage, classes, 1) for stage in range(3))
-        he_initialise(self)
+        he_initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         size, found = x.shape[-2:], []

@@ -21,7 +21,7 @@ def unsuited(module: str, why: str) -> NetworkError:
 
 
 def plain(error: Exception) -> str:
-    """What an error of another library says, without the colours that some put in for terminals."""
+    """What an error of another library says, without the colors that some put in for terminals."""
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error)).strip() or type(error).__name__
 
 

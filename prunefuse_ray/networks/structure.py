@@ -16,7 +16,7 @@ from prunefuse_ray.networks.indices import added, grid
 from prunefuse_ray.networks.specs import NetworkError
 
 CROSS_CHANNEL_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
-"""Normalisations whose statistics mix channels: pruning changes what they compute."""
+"""Normalizations whose statistics mix channels: pruning changes what they compute."""
 
 _NUMBERS_OF_HEADS = ("num_heads", "n_heads", "heads", "n_head", "nhead", "num_attention_heads", "head_dim")
 

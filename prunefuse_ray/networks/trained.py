@@ -25,7 +25,7 @@ from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, first_line
 from prunefuse_ray.networks.weight_names import match, some
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights")
-"""Keys under which training scripts put a state dict beside their optimiser's and schedule's. The first one counts."""
+"""Keys under which training scripts put a state dict beside their optimizer's and schedule's. The first one counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Loaded:
 
     tensors: int
     replaced: list[str]
-    """Tensors of the head that keep their fresh initialisation, because the file has other classes (or no head)."""
+    """Tensors of the head that keep their fresh initialization, because the file has other classes (or no head)."""
     left_out: list[str]
     """What the file holds besides: a loss, metrics, the counter of an average, a second network."""
     converted: dict[str, int]
@@ -123,7 +123,7 @@ def shard_names(content: bytes) -> list[str]:
 
 
 def _fits(tensor: Tensor, wanted: Tensor) -> bool:
-    # Numbers of another kind (quantised, complex) are not what they look like.
+    # Numbers of another kind (quantized, complex) are not what they look like.
     same_kind = tensor.is_floating_point() == wanted.is_floating_point() and not tensor.is_complex()
     return tensor.shape == wanted.shape and same_kind and not tensor.is_quantized
 

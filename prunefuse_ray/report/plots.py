@@ -210,12 +210,12 @@ def _x_ticks(axes: Axes, series: Sequence[Line], wanted: Sequence[float] | None,
         axes.set_xlim(places[0] - 1, places[0] + 1)
 
 
-def _end_labels(axes: Axes, labelled: Sequence[Line], height: float) -> None:
+def _end_labels(axes: Axes, labeled: Sequence[Line], height: float) -> None:
     """Labels beside the last points, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     apart = 15 / (0.75 * height)  # 15 px, as a share of the axes
     below = -np.inf
-    for line in sorted(labelled, key=lambda one: one.y[-1]):
+    for line in sorted(labeled, key=lambda one: one.y[-1]):
         place = max((line.y[-1] - low) / (high - low), below + apart)
         below = place
         axes.annotate(

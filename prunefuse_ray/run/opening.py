@@ -16,7 +16,7 @@ from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.prepared import open_prepared
 from prunefuse_ray.data.sample_format import form_of
-from prunefuse_ray.data.survey import materialise, source_of, survey
+from prunefuse_ray.data.survey import materialize, source_of, survey
 from prunefuse_ray.distributed.resources import (
     Resources,
     ScoringPlan,
@@ -91,7 +91,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
             )
         remove_leftovers(config, ledger)  # of one that was killed before there was a run
         tell(lines(taken.inventory.to_json(), ledger.root.path))
-        materialise(found, ledger.root)
+        materialize(found, ledger.root)
         inventory.write(taken, ledger.root)
         growth.record(config.pool, info, ledger.root)
         ledger.create(to_tree(config), info.to_json())

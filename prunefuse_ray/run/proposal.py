@@ -98,7 +98,7 @@ def _input(facts: Facts) -> list[Choice]:
     )
     found = [Choice(field="pool.image_size", value=[pixels, pixels], why=why)]
     if facts.mixed_sizes and pixels >= 64:
-        found.append(Choice(field="pool.crop_ratio", value=0.875, why="photographs: the centre, as torchvision has it"))
+        found.append(Choice(field="pool.crop_ratio", value=0.875, why="photographs: the center, as torchvision has it"))
     return found
 
 

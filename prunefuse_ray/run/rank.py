@@ -33,7 +33,7 @@ from prunefuse_ray.data.sample_format import (
     preprocessing_from_bytes,
     tokenizer_file,
 )
-from prunefuse_ray.data.survey import check_unchanged, materialise, source_of, survey
+from prunefuse_ray.data.survey import check_unchanged, materialize, source_of, survey
 from prunefuse_ray.data.texts import NgramForm, TextForm, TokenForm, tokenizer_of
 from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
@@ -305,7 +305,7 @@ def _open(
         info, taken = found.info, inventory.checked(inventory.take(found, form=tokens), config.pool, tell)
         ledger.lock()
         tell(lines(taken.inventory.to_json(), ledger.root.path))
-        materialise(found, ledger.root)
+        materialize(found, ledger.root)
         inventory.write(taken, ledger.root)
         ledger.create(tree, info.to_json())
     form = tokens or form_of(config.pool, info)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.data.colours import Range
+from prunefuse_ray.data.colors import Range
 from prunefuse_ray.data.image_files import as_seen
 from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.data.inventory import INVENTORY

@@ -23,7 +23,7 @@ from prunefuse_ray.distributed.resources import ScoringPlan, beside_decoding
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.scoring.backend_choice import check, choose, measured_rate
 from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
-from prunefuse_ray.scoring.summary import summarise
+from prunefuse_ray.scoring.summary import summarize
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 
@@ -84,7 +84,7 @@ def score(
     seconds = time.perf_counter() - started
     largest = TASKS[job.task].strategies[job.strategy].largest(what.classes, what.members)
     try:
-        summary = summarise([f.path for f in written], what.out, largest)
+        summary = summarize([f.path for f in written], what.out, largest)
         if summary.rows != (expected := what.rows - len(what.exclude)):
             raise ScoreError(
                 f"{summary.rows} rows were scored of {expected}: the pool changed meanwhile, or two processes wrote "

@@ -35,7 +35,7 @@ class ScoreSummary:
     """(id, row): samples that have the content of a row of the held-out sets, as far as they were compared."""
 
 
-def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
+def summarize(files: list[str], out: Place, top: float) -> ScoreSummary:
     """Count, check and histogram the scores in `files`, in tasks where they are large.
 
     Args:
@@ -44,7 +44,7 @@ def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
     Raises:
         ScoreError: scores that are not finite, with the ids.
     """
-    parts = list(over_files(_summarise, files, out, top))
+    parts = list(over_files(_summarize, files, out, top))
     bad = [i for p in parts for i in p["bad"]]
     if bad:
         raise ScoreError(
@@ -64,7 +64,7 @@ def summarise(files: list[str], out: Place, top: float) -> ScoreSummary:
     )
 
 
-def _summarise(files: list[str], out: Place, top: float) -> dict:
+def _summarize(files: list[str], out: Place, top: float) -> dict:
     rows, bad_count, bad, counts = 0, 0, [], np.zeros(HISTOGRAM_BINS, np.int64)
     ids, reasons, conversions, matches = [], [], Counter[str](), [MATCHES.empty_table()]
     for file in files:

@@ -33,7 +33,7 @@ from prunefuse_ray.data.account import lines
 from prunefuse_ray.data.known_labels import check_known_labels, known_count
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
-from prunefuse_ray.data.survey import Survey, materialise, survey
+from prunefuse_ray.data.survey import Survey, materialize, survey
 from prunefuse_ray.distributed.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
 from prunefuse_ray.method.steps import Step
@@ -173,7 +173,7 @@ def _record(
     for key, (info, new) in infos.items():
         if new is not None:
             tell(lines(new.taken.inventory.to_json(), (root / "pools" / key).path))
-            materialise(new.found, root / "pools" / key)
+            materialize(new.found, root / "pools" / key)
             inventory.write(new.taken, root / "pools" / key)
             growth.record(pools[key], info, root / "pools" / key)
             (root / "pools" / key / "pool.json").write_json(info.to_json())

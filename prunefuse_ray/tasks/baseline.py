@@ -73,12 +73,12 @@ def of_pixels(
 ) -> Answer:
     """Of the pixels of images, uint8 (N, H, W, C), one by one: the values of the 3 x 3 pixels around each, and where it
     lies. Pixels of 255 are left out."""
-    x, y = _neighbourhoods(labeled).reshape(-1, 9 * labeled.shape[-1] + 5), masks_NHW.reshape(-1)
+    x, y = _neighborhoods(labeled).reshape(-1, 9 * labeled.shape[-1] + 5), masks_NHW.reshape(-1)
     known = np.flatnonzero(y != 255)
     some = np.random.default_rng(0).permutation(known)[:PIXELS]
     x, y = x[some], y[some].astype(np.int64)
     mean, std = x.mean(0), x.std(0) + 1e-6
-    t_NHWD = (_neighbourhoods(test) - mean) / std
+    t_NHWD = (_neighborhoods(test) - mean) / std
     found = of_classes(
         Features(
             labeled=(x - mean) / std,
@@ -96,7 +96,7 @@ def of_pixels(
     )
 
 
-def _neighbourhoods(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _neighborhoods(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """(N, H, W, 9 C + 5): the values around each pixel, of the edge beyond it, its place and the squares of that."""
     n, h, w, _ = images.shape
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float32) / 255

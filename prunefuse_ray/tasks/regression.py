@@ -1,6 +1,6 @@
 """Regression: one number a sample, or several.
 
-A label is a list of numbers, one a target, in the user's units. Networks learn them standardised by mean and standard
+A label is a list of numbers, one a target, in the user's units. Networks learn them standardized by mean and standard
 deviation of the labeled set (`fitted`), which are kept beside a trained network: outputs (N, T) are in deviations,
 whatever people get is in their units. So the recipe need not know how large a target is, and several weigh alike.
 """
@@ -187,7 +187,7 @@ class Regression(Task):
             return Regression()
         return Regression(**{name: tuple(map(float, units[name])) for name in ("mean", "std", "edges")})
 
-    def standardised(self, targets_NT: Tensor) -> Tensor:
+    def standardized(self, targets_NT: Tensor) -> Tensor:
         """Targets as outputs have them."""
         if not self.mean:
             return targets_NT.float()
@@ -220,7 +220,7 @@ class Regression(Task):
         from torch.nn import functional as F
 
         targets = outputs.shape[-1]
-        wanted_NT = self.standardised(targets_N).expand(outputs.shape)
+        wanted_NT = self.standardized(targets_N).expand(outputs.shape)
         hard = F.huber_loss(outputs, wanted_NT, reduction="sum") / targets
         if teacher is None or weight == 0.0:
             return hard
@@ -236,7 +236,7 @@ class Regression(Task):
 
     def members(self, targets_N: Tensor, classes: int) -> Tensor:
         """Which samples are above the mean of each target."""
-        return self.standardised(targets_N) > 0
+        return self.standardized(targets_N) > 0
 
     def deviations(self, targets_NT: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Targets as outputs have them, of numpy and float64; once the task is `fitted`."""

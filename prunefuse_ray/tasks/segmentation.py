@@ -346,7 +346,7 @@ def _fault(data: bytes, classes: int) -> str | None:
 
 
 def _colors() -> npt.NDArray[np.float32]:
-    """(256, 3) colors that neighbouring numbers do not share; black for what is left out."""
+    """(256, 3) colors that neighboring numbers do not share; black for what is left out."""
     hues = [colorsys.hsv_to_rgb((n * 0.618034) % 1.0, 0.75, 1.0) for n in range(256)]
     hues[IGNORED] = (0.0, 0.0, 0.0)
     return np.array(hues, np.float32) * 255

@@ -123,12 +123,12 @@ def _resized_crop(x: Tensor, draws: Draws, size: tuple[int, int], smallest: floa
 
 
 def _places(start_N: Tensor, length_N: Tensor, count: int, whole: int) -> Tensor:
-    """(N, count) centres of `count` equal cells of each stretch, from -1 to 1 over `whole` pixels."""
-    centres = (torch.arange(count) + 0.5) / count
-    return 2 * (start_N[:, None] + length_N[:, None] * centres) / whole - 1
+    """(N, count) centers of `count` equal cells of each stretch, from -1 to 1 over `whole` pixels."""
+    centers = (torch.arange(count) + 0.5) / count
+    return 2 * (start_N[:, None] + length_N[:, None] * centers) / whole - 1
 
 
-def centre(pixels_NHWC: Tensor, size: tuple[int, int]) -> Tensor:
+def center(pixels_NHWC: Tensor, size: tuple[int, int]) -> Tensor:
     """The middle of every image, (height, width)."""
     top, left = (pixels_NHWC.shape[1] - size[0]) // 2, (pixels_NHWC.shape[2] - size[1]) // 2
     return pixels_NHWC[:, top : top + size[0], left : left + size[1]]
@@ -141,11 +141,11 @@ def _window(uniform_N: Tensor, pad: int, size: int, device: torch.device) -> Ten
 
 
 def cutout_mask(top_N: Tensor, left_N: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, H, W) masks of rectangles of half the height and width around random centres (DeVries and Taylor 2017)."""
+    """(N, H, W) masks of rectangles of half the height and width around random centers (DeVries and Taylor 2017)."""
     return _span(top_N, size[0])[:, :, None] & _span(left_N, size[1])[:, None, :]
 
 
 def _span(uniform_N: Tensor, size: int) -> Tensor:
-    """(N, size) mask of a stretch of half the size around a random centre."""
+    """(N, size) mask of a stretch of half the size around a random center."""
     centre_N = (uniform_N * size).long()
     return (torch.arange(size, device=uniform_N.device) - centre_N[:, None]).abs() < max(1, size // 4)

@@ -2,7 +2,7 @@
 
 Texts: TF-IDF of words and pairs of words. Images: k-means features of whitened patches (Coates, Ng and Lee 2011, "An
 Analysis of Single-Layer Networks in Unsupervised Feature Learning": 6 x 6 pixels, 800 centroids, triangle activation,
-sums over quadrants). Vectors: themselves, standardised.
+sums over quadrants). Vectors: themselves, standardized.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _hashes(texts: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 def of_vectors(labeled: npt.NDArray[np.floating], test: npt.NDArray[np.floating]) -> Features:
     """Of vectors (N, D)."""
-    x, t = _standardised(labeled, test)
+    x, t = _standardized(labeled, test)
     return Features(labeled=x, test=t, strengths=(0.01, 0.1, 1.0, 10.0), about="the vectors")
 
 
@@ -65,15 +65,15 @@ def of_images(labeled: npt.NDArray[np.uint8], test: npt.NDArray[np.uint8], pool:
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    patches, whitening, centre = _whitened(pool)
+    patches, whitening, center = _whitened(pool)
     found = MiniBatchKMeans(min(CENTROIDS, len(patches)), batch_size=2048, n_init=1, max_iter=30, random_state=0)
     centroids = torch.from_numpy(found.fit(patches.numpy()).cluster_centers_.astype(np.float32))
 
     def features(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return np.concatenate([_pooled(images[i : i + IMAGES_AT_ONCE], whitening, centre, centroids)
+        return np.concatenate([_pooled(images[i : i + IMAGES_AT_ONCE], whitening, center, centroids)
                                for i in range(0, len(images), IMAGES_AT_ONCE)])  # fmt: skip
 
-    x, t = _standardised(features(labeled), features(test))
+    x, t = _standardized(features(labeled), features(test))
     scaled = f", images scaled to {SIDE} pixels" if max(labeled.shape[1:3]) > SIDE else ""
     return Features(labeled=x, test=t, strengths=(1e-4, 1e-3, 1e-2, 1e-1), about=f"k-means features of patches{scaled}")
 
@@ -82,7 +82,7 @@ def of_images(labeled: npt.NDArray[np.uint8], test: npt.NDArray[np.uint8], pool:
 
 
 def _patches(images: npt.NDArray[np.uint8]) -> tuple[Tensor, int, int]:
-    """Every patch of some images, normalised for brightness and contrast: (N, P, D), and P as rows and columns."""
+    """Every patch of some images, normalized for brightness and contrast: (N, P, D), and P as rows and columns."""
     x = torch.from_numpy(np.require(images, requirements="W")).permute(0, 3, 1, 2).float()
     if max(x.shape[2:]) > SIDE:
         scale = SIDE / max(x.shape[2:])
@@ -102,23 +102,23 @@ def _whitened(pool: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor, Tensor]:
         each = max(1, PATCHES * len(pool[start : start + 64]) // len(pool))
         some.append(patches[torch.randperm(len(patches), generator=generator)[:each]])
     patches = torch.cat(some)
-    centre = patches.mean(0)
-    values, vectors = torch.linalg.eigh((patches - centre).T @ (patches - centre) / max(1, len(patches) - 1))
+    center = patches.mean(0)
+    values, vectors = torch.linalg.eigh((patches - center).T @ (patches - center) / max(1, len(patches) - 1))
     whitening = vectors @ torch.diag((values.clamp(min=0) + 0.1).rsqrt()) @ vectors.T
-    return (patches - centre) @ whitening, whitening, centre
+    return (patches - center) @ whitening, whitening, center
 
 
 def _pooled(
-    images: npt.NDArray[np.uint8], whitening: Tensor, centre: Tensor, centroids: Tensor
+    images: npt.NDArray[np.uint8], whitening: Tensor, center: Tensor, centroids: Tensor
 ) -> npt.NDArray[np.float32]:
     """max(0, mean distance - distance) to each centroid, summed over the four quadrants: (N, 4 K)."""
     patches, rows, columns = _patches(images)
-    distances = torch.cdist((patches - centre) @ whitening, centroids)
+    distances = torch.cdist((patches - center) @ whitening, centroids)
     near = functional.relu(distances.mean(-1, keepdim=True) - distances)
     grid = near.transpose(1, 2).unflatten(2, (rows, columns))
     return functional.adaptive_avg_pool2d(grid, 2).flatten(1).numpy()
 
 
-def _standardised(x: npt.NDArray[np.floating], t: npt.NDArray[np.floating]) -> tuple[Any, Any]:
+def _standardized(x: npt.NDArray[np.floating], t: npt.NDArray[np.floating]) -> tuple[Any, Any]:
     mean, std = x.mean(0), x.std(0) + 1e-6
     return (x - mean) / std, (t - mean) / std

@@ -66,7 +66,7 @@ class PretrainingJob:
 
 
 def steps_of(settings: cfg.Pretraining, rows: int, macs: int) -> int:
-    """Optimiser steps over a pool of so many samples.
+    """Optimizer steps over a pool of so many samples.
 
     Args:
         macs: of the network per sample.

@@ -56,7 +56,7 @@ def batches(recipe: cfg.Recipe, samples: int, generator: torch.Generator) -> lis
 
 
 def learning_rate(recipe: cfg.Recipe, step: int, steps_an_epoch: float) -> float:
-    """The learning rate of optimiser step `step` (0-based)."""
+    """The learning rate of optimizer step `step` (0-based)."""
     epoch = step / steps_an_epoch
     if recipe.schedule == "step":
         drops = 1 if epoch < recipe.warmup_epochs else sum(epoch >= m for m in recipe.milestones)
@@ -83,7 +83,7 @@ def optimizer(recipe: cfg.Recipe, network: nn.Module) -> torch.optim.Optimizer:
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; biases and normalisation parameters (fewer than two dimensions) without."""
+    """Weights with decay; biases and normalization parameters (fewer than two dimensions) without."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},

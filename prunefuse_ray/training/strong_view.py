@@ -19,7 +19,7 @@ SLOTS = 2
 """Operations of one sample."""
 DRAWS = 2 * SLOTS + 2
 """Random numbers of one sample."""
-GREY = 0.5
+GRAY = 0.5
 """Of what a shift uncovers, and of what is cut out."""
 LARGEST = {"rotate": math.pi / 6, "shear_x": 0.3, "shear_y": 0.3, "shift_x": 0.6, "shift_y": 0.6}
 """Radians; tangents; shares of half the side."""
@@ -35,8 +35,8 @@ def _contrast(x: Tensor, strength: Tensor) -> Tensor:
 
 
 def _saturation(x: Tensor, strength: Tensor) -> Tensor:
-    grey = x.mean(1, keepdim=True)
-    return grey + (x - grey) * (1 + 0.9 * strength)
+    gray = x.mean(1, keepdim=True)
+    return gray + (x - gray) * (1 + 0.9 * strength)
 
 
 def _autocontrast(x: Tensor, strength: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def _solarize(x: Tensor, strength: Tensor) -> Tensor:
     return torch.where(x >= strength.abs(), 1 - x, x)
 
 
-RECOLOURS = {
+RECOLORS = {
     "brightness": _brightness,
     "contrast": _contrast,
     "saturation": _saturation,
@@ -62,7 +62,7 @@ RECOLOURS = {
     "solarize": _solarize,
 }
 """(N, C, H, W) in [0, 1] and strengths (N, 1, 1, 1) in [-1, 1) to what is clamped to [0, 1]."""
-OPERATIONS = ("identity", *RECOLOURS, *LARGEST)
+OPERATIONS = ("identity", *RECOLORS, *LARGEST)
 
 
 def strong_view(pixels_NHWC: Tensor, uniform_KN: Tensor) -> Tensor:
@@ -78,11 +78,11 @@ def strong_view(pixels_NHWC: Tensor, uniform_KN: Tensor) -> Tensor:
     for slot in range(SLOTS):
         operation_N = (uniform_KN[2 * slot] * len(OPERATIONS)).long()
         strength_N = 2 * uniform_KN[2 * slot + 1] - 1
-        x = _recoloured(x, operation_N, strength_N)
+        x = _recolored(x, operation_N, strength_N)
         affine_N23 = _compose(affine_N23, operation_N, strength_N)
     grid_NHW2 = functional.affine_grid(affine_N23, list(x.shape), align_corners=False)
-    x = functional.grid_sample(x - GREY, grid_NHW2, mode="bilinear", padding_mode="zeros", align_corners=False) + GREY
-    x = x.masked_fill(cutout_mask(uniform_KN[-2], uniform_KN[-1], x.shape[2:])[:, None], GREY)
+    x = functional.grid_sample(x - GRAY, grid_NHW2, mode="bilinear", padding_mode="zeros", align_corners=False) + GRAY
+    x = x.masked_fill(cutout_mask(uniform_KN[-2], uniform_KN[-1], x.shape[2:])[:, None], GRAY)
     return (x.clamp(0, 1) * 255).round().to(pixels_NHWC.dtype).permute(0, 2, 3, 1)
 
 
@@ -90,12 +90,12 @@ def _is(operation_N: Tensor, name: str) -> Tensor:
     return operation_N == OPERATIONS.index(name)
 
 
-def _recoloured(x: Tensor, operation_N: Tensor, strength_N: Tensor) -> Tensor:
-    """(N, C, H, W) in [0, 1], where an operation changes colours; the others as they are."""
-    for name, recolour in RECOLOURS.items():
+def _recolored(x: Tensor, operation_N: Tensor, strength_N: Tensor) -> Tensor:
+    """(N, C, H, W) in [0, 1], where an operation changes colors; the others as they are."""
+    for name, recolor in RECOLORS.items():
         mine = _is(operation_N, name).nonzero().flatten()
         if len(mine):  # a twelfth of the samples: computing each operation for all of them took 2.3 times as long
-            x[mine] = recolour(x[mine], strength_N[mine, None, None, None]).clamp(0, 1)
+            x[mine] = recolor(x[mine], strength_N[mine, None, None, None]).clamp(0, 1)
     return x
 
 

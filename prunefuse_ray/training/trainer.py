@@ -44,7 +44,7 @@ from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.resources import TrainingPlan, cores, training_threads
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Evaluation, Task
-from prunefuse_ray.training.augmentation import centre, draw, held_form, masked_view, network_inputs, weak_view
+from prunefuse_ray.training.augmentation import center, draw, held_form, masked_view, network_inputs, weak_view
 from prunefuse_ray.training.checkpoints import (
     State,
     Weights,
@@ -378,7 +378,7 @@ def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterato
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(job.seed))[: 10 * RECALIBRATION_BATCH]
     for rows in order.tensor_split(-(-len(order) // RECALIBRATION_BATCH)):
         values = samples.values_N[rows].to(device)
-        yield job.inputs(centre(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
+        yield job.inputs(center(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
 
 
 def _labeled(samples: Samples, job: TrainingJob, classes: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

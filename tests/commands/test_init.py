@@ -12,7 +12,7 @@ from PIL import Image
 from prunefuse_ray.cli import main
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.data.images import encode_png
-from prunefuse_ray.data.recognise import recognise
+from prunefuse_ray.data.recognize import recognize
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.run.proposal import MOST_LINES, Facts, budgets, propose, write
 from tests.support.pools import huggingface, image_folder, random_images, webdataset, write_pool, write_tar
@@ -215,31 +215,31 @@ def test_sub_folders_that_cannot_be_classes_are_no_labels(here):
     for n in range(9):  # dates, one image each
         (here / "p" / f"2024-01-{n}").mkdir(parents=True)
         (here / "p" / f"2024-01-{n}" / "a.png").write_bytes(encode_png(random_images(1)[0]))
-    found = recognise("p")
+    found = recognize("p")
     assert not found.labeled
     assert "9 sub-folders can hardly be classes" in found.why["labeled"]
     image_folder(here / "q" / "train", classes=("monday", "tuesday"))
     image_folder(here / "q" / "test")
-    assert "not those of the test set (monday, tuesday)" in recognise("q").why["labeled"]
+    assert "not those of the test set (monday, tuesday)" in recognize("q").why["labeled"]
 
 
 def test_columns_are_known_by_name_and_type(here):
     png = encode_png(random_images(1)[0])
     table = pa.table({"uuid": ["a"], "target": [4], "picture": [{"bytes": png, "path": "x"}], "site": ["s"]})
     pq.write_table(table, "t.parquet")
-    found = recognise("t.parquet")
+    found = recognize("t.parquet")
     assert found.fields == {
         "source": "parquet", "path": "t.parquet", "image_column": "picture", "id_column": "uuid",
         "label_column": "target", "classes": 5,
     }  # fmt: skip
     assert found.labeled
     pq.write_table(pa.table({"label": ["cat"], "image": [png]}), "s.parquet")
-    named = recognise("s.parquet")
+    named = recognize("s.parquet")
     assert not named.labeled
     assert "'label' is of type string: labels are integers" in named.why["labeled"]
     pq.write_table(pa.table({"a": [1.5]}), "n.parquet")
     with pytest.raises(PoolError, match=r"no column holds images, texts or vectors; the columns are a"):
-        recognise("n.parquet")
+        recognize("n.parquet")
 
 
 @pytest.mark.parametrize(
@@ -255,22 +255,22 @@ def test_columns_are_known_by_name_and_type(here):
 )  # fmt: skip
 def test_columns_of_a_csv_are_known_by_what_stands_in_them(text, fields, here):
     (here / "t.csv").write_text(text)
-    assert recognise("t.csv").fields == {"source": "csv", "path": "t.csv", **fields}
+    assert recognize("t.csv").fields == {"source": "csv", "path": "t.csv", **fields}
 
 
 def test_ids_are_no_texts_and_a_table_beside_images_is_not_the_pool(here):
     (here / "t.csv").write_text("id,label\na,good\n")
     with pytest.raises(PoolError, match=r"no column holds images, texts or vectors; the columns are id, label"):
-        recognise("t.csv")
+        recognize("t.csv")
     image_folder(here / "birds", each=2)
     (here / "birds" / "labels.csv").write_text("id,label\n" + "a,1\n" * 10_000)
-    found = recognise("birds")
+    found = recognize("birds")
     assert (found.fields["source"], "left aside: 1 of csv" in found.why["source"]) == ("images", True)
 
 
 def test_lists_of_labels_are_told_with_their_task(here):
     texts(here / "pool", "a.parquet", 4, label=[[0, 2], [], [1], [2]])
-    found = recognise(str(here / "pool"))
+    found = recognize(str(here / "pool"))
     assert not found.labeled
     assert found.why["labeled"].endswith("and lists of them with `task: multi_label`")
     assert found.fields["classes"] == 3
@@ -280,7 +280,7 @@ def test_labels_of_a_webdataset_may_stand_in_json(here):
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(buffer, "PNG")
     write_tar(here / "w.tar", [("0.png", buffer.getvalue()), ("0.json", b'{"label": 3}')])
-    found = recognise("w.tar")
+    found = recognize("w.tar")
     assert (found.labeled, found.fields["label_column"], found.fields["classes"]) == (True, "json:label", 4)
 
 

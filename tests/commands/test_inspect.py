@@ -26,7 +26,7 @@ def test_a_folder_alone_is_enough_and_nothing_is_written(photos, local_ray, caps
     told = capsys.readouterr().out
     assert "pool: 7 samples in 7 files, 8 x 8 to 30 x 20 pixels (median 8 x 8)" in told
     assert "left out: 1 extension .txt (cat/note [1].txt)" in told
-    assert "converted: 1 turned by EXIF orientation (dog/9.jpg); 1 RGB to grey (dog/9.jpg)" in told
+    assert "converted: 1 turned by EXIF orientation (dog/9.jpg); 1 RGB to gray (dog/9.jpg)" in told
     assert "classes: 0 cat, 1 dog" in told
     assert sorted(p.name for p in photos.rglob("*")) == before
 

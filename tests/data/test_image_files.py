@@ -18,7 +18,7 @@ QUARTERS = [[(200, 30, 30), (30, 200, 30)], [(30, 30, 200), (220, 220, 60)]]
 
 
 def photo(height=16, width=24) -> Image.Image:
-    """Four colours, one a quarter: which way up it is can be seen after any compression."""
+    """Four colors, one a quarter: which way up it is can be seen after any compression."""
     blocks = np.array(QUARTERS, np.uint8)
     return Image.fromarray(blocks.repeat(height // 2, 0).repeat(width // 2, 1))
 

@@ -15,7 +15,7 @@ from prunefuse_ray.data.sample_format import decode_column
 from prunefuse_ray.errors import Rejected
 
 RGB8 = ImageForm(height=8, width=8, channels=3)
-GREY8 = ImageForm(height=8, width=8, channels=1)
+GRAY8 = ImageForm(height=8, width=8, channels=1)
 
 
 def encoded(image: Image.Image, format_: str = "PNG") -> bytes:
@@ -33,11 +33,11 @@ def test_a_png_decodes_to_its_pixels(rgb):
     np.testing.assert_array_equal(decode(encode_png(rgb), RGB8), rgb)
 
 
-def test_grey_becomes_three_equal_channels(rgb):
-    grey = rgb[:, :, 0]
-    out = decode(encode_png(grey), RGB8)
+def test_gray_becomes_three_equal_channels(rgb):
+    gray = rgb[:, :, 0]
+    out = decode(encode_png(gray), RGB8)
     for channel in range(3):
-        np.testing.assert_array_equal(out[:, :, channel], grey)
+        np.testing.assert_array_equal(out[:, :, channel], gray)
 
 
 def test_alpha_is_dropped(rgb):
@@ -50,21 +50,21 @@ def test_palette_images_are_converted(rgb):
     np.testing.assert_array_equal(decode(encoded(image), RGB8), np.asarray(image.convert("RGB")))
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped():
+def test_sixteen_bit_gray_is_scaled_not_clipped():
     values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
-    out = decode(encoded(Image.fromarray(values)), GREY8)[:, :, 0]
+    out = decode(encoded(Image.fromarray(values)), GRAY8)[:, :, 0]
     np.testing.assert_array_equal(out, np.rint(values / 257).astype(np.uint8))
 
 
-def test_colour_in_a_grey_pool_follows_the_luma_of_bt601(rgb):
-    out = decode(encode_png(rgb), GREY8)[:, :, 0]
+def test_color_in_a_gray_pool_follows_the_luma_of_bt601(rgb):
+    out = decode(encode_png(rgb), GRAY8)[:, :, 0]
     luma = rgb @ np.array([0.299, 0.587, 0.114])
     assert np.abs(out - luma).max() <= 1
 
 
 def test_another_size_is_scaled_by_its_shorter_side_and_cropped():
     wide = np.zeros((16, 48, 3), np.uint8)
-    wide[:, 16:32] = 200  # the middle third is what a centre crop keeps
+    wide[:, 16:32] = 200  # the middle third is what a center crop keeps
     out = decode(encode_png(wide), RGB8)
     assert out.shape == (8, 8, 3)
     assert (out[:, 1:-1] == 200).all()
@@ -139,7 +139,7 @@ def test_image_size(rgb):
 
 
 def test_the_presets_crop_the_centre_of_a_larger_scaling(rgb):
-    """torchvision's presets: shorter side to 256, centre crop of 224; here 10 and 8."""
+    """torchvision's presets: shorter side to 256, center crop of 224; here 10 and 8."""
     form = ImageForm(height=8, width=8, channels=3, crop_ratio=0.8)
     assert (form.uncropped.height, form.uncropped.width) == (10, 10)
     ring = np.zeros((20, 20, 3), np.uint8)

@@ -7,7 +7,7 @@ from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import PoolError
 from tests.support.pools import parquet_pool, random_images, write_pool
 
-GREY8 = ImageForm(height=8, width=8, channels=1)
+GRAY8 = ImageForm(height=8, width=8, channels=1)
 
 pytestmark = pytest.mark.usefixtures("either_way")
 

@@ -70,7 +70,7 @@ def test_conversions_sizes_classes_and_what_cannot_be_read(photos, tmp_path, loc
     os.link(tmp_path / "photos" / "dog" / "1.png", tmp_path / "photos" / "dog" / "hard.png")
     account = take(survey(photos)).inventory
     one = account.sets["path"]
-    assert one.conversions == {"grey to RGB": 8, "CMYK to RGB": 1, "turned by EXIF orientation": 1}
+    assert one.conversions == {"gray to RGB": 8, "CMYK to RGB": 1, "turned by EXIF orientation": 1}
     assert one.unreadable == {"not an image in a known format": 1}
     assert one.sizes == {"smallest": (8, 8), "median": (8, 8), "largest": (40, 40)}
     assert one.labels == {"cat": 6, "dog": 5}
@@ -79,7 +79,7 @@ def test_conversions_sizes_classes_and_what_cannot_be_read(photos, tmp_path, loc
     told = "\n".join(lines(account.to_json(), "runs/x"))
     for said in (
         "pool: 11 samples in 11 files, 8 x 8 to 40 x 40 pixels (median 8 x 8)",
-        "converted: 8 grey to RGB (cat/0.png, cat/1.png, cat/2.png, ...); 1 CMYK to RGB (cat/press.jpg)",
+        "converted: 8 gray to RGB (cat/0.png, cat/1.png, cat/2.png, ...); 1 CMYK to RGB (cat/press.jpg)",
         "unreadable: 1 not an image in a known format (cat/broken.jpg)",
         "2 have the content of another one (",
         "by class: cat 6, dog 5",

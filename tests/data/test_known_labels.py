@@ -39,12 +39,12 @@ def test_ids_that_look_like_numbers_stay_what_the_pool_has(tmp_path):
 
 
 def test_all_faults_are_said_at_once(tmp_path):
-    path = write(tmp_path, "id,label\ns1,0\ns1,1\ns2,grey\n,1\ns4,2\n")
+    path = write(tmp_path, "id,label\ns1,0\ns1,1\ns2,gray\n,1\ns4,2\n")
     with pytest.raises(PoolError) as caught:
         read_known(path, INFO, CLASSIFICATION)
     for said in (
         "'s1': both 'dark' and 'light'",
-        "line 4 ('s2'): label 'grey' is not a class",
+        "line 4 ('s2'): label 'gray' is not a class",
         "line 5: a row without an id",
         "line 6 ('s4'): label '2' is not",
         "the classes are dark, light",

@@ -17,7 +17,7 @@ from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.storage import Place
 from tests.support.pools import rows
 
-GREY8 = ImageForm(height=8, width=8, channels=1)
+GRAY8 = ImageForm(height=8, width=8, channels=1)
 
 
 def test_the_stream_gives_every_sample(made):
@@ -25,7 +25,7 @@ def test_the_stream_gives_every_sample(made):
     source, _ = sources(pool, Place.at("unused"))
     got = rows(stream(source))
     assert sorted(got) == sorted(ids)
-    np.testing.assert_array_equal(decode(got[ids[7]]["sample"], GREY8), pixels[7])
+    np.testing.assert_array_equal(decode(got[ids[7]]["sample"], GRAY8), pixels[7])
     assert "label" not in got[ids[0]]
 
 
@@ -34,7 +34,7 @@ def test_fetching_gives_the_samples_asked_for_with_their_labels(made):
     source, _ = sources(pool, Place.at("unused"))
     got = rows(stream(source, only=pa.array([ids[11], ids[30]]), label=True))
     assert {i: r["label"] for i, r in got.items()} == {ids[11]: 1, ids[30]: 0}
-    np.testing.assert_array_equal(decode(got[ids[30]]["sample"], GREY8), pixels[30])
+    np.testing.assert_array_equal(decode(got[ids[30]]["sample"], GRAY8), pixels[30])
 
 
 def test_select_random_is_the_global_top_of_the_hash_scores(made):

@@ -135,8 +135,8 @@ def test_training_waits_for_training_machines_only():
 
 
 def test_scoring_prefers_scoring_machines_and_never_the_head():
-    labelled = cluster(20, in_process=False, roles={"scoring": (12, 0), "training": (8, 1)})
-    assert plan_scoring(Scoring(), labelled, MUCH).placement == {
+    labeled = cluster(20, in_process=False, roles={"scoring": (12, 0), "training": (8, 1)})
+    assert plan_scoring(Scoring(), labeled, MUCH).placement == {
         "label_selector": {"prunefuse.io/role": "scoring"},
         "fallback_strategy": [{"label_selector": {"prunefuse.io/role": "!head"}}],
     }

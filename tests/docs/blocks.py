@@ -88,8 +88,8 @@ def street(where: Path) -> None:
         for folder in ("images", "masks"):
             (where / "street" / part / folder).mkdir(parents=True)
         for n, (image, mask) in enumerate(zip(images, masks, strict=True)):
-            colours = np.repeat(image[..., None], 3, 2) // rng.integers(1, 3, 3, np.uint8)
-            Image.fromarray(colours.astype(np.uint8)).resize((64, 64)).save(where / f"street/{part}/images/{n}.jpg")
+            colors = np.repeat(image[..., None], 3, 2) // rng.integers(1, 3, 3, np.uint8)
+            Image.fromarray(colors.astype(np.uint8)).resize((64, 64)).save(where / f"street/{part}/images/{n}.jpg")
             classes = Image.fromarray(np.minimum(mask, 3)).resize((64, 64), Image.Resampling.NEAREST)
             (where / f"street/{part}/masks/{n}.png").write_bytes(encode_png(np.asarray(classes)))
 

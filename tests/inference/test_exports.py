@@ -48,7 +48,7 @@ def test_the_program_of_torch_export_computes_the_networks_logits_for_any_number
 
 def test_the_hubs_folder_is_loaded_as_it_is_and_its_card_has_the_figures(run, tmp_path, capsys):
     assert main(["export", str(run[0]), "--format", "huggingface", "--out", str(tmp_path / "hub")]) == 0
-    assert "card with the run's figures. Add a licence" in " ".join(capsys.readouterr().out.split())
+    assert "card with the run's figures. Add a license" in " ".join(capsys.readouterr().out.split())
     loaded = prunefuse_ray.load(tmp_path / "hub")
     state = run[1].state_dict()
     assert all(torch.equal(t, state[n]) for n, t in loaded.network.state_dict().items())

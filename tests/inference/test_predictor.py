@@ -54,7 +54,7 @@ def photo():
 
 
 def by_hand(network, photo):
-    """Scale so that 15 x 20 fits inside, crop 12 x 16 from the centre, normalise; with Pillow and torch alone."""
+    """Scale so that 15 x 20 fits inside, crop 12 x 16 from the center, normalize; with Pillow and torch alone."""
     scaled = Image.fromarray(photo).resize((15, 20), Image.Resampling.BILINEAR).crop((1, 2, 13, 18))
     x = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None] / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (FORM.mean, FORM.std))
@@ -101,11 +101,11 @@ def test_one_sample_or_several(saved, photo, tmp_path, form):
     assert found.probability == pytest.approx(float(by_hand(saved[1], photo).max()), abs=1e-4)
 
 
-def test_grey_arrays_may_have_an_axis_of_one_channel(saved, photo):
+def test_gray_arrays_may_have_an_axis_of_one_channel(saved, photo):
     model = prunefuse_ray.load(saved[0])
     (flat,), (deep,) = model.predict(photo[:, :, 0]), model.predict(photo[:, :, :1])
     assert flat.label == deep.label
-    assert len(list(model.predict(photo[:, :, 0][None]))) == 1, "a stack of grey images"
+    assert len(list(model.predict(photo[:, :, 0][None]))) == 1, "a stack of gray images"
 
 
 def test_a_broken_one_among_many_is_named_and_the_others_are_predicted(saved, photo, tmp_path, caplog):

@@ -126,14 +126,14 @@ def test_every_stage(name, shape, exact, ratio):
     before = {key: value.clone() for key, value in dense.state_dict().items()}
     proxy = prune(dense, spec, PruningSpec(ratio=ratio))
 
-    # Kept positions: at initialisation the proxy is exactly the dense network's selected weights.
+    # Kept positions: at initialization the proxy is exactly the dense network's selected weights.
     expected = gather(before, proxy.kept)
     for key, value in proxy.network.state_dict().items():
         assert torch.equal(value, expected[key]), key
     assert all(torch.equal(value, before[key]) for key, value in dense.state_dict().items())
     _check_widths(name, dense, proxy, ratio)
 
-    # What the fusion rules promise, at initialisation and after training has moved weights and statistics.
+    # What the fusion rules promise, at initialization and after training has moved weights and statistics.
     x = example_input(spec, samples=4, seed=9)
     with torch.no_grad():  # a head of zeros, with which vision transformers begin, would make all logits equal
         for network in (dense, proxy.network):
@@ -311,7 +311,7 @@ class Frozen(nn.Sequential):
 
 
 class Computed(nn.Sequential):
-    """The old weight normalisation, whose weights are no parameters: not even a copy can be made."""
+    """The old weight normalization, whose weights are no parameters: not even a copy can be made."""
 
     def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         super().__init__(nn.Flatten(), nn.utils.weight_norm(nn.Linear(torch.Size(input_shape).numel(), num_classes)))

@@ -111,7 +111,7 @@ def test_what_cannot_be_a_committee_is_refused():
 
 
 def test_layers_that_mix_the_members_channels_are_refused_by_name():
-    with pytest.raises(NetworkError, match=r"small_vit cannot hold one: module \S*ln\S* normalises"):
+    with pytest.raises(NetworkError, match=r"small_vit cannot hold one: module \S*ln\S* normalizes"):
         committee_of("tests.networks.test_architectures:small_vit", (3, 16, 16), 2)
 
 

@@ -110,7 +110,7 @@ def test_importances_that_heads_do_not_have_and_committees_are_refused_by_name()
     dense = networks.build(spec, seed=0)
     with pytest.raises(networks.NetworkError, match=r"pruning\.importance: bn_scale .* use another one"):
         networks.prune(dense, spec, networks.PruningSpec(ratio=0.5, importance="bn_scale"))
-    with pytest.raises(networks.NetworkError, match=r"pruning\.committee: .* normalises over channels"):
+    with pytest.raises(networks.NetworkError, match=r"pruning\.committee: .* normalizes over channels"):
         networks.split(dense, spec, networks.PruningSpec(ratio=0.5), 2)
     one = spec_of(heads=1)
     with pytest.raises(networks.NetworkError, match="one head, which cannot be pruned"):

@@ -37,7 +37,7 @@ def test_recalibrated_statistics_are_the_averages_over_the_batches():
     variance = torch.stack([batch.var((0, 2, 3)) for batch in batches]).mean(0)
     torch.testing.assert_close(network[0].running_mean, mean)
     torch.testing.assert_close(network[0].running_var, variance)
-    # The second one saw the first one's normalised output, with nothing dropped.
+    # The second one saw the first one's normalized output, with nothing dropped.
     torch.testing.assert_close(network[2].running_mean, torch.zeros(3), atol=1e-6, rtol=0)
     assert network[0].momentum == 0.3
     assert [module.training for module in network] == [True, True, False]
@@ -68,7 +68,7 @@ def test_without_batch_norms_no_batch_is_read():
     recalibrate_batch_norm(nn.Linear(2, 2), batches())
 
 
-def randomise(network):
+def randomize(network):
     """Trained-looking weights and statistics everywhere."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -92,7 +92,7 @@ def randomise(network):
 def test_the_inference_form_computes_the_same_with_fewer_norms(architecture, shape, left):
     spec = NetworkSpec(architecture=architecture, classes=10, input_shape=shape)
     network = prune(build(spec, seed=0), spec, PruningSpec(ratio=0.8)).network
-    randomise(network)
+    randomize(network)
     x = example_input(spec, samples=4)
     state = {name: value.clone() for name, value in network.state_dict().items()}
     fast = inference_form(network)
@@ -163,7 +163,7 @@ class Branches(nn.Module):
 @pytest.mark.parametrize("traceable", [True, False])
 def test_what_cannot_be_folded_stays(traceable):
     network = Branches(traceable=traceable)
-    randomise(network)
+    randomize(network)
     x = torch.randn(2, 3, 4, 4)
     fast = inference_form(network)
     assert len(batch_norms(fast)) == 1
@@ -173,7 +173,7 @@ def test_what_cannot_be_folded_stays(traceable):
 def test_a_convolution_called_twice_is_not_folded():
     conv, norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
     network = nn.Sequential(conv, norm, conv, nn.Flatten(), nn.Linear(3, 2))
-    randomise(network)
+    randomize(network)
     x = torch.randn(2, 3, 1, 1)
     torch.testing.assert_close(inference_form(network)(x), network.eval()(x))
 

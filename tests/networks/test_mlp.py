@@ -16,7 +16,7 @@ def learned():
     return dense, x
 
 
-def test_vectors_are_standardised_by_the_pool(learned):
+def test_vectors_are_standardized_by_the_pool(learned):
     dense, x = learned
     standard = (x.flatten(1) - dense.mean) / dense.deviation
     # In float32 a mean of 5 is known to 2.4e-7, a quarter of a thousandth of the smallest deviation here.

@@ -97,7 +97,7 @@ def test_it_is_pruned_in_all_three_widths_and_fused_exactly(learned, ratio):
     assert proxy.network.words.weight.shape[1] == kept(4)
     assert proxy.network.hidden.weight.shape == (kept(8), kept(8))
     assert not proxy.network.topics.weight.requires_grad
-    # Leading topics stay; what reads them begins at random, and may decide between neighbours.
+    # Leading topics stay; what reads them begins at random, and may decide between neighbors.
     assert set(proxy.kept["topics.weight"][1].tolist()) <= set(range(kept(8) + 1))
     x = texts(5, seed=1)
     fused = networks.fuse(learned, proxy, "function_preserving")

@@ -130,17 +130,17 @@ class DepthwiseGrouped(nn.Module):
 
 
 class Shuffled(nn.Module):
-    """A channel shuffle between two convolutions, before a normalisation and a gate."""
+    """A channel shuffle between two convolutions, before a normalization and a gate."""
 
     def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.first = nn.Conv2d(input_shape[0], 16, 3, padding=1)
-        self.norm = self.normalisation()
+        self.norm = self.normalization()
         self.second = nn.Conv2d(16, 16, 3, padding=1)
         self.gate = nn.Parameter(torch.ones(()))
         self.classifier = nn.Linear(16, num_classes)
 
-    def normalisation(self) -> nn.Module:
+    def normalization(self) -> nn.Module:
         return nn.BatchNorm2d(16)
 
     def forward(self, x):
@@ -150,12 +150,12 @@ class Shuffled(nn.Module):
 
 
 class ShuffledGroupNorm(Shuffled):
-    def normalisation(self) -> nn.Module:
+    def normalization(self) -> nn.Module:
         return nn.GroupNorm(2, 16)
 
 
 class ShuffledLayerNorm(Shuffled):
-    def normalisation(self) -> nn.Module:
+    def normalization(self) -> nn.Module:
         return nn.LayerNorm([16, 8, 8], elementwise_affine=False)
 
 
@@ -205,7 +205,7 @@ class FixedPositions(nn.Module):
 
 
 class WithoutGains(FixedPositions):
-    """A layer normalisation of which no tensor tells its width."""
+    """A layer normalization of which no tensor tells its width."""
 
     def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         super().__init__(num_classes, input_shape)
@@ -216,7 +216,7 @@ class WithoutGains(FixedPositions):
 
 
 class OneChannelGroups(nn.Module):
-    """Group normalisation of single channels."""
+    """Group normalization of single channels."""
 
     groups = 1
 
@@ -238,7 +238,7 @@ class GroupsOfOne(OneChannelGroups):
     groups = 16
 
 
-class PairsNormalised(nn.Module):
+class PairsNormalized(nn.Module):
     """Groups of two channels, of which a step before the last may leave one."""
 
     def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
@@ -254,7 +254,7 @@ class PairsNormalised(nn.Module):
         return self.classifier(self.second(self.first(x)).relu().mean((2, 3)))
 
 
-class PairsConvolved(PairsNormalised):
+class PairsConvolved(PairsNormalized):
     def paired(self) -> nn.Module:
         return nn.Conv2d(8, 8, 3, groups=4)
 
@@ -298,14 +298,14 @@ class Thinking(Chain):
 class DepthwiseFirst(Chain):
     def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         super().__init__(num_classes, input_shape)
-        self.colours = nn.Conv2d(input_shape[0], input_shape[0], 3, padding=1, groups=input_shape[0])
+        self.colors = nn.Conv2d(input_shape[0], input_shape[0], 3, padding=1, groups=input_shape[0])
 
     def forward(self, x):
-        return super().forward(self.colours(x))
+        return super().forward(self.colors(x))
 
 
-class Standardised(nn.Module):
-    """Standardised weights before group normalisation, as in Big Transfer."""
+class Standardized(nn.Module):
+    """Standardized weights before group normalization, as in Big Transfer."""
 
     def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -320,7 +320,7 @@ class Standardised(nn.Module):
 
 
 class Encoder(nn.Module):
-    """torch's own transformer layers, before and after whose blocks it may normalise."""
+    """torch's own transformer layers, before and after whose blocks it may normalize."""
 
     norm_first = True
 
@@ -395,7 +395,7 @@ class ConvolutionalHead(Chain):
         return self.classifier(self.conv(x).relu()).mean((2, 3))
 
 
-class NormalisedLogits(Chain):
+class NormalizedLogits(Chain):
     def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         super().__init__(num_classes, input_shape)
         self.after = nn.BatchNorm1d(num_classes)
@@ -543,7 +543,7 @@ def test_iterative_pruning_composes_to_exact_counts_and_indices(steps, ratio):
     torch.testing.assert_close(fused(x), proxy.network.eval()(x), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [PairsNormalised, PairsConvolved])
+@pytest.mark.parametrize("kind", [PairsNormalized, PairsConvolved])
 def test_blocks_stay_as_many_where_a_step_leaves_one_channel_of_each(kind):
     dense = build(spec_of(kind), seed=0)
     proxy = prune(dense, spec_of(kind), PruningSpec(ratio=0.5, steps=2))
@@ -582,13 +582,13 @@ def test_round_to_keeps_the_nearest_multiple(ratio, round_to, widths):
         (Casting, (3, 8, 8)),
         (Thinking, (3, 8, 8)),
         (DepthwiseFirst, (3, 8, 8)),
-        (Standardised, (3, 8, 8)),
+        (Standardized, (3, 8, 8)),
         (Encoder, (8,)),
         (PostNormEncoder, (8,)),
         (DictInside, (3, 8, 8)),
         (TwoInputsInside, (3, 8, 8)),
         (ConvolutionalHead, (3, 8, 8)),
-        (NormalisedLogits, (3, 8, 8)),
+        (NormalizedLogits, (3, 8, 8)),
         (CalledTwice, (3, 8, 8)),
     ],
 )
@@ -604,7 +604,7 @@ def test_unusual_networks_that_can_be_followed_are_pruned(kind, shape, ratio):
 
 @pytest.mark.slow
 def test_indices_that_are_out_of_place_are_noticed(monkeypatch):
-    """The first channels in place of the chosen ones, in normalisations only: shapes and files would all be right."""
+    """The first channels in place of the chosen ones, in normalizations only: shapes and files would all be right."""
     spec = NetworkSpec(architecture="torchvision:convnext_tiny", classes=5, input_shape=(3, 32, 32))
     dense = build(spec, seed=0)
     right = groups.product_indices
@@ -673,7 +673,7 @@ def test_depthwise_grouped_and_transposed_convolutions(ratio):
         (Shuffled, (3, 8, 8), "module second: it would read other channels"),
         (ShuffledGroupNorm, (3, 8, 8), "module second: it would read other channels"),
         (ShuffledLayerNorm, (3, 8, 8), "first.weight: the kept positions are not whole channels"),
-        (WithoutGains, (8,), r"module norm: it cannot run after pruning \(normalises the shape \(32,\), not \(16,\)"),
+        (WithoutGains, (8,), r"module norm: it cannot run after pruning \(normalizes the shape \(32,\), not \(16,\)"),
         (ShuffledZeroHead, (3, 8, 8), "module second: it would read other channels"),
         (ShuffledClosedGate, (3, 8, 8), "module second: it would read other channels"),
         (OwnAttention, (8,), "module o: it would read other channels"),

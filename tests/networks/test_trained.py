@@ -40,7 +40,7 @@ def prefixed(state, prefix):
 
 
 def lightning(state, **more):
-    """What Lightning writes: the network under an attribute of its module, beside losses, metrics and an optimiser."""
+    """What Lightning writes: the network under an attribute of its module, beside losses, metrics and an optimizer."""
     own = prefixed(state, "model.") | {
         "criterion.weight": torch.ones(4),
         "train_accuracy.confusion": torch.zeros(4, 4),
@@ -238,14 +238,14 @@ def test_what_is_not_this_network_is_refused_and_changes_nothing(content, said):
     network = build(SPEC, seed=0)
     with pytest.raises(NetworkError, match=said) as caught:
         load_trained(network, SPEC, content(trained()))
-    assert "\x1b" not in str(caught.value), "torch colours its messages for terminals"
+    assert "\x1b" not in str(caught.value), "torch colors its messages for terminals"
     fresh = build(SPEC, seed=0).state_dict()
     assert all(torch.equal(t, fresh[n]) for n, t in network.state_dict().items())
     assert not os.path.exists("/tmp/prunefuse-was-here")
 
 
 def test_the_proxy_holds_the_trained_weights_at_its_kept_positions():
-    """And they are the strongest channels of the trained network, not those of its initialisation."""
+    """And they are the strongest channels of the trained network, not those of its initialization."""
     network = build(SPEC, seed=0)
     load_trained(network, SPEC, safetensors.torch.save(trained(seed=7)))
     proxy = prune(network, SPEC, PruningSpec(ratio=0.5))

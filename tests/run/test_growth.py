@@ -7,7 +7,7 @@ import pytest
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.data.images import encode_png
-from prunefuse_ray.data.survey import materialise, sources, survey
+from prunefuse_ray.data.survey import materialize, sources, survey
 from prunefuse_ray.errors import LabelsWaiting, LedgerError, PoolError, ScoreError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import growth, loop
@@ -50,7 +50,7 @@ def begun(pool: cfg.Pool, root, **more) -> tuple[cfg.Config, Ledger]:
     labeled = config.annotation.kind == "oracle"
     found = survey(config.pool, labeled=labeled)
     ledger = Ledger(Place.at(str(root)))
-    materialise(found, ledger.root)
+    materialize(found, ledger.root)
     growth.record(config.pool, found.info, ledger.root)
     ledger.create({}, found.info.to_json())
     return config, ledger

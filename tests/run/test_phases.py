@@ -129,7 +129,7 @@ def test_scoring_counts_conversions_and_compares_with_the_test_set_once(local_ra
     assert any("the others are compared when they are first scored" in line for line in told)
     ledger = Ledger(Place.at(str(tmp_path / "tiny")))
     first, later = (ledger.require(Step(r, "score")).metrics for r in (0, 1))
-    assert first["conversions"] == {"grey to RGB": 1, "alpha dropped": 1}
+    assert first["conversions"] == {"gray to RGB": 1, "alpha dropped": 1}
     assert first["overlaps"]["test_path"] == {
         "samples": 2, "held_out": 2, "examples": [["s0010", "s0903"], ["s0020", "s0904"]],
     }  # fmt: skip

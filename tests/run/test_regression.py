@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import prunefuse_ray
-from prunefuse_ray.data.recognise import recognise
+from prunefuse_ray.data.recognize import recognize
 from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting, PoolError
 from prunefuse_ray.inference.onnx import to_onnx
 from prunefuse_ray.method.steps import LABEL, SCORE, SELECT, TRAIN, Step
@@ -177,15 +177,15 @@ def test_what_is_no_number_is_named_and_counted_before_anything_is_written(local
     assert not (tmp_path / "runs" / "tiny").exists()
 
 
-def test_a_column_of_numbers_is_recognised(where, tmp_path):
+def test_a_column_of_numbers_is_recognized(where, tmp_path):
     table = pq.read_table(where / "pool")
     pq.write_table(table, tmp_path / "a.parquet")
-    found = recognise(str(tmp_path / "a.parquet"))
+    found = recognize(str(tmp_path / "a.parquet"))
     assert (found.task, found.labeled) == ("classification", False)
     assert "numbers stand in angle: to predict one, set task to regression" in found.why["labeled"]
     pq.write_table(table.rename_columns(["id", "image", "target"]), tmp_path / "a.parquet")
-    found = recognise(str(tmp_path / "a.parquet"))
+    found = recognize(str(tmp_path / "a.parquet"))
     assert (found.task, found.labeled, found.fields["label_column"]) == ("regression", True, "target")
     (tmp_path / "b.csv").write_text("v,y\n1 2,0.5\n2 3,1\n")
-    found = recognise(str(tmp_path / "b.csv"))
+    found = recognize(str(tmp_path / "b.csv"))
     assert (found.task, found.fields.get("classes")) == ("regression", None)

@@ -225,7 +225,7 @@ def test_every_form_is_near_the_plain_network_and_says_how_near(saved, backend, 
 
 
 @pytest.mark.parametrize(("backend", "precision", "off"), FORMS)
-def test_a_score_depends_on_no_neighbour(saved, backend, precision, off):
+def test_a_score_depends_on_no_neighbor(saved, backend, precision, off):
     if backend == "openvino":
         pytest.importorskip("openvino")
     scorer = Scorer(saved, dataclasses.replace(JOB, backend=backend, precision=precision))

@@ -13,7 +13,7 @@ from prunefuse_ray.data.sample_format import read_column
 from prunefuse_ray.data.stream import decoded_rows
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
-from prunefuse_ray.scoring.summary import summarise
+from prunefuse_ray.scoring.summary import summarize
 from prunefuse_ray.storage import Place
 from tests.support.pools import random_images
 
@@ -63,7 +63,7 @@ def test_scores_are_the_plain_networks(saved):
     assert got["rejected"].null_count == 37
 
 
-def test_a_score_does_not_depend_on_its_neighbours_to_the_last_bit(saved):
+def test_a_score_does_not_depend_on_its_neighbors_to_the_last_bit(saved):
     pixels = random_images(50)
     actor = scorer(saved)
     whole = actor(rows(pixels))["score"].to_numpy()
@@ -101,7 +101,7 @@ def write(tmp_path, scores, rejected=None):
 
 
 def test_the_summary_counts_rows_rejections_and_scores(tmp_path, local_ray):
-    summary = summarise(*write(tmp_path, [0.0, 0.01, 0.99, 1.0, 0], [None, None, None, None, "bad"]), 1.0)
+    summary = summarize(*write(tmp_path, [0.0, 0.01, 0.99, 1.0, 0], [None, None, None, None, "bad"]), 1.0)
     assert (summary.rows, summary.scored) == (5, 4)
     assert summary.rejected.to_pylist() == [{"id": "s4", "reason": "bad"}]
     counts = summary.histogram["counts"]
@@ -111,4 +111,4 @@ def test_the_summary_counts_rows_rejections_and_scores(tmp_path, local_ray):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_are_named(tmp_path, local_ray, bad):
     with pytest.raises(ScoreError, match=r"not finite for 2 samples, e\.g\. ids 's1', 's2'"):
-        summarise(*write(tmp_path, [0.5, bad, bad]), 1.0)
+        summarize(*write(tmp_path, [0.5, bad, bad]), 1.0)

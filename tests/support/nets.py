@@ -105,7 +105,7 @@ def convolutional(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.
 
 
 def grouped(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
-    """Normalises over groups of channels: what it computes changes with their number."""
+    """Normalizes over groups of channels: what it computes changes with their number."""
     network = tiny(num_classes=num_classes, input_shape=input_shape)
     network[1] = nn.GroupNorm(2, 8)
     return network

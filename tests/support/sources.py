@@ -15,7 +15,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.images import encode_png
-from prunefuse_ray.data.survey import materialise
+from prunefuse_ray.data.survey import materialize
 from prunefuse_ray.storage import Place
 from tests.support.pools import huggingface, random_images, webdataset, write_pool
 
@@ -136,7 +136,7 @@ def pool_of(name, tmp_path, *, labeled=True, **more) -> cfg.Pool:
 
 def in_run(found, tmp_path) -> Place:
     root = Place.at(str(tmp_path / "run"))
-    materialise(found, root)
+    materialize(found, root)
     return root
 
 

@@ -2,12 +2,12 @@
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.pool import PoolInfo, Source
-from prunefuse_ray.data.survey import materialise, sources, survey
+from prunefuse_ray.data.survey import materialize, sources, survey
 from prunefuse_ray.storage import Place
 
 
 def opened(pool: cfg.Pool, root: Place) -> tuple[PoolInfo, Source, Source]:
     """What a survey finds, and pool and test set as a run in `root` reads them."""
     found = survey(pool)
-    materialise(found, root)
+    materialize(found, root)
     return found.info, *sources(pool, root)

@@ -165,7 +165,7 @@ def test_trials_with_much_in_common_start_apart():
     sweep = sweep_from_tree({"space": {"selection.strategy": {"grid": ["margin", "entropy"]}}, "seeds": [0, 1, 2]})
     found = trials(sweep)
     keys = {t.name: inputs_keys(t.config, {"rows": 1}) for t in found}
-    by_seed = sorted(found, key=lambda t: t.config.run.seed)  # the worst order: neighbours share their first rounds
+    by_seed = sorted(found, key=lambda t: t.config.run.seed)  # the worst order: neighbors share their first rounds
     assert [(t.config.selection.strategy, t.config.run.seed) for t in in_order(by_seed, keys)] == [
         (s, seed) for s in ("margin", "entropy") for seed in (0, 1, 2)
     ]

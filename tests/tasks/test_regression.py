@@ -92,7 +92,7 @@ def test_outputs_are_in_deviations_and_people_get_units():
     task, y = fitted()
     assert task.mean == pytest.approx(y.mean(0))
     assert task.std == pytest.approx(y.std(0))
-    z = task.standardised(torch.from_numpy(y))
+    z = task.standardized(torch.from_numpy(y))
     assert z.mean(0).numpy() == pytest.approx(0, abs=1e-6)
     assert task.in_units(z.double()).numpy() == pytest.approx(y, abs=1e-5)
     assert task.exported(z.double()).numpy() == pytest.approx(y, abs=1e-5)
@@ -124,7 +124,7 @@ def huber(error):
 def test_the_loss_is_hubers_in_deviations_also_of_a_committee():
     task, y = fitted(6)
     z = torch.randn(3, 6, 2)
-    wanted = task.standardised(torch.from_numpy(y))
+    wanted = task.standardized(torch.from_numpy(y))
     expected = sum(huber(member - wanted) / 2 for member in z)
     assert float(task.loss_sum(z, torch.from_numpy(y))) == pytest.approx(expected, rel=1e-5)
     teacher = torch.randn(6, 2)

@@ -192,7 +192,7 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path, monkeypatch):
     assert [p.step for p in curve] == [10, 11, 12]
 
 
-def test_wandb_offline_writes_a_run_that_can_be_synchronised(tmp_path, monkeypatch):
+def test_wandb_offline_writes_a_run_that_can_be_synchronized(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from prunefuse_ray.training.augmentation import augment, centre, draw
+from prunefuse_ray.training.augmentation import augment, center, draw
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (64, 16, 24, 3), dtype=np.uint8))
 DRAWS = draw(64, torch.Generator().manual_seed(0))
@@ -67,7 +67,7 @@ def test_a_sample_is_augmented_alike_however_many_workers_share_the_batch(worker
 
 
 def ramp(n, h, w):
-    """Images whose two channels are the coordinates of each pixel's centre, times 4."""
+    """Images whose two channels are the coordinates of each pixel's center, times 4."""
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     return torch.stack([4 * y, 4 * x], -1).to(torch.uint8).expand(n, h, w, 2)
 
@@ -100,4 +100,4 @@ def test_a_crop_of_the_whole_image_at_its_own_size_is_the_image():
 
 
 def test_the_centre_is_the_middle():
-    assert torch.equal(centre(ramp(2, 10, 8), (4, 4)), ramp(2, 10, 8)[:, 3:7, 2:6])
+    assert torch.equal(center(ramp(2, 10, 8), (4, 4)), ramp(2, 10, 8)[:, 3:7, 2:6])

@@ -34,7 +34,7 @@ def test_an_operation_of_no_strength_changes_nothing(x, name):
     assert (uncut(seen(x, name)).int() - uncut(x).int()).abs().max() <= 1
 
 
-def test_colours_and_places_change_as_they_should(x):
+def test_colors_and_places_change_as_they_should(x):
     assert (uncut(seen(x, "brightness", 0.0)).float().mean() / uncut(x).float().mean()).item() == pytest.approx(
         0.1, abs=0.01
     )

@@ -1,7 +1,7 @@
 """One round on the labeling page: who is asked what next, and what they have answered; nothing of HTTP.
 
 Every answer is in a file before the next sample is shown: `labels-page-NAME.csv` in the round's folder, written whole
-(aside, synchronised, renamed), a file for each person. The run reads it as it reads any file of labels.
+(aside, synchronized, renamed), a file for each person. The run reads it as it reads any file of labels.
 """
 
 from __future__ import annotations

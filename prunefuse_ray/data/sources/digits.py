@@ -1,4 +1,4 @@
-"""The embedded example: scikit-learn's digits, 8 x 8 grey images. A run writes them into its own directory."""
+"""The embedded example: scikit-learn's digits, 8 x 8 gray images. A run writes them into its own directory."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Digits(SourceReader):
 
 
 def digits_tables() -> tuple[pa.Table, pa.Table]:
-    """scikit-learn's digits as (pool, test): 1,797 grey 8 x 8 images, every fifth of a fixed shuffle held out."""
+    """scikit-learn's digits as (pool, test): 1,797 gray 8 x 8 images, every fifth of a fixed shuffle held out."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

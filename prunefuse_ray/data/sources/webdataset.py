@@ -1,4 +1,4 @@
-"""WebDataset: uncompressed tar files, in which neighbouring members whose names agree up to the first dot are a sample.
+"""WebDataset: uncompressed tar files, in which neighboring members whose names agree up to the first dot are a sample.
 
 They are scanned once; from then on a sample is a range of bytes in a file.
 """

@@ -1,9 +1,9 @@
-"""The function-preserving fusion of transformers that normalise before every block (pre-LN).
+"""The function-preserving fusion of transformers that normalize before every block (pre-LN).
 
 LayerNorm looks at all channels of the residual stream, so zeroing weights is not enough: the added channels would
 change its mean and variance. With k of D channels kept and r = k / D, the fused network computes the same if
 
-- every layer that writes into the stream is centred over the kept channels (each reader starts with LayerNorm, which
+- every layer that writes into the stream is centered over the kept channels (each reader starts with LayerNorm, which
   subtracts the mean anyway) and scaled by 1 / sqrt(r), and writes nothing into the added ones: mean 0 and the proxy's
   variance over all D channels;
 - LayerNorm's kept gains are multiplied by sqrt(r) and its added offsets are zero;
@@ -28,7 +28,7 @@ from prunefuse_ray.networks.structure import damp_cross, damp_queries, query_row
 
 
 def residual_stream(dense: nn.Module, kept: KeptIndices) -> Tensor | None:
-    """The kept channels of the one residual stream that all LayerNorms normalise, or None if all are kept."""
+    """The kept channels of the one residual stream that all LayerNorms normalize, or None if all are kept."""
     streams: list[Tensor | None] = []
     for name, module in dense.named_modules():
         if isinstance(module, nn.LayerNorm):
@@ -38,9 +38,9 @@ def residual_stream(dense: nn.Module, kept: KeptIndices) -> Tensor | None:
             if not any(_same(stream, other) for other in streams):
                 streams.append(stream)
         elif isinstance(module, nn.GroupNorm):
-            raise _no_form(f"module {name} normalises groups of channels")
+            raise _no_form(f"module {name} normalizes groups of channels")
     if len(streams) != 1:
-        raise _no_form("its LayerNorms do not all normalise one residual stream")
+        raise _no_form("its LayerNorms do not all normalize one residual stream")
     return streams[0]
 
 

@@ -9,7 +9,7 @@ from prunefuse_ray.run.context import Done, RunContext
 
 
 def run(context: RunContext, step: Step) -> Done:
-    """The target network before its training: fused, or for comparisons the dense one as it was initialised."""
+    """The target network before its training: fused, or for comparisons the dense one as it was initialized."""
     config, ledger = context.config, context.ledger
     origin = base(config, step.round)
     dense = networks.from_files(

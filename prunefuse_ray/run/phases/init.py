@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(context: RunContext, step: Step) -> Done:
-    """Initialise the dense network, and the network that selects: pruned from it, itself, or another architecture.
+    """Initialize the dense network, and the network that selects: pruned from it, itself, or another architecture.
     Labels that are known beforehand are taken in with their samples."""
     config = context.config
     statistics = context.ledger.read_bytes(Step(-1, LEARN), STATISTICS_FILE) if learns(config) else None

@@ -23,7 +23,7 @@ from prunefuse_ray.storage import Place
 from tests.support.pools import random_images, rows
 from tests.support.sources import COUNT, FORMS, OF_IMAGES, WITH_FILES, in_run, pool_of
 
-GREY8 = ImageForm(height=8, width=8, channels=1)
+GRAY8 = ImageForm(height=8, width=8, channels=1)
 
 
 @pytest.mark.parametrize("name", OF_IMAGES)
@@ -59,14 +59,14 @@ def test_ids_labels_and_samples_are_those_that_were_written(name, tmp_path, loca
     got = rows(stream(source, label=True))
     assert sorted(got) == sorted(ids)
     for i in range(COUNT):
-        np.testing.assert_array_equal(decode(got[ids[i]]["sample"], GREY8), random_images(COUNT)[i])
+        np.testing.assert_array_equal(decode(got[ids[i]]["sample"], GRAY8), random_images(COUNT)[i])
         assert got[ids[i]]["label"] == i % 2
     only = pa.array([ids[9], ids[5]])
     wanted = sorted((got[i] for i in only.to_pylist()), key=lambda row: row["id"])
     assert sorted(rows(stream(source, only=only, label=True)).values(), key=lambda row: row["id"]) == wanted
     here = pa.concat_tables(rows_here(source, only=only, label=True))
     assert sorted(here.to_pylist(), key=lambda row: row["id"]) == wanted, "the driver reads what tasks read"
-    held_out = load_samples(test, GREY8)
+    held_out = load_samples(test, GRAY8)
     expected = {p.tobytes(): i % 2 for i, p in enumerate(random_images(4, seed=1))}
     assert {v.numpy().tobytes(): int(n) for v, n in zip(held_out.values_N, held_out.labels_N, strict=True)} == expected
 

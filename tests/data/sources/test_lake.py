@@ -29,7 +29,7 @@ from prunefuse_ray.storage import Place
 from tests.support.pools import random_images, rows
 from tests.support.sources import COUNT, TEST, hint_version, pool_of, table_of, write_delta, write_iceberg, write_tables
 
-GREY8 = ImageForm(height=8, width=8, channels=1)
+GRAY8 = ImageForm(height=8, width=8, channels=1)
 FORMATS = ["delta", "iceberg"]
 
 
@@ -50,12 +50,12 @@ def read(pool) -> dict[str, int]:
     assert found.info.rows == len(streamed)
     here = pa.concat_tables(rows_here(source, label=True))
     assert dict(zip(here["id"].to_pylist(), here["label"].to_pylist(), strict=True)) == streamed
-    chunks = [chunk.rows for chunk in decoded(source, GREY8, label=True)]
+    chunks = [chunk.rows for chunk in decoded(source, GRAY8, label=True)]
     assert {i: n for c in chunks for i, n in zip(*(c[k].to_pylist() for k in ("id", "label")), strict=True)} == streamed
     wanted = pa.array([*sorted(streamed)[1::3], "s0003"])
     some = pa.concat_tables(list(rows_here(source, only=wanted)))["id"].to_pylist()
     assert sorted(some) == sorted(set(wanted.to_pylist()) & streamed.keys())
-    assert len(load_samples(source, GREY8)) == len(streamed)
+    assert len(load_samples(source, GRAY8)) == len(streamed)
     return streamed
 
 
@@ -183,7 +183,7 @@ def test_files_that_a_library_wrote_anew_still_belong_to_the_others(name, column
     )
     found = survey(pool)
     source = sources(pool, Place.at("unused"))[0]
-    form = GREY8 if column == "struct" else VectorForm(length=2)
+    form = GRAY8 if column == "struct" else VectorForm(length=2)
     values = load_samples(source, form)
     assert found.info.rows == len(values) == COUNT - 1
     streamed = rows(stream(source))

@@ -15,7 +15,7 @@ from prunefuse_ray.storage import Place
 from tests.support.pools import random_images
 from tests.support.sources import COUNT, pool_of
 
-GREY8 = ImageForm(height=8, width=8, channels=1)
+GRAY8 = ImageForm(height=8, width=8, channels=1)
 
 
 def read(pool):
@@ -44,7 +44,7 @@ def test_deletes_changed_columns_and_compaction_are_seen_and_a_pinned_version_is
     before, rows = read(pool)
     assert rows == truth(pool)
     for i, pixels in enumerate(random_images(COUNT)):
-        np.testing.assert_array_equal(decode(rows[f"s{i:04d}"][0], GREY8), pixels)
+        np.testing.assert_array_equal(decode(rows[f"s{i:04d}"][0], GRAY8), pixels)
     lance.dataset(pool.path).delete("id in ('s0003', 's0012')")
     deleted, rows = read(pool)
     assert rows == truth(pool)

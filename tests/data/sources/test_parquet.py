@@ -19,7 +19,7 @@ from prunefuse_ray.storage import Place
 from tests.support.pools import huggingface, parquet_pool, random_images, rows, write_pool
 from tests.support.surveys import opened
 
-GREY8 = ImageForm(height=8, width=8, channels=1)
+GRAY8 = ImageForm(height=8, width=8, channels=1)
 
 
 def test_parquet_shards_of_hugging_face_name_their_classes_and_need_no_ids(tmp_path, local_ray):
@@ -37,10 +37,10 @@ def test_parquet_shards_of_hugging_face_name_their_classes_and_need_no_ids(tmp_p
     ids = [*(f"a.parquet:{i}" for i in range(6)), *(f"b.parquet:{i}" for i in range(4))]
     assert sorted(got) == sorted(ids)
     for i, id_ in enumerate(ids):
-        np.testing.assert_array_equal(decode(got[id_]["sample"], GREY8), random_images(10)[i])
+        np.testing.assert_array_equal(decode(got[id_]["sample"], GRAY8), random_images(10)[i])
         assert got[id_]["label"] == i % 2
     assert list(rows(stream(source, only=pa.array(["b.parquet:3"])))) == ["b.parquet:3"]
-    assert len(load_samples(test, GREY8)) == 10
+    assert len(load_samples(test, GRAY8)) == 10
 
 
 def test_an_id_column_that_is_missing_is_said_with_the_remedy(tmp_path, local_ray):

@@ -7,7 +7,7 @@ import pytest
 from prunefuse_ray import config as cfg
 from prunefuse_ray.cli import main
 from prunefuse_ray.data.stream import stream
-from prunefuse_ray.data.survey import materialise, sources, survey
+from prunefuse_ray.data.survey import materialize, sources, survey
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
 from tests.support.pools import rows
@@ -30,7 +30,7 @@ def found(where, source, **more):
     tree = {"source": source, "path": str(where / "pool"), "test_path": str(where / "test"), "classes": NAMES}
     pool = cfg.Pool.model_validate({"text_column": "text", **tree, **more})
     result = survey(pool)
-    materialise(result, Place.at(str(where / "run")))
+    materialize(result, Place.at(str(where / "run")))
     return result.info, rows(stream(sources(pool, Place.at(str(where / "run")))[0], label=True))
 
 

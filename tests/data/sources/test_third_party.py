@@ -63,7 +63,7 @@ import ray
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.stream import stream
-from prunefuse_ray.data.survey import materialise, sources, survey
+from prunefuse_ray.data.survey import materialize, sources, survey
 from prunefuse_ray.distributed.resources import configure_data
 from prunefuse_ray.errors import PruneFuseError
 from prunefuse_ray.method.steps import Step
@@ -92,7 +92,7 @@ ray.init(log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.environ
 configure_data()
 found = survey(config.pool)
 ledger = Ledger(Place.at(where + "/run"))
-materialise(found, ledger.root)
+materialize(found, ledger.root)
 growth.record(config.pool, found.info, ledger.root)
 ledger.create({}, found.info.to_json())
 first = rows(stream(sources(config.pool, ledger.root)[0], label=True))

@@ -145,7 +145,7 @@ def test_foreign_proxies_and_unknown_rules_are_refused(pair):
         fuse(dense, proxy, "keep", epsilon=0.2)
 
 
-def test_group_normalisation_has_no_preserving_form():
+def test_group_normalization_has_no_preserving_form():
     spec = NetworkSpec(architecture=f"{__name__}:GroupNormNet", classes=4, input_shape=(3, 8, 8))
     dense = build(spec, seed=0)
     proxy = prune(dense, spec, PruningSpec(ratio=0.5))

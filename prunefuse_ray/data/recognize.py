@@ -59,7 +59,7 @@ ROWS_READ = 50
 
 
 @dataclass(kw_only=True)
-class Recognised:
+class Recognized:
     """What a folder seems to be."""
 
     fields: dict[str, Any]
@@ -72,7 +72,7 @@ class Recognised:
     """Field -> what it was seen by. `labeled`: likewise."""
 
 
-def recognise(path: str) -> Recognised:
+def recognize(path: str) -> Recognized:
     """Look at a folder, one file, or the files of a pattern.
 
     Raises:
@@ -102,7 +102,7 @@ def recognise(path: str) -> Recognised:
         of_part = {"path": taken}
     else:
         parts, of_part = _parts(path, taken, folders=source in ("images", "huggingface"))
-    found = Recognised(fields={"source": source, **parts}, labeled=False)
+    found = Recognized(fields={"source": source, **parts}, labeled=False)
     found.why["source"] = f"{len(taken):,} of {len(files):,} files" + (
         f"; left aside: {', '.join(f'{len(v)} of {s}' for s, v in by_source.items() if s != source)}"
         if len(by_source) > 1
@@ -168,7 +168,7 @@ def _written(root: str, names: list[str], folders: bool) -> Any:
 # --- what the files of each source say -------------------------------------------------------------------------------
 
 
-def _images(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
+def _images(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
     """Sub-folders are classes, unless the test set has other ones or nearly every image has one of its own."""
     pool = _classes_below(found.fields["path"], root, files["path"])
     test = _classes_below(found.fields.get("test_path"), root, files.get("test_path", ()))
@@ -196,7 +196,7 @@ def _classes_below(setting: Any, root: Place, names: Iterable[str]) -> Counter[s
     return found
 
 
-def _columns(found: Recognised, schema: pa.Schema) -> None:
+def _columns(found: Recognized, schema: pa.Schema) -> None:
     """The columns of a table: samples, ids, labels."""
     source = POOL_SOURCES[found.fields["source"]]
     kinds = {f.name: plain_type(f.type) for f in schema}
@@ -271,7 +271,7 @@ def _is_vector(kind: pa.DataType) -> bool:
     return is_list(kind) and pa.types.is_floating(kind.value_type)
 
 
-def _label_column(found: Recognised, schema: pa.Schema) -> str | None:
+def _label_column(found: Recognized, schema: pa.Schema) -> str | None:
     """The column that is named like labels and can hold them: integers, numbers, in CSV and JSON Lines also names."""
     kinds = {f.name: plain_type(f.type) for f in schema}
     names = found.fields["source"] in TABLES
@@ -284,7 +284,7 @@ def _label_column(found: Recognised, schema: pa.Schema) -> str | None:
 
 
 def _labeled_files(
-    found: Recognised, schema: pa.Schema, files: dict[str, list[str]], schema_of: Callable[[str], pa.Schema]
+    found: Recognized, schema: pa.Schema, files: dict[str, list[str]], schema_of: Callable[[str], pa.Schema]
 ) -> tuple[str, list[str], pa.Schema]:
     """(column of the labels, files that have it, the schema of the first of them); the test set's where the pool has
     none."""
@@ -298,7 +298,7 @@ def _labeled_files(
     return labels, files["test_path"], schema
 
 
-def _numbers(found: Recognised, schema: pa.Schema, labels: str) -> bool:
+def _numbers(found: Recognized, schema: pa.Schema, labels: str) -> bool:
     """Whether the labels, be it those of the test set alone, are numbers; says so."""
     if labels in schema.names and pa.types.is_floating(plain_type(schema.field(labels).type)):
         found.task = REGRESSION.name
@@ -309,7 +309,7 @@ def _is_id(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or (pa.types.is_integer(kind) and not pa.types.is_uint64(kind))
 
 
-def _parquet(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
+def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
     def schema_of(name: str) -> pa.Schema:
         return pq.read_schema(posixpath.join(root.path, name), filesystem=root.fs)
 
@@ -330,7 +330,7 @@ def _parquet(found: Recognised, root: Place, files: dict[str, list[str]]) -> Non
         )
 
 
-def _tables(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
+def _tables(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
     rows_of = TABLES[found.fields["source"]].rows_of
 
     def rows(name: str) -> Iterator[Mapping[str, Any]]:
@@ -375,7 +375,7 @@ def _is_whole(cell: Any) -> bool:
     return isinstance(cell, int) and not isinstance(cell, bool)
 
 
-def _webdataset(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
+def _webdataset(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
     first = Place(root.fs, posixpath.join(root.path, files["path"][0]))
     kinds: Counter[str] = Counter()
     field_: str | None = None
@@ -410,7 +410,7 @@ def _label_field(content: bytes) -> str | None:
     return next((w for w in LABELS if isinstance(tree, dict) and type(tree.get(w)) is int), None)
 
 
-def _huggingface(found: Recognised, root: Place, files: dict[str, list[str]]) -> None:
+def _huggingface(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
     with root.fs.open_input_stream(posixpath.join(root.path, files["path"][0])) as stream:
         schema = pa.ipc.open_stream(stream).schema
     _columns(found, schema)
@@ -418,7 +418,7 @@ def _huggingface(found: Recognised, root: Place, files: dict[str, list[str]]) ->
         found.why["classes"] = "the files do not name them: set pool.classes"
 
 
-def _count_classes(found: Recognised, labels: Iterable[Any], files: int) -> None:
+def _count_classes(found: Recognized, labels: Iterable[Any], files: int) -> None:
     """The number of classes, from labels 0 .. classes-1."""
     values = set()
     for label in labels:

@@ -1,9 +1,9 @@
-"""The colours of images: more than 8 bits, other modes and other profiles brought to 8 bits, grey or sRGB; no Ray.
+"""The colors of images: more than 8 bits, other modes and other profiles brought to 8 bits, gray or sRGB; no Ray.
 
-- **Colours** of another profile (Adobe RGB, Display P3, CMYK of a press) become sRGB's; without a profile Pillow's
+- **Colors** of another profile (Adobe RGB, Display P3, CMYK of a press) become sRGB's; without a profile Pillow's
   conversion holds. A profile that cannot be used is left aside.
 - **Alpha** is dropped.
-- **More than 8 bits**: 16-bit grey is scaled from the range of its type, floats from 0..1. Other floats, and 32-bit
+- **More than 8 bits**: 16-bit gray is scaled from the range of its type, floats from 0..1. Other floats, and 32-bit
   integers, have no range that all images of a pool share: they are rejected, unless `pool.value_range` gives one.
 """
 
@@ -20,11 +20,11 @@ from prunefuse_ray.errors import Rejected
 
 Range = tuple[float, float]
 SAME = 2
-"""A profile whose colours differ from sRGB's by no more than this, of 255, is sRGB."""
+"""A profile whose colors differ from sRGB's by no more than this, of 255, is sRGB."""
 
 
 def eight_bits(image: Image.Image, value_range: Range | None = None) -> Image.Image:
-    """Grey of more than 8 bits as L, anything else as it is.
+    """Gray of more than 8 bits as L, anything else as it is.
 
     Args:
         value_range: the values that become black and white; default: those of the type (16 bits), or 0..1 (floats).
@@ -55,8 +55,8 @@ def _range(image: Image.Image, values: np.ndarray) -> Range:
     return 0.0, float(2 ** (bits[0] if isinstance(bits, tuple) else bits) - 1)
 
 
-class Colours:
-    """How one image gets to 8 bits, grey or RGB. In `working` mode it may be turned and scaled, which is cheaper than
+class Colors:
+    """How one image gets to 8 bits, gray or RGB. In `working` mode it may be turned and scaled, which is cheaper than
     before it is converted; then it is `finished`."""
 
     def __init__(self, image: Image.Image, channels: int) -> None:
@@ -70,10 +70,10 @@ class Colours:
         return self.profile.mode if self.profile else self.mode
 
     def working(self, image: Image.Image, value_range: Range | None) -> Image.Image:
-        grey = eight_bits(image, value_range)
-        if (between := _BETWEEN.get(grey.mode)) is not None:
-            grey = grey.convert(between)
-        return grey.convert(self.working_mode)
+        gray = eight_bits(image, value_range)
+        if (between := _BETWEEN.get(gray.mode)) is not None:
+            gray = gray.convert(between)
+        return gray.convert(self.working_mode)
 
     def finished(self, image: Image.Image) -> Image.Image:
         if self.profile is None or self.profile.transform is None:
@@ -84,7 +84,7 @@ class Colours:
 
 
 _BETWEEN = {"La": "LA", "LAB": "RGB"}
-"""Modes from which Pillow knows no direct way to grey."""
+"""Modes from which Pillow knows no direct way to gray."""
 _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _SPOKEN_OF = {
     "RGB": frozenset({"RGB", "RGBA", "RGBa", "RGBX", "P", "PA"}),
@@ -95,7 +95,7 @@ _SPOKEN_OF = {
 
 @dataclass(frozen=True)
 class Profile:
-    """A colour profile."""
+    """A color profile."""
 
     mode: str = "RGB"
     """The mode that it speaks of."""
@@ -127,7 +127,7 @@ def profile_of(data: bytes) -> Profile:
 
 
 def _is_srgb(mode: str, transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether colours all over the space come out as they went in."""
+    """Whether colors all over the space come out as they went in."""
     if mode == "CMYK":
         return False
     ramp = np.arange(0, 256, 17, dtype=np.uint8)

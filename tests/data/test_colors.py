@@ -1,4 +1,4 @@
-"""Colours: every mode and profile that image files have, against what people see."""
+"""Colors: every mode and profile that image files have, against what people see."""
 
 import io
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 from prunefuse_ray.data.images import ImageForm, read
 from prunefuse_ray.errors import Rejected
 
-RGB8, GREY8 = (ImageForm(height=8, width=8, channels=n) for n in (3, 1))
+RGB8, GRAY8 = (ImageForm(height=8, width=8, channels=n) for n in (3, 1))
 
 
 def encoded(image: Image.Image, format_: str = "TIFF", **options) -> bytes:
@@ -36,7 +36,7 @@ def ramp(dtype, top):
         (ramp(np.int32, 100_000), (0, 50_000), 255, "32-bit integers to 8 bits"),
     ],
 )
-def test_deep_grey_is_scaled_from_its_range(values, given, expected, kind):
+def test_deep_gray_is_scaled_from_its_range(values, given, expected, kind):
     low, high = given or (0, 1 if values.dtype == np.float32 else 65535)
     form = ImageForm(height=8, width=8, channels=1, value_range=given)
     out, kinds = read(encoded(Image.fromarray(values)), form)
@@ -55,60 +55,60 @@ def test_deep_grey_is_scaled_from_its_range(values, given, expected, kind):
         (np.full((8, 8), np.nan, np.float32), "values that are not finite"),
     ],
 )
-def test_deep_grey_without_a_range_that_all_images_share_is_rejected_by_name(values, said):
+def test_deep_gray_without_a_range_that_all_images_share_is_rejected_by_name(values, said):
     with pytest.raises(Rejected, match=said):
-        read(encoded(Image.fromarray(values)), GREY8)
+        read(encoded(Image.fromarray(values)), GRAY8)
 
 
 def test_twelve_bits_in_sixteen_are_said_to_be_near_black():
-    kinds = read(encoded(Image.fromarray(ramp(np.uint16, 4095))), GREY8)[1]
+    kinds = read(encoded(Image.fromarray(ramp(np.uint16, 4095))), GRAY8)[1]
     assert kinds == ("16 bits to 8", "16 bits to 8, near black: pool.value_range may say better")
 
 
-def test_sixteen_bits_of_colour_and_of_portable_greymaps_are_scaled():
+def test_sixteen_bits_of_color_and_of_portable_graymaps_are_scaled():
     deep = b"P6 8 8 65535\n" + np.full((8, 8, 3), 0x8000, ">u2").tobytes()
     assert (read(deep, RGB8)[0] // 2 == 64).all()
-    grey = b"P5 8 8 65535\n" + np.full((8, 8), 0x8000, ">u2").tobytes()
-    assert (read(grey, GREY8)[0] == 128).all()
+    gray = b"P5 8 8 65535\n" + np.full((8, 8), 0x8000, ">u2").tobytes()
+    assert (read(gray, GRAY8)[0] == 128).all()
 
 
 # --- modes ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("mode", "format_", "to_rgb", "to_grey"),
+    ("mode", "format_", "to_rgb", "to_gray"),
     [
-        ("1", "PNG", ("black and white to RGB",), ("black and white to grey",)),
-        ("L", "PNG", ("grey to RGB",), ()),
-        ("P", "PNG", ("palette to RGB",), ("palette to grey",)),
-        ("RGB", "PNG", (), ("RGB to grey",)),
-        ("RGBA", "PNG", ("alpha dropped",), ("RGB to grey", "alpha dropped")),
-        ("LA", "PNG", ("grey to RGB", "alpha dropped"), ("alpha dropped",)),
-        ("CMYK", "JPEG", ("CMYK to RGB",), ("CMYK to grey",)),
-        ("YCbCr", "TIFF", (), ("YCbCr to grey",)),
-        ("LAB", "TIFF", ("LAB to RGB",), ("LAB to grey",)),
-        ("RGBX", "TIFF", (), ("RGB to grey",)),
+        ("1", "PNG", ("black and white to RGB",), ("black and white to gray",)),
+        ("L", "PNG", ("gray to RGB",), ()),
+        ("P", "PNG", ("palette to RGB",), ("palette to gray",)),
+        ("RGB", "PNG", (), ("RGB to gray",)),
+        ("RGBA", "PNG", ("alpha dropped",), ("RGB to gray", "alpha dropped")),
+        ("LA", "PNG", ("gray to RGB", "alpha dropped"), ("alpha dropped",)),
+        ("CMYK", "JPEG", ("CMYK to RGB",), ("CMYK to gray",)),
+        ("YCbCr", "TIFF", (), ("YCbCr to gray",)),
+        ("LAB", "TIFF", ("LAB to RGB",), ("LAB to gray",)),
+        ("RGBX", "TIFF", (), ("RGB to gray",)),
     ],
 )
-def test_every_mode_becomes_rgb_or_grey_and_is_told(mode, format_, to_rgb, to_grey):
-    colours = Image.fromarray(np.random.default_rng(0).integers(40, 210, (8, 8, 3), dtype=np.uint8))
+def test_every_mode_becomes_rgb_or_gray_and_is_told(mode, format_, to_rgb, to_gray):
+    colors = Image.fromarray(np.random.default_rng(0).integers(40, 210, (8, 8, 3), dtype=np.uint8))
     if mode == "LAB":
-        image = ImageCms.profileToProfile(colours, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"),
+        image = ImageCms.profileToProfile(colors, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"),
                                           outputMode="LAB")  # fmt: skip
         assert image is not None
     else:
-        image = colours.convert("L").convert(mode) if mode in ("1", "L", "LA") else colours.convert(mode)
+        image = colors.convert("L").convert(mode) if mode in ("1", "L", "LA") else colors.convert(mode)
     data = encoded(image, format_, **({"quality": 100, "subsampling": 0} if format_ == "JPEG" else {}))
-    seen = np.asarray(image.convert("RGB") if mode in ("1", "L", "LA", "P") else colours, dtype=int)
+    seen = np.asarray(image.convert("RGB") if mode in ("1", "L", "LA", "P") else colors, dtype=int)
     tolerance = {"CMYK": 5, "LAB": 16, "YCbCr": 3}.get(mode, 0)
     out, kinds = read(data, RGB8)
     assert np.abs(out - seen).max() <= tolerance
     assert kinds == to_rgb
-    grey, kinds = read(data, GREY8)
-    assert np.abs(grey[:, :, 0] - np.asarray(Image.fromarray(seen.astype(np.uint8)).convert("L"), int)).max() <= (
+    gray, kinds = read(data, GRAY8)
+    assert np.abs(gray[:, :, 0] - np.asarray(Image.fromarray(seen.astype(np.uint8)).convert("L"), int)).max() <= (
         tolerance + 1
     )
-    assert kinds == to_grey
+    assert kinds == to_gray
 
 
 # --- profiles -------------------------------------------------------------------------------------------------------
@@ -153,13 +153,13 @@ P3 = profile()
 
 
 @pytest.mark.parametrize(("format_", "options"), [("JPEG", {"quality": 100, "subsampling": 0}), ("PNG", {})])
-@pytest.mark.parametrize("form", [RGB8, GREY8])
+@pytest.mark.parametrize("form", [RGB8, GRAY8])
 def test_a_wide_profile_becomes_srgb(format_, options, form):
     pixels = np.full((8, 8, 3), (200, 90, 60), np.uint8)
     wide = encoded(Image.fromarray(pixels), format_, icc_profile=P3, **options)
     plain = encoded(Image.fromarray(pixels), format_, **options)
     out, kinds = read(wide, form)
-    assert "colour profile to sRGB" in kinds
+    assert "color profile to sRGB" in kinds
     seen = ImageCms.profileToProfile(Image.fromarray(pixels), ImageCms.ImageCmsProfile(io.BytesIO(P3)),
                                      ImageCms.createProfile("sRGB"), renderingIntent=1)  # fmt: skip
     assert seen is not None
@@ -177,12 +177,12 @@ def test_srgb_by_whatever_name_changes_nothing():
     assert kinds == ()
 
 
-def test_a_grey_profile_and_one_of_another_kind():
-    grey = Image.fromarray(np.full((8, 8), 60, np.uint8))
-    out, kinds = read(encoded(grey, "PNG", icc_profile=profile("GRAY", gamma=1.0)), GREY8)
-    assert kinds == ("colour profile to sRGB",)
+def test_a_gray_profile_and_one_of_another_kind():
+    gray = Image.fromarray(np.full((8, 8), 60, np.uint8))
+    out, kinds = read(encoded(gray, "PNG", icc_profile=profile("GRAY", gamma=1.0)), GRAY8)
+    assert kinds == ("color profile to sRGB",)
     assert abs(int(out[0, 0, 0]) - 132) <= 2  # linear 60/255 in sRGB
-    aside = "colour profile left aside: it cannot be read, or is of another kind of image"
+    aside = "color profile left aside: it cannot be read, or is of another kind of image"
     for wrong in (P3, b"no profile", profile("CMYK")):
-        out, kinds = read(encoded(grey, "PNG", icc_profile=wrong), GREY8)
+        out, kinds = read(encoded(gray, "PNG", icc_profile=wrong), GRAY8)
         assert (kinds, out[0, 0, 0]) == ((aside,), 60)
