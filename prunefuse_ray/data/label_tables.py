@@ -305,7 +305,7 @@ def _decoded(content: bytes) -> str:
 
 def delimiter_of(text: str, columns: Sequence[str]) -> str:
     """The delimiter under which the header has the columns, else the most frequent one in it."""
-    first = next((line for line in _lines(text) if line.strip(f" {DELIMITERS}")), "")
+    first = next((line for line in _lines(text) if line.strip(f" \r\n{DELIMITERS}")), "")
 
     def named(delimiter: str) -> int:
         cells = next(csv.reader([first], delimiter=delimiter), [])

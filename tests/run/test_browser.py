@@ -89,7 +89,6 @@ def test_the_run_goes_on_whenever_a_round_has_its_labels(local_ray, unlabeled, t
         (["label"], "name the directory of a run"),
         (["label", "nowhere"], "nowhere: is no run directory"),
         (["label", "--preset", "digits"], "annotation.kind is 'oracle'"),
-        (["label", "nowhere", "--port", "70000"], "--port 70000"),
         (["label", "nowhere", "--bogus"], "--bogus: is no option"),
     ],
 )
