@@ -117,6 +117,7 @@ class Ledger:
         """Record the label budgets of a configuration that `check_config` let pass. What the run came to with fewer is
         not its end any more."""
         if self.budgets_change(config):
+            self.check_lease()
             old, budgets = self.read_config(), config.selection.budgets
             for end in (Step(-1, REPORT), Step(-1, BASELINE)):
                 self._commit_place(end).delete()
@@ -227,7 +228,9 @@ class Ledger:
             if not place.exists():
                 return None
             if self._lease is not None and place.path not in self._found:
-                # Of a driver that was taken over and had this write under way: its files may be cleared by now.
+                # Of a driver that was taken over and had this write under way: its files may be cleared by now. Or of
+                # one that has taken over from this one.
+                self.check_lease()
                 place.delete()
                 return None
             self._commits[step] = _read_commit(step, place)

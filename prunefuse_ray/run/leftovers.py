@@ -62,6 +62,7 @@ def remove_leftovers(config: Config, ledger: Ledger) -> None:
     commits = [c for step in (*plan, *others) if (c := ledger.committed(step)) is not None]
     found = leftovers(files, commits, others)
     for file in found:
+        ledger.check_lease()
         Place(root.fs, posixpath.join(root.path, file)).delete()
     if found:
         said = "%s: removed %d files that a driver left when it was killed: %s"

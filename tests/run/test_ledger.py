@@ -11,6 +11,7 @@ from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import lease
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.leftovers import remove_leftovers
 from prunefuse_ray.schemas import REJECTED, labels_schema
 from prunefuse_ray.storage import Place
 
@@ -138,6 +139,9 @@ def test_budgets_of_rounds_that_have_not_begun_may_change(tmp_path):
 CHANGES = {
     "commit": lambda ledger: ledger.commit(STEP, {"b": b"1"}, {}),
     "uncommit": lambda ledger: ledger.uncommit(Step(0, "score")),
+    "committed": lambda ledger: ledger.committed(Step(0, "score")),
+    "take_budgets": lambda ledger: ledger.take_budgets(config_from_tree({"selection": {"budgets": [10, 20]}})),
+    "remove_leftovers": lambda ledger: remove_leftovers(config_from_tree({}), ledger),
     "clear": lambda ledger: ledger.clear(Step(0, "score"), "scores"),
     "record_rejected": lambda ledger: ledger.record_rejected(pa.table({"id": ["a"], "reason": ["b"]}, REJECTED)),
     "write_json": lambda ledger: ledger.write_json("rounds/000/metrics.json", {"round": 1}),
@@ -153,6 +157,7 @@ def test_a_driver_that_lost_its_lease_changes_nothing(change, tmp_path, monkeypa
     monkeypatch.setattr(Place, "local", False)
     monkeypatch.setattr(lease, "SETTLES_IN", 0.05)
     first, second = (Ledger(Place.at(str(tmp_path / "run"))) for _ in range(2))
+    first.create(to_tree(config_from_tree({})), {})
     first.lock()
     first.append_line("events.jsonl", "began")
     taken = Lease(first.root)
@@ -160,6 +165,7 @@ def test_a_driver_that_lost_its_lease_changes_nothing(change, tmp_path, monkeypa
     taken._write()
     second.commit(Step(0, "score"), {"scores/a.parquet": pa.table({"id": ["a"]})}, {})
     second.append_line("events.jsonl", "took over")
+    (second.root / "rounds/000/.scores.parquet.4711.tmp").write_bytes(b"half")
     before = {f.path: Place(first.root.fs, f.path).read_bytes() for f in first.root.files(recursive=True)}
     with pytest.raises(LedgerError, match="another process"):
         change(first)
