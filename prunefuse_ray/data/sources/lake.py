@@ -10,6 +10,7 @@ Specifications: https://github.com/delta-io/delta/blob/master/PROTOCOL.md, https
 
 from __future__ import annotations
 
+import os
 import posixpath
 from abc import abstractmethod
 from collections import defaultdict
@@ -281,7 +282,7 @@ def _iceberg(path: str) -> Any:
     from pyiceberg.catalog import load_catalog
     from pyiceberg.table import StaticTable
 
-    if "/" not in path and not path.endswith(".metadata.json"):
+    if "/" not in path and not path.endswith(".metadata.json") and not os.path.isdir(path):
         catalog, dot, identifier = path.partition(".")
         if not dot:
             raise PoolError(f"'{path}' is no Iceberg table: give catalog.namespace.table, or its newest .metadata.json")

@@ -11,6 +11,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.expressions import EqualTo
 from pyiceberg.manifest import DataFileContent, FileFormat
 from pyiceberg.table import DataScan, StaticTable
+from pyiceberg.utils.config import Config
 from pyroaring import BitMap64
 
 from prunefuse_ray import config as cfg
@@ -352,9 +353,10 @@ def test_other_deletes_are_refused(content, form, tmp_path, monkeypatch):
 
 def test_a_table_is_found_by_its_catalog_by_a_tag_and_by_its_metadata_file(tmp_path, local_ray, monkeypatch):
     pool = pool_of("iceberg", tmp_path)
-    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", f"sqlite:///{tmp_path}/pool.db")
-    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__TYPE", "sql")
-    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__INIT_CATALOG_TABLES", "false")
+    monkeypatch.setenv("PYICEBERG_CATALOG__X__URI", f"sqlite:///{tmp_path}/pool.db")
+    monkeypatch.setenv("PYICEBERG_CATALOG__X__TYPE", "sql")
+    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # it reads the environment when it is imported
+    assert read(pool.model_copy(update={"path": "x.db.t"})) == truth(pool)
     table = iceberg(tmp_path / "pool")
     table.manage_snapshots().create_tag(table.snapshots()[0].snapshot_id, "gold").commit()
     hint_version(table, tmp_path / "pool")
@@ -367,6 +369,8 @@ def test_a_table_is_found_by_its_catalog_by_a_tag_and_by_its_metadata_file(tmp_p
         survey(pool)
     named = pool.model_copy(update={"path": table.metadata_location})
     assert survey(named).info.rows == COUNT
+    with pytest.raises(PoolError, match=r"'t' is no Iceberg table: give catalog\.namespace\.table"):
+        survey(pool.model_copy(update={"path": "t"}))
 
 
 def test_files_beside_the_table_are_read_where_they_lie(tmp_path, local_ray):
