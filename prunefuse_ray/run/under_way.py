@@ -106,28 +106,33 @@ def words(now: UnderWay) -> str:
     """In one line: phase, how far, samples per second, MACs, time so far and left."""
     if now.state == "finished":
         return "finished"
-    phase = "starting" if now.step is None else now.step.doing.removeprefix("in ").removeprefix("while ")
+    phase = "starting" if now.step is None else alone(now.step.doing)
     if now.state == "not begun":
         return f"not begun; first: {phase}"
     if now.state != "running":
         return f"{now.state}: {now.message}" if now.message else f"{now.state}, {phase}"
-    parts, remaining = [_clock(now.seconds)], None
+    parts, figures, remaining = [_clock(now.seconds)], list[str](), None
     if now.work is not None:
         done = f"{now.work.share:.0%} of {now.work.samples:,} samples"
         if now.work.epochs:
             done = f"epoch {now.work.share * now.work.epochs:.3g} of {now.work.epochs}"
         parts.insert(0, done)
         if (speed := pace(now.work, now.seconds)) is not None:
-            parts.insert(1, f"{speed * now.work.samples:,.0f} samples/s")
+            figures.append(f"{speed * now.work.samples:,.0f} samples/s")
         if now.work.share:
-            parts.insert(-1, f"{quantity(now.work.share * now.work.macs)} MACs")
+            figures.append(f"{quantity(now.work.share * now.work.macs)} MACs")
         remaining = left(now.work, now.seconds)
-    line = f"{phase}: {', '.join(parts)}"
-    ahead = [] if remaining is None else [f"{_clock(remaining)} of this phase"]
+    ahead = [] if remaining is None else [_clock(remaining)]
     if now.rest is not None and now.rest >= 1.0 and (remaining is not None or now.work is None):
         ahead.append(f"about {_clock((remaining or 0.0) + now.rest)} of the run")
-    line += f"; left: {', '.join(ahead)}" if ahead else ""
+    parts += [f"left {', '.join(ahead)}"] if ahead else []  # before the figures: a terminal cuts the line's end off
+    line = f"{phase}: {', '.join(parts + figures)}"
     return line + (f"; nothing new for {_clock(now.silent)}" if now.silent > SILENCE else "")
+
+
+def alone(doing: str) -> str:
+    """What a run is doing, not in the middle of a sentence."""
+    return doing.removeprefix("in ").removeprefix("while ")
 
 
 def _clock(seconds: float) -> str:
@@ -299,7 +304,7 @@ def shown(root: Place, show: Callable[[str], None]) -> Iterator[None]:
                 logger.debug("the run cannot be shown: %s", error)
                 continue
             if not ended.is_set():
-                show(words(now) if now.state == "running" else progress.now.doing)
+                show(words(now) if now.state == "running" else alone(progress.now.doing))
 
     thread = threading.Thread(target=work, name="display", daemon=True)
     thread.start()
