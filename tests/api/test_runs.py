@@ -84,4 +84,4 @@ def test_a_notebook_shows_what_the_run_is_doing(tmp_path, monkeypatch):
     monkeypatch.setattr(progress.now, "doing", "while looking through the pool")
     with display(place):
         time.sleep(0.2)
-    assert list(dict.fromkeys(lines)) == ["starting", "while looking through the pool", "finished after 0 s"]
+    assert list(dict.fromkeys(lines)) == ["starting", "looking through the pool", "finished after 0 s"]

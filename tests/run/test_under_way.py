@@ -19,8 +19,8 @@ def test_the_words_of_a_phase():
     work = Work(share=0.25, samples=4_000, macs=8_000_000_000, epochs=20)
     now = UnderWay(state="running", step=Step(1, "train"), seconds=50.0, work=work, rest=600.0)
     assert words(now) == (
-        "round 1, training the proxy: epoch 5 of 20, 50 s, left 2 min 30 s, about 12 min 30 s of the run, 20 samples/s, "
-        "2.00 G MACs"
+        "round 1, training the proxy: epoch 5 of 20, 50 s, left 2 min 30 s, about 12 min 30 s of the run, "
+        "20 samples/s, 2.00 G MACs"
     )
     begun = UnderWay(state="running", step=Step(0, "score"), seconds=3.0, work=Work(share=0.0, samples=10, macs=9))
     assert words(begun) == "round 0, scoring: 0% of 10 samples, 3 s"
