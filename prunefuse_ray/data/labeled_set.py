@@ -174,8 +174,10 @@ _test_sets: dict[tuple, Samples] = {}
 
 
 def load_test(source: Source, form: Form) -> Samples:
-    """The test set; the last one is kept, since in-process training evaluates on the same one after every round."""
-    key = (source.files, source.sizes, source.task, form)
+    """The test set; the last one is kept, since in-process training evaluates on the same one after every round. A file
+    that was changed meanwhile, as a notebook's may be, is read again."""
+    changed = tuple(info.mtime_ns for info in source.fs.get_file_info(list(source.files)))
+    key = (source.files, source.sizes, changed, source.task, form)
     if key not in _test_sets:
         _test_sets.clear()
         _test_sets[key] = load_samples(source, form)

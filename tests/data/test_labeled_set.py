@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -62,6 +63,13 @@ def test_the_test_set_is_read_once_and_again_when_it_changes(tmp_path):
     assert load_test(source(tmp_path), FORM) is first
     write_pool(tmp_path, random_images(6))
     assert len(load_test(source(tmp_path), FORM)) == 6
+    same, before = source(tmp_path), load_test(source(tmp_path), FORM).labels_N.clone()
+    for file in same.files:  # labels are corrected, and take as many bytes as before
+        table = pq.read_table(file)
+        other = pa.array([1 - label for label in table["label"].to_pylist()], table["label"].type)
+        pq.write_table(table.set_column(table.column_names.index("label"), "label", other), file)
+    assert source(tmp_path).sizes == same.sizes
+    assert torch.equal(load_test(source(tmp_path), FORM).labels_N, 1 - before)
 
 
 def test_samples_on_disk_are_those_in_memory(labeled, tmp_path):
