@@ -18,6 +18,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
 from typing import Any, ClassVar, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
@@ -55,6 +56,9 @@ class Refused(Exception):
 class LoopbackServer:
     """Serves pages until it is closed."""
 
+    static: ClassVar[dict[str, tuple[str, str]]] = {}
+    """Path -> (file, media type) of the page's own files, in the folder `static` of `package`."""
+    package: ClassVar[str] = ""
     policies: ClassVar[dict[str, str]] = {}
     """Path -> its Content-Security-Policy, where that is not POLICY."""
 
@@ -93,7 +97,11 @@ class LoopbackServer:
         self._server.server_close()
 
     def get(self, path: str, query: dict[str, str]) -> Answer:
-        raise Refused(HTTPStatus.NOT_FOUND, "no such page")
+        """The page's own files; a server answers what else it knows, and asks this for the rest."""
+        if path not in self.static:
+            raise Refused(HTTPStatus.NOT_FOUND, "no such page")
+        name, media = self.static[path]
+        return media, files(self.package).joinpath("static", name).read_bytes()
 
     def post(self, path: str, body: dict[str, Any]) -> Answer:
         raise Refused(HTTPStatus.NOT_FOUND, "no such page")

@@ -74,7 +74,7 @@ def preset_path(name: str, given: str = "--preset") -> Path:
     Args:
         given: the option or field that names it.
     """
-    known = presets()
+    known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
     if name not in known:
         raise ConfigError(f"{given} {name}: no such preset{near(name, known)}; known: {', '.join(known)}")
     return PRESETS / f"{name}.yaml"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from http import HTTPStatus
-from importlib.resources import files
 from typing import Any, ClassVar
 
 from prunefuse_ray.errors import LedgerError
@@ -19,11 +18,6 @@ from prunefuse_ray.run.under_way import Looker, UnderWay, words
 from prunefuse_ray.run.view import view_run
 from prunefuse_ray.storage import Place
 
-STATIC = {
-    "/": ("live.html", "text/html; charset=utf-8"),
-    "/live.js": ("live.js", "text/javascript; charset=utf-8"),
-    "/live.css": ("live.css", "text/css; charset=utf-8"),
-}
 LOOKED_AT_FOR = 1.0
 """Seconds for which one look serves all pages that are open."""
 
@@ -31,6 +25,12 @@ LOOKED_AT_FOR = 1.0
 class LiveReport(LoopbackServer):
     """Serves a page with the report as it stands after each phase, and above it the phase that is under way."""
 
+    static: ClassVar[dict[str, tuple[str, str]]] = {
+        "/": ("live.html", "text/html; charset=utf-8"),
+        "/live.js": ("live.js", "text/javascript; charset=utf-8"),
+        "/live.css": ("live.css", "text/css; charset=utf-8"),
+    }
+    package = "prunefuse_ray.report"
     policies: ClassVar[dict[str, str]] = {
         "/": f"{POLICY}; frame-src 'self'",
         "/report": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'",
@@ -45,11 +45,8 @@ class LiveReport(LoopbackServer):
         super().__init__(port)
 
     def get(self, path: str, query: dict[str, str]) -> Answer:
-        if path in STATIC:
-            name, media = STATIC[path]
-            return media, files("prunefuse_ray.report").joinpath("static", name).read_bytes()
         if path not in ("/state", "/report"):
-            raise Refused(HTTPStatus.NOT_FOUND, "no such page")
+            return super().get(path, query)
         with self._lock:
             try:
                 return as_json(self._state()) if path == "/state" else ("text/html; charset=utf-8", self._report())

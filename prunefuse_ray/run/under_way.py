@@ -25,13 +25,13 @@ from prunefuse_ray import progress
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import PruneFuseError
 from prunefuse_ray.method.steps import FINETUNE, INIT, PRETRAIN, SCORE, TRAIN, Step, steps
-from prunefuse_ray.report.html import quantity
+from prunefuse_ray.report.html import duration, quantity
 from prunefuse_ray.run.estimate import Costs, PhaseEstimate, estimate
 from prunefuse_ray.run.events import EVENTS
 from prunefuse_ray.run.growth import seen_info
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
-from prunefuse_ray.training.pretrainer import STRETCHES
+from prunefuse_ray.training.pretrainer import stretch
 
 logger = logging.getLogger(__name__)
 
@@ -136,9 +136,8 @@ def alone(doing: str) -> str:
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    """As the report has it, but without what flickers: whole seconds."""
+    return f"{int(seconds)} s" if seconds < 59 else duration(int(seconds))
 
 
 def rest_of(
@@ -249,7 +248,7 @@ class Looker:
         else:
             if step.phase == PRETRAIN:
                 steps_ = whole.samples // self._config.pretraining.batch_size
-                parts = math.ceil(steps_ / math.ceil(steps_ / STRETCHES))
+                parts = math.ceil(steps_ / stretch(steps_))
             else:
                 recipe = self._config.finetuning if step.phase == FINETUNE else self._config.training
                 parts = epochs = recipe.epochs

@@ -38,6 +38,11 @@ STRETCHES = 20
 SALT = 1
 
 
+def stretch(steps: int) -> int:
+    """Steps from one checkpoint to the next, of a pre-training of so many."""
+    return math.ceil(steps / STRETCHES)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainingJob:
     """One network to pre-train."""
@@ -103,7 +108,7 @@ def _pretrain(config: dict[str, Any]) -> None:
     """The function that every worker runs (or the driver, in local mode)."""
     job: PretrainingJob = config["job"]
     storage: Place | None = config["storage"]
-    steps, length = config["steps"], math.ceil(config["steps"] / STRETCHES)
+    steps, length = config["steps"], stretch(config["steps"])
     context = ray.train.get_context()
     world, rank = context.get_world_size(), context.get_world_rank()
     device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")

@@ -74,6 +74,10 @@ EVALUATION_BATCHES = {"cpu": 64, "cuda": 500}
 RECALIBRATION_BATCH = 500
 PREEMPTION_STEPS = 16
 """Steps between two looks for an announced preemption; a look is a barrier for all workers."""
+OTHER_WORKERS = (
+    "another number of them learns another network, so that the same seed may select other samples (workers.count "
+    "with two equal numbers keeps the number)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -496,9 +500,5 @@ def fit(
             data = (Path(directory) / "state.safetensors").read_bytes()
     assert result.metrics is not None
     if len(several := result.metrics["workers"]) > 1:
-        logger.warning(
-            "a training had %s workers: another number of them learns another network, so that the same seed may "
-            "select other samples (workers.count with two equal numbers keeps the number)",
-            ", then ".join(map(str, several)),
-        )
+        logger.warning("a training had %s workers: %s", ", then ".join(map(str, several)), OTHER_WORKERS)
     return safetensors.torch.load(data), result.metrics

@@ -11,6 +11,9 @@ from statistics import mean
 
 import yaml
 
+from prunefuse_ray.method.steps import FINETUNE, Step
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import sweep_from_tree, trials
 from prunefuse_ray.tasks import TASKS
 from tests.support.documents import FIGURES
@@ -38,8 +41,7 @@ def figures_of(sweep: Path, rare: list[int], titles: dict[str, str]) -> dict:
                 "selection_macs": row["selection_macs"],
             }
             if rare:
-                commit = where / f"rounds/{row['round']:03d}/commits/finetune.json"
-                recall = json.loads(commit.read_text())["metrics"]["test_recall"]
+                recall = Ledger(Place.at(str(where))).require(Step(row["round"], FINETUNE)).metrics["test_recall"]
                 found["rare"] = round(mean(recall[c] for c in rare), 5)
             rows.append(found)
     arms = {arm: titles.get(arm, f"`{arm}`") for arm in given.arms}

@@ -6,19 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from importlib.resources import files
-from typing import Any
+from typing import Any, ClassVar
 
 from prunefuse_ray.annotation.page.desk import Desk, checked_name
 from prunefuse_ray.loopback import Answer, LoopbackServer, Refused, as_json, whole
 from prunefuse_ray.tasks import TASKS
 
-STATIC = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-}
 MOST_SAMPLES = 200
 """Of one batch."""
 MOST_CLASSES = 10_000
@@ -36,6 +29,14 @@ class Status:
 
 class PageServer(LoopbackServer):
     """Serves the labeling page until it is closed. `show` changes what it is about."""
+
+    static: ClassVar[dict[str, tuple[str, str]]] = {
+        "/": ("page.html", "text/html; charset=utf-8"),
+        "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+        "/icon.svg": ("icon.svg", "image/svg+xml"),
+        "/page.css": ("page.css", "text/css; charset=utf-8"),
+    }
+    package = __package__
 
     def __init__(self, title: str, *, port: int = 0, again: Callable[[], None] = lambda: None) -> None:
         """
@@ -65,13 +66,10 @@ class PageServer(LoopbackServer):
 
     def get(self, path: str, query: dict[str, str]) -> Answer:
         """(media type, body)"""
-        if path in STATIC:
-            name, media = STATIC[path]
-            return media, files(__package__).joinpath("static", name).read_bytes()
         if path == "/state":
             return as_json(self._state(query.get("name", "")))
         if path not in ("/batch", "/image"):
-            raise Refused(HTTPStatus.NOT_FOUND, "no such page")
+            return super().get(path, query)
         desk = self._current(query)
         if path == "/batch":
             count = min(max(whole(query.get("count")), 1), MOST_SAMPLES)
@@ -99,7 +97,7 @@ class PageServer(LoopbackServer):
             case "/undo":
                 undone = desk.undo(name)
             case _:
-                raise Refused(HTTPStatus.NOT_FOUND, "no such page")
+                return super().post(path, body)
         return as_json({"undone": undone, **self._state(name)})
 
     def _current(self, said: dict[str, Any]) -> Desk:

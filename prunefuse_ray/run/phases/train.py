@@ -17,7 +17,7 @@ from prunefuse_ray.method.steps import PRETRAIN, SYNC, Step, round_seed, start, 
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.unlabeled import prior, unlabeled
 from prunefuse_ray.scoring.predictions import doubts, predict
-from prunefuse_ray.training.trainer import TrainingJob, TrainingResult, train
+from prunefuse_ray.training.trainer import OTHER_WORKERS, TrainingJob, TrainingResult, train
 
 logger = logging.getLogger(__name__)
 
@@ -113,10 +113,7 @@ def other_workers(metrics: Mapping[str, Any], before: int | None) -> str | None:
     workers = metrics["workers"][0]
     if before in (None, workers):
         return None
-    return (
-        f"on {workers} workers, and the training before it on {before}: another number of them learns another network, "
-        "so that the same seed may select other samples (workers.count with two equal numbers keeps the number)"
-    )
+    return f"on {workers} workers, and the training before it on {before}: {OTHER_WORKERS}"
 
 
 def unsure(metrics: Mapping[str, Any], recipe: cfg.Recipe, section: str) -> str | None:
