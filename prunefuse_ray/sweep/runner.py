@@ -38,7 +38,7 @@ from prunefuse_ray.distributed.resources import Resources, cores, observe, plan_
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import growth
-from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
+from prunefuse_ray.run.ledger import EXECUTION_FIELDS, OF_MACHINES, Ledger
 from prunefuse_ray.run.opening import check
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place, be_patient
@@ -58,6 +58,9 @@ from prunefuse_ray.sweep.search import Draws, check_search, optuna, point_of
 from prunefuse_ray.sweep.sharing import inputs_keys
 from prunefuse_ray.sweep.trial import POLL, Desk, TrialJob, drive
 from prunefuse_ray.tracking import TRACKERS
+from prunefuse_ray.training.trainer import OTHER_WORKERS
+
+logger = logging.getLogger(__name__)
 
 SWEEP_EXECUTION_FIELDS = (
     "concurrency",
@@ -109,7 +112,11 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     infos = _survey_pools(root, found, looked, has, at_once, tell)
     directory.lock()
     try:
-        _check_unchanged_sweep(root, sweep)  # again: nobody else changes it now
+        if mixed := _check_unchanged_sweep(root, sweep):  # again: nobody else changes it now
+            lines = "; ".join(mixed)
+            logger.warning(
+                "%s: trials that have trained already did so otherwise (%s): %s", root.path, lines, OTHER_WORKERS
+            )
         _record(root, sweep, looked, infos, tell)
         if todo or (searches and len(found) < sweep.samples * len(sweep.seeds)):
             progress.tell(doing="in its trials")
@@ -124,14 +131,16 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
 # --- before anything starts ---
 
 
-def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
+def _check_unchanged_sweep(root: Place, sweep: Sweep) -> list[str]:
+    """What differs and makes other networks, though it may. LedgerError where the directory is that of another sweep."""
     place = root / "sweep.yaml"
     if not place.exists():
         if (root / "config.yaml").exists():
             raise LedgerError(f"{root.path}: is the directory of a run; give the sweep another --run.name")
-        return
+        return []
     old = read_recorded(place, Sweep)
-    changed = [d for d in differences(to_tree(old), to_tree(sweep)) if not d.startswith(SWEEP_EXECUTION_FIELDS)]
+    differ = differences(to_tree(old), to_tree(sweep))
+    changed = [d for d in differ if not d.startswith(SWEEP_EXECUTION_FIELDS)]
     if all(d.startswith(GROWING_FIELDS) for d in changed):
         # Also where nothing differs: the order of the fields in `space` makes names and draws.
         changed = _trials_lost(old, sweep, root) or _draws_lost(old, sweep, changed)
@@ -141,6 +150,7 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> None:
             f"{root.path} was started as another sweep:\n  {lines}\n"
             "Give the same file and options to go on with it, or another --run.name to start afresh"
         )
+    return [d for d in differ if d.partition(": ")[0].endswith(OF_MACHINES)]
 
 
 def _draws_lost(old: Sweep, sweep: Sweep, changed: Sequence[str]) -> list[str]:

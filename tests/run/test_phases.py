@@ -1,5 +1,7 @@
 """The phases: what they do with samples that cannot be used, and with texts."""
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -276,3 +278,19 @@ def test_a_validation_set_chooses_the_weights(local_ray, tiny_pool, tmp_path, ki
     seen = metrics["macs"] / metrics["epochs"]
     full = 32 if kind == "share" else 40  # whole batches of 8 out of the 40 labels, or out of those not held out
     assert seen <= full * 3 * networks.macs(tiny_network(num_classes=2, input_shape=(1, 8, 8)), (1, 8, 8))
+
+
+def test_a_training_on_another_number_of_workers_than_the_one_before_is_told(
+    local_ray, tiny_pool, tmp_path, monkeypatch, caplog
+):
+    """The run would not have chosen so in one go."""
+    work, numbers = train.train, iter([1, 2, 2])
+
+    def on_others(*arguments):
+        result = work(*arguments)
+        return dataclasses.replace(result, metrics={**result.metrics, "workers": [next(numbers)]})
+
+    monkeypatch.setattr(train, "train", on_others)
+    loop.run(tiny(tiny_pool, tmp_path, selection={"budgets": [10, 18]}))
+    (said,) = [m for m in caplog.messages if "the training before it" in m]
+    assert said.startswith("round 1, train: on 2 workers, and the training before it on 1: another number of them")

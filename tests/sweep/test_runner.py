@@ -337,6 +337,21 @@ def test_another_sweep_is_refused_with_the_difference(swept, tiny_pool, more, sa
     assert said in str(caught.value)
 
 
+def test_another_number_of_workers_is_told_of_a_sweep_that_goes_on(tmp_path):
+    """Its trials would be compared as if they had been trained alike."""
+    root = Place.at(str(tmp_path / "s"))
+
+    def sweep(more):
+        return sweep_from_tree(
+            {"base": {"run": {"directory": str(tmp_path), "name": "s"}, "workers": more}, "seeds": [0]}
+        )
+
+    sweeping._record(root, sweep({}), [], {}, lambda _: None)
+    assert sweeping._check_unchanged_sweep(root, sweep({"cpus": 2})) == []
+    (said,) = sweeping._check_unchanged_sweep(root, sweep({"count": [2, 2]}))
+    assert said.startswith("base.workers.count: ")
+
+
 def test_the_order_of_the_space_is_part_of_a_sweep(tmp_path):
     """It makes the names of the trials; written down, the two cannot be told apart by their fields."""
     space = {"pruning.ratio": {"grid": [0.5]}, "selection.strategy": {"grid": ["margin"]}}
