@@ -132,7 +132,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
 
 
 def _check_unchanged_sweep(root: Place, sweep: Sweep) -> list[str]:
-    """What differs and makes other networks, though it may. LedgerError where this is the directory of another sweep."""
+    """What differs and makes other networks, though it may. LedgerError where the directory is another sweep's."""
     place = root / "sweep.yaml"
     if not place.exists():
         if (root / "config.yaml").exists():
