@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +53,6 @@ class Outcome:
     seconds: float
     """From the disturbance to the end."""
     errors: str
-    hit: str
-    """What it was at then; '' where no such process lived."""
 
 
 def command_line(pid: int) -> str:
@@ -79,38 +76,26 @@ def start(arguments, directory: Path, runs: str | None = None) -> subprocess.Pop
 
 
 def victim(process: subprocess.Popen, role: str, until: float) -> int | None:
-    """The process of a running command's that has the role, as soon as there is one."""
+    """A process of a running command's that has the role and is not stopped, as soon as there is one."""
     while process.poll() is None and time.monotonic() < until:
-        found = [p.pid for p in descendants(process.pid) if p.state != "Z" and ROLES[role] in command_line(p.pid)]
+        found = [p.pid for p in descendants(process.pid) if p.state not in "ZT" and ROLES[role] in command_line(p.pid)]
         if found:
             return random.choice(found)
         time.sleep(0.02)
     return None
 
 
-def finish(process: subprocess.Popen, directory: Path, since: float, hit: str = "", timeout: float = 300) -> Outcome:
+def finish(process: subprocess.Popen, directory: Path, since: float, timeout: float = 300) -> Outcome:
     try:
         code = process.wait(timeout=timeout)
     except subprocess.TimeoutExpired:
         process.kill()  # its driver is ended by that, and Ray with it
         process.wait()
         code = HUNG
-    return Outcome(code, time.monotonic() - since, (directory / "errors").read_text(), hit)
+    return Outcome(code, time.monotonic() - since, (directory / "errors").read_text())
 
 
 HUNG = 999
-
-
-def disturb(arguments, directory: Path, role: str, number: int, after: float, timeout: float = 300) -> Outcome:
-    """Start a command and send a signal to its process of a role, so many seconds later."""
-    process = start(arguments, directory)
-    time.sleep(after)
-    pid, hit = victim(process, role, time.monotonic() + 60), ""
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-            hit = phase(directory) + ", " + role
-    return finish(process, directory, time.monotonic(), hit, timeout)
 
 
 def phase(directory: Path) -> str:
