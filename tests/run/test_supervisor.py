@@ -327,6 +327,7 @@ def test_a_run_survives_whatever_dies(undisturbed, in_worker_groups, tmp_path, r
                     hit[phase(where)] += 1
             done = finish(process, where, time.monotonic(), timeout=600)
             print(f"{role} {signal.Signals(number).name}: {done.code}, {hit.total()} hit\n{done.errors}", flush=True)
+            assert "(raylet)" not in (where / "output").read_text()
             if done.code == 0:
                 break
             assert done.code == 1, "hung" if done.code == HUNG else done.errors
