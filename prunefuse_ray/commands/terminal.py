@@ -14,6 +14,8 @@ TRUSTED_HELP = "the network's architecture, if it is code of your own (package.m
 TRUSTED_CODE_HELP = "code of your own (module:name) that the directory names and that may be imported; may be repeated"
 
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = 160  # of a pipe or a log nothing is known, and a table that is cut there has lost its figures
 
 
 def quiet() -> None:
