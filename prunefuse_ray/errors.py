@@ -16,7 +16,7 @@ class PruneFuseError(Exception):
     heading = "error"
 
     def __str__(self) -> str:
-        return without_secrets(super().__str__())
+        return without_secrets(shortened(super().__str__()))
 
 
 class ConfigError(PruneFuseError):
@@ -56,6 +56,15 @@ class LabelsWaiting(PruneFuseError):
 
 class Rejected(ValueError):
     """Why one sample of a pool cannot be used. Not an error of the run: it is recorded, and the run goes on."""
+
+
+LONGEST_WORD = 4096
+"""Characters of a message's longest word: a path fits. What is longer was no value, but something pasted."""
+
+
+def shortened(text: str) -> str:
+    """A message in which no value is too long to be read."""
+    return re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda m: f"{m[0][:100]}... ({len(m[0]):,} characters)", text)
 
 
 def without_secrets(text: str) -> str:

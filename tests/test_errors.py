@@ -28,6 +28,15 @@ def test_a_full_disk_is_told_with_its_place():
     assert "No space left on device" in disk_trouble(caught.value)
 
 
+def test_a_value_of_any_length_is_told_in_a_line():
+    said = str(ConfigError(f"base.preset {'a' * 100_000}: no such preset; known: digits"))
+    assert said.startswith("base.preset aaa")
+    assert said.endswith(" characters) no such preset; known: digits")
+    assert len(said) < 300
+    path = f"/{'p' * 254}" * 16  # as long as paths may be
+    assert path in str(ConfigError(f"pool.path: {path} is not there"))
+
+
 def test_other_errors_are_bugs():
     assert disk_trouble(ValueError("x")) is None
     assert disk_trouble(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
