@@ -10,7 +10,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -170,15 +170,22 @@ def _map(file: Path, shape: tuple[int, ...], fill: bool) -> npt.NDArray[np.uint8
     return np.memmap(file, np.uint8, mode="r+", shape=shape)
 
 
-_test_sets: dict[tuple, Samples] = {}
+_test_sets: list[tuple[Any, Samples]] = []
 
 
 def load_test(source: Source, form: Form) -> Samples:
     """The test set; the last one is kept, since in-process training evaluates on the same one after every round. A file
-    that was changed meanwhile, as a notebook's may be, is read again."""
-    changed = tuple(info.mtime_ns for info in source.fs.get_file_info(list(source.files)))
-    key = (source.files, source.sizes, changed, source.task, form)
-    if key not in _test_sets:
-        _test_sets.clear()
-        _test_sets[key] = load_samples(source, form)
-    return _test_sets[key]
+    that was changed meanwhile, as a notebook's may be, is read again; so is another column of the same files."""
+    changed = [info.mtime_ns for info in source.fs.get_file_info(list(source.files))]
+    key = (_read_as(source), changed, form)
+    if not _test_sets or _test_sets[0][0] != key:
+        _test_sets[:] = [(key, load_samples(source, form))]
+    return _test_sets[0][1]
+
+
+def _read_as(source: Source) -> dict[str, Any]:
+    """All that decides what is read of a source, to be compared."""
+    told = {one.name: getattr(source, one.name) for one in fields(source) if one.name != "prepared"}
+    told["deleted"] = {file: rows.tolist() for file, rows in source.deleted.items()}
+    told["without"] = None if source.without is None else source.without.ids
+    return told

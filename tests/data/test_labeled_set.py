@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +71,17 @@ def test_the_test_set_is_read_once_and_again_when_it_changes(tmp_path):
         pq.write_table(table.set_column(table.column_names.index("label"), "label", other), file)
     assert source(tmp_path).sizes == same.sizes
     assert torch.equal(load_test(source(tmp_path), FORM).labels_N, 1 - before)
+
+
+def test_another_column_of_the_same_test_files_is_another_test_set(tmp_path):
+    """Two runs in one process: the first predicts one label of a file, the second another one."""
+    write_pool(tmp_path, random_images(4))
+    (file,) = source(tmp_path).files
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("other", pa.array([1 - n for n in table["label"].to_pylist()])), file)
+    first = load_test(source(tmp_path), FORM)
+    other = load_test(replace(source(tmp_path), label_column="other"), FORM)
+    assert torch.equal(other.labels_N, 1 - first.labels_N)
 
 
 def test_samples_on_disk_are_those_in_memory(labeled, tmp_path):
