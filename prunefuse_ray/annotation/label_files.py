@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from prunefuse_ray.annotation.request import Answers, Id, Request
-from prunefuse_ray.data.label_tables import SHOWN, Labels, Line, TableError, read_id, read_table, shortened
+from prunefuse_ray.data.label_tables import SHOWN, Labels, Line, TableError, plain, read_id, read_table, shortened
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.errors import near
 from prunefuse_ray.schemas import annotations_schema
@@ -173,7 +173,7 @@ def _rows(name: str, lines: Iterable[Line], written: datetime) -> tuple[list[Row
                 where=where,
                 id=line.cells["id"],
                 label=line.cells["label"],
-                annotator=str(line.cells.get("annotator") or "").strip() or default,
+                annotator=normal(plain(str(line.cells.get("annotator") or "").strip())) or default,
                 time=time,
                 unsure=bool(str(line.cells.get("unsure") or "").strip()),
             )

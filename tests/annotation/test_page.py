@@ -58,6 +58,18 @@ def test_every_answer_is_in_a_file_that_the_run_reads(request_):
     again.close()
 
 
+@pytest.mark.parametrize("name", ["@ben", "-ben-", "=ben", "'=ben", "'ben"])
+def test_people_whose_names_begin_as_formulas_do_keep_their_labels(request_, name):
+    """Read back as somebody else's, they would be overwritten by what the person answers next."""
+    desk = Desk(request_)
+    desk.answer(name, [(0, 1)])
+    desk.close()
+    again = Desk(request_)
+    again.answer(name, [(1, 1)])
+    assert given(request_) == {("a", name): "dog", ("b", name): "dog"}
+    again.close()
+
+
 def test_classes_that_begin_as_formulas_do_are_read_back(tmp_path):
     request = request_at(place(tmp_path, "local"), {"a": b"", "b": b"", "c": b""}, classes=["=1+1", "=2", "'=2"])
     desk = Desk(request)
