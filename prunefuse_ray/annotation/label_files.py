@@ -29,8 +29,8 @@ OPTIONAL = ("annotator", "time", "unsure", *ASKED[1:])
 """unsure: not empty where the annotator has looked at the sample and cannot tell its class."""
 LABELS = re.compile(r"labels(?:[-_. ]+(.+?))?\.(csv|tsv|txt|parquet|pq)", re.IGNORECASE)
 """Names of the files that are read, and in them the annotator."""
-COPY = re.compile(r"\(?(\d+|.*\bcopy\b.*|.*\bkopie\b.*)\)?", re.IGNORECASE)
-"""What systems add to the name of a copy: it is no annotator's name."""
+COPY = re.compile(r"^\d+$|[-_. ]*\(\d+\)$|(?:^|[-_. ]+)\(?(?:copy|kopie)\b.*$", re.IGNORECASE)
+"""What systems add to the name of a copy: it is no part of the annotator's name."""
 TABLES = (
     ".csv",
     ".tsv",
@@ -159,7 +159,7 @@ def _rows(name: str, lines: Iterable[Line], written: datetime) -> tuple[list[Row
     """
     # labels-anna.csv holds the labels of anna, unless a column says otherwise.
     match = LABELS.fullmatch(name)
-    default = (match[1] or "") if match and not COPY.fullmatch(match[1] or "") else ""
+    default = normal(COPY.sub("", match[1] or "")) if match else ""
     rows, faults = [], []
     for line in lines:
         where = f"{name} line {line.number}"

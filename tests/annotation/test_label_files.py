@@ -1,6 +1,7 @@
 """Which files of a round's folder are read: none that holds labels is passed over in silence."""
 
 import time
+import unicodedata
 
 import pyarrow as pa
 import pytest
@@ -27,6 +28,22 @@ def test_a_copy_that_says_otherwise_is_refused(request_):
     give(request_, GOOD)
     (fault,) = give(request_, "id,label\na,dog\n", "labels (1).csv").faults
     assert "id 'a' is labeled 'cat', but 'dog' at" in fault or "id 'a' is labeled 'dog', but 'cat' at" in fault
+
+
+@pytest.mark.parametrize("name", ["labels-anna (1).csv", "labels-anna(1).csv", "labels-anna copy.csv",
+                                  "labels-anna copy 2.csv", "labels-anna - Copy (2).csv",
+                                  "labels-anna - Kopie.csv"])  # fmt: skip
+def test_a_copy_of_somebodys_labels_is_no_second_person(request_, name):
+    """It would outvote the others, or be the second label that a sample waits for."""
+    give(request_, GOOD, "labels-anna.csv")
+    assert labels(give(request_, GOOD, name)) == {("a", "anna"): 0}
+    (fault,) = give(request_, "id,label\na,dog\n", name).faults
+    assert "by 'anna'" in fault
+
+
+def test_people_are_the_same_in_either_unicode_form(request_):
+    give(request_, GOOD, f"labels-{unicodedata.normalize('NFD', 'José')}.csv")
+    assert labels(give(request_, "id,label,annotator\na,cat,José\n")) == {("a", "José"): 0}
 
 
 @pytest.mark.parametrize("name", ["labels.xlsx", "Labels.ODS", "labels.json", "labels.csv.gz", "labels-ann.xls"])
