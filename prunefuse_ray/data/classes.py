@@ -53,12 +53,26 @@ def _different(named: Sequence[str]) -> list[str]:
 def check_order(samples: SampleSet, classes: Sequence[str], named: Sequence[str] | None) -> None:
     """PoolError where labels are numbers, and files name their classes otherwise than the pool does: their labels would
     silently mean different things."""
-    if named is None or _different(named) == list(classes) or isinstance(samples.pool.classes, list):
-        return
-    raise PoolError(
-        f"{samples.field}: names its classes {', '.join(named[:10])}, the pool {', '.join(classes[:10])}; mend one of "
-        "them, or set pool.classes to the names in the order of the labels of both"
-    )
+    if why := contradiction(samples, classes, named):
+        raise PoolError(
+            f"{samples.field}: {why}; mend one of them, or set pool.classes to the names in the order of the labels of "
+            "both"
+        )
+
+
+def contradiction(samples: SampleSet, classes: Sequence[str], named: Sequence[str] | None) -> str | None:
+    """How files name their classes otherwise than the pool does; None where they do not. Names of the configuration's
+    own go before theirs, but not a name of theirs for another number."""
+    if named is None or (found := _different(named)) == list(classes):
+        return None
+    if isinstance(samples.pool.classes, list):
+        number = {normal(name): n for n, name in enumerate(classes)}
+        moved = (name for n, name in enumerate(found) if number.get(normal(name), n) != n)
+        if (name := next(moved, None)) is None:
+            return None
+        mine, theirs = number[normal(name)], found.index(name)
+        return f"'{name}' is class {theirs} of the files, and class {mine} of pool.classes"
+    return f"names its classes {', '.join(named[:10])}, the pool {', '.join(classes[:10])}"
 
 
 def features_names(schema: pa.Schema, column: str) -> list[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
 
+from prunefuse_ray.data.classes import contradiction, features_names
 from prunefuse_ray.data.ids import id_digest, id_hashes
 from prunefuse_ray.data.index import label_counts, normal_ids
 from prunefuse_ray.data.paths import normal
@@ -62,7 +63,7 @@ class _Scan:
 def inspect_parquet(
     source: Source,
     samples: SampleSet,
-    classes: int,
+    classes: Sequence[str],
     new: Collection[str] = (),
     field_ids: Mapping[str, int] | None = None,
 ) -> Inspected:
@@ -78,7 +79,7 @@ def inspect_parquet(
     field = samples.field
     schema = read_schema(source.fs, next(f for f in source.files if f not in new), field)
     id_type = _check_columns(schema, source, field, samples.sample_setting)
-    looks = in_tasks(_look, source, _kinds(schema, source), field_ids or {})
+    looks = in_tasks(_look, source, _kinds(schema, source), field_ids or {}, samples, classes)
     if faults := [fault for _, found in looks for fault in found]:
         remedy = (
             "mend it or take it away; if it is still being written, give the same command again when it is whole"
@@ -90,11 +91,11 @@ def inspect_parquet(
     if not rows:
         raise PoolError(f"{field}: holds no rows; give a pool with samples in it")
     buckets = -(-rows // HASHES_PER_BUCKET)
-    scans, twice = _scan(source, classes, buckets)
+    scans, twice = _scan(source, len(classes), buckets)
     if wrong := sum(scan.wrong for scan in scans):
         bad = [label for scan in scans for label in scan.bad_labels]
         raise PoolError(
-            f"{field}: {_column(source)} has {wrong:,} labels that are {samples.task.not_a_label(classes)}, e.g. "
+            f"{field}: {_column(source)} has {wrong:,} labels that are {samples.task.not_a_label(len(classes))}, e.g. "
             f"{'; '.join(bad[:5])}; mend them or pool.classes"
         )
     if len(twice):
@@ -188,9 +189,13 @@ def _kinds(schema: pa.Schema, source: Source) -> dict[str, str]:
     return found
 
 
-def _look(source: Source, kinds: dict[str, str], field_ids: Mapping[str, int]) -> tuple[int, list[str]]:
-    """Rows of a part of a pool, and what its files lack of `kinds`, by their footers."""
+def _look(
+    source: Source, kinds: dict[str, str], field_ids: Mapping[str, int], samples: SampleSet, classes: Sequence[str]
+) -> tuple[int, list[str]]:
+    """Rows of a part of a pool, and what its files lack of `kinds`, or say otherwise of the classes, by their
+    footers."""
     rows, faults = 0, []
+    labels = source.label_column if isinstance(source.label_column, str) and not samples.task.numbers else None
     for file in source.files:
         try:
             footer = pq.read_metadata(file, filesystem=source.fs)
@@ -216,6 +221,8 @@ def _look(source: Source, kinds: dict[str, str], field_ids: Mapping[str, int]) -
             for c in kinds if c in schema.names and not _same_field(schema.field(c), field_ids.get(c))
         ]  # fmt: skip
         faults += [f"'{file}': column '{c}' is {found[c]}, before {k}" for c, k in kinds.items() if found[c] != k]
+        if labels is not None and (why := contradiction(samples, classes, features_names(schema, labels))):
+            faults.append(f"'{file}': {why}")
     return rows, faults
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from prunefuse_ray.data.classes import check_order, features_names
+from prunefuse_ray.data.classes import check_order, contradiction, features_names
 from prunefuse_ray.data.index import Found, Index, scanned
 from prunefuse_ray.data.left_out import LeftOut
 from prunefuse_ray.data.paths import Listing, as_list, check_names, locate
@@ -57,14 +57,19 @@ class HuggingFace(SourceReader):
                     f"pool.{setting}: {samples.field} has no column '{column}'; it has {', '.join(schema.names)}"
                 )
         check_order(samples, classes, self.class_names(samples, listing))
-        return scanned(_scan, wanted, samples, listing, self.rows(samples), classes, new)
+        return scanned(_scan, (*wanted, samples, classes), samples, listing, self.rows(samples), classes, new)
 
 
 def _schema(listing: Listing) -> pa.Schema:
     return arrow_schema(Place(listing.fs, listing.paths[0]))
 
 
-def _scan(place: Place, name: str, sample: str, label: str | None) -> Iterator[Found]:
+def _scan(
+    place: Place, name: str, sample: str, label: str | None, samples: SampleSet, classes: Sequence[str]
+) -> Iterator[Found]:
+    named = None if label is None or samples.task.numbers else features_names(arrow_schema(place), label)
+    if why := contradiction(samples, classes, named):  # several datasets may be one pool
+        raise PoolError(f"{samples.field}: '{place.path}': {why}; mend it, or name the datasets that belong together")
     first = 0
     for offsets, sizes, labels in scan_arrow(place, sample, label):
         rows = range(first, first + len(sizes))

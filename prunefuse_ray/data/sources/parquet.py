@@ -48,7 +48,7 @@ class ParquetFiles(SourceReader):
         checked = with_groups(source, samples.pool) if samples.setting == "path" else source
         fresh = set() if new is None else set(new.paths)
         ids = listing.of_table.field_ids if listing.of_table is not None else None
-        found = inspect_parquet(checked, samples, len(classes), fresh, ids)
+        found = inspect_parquet(checked, samples, classes, fresh, ids)
         return Index(
             rows=found.rows,
             bytes=sum(listing.sizes),

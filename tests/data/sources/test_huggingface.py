@@ -6,6 +6,8 @@ import pytest
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.classes import features_names
 from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.huggingface import _scan as scan
 from prunefuse_ray.data.sources.huggingface import arrow_schema, scan_arrow
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import survey
@@ -79,6 +81,18 @@ def test_texts_of_a_dataset_are_texts(tmp_path, local_ray):
     _, source, _ = opened(pool, Place.at(str(tmp_path / "run")))
     got = {i: r["sample"] for i, r in rows(stream(source)).items()}
     assert got == {"data.arrow:0": "bad", "data.arrow:1": "", "data.arrow:2": "fähig"}
+
+
+def test_datasets_that_name_their_classes_in_another_order_are_no_one_pool(tmp_path):
+    for name, classes in (("a", ("dark", "light")), ("b", ("light", "dark"))):
+        huggingface(tmp_path / name, random_images(4), shards=1, names=classes)
+    paths = [str(tmp_path / name) for name in "ab"]
+    pool = cfg.Pool(source="huggingface", path=paths, test_path=paths[0], channels=1)
+    one, other = (here(path / "data-00000-of-00001.arrow") for path in map(tmp_path.joinpath, "ab"))
+    columns = ("image", "label", SampleSet(pool), ("dark", "light"))
+    assert sum(len(found.ids) for found in scan(one, "a", *columns)) == 4
+    with pytest.raises(PoolError, match=r"b/data-.*': names its classes light, dark, the pool dark, light; mend it"):
+        list(scan(other, "b", *columns))
 
 
 def test_files_that_were_cut_are_noticed(tmp_path, local_ray):

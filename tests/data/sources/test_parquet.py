@@ -170,6 +170,43 @@ def test_class_names_that_contradict_each_other_are_refused(tmp_path, local_ray,
     assert survey(named).info.classes == ["dim", "bright"]
 
 
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_files_of_one_set_that_name_their_classes_in_another_order_are_refused(tmp_path, part):
+    for folder, file, names in (("train", "a", "ab"), ("train", "b", "ab"), ("val", "a", "ab"), ("val", "b", "ab")):
+        turned = (folder, file) == (part, "b")
+        table = huggingface(tmp_path / f"{folder}-{file}.hf", random_images(4), names=names[::-1] if turned else names)
+        (tmp_path / folder).mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / folder / f"{file}.parquet")
+    where = {"path": str(tmp_path / "train"), "test_path": str(tmp_path / "val")}
+    pool = parquet_pool(tmp_path).model_copy(update={**where, "classes": None, "id_column": None})
+    with pytest.raises(PoolError, match=rf"{part}/b\.parquet': names its classes b, a, the pool a, b; mend them"):
+        survey(pool)
+    assert survey(pool.model_copy(update={"classes": ["dim", "bright"]})).info.classes == ["dim", "bright"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "fits"),
+    [
+        (["dark", "light", "gray"], True),
+        (["dim", "bright"], True),
+        (["light", "dark"], False),
+        (["black", "dark", "light"], False),
+    ],
+)
+def test_names_of_the_configuration_may_be_others_but_not_the_files_own_in_another_order(tmp_path, classes, fits):
+    """Their labels are numbers, and people who label mean the names."""
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        pq.write_table(huggingface(tmp_path / f"{part}.hf", random_images(4)), tmp_path / part / "a.parquet")
+    where = {"path": str(tmp_path / "train"), "test_path": str(tmp_path / "val")}
+    pool = parquet_pool(tmp_path).model_copy(update={**where, "classes": classes, "id_column": None})
+    if fits:
+        assert survey(pool).info.classes == classes
+        return
+    with pytest.raises(PoolError, match=r"'dark' is class 0 of the files, and class 1 of pool\.classes; mend"):
+        survey(pool)
+
+
 def test_files_that_hold_paths_in_place_of_images_are_refused(made, tmp_path):
     """As `Dataset.to_parquet` writes images that are not embedded."""
     pool, _, _ = made
