@@ -41,6 +41,7 @@ class Source:
     """Per file, what its rows' ids begin with; None where a column holds the ids."""
     id_column: str = "id"
     sample_column: str = "image"
+    """Of an index the column of its files, where they have several; what an opener reads."""
     label_column: str | tuple[str, ...] | None = "label"
     """Several where they are one label together. None where the samples have no labels."""
     task: str = "classification"

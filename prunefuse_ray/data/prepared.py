@@ -163,6 +163,8 @@ def _key(rows: pa.Table, source: Source, number: int, start: int, form: Form) ->
     """A chunk's name."""
     digest = hashlib.blake2b(form_digest(form).encode(), digest_size=16)
     digest.update(id_hashes(rows["id"]).tobytes())
+    if source.opener is not None:
+        digest.update(source.sample_column.encode())  # a row has several, at the same place
     if source.roots:
         digest.update("\n".join(root.path for root in source.roots).encode())
         digest.update(id_hashes(rows["file"]).tobytes())

@@ -1,11 +1,16 @@
 """Lance tables: the rows that the library reads, at the version that it reads."""
 
+from dataclasses import replace
+
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.data.images import ImageForm, decode
+from prunefuse_ray.data.images import ImageForm, decode, encode_png
+from prunefuse_ray.data.pool import Prepared
+from prunefuse_ray.data.prepared import decoded
 from prunefuse_ray.data.reading import opened
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import reader_of
@@ -68,6 +73,44 @@ def test_deletes_changed_columns_and_compaction_are_seen_and_a_pinned_version_is
     lance.dataset(pool.path).delete("true")
     with pytest.raises(PoolError, match=r"the Lance table '.*' has no rows at version \d"):
         read(pool)
+
+
+def as_prepared(pool, tmp_path):
+    """The images (N, 8, 8, 1) by way of the prepared pool."""
+    samples = SampleSet(pool)
+    at, (name,) = _at(samples, listing := reader_of(pool).listing(samples)), listing.names
+    (piece,) = _Scan(at)(Place.at(pool.path) / name, name, "id", "label")
+    count, file = len(piece.ids), tmp_path / "index.parquet"
+    rows = pa.table({"id": piece.ids, "root": [0] * count, "file": [name] * count, **piece.columns})
+    pq.write_table(rows, file)
+    kept = Prepared(place=Place.at(str(tmp_path / "kept")))
+    made = {"fs": Place.at(str(file)).fs, "files": (str(file),), "sizes": (file.stat().st_size,), "prepared": kept}
+    chunks = decoded(replace(_source(samples, at), **made), GRAY8)
+    return np.concatenate([chunk.samples.values_N for chunk in chunks])
+
+
+def add(path, name, pixels):
+    images = pa.array([encode_png(p) for p in pixels], pa.binary())
+    lance.dataset(path).add_columns(pa.table({name: images}).to_reader())
+
+
+def test_two_columns_of_a_table_and_one_that_is_written_anew_are_other_samples(tmp_path):
+    left, right = random_images(4), random_images(4, seed=1)
+    path = str(tmp_path / "t")
+    pool = pool_of("lance", tmp_path).model_copy(update={"path": path, "image_column": "left"})
+    lance.write_dataset(pa.table({"id": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]}), path)
+    add(path, "left", left)
+    add(path, "right", right)
+    np.testing.assert_array_equal(as_prepared(pool, tmp_path), left)
+    other = pool.model_copy(update={"image_column": "right"})
+    np.testing.assert_array_equal(as_prepared(other, tmp_path), right)
+    before = reader_of(pool).listing(SampleSet(pool))
+    lance.dataset(path).drop_columns(["left"])
+    add(path, "left", left[::-1])  # as many bytes as before
+    now = reader_of(pool).listing(SampleSet(pool))
+    assert now.names == before.names
+    assert now.digest != before.digest, "a run that is resumed has to notice it"
+    np.testing.assert_array_equal(as_prepared(pool, tmp_path), left[::-1])
 
 
 @pytest.mark.parametrize(
