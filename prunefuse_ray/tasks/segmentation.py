@@ -41,6 +41,8 @@ URI = "data:image/png;base64,"
 """What a mask begins with where it stands in a table of text."""
 MODES = ("L", "P", "1")
 """Pillow's modes of images whose pixels are small whole numbers."""
+SCALED = ("L;2", "L;4")
+"""How Pillow unpacks gray of 2 and 4 bits: scaled to 0..255, so that it is no number of a class any more."""
 NAMED = 4
 """Classes that are named in a caption."""
 ACCURACY = Metric(name="pixel_accuracy", title="Pixel accuracy")
@@ -127,9 +129,18 @@ class Segmentation(Task):
 
     def not_a_label(self, classes: int) -> str:
         return (
-            f"no masks: PNG, gray or palette, of the numbers 0 to {classes - 1} (and {IGNORED}: left out), or COCO's "
-            "annotations of the image"
+            f"no masks: PNG, gray or palette, of the numbers 0 to {classes - 1} (and {IGNORED}: left out), gray of 8 "
+            "bits or 1, or COCO's annotations of the image"
         )
+
+    def agreed(self, labels: Sequence[Any]) -> tuple[Any, float, bool]:
+        """The mask that most of them gave, whatever programs wrote it into files."""
+        given: dict[tuple[tuple[int, ...], bytes], bytes] = {}
+        votes = []
+        for label in sorted(labels):
+            mask = decoded(label)
+            votes.append(given.setdefault((mask.shape, mask.tobytes()), label))
+        return super().agreed(votes)
 
     def values(self, labels: pa.ChunkedArray) -> pa.ChunkedArray:
         return _bytes_of(labels).cast(pa.binary())
@@ -337,7 +348,7 @@ def _fault(data: bytes, classes: int) -> str | None:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.width * image.height > MOST_PIXELS:
                 return "too large"
-            if image.mode not in MODES:
+            if image.mode not in MODES or any(tile[3] in SCALED for tile in image.tile):
                 return f"of mode {image.mode}"
         mask = decoded(data)
     except Exception:  # Pillow's decoders raise whatever their parser meets in damaged data

@@ -1,6 +1,8 @@
 """A class for every pixel: masks, loss, figures and scores against their definitions."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +64,28 @@ def test_masks_of_every_plain_mode_are_class_numbers(mode):
 )  # fmt: skip
 def test_what_is_no_mask_is_none(data):
     assert TASK.label(data, CLASSES) is None
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_of_few_bits_which_decoders_scale_is_no_mask(bits):
+    """Its pixels 0, 1 and 3 come out as 0, 17 and 51, or as 0, 85 and 255: other classes, or left out."""
+    raw = b"".join(b"\0" + (n << 8 - bits).to_bytes() for n in (0, 1, 3))
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 1, 3, bits, 0, 0, 0, 0)), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    )
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "L"
+    assert TASK.label(data, [str(n) for n in range(100)]) is None
+    assert TASK.invalid_labels(pa.chunked_array([[data, png(MASK)]]), 100).to_pylist() == [True, False]
+
+
+def test_the_same_mask_in_other_files_is_the_same_vote():
+    other = png(1 - (MASK > 0).astype(np.uint8))
+    label, share, tie = TASK.agreed([png(MASK, "P"), other, png(MASK)])
+    np.testing.assert_array_equal(decoded(label), MASK)
+    assert (round(share, 2), tie) == (0.67, False)
+    assert TASK.agreed([other, png(MASK), png(MASK, "P")]) == (label, share, tie), "in whatever order they come"
 
 
 def test_the_value_255_is_left_out_and_arrays_are_masks():
