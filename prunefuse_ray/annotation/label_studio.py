@@ -158,8 +158,9 @@ class LabelStudio:
                 where = f"{self.client.url}/projects/{project}/data?task={task['id']} (id '{id_}')"
                 chosen = _choices(annotation)
                 unknown = [name for name in chosen if name not in numbers]
-                if unknown or not (chosen or asked_task.several):
-                    said = f"'{unknown[0]}', which is not a class" if unknown else "no choice"
+                if unknown or (len(chosen) != 1 and not asked_task.several):
+                    several = f"several choices ({', '.join(chosen)}), and a sample has one class"
+                    said = f"'{unknown[0]}', which is not a class" if unknown else several if chosen else "no choice"
                     faults.append(f"{where}: its annotation has {said}; mend or delete it there")
                     continue
                 chosen_numbers = [numbers[name] for name in chosen]

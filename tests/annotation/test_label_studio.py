@@ -248,6 +248,15 @@ class Server:
         return [{"id": 1, "email": "ann@example.com"}]
 
 
+def test_several_choices_where_a_sample_has_one_class_are_refused(tmp_path):
+    """The project's interface can be changed on the server."""
+    request = request_at(place(tmp_path, "local"), dict.fromkeys("ab", DOT), classes=CLASSES, round=0)
+    answers = LabelStudio(client=Server(request, {"a": CLASSES[1::-1], "b": [CLASSES[1]]})).collect(request)
+    assert [(row["id"], row["label"]) for row in answers.annotations.to_pylist()] == [("b", 1)]
+    (fault,) = answers.faults
+    assert f"(id 'a'): its annotation has several choices ({CLASSES[1]}, {CLASSES[0]}), and a sample has one" in fault
+
+
 def test_several_choices_are_a_set_of_classes_and_none_is_the_empty_set(tmp_path):
     request = request_at(place(tmp_path, "local"), dict.fromkeys("abc", DOT), classes=CLASSES, round=0)
     several = dataclasses.replace(request, task="multi_label")
