@@ -34,6 +34,8 @@ DELIMITERS = ",;\t|"
 NO_LABEL = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "none", "<na>"})
 """What programs write where there is no value, in lower case."""
 SHOWN = 20
+EXACT = 2**53
+"""Below this a floating-point number is the whole number that it was made of; beyond, it may be its neighbor."""
 AT_ONCE = 10_000
 """Rows that are Python's objects at one time, of tables that may have millions."""
 # samples.csv has texts in its cells, and people fill in copies of it.
@@ -232,8 +234,10 @@ def plain(cell: str) -> str:
 def _whole(text: str) -> str | None:
     """A whole number as its digits, without the zeros that programs add behind a point (1.0, 1,00); else None. Three
     zeros may be thousands."""
-    matched = re.fullmatch(r"(-?\d{1,19})(?:[.,](?:0{1,2}|0{4,})?)?", text)
-    return matched[1] if matched and matched[1].isascii() else None
+    matched = re.fullmatch(r"(-?\d{1,19})([.,](?:0{1,2}|0{4,})?)?", text)
+    if matched is None or not matched[1].isascii() or (matched[2] and abs(int(matched[1])) >= EXACT):
+        return None
+    return matched[1]
 
 
 # --- the forms of files ---------------------------------------------------------------------------------------------
@@ -339,7 +343,8 @@ def _cell(value: Any, number: int) -> Cell:
         case float() | Decimal():
             if value != value:
                 return None
-            return int(value) if value == value // 1 else str(value)
+            exact = isinstance(value, Decimal) or abs(value) < EXACT
+            return int(value) if exact and value == value // 1 else str(value)
         case bytes():
             try:
                 return value.decode()

@@ -193,6 +193,9 @@ def test_a_class_may_be_called_none():
         ("7.0", pa.int64(), 7),
         (7, pa.string(), "7"),
         ("x", pa.int64(), None),
+        ("9007199254740993", pa.int64(), 2**53 + 1),
+        ("9007199254740992.0", pa.int64(), None),
+        ("9007199254740991,00", pa.int64(), 2**53 - 1),
         ("99999999999999999999", pa.int64(), None),
         ("9999999999999999999", pa.int64(), None),
         ("", pa.string(), None),
@@ -201,6 +204,12 @@ def test_a_class_may_be_called_none():
 )
 def test_ids_are_what_the_pool_has(cell, id_type, id_):
     assert read_id(cell, id_type) == id_
+
+
+def test_floating_point_numbers_that_may_be_their_neighbors_are_no_ids():
+    """What pandas makes of a column of ids that lacks one."""
+    made = parquet({"id": [float(2**53 + 1), float(2**53 - 1)], "label": ["cat", "dog"]})
+    assert [read_id(cell, pa.int64()) for cell in cells(made)] == [None, 2**53 - 1]
 
 
 def test_decimals_and_dates_are_text():
