@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,9 @@ ROWS = 5_000
 HEAD = 2**16
 """Bytes by which a file's encoding and delimiter are told."""
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+DECIMAL_COMMAS = re.compile(r"[^\s,]+,[^\s,]+(?:\s+[^\s,]+,[^\s,]+)+")
+"""Numbers with blanks between, each with a comma in it, as most of Europe writes fractions."""
 
 Row = Mapping[str, Any]
 Rows = Callable[[Place, Sequence[str]], Iterator[tuple[int, Row]]]
@@ -125,10 +129,13 @@ def whole(text: str) -> str:
 
 
 def vector_of(cell: Any) -> list[float] | None:
-    """A list of numbers, or its spelling in JSON or with blanks, commas or semicolons between; None where it is none. A
-    null in it is no number, and so the vector cannot be used."""
+    """A list of numbers, or its spelling in JSON or with blanks, commas or semicolons between; None where it is none,
+    or where commas may stand for points (`0,5;0,25`). A null in it is no number, and so the vector cannot be used."""
     if isinstance(cell, str):
-        cells = cell.strip().strip("[]").replace(",", " ").replace(";", " ").split()
+        inside = cell.strip().strip("[]").strip()
+        if "," in inside and (";" in inside or DECIMAL_COMMAS.fullmatch(inside)):
+            return None
+        cells = inside.replace(",", " ").replace(";", " ").split()
     else:
         cells = cell if isinstance(cell, list) else []
     try:

@@ -6,6 +6,7 @@ import pytest
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.cli import main
+from prunefuse_ray.data.sources.tables import vector_of
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import materialize, sources, survey
 from prunefuse_ray.errors import PoolError
@@ -102,6 +103,27 @@ def test_bytes_that_are_not_utf_8_are_refused_and_so_are_ids_that_come_twice(tmp
     (tmp_path / "pool/a.csv").write_bytes("text,label\nfähig,good\n".encode("latin-1"))
     with pytest.raises(PoolError, match="is not UTF-8 from about line"):
         found(tmp_path, "csv")
+
+
+@pytest.mark.parametrize(
+    ("cell", "vector"),
+    [
+        ("1,5", [1, 5]),
+        ("[1, 5, 2]", [1, 5, 2]),
+        ("1,5, 2,7", [1, 5, 2, 7]),
+        ("1.5;5", [1.5, 5]),
+        ("1.5 5", [1.5, 5]),
+        ("1 , 5", [1, 5]),
+        ("0,5;0,25", None),
+        ("1;0,25", None),
+        ("0,5;1", None),
+        ("0,5 0,25", None),
+        ("[0,5\t0,25]", None),
+    ],
+)
+def test_commas_that_may_stand_for_points_make_no_vector(cell, vector):
+    """Read as separators they would make twice as many numbers, and other ones."""
+    assert vector_of(cell) == vector
 
 
 def test_texts_or_vectors_have_to_be_named():
