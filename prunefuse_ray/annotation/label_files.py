@@ -14,7 +14,17 @@ from typing import Any
 import pyarrow as pa
 
 from prunefuse_ray.annotation.request import Answers, Id, Request
-from prunefuse_ray.data.label_tables import SHOWN, Labels, Line, TableError, plain, read_id, read_table, shortened
+from prunefuse_ray.data.label_tables import (
+    NO_LABEL,
+    SHOWN,
+    Labels,
+    Line,
+    TableError,
+    plain,
+    read_id,
+    read_table,
+    shortened,
+)
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.errors import near
 from prunefuse_ray.schemas import annotations_schema
@@ -26,7 +36,9 @@ SAMPLES = "samples.csv"
 ASKED = ("id", "path", "text", "guess", "probability", "score")
 """Its columns, which may stand in the others too: filling in a copy of it is the easiest way."""
 OPTIONAL = ("annotator", "time", "unsure", *ASKED[1:])
-"""unsure: not empty where the annotator has looked at the sample and cannot tell its class."""
+"""unsure: filled in where the annotator has looked at the sample and cannot tell its class."""
+SURE = NO_LABEL | {"0", "0.0", "false", "no", "n"}
+"""What stands in such a column where that is not so, in lower case: tables have zeros and False in all other rows."""
 LABELS = re.compile(r"labels(?:[-_. ]+(.+?))?\.(csv|tsv|txt|parquet|pq)", re.IGNORECASE)
 """Names of the files that are read, and in them the annotator."""
 COPY = re.compile(r"^\d+$|[-_. ]*\(\d+\)$|(?:^|[-_. ]+)\(?(?:copy|kopie)\b.*$", re.IGNORECASE)
@@ -175,7 +187,7 @@ def _rows(name: str, lines: Iterable[Line], written: datetime) -> tuple[list[Row
                 label=line.cells["label"],
                 annotator=normal(plain(str(line.cells.get("annotator") or "").strip())) or default,
                 time=time,
-                unsure=bool(str(line.cells.get("unsure") or "").strip()),
+                unsure=str(line.cells.get("unsure") or "").strip().lower() not in SURE,
             )
         )
     return rows, shortened(faults, "times")

@@ -6,7 +6,7 @@ import unicodedata
 import pyarrow as pa
 import pytest
 
-from prunefuse_ray.annotation import Files
+from prunefuse_ray.annotation import Files, Wait, decide
 from prunefuse_ray.annotation.label_files import changed_files
 from tests.annotation.test_files import give, labels, place, request_at, table
 
@@ -39,6 +39,14 @@ def test_a_copy_of_somebodys_labels_is_no_second_person(request_, name):
     assert labels(give(request_, GOOD, name)) == {("a", "anna"): 0}
     (fault,) = give(request_, "id,label\na,dog\n", name).faults
     assert "by 'anna'" in fault
+
+
+@pytest.mark.parametrize("no", ["0", "False", "no", "", " ", "nan"])
+def test_a_no_in_the_column_unsure_leaves_the_sample_to_be_labeled(request_, no):
+    answers = give(request_, f"id,label,unsure\na,cat,{no}\nb,,{no}\nc,,yes\nd,,1\n")
+    assert labels(answers) == {("a", ""): 0}
+    assert set(answers.unsure) == {("c", ""), ("d", "")}
+    assert isinstance(decide("abcd", answers, labels_per_sample=1, accept_partial=False), Wait)
 
 
 def test_people_are_the_same_in_either_unicode_form(request_):
