@@ -218,16 +218,24 @@ class DeltaTable(LakeTable):
                 )
             actions = pa.table(table.get_add_actions(flatten=True))
             vectors = pa.table(table.deletion_vectors())
-            sizes = dict(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
+            pairs = zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)
+            files = {_absolute(name, path, place): size for name, size in pairs}
+            # The library names these files below the table as it knows it: as a URI, links resolved.
+            gone = {
+                _absolute(file.removeprefix(table.table_uri), path, place): np.flatnonzero(~np.asarray(keep, bool))
+                for file, keep in zip(*(vectors[c].to_pylist() for c in vectors.column_names), strict=True)
+            }
+            if strangers := sorted(gone.keys() - files.keys()):
+                raise PoolError(
+                    f"{samples.field}: the Delta table '{path}' has deleted rows of '{strangers[0]}', which is none of "
+                    "its files as they are known here; purge its deletion vectors (REORG TABLE ... APPLY (PURGE))"
+                )
             return Snapshot(
                 version=str(table.version()),
                 location=path.partition("?")[0] if "://" in path else place.path,
                 columns=[f.name for f in table.schema().fields],
-                files={_absolute(name, path, place): size for name, size in sizes.items()},
-                deleted={
-                    _plain(file): np.flatnonzero(~np.asarray(keep, bool))
-                    for file, keep in zip(*(vectors[c].to_pylist() for c in vectors.column_names), strict=True)
-                },
+                files=files,
+                deleted=gone,
                 partitions=table.metadata().partition_columns,
             )
 

@@ -19,6 +19,8 @@ from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.prepared import decoded
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import reader_of
 from prunefuse_ray.data.stream import rows as rows_here
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import sources, survey
@@ -233,6 +235,21 @@ def test_deletion_vectors_are_respected_and_noticed(tmp_path, local_ray):
     assert sorted(i.rpartition(":")[2] for i in with_rows) == sorted("1245601234567")
     pinned = pool.model_copy(update={"version": 1})
     assert read(pinned).keys() - left.keys() <= truth(pinned).keys()
+
+
+@pytest.mark.parametrize("partitions", [None, ["site"]])
+@pytest.mark.parametrize("spelling", ["{}/plain", "{}/with blank", "{}/ü#?", "{}/link", "file://{}/plain", "{}/./p/"])
+def test_deletion_vectors_are_found_however_the_table_is_called(tmp_path, spelling, partitions):
+    """Their files are named as URIs, in which a blank is %20, and below the folder that a link leads to."""
+    name = spelling.removesuffix("/").rpartition("/")[2].replace("link", "plain")
+    table = table_of(random_images(8)).append_column("site", pa.array(["a b/ü%"] * 8))
+    write_deltalake(str(tmp_path / name), table, partition_by=partitions)
+    add_deletion_vector(tmp_path / name, [0, 3, 7])
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    pool = pool_of("delta", tmp_path).model_copy(update={"path": spelling.format(tmp_path)})
+    listing = reader_of(pool).listing(SampleSet(pool))
+    assert {file: rows.tolist() for file, rows in listing.of_table.deleted.items()} == {listing.paths[0]: [0, 3, 7]}
+    assert Place.at(listing.paths[0]).exists()
 
 
 def test_partitions_of_any_name_are_read_and_their_columns_refused(tmp_path, local_ray):
