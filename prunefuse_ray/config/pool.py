@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -187,8 +188,11 @@ class Pool(Section):
                 )
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
             raise ValueError(f"value_range {list(self.value_range)}: give [black, white], the smaller value first")
-        if isinstance(self.classes, list) and len(set(self.classes)) < max(1, len(self.classes)):
-            raise ValueError(f"classes {self.classes} names one twice, or none: give different names")
+        if isinstance(self.classes, list):
+            # As labels are compared with them: without blanks around them, in one Unicode form.
+            different = {unicodedata.normalize("NFC", name.strip()) for name in self.classes}
+            if len(different) < max(1, len(self.classes)):
+                raise ValueError(f"classes {self.classes} names one twice, or none: give different names")
         if isinstance(self.label_column, list) and not POOL_SOURCES[self.source].several_label_columns:
             raise ValueError(f"label_column {self.label_column}: source '{self.source}' takes one: name one")
         return self

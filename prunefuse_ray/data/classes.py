@@ -46,8 +46,9 @@ def classes_of(pool: cfg.Pool, named: Sequence[str] | None, field: str) -> list[
 def _different(named: Sequence[str]) -> list[str]:
     """The names of classes, with their numbers added to those that several have (ImageNet has two cranes): labels by
     name would mean any of them."""
-    counts = Counter(normal(name) for name in named)
-    return [f"{name} ({n})" if counts[normal(name)] > 1 else name for n, name in enumerate(named)]
+    keys = [normal(name.strip()) for name in named]  # as labels are compared with them
+    counts = Counter(keys)
+    return [f"{name} ({n})" if counts[key] > 1 else name for n, (name, key) in enumerate(zip(named, keys, strict=True))]
 
 
 def check_order(samples: SampleSet, classes: Sequence[str], named: Sequence[str] | None) -> None:

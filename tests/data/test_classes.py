@@ -2,6 +2,7 @@
 
 import pytest
 
+from prunefuse_ray import config as cfg
 from prunefuse_ray.data.classes import classes_of
 from prunefuse_ray.errors import PoolError
 from tests.support.pools import parquet_pool
@@ -31,6 +32,14 @@ def test_names_that_several_classes_have_get_their_numbers_and_are_said(tmp_path
     """ImageNet calls a bird and a machine `crane`: labels by name would mean either."""
     pool = parquet_pool(tmp_path).model_copy(update={"classes": None})
     assert classes_of(pool, ["crane", "dog", "crane"], "pool.path") == ["crane (0)", "dog", "crane (2)"]
+    assert classes_of(pool, ["cat", "cat "], "pool.path") == ["cat (0)", "cat  (1)"]
     assert "pool.path names several classes alike: their numbers are added to their names: crane (0), crane (2)" in (
         caplog.text
     )
+
+
+@pytest.mark.parametrize("names", [["cat", "cat "], ["é", "e\u0301"], ["a", "a"], []])
+def test_names_that_are_the_same_to_a_label_are_refused(names):
+    """A label 'cat' would mean the last of them."""
+    with pytest.raises(ValueError, match="names one twice, or none: give different names"):
+        cfg.Pool(source="parquet", path="p", test_path="t", classes=names)
