@@ -195,7 +195,22 @@ class Pool(Section):
                 raise ValueError(f"classes {self.classes} names one twice, or none: give different names")
         if isinstance(self.label_column, list) and not POOL_SOURCES[self.source].several_label_columns:
             raise ValueError(f"label_column {self.label_column}: source '{self.source}' takes one: name one")
+        if isinstance(self.label_column, list) and self.classes is not None:
+            _check_columns(self.label_column, self.classes)
         return self
+
+
+def _check_columns(columns: list[str], classes: int | list[str]) -> None:
+    """ValueError where several columns of labels are not those of the classes, one each in the same order."""
+    names = classes if isinstance(classes, list) else [""] * classes
+    if len(names) != len(columns):
+        raise ValueError(f"label_column names {len(columns)} columns, classes {len(names)}: give one for each in order")
+    for name, column in zip(names, columns, strict=True):
+        if name != column and name in columns:
+            raise ValueError(
+                f"label_column and classes name '{name}' in another order: its column would be '{column}'; give both "
+                "in the same order"
+            )
 
 
 class UntestedPool(Pool):

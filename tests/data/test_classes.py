@@ -43,3 +43,25 @@ def test_names_that_are_the_same_to_a_label_are_refused(names):
     """A label 'cat' would mean the last of them."""
     with pytest.raises(ValueError, match="names one twice, or none: give different names"):
         cfg.Pool(source="parquet", path="p", test_path="t", classes=names)
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["person", "car"], "name 'person' in another order: its column would be 'car'; give both in the same order"),
+        (["car"], "label_column names 2 columns, classes 1: give one for each in order"),
+        (3, "label_column names 2 columns, classes 3"),
+        (["vehicle", "human"], None),
+        (["car", "human"], None),
+        (2, None),
+        (None, None),
+    ],
+)
+def test_columns_of_labels_stand_in_the_order_of_their_classes(classes, said):
+    """Each column would be taken for another class than the one it is named after."""
+    fields = {"source": "csv", "path": "p", "test_path": "t", "text_column": "text", "label_column": ["car", "person"]}
+    if said is None:
+        assert cfg.Pool(**fields, classes=classes).label_column == ["car", "person"]
+        return
+    with pytest.raises(ValueError, match=said):
+        cfg.Pool(**fields, classes=classes)
