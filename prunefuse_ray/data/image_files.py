@@ -164,7 +164,9 @@ SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8, where Pillow has not turned the image by itself."""
+    """The EXIF orientation, 1 to 8, where Pillow has not turned the image by itself. It has to be asked for before the
+    pixels are decoded: what of a PNG stands behind them is known only then, and sizes are told by the head of the file.
+    """
     if "exif" not in image.info or image.format == "TIFF":  # of TIFFs Pillow turns the pixels when it loads them
         return 1
     try:
@@ -246,9 +248,8 @@ def as_seen(data: bytes, value_range: Range | None = None) -> bytes:
         with opened(data, max_pixels=MOST_PIXELS) as image:
             if image.format in SHOWN and HARMLESS.issuperset(conversions(image, 3)):
                 return data
-            jpeg, colors = image.format in ("JPEG", "MPO"), Colors(image, 3)
-            working = colors.working(image, value_range)
-            shown = colors.finished(upright(working, orientation(image)))
+            jpeg, colors, turn = image.format in ("JPEG", "MPO"), Colors(image, 3), orientation(image)
+            shown = colors.finished(upright(colors.working(image, value_range), turn))
     except Exception:  # whatever a codec raises: people see that it is broken
         return data
     buffer = io.BytesIO()

@@ -165,13 +165,13 @@ def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ..
         found = conversions(image, form.channels)
         if not form.resize and (size := upright_size(image)) != (form.width, form.height):
             raise Rejected(f"{size[0]} x {size[1]} pixels, expected {form.width} x {form.height}")
-        deep, colors = image.mode[0] in "IF", Colors(image, form.channels)
+        deep, colors, turn = image.mode[0] in "IF", Colors(image, form.channels), orientation(image)
         # Lets a JPEG decode at a half, quarter or eighth of its size when that is still large enough.
         whole = form.uncropped
         wanted = (whole.width, whole.height)
         image.draft(colors.working_mode, wanted if upright_size(image) == image.size else wanted[::-1])
         image.load()
-        converted = upright(colors.working(image, form.value_range), orientation(image))
+        converted = upright(colors.working(image, form.value_range), turn)
         if converted.size != (form.width, form.height) or form.crop_ratio < 1:
             converted = _resize(converted, form)
         pixels = np.asarray(colors.finished(converted))

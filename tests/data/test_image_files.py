@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import math
 import struct
 
 import numpy as np
@@ -57,6 +58,24 @@ def test_every_orientation_is_seen_upright(orientation, format_):
     shown = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(as_seen(data)))).convert("RGB"), int)
     assert np.abs(shown - np.asarray(photo())).mean() < 6
     assert np.abs(np.asarray(Image.open(io.BytesIO(as_seen(data))).convert("RGB"), int) - shown).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_an_orientation_behind_the_pixels_changes_neither_size_nor_pixels(mode):
+    """Labels of pixels are compared with the size that the head of the file says."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    shape = (4, 8) if mode == "I;16" else (4, 8, 3)
+    pixels = np.arange(math.prod(shape)).reshape(shape).astype(np.uint16 if mode == "I;16" else np.uint8)
+    data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
+    start = data.index(b"eXIf") - 4
+    end, last = start + 12 + int.from_bytes(data[start : start + 4]), data.index(b"IEND") - 4
+    late = data[:start] + data[end:last] + data[start:end] + data[last:]
+    form = ImageForm(height=4, width=8, channels=3, resize=False)
+    plain = encoded(Image.fromarray(pixels), "PNG")
+    assert image_size(late, 3) == image_size(plain, 3) == (4, 8)
+    np.testing.assert_array_equal(decode(late, form), decode(plain, form))
+    np.testing.assert_array_equal(decode(as_seen(late), form), decode(plain, form))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
