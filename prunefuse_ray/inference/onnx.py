@@ -30,9 +30,9 @@ class Graph(nn.Module):
         self.network, self.form, self.task = predictor.network, predictor.form, predictor.task
 
     def forward(self, samples: Tensor) -> Tensor:
-        if isinstance(self.form, VectorForm):
-            return self.task.exported(self.network(samples[:, :, None, None]))
-        return self.task.exported(self.network(self.form.inputs(samples)))
+        vectors = isinstance(self.form, VectorForm)
+        outputs = self.network(samples[:, :, None, None] if vectors else self.form.inputs(samples))
+        return self.task.exported(self.task.consensus(outputs))
 
 
 def to_onnx(predictor: Predictor) -> bytes:

@@ -1,5 +1,6 @@
 """Networks in other formats: each is read back by the library that it is for."""
 
+import io
 import json
 
 import numpy as np
@@ -13,6 +14,10 @@ from prunefuse_ray import networks
 from prunefuse_ray.cli import main
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE
 from prunefuse_ray.data.texts import TextForm
+from prunefuse_ray.inference.predictor import Predictor
+from prunefuse_ray.inference.program import to_program
+from prunefuse_ray.networks.committee import Members
+from prunefuse_ray.tasks import TASKS
 from tests.inference.test_predictor import CLASSES, FORM, save
 
 RESULT = {
@@ -44,6 +49,18 @@ def test_the_program_of_torch_export_computes_the_networks_logits_for_any_number
     with torch.inference_mode():
         torch.testing.assert_close(program(samples), run[1](FORM.inputs(samples)), atol=1e-4, rtol=1e-4)
         assert program(samples[:1]).shape == (1, 3)
+
+
+def test_of_a_committee_the_program_has_the_logits_of_all_members_together():
+    spec = networks.NetworkSpec(architecture="resnet20", classes=3, input_shape=FORM.network_shape)
+    members = Members([networks.build(spec, seed=seed) for seed in (0, 1)])
+    predictor = Predictor(members, TASKS["classification"], FORM, CLASSES)
+    program = torch.export.load(io.BytesIO(to_program(predictor))).module()
+    samples = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 16, 12, 3), dtype=np.uint8))
+    with torch.inference_mode():
+        logits = program(samples)
+        torch.testing.assert_close(logits, predictor(FORM.inputs(samples)), atol=1e-4, rtol=1e-4)
+    assert logits.shape == (5, 3), "and not the members' own, whose first axis is no sample's"
 
 
 def test_the_hubs_folder_is_loaded_as_it_is_and_its_card_has_the_figures(run, tmp_path, capsys):
