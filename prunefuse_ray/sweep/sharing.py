@@ -69,7 +69,7 @@ def inputs_keys(config: Config, pool: Mapping[str, Any]) -> dict[Step, str]:
             "parents": [keys[p] for p in _parents(config, step) if p in keys],
         }
         if step.phase == "pretrain":
-            inputs["augment"] = config.training.augment
+            inputs["views"] = [config.training.augment, config.training.smallest_crop]
             inputs["labels"] = config.selection.budgets[0] if config.pretraining.method == "auto" else None
         if step.phase == "select":
             # Runs that share have an oracle, and so every label of the rounds before.

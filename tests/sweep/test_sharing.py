@@ -28,6 +28,7 @@ def common(a, b):
     return {f"{s.round}:{s.phase}" for s in a.keys() & b.keys() if a[s] == b[s]}
 
 
+CROPPED = {"training": {"augment": ["resized_crop"]}}
 SCRATCH = {"fusion": {"target": "scratch"}}
 LEARNED = {"pretraining": {"method": "rotation"}}
 MARGIN = {"selection": {"strategy": "margin"}}
@@ -52,6 +53,8 @@ CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | 
         ([LEARNED], [LEARNED, {"pretraining": {"epochs": 9}}], {"-1:init", "0:select", "0:label"}),
         ([LEARNED, TYPICAL], [LEARNED, TYPICAL, {"pretraining": {"epochs": 9}}], {"-1:init"}),
         ([LEARNED], [LEARNED, {"training": {"augment": []}}], {"-1:init", "0:select", "0:label"}),
+        ([LEARNED, CROPPED], [LEARNED, CROPPED, {"training": {"smallest_crop": 0.5}}],
+         {"-1:init", "0:select", "0:label"}),
         ([LEARNED, SCRATCH], [SCRATCH],
          {"-1:init", "0:select", "0:label", "0:finetune", *(f"{r}:fuse" for r in range(3))}),
         ([], [{"pool": {"channels": 3}}], set()),
