@@ -102,9 +102,9 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
         commit = ledger.committed(step)
         return commit.metrics if commit else {}
 
-    scored = [q for q in range(round_) if ledger.committed(Step(q, "score"))]
+    scored = [q for q in range(-1, round_) if ledger.committed(Step(q, "score"))]  # -1: for the initial set
     selecting = [Step(q, phase) for q in scored for phase in ("train", "score")]
-    selecting += [Step(q, "select") for q in range(1, round_ + 1)]
+    selecting += [Step(q, "select") for q in range(0 if -1 in scored else 1, round_ + 1)]
     learned = [Step(-1, PRETRAIN)] if scored or config.fusion.target == "fused" else []
     selecting += learned if scored else []
     targets = [q for q in range(round_ + 1) if q == round_ or is_sync(config, q)]

@@ -209,19 +209,37 @@ def test_the_table_has_a_row_per_trial_and_round():
     assert (first["labels"], first["fused_accuracy"], first["training.epochs"]) == (20, 0.8, 5)
 
 
-@pytest.mark.parametrize(("strategy", "scored"), [("margin", 2), ("random", 0)])
-def test_all_macs_count_the_proxies_of_earlier_targets_that_were_pruned(strategy, scored):
-    config = config_from_tree(
-        {"selection": {"budgets": [50, 100, 150], "strategy": strategy}, "fusion": {"sync_every": 1}}
-    )
-    cost = {"train": 10, "finetune": 100, "score": 1}
+def row_of(tree, round_):
+    """The figures of a round of a run in which all is done."""
+    config = config_from_tree(tree)
+    cost = {"pretrain": 1000, "train": 10, "finetune": 100, "score": 1}
 
     class Done:
         def committed(self, step):
-            metrics = {"macs": cost.get(step.phase, 0), "seconds": 1.0, "test_accuracy": 0.5}
+            macs = cost.get(step.phase, 0)
+            metrics = {"macs": macs, "dense_macs": 4 * macs, "seconds": 1.0, "test_accuracy": 0.5}
             return SimpleNamespace(metrics=metrics) if step in steps(config) else None
 
-    assert round_row(Done(), config, 2)["total_macs"] == 3 * 10 + 3 * 100 + scored
+    return round_row(Done(), config, round_)
+
+
+@pytest.mark.parametrize(("strategy", "scored"), [("margin", 2), ("random", 0)])
+def test_all_macs_count_the_proxies_of_earlier_targets_that_were_pruned(strategy, scored):
+    row = row_of({"selection": {"budgets": [50, 100, 150], "strategy": strategy}, "fusion": {"sync_every": 1}}, 2)
+    assert row["total_macs"] == 3 * 10 + 3 * 100 + scored
+
+
+@pytest.mark.parametrize(
+    ("round_", "scoring", "training", "seconds", "total"),
+    [(0, 1, 1000, 3.0, None), (1, 2, 1010, 6.0, 1000 + 2 * 10 + 100 + 2)],
+)
+def test_costs_count_what_selected_the_initial_set(round_, scoring, training, seconds, total):
+    tree = {"selection": {"budgets": [50, 100], "initial": "typiclust", "strategy": "margin"},
+            "pretraining": {"method": "rotation"}}  # fmt: skip
+    row = row_of(tree, round_)
+    assert (row["selection_macs"], row["dense_selection_macs"]) == (scoring, 4 * scoring)
+    assert (row["selection_training_macs"], row["selection_seconds"]) == (training, seconds)
+    assert row.get("total_macs") == total
 
 
 def test_the_page_shows_the_figures():
