@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.reading import refuse_pickles
 from prunefuse_ray.data.vectors import shown
-from prunefuse_ray.method.steps import PRETRAIN, Step
+from prunefuse_ray.method.steps import PRETRAIN, REPORT, Step
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.run.growth import seen_info
 from prunefuse_ray.run.ledger import Commit, Ledger, label_count
@@ -30,25 +31,32 @@ SHEET = 24
 """Samples shown from either end of a round's choice."""
 
 
-def view_run(ledger: Ledger) -> RunView:
-    """Everything of a run that its report shows. Raises LedgerError where the directory is no run or is damaged."""
+def view_run(ledger: Ledger, result: Mapping[str, Any] | None = None) -> RunView:
+    """Everything of a run that its report shows. Raises LedgerError where the directory is no run or is damaged.
+
+    Args:
+        result: what the run came to, where nobody has recorded that yet.
+    """
     config = ledger.read_config()
     info = seen_info(config, ledger)
-    result = ledger.root / "result.json"
+    recorded = ledger.root / "result.json"
+    # Without its commit the file is of the run as it ended before it was given more labels.
+    if result is None and ledger.committed(Step(-1, REPORT)) and recorded.exists():
+        result = recorded.read_json()
     rejected = ledger.rejected()
     rounds = range(len(config.selection.budgets))
     learned = ledger.committed(Step(-1, PRETRAIN))
     return RunView(
         name=config.run.name,
         directory=ledger.root.path,
-        complete=result.exists(),
+        complete=result is not None,
         metric=TASKS[config.task].metric,
         numbers=TASKS[config.task].numbers,
         beside=TASKS[config.task].beside,
         config=to_tree(config),
         pool={"rows": info.rows, "files": info.files, "bytes": info.bytes, "classes": info.classes, "path": info.path},
         rounds=[view_round(ledger, config, info, r) for r in rounds if ledger.committed(Step(r, "select"))],
-        result=result.read_json() if result.exists() else None,
+        result=None if result is None else dict(result),
         rejected=[(r["id"], r["reason"]) for r in rejected.slice(0, 20).to_pylist()],
         rejected_count=rejected.num_rows,
         pretraining=None if learned is None else learned.metrics,

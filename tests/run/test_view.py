@@ -13,6 +13,7 @@ from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import Step
+from prunefuse_ray.report.page import render
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.view import SHEET, view_run
 from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
@@ -71,6 +72,19 @@ def test_a_run_in_progress_shows_what_is_committed(ledger):
     assert (second.strategy, second.labels, second.chosen) == ("least_confidence", 70, 60)
     assert second.scores.counts.tolist() == [100, 90]
     assert second.scores.threshold == pytest.approx(0.4)
+
+
+def test_a_run_that_goes_on_with_more_labels_shows_nothing_of_its_old_end(ledger):
+    """Else the last round, whose target is not trained yet, would have the accuracy of one with fewer labels."""
+    result = {"rounds": [], "fused_accuracy": 0.913, "seconds": 1.0}
+    ledger.commit(Step(-1, "report"), {"result.json": result}, {})
+    assert (view_run(ledger).complete, "91.3%" in render(view_run(ledger))) == (True, True)
+    ledger.take_budgets(config_from_tree({"selection": {"budgets": [10, 70, 90]}}))
+    ledger.commit(Step(1, "score"), {}, {"histogram": {"edges": [0.0, 1.0], "counts": [120]}})
+    add(ledger, 2, 20, "c")
+    view = view_run(ledger)
+    assert (view.complete, view.result, len(view.rounds)) == (False, None, 3)
+    assert "91.3%" not in render(view)
 
 
 def test_the_sheet_shows_both_ends_with_labels_and_images(ledger):

@@ -24,8 +24,7 @@ def run(context: RunContext, step: Step) -> Done:
     """The run's result, its page, all that was selected, all labels, and the final network under its final name."""
     result = result_of(context.config, context.ledger)
     fused = context.ledger.read_network(Step(context.last, FINETUNE), "fused")
-    context.ledger.write_json("result.json", result)
-    page = render(view_run(context.ledger))
+    page = render(view_run(context.ledger, result))
     selected = _all_selected(context)
     return Done(
         outputs={
