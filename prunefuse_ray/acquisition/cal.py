@@ -67,9 +67,10 @@ def contrast(points: Points, labeled: Iterable[Points], unit: float) -> npt.NDAr
 
 
 def _probabilities(factor_NC: npt.NDArray[np.float32], unit: float) -> npt.NDArray[np.float64]:
-    """The predicted probabilities in `gradient_factor`, whose one negative entry is that of the likeliest class."""
+    """The predicted probabilities in `gradient_factor`, whose one entry with a minus sign is that of the likeliest
+    class: a negative number, or -0.0 where the network is so sure that fixed point has nothing left of it."""
     p_NC = factor_NC.astype(np.float64) / unit
-    p_NC[np.arange(len(p_NC)), p_NC.argmin(axis=1)] += 1.0
+    p_NC[np.arange(len(p_NC)), np.signbit(p_NC).argmax(axis=1)] += 1.0
     return np.maximum(p_NC, SMALLEST)
 
 

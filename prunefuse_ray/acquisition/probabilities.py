@@ -23,7 +23,10 @@ def entropy_of(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def gradient_factor(p_NC: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """p - y (N, C), y the one-hot predicted class: the gradient of the cross-entropy, at the label that the network
-    would give itself, with respect to the logits. Times the features it is BADGE's gradient embedding."""
-    a_NC = p_NC.copy()
-    a_NC[np.arange(len(a_NC)), p_NC.argmax(axis=1)] -= 1.0
+    would give itself, with respect to the logits. Times the features it is BADGE's gradient embedding.
+
+    The entry of that class is the one with a minus sign, which it keeps as a zero, too: what is rounded later on still
+    says which class it was."""
+    a_NC, rows, classes = p_NC.copy(), np.arange(len(p_NC)), p_NC.argmax(axis=1)
+    a_NC[rows, classes] = -(1.0 - a_NC[rows, classes])
     return a_NC.astype(np.float32)

@@ -2,14 +2,18 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray.acquisition import STRATEGIES, Chance, coverage, typiclust
 from prunefuse_ray.acquisition.fixed_point import Points, nearest
 from prunefuse_ray.acquisition.max_coverage import STEPS, Coverage, Kernel
+from prunefuse_ray.acquisition.probabilities import gradient_factor, softmax
+from prunefuse_ray.acquisition.uncertainty import least_confidence
 from prunefuse_ray.selection import set_selection, shards
-from prunefuse_ray.selection.rows import Rows, read
+from prunefuse_ray.selection.rows import Files, Rows, read, vector_column
 from prunefuse_ray.selection.shards import Shards
+from prunefuse_ray.storage import Place
 from tests.selection.test_set_selection import C, Made, N, select
 
 COVERAGE = {
@@ -229,6 +233,26 @@ def test_cal_selects_what_differs_most_from_its_labeled_neighbors(tmp_path, shar
     files, known = (type(f)(**{**vars(f), **columns}) for f in (made.files, known))
     found = made.rows(select("cal", files, known, 50, sharded))
     assert found == expected.tolist()
+
+
+@pytest.mark.parametrize("gap", [20, 60])
+def test_cal_knows_the_class_of_samples_that_the_network_is_all_too_sure_of(tmp_path, gap):
+    """They are like their labeled neighbors, whatever the number of their class; the last sample is not."""
+    logits = np.repeat(np.eye(3), 20, axis=0) * gap
+    logits[-1] = [0, 0, 1]
+    x = np.repeat(np.eye(3), 20, axis=0)
+
+    def written(name, z, features):
+        p = softmax(z)
+        rows = {"id": np.arange(len(p)), "score": least_confidence(p), "feature": vector_column(np.float32(features)),
+                "gradient": vector_column(gradient_factor(p))}  # fmt: skip
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table(rows), path)
+        where = Place.at(str(tmp_path))
+        return Files(where=where, paths=(str(path),), sizes=(1,), columns=("gradient", "feature"))
+
+    known = written("known", np.repeat(np.eye(3), 12, axis=0) * 8, np.repeat(np.eye(3), 12, axis=0))
+    assert select("cal", written("pool", logits, x), known, 1, 1)["id"].to_pylist() == [59]
 
 
 @pytest.mark.parametrize(
