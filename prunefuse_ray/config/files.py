@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prunefuse_ray.config.networks import committee_ratio
+from prunefuse_ray.config.networks import committee_ratio, encoder_folder
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.config.section import RECORDED
 from prunefuse_ray.errors import ConfigError, few, near
@@ -114,10 +114,30 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on the tree of a configuration. The size of a committee settles its ratio: one below gives way."""
-    pruning = over.get("pruning")
-    ratio = committee_ratio(pruning) if isinstance(pruning, Mapping) else None
-    return merge(base, over if ratio is None else merge(over, {"pruning": {"ratio": ratio}}))
+    """`over` laid on the tree of a configuration. The size of a committee settles its ratio, and an encoder of texts
+    brings its weights and its tokenizer: those below give way."""
+    ratio = committee_ratio(_section(over, "pruning"))
+    settled = merge(_of_encoder(base, over), {} if ratio is None else {"pruning": {"ratio": ratio}})
+    return merge(merge(base, settled), over)
+
+
+def _of_encoder(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """What the encoder that `over` names brings in place of what `base` has for the network that it names. Weights from
+    elsewhere that `base` gives to an encoder stay."""
+    network, now = _section(base, "network"), encoder_folder(_section(over, "network").get("architecture"))
+    if now is None or "architecture" not in network:
+        return {}
+    before, found = encoder_folder(network["architecture"]), dict[str, Any]()
+    if "weights" in network and before in (None, network["weights"]):
+        found["network"] = {"weights": now}
+    if before is not None and _section(base, "pool").get("tokenizer") == before:
+        found["pool"] = {"tokenizer": now}
+    return found
+
+
+def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    fields = tree.get(name)
+    return fields if isinstance(fields, Mapping) else {}
 
 
 def to_tree(config: BaseModel) -> dict[str, Any]:

@@ -75,6 +75,24 @@ def test_the_size_of_a_committee_settles_its_ratio(tmp_path):
         trials(sweep_from_tree({"arms": {"a": arms["one"]}, "space": {"pruning.committee": {"grid": [4]}}}))
 
 
+def test_an_encoder_brings_its_own_weights_and_tokenizer():
+    """Those of the base's encoder would fit one of the same size, and nobody would notice."""
+
+    def found(base, *arms):
+        tree = {"pool": {**FILES, "text_column": "text"}, **base}
+        sweep = sweep_from_tree({"base": tree, "arms": dict(zip("ab", arms, strict=True)), "seeds": [0]})
+        return [(t.config.network.weights, t.config.pool.tokenizer) for t in trials(sweep)]
+
+    one, other = ({"network": {"architecture": f"transformers:{name}"}} for name in ("one", "other"))
+    assert found(one, {}, other) == [("one", "one"), ("other", "other")]
+    fresh = {"network": {**one["network"], "weights": None}}
+    assert found(fresh, {}, other) == [(None, "one"), (None, "other")], "null: random weights"
+    named = {"network": {**other["network"], "weights": "mine"}, "pool": {"tokenizer": "mine"}}
+    assert found(one, {}, named) == [("one", "one"), ("mine", "mine")]
+    read = {**other, "pool": {"text_form": "tokens", "tokenizer": "other"}}
+    assert found({}, {}, read) == [(None, None), ("other", "other")]
+
+
 def test_arms_may_run_on_different_resources():
     arms = {"a": {"workers": {"cpus": 1}}, "b": {"workers": {"cpus": 2}, **SCRATCH}}
     assert [t.config.workers.cpus for t in trials(sweep_from_tree({"arms": arms, "seeds": [0]}))] == [1, 2]
