@@ -126,6 +126,7 @@ def _decoded(
                 else:
                     mine = pa.array(wanted_N)
                     rows, found = rows.filter(mine), _decode(table.filter(mine), source, form)
+                    found = found if file is None else file.as_read(found)
                     wanted_N = wanted_N[wanted_N]
             plain = rows.drop_columns([c for c in PLACES if c in rows.column_names])
             yield Chunk(rows=plain, samples=found).filter(wanted_N)
@@ -245,6 +246,12 @@ class ChunkFile:
             where = self.prepared.place.path
             logger.warning("prepared pool: %s cannot be written (%s); it will be decoded again", where, error)
         return samples if self.prepared.format == "raw" else _from_table(table, self.prepared, self.form)
+
+    def as_read(self, samples: Decoded) -> Decoded:
+        """The samples as they would be read if they were kept: nobody's pixels depend on how much room there is."""
+        if self.prepared.format == "raw" or not samples.encoded:
+            return samples
+        return _from_table(_to_table(samples, self.prepared), self.prepared, self.form)
 
 
 def _to_table(samples: Decoded, prepared: Prepared) -> pa.Table:

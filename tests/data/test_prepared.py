@@ -205,6 +205,10 @@ def test_jpeg_is_close_and_the_same_in_every_pass(tmp_path):
     assert 0 < np.abs(values.astype(int) - photo).max() <= 12
     assert np.abs(values.astype(int) - photo).mean() < 1
     assert (first["b"][0], first["b"][1] is None) == (bytes(64 * 64 * 3), False)
+    full = Prepared(place=Place.at(str(tmp_path / "full")), share=0.0, format="jpeg")
+    unkept = dataclasses.replace(one, prepared=full)
+    assert read(unkept, form) == first, "how much room there is changes, and decides nothing"
+    assert read(unkept, form, only=pa.array(["a"])) == {"a": first["a"]}
 
 
 def test_tensors_are_not_kept(source, tmp_path):
