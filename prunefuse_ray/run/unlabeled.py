@@ -13,7 +13,7 @@ from prunefuse_ray.data.prepared import chunk_rows, decoded
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.stream import decoded_rows, decoded_stream, spans
 from prunefuse_ray.data.unlabeled import Unlabeled
-from prunefuse_ray.method.steps import LABEL, PRETRAIN, SCORE, SELECT, Step, steps
+from prunefuse_ray.method.steps import GROW, LABEL, PRETRAIN, SCORE, SELECT, Step, steps
 from prunefuse_ray.run.class_counts import class_counts
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.schemas import REJECTED, arrow_type, held_back_schema
@@ -31,7 +31,7 @@ def unlabeled(context: RunContext, round_: int, validation: pa.Array) -> Unlabel
     Args:
         validation: ids of the labeled samples that are held out.
     """
-    if not any(context.ledger.committed(s) for s in steps(context.config) if s.phase in (PRETRAIN, SCORE)):
+    if not _looked_through(context):
         _look_through(context)
     id_type = arrow_type(context.info.id_type)
     rejected = context.ledger.rejected()["id"].cast(id_type).combine_chunks()
@@ -50,6 +50,19 @@ def _held_back(context: RunContext, round_: int) -> list[pa.Array]:
             table = context.ledger.read_table(step, HELD_BACK, held_back_schema(context.info.id_type))
             found.append(table["id"].combine_chunks())
     return found
+
+
+def _looked_through(context: RunContext) -> bool:
+    """Whether a phase has decoded all that the pool has by now. A pre-training that was decided against has not."""
+    looked = False
+    for step in steps(context.config):
+        if (commit := context.ledger.committed(step)) is None:
+            continue
+        if step.phase == GROW and commit.metrics["samples"]:
+            looked = False
+        elif step.phase in (PRETRAIN, SCORE) and commit.metrics.get("method") != "none":
+            looked = True
+    return looked
 
 
 def _look_through(context: RunContext) -> None:

@@ -1,6 +1,7 @@
 """A whole run that learns from its pool: pre-training, semi-supervised training, their place in the ledger."""
 
 import json
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import train
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.run.rounds import pretraining_line
+from prunefuse_ray.schemas import REJECTED
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import checkpoints
 from tests.run.test_estimate import INFO
@@ -27,6 +29,7 @@ from tests.support.runs import tiny
 
 assert spoiled  # the fixture
 
+FILES = {"source": "parquet", "path": "p", "test_path": "t"}
 UNLABELED = {"label_smoothing": 0.0, "unlabeled": {"method": "fixmatch", "steps": 9, "threshold": 0.6, "ratio": 2}}
 LEARNING = {
     "pretraining": {"method": "rotation", "epochs": 2, "batch_size": 16},
@@ -66,6 +69,33 @@ def test_a_run_pretrains_once_and_every_round_begins_with_that(undisturbed):
         assert trained_["macs"] > 0
     assert committed(undisturbed, Step(1, "finetune")).metrics["unlabeled"] == 9 * 16
     assert not (undisturbed / "pretraining").exists(), "its checkpoints were left behind"
+
+
+@pytest.mark.parametrize(
+    ("done", "looks"),
+    [
+        ({}, True),
+        ({Step(-1, "pretrain"): {"method": "none"}}, True),
+        ({Step(-1, "pretrain"): {"method": "rotation"}}, False),
+        ({Step(-1, "pretrain"): {"method": "rotation"}, Step(0, "grow"): {"samples": 5}}, True),
+        ({Step(-1, "pretrain"): {"method": "none"}, Step(0, "grow"): {"samples": 5}, Step(0, "score"): {}}, False),
+    ],
+    ids=str,
+)
+def test_a_pool_that_no_phase_has_decoded_is_looked_through_before_it_is_learned_from(monkeypatch, done, looks):
+    """Else nobody would be told which samples cannot be read."""
+    config = config_from_tree({"pretraining": {"method": "auto"}, "pool": {**FILES, "allow_growth": True}})
+    looked = []
+    monkeypatch.setattr(unlabeled, "_look_through", looked.append)
+    ledger = SimpleNamespace(
+        committed=lambda step: SimpleNamespace(metrics=done[step], files={}) if step in done else None,
+        rejected=REJECTED.empty_table,
+    )
+    context = SimpleNamespace(
+        config=config, ledger=ledger, info=SimpleNamespace(id_type="string"), pool=None, held_out_contents=None
+    )
+    unlabeled.unlabeled(context, 0, pa.array([], pa.string()))
+    assert bool(looked) == looks
 
 
 def test_what_it_costs_is_told(undisturbed):
