@@ -17,6 +17,7 @@ from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.sample_format import form_of, tokenizer_file
 from prunefuse_ray.data.texts import TokenForm
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.networks.from_pool import STATISTICS
 from prunefuse_ray.storage import Place, read_input
 from prunefuse_ray.tasks import TASKS
 
@@ -159,6 +160,12 @@ def make_selector(config: Config, dense: networks.Dense) -> networks.Selector:
             raise ConfigError(
                 f"selection.selector: '{config.selection.selector}' does not read the tokens of "
                 f"{dense.spec.architecture}: use proxy or dense"
+            )
+        if architecture in STATISTICS:
+            raise ConfigError(
+                f"selection.selector: '{config.selection.selector}' begins with statistics of the pool, which only "
+                "network.architecture takes: name another network, or set network.architecture to it and "
+                "selection.selector to proxy or dense"
             )
         spec = dataclasses.replace(dense.spec, architecture=architecture)
         try:

@@ -9,8 +9,8 @@ import torch
 
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.errors import ConfigError
-from prunefuse_ray.method.selector import dense_network, weights_digest
-from prunefuse_ray.networks import NetworkSpec, build
+from prunefuse_ray.method.selector import dense_network, make_selector, weights_digest
+from prunefuse_ray.networks import Dense, NetworkSpec, build
 
 SPEC = NetworkSpec(architecture="resnet8", classes=3, input_shape=(1, 8, 8))
 
@@ -51,3 +51,13 @@ def test_one_file_has_its_own_digest(tmp_path):
     path = tmp_path / "weights"
     path.write_bytes(safetensors.torch.save(build(SPEC, seed=5).state_dict()))
     assert weights_digest(str(path)) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_another_network_that_needs_the_pools_statistics_is_refused():
+    """It would select by vectors that nobody has standardized."""
+    spec = NetworkSpec(architecture="tests.support.nets:plain", classes=3, input_shape=(5, 1, 1))
+    pool = {"source": "parquet", "path": "p", "test_path": "t", "vector_column": "v"}
+    config = config_from_tree({"pool": pool, "network": {"architecture": spec.architecture},
+                               "selection": {"selector": "svp:mlp"}})  # fmt: skip
+    with pytest.raises(ConfigError, match=r"selection\.selector: 'svp:mlp' begins with statistics of the pool"):
+        make_selector(config, Dense(network=torch.nn.Linear(5, 3), spec=spec))
