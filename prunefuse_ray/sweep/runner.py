@@ -36,10 +36,10 @@ from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.survey import Survey, materialize, survey
 from prunefuse_ray.distributed.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
-from prunefuse_ray.method.steps import Step
+from prunefuse_ray.method.steps import INIT, Step
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, OF_MACHINES, Ledger
-from prunefuse_ray.run.opening import check
+from prunefuse_ray.run.opening import check, check_inputs
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place, be_patient
 from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, ends, stops_early, sweep_path, trials
@@ -107,6 +107,8 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     progress.tell(doing="while looking through the pools")
     has = observe()
     todo = [t for t in found if outcome(root, t.name).status not in (COMPLETE, STOPPED)]
+    if todo:
+        _check_unchanged_inputs(root, found)
     looked = probes if searches else todo
     at_once = concurrency(sweep, looked, has)
     infos = _survey_pools(root, found, looked, has, at_once, tell)
@@ -151,6 +153,18 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> list[str]:
             "Give the same file and options to go on with it, or another --run.name to start afresh"
         )
     return [d for d in differ if d.partition(": ")[0].endswith(OF_MACHINES)]
+
+
+def _check_unchanged_inputs(root: Place, found: Iterable[Trial]) -> None:
+    """LedgerError where known labels, weights or an encoder are not what trials have begun with: those to come would be
+    compared with these."""
+    seen = set()
+    for trial in found:
+        ledger, config = Ledger(root / "trials" / trial.name), trial.config
+        named = config.network.architecture, config.network.weights, config.pool.known_labels, config.pool.tokenizer
+        if named not in seen and ledger.exists and ledger.committed(Step(-1, INIT)):
+            seen.add(named)
+            check_inputs(config, ledger)
 
 
 def _draws_lost(old: Sweep, sweep: Sweep, changed: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Sweeps on a real Ray: what trials share, what a kill or a failure does to them, what comes out."""
 
+import hashlib
 import json
 import os
 import re
@@ -350,6 +351,23 @@ def test_another_number_of_workers_is_told_of_a_sweep_that_goes_on(tmp_path):
     assert sweeping._check_unchanged_sweep(root, sweep({"cpus": 2})) == []
     (said,) = sweeping._check_unchanged_sweep(root, sweep({"count": [2, 2]}))
     assert said.startswith("base.workers.count: ")
+
+
+def test_a_sweep_does_not_go_on_with_other_known_labels(tmp_path):
+    """New trials would begin with these, and be compared with trials that began with the old ones."""
+    known, root = tmp_path / "known.csv", Place.at(str(tmp_path / "s"))
+    known.write_text("id,label\na,1\n")
+    base = {"pool": {"source": "parquet", "path": "p", "test_path": "t", "known_labels": str(known)}}
+    arms = {"one": {}, "new": {"pruning": {"ratio": 0.8}}}
+    found = trials(sweep_from_tree({"base": base, "arms": arms, "seeds": [0]}))
+    ledger = Ledger(root / "trials" / found[0].name)
+    ledger.create(to_tree(found[0].config), {})
+    digest = hashlib.sha256(known.read_bytes()).hexdigest()
+    ledger.commit(Step(-1, "init"), {}, {"inputs": {"pool.known_labels": {"sha256": digest}}})
+    sweeping._check_unchanged_inputs(root, found)
+    known.write_text("id,label\na,0\n")
+    with pytest.raises(LedgerError, match=r"pool\.known_labels: .* is not the file that the run began with"):
+        sweeping._check_unchanged_inputs(root, found)
 
 
 def test_the_order_of_the_space_is_part_of_a_sweep(tmp_path):
