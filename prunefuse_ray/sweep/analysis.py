@@ -43,7 +43,8 @@ class Catching:
     """Over the seeds that reached it."""
     reached: int
     seeds: int
-    scratch_epochs: int
+    scratch_epochs: float
+    """Of the scratch targets, the mean over the seeds: with `patience` each may stop after another number."""
     scratch: Stat
     every: int
     """Epochs between two measurements: the resolution."""
@@ -143,7 +144,7 @@ def _point(members: Sequence[TrialResult], common: int | None, result: SweepResu
 
 
 def _catching(members: Sequence[TrialResult], everyone: Sequence[TrialResult]) -> Catching | None:
-    needed, finals, epochs, gaps = list[int | None](), list[float](), 0, list[int]()
+    needed, finals, epochs, gaps = list[int | None](), list[float](), list[int](), list[int]()
     for member in members:
         if member.tuning is None or member.trial.config.fusion.target != "fused" or not member.tuning.evaluations:
             continue
@@ -153,15 +154,15 @@ def _catching(members: Sequence[TrialResult], everyone: Sequence[TrialResult]) -
         final = twin.rows[-1]["fused"]
         needed.append(next((e for e, value in member.tuning.evaluations if value >= final), None))
         finals.append(final)
-        epochs = twin.tuning.epochs
+        epochs.append(twin.tuning.epochs)
         gaps.append(member.trial.config.finetuning.evaluate_every)
     scratch = stat(finals)
     if scratch is None:
         return None
     reached = [n for n in needed if n is not None]
     return Catching(
-        epochs=stat(reached), reached=len(reached), seeds=len(needed), scratch_epochs=epochs, scratch=scratch,
-        every=max(gaps),
+        epochs=stat(reached), reached=len(reached), seeds=len(needed), scratch_epochs=statistics.fmean(epochs),
+        scratch=scratch, every=max(gaps),
     )  # fmt: skip
 
 

@@ -321,9 +321,8 @@ def _epochs(view: _View) -> Html | None:
         if c.epochs is not None:
             needed = f"{c.epochs.mean:.1f}" + ("" if math.isnan(c.epochs.std) else f" ± {c.epochs.std:.1f}")
         share = percent(c.epochs.mean / c.scratch_epochs if c.epochs else None)
-        rows.append(
-            [p.name, view.spread(c.scratch), c.scratch_epochs, f"{c.reached} of {c.seeds}", needed, share, c.every]
-        )
+        scratch = view.spread(c.scratch), f"{c.scratch_epochs:.4g}"
+        rows.append([p.name, *scratch, f"{c.reached} of {c.seeds}", needed, share, c.every])
     if not rows:
         return None
     lead = (

@@ -1,5 +1,6 @@
 """Figures of a sweep: means over seeds, costs, epochs to scratch, the front, the best; and the page they make."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -111,6 +112,19 @@ def test_epochs_are_measured_against_scratch_on_the_same_labels():
     assert found["dense"].catching is None
 
 
+def test_epochs_of_scratch_are_those_of_all_seeds():
+    """Where patience ends a training, each seed has another number of them."""
+    measured = result()
+    stopped = {"scratch_seed-0": 10, "scratch_seed-1": 25}
+    trials_ = [
+        dataclasses.replace(r, tuning=dataclasses.replace(r.tuning, epochs=stopped.get(r.trial.name, 30)))
+        for r in measured.trials
+    ]
+    shown = SweepResult(sweep=measured.sweep, root=measured.root, trials=trials_)
+    assert by_name(points(shown))["fuse"].catching.scratch_epochs == 17.5
+    assert "17.5" in render_sweep(shown)
+
+
 def test_the_front_holds_what_nothing_beats():
     found = points(result())
     assert [p.name for p in pareto(found, "selection_macs", "fused")] == ["fuse"]
@@ -119,8 +133,6 @@ def test_the_front_holds_what_nothing_beats():
 
 
 def test_a_front_of_several():
-    import dataclasses
-
     found = points(result())
     dear = dataclasses.replace(found[1], fused={20: Stat(0.95, 0.0, 2)})
     assert [p.name for p in pareto([found[0], dear], "selection_macs", "fused")] == ["fuse", "dense"]
