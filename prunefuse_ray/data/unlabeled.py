@@ -1,9 +1,10 @@
 """Batches of the pool's samples without their labels, in a random order: what a training learns from beside labels.
 
-The order is a function of the seed and the number of the step alone: the same batches for any number of workers, and
-after a resume. A pool is cut into its chunks (`prepared.py`); every pass goes over them in an order of its own, a
-*window* of as many as fit into memory at a time, and draws the samples of a window at random. So a pool that fits is
-read once, and a larger one a window after the other, from the prepared pool wherever that has it.
+The order is a function of the seed and the number of the step alone (of a pool that does not fit into memory, of that
+memory, too): the same batches for any number of workers, and after a resume. A pool is cut into its chunks
+(`prepared.py`); every pass goes over them in an order of its own, a *window* of as many as fit into memory at a time,
+and draws the samples of a window at random. So a pool that fits is read once, and a larger one a window after the
+other, from the prepared pool wherever that has it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from hashlib import sha256
 
@@ -15,7 +16,7 @@ from prunefuse_ray.data.known_labels import check_known_labels, known_count
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.prepared import open_prepared
-from prunefuse_ray.data.sample_format import form_of
+from prunefuse_ray.data.sample_format import Form, form_of
 from prunefuse_ray.data.survey import materialize, source_of, survey
 from prunefuse_ray.distributed.resources import (
     Resources,
@@ -53,6 +54,7 @@ from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.ledger import HASHED_HERE, Ledger
 from prunefuse_ray.run.leftovers import remove_leftovers
 from prunefuse_ray.storage import Place, read_input
+from prunefuse_ray.training.augmentation import held_form
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,8 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     for message in (*notes, *filter(None, (unused, training.waits, scoring.waits))):
         logger.warning(message)
     form = form_of(config.pool, info)
+    if begun_before and (told := other_memory(config, ledger.read_config(), form, info.rows)):
+        logger.warning(told)
     prepared = open_prepared(config.prepared, Place.at(config.run.directory), form, info.rows, tell)
     pool = source_of(config.pool, ledger.root, "path", task=config.task)
     drawn = bool(config.pool.test_samples)
@@ -122,6 +126,21 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     )
     context.look_again(pool)
     return context
+
+
+def other_memory(config: Config, began: Config, form: Form, rows: int) -> str | None:
+    """What people should know where a run that learns from unlabeled samples goes on with other memory for them, and
+    the pool does not fit into it: as many as fit are shuffled at a time (`data/unlabeled.py`)."""
+    recipes = config.training, config.finetuning
+    learns = config.pretraining.used or any(recipe.unlabeled.used for recipe in recipes)
+    before, now = began.workers.sample_memory_gb, config.workers.sample_memory_gb
+    size = rows * max(math.prod(held_form(form, recipe).shape) for recipe in recipes) / 2**30
+    if not learns or before == now or size <= min(before, now):
+        return None
+    return (
+        f"workers.sample_memory_gb: {now:g}, and the run began with {before:g}: a pool of {size:.2g} GiB then comes in "
+        "other batches of unlabeled samples, so that the same seed may select other samples"
+    )
 
 
 def check_files(config: Config, ledger: Ledger) -> None:

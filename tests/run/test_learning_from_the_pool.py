@@ -10,12 +10,14 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.config.files import config_from_tree, merge
+from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.errors import ConfigError, LedgerError, TrainingError
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.method.steps import Step, start, steps
 from prunefuse_ray.run import loop, unlabeled
 from prunefuse_ray.run.estimate import pretraining, trained
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.opening import other_memory
 from prunefuse_ray.run.phases import train
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.run.rounds import pretraining_line
@@ -96,6 +98,22 @@ def test_a_pool_that_no_phase_has_decoded_is_looked_through_before_it_is_learned
     )
     unlabeled.unlabeled(context, 0, pa.array([], pa.string()))
     assert bool(looked) == looks
+
+
+def test_other_memory_for_the_pool_is_told_of_a_run_that_goes_on():
+    """It may change, but the order in which a pool is learned from depends on it where that does not fit."""
+    form = ImageForm(height=64, width=64, channels=3)
+
+    def told(rows, now, **more):
+        began, goes_on = (
+            config_from_tree({"workers": {"sample_memory_gb": gb}, "training": UNLABELED, **more}) for gb in (8.0, now)
+        )
+        return other_memory(goes_on, began, form, rows)
+
+    assert "workers.sample_memory_gb: 2, and the run began with 8: a pool of 11 GiB" in told(10**6, 2.0)
+    assert told(10**6, 8.0) is None
+    assert told(10**5, 2.0) is None, "it fits into both"
+    assert told(10**6, 2.0, training={}) is None, "nothing is learned from it"
 
 
 def test_what_it_costs_is_told(undisturbed):
