@@ -240,7 +240,8 @@ def _cost(view: _View) -> Html | None:
         )
     lead = (
         f"Compared {view.where}. What it took to choose these labels, over all rounds: scoring the pool, and training "
-        "the networks that scored it. All MACs are these and those of the target: of the proxy fused into it, and of "
+        "the networks that scored it (and the targets that these were pruned from). All MACs are these and those of "
+        "the target: of the proxy fused into it, and of "
         f"its own training. Shares are of {_of(view)}. Seconds are of scoring, that training and choosing, measured "
         "while other trials were running."
     )

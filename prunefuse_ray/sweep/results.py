@@ -18,12 +18,12 @@ import pyarrow.csv
 from prunefuse_ray.config.files import merge, overlay, to_tree
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import BASELINE, PRETRAIN, REPORT, Step, is_sync, steps
+from prunefuse_ray.method.steps import BASELINE, FINETUNE, PRETRAIN, REPORT, Step, is_sync, steps
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import Sweep, Trial, sweep_from_tree, trials
-from prunefuse_ray.sweep.sharing import inputs_keys
+from prunefuse_ray.sweep.sharing import TRAININGS, inputs_keys
 from prunefuse_ray.tasks import TASKS, Metric
 
 COMPLETE, STOPPED, FAILED, UNFINISHED = "complete", "stopped", "failed", "unfinished"
@@ -47,7 +47,8 @@ ROW = {
 """Columns of a round. `proxy` and `fused`: the networks' metric on the test set; `baseline`: of the last round, that
 of the simplest model on the same labels; `column` has their names in files. Selection costs are sums over the rounds
 before, i.e. what it took to choose these labels: `selection_macs` of scoring the pool, `selection_training_macs` of
-training (and pre-training) the networks that scored it, and `selection_seconds` of both and of choosing.
+training (and pre-training) the networks that scored it, and the targets that these were pruned from, and
+`selection_seconds` of both and of choosing.
 `total_macs`: both, training the proxy that this round's target was fused from (and pre-training it), and the target's
 own training (targets of earlier rounds, and the proxies fused into them, count where a proxy was pruned from them),
 of rounds that have a target. `seconds`: all phases so far. `phases_shared`: of this round."""
@@ -107,6 +108,8 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
     selecting += [Step(q, "select") for q in range(0 if -1 in scored else 1, round_ + 1)]
     learned = [Step(-1, PRETRAIN)] if scored or config.fusion.target == "fused" else []
     selecting += learned if scored else []
+    # A proxy that was pruned from a target has all that the target's training cost behind it.
+    selecting += [Step(q, FINETUNE) for q in range(max(scored, default=0)) if is_sync(config, q)]
     targets = [q for q in range(round_ + 1) if q == round_ or is_sync(config, q)]
     fused = targets if config.fusion.target == "fused" else []
     costly = {*learned, *(Step(q, "train") for q in [*scored, *fused])}
@@ -123,7 +126,7 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
         if round_ == len(config.selection.budgets) - 1
         else None,
         "selection_macs": sum(of(Step(q, "score")).get("macs", 0) for q in scored),
-        "selection_training_macs": sum(of(s).get("macs", 0) for s in selecting if s.phase in ("train", PRETRAIN)),
+        "selection_training_macs": sum(of(s).get("macs", 0) for s in selecting if s.phase in TRAININGS),
         "dense_selection_macs": sum(of(Step(q, "score")).get("dense_macs", 0) for q in scored),
         "total_macs": sum(of(s).get("macs", 0) for s in costly) if of(Step(round_, "finetune")) else None,
         "selection_seconds": sum(of(s).get("seconds", 0.0) for s in selecting),

@@ -241,6 +241,16 @@ def test_all_macs_count_the_proxies_of_earlier_targets_that_were_pruned(strategy
     assert row["total_macs"] == 3 * 10 + 3 * 100 + scored
 
 
+def test_the_selectors_training_counts_the_targets_that_it_was_pruned_from():
+    """Rounds 0 and 1 have a target that the next proxy comes from; what follows the last scoring has selected nothing
+    yet."""
+    tree = {"selection": {"budgets": [50, 100, 150], "strategy": "margin"}, "fusion": {"sync_every": 1}}
+    assert [row_of(tree, r)["selection_training_macs"] for r in range(3)] == [0, 10, 2 * 10 + 100]
+    assert [row_of(tree, r)["selection_seconds"] for r in range(3)] == [0, 3.0, 7.0]
+    by_chance = {**tree, "selection": {"budgets": [50, 100, 150], "strategy": "random"}}
+    assert row_of(by_chance, 2)["selection_training_macs"] == 0
+
+
 @pytest.mark.parametrize(
     ("round_", "scoring", "training", "seconds", "total"),
     [(0, 1, 1000, 3.0, None), (1, 2, 1010, 6.0, 1000 + 2 * 10 + 100 + 2)],
