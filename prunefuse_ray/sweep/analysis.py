@@ -167,7 +167,7 @@ def _catching(members: Sequence[TrialResult], everyone: Sequence[TrialResult]) -
 
 
 def _is_twin(other: TrialResult, member: TrialResult) -> bool:
-    """Whether `other` trained from scratch on the same labels, for as long."""
+    """Whether `other` trained from scratch on the same labels, for as long, and on as many workers."""
     assert member.tuning is not None
     mine, theirs = member.trial.config, other.trial.config
     recipes = [c.finetuning.model_copy(update={"evaluate_every": 0}) for c in (mine, theirs)]
@@ -175,6 +175,7 @@ def _is_twin(other: TrialResult, member: TrialResult) -> bool:
         other.tuning is not None
         and theirs.fusion.target == "scratch"
         and theirs.network == mine.network
+        and theirs.workers.count == mine.workers.count
         and recipes[0] == recipes[1]
         and other.tuning.labels_key == member.tuning.labels_key
     )

@@ -112,6 +112,13 @@ def test_epochs_are_measured_against_scratch_on_the_same_labels():
     assert found["dense"].catching is None
 
 
+def test_epochs_are_measured_against_scratch_on_as_many_workers():
+    two = {"workers": {"count": [2, 2]}}
+    arms = {"fuse": ARMS["fuse"] | two, "dense": ARMS["dense"], "scratch": ARMS["scratch"]}
+    assert by_name(points(result(arms=arms)))["fuse"].catching is None
+    assert by_name(points(result(arms=arms | {"scratch": ARMS["scratch"] | two})))["fuse"].catching is not None
+
+
 def test_epochs_of_scratch_are_those_of_all_seeds():
     """Where patience ends a training, each seed has another number of them."""
     measured = result()
