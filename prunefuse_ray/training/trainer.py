@@ -289,7 +289,7 @@ def _steps(
     seeds = torch.randint(2**62, (steps,), generator=noise).tolist()
     network.train()
     total = torch.tensor(state.loss, device=device)
-    members = len(network.members) if isinstance(network, networks.Members) else 1
+    members = len(unwrapped.members) if isinstance(unwrapped, networks.Members) else 1
     for i, batch in enumerate(epoch):
         draws = draw(len(batch), generator)
         if i < state.step:  # done before a preemption; the draws are repeated, so that the next ones are the same

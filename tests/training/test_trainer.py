@@ -1,5 +1,6 @@
 """Training: the schedule, the loss, exact resume, and what a worker group does with the same job."""
 
+import copy
 import dataclasses
 import tempfile
 
@@ -85,6 +86,34 @@ def test_the_reported_accuracy_is_that_of_the_saved_network(data, tmp_path):
     with torch.inference_mode():
         right = (network(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
     assert result.metrics["test_accuracy"] == pytest.approx(right)
+
+
+class Shared(torch.nn.Module):
+    """What DistributedDataParallel makes of a network: another module that holds it."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
+
+
+@pytest.mark.parametrize("wrap", [lambda network: network, Shared], ids=["alone", "shared"])
+def test_the_loss_of_a_committee_is_the_mean_of_its_members(data, wrap):
+    """Also on several workers, whose network stands inside another module."""
+    one = networks.build(SPEC, seed=0)
+    samples = Samples(values_N=torch.from_numpy(random_images(16)), labels_N=torch.arange(16) % 2)
+
+    def loss(network):
+        state, wrapped = checkpoints.State(), wrap(network)
+        made, cpu = job(data, recipe={"lr": 1e-6}), torch.device("cpu")
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
+        list(trainer._steps(wrapped, optimizer, None, samples, made, state, cpu, 1, 0, network, None))
+        return state.loss / state.seen
+
+    alone = loss(copy.deepcopy(one))
+    assert loss(networks.Members([copy.deepcopy(one), copy.deepcopy(one)])) == pytest.approx(alone, rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data, tmp_path):
