@@ -51,7 +51,7 @@ class ScoreHistogram:
 class RoundView:
     round: int
     labels: int
-    """Labels after this round, the initial set included."""
+    """Labels after this round, the initial set included; before it is labeled, those that there are."""
     chosen: int
     strategy: str
     reason: str = ""

@@ -28,7 +28,7 @@ from prunefuse_ray.conditional import network_file_system
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import BASELINE, PRETRAIN, REPORT, Step
+from prunefuse_ray.method.steps import BASELINE, INIT, LABEL, PRETRAIN, REPORT, Step
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import CLASS, REJECTED, labels_schema
@@ -480,3 +480,13 @@ def label_count(config: Config, ledger: Ledger, round_: int) -> int:
     """Labels after a round: as recorded, or as planned where it is not labeled yet."""
     commit = ledger.committed(Step(round_, "label"))
     return (commit.metrics if commit else {}).get("labels", config.selection.budgets[round_])
+
+
+def labels_so_far(config: Config, ledger: Ledger, round_: int) -> int:
+    """Labels that are recorded up to a round; before it is labeled itself those of the rounds before it."""
+    for r in range(round_, -1, -1):
+        if ledger.committed(Step(r, LABEL)):
+            return label_count(config, ledger, r)
+    begun = ledger.committed(Step(-1, INIT))
+    known = begun.metrics.get("inputs", {}).get("pool.known_labels") if begun else None
+    return (known or {}).get("labels", 0)

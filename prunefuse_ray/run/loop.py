@@ -24,7 +24,7 @@ from prunefuse_ray.method.steps import GROW, REPORT, Step, steps
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
 from prunefuse_ray.run.labeling import annotator_of, changed_answers
-from prunefuse_ray.run.ledger import Commit, Ledger, label_count
+from prunefuse_ray.run.ledger import Commit, Ledger, labels_so_far
 from prunefuse_ray.run.opening import open_run, still_complete
 from prunefuse_ray.run.phases import PHASES
 from prunefuse_ray.run.tracking import Tracking, check_trackers
@@ -146,7 +146,7 @@ def _note(context: RunContext, last: Step) -> None:
         f"rounds/{round_:03d}/metrics.json",
         {
             "round": round_,
-            "labels": label_count(context.config, context.ledger, round_),
+            "labels": labels_so_far(context.config, context.ledger, round_),
             "phases": phases,
             "cluster": context.has.to_json(),
         },

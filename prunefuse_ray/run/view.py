@@ -22,7 +22,7 @@ from prunefuse_ray.data.vectors import shown
 from prunefuse_ray.method.steps import PRETRAIN, REPORT, Step
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.run.growth import seen_info
-from prunefuse_ray.run.ledger import Commit, Ledger, label_count
+from prunefuse_ray.run.ledger import Commit, Ledger, labels_so_far
 from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
@@ -74,7 +74,7 @@ def view_round(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> R
     last = selected.slice(max(first.num_rows, count - SHEET))
     return RoundView(
         round=round_,
-        labels=label_count(config, ledger, round_),
+        labels=labels_so_far(config, ledger, round_),
         chosen=count,
         strategy=scored.metrics.get("strategy", config.selection.strategy) if scored else "random",
         reason=_reason(scored),

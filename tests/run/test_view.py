@@ -74,6 +74,17 @@ def test_a_run_in_progress_shows_what_is_committed(ledger):
     assert second.scores.threshold == pytest.approx(0.4)
 
 
+def test_labels_that_people_have_still_to_give_are_not_counted(ledger):
+    ledger.uncommit(Step(1, "label"))
+    view = view_run(ledger)
+    assert [(r.chosen, r.labels) for r in view.rounds] == [(10, 10), (60, 10)]
+    assert "10 of 200 pool samples labeled" in render(view)
+    ledger.uncommit(Step(0, "label"))
+    assert view_run(ledger).rounds[0].labels == 0
+    ledger.commit(Step(-1, "init"), {}, {"inputs": {"pool.known_labels": {"labels": 4}}})
+    assert view_run(ledger).rounds[0].labels == 4, "those that were known beforehand"
+
+
 def test_a_run_that_goes_on_with_more_labels_shows_nothing_of_its_old_end(ledger):
     """Else the last round, whose target is not trained yet, would have the accuracy of one with fewer labels."""
     result = {"rounds": [], "fused_accuracy": 0.913, "seconds": 1.0}
