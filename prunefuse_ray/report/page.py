@@ -7,7 +7,7 @@ same bytes. Whatever a run has not measured yet is left out or shown as "–".
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -465,15 +465,20 @@ def _drawable(scores: ScoreHistogram) -> bool:
 
 
 def _training(run: RunView) -> Html | None:
-    losses = _curves(run, "train", "train_loss", "proxy")
-    tuned = _curves(run, "finetune", f"epoch_{run.metric.name}", "fused")
+    losses = _curves(run, "train", "proxy", lambda phase: list(enumerate(_at(phase, "train_loss") or [], 1)))
+    tuned = _curves(
+        run,
+        "finetune",
+        "fused",
+        lambda phase: [(one["epoch"], one.get(run.metric.name)) for one in _at(phase, "evaluations") or []],
+    )
     drawings = []
     if losses:
         caption = "Mean training loss of each epoch." + (" Stronger: later rounds." if len(losses) > 1 else "")
         drawn = plots.lines("losses", "Training loss of the proxy per epoch", losses, size=(520, 250), x_label="epoch")
         drawings.append(html.figure(drawn, caption, title="Proxy"))
     if tuned:
-        caption = f"{run.metric.title} on the test set after each epoch of fine-tuning."
+        caption = f"{run.metric.title} on the test set while it was fine-tuned; epoch 0 is before that."
         last = [view for view in run.rounds if _value(view, "finetune", run.metric.measured) is not None]
         proxy = _proxy(run, last[-1]) if last else None
         if proxy is not None:
@@ -495,12 +500,18 @@ def _training(run: RunView) -> Html | None:
     return html.section("training", "Training", tag("div", *drawings, class_="two even"))
 
 
-def _curves(run: RunView, phase: str, key: str, color: str) -> list[plots.Line]:
-    """A curve per round, the later the stronger; the first and the last are named."""
+def _curves(
+    run: RunView, phase: str, color: str, measured: Callable[[Any], Sequence[tuple[int, Any]]]
+) -> list[plots.Line]:
+    """A curve per round, the later the stronger; the first and the last are named.
+
+    Args:
+        measured: (epoch, value) from the phase's figures.
+    """
     found = []
     for view in run.rounds:
-        measured = enumerate(_at(view.metrics, "phases", phase, key) or [], 1)
-        points = [(epoch, y) for epoch, value in measured if (y := number(value)) is not None]
+        told = measured(_at(view.metrics, "phases", phase))
+        points = [(epoch, y) for epoch, value in told if (y := number(value)) is not None]
         if points:
             found.append((view.round, points))
     return [

@@ -153,7 +153,7 @@ def run_view(**changed: Any) -> RunView:
             "epochs": 2,
             "test_accuracy": 0.9,
             "test_loss": 0.3,
-            "epoch_accuracy": [0.7, 0.9],
+            "evaluations": [{"epoch": 1, "accuracy": 0.7, "loss": 0.6}, {"epoch": 2, "accuracy": 0.9, "loss": 0.3}],
         },
     }
     fields: dict[str, Any] = {
@@ -406,12 +406,22 @@ def test_a_run_in_progress_says_how_far_it_is() -> None:
 
 def test_a_run_that_fuses_in_every_round_compares_each_fused_network_with_its_own_proxy() -> None:
     run = unfinished({"fuse", "finetune"})
-    tuned = {"seconds": 9.0, "macs": 1, "epochs": 1, "test_accuracy": 0.84, "epoch_accuracy": [0.84]}
+    tuned = {"seconds": 9.0, "macs": 1, "epochs": 1, "test_accuracy": 0.84,
+             "evaluations": [{"epoch": 1, "accuracy": 0.84, "loss": 0.4}]}  # fmt: skip
     run.rounds[0].metrics["phases"]["finetune"] = tuned
     words = Page(render(run)).words()
     assert "With 100 of 2,000 pool samples labeled, the fused network reaches 84.0% on the test set" in words
     assert "Fused accuracy 84.0% +4.0 points on its proxy" in words
     assert "Proxy accuracy 87.5%" in words
+
+
+def test_the_fine_tuning_is_shown_as_it_was_measured_on_the_way() -> None:
+    """By the figures that a training records (`trainer._metrics`): none where finetuning.evaluate_every is 0."""
+    drawn = Page(render(run_view())).words("training")
+    assert "Accuracy on the test set while it was fine-tuned; epoch 0 is before that." in drawn
+    run = run_view()
+    run.rounds[1].metrics["phases"]["finetune"]["evaluations"] = []
+    assert "fine-tuned" not in Page(render(run)).words("training")
 
 
 @pytest.mark.parametrize("rounds", [[], [round_view(0, {})], [round_view(0, {"select": {"seconds": 0.1}})]])
