@@ -57,6 +57,8 @@ MEASURING_SHARE, MEASURING_SECONDS = 0.05, 5.0
 
 CHECKED = 256
 TOP_SHARE = 0.1
+FEW_ALIKE = 0.5
+"""Of the top, below which the arithmetic selects other samples for the better part, and that is said."""
 FILE = "scoring.json"
 
 
@@ -308,6 +310,18 @@ def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]
         "largest_difference": float(np.abs(used - exact).max()),
         "same_top": len(tops[0] & tops[1]) / k,
     }
+
+
+def unlike(found: Mapping[str, Any]) -> str | None:
+    """What people should know where a pass, by its `deviation`, hardly ranks samples as the plain network does."""
+    if found["checked"] < CHECKED // 2 or found["same_top"] >= FEW_ALIKE:
+        return None
+    return (
+        f"scoring by {found['backend']} in {found['precision']} finds {found['same_top']:.0%} of the top tenth that "
+        f"the plain network finds in float32 ({found['checked']} samples compared, probabilities up to "
+        f"{found['largest_difference']:.2g} apart): set scoring.precision to fp32, or scoring.backend to torch, in a "
+        "run of another run.name"
+    )
 
 
 def _there(function: Callable[..., dict[str, Any]], plan: ScoringPlan, *args: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Into files that are kept as they are written: after a kill the same pass goes on
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from prunefuse_ray.data.reading import head
 from prunefuse_ray.data.sample_format import read_column
 from prunefuse_ray.distributed.resources import ScoringPlan, beside_decoding
 from prunefuse_ray.errors import ScoreError
-from prunefuse_ray.scoring.backend_choice import check, choose, measured_rate
+from prunefuse_ray.scoring.backend_choice import check, choose, measured_rate, unlike
 from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
 from prunefuse_ray.scoring.summary import summarize
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
+
+logger = logging.getLogger(__name__)
 
 DECODED = 64
 """Samples by which decoding is timed."""
@@ -93,6 +96,9 @@ def score(
     except ScoreError:
         discard()
         raise
+    inference = check(what.source, what.network, job, plan)
+    if told := unlike(inference):
+        logger.warning(told)
     return Scored(
         job=job,
         written=written,
@@ -105,7 +111,7 @@ def score(
             "conversions": summary.conversions,
             "histogram": summary.histogram,
             "macs": summary.scored * what.macs,
-            "inference": check(what.source, what.network, job, plan),
+            "inference": inference,
         },
     )
 

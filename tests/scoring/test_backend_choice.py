@@ -246,9 +246,15 @@ def test_the_check_sees_a_form_that_is_wrong(saved, monkeypatch):
         return found
 
     monkeypatch.setattr("prunefuse_ray.networks.inference.inference_form", broken)
-    images = [encode_png(p) for p in random_images(60)]
-    table = pa.table({"id": list(range(60)), "sample": pa.array(images, pa.binary())})
-    assert backend_choice.deviation(saved, JOB, table)["largest_difference"] > 1e-3  # rounding is 1e-7
+    images = [encode_png(p) for p in random_images(200)]
+    table = pa.table({"id": list(range(200)), "sample": pa.array(images, pa.binary())})
+    found = backend_choice.deviation(saved, JOB, table)
+    assert found["largest_difference"] > 1e-3  # rounding is 1e-7
+    said = backend_choice.unlike(found)
+    assert "scoring by torch in fp32 finds " in said
+    assert "of the top tenth that the plain network finds in float32 (200 samples compared" in said
+    assert backend_choice.unlike({**found, "same_top": 0.9}) is None
+    assert backend_choice.unlike({"backend": "torch", "precision": "fp32", "checked": 0}) is None
 
 
 @pytest.mark.parametrize(("gpu", "where"), [(False, "here"), (True, "there")])
