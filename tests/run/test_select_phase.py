@@ -1,5 +1,7 @@
 """Strategies and their options in the real loop: what is written, and that the choice is the one the files ask for."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,14 +13,14 @@ from prunefuse_ray.acquisition.class_weights import class_weights
 from prunefuse_ray.acquisition.greedy import clocks
 from prunefuse_ray.acquisition.quotas import round_robin
 from prunefuse_ray.acquisition.typiclust import TYPICLUST
-from prunefuse_ray.config.files import merge
+from prunefuse_ray.config.files import config_from_tree, merge
 from prunefuse_ray.errors import ConfigError, ScoreError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.report.page import render
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
-from prunefuse_ray.run.phases import train
+from prunefuse_ray.run.phases import select, train
 from prunefuse_ray.run.phases.score import held_back_metric
 from prunefuse_ray.run.result import result_of
 from prunefuse_ray.run.view import view_run
@@ -346,3 +348,15 @@ def test_a_class_without_labels_is_named(local_ray, tmp_path, caplog):
     assert Ledger(loop.run_place(config)).committed(Step(0, "label")).metrics["class_counts"] == [6, 0]
     assert "round 0: no label yet of 1 of 2 classes (1)" in caplog.text
     assert root
+
+
+@pytest.mark.parametrize(("close", "said"), [(0, []), (3, ["round 1: 3 of 8 selected samples are nearer than"])])
+def test_samples_that_do_not_keep_the_distance_are_told_of(monkeypatch, caplog, close, said):
+    """They are selected where too few others are left."""
+    monkeypatch.setattr(select, "select_apart", lambda *_: ("the selected", close))
+    config = config_from_tree({"selection": {"min_distance": 2.5}})
+    context = SimpleNamespace(config=config, has=SimpleNamespace(cpus=1), ledger=SimpleNamespace(root=None))
+    plan, scores = select.Plan(kind="apart", k=8), SimpleNamespace(paths=())
+    found = select._select(context, Step(0, "score"), plan, None, scores, None)
+    assert found == ("the selected", {"closer_than_min_distance": close})
+    assert [r.message[: len(said[0])] for r in caplog.records if "min_distance" in r.message] == said

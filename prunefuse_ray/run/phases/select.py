@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from prunefuse_ray.selection.rows import Files
 from prunefuse_ray.selection.set_selection import select_apart, select_set
 from prunefuse_ray.selection.top_k import top_k, top_k_of_groups
 from prunefuse_ray.tasks import TASKS
+
+logger = logging.getLogger(__name__)
 
 KEPT = "kept-scores"
 """Score files without what is held back, while the selection reads them."""
@@ -141,6 +144,12 @@ def _select(
         case "apart":
             assert selection.min_distance is not None
             selected, close = select_apart(scores, labeled, plan.k, selection.min_distance, cpus)
+            if close:
+                logger.warning(
+                    "round %d: %d of %d selected samples are nearer than selection.min_distance %g to a better or a "
+                    "labeled one, since too few others are left; lower it, in a run of another run.name",
+                    scored.round + 1, close, plan.k, selection.min_distance,
+                )  # fmt: skip
             return selected, {"closer_than_min_distance": close}
         case "groups":
             assert selection.per_group is not None
