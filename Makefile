@@ -47,7 +47,7 @@ test-kills: install
 
 # KILLS=200 tries so many moments of every kind of kill.
 test-faults: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m 'faults and not multinode' --timeout 1800
+	$(BIN)/python -m pytest -n 3 --dist loadfile --max-worker-restart 0 -m 'faults and not multinode' --timeout 1800
 
 test-multinode: install
 	$(BIN)/python -m pytest -m multinode --timeout 2400
