@@ -318,8 +318,8 @@ def _among(rows: pa.Table, column: str, wanted: IdSet) -> pa.Array:
     return ids.filter(pa.array(wanted.holds(normal_ids(ids)))).combine_chunks()
 
 
-def check_unique(index: Index, samples: SampleSet) -> None:
-    """PoolError where two rows of a scan have the same id."""
+def check_unique(index: Index, samples: SampleSet, column: str | None) -> None:
+    """PoolError where two rows of a scan have the same id: of a column, or (None) one that the files' names give."""
     task = ray.remote(num_cpus=0.5)(_id_hashes)
     parts: list[Any] = list(index.parts)
     hashes = np.concatenate(_results([task.remote(part) for part in parts]))
@@ -327,10 +327,12 @@ def check_unique(index: Index, samples: SampleSet) -> None:
     if len(twice := values[counts > 1]):
         found = ray.remote(num_cpus=0.5)(_ids_of)
         names = sorted({i for some in _results([found.remote(part, twice[:1000]) for part in parts]) for i in some})
-        raise PoolError(
-            f"{samples.field}: column '{samples.pool.id_column}' has duplicate ids, e.g. "
-            f"{', '.join(map(repr, names[:5]))}; make ids unique, or set pool.id_column to null"
+        where, remedy = (
+            ("two files have", "rename or move one of them")
+            if column is None
+            else (f"column '{column}' has", "make ids unique, or set pool.id_column to null")
         )
+        raise PoolError(f"{samples.field}: {where} duplicate ids, e.g. {', '.join(map(repr, names[:5]))}; {remedy}")
 
 
 def _id_hashes(rows: pa.Table) -> np.ndarray:

@@ -36,6 +36,8 @@ NO_LABEL = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "none", "<na>"})
 SHOWN = 20
 EXACT = 2**53
 """Below this a floating-point number is the whole number that it was made of; beyond, it may be its neighbor."""
+EXACT_OF = {pa.float16(): 2**11, pa.float32(): 2**24}
+"""The same of shorter ones."""
 AT_ONCE = 10_000
 """Rows that are Python's objects at one time, of tables that may have millions."""
 # samples.csv has texts in its cells, and people fill in copies of it.
@@ -325,26 +327,34 @@ def _parquet(content: bytes) -> Iterator[tuple[int, list[Cell]]]:
         names = file.schema_arrow.names
         kept = [i for i, name in enumerate(names) if not re.fullmatch(r"__index_level_\d+__", name)]  # of pandas
         yield 0, [names[i] for i in kept]
+        exact = [EXACT_OF.get(file.schema_arrow.field(i).type, EXACT) for i in kept]
         number = 0
         for batch in file.iter_batches(batch_size=AT_ONCE):
             for row in zip(*(batch.column(i).to_pylist() for i in kept), strict=True):
                 number += 1
-                yield number, [_cell(value, number) for value in row]
+                yield number, [_cell(value, number, most) for value, most in zip(row, exact, strict=True)]
     except PoolError as error:
         raise TableError(str(error)) from error
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise TableError(f"is no Parquet file that can be read ({error})") from error
 
 
-def _cell(value: Any, number: int) -> Cell:
+def _cell(value: Any, number: int, most: int) -> Cell:
+    """A value of Parquet as a cell.
+
+    Args:
+        most: below this a floating-point number of its column is exact.
+    """
     match value:
         case None | int() if not isinstance(value, bool):
             return value
         case float() | Decimal():
             if value != value:
                 return None
-            exact = isinstance(value, Decimal) or abs(value) < EXACT
-            return int(value) if exact and value == value // 1 else str(value)
+            exact = isinstance(value, Decimal) or abs(value) < most
+            if not exact:
+                return f"{value:.16e}"  # the same number, and never an id
+            return int(value) if value == value // 1 else str(value)
         case bytes():
             try:
                 return value.decode()

@@ -210,6 +210,8 @@ def test_floating_point_numbers_that_may_be_their_neighbors_are_no_ids():
     """What pandas makes of a column of ids that lacks one."""
     made = parquet({"id": [float(2**53 + 1), float(2**53 - 1)], "label": ["cat", "dog"]})
     assert [read_id(cell, pa.int64()) for cell in cells(made)] == [None, 2**53 - 1]
+    made = parquet({"id": pa.array([2.0**24, 2.0**24 - 1], pa.float32()), "label": ["cat", "dog"]})
+    assert [read_id(cell, pa.int64()) for cell in cells(made)] == [None, 2**24 - 1], "2^24 + 1 is 2^24 there"
 
 
 def test_decimals_and_dates_are_text():

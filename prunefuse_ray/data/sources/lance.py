@@ -109,7 +109,7 @@ class LanceTable(SourceReader):
         columns = (samples.pool.id_column, samples.label_column)
         found = scanned(_Scan(at), columns, samples, listing, _source(samples, at), classes, new)
         if samples.pool.id_column is not None:
-            check_unique(found, samples)
+            check_unique(found, samples, samples.pool.id_column)
         return replace(found, version=str(at.version))
 
     def read(self, samples: SampleSet, where: Place) -> Source:

@@ -63,7 +63,7 @@ class Tables(SourceReader):
         scan = _Scan(self.rows_of, samples.text)
         found = scanned(scan, columns, samples, listing, self.rows(samples), classes, new)
         if samples.pool.id_column is not None:
-            check_unique(found, samples)
+            check_unique(found, samples, samples.pool.id_column)
         return found
 
     def rows(self, samples: SampleSet) -> Source:

@@ -12,11 +12,12 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.image_files import extensions
-from prunefuse_ray.data.index import Found, Index, scanned
+from prunefuse_ray.data.index import Found, Index, check_unique, scanned
 from prunefuse_ray.data.left_out import LeftOut
 from prunefuse_ray.data.paths import Listing, check_names, locate, normal
 from prunefuse_ray.data.sample_set import SampleSet
@@ -37,7 +38,11 @@ class WebDataset(SourceReader):
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         check_names(listing, samples.field)
         columns = (samples.label_column, samples.pool.image_column, samples.pool.sample_key)
-        return scanned(_scan, columns, samples, listing, self.rows(samples), classes, new)
+        found = scanned(_scan, columns, samples, listing, self.rows(samples), classes, new)
+        shards = {name.removesuffix(".tar") for name in listing.names}
+        if any(str(folder) in shards for name in shards for folder in PurePosixPath(name).parents):
+            check_unique(found, samples, None)  # a.tar may hold b/1, and a/b.tar 1
+        return found
 
 
 def _scan(place: Place, name: str, label: str | None, image: str, key_ends: str) -> Iterator[Found]:

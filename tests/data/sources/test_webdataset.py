@@ -156,6 +156,20 @@ def test_tars_that_were_cut_or_joined_are_noticed(tmp_path):
         list(scan_tar(here(tmp_path / "joined.tar"), "cls"))
 
 
+def test_shards_whose_samples_would_have_the_same_ids_are_refused(tmp_path, local_ray, pool_of):
+    """An id is SHARD/KEY, as if the shard were a folder: a folder beside it, with shards, may give the same."""
+    (tmp_path / "pool/s").mkdir(parents=True)
+    write_tar(tmp_path / "pool/s.tar", [("b/0.png", PNGS[0])])
+    write_tar(tmp_path / "pool/s/b.tar", [("1.png", PNGS[1])])
+    pool = pool_of(path=str(tmp_path / "pool"))
+    assert survey(pool, labeled=False).info.rows == 2
+    write_tar(tmp_path / "pool/s/b.tar", [("0.png", PNGS[1])])
+    with pytest.raises(
+        PoolError, match=r"pool\.path: two files have duplicate ids, e\.g\. 's/b/0'; rename or move one"
+    ):
+        survey(pool, labeled=False)
+
+
 def test_class_names_and_json_fields_label_tars(tmp_path, local_ray, pool_of):
     members = []
     for i, pixels in enumerate(random_images(4)):
