@@ -223,6 +223,7 @@ def check_labels(rows: Sequence[Row], request: Request) -> tuple[pa.Table, list[
     for row in rows:
         if given.missing(row.label):
             continue
+        seen["labels of rows that are marked as unsure, too, are taken"] += row.unsure
         id_, (label, reason) = known.find(row.id), given.read(row.label)
         if id_ is None:
             meant = near(str(row.id), known.names) if len(wrong.unknown) < SHOWN else ""

@@ -200,7 +200,7 @@ class Labels:
 
     @property
     def notes(self) -> list[str]:
-        return [f"{count:,} {what}" for what, count in self.seen.items()]
+        return [f"{count:,} {what}" for what, count in self.seen.items() if count]
 
 
 def read_id(cell: Cell, id_type: pa.DataType) -> str | int | None:

@@ -49,6 +49,12 @@ def test_a_no_in_the_column_unsure_leaves_the_sample_to_be_labeled(request_, no)
     assert isinstance(decide("abcd", answers, labels_per_sample=1, accept_partial=False), Wait)
 
 
+def test_labels_that_come_with_a_doubt_are_counted(request_):
+    answers = give(request_, "id,label,unsure\na,cat,yes\nb,dog,\n")
+    assert (labels(answers).keys(), answers.unsure) == ({"a", "b"}, {})
+    assert answers.notes == ("1 labels of rows that are marked as unsure, too, are taken",)
+
+
 def test_people_are_the_same_in_either_unicode_form(request_):
     give(request_, GOOD, f"labels-{unicodedata.normalize('NFD', 'José')}.csv")
     assert labels(give(request_, "id,label,annotator\na,cat,José\n")) == {("a", "José"): 0}
