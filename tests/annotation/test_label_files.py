@@ -51,7 +51,7 @@ def test_a_no_in_the_column_unsure_leaves_the_sample_to_be_labeled(request_, no)
 
 def test_labels_that_come_with_a_doubt_are_counted(request_):
     answers = give(request_, "id,label,unsure\na,cat,yes\nb,dog,\n")
-    assert (labels(answers).keys(), answers.unsure) == ({"a", "b"}, {})
+    assert (labels(answers).keys(), answers.unsure) == ({("a", ""), ("b", "")}, {})
     assert answers.notes == ("1 labels of rows that are marked as unsure, too, are taken",)
 
 
