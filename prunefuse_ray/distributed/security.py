@@ -11,8 +11,9 @@ def secure() -> None:
     interface alone. Ray reads these when it is imported; else it would leave a token file in the home directory. Nobody
     is told of what is done here: neither Ray's makers nor those of a tracker count it, unless the user lets them."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # read by MLflow
-    # A worker that died is replaced; Ray prints such deaths among the results, on standard output.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed while executing a task")
+    # What died is replaced, or the run is; Ray prints such deaths, with its log, among the results on standard output.
+    died = "^(A worker died or was killed while executing a task|Raylet is terminated)"
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", died)
     if not os.environ.get("RAY_ADDRESS"):
         # Not for clusters of several machines: the nodes of Ray are then at 127.0.0.1, as on Windows and macOS.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
