@@ -212,3 +212,25 @@ def test_nobody_is_told_of_what_is_done_here():
     clean = {k: v for k, v in os.environ.items() if k not in ("RAY_USAGE_STATS_ENABLED", "DO_NOT_TRACK", "RAY_ADDRESS")}
     said = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False", "1", "False"]
+
+
+def test_what_ray_recovers_from_does_not_stand_among_the_results():
+    """Ray prints the deaths of its processes on standard output; that memory runs out shall be heard."""
+    again = "Task _scan failed. There are 3 retries remaining, so the task will be retried. Error: "
+    recovered = [
+        "A worker died or was killed while executing a task by an unexpected system error.",
+        "Raylet is terminated. Termination is unexpected. Last lines:\n    raylet.cc:1: memory",
+        f"{again}The worker died.\nMore",
+    ]
+    told = [f"{again}killed:\nthe node was low on memory", "Out of disk"]
+    code = f"""if True:
+        from prunefuse_ray.distributed.security import secure
+        secure()
+        from ray._private.worker import print_to_stdstream
+        for line in {recovered + told}:
+            print_to_stdstream(dict(lines=[line], pid="raylet", is_err=False), ignore_prefix=False)
+    """
+    clean = {k: v for k, v in os.environ.items() if k != "RAY_DEDUP_LOGS_SKIP_REGEX"}
+    said = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True).stdout
+    assert said.count("(raylet)") == len(told)
+    assert all(line in said for line in told)

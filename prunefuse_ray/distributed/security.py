@@ -11,9 +11,10 @@ def secure() -> None:
     interface alone. Ray reads these when it is imported; else it would leave a token file in the home directory. Nobody
     is told of what is done here: neither Ray's makers nor those of a tracker count it, unless the user lets them."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # read by MLflow
-    # What died is replaced, or the run is; Ray prints such deaths, with its log, among the results on standard output.
-    died = "^(A worker died or was killed while executing a task|Raylet is terminated)"
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", died)
+    # What died is replaced, and what it did is done again, or this command says what was lost. Ray prints it all the
+    # same, with pieces of its log, among the results on standard output. Of memory that runs out people shall hear.
+    recovered = r"(?s)^(A worker died or was killed|Raylet is terminated|Task \S+ failed(?!.*low on memory))"
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", recovered)
     if not os.environ.get("RAY_ADDRESS"):
         # Not for clusters of several machines: the nodes of Ray are then at 127.0.0.1, as on Windows and macOS.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
