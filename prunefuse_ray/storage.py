@@ -185,6 +185,19 @@ class Place:
         self.write_bytes(table_bytes(table))
 
 
+def below(directory: str, name: str) -> str:
+    """A directory's child, as a path or URI; the options of a store stay at the URI's end."""
+    path, mark, options = directory.partition("?") if "://" in directory else (directory, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def parted(directory: str) -> tuple[str, str]:
+    """(the directory that a path or URI lies in, its name): what `below` puts together."""
+    path, mark, options = directory.partition("?") if "://" in directory else (directory, "", "")
+    parent, _, name = path.rstrip("/").rpartition("/")
+    return f"{parent or ('/' if path.startswith('/') else '.')}{mark}{options}", name
+
+
 def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 

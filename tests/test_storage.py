@@ -8,7 +8,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from prunefuse_ray.errors import ConfigError, LedgerError
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, below, parted
 
 
 @pytest.fixture(params=["local", "other"])
@@ -143,3 +143,22 @@ def test_a_tilde_is_the_home_unless_something_is_called_so(tmp_path, monkeypatch
     (tmp_path / "~").mkdir()
     (tmp_path / "~" / "runs").mkdir()
     assert Place.at("~/runs").path == str(tmp_path / "~" / "runs")
+
+
+@pytest.mark.parametrize(
+    ("directory", "parent", "name"),
+    [
+        ("runs/a", "runs", "a"),
+        ("a", ".", "a"),
+        ("/a", "/", "a"),
+        ("s3://bucket/runs/a", "s3://bucket/runs", "a"),
+        (
+            "s3://bucket/runs/a?scheme=http&tls_ca_file_path=/x/y",
+            "s3://bucket/runs?scheme=http&tls_ca_file_path=/x/y",
+            "a",
+        ),
+    ],
+)
+def test_the_options_of_a_store_stay_at_the_end_of_its_uri(directory, parent, name):
+    assert parted(directory) == (parent, name)
+    assert below(parent, name).removeprefix("./") == directory

@@ -20,7 +20,7 @@ from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.result import result_of
 from prunefuse_ray.run.rounds import RoundLines
 from prunefuse_ray.schemas import selected_schema
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, below
 from prunefuse_ray.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -58,14 +58,17 @@ class Run:
             LedgerError: no run there.
         """
         trust(trusted)
-        self._ledger = Ledger(Place.at(os.fspath(directory)))
+        given = os.fspath(directory)
+        self._ledger = Ledger(Place.at(given))
+        self._directory = self._ledger.root.path if self._ledger.root.local else given
         if not self._ledger.exists:
             raise LedgerError(f"{self._ledger.root.path}: is no run directory (it has no config.yaml)")
         self.config: Config = self._ledger.read_config()
 
     @property
     def directory(self) -> str:
-        return self._ledger.root.path
+        """A path, or the URI that was given."""
+        return self._directory
 
     @property
     def finished(self) -> bool:
@@ -170,4 +173,4 @@ def execute(
 
     with nullcontext() if tell is None else display(loop.run_place(found)):
         ledger = loop.run(found, RoundLines(found, say), tell=account)
-    return Run(ledger.root.path if ledger.root.local else f"{found.run.directory.rstrip('/')}/{found.run.name}")
+    return Run(ledger.root.path if ledger.root.local else below(found.run.directory, found.run.name))

@@ -10,7 +10,7 @@ from prunefuse_ray.api.runs import Report, Run
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.registry import trust
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, below
 from prunefuse_ray.sweep.analysis import COSTS, best_config, compared_at, points
 from prunefuse_ray.sweep.results import column, read_sweep, table
 
@@ -66,8 +66,7 @@ class SweepResults:
     def run(self, trial: str) -> Run:
         """A trial's own run directory. One that was stopped early is a run like any other: `execute(run.config)` goes
         on with it, and no label is paid for twice."""
-        before, mark, options = self.directory.partition("?")
-        return Run(f"{before.rstrip('/')}/trials/{trial}{mark}{options}")
+        return Run(below(self.directory, f"trials/{trial}"))
 
     def report(self) -> Report:
         """The sweep's page, made anew from the files; a notebook shows it."""

@@ -80,7 +80,7 @@ def _run(directory: str | None, rest: list[str]) -> tuple[Ledger, Config]:
     from prunefuse_ray.networks.architectures import is_custom
     from prunefuse_ray.run.ledger import Ledger
     from prunefuse_ray.run.loop import run_place
-    from prunefuse_ray.storage import Place
+    from prunefuse_ray.storage import Place, parted
 
     if directory is None:
         from prunefuse_ray.commands.options import parse_run
@@ -97,6 +97,6 @@ def _run(directory: str | None, rest: list[str]) -> tuple[Ledger, Config]:
     config = ledger.read_config()
     for name in filter(is_custom, trusted(config)):
         check_trusted(name, "network")
-    parent, _, name = directory.rstrip("/").rpartition("/")
-    run = config.run.model_copy(update={"directory": parent or ".", "name": name})  # wherever it lies by now
+    parent, name = parted(directory)
+    run = config.run.model_copy(update={"directory": parent, "name": name})  # wherever it lies by now
     return ledger, config.model_copy(update={"run": run})

@@ -34,6 +34,7 @@ from prunefuse_ray.config.schema import Config, TrackerName
 from prunefuse_ray.config.section import RECORDED, Positive, Section
 from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.run.ledger import decides
+from prunefuse_ray.storage import below
 
 logger = logging.getLogger(__name__)
 
@@ -332,7 +333,7 @@ def trials(sweep: Sweep, drawn: Sequence[Mapping[str, Any]] | None = None, since
         tree = overlay(to_tree(sweep.base), over)
         for seed in sweep.seeds:
             name = f"{point}_seed-{seed}"
-            own = {"directory": _below(sweep_path(sweep), "trials"), "name": name, "seed": seed}
+            own = {"directory": below(sweep_path(sweep), "trials"), "name": name, "seed": seed}
             try:
                 config = config_from_tree(merge(tree, {"run": own}))
             except ConfigError as error:
@@ -383,13 +384,7 @@ def incomparable(sweep: Sweep, found: Sequence[Trial]) -> str | None:
 
 
 def sweep_path(sweep: Sweep) -> str:
-    return _below(sweep.base.run.directory, sweep.base.run.name)
-
-
-def _below(directory: str, name: str) -> str:
-    """A directory's child; the options of a store stay at the end of its URI."""
-    path, mark, options = directory.partition("?") if "://" in directory else (directory, "", "")
-    return f"{path.rstrip('/')}/{name}{mark}{options}"
+    return below(sweep.base.run.directory, sweep.base.run.name)
 
 
 def ends(sweep: Sweep) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import BASELINE, FINETUNE, PRETRAIN, REPORT, Step, is_sync, steps
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.recorded import read_recorded
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, parted
 from prunefuse_ray.sweep.config import Sweep, Trial, sweep_from_tree, trials
 from prunefuse_ray.sweep.sharing import TRAININGS, inputs_keys
 from prunefuse_ray.tasks import TASKS, Metric
@@ -203,10 +203,8 @@ def recorded_sweep(root: Place, path: str, overrides: Mapping[str, Any], setting
             f"--resume {path}: there is no sweep to go on with (no sweep.yaml); begin one with --config or --preset"
         )
     tree = to_tree(read_recorded(root / "sweep.yaml", Sweep))
-    before, mark, options = path.partition("?") if "://" in path else (path, "", "")
-    parent, _, name = before.rstrip("/").rpartition("/")
-    here = {"directory": f"{parent or ('/' if before.startswith('/') else '.')}{mark}{options}", "name": name}
-    tree["base"] = overlay(merge(tree["base"], {"run": here}), overrides)
+    parent, name = parted(path)
+    tree["base"] = overlay(merge(tree["base"], {"run": {"directory": parent, "name": name}}), overrides)
     return sweep_from_tree({**tree, **settings})
 
 

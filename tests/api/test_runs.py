@@ -3,15 +3,21 @@
 import csv
 import time
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
+import pyarrow.fs as pafs
 import pytest
+import yaml
 
 import prunefuse_ray
-from prunefuse_ray import progress
+from prunefuse_ray import progress, storage
 from prunefuse_ray.api.notebook import display
-from prunefuse_ray.config.files import to_tree
+from prunefuse_ray.commands import label
+from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.errors import ConfigError, LedgerError
-from prunefuse_ray.run import under_way
+from prunefuse_ray.inference import predictor
+from prunefuse_ray.run import loop, under_way
+from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 from tests.support.nets import OWN
 from tests.support.runs import tiny
@@ -66,6 +72,23 @@ def test_a_run_directory_is_opened_and_its_network_loaded(ran):
         prunefuse_ray.Run(ran[0].directory + "/rounds")
     with pytest.raises(ConfigError, match="unknown key"):
         prunefuse_ray.execute({"pol": {}})
+
+
+def test_a_run_on_a_store_is_opened_by_its_uri(tmp_path, monkeypatch):
+    """`execute` returns it, and its network and its labels are looked for there and not on this disk."""
+    store, opened = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), []
+    monkeypatch.setattr(storage, "_s3", lambda uri: (store, urlsplit(uri).path.strip("/")))
+    query = "?endpoint_override=127.0.0.1:9&scheme=http"
+    config = config_from_tree({"run": {"directory": f"s3://samples/runs{query}", "name": "one"}})
+    ledger = Ledger(loop.run_place(config))
+    (ledger.root / "config.yaml").write_bytes(yaml.safe_dump(to_tree(config)).encode())
+    monkeypatch.setattr(loop, "run", lambda *_, **__: ledger)
+    monkeypatch.setattr(predictor, "load", lambda path, trusted: opened.append(path))
+    run = prunefuse_ray.execute(config, tell=None)
+    run.network()
+    assert opened == [run.directory] == [f"s3://samples/runs/one{query}"]
+    _, mine = label._run(run.directory, [])
+    assert (mine.run.directory, mine.run.name) == (f"s3://samples/runs{query}", "one")
 
 
 def test_a_notebook_shows_what_the_run_is_doing(tmp_path, monkeypatch):
