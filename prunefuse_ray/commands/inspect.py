@@ -10,7 +10,7 @@ from typing import Any
 from prunefuse_ray import config as cfg
 from prunefuse_ray.commands.options import given_options
 from prunefuse_ray.commands.terminal import account, console, quiet
-from prunefuse_ray.config.files import preset_path, read_tree, validated
+from prunefuse_ray.config.files import preset_path, read_sections, validated
 from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
@@ -40,12 +40,12 @@ def main(argv: Sequence[str]) -> int:
     secure()
     arguments, given = given_options(parser, argv, Inspection)
     file = preset_path(arguments.preset) if arguments.preset else arguments.config
-    tree = read_tree(file) if file else {}
+    tree = read_sections(file, Inspection.model_fields) if file else {}
     if arguments.path is not None:
         given["pool"] = {"path": arguments.path, **given.get("pool", {})}
         if file is None and "source" not in given["pool"]:
             given = _guessed(arguments.path, given, tell=not arguments.json)
-    config = validated(Inspection, {name: tree[name] for name in Inspection.model_fields if name in tree}, given)
+    config = validated(Inspection, tree, given)
     quiet()
     from prunefuse_ray.data import inventory
     from prunefuse_ray.data.account import lines
@@ -80,7 +80,9 @@ def _guessed(path: str, given: dict[str, Any], tell: bool) -> dict[str, Any]:
     found = recognize(path)
     fields = {name: value for name, value in found.fields.items() if name not in given["pool"] or name == "path"}
     kind = {} if found.labeled else {"kind": "files"}
+    task = {} if "task" in given or found.task == CLASSIFICATION.name else {"task": found.task}
     if tell:
-        told = [*(f"pool.{name} {value}" for name, value in fields.items()), *(["annotation.kind files"] * bool(kind))]
+        told = [f"pool.{name} {value}" for name, value in fields.items()]
+        told += [*(["annotation.kind files"] * bool(kind)), *(f"task {name}" for name in task.values())]
         console.print(f"guessed: {', '.join(told)}; labels: {found.why['labeled']}", markup=False)
-    return given | {"pool": given["pool"] | fields, "annotation": kind | given.get("annotation", {})}
+    return task | given | {"pool": given["pool"] | fields, "annotation": kind | given.get("annotation", {})}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from prunefuse_ray.commands.options import given_options
 from prunefuse_ray.commands.terminal import TRUSTED_HELP, account, console, quiet
-from prunefuse_ray.config.files import read_tree, validated
+from prunefuse_ray.config.files import read_sections, validated
 from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.errors import ConfigError
 
@@ -26,16 +25,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
     secure()
     quiet()
-    from prunefuse_ray.run.rank import Ranking, rank
+    from prunefuse_ray.run.rank import Ranking, Strategy, rank
 
     arguments, given = given_options(parser, argv, Ranking)
     if arguments.top < 1:
         raise ConfigError(f"--top {arguments.top}: give at least 1")
-    tree = read_tree(arguments.config) if arguments.config else {}
-    # Of a run's file: what says how its pool is read, and by what is ranked.
-    kept: dict[str, Any] = {name: tree[name] for name in ("pool", "scoring") if name in tree}
-    if "strategy" in (tree.get("selection") or {}):
-        kept["selection"] = {"strategy": tree["selection"]["strategy"]}
+    # Of a run's file: what says how its pool is read and kept, and by what is ranked.
+    kept = read_sections(arguments.config, Ranking.model_fields) if arguments.config else {}
+    if isinstance(selection := kept.get("selection"), dict):
+        kept["selection"] = {name: selection[name] for name in Strategy.model_fields if name in selection}
     config = validated(Ranking, kept, given)
     result = rank(
         config, arguments.network, arguments.out, arguments.top, arguments.trusted, account, arguments.predictions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -43,6 +43,20 @@ def read_tree(path: str | Path, such: str = "sections such as 'run:' and 'pool:'
     if not isinstance(tree, dict):
         raise ConfigError(f"--config {path}: holds {type(tree).__name__}; give {such}")
     return tree
+
+
+def read_sections(path: str | Path, names: Iterable[str]) -> dict[str, Any]:
+    """Those sections of a run's file that `names` has. ConfigError where the file has a section that no run has: a
+    mistyped one would be left out without a word, and a sweep's file has none of a run's."""
+    tree = read_tree(path)
+    if "base" in tree:
+        raise ConfigError(f"--config {path}: is the file of a sweep; give that of a run, such as a trial's config.yaml")
+    if unknown := [str(name) for name in tree if name not in Config.model_fields]:
+        known = ", ".join(Config.model_fields)
+        raise ConfigError(
+            f"--config {path}: unknown section '{unknown[0]}'{near(unknown[0], Config.model_fields)}; known: {known}"
+        )
+    return {name: tree[name] for name in names if name in tree}
 
 
 MOST_VALUES = 100_000

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from prunefuse_ray.cli import main
+from prunefuse_ray.commands.inspect import _guessed
 from prunefuse_ray.storage import Place
 from tests.support.pools import image_folder
 
@@ -66,3 +67,26 @@ def test_the_file_of_a_run_is_understood_and_the_lists_are_written_on_request(ph
     inside = ["inspect", "--config", str(photos / "run.yaml"), *more, "--out", str(photos / "photos" / "x")]
     assert main(inside) == 2
     assert "--out: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["score", "network", "--out", "scores"]])
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("pol: {source: images, path: photos}", "unknown section 'pol' (did you mean 'pool'?)"),
+        ("base: digits\narms: {a: {}}", "is the file of a sweep"),
+    ],
+)
+def test_a_file_that_is_not_a_runs_is_refused_and_not_taken_for_the_example(tmp_path, capsys, command, file, said):
+    (tmp_path / "my.yaml").write_text(file)
+    assert main([*command, "--config", str(tmp_path / "my.yaml")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_guess_says_what_the_labels_are(tmp_path, capsys):
+    """As `prunefuse init` guesses: of numbers they are no classes."""
+    (tmp_path / "flats.csv").write_text("vector,label\n" + "".join(f'"[{n}, 2]",{n + 0.5}\n' for n in range(20)))
+    given = _guessed(str(tmp_path), {"pool": {"path": str(tmp_path)}}, tell=True)
+    assert given["task"] == "regression"
+    assert "task regression" in capsys.readouterr().out
+    assert _guessed(str(tmp_path), {"task": "classification", "pool": {}}, tell=False)["task"] == "classification"

@@ -14,11 +14,14 @@ from prunefuse_ray import networks
 from prunefuse_ray.cli import main
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
+from prunefuse_ray.run import rank as ranking
+from prunefuse_ray.storage import Place
 from tests.support import ROOT
 from tests.support.pools import random_images, write_pool
 
 SPEC = networks.NetworkSpec(architecture="tests.support.nets:tiny", classes=3, input_shape=(1, 8, 8))
 FORM = ImageForm(height=8, width=8, channels=1, mean=(0.4,), std=(0.3,))
+NOTHING = ranking.Ranked(root=Place.at("nowhere"), scored=0, rejected=0, ranked=0, seconds=0.0)
 TOLD = Preprocessing(task="classification", form=FORM, classes=["a", "b", "c"])
 
 
@@ -155,6 +158,19 @@ def test_a_runs_own_file_names_the_pool(given, local_ray, tmp_path):
         two = torch.softmax(given[1](x), 1).topk(2, 1).values
     expected = 1 - (two[:, 0] - two[:, 1])
     assert scores_of(out)["s0003"]["score"] == pytest.approx(float(expected[3]), abs=1e-5)
+
+
+def test_a_runs_own_file_says_how_its_pool_is_kept_and_ranked(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(ranking, "rank", lambda config, *_: found.append(config) or NOTHING)
+    (tmp_path / "my.yaml").write_text(
+        "task: segmentation\nprepared: {format: none}\nscoring: {batch_size: 8}\n"
+        "selection: {strategy: margin, pixel_share: 0.1, budgets: [10]}\n"
+    )
+    assert main(["score", "network", "--out", str(tmp_path), "--config", str(tmp_path / "my.yaml")]) == 0
+    (config,) = found
+    assert (config.prepared.format, config.scoring.batch_size) == ("none", 8)
+    assert (config.selection.strategy, config.selection.pixel_share) == ("margin", 0.1)
 
 
 @pytest.mark.faults
