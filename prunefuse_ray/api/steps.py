@@ -156,6 +156,8 @@ def score(
         raise ConfigError(f"strategy: '{strategy}' {why}; name another one")
     module = network.network if isinstance(network, Proxy) else network
     if _is_ray(data):
+        if ids is not None:
+            raise ConfigError("ids: a Ray dataset has them in a column of its own; name it by id_column")
         columns = (id_column, input_column)
         return _score_stream(module, data, strategy, task, prepare, columns, batch_size, device, actors)
     scorer = _Scorer(module, strategy, task, device)
@@ -325,8 +327,8 @@ def _batches(data: Any, size: int) -> Iterator[Any]:
         if not _in_order(data):
             raise ConfigError(
                 "data: this DataLoader shuffles, or draws by a sampler of its own, or has several workers for an "
-                "IterableDataset, so nobody would know which sample has which score; give one without (of some "
-                "samples: torch.utils.data.Subset)"
+                "IterableDataset or with in_order=False, so nobody would know which sample has which score; give one "
+                "without (of some samples: torch.utils.data.Subset)"
             )
         yield from data
     elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
@@ -341,6 +343,8 @@ def _batches(data: Any, size: int) -> Iterator[Any]:
 
 def _in_order(loader: DataLoader[Any]) -> bool:
     """Whether samples come in the order of the dataset."""
+    if loader.num_workers > 1 and not loader.in_order:
+        return False
     if isinstance(loader.dataset, IterableDataset):
         return loader.num_workers < 2
     # Where a batch sampler is given, the loader's own sampler is not used.

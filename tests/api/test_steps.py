@@ -182,6 +182,12 @@ class Endless(IterableDataset):
         return iter(self.x)
 
 
+class OfRay:
+    """What is taken for a dataset of Ray's."""
+
+    __module__ = "ray.data.dataset"
+
+
 def drawn(x, **more):
     return DataLoader(TensorDataset(x), **more)
 
@@ -212,6 +218,11 @@ def without_the_third(samples):
             lambda m, x: prunefuse_ray.score(m, DataLoader(Endless(x), batch_size=4, num_workers=2)),
             "several workers for an IterableDataset",
         ),
+        (
+            lambda m, x: prunefuse_ray.score(m, drawn(x, num_workers=2, in_order=False)),
+            "with in_order=False, so nobody would know which sample has which score",
+        ),
+        (lambda m, x: prunefuse_ray.score(m, OfRay(), ids=range(70)), "name it by id_column"),
         (
             lambda m, x: prunefuse_ray.score(m, drawn(x, batch_size=8, drop_last=True)),
             "70 samples, but 64 came out (drop_last",
