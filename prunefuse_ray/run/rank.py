@@ -10,6 +10,7 @@ import hashlib
 import posixpath
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ from prunefuse_ray.data.texts import NgramForm, TextForm, TokenForm, tokenizer_o
 from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
-from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.errors import ConfigError, LedgerError, PoolError
 from prunefuse_ray.inference.predictor import read_network
 from prunefuse_ray.inference.saved_networks import network_files, network_place
 from prunefuse_ray.method.steps import Step
@@ -151,6 +152,8 @@ def rank(
     if ledger.exists:
         _check_same(ledger, tree)
         if ledger.committed(RANK) is not None and (not predictions or ledger.committed(PREDICT) is not None):
+            with suppress(PoolError):  # what was scored may be gone by now
+                _check_unchanged(config, PoolInfo.from_json(ledger.read_pool()))
             return _result(ledger, 0.0)
     start_ray()
     SharedDirectory(ledger.root).check()
@@ -284,6 +287,14 @@ def _check_same(ledger: Ledger, tree: Mapping[str, Any]) -> None:
         )
 
 
+def _check_unchanged(config: Ranking, info: PoolInfo) -> None:
+    """LedgerError where the pool has other files than were scored."""
+    try:
+        check_unchanged(config.pool, info)
+    except LedgerError as error:
+        raise LedgerError(str(error).replace("another --run.name", "another --out")) from error
+
+
 def _open(
     config: Ranking, ledger: Ledger, tree: Mapping[str, Any], tell: inventory.Tell, tokens: TokenForm | None
 ) -> tuple[PoolInfo, Form, Source]:
@@ -295,10 +306,7 @@ def _open(
     if ledger.exists:
         ledger.lock()
         info = PoolInfo.from_json(ledger.read_pool())
-        try:
-            check_unchanged(config.pool, info)
-        except LedgerError as error:
-            raise LedgerError(str(error).replace("another --run.name", "another --out")) from error
+        _check_unchanged(config, info)
     else:
         check_outside(config.pool, ledger.root, "--out")
         found = survey(config.pool, labeled=False)

@@ -1,6 +1,8 @@
 """Scoring without a loop: the network's own scores, exactly once, and never those of something else."""
 
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,15 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.cli import main
+from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.data.images import ImageForm, encode_png
+from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
+from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.base import reader_of
+from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.run import rank as ranking
+from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 from tests.support import ROOT
 from tests.support.pools import random_images, write_pool
@@ -158,6 +166,35 @@ def test_a_runs_own_file_names_the_pool(given, local_ray, tmp_path):
         two = torch.softmax(given[1](x), 1).topk(2, 1).values
     expected = 1 - (two[:, 0] - two[:, 1])
     assert scores_of(out)["s0003"]["score"] == pytest.approx(float(expected[3]), abs=1e-5)
+
+
+def test_a_complete_pass_over_a_pool_that_has_changed_is_refused(given, tmp_path):
+    """The same command on what came in since must not say that it was done already."""
+    out, pool = tmp_path / "out", tmp_path / "pool"
+    pool.mkdir()
+    (pool / "a.parquet").write_bytes(b"1")
+    config = ranking.Ranking.model_validate({"pool": {"source": "parquet", "path": str(pool), "image_size": [8, 8]}})
+    trained = ranking._as_trained(config, {PREPROCESSING_FILE: preprocessing_to_bytes(TOLD)}, SPEC)
+    now = reader_of(trained.pool).listing(SampleSet(trained.pool))
+    info = PoolInfo(source="parquet", path=str(pool), rows=1, bytes=1, files=1, listing_digest=now.digest, id_digest="",
+                    id_type="string", classes=[], sample_size=(8, 8))  # fmt: skip
+    ledger = Ledger(Place.at(str(out)))
+    weights = hashlib.sha256((given[0] / "proxy" / networks.WEIGHTS_FILE).read_bytes()).hexdigest()
+    ledger.create(to_tree(trained) | {"network": {"weights_sha256": weights}, "top": 5}, info.to_json())
+    ledger.lock()
+    ledger.commit(ranking.SCORE, {}, {"samples": 1, "rejected": 0})
+    ledger.commit(ranking.RANK, {}, {"ranked": 1})
+    ledger.unlock()
+
+    def again():
+        return ranking.rank(config, str(given[0] / "proxy"), str(out), 5, "tests.support.nets:tiny")
+
+    assert (again().ranked, again().seconds) == (1, 0.0)
+    (pool / "b.parquet").write_bytes(b"2")
+    with pytest.raises(LedgerError, match=r"has changed since.*another --out"):
+        again()
+    shutil.rmtree(pool)
+    assert again().ranked == 1, "nobody asks for a pool that is gone"
 
 
 def test_a_runs_own_file_says_how_its_pool_is_kept_and_ranked(tmp_path, monkeypatch):
