@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +51,14 @@ def main(argv: Sequence[str]) -> int:
     secure()
     config = parse_run(rest)
     quiet()
+    import torch
+
     from prunefuse_ray.data.index import first_samples
     from prunefuse_ray.data.known_labels import check_known_labels, known_count
     from prunefuse_ray.data.survey import survey
-    from prunefuse_ray.distributed.resources import cores, observe, plan_scoring, start_ray
+    from prunefuse_ray.distributed.resources import MACS_WORTH_AN_ACTOR, cores, observe, plan_scoring, start_ray
     from prunefuse_ray.method.steps import check_budget
-    from prunefuse_ray.run.estimate import estimate, labels_asked, nodes_for
+    from prunefuse_ray.run.estimate import caveats, estimate, labels_asked, nodes_for
 
     start_ray()
     surveyed = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
@@ -65,10 +68,14 @@ def main(argv: Sequence[str]) -> int:
     check_budget(config, info.rows, given)
     asked = labels_asked(config, known=given, known_test=0 if known is None else known.table.num_rows - given)
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
-    scoring = plan_scoring(config.scoring, observe(), info.rows * costs.proxy_macs)
+    macs = info.rows * costs.proxy_macs
+    scoring = plan_scoring(config.scoring, observe(), macs)
     found = estimate(config, info, costs, scoring.max_actors, asked)
+    notes = caveats(
+        config, gpu=torch.cuda.is_available(), scoring=mine.scoring_rate is None, training=mine.training_rate is None
+    )
     if mine.json:
-        print(json.dumps(_tree(found, scoring.max_actors, mine)))
+        print(json.dumps({**_tree(found, scoring.max_actors, mine), "notes": notes}))
         return 0
     console.print(_table(found))
     console.print(f"labels: {asked.words()}")
@@ -77,6 +84,8 @@ def main(argv: Sequence[str]) -> int:
         f"{si(found.actor_bytes)}B of memory; "
         f"{si(found.bytes_read)}B read from the pool, {si(found.bytes_stored)}B stored; MACs {si(_macs(found))}"
     )
+    if found.prepared_bytes:
+        console.print(f"prepared pool: up to {si(found.prepared_bytes)}B beside the run directories")
     if scoring.waits:
         console.print(scoring.waits)
     if mine.within:
@@ -84,10 +93,18 @@ def main(argv: Sequence[str]) -> int:
         if actors is None:
             raise ConfigError(
                 f"--within {mine.within:g}: training alone takes {_hours(found.seconds() - found.seconds('score'))}; "
-                "allow more time, raise workers.count, or train on GPUs (--training-rate)"
+                "allow more time, or give the --training-rate of more workers or GPUs"
             )
-        nodes = nodes_for(actors, scoring.cpus, cpus)
+        if not (nodes := nodes_for(actors, scoring.cpus, cpus)):
+            raise ConfigError(
+                f"--node-cpus {cpus}: a scoring actor takes scoring.cpus {scoring.cpus}; name larger machines"
+            )
         console.print(f"within {mine.within:g} h: {actors} scoring actors, {nodes} machines of {cpus} CPUs")
+        most = config.scoring.actors[1] if config.scoring.actors else math.ceil(macs / MACS_WORTH_AN_ACTOR)
+        if actors > most:
+            console.print(f"the run would start {most} at most: set scoring.actors to [1, {actors}]", markup=False)
+    for line in notes:
+        console.print(line, markup=False)
     console.print("Seconds are of the work itself: the start of Ray's workers, and waits for machines, come on top.")
     return 0
 
@@ -131,6 +148,7 @@ def _tree(found: Estimate, actors: int, mine: argparse.Namespace) -> dict[str, A
         "actor_bytes": found.actor_bytes,
         "bytes_read": found.bytes_read,
         "bytes_stored": found.bytes_stored,
+        "prepared_bytes": found.prepared_bytes,
     }
 
 

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 from prunefuse_ray import networks
+from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.data.prepared import room
 from prunefuse_ray.data.sample_format import Form, decode_column
 from prunefuse_ray.distributed.resources import STREAM_CPUS, cores, training_threads
 from prunefuse_ray.method.steps import PRETRAIN, SCORE, steps
@@ -34,7 +36,7 @@ from prunefuse_ray.training.recipe import lengthened, samples_per_epoch, samples
 from prunefuse_ray.training.trainer import arithmetic
 
 SCORE_ROW_BYTES = 32
-"""A row of a score file: id, score, reason; without features."""
+"""A row of a score file: id, score, reason; without features and gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,12 @@ class Costs:
     dense_trained_per_second: float
     actor_bytes: int
     """Memory of a scoring process."""
+    features: int = 0
+    """Numbers that a score file holds of a sample where the selection reads features."""
+    gradients: int = 0
+    """Likewise where it reads gradients, too."""
+    prepared_bytes: int = 0
+    """Of the prepared pool, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +133,8 @@ class Estimate:
     actor_bytes: int
     bytes_read: int
     bytes_stored: int
+    """In the run directory."""
+    prepared_bytes: int = 0
 
     def seconds(self, phase: str | None = None) -> float:
         return sum(p.seconds for p in self.phases if phase in (None, p.phase))
@@ -188,7 +198,7 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
                 samples = info.rows - labels
                 macs = samples * costs.proxy_macs
                 seconds = samples / (costs.scored_per_second * actors)
-                stored += samples * SCORE_ROW_BYTES
+                stored += samples * (SCORE_ROW_BYTES + 4 * _numbers(config, step.round, costs))
             case "pretrain":
                 passes += 1
                 samples, macs = pretraining(config, info, costs.proxy_macs)
@@ -214,7 +224,36 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
         actor_bytes=costs.actor_bytes,
         bytes_read=passes * info.bytes,
         bytes_stored=stored + int(share * info.bytes),
+        prepared_bytes=costs.prepared_bytes,
     )
+
+
+def _numbers(config: Config, round_: int, costs: Costs) -> int:
+    """How many numbers beside the score are written of a sample: what the next selection reads."""
+    selection = config.selection
+    read = [STRATEGIES[selection.initial]] if round_ < 0 else selection.later
+    features = config.scoring.features or any(map(selection.reads_features, read))
+    return costs.features * features + costs.gradients * any(strategy.gradients for strategy in read)
+
+
+def caveats(config: Config, *, gpu: bool, scoring: bool = True, training: bool = True) -> list[str]:
+    """What rates that are measured here say nothing of.
+
+    Args:
+        gpu: whether this machine has one.
+        scoring, training: whether this rate was measured, and not given.
+    """
+    told = []
+    if scoring and config.scoring.gpus and not gpu:
+        told.append("scoring.gpus: this machine has no GPU, so scoring was measured on its CPUs; give --scoring-rate")
+    if training and config.workers.gpu and not gpu:
+        told.append("workers.gpu: this machine has no GPU, so training was measured on its CPUs; give --training-rate")
+    if training and config.workers.count != (1, 1):
+        told.append(
+            f"workers.count {list(config.workers.count)}: training was measured in one process of this machine; give "
+            "the --training-rate of all workers together"
+        )
+    return told
 
 
 # --- rates of this machine ------------------------------------------------------------------------------------------
@@ -256,12 +295,14 @@ def measured_costs(
         if samples:
             column = pa.chunked_array([pa.array(samples)])
             decode = len(samples) / _seconds_of(lambda: decode_column(column, form), seconds)
+        device = torch.device("cuda" if config.workers.gpu and torch.cuda.is_available() else "cpu")
         torch.set_num_threads(training_threads(_step_macs(config.training, proxy_macs), cores()))
-        proxy_trained = _training_rate(TASKS[config.task], selector, config.training, form, seconds)
+        proxy_trained = _training_rate(TASKS[config.task], selector, config.training, form, seconds, device)
         torch.set_num_threads(training_threads(_step_macs(config.finetuning, dense_macs), cores()))
-        dense_trained = _training_rate(TASKS[config.task], dense, config.finetuning, form, seconds)
+        dense_trained = _training_rate(TASKS[config.task], dense, config.finetuning, form, seconds, device)
     finally:
         torch.set_num_threads(threads)
+    kept = room(config.prepared, form, samples=rows, free_bytes=None)
     return Costs(
         proxy_macs=proxy_macs,
         dense_macs=dense_macs,
@@ -270,18 +311,30 @@ def measured_costs(
         proxy_trained_per_second=proxy_trained,
         dense_trained_per_second=dense_trained,
         actor_bytes=peak_bytes(),
+        features=_features(selector, form) if config.scoring.features or config.selection.needs_features else 0,
+        gradients=selector.spec.classes,
+        prepared_bytes=0 if kept is None else min(kept.bytes, kept.limit),
     )
+
+
+@torch.inference_mode()
+def _features(selector: networks.Selector, form: Form) -> int:
+    """The length of a sample's features."""
+    x = form.inputs(torch.zeros((1, *form.shape), dtype=torch.uint8))
+    return int(networks.with_features(selector.network, x)(x)[1].shape[1])
 
 
 def _step_macs(recipe: Recipe, macs: int) -> int:
     return samples_per_label(recipe) * macs * recipe.batch_size
 
 
-def _training_rate(task: Task, network: networks.Selector, recipe: Recipe, form: Form, seconds: float) -> float:
+def _training_rate(
+    task: Task, network: networks.Selector, recipe: Recipe, form: Form, seconds: float, device: torch.device
+) -> float:
     """In the trainer's format and arithmetic: what it avoids is avoided here, too (`networks.channels_last`)."""
-    module = networks.channels_last(copy.deepcopy(network.network)).train()
-    x = network_inputs(form, torch.zeros((recipe.batch_size, *form.shape), dtype=torch.uint8))
-    y = torch.from_numpy(task.blank_targets(recipe.batch_size, network.spec.classes, form))
+    module = networks.channels_last(copy.deepcopy(network.network)).train().to(device)
+    x = network_inputs(form, torch.zeros((recipe.batch_size, *form.shape), dtype=torch.uint8, device=device))
+    y = torch.from_numpy(task.blank_targets(recipe.batch_size, network.spec.classes, form)).to(device)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
 
     def step() -> None:
@@ -290,6 +343,8 @@ def _training_rate(task: Task, network: networks.Selector, recipe: Recipe, form:
             outputs = module(x)
         (task.loss_sum(outputs.float(), y) / recipe.batch_size).backward()
         optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # else only the time that it takes to ask for the work is measured
 
     return recipe.batch_size / _seconds_of(step, seconds)
 

@@ -12,7 +12,16 @@ from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.networks import Dense, NetworkSpec, build
 from prunefuse_ray.run import loop
-from prunefuse_ray.run.estimate import Costs, _training_rate, estimate, labels_asked, nodes_for, peak_bytes
+from prunefuse_ray.run.estimate import (
+    Costs,
+    _training_rate,
+    caveats,
+    estimate,
+    labels_asked,
+    measured_costs,
+    nodes_for,
+    peak_bytes,
+)
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 from tests.support.runs import tiny
 
@@ -24,10 +33,11 @@ COSTS = Costs(
     proxy_macs=100, dense_macs=400, parameters=(10, 50), scored_per_second=50.0, proxy_trained_per_second=20.0,
     dense_trained_per_second=5.0, actor_bytes=7,
 )  # fmt: skip
+TRAINED = {"epochs": 2, "batch_size": 50, "min_steps": 0, "warmup_epochs": 0}
 CONFIG = config_from_tree(
     {
         "selection": {"budgets": [100, 200, 300]},
-        "training": {"epochs": 2, "batch_size": 50, "min_steps": 0, "warmup_epochs": 0},
+        "training": TRAINED,
         "finetuning": {"epochs": 3, "batch_size": 50, "min_steps": 0, "warmup_epochs": 0},
     }
 )
@@ -74,6 +84,41 @@ def test_the_labels_of_a_drawn_test_set_are_asked_for_and_copied_too():
     none = estimate(people.model_copy(update={"pool": CONFIG.pool}), INFO, COSTS, 2)
     written = [f.bytes_stored - sum(p.samples for p in f.phases if p.phase == "score") * 32 for f in (found, none)]
     assert written[0] - written[1] == 40 * 500, "a sample has 500 bytes"
+
+
+def test_features_are_stored_where_the_selection_reads_them():
+    """900 and 800 rows of 16 features, and for BADGE of a factor for each of 10 classes; before the first label 1,000
+    of 16."""
+    costs = replace(COSTS, features=16, gradients=10)
+
+    def more(selection, **sections):
+        budgets = {"budgets": [100, 200, 300]}
+        with_ = config_from_tree({"selection": budgets | selection, "training": TRAINED, **sections})
+        without = replace(costs, features=0, gradients=0)
+        return estimate(with_, INFO, costs, 1).bytes_stored - estimate(with_, INFO, without, 1).bytes_stored
+
+    assert more({}) == 0
+    assert more({}, scoring={"features": True}) == more({"strategy": "k_centers"}) == 1_700 * 4 * 16
+    assert more({"strategy": "badge"}) == 1_700 * 4 * (16 + 10)
+    assert more({"strategy": "margin", "initial": "typiclust"}) == 1_000 * 4 * 16
+
+
+def test_what_was_not_measured_is_said():
+    config = config_from_tree({"workers": {"gpu": True, "count": [2, 4]}, "scoring": {"gpus": 1}})
+    said = caveats(config, gpu=False)
+    assert [line.partition(":")[0] for line in said] == ["scoring.gpus", "workers.gpu", "workers.count [2, 4]"]
+    assert caveats(config, gpu=True) == said[2:]
+    assert caveats(config, gpu=False, scoring=False, training=False) == caveats(CONFIG, gpu=False) == []
+
+
+def test_costs_have_the_features_and_the_prepared_pool():
+    spec = NetworkSpec(architecture="resnet8", classes=10, input_shape=(3, 16, 16))
+    dense = Dense(network=build(spec, seed=0), spec=spec)
+    config = config_from_tree({"selection": {"strategy": "badge"}, "scoring": {"backend": "torch"}})
+    form = ImageForm(height=16, width=16, channels=3)
+    costs = measured_costs(config, dense, dense, form, [], rows=100_000, seconds=0.0)
+    assert (costs.features, costs.gradients) == (64, 10)
+    assert costs.prepared_bytes == 100_000 * 16 * 16 * 3
 
 
 @pytest.mark.parametrize(("seconds", "actors"), [(1e9, 1), (274, 1), (241, 34), (240, None), (1, None)])
@@ -155,7 +200,7 @@ def test_what_training_costs_is_measured_as_it_is_trained(monkeypatch):
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
     form = ImageForm(height=16, width=16, channels=3)
-    assert _training_rate(CLASSIFICATION, network, Recipe(batch_size=4), form, seconds=0.0) > 0
+    assert _training_rate(CLASSIFICATION, network, Recipe(batch_size=4), form, 0.0, torch.device("cpu")) > 0
     assert any(last for _, _, last in met)
     assert not [m for m in met if m[0] == (1, 1) and m[1] != (1, 1)]
     assert all(torch.equal(a, b) for a, b in zip(before, network.network.parameters(), strict=True))
