@@ -111,7 +111,7 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
     channels = 1 if _all_gray(taken.inventory.sets["path"]) else 3
     if channels == 1:
         found.fields["channels"] = 1
-        found.why["channels"] = "all images are gray"
+        found.why["channels"] = "all images that were looked at are gray"
     return Facts(
         samples=seen.info.rows,
         classes=CLUSTERS if TASKS[found.task].numbers else len(seen.info.classes),

@@ -166,13 +166,14 @@ def budgets(facts: Facts) -> list[int]:
 
 def _selection(facts: Facts) -> list[Choice]:
     found = budgets(facts)
+    asked = _asked(facts, found[-1])
     if facts.numbers:
-        why = "a fifth at random" + ("; --labels gives another number" if facts.budget is None else ", as you said")
+        why = f"a fifth at random{asked}"
         return [Choice(field="selection.budgets", value=found, why=why)]
     each = found[-1] / max(facts.classes, 1)
     why = f"{each:.0f} labels a class in the end" if each >= 1 else "fewer labels than classes"
     why = why if facts.classes else "labels in the end"
-    why += "; --labels gives another number" if facts.budget is None else ", as you said"
+    why += asked
     if not facts.labeled and (drawn := test_samples(facts)):
         why += f"; {drawn} more are of the test set"
     if facts.samples > HUGE_POOL:
@@ -183,6 +184,14 @@ def _selection(facts: Facts) -> list[Choice]:
         Choice(field="selection.strategy", value=strategy, why=why_strategy),
         Choice(field="selection.budgets", value=found, why=why),
     ]
+
+
+def _asked(facts: Facts, last: int) -> str:
+    """What `--labels` had to do with it."""
+    if facts.budget is None:
+        return "; --labels gives another number"
+    whole = last + (0 if facts.labeled else test_samples(facts))
+    return ", as you said" if whole == facts.budget else f"; the pool has no room for {facts.budget:,}"
 
 
 def _training(facts: Facts) -> list[Choice]:

@@ -317,6 +317,22 @@ def test_what_fits_follows_from_the_facts(change, chosen):
     assert text.count("\n") <= MOST_LINES
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "20 labels a class in the end; --labels gives another number"),
+        ({"budget": 50}, "3 labels a class in the end, as you said; 20 more are of the test set"),
+        ({"budget": 500, "samples": 400}, "32 labels a class in the end; the pool has no room for 500; 80 more are of"),
+        ({"budget": 500, "samples": 400, "numbers": True}, "a fifth at random; the pool has no room for 500"),
+    ],
+)
+def test_labels_that_the_pool_has_no_room_for_are_not_said_to_be_as_wanted(change, said):
+    (why,) = [
+        c.why for c in propose(Facts(**FACTS | {"tested": not change} | change)) if c.field == "selection.budgets"
+    ]
+    assert why.startswith(said)
+
+
 @pytest.mark.parametrize("samples", [2, 3, 5, 50, 10**6])
 def test_budgets_rise_and_fit_the_pool(samples):
     for budget in (None, 2, 40):
