@@ -48,7 +48,7 @@ class Facts:
     cores: int
     instructions: tuple[str, ...]
     fast_bf16: bool
-    """Whether bfloat16 runs in hardware where networks would."""
+    """Whether bfloat16 runs in hardware: of the GPUs if there are any, else of the CPU."""
     memory_gib: float
     shared_memory_gib: float | None
     """Of /dev/shm; None where there is none."""
@@ -91,7 +91,9 @@ def main(argv: Sequence[str]) -> int:
 def advice(facts: Facts) -> list[str]:
     """What would make runs faster here, or keep them from failing."""
     told = []
-    if facts.fast_bf16 and (lack := facts.backends.get("openvino")):
+    if facts.gpus:
+        told.append("a run uses no GPU by itself: set workers.gpu: true to train on it, scoring.gpus: 1 to score on it")
+    if not facts.gpus and facts.fast_bf16 and (lack := facts.backends.get("openvino")):
         told.append(f"this CPU computes bfloat16 in hardware, and OpenVINO scores fastest on it: {lack}")
     if not facts.gpus and not facts.fast_bf16:
         told.append("scoring and training run in float32: this CPU has no bfloat16 in hardware")

@@ -38,7 +38,13 @@ def test_what_is_slow_or_missing_has_its_remedy(changed, said):
 
 
 def test_a_gpu_makes_up_for_a_cpu_without_bfloat16():
-    assert advice(dataclasses.replace(GOOD, fast_bf16=False, gpus=("a GPU",))) == []
+    (told,) = advice(dataclasses.replace(GOOD, fast_bf16=False, gpus=("a GPU",)))
+    assert "scoring.gpus: 1" in told
+
+
+def test_what_a_gpu_computes_is_not_said_of_the_cpu():
+    lacking = dataclasses.replace(GOOD, gpus=("a GPU",), backends={"openvino": "openvino is not installed"})
+    assert not [line for line in advice(lacking) if "this CPU" in line]
 
 
 def test_the_command_tells_of_this_machine_and_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
