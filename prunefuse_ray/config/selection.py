@@ -64,7 +64,7 @@ class Selection(Section):
     selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
     """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
     budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
-    """Label budgets, one per round, rising; the first is the random initial set, the last the whole budget."""
+    """Label budgets, one per round, rising; the first is the initial set (`initial`), the last the whole budget."""
 
     @model_validator(mode="after")
     def _fair(self) -> Selection:

@@ -148,15 +148,24 @@ HUGGINGFACE = PoolSource(
 )
 
 _TABLES: dict[str, Any] = {
-    "ids": "file and row, `a.csv:17`; or `id_column`",
     "labels": "`label_column`",
     "fields": (*PATHS, "id_column", "text_column", "vector_column", "label_column"),
     "needs_one": ("text_column", "vector_column"),
     "several_label_columns": True,
     "defaults": {"id_column": None},
 }
-CSV = PoolSource(help="CSV files of texts or vectors", reader="prunefuse_ray.data.sources.tables:CSV", **_TABLES)
-JSONL = PoolSource(help="JSON Lines of texts or vectors", reader="prunefuse_ray.data.sources.tables:JSONL", **_TABLES)
+CSV = PoolSource(
+    help="CSV files of texts or vectors",
+    ids="file and row, `a.csv:17`; or `id_column`",
+    reader="prunefuse_ray.data.sources.tables:CSV",
+    **_TABLES,
+)
+JSONL = PoolSource(
+    help="JSON Lines of texts or vectors",
+    ids="file and row, `a.jsonl:17`; or `id_column`",
+    reader="prunefuse_ray.data.sources.tables:JSONL",
+    **_TABLES,
+)
 
 POOL_SOURCES: Registry[PoolSource] = Registry(
     "source of samples",

@@ -145,7 +145,7 @@ def _refuse_untraceable(network: nn.Module) -> None:
         if is_parametrized(module) or module._parameters.keys() & {"weight_g", "weight_orig"}:
             raise unsuited(
                 name,
-                "its weights are computed from others (weight normalization or another parametrisation); take that "
+                "its weights are computed from others (weight normalization or another parametrization); take that "
                 "off before pruning",
             )
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is None:
