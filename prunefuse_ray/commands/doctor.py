@@ -14,6 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -185,13 +186,22 @@ def _decode_ms() -> float:
 
 def _speed(place: Place) -> tuple[float, float]:
     """MiB per second, (written, read), of one file in a directory, which need not exist."""
-    existed = place.exists()
+    made, parent = [], place
+    while "/" in parent.path and not parent.exists():
+        made.append(parent)
+        parent = parent.parent
     file = place / f".doctor-{os.getpid()}"
     data = np.random.default_rng(0).bytes(TRIAL_BYTES)
     try:
         seconds = _seconds(lambda: file.write_bytes(data)), _seconds(file.read_bytes)
     finally:
-        (file if existed else place).delete()
+        file.delete()
+        for directory in made:  # only what is empty: a run may have begun there meanwhile
+            if directory.local:
+                with suppress(OSError):
+                    os.rmdir(directory.path)
+            elif not directory.files(recursive=True):
+                directory.delete()
     write, read = (TRIAL_BYTES / 2**20 / s for s in seconds)
     return write, read
 

@@ -8,6 +8,7 @@ import pytest
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands import doctor
 from prunefuse_ray.commands.doctor import Facts, advice
+from prunefuse_ray.storage import Place
 
 GOOD = Facts(
     python="3.11", ray="2.60", torch="2.11", cpu="a CPU", cores=8, instructions=("avx2",), fast_bf16=True,
@@ -42,6 +43,20 @@ def test_a_gpu_makes_up_for_a_cpu_without_bfloat16():
     assert "scoring.gpus: 1" in told
 
 
+def test_what_others_begin_in_the_directory_meanwhile_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "TRIAL_BYTES", 2**16)
+    place = Place.at(str(tmp_path / "runs"))
+
+    def begun(work):
+        work()
+        (place / "mine" / "config.yaml").write_bytes(b"")
+        return 1.0
+
+    monkeypatch.setattr(doctor, "_seconds", begun)
+    doctor._speed(place)
+    assert [file.path for file in place.files(recursive=True)] == [f"{place.path}/mine/config.yaml"]
+
+
 def test_what_a_gpu_computes_is_not_said_of_the_cpu():
     lacking = dataclasses.replace(GOOD, gpus=("a GPU",), backends={"openvino": "openvino is not installed"})
     assert not [line for line in advice(lacking) if "this CPU" in line]
@@ -56,6 +71,9 @@ def test_the_command_tells_of_this_machine_and_leaves_nothing_behind(tmp_path, c
     assert told["decode_ms"] > 0
     assert told["backends"]["torch"] == ""
     assert not (tmp_path / "new").exists()
+    assert main(["doctor", "--directory", str(tmp_path / "new" / "er" / "still"), "--json"]) == 0
+    assert not (tmp_path / "new").exists()
+    capsys.readouterr()
     (tmp_path / "kept").mkdir()
     assert main(["doctor", "--directory", str(tmp_path / "kept")]) == 0
     assert "backend openvino" in capsys.readouterr().out
