@@ -101,7 +101,17 @@ class Predictor(nn.Module):
             return [samples]
         if isinstance(samples, Mapping) or not isinstance(samples, Iterable):
             raise Rejected(f"a {type(samples).__name__}, expected a sample or several of them")
+        if isinstance(samples, np.ndarray | Tensor) and isinstance(self.form, ImageForm):
+            self._check_channels(tuple(samples.shape))
         return samples
+
+    def _check_channels(self, shape: tuple[int, ...]) -> None:
+        """Rejected where several gray images may be meant as one whose channels come first, as torch has them."""
+        if len(shape) == 3 and shape[0] == self.form.shape[-1] == 3:
+            raise Rejected(
+                f"an array of shape {shape}: three gray images, or one whose channels come first? Give an image as "
+                "(height, width, channels), several as a list"
+            )
 
     def _is_one(self, samples: Any) -> bool:
         """Whether this is one sample, and not several. An array of three axes is one image where the last one can be

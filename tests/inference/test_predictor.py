@@ -101,6 +101,14 @@ def test_one_sample_or_several(saved, photo, tmp_path, form):
     assert found.probability == pytest.approx(float(by_hand(saved[1], photo).max()), abs=1e-4)
 
 
+def test_an_image_whose_channels_come_first_is_not_taken_for_three_gray_ones(saved, photo):
+    model, planes = prunefuse_ray.load(saved[0]), photo.transpose(2, 0, 1)
+    for given in (planes, torch.from_numpy(planes.copy())):
+        with pytest.raises(Rejected, match=r"\(3, 40, 30\).*\(height, width, channels\)"):
+            next(model.predict(given))
+    assert len(list(model.predict(list(planes)))) == 3
+
+
 def test_gray_arrays_may_have_an_axis_of_one_channel(saved, photo):
     model = prunefuse_ray.load(saved[0])
     (flat,), (deep,) = model.predict(photo[:, :, 0]), model.predict(photo[:, :, :1])
