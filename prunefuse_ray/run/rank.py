@@ -121,7 +121,7 @@ def rank(
 ) -> Ranked:
     """Score every sample of the pool with the network in the directory `network`, and rank the `top` highest.
 
-    Writes below `out`: scores/*.parquet (id, score, rejected[, feature]), ranked.parquet (id, score, rank), and
+    Writes below `out`: scores/*.parquet (id, score, rejected, converted[, feature]), ranked.parquet (id, score, rank), and
     rejected.parquet where there are such samples.
 
     Args:
