@@ -11,11 +11,14 @@ import pytest
 
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands import COMMANDS, EXIT_CODES
+from prunefuse_ray.commands.networks import _rate
 from prunefuse_ray.commands.run import closing_table, phase_line
 from prunefuse_ray.commands.terminal import si
 from prunefuse_ray.config.files import PRESETS
 from prunefuse_ray.errors import LabelsWaiting
+from prunefuse_ray.networks import Dense, NetworkSpec, build
 from prunefuse_ray.run.rounds import round_line
+from prunefuse_ray.scoring import backend_choice
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 ACCURACY = CLASSIFICATION.metric
@@ -108,6 +111,14 @@ def test_a_speedup_is_answered_by_the_largest_proxy_that_reaches_it(capsys, monk
     assert main([*asked, "3"]) == 2
     assert "the fastest 2.0" in capsys.readouterr().err
     assert main(["networks", "textcnn", "--input", "128", "--measure"]) == 2
+
+
+def test_the_speed_of_a_network_with_a_class_for_every_pixel_is_measured(monkeypatch):
+    """Its outputs have two more axes than a classifier's."""
+    monkeypatch.setattr(backend_choice, "MEASURED_SECONDS", 0.001)
+    monkeypatch.setattr(backend_choice, "MACS_WORTH_MEASURING", float("inf"))
+    spec = NetworkSpec(architecture="fcn_resnet8", classes=4, input_shape=(3, 32, 32))
+    assert _rate(Dense(network=build(spec, seed=0), spec=spec), spec) > 0
 
 
 def test_presets_are_listed_with_the_command_that_takes_them_and_a_line_of_their_own(capsys):

@@ -90,15 +90,19 @@ def _rate(network: Selector, spec: NetworkSpec) -> float:
     import torch
 
     from prunefuse_ray import config as cfg
+    from prunefuse_ray import networks
     from prunefuse_ray.data.images import ImageForm
     from prunefuse_ray.scoring.backend_choice import MACS_WORTH_MEASURING, rate_here
     from prunefuse_ray.scoring.scorer import ScoringJob
+    from prunefuse_ray.tasks.classification import CLASSIFICATION
+    from prunefuse_ray.tasks.segmentation import SEGMENTATION
 
     channels, height, width = spec.input_shape
     gray = (0.5,) * channels
     form = ImageForm(height=height, width=width, channels=channels, mean=gray, std=gray)
     job = ScoringJob(
         strategy="margin",
+        task=(SEGMENTATION if networks.says_pixels(network.network, spec) else CLASSIFICATION).name,
         form=form,
         batch_size=1,
         features=False,
