@@ -121,8 +121,8 @@ def rank(
 ) -> Ranked:
     """Score every sample of the pool with the network in the directory `network`, and rank the `top` highest.
 
-    Writes below `out`: scores/*.parquet (id, score, rejected, converted[, feature]), ranked.parquet (id, score, rank), and
-    rejected.parquet where there are such samples.
+    Writes below `out`: scores/*.parquet (id, score, rejected, converted[, feature]), ranked.parquet (id, score, rank),
+    and rejected.parquet where there are such samples.
 
     Args:
         trusted: the network's architecture where that is code of one's own (`package.module:function`).
