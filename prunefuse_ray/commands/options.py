@@ -28,7 +28,7 @@ def parse_run(argv: Sequence[str]) -> Config:
         description="Select samples with a pruned proxy, label them, fuse the proxy into the dense network.\n"
         "The same command again resumes. Every field can stand in the YAML file or on the command line.",
     )
-    path, overrides, _ = _parse(parser, argv)
+    path, overrides, _ = _parse(parser, argv, "a YAML file with the fields below as sections")
     return load_config(path, overrides)
 
 
@@ -40,14 +40,13 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
         formatter_class=_Help,
         description="Run a sweep: a YAML file of a base configuration, arms, a search space and seeds.\n"
         "The same command again goes on with it, and so does --resume SWEEP. The fields of a run below override the\n"
-        "base of the sweep;\n"
-        "--run.directory and --run.name are the sweep's own.",
+        "sweep's base; --run.directory and --run.name are the sweep's own.",
     )
     parser.add_argument("--concurrency", type=int, metavar="N", help="trials at a time; bounded by the cluster")
     parser.add_argument("--seeds", metavar="N,...", help="instead of the file's seeds")
     parser.add_argument("--loggers", metavar="NAME,...", help="trackers that log all trials; empty for none")
     resume = "go on with the sweep in this directory (a path or URI), by what it has recorded of itself"
-    path, overrides, arguments = _parse(parser, argv, resume)
+    path, overrides, arguments = _parse(parser, argv, "a YAML file with base, arms, space, seeds, ...", resume)
     settings: dict[str, Any] = {}
     if arguments.concurrency is not None:
         settings["concurrency"] = arguments.concurrency
@@ -61,11 +60,11 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
 
 
 def _parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str], resume: str | None = None
+    parser: argparse.ArgumentParser, argv: Sequence[str], file: str, resume: str | None = None
 ) -> tuple[str | Path | None, dict[str, Any], argparse.Namespace]:
     """(file, overrides of a run's fields, all arguments)"""
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--config", metavar="FILE", help="a YAML file with the fields below as sections")
+    where.add_argument("--config", metavar="FILE", help=file)
     where.add_argument("--preset", metavar="NAME", help="a configuration that comes with the package, by name")
     if resume is not None:
         where.add_argument("--resume", metavar="SWEEP", help=resume)
