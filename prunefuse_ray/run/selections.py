@@ -152,11 +152,15 @@ def write_datasets(config: Config, ledger: Ledger, out: Place) -> int:
     first = list(itertools.islice(found, ROW_GROUP))  # before a file is begun: faults are said by now
     file, count = out / IMAGES / "train-00000-of-00001.parquet", 0
     file.fs.create_dir(file.parent.path, recursive=True)
-    with file.fs.open_output_stream(file.path) as stream, pq.ParquetWriter(stream, schema) as writer:
-        while some := first or list(itertools.islice(found, ROW_GROUP)):
-            rows = [{**one.figures, "image": _bytes(one.image), "label": label_of(one.label)} for one in some]
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-            count, first = count + len(rows), []
+    try:
+        with file.fs.open_output_stream(file.path) as stream, pq.ParquetWriter(stream, schema) as writer:
+            while some := first or list(itertools.islice(found, ROW_GROUP)):
+                rows = [{**one.figures, "image": _bytes(one.image), "label": label_of(one.label)} for one in some]
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                count, first = count + len(rows), []
+    except BaseException:
+        file.delete()  # it could be read, and would be taken for the whole
+        raise
     return count
 
 

@@ -14,8 +14,10 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.cli import main
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.data.survey import survey
+from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.run import loop, selections
 from prunefuse_ray.run.selections import datasets_schema, run_lengths
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks.multi_label import MULTI_LABEL
 from prunefuse_ray.tasks.regression import REGRESSION
 from prunefuse_ray.tasks.segmentation import SEGMENTATION, encoded
@@ -148,6 +150,22 @@ def test_run_lengths_begin_with_what_is_false(mask):
     counts = run_lengths(mask)
     flat = np.concatenate([np.full(n, i % 2 == 1) for i, n in enumerate(counts)])
     assert np.array_equal(flat.reshape(mask.shape, order="F"), mask)
+
+
+def test_an_export_that_fails_half_way_leaves_no_file(tmp_path, monkeypatch):
+    """A Parquet file is whole when it is closed: of a part nobody would know that there is more."""
+    one = selections.Selected(number=1, id="a", round=0, rank=0, score=None, label=0, image=b"", size=(1, 1))
+
+    def damaged(*_):
+        yield from [one] * 3
+        raise LedgerError("damaged")
+
+    monkeypatch.setattr(selections, "selections", damaged)
+    monkeypatch.setattr(selections, "seen_info", lambda *_: SimpleNamespace(classes=["a", "b"]))
+    monkeypatch.setattr(selections, "ROW_GROUP", 2)
+    with pytest.raises(LedgerError):
+        selections.write_datasets(cfg.Config(), None, Place.at(str(tmp_path)))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_what_cannot_be_exported_is_said(finished, tmp_path, capsys):
