@@ -188,6 +188,7 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
         if step.round < 0 and step.phase not in (PRETRAIN, SCORE):
             continue
         labels = config.selection.budgets[step.round] if step.round >= 0 else 0
+        learned = labels - round(labels * config.pool.validation_share)  # the others are held out
         samples, macs, seconds = 0, 0, 0.0
         match step.phase:
             case "label":
@@ -205,11 +206,11 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
                 seconds = macs / (3 * costs.proxy_macs * costs.proxy_trained_per_second)
                 stored += 4 * costs.parameters[0]
             case "train":
-                samples, macs = trained(config.training, labels, costs.proxy_macs)
+                samples, macs = trained(config.training, learned, costs.proxy_macs)
                 seconds = macs / (3 * costs.proxy_macs * costs.proxy_trained_per_second)
                 stored += 4 * costs.parameters[0]
             case "finetune":
-                samples, macs = trained(config.finetuning, labels, costs.dense_macs)
+                samples, macs = trained(config.finetuning, learned, costs.dense_macs)
                 seconds = macs / (3 * costs.dense_macs * costs.dense_trained_per_second)
                 stored += 4 * costs.parameters[1]
             case _:

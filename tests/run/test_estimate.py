@@ -103,6 +103,13 @@ def test_features_are_stored_where_the_selection_reads_them():
     assert more({"strategy": "margin", "initial": "typiclust"}) == 1_000 * 4 * 16
 
 
+def test_labels_that_are_held_out_are_not_trained_on():
+    held = CONFIG.model_copy(update={"pool": CONFIG.pool.model_copy(update={"validation_share": 0.5})})
+    found = estimate(held, INFO, COSTS, 1)
+    assert [p.samples for p in found.phases if p.phase in ("train", "finetune")] == [2 * 50, 2 * 100, 2 * 150, 3 * 150]
+    assert found.labels == labels_asked(CONFIG), "people give them all the same"
+
+
 def test_what_was_not_measured_is_said():
     config = config_from_tree({"workers": {"gpu": True, "count": [2, 4]}, "scoring": {"gpus": 1}})
     said = caveats(config, gpu=False)
