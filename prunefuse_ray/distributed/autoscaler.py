@@ -8,6 +8,7 @@ configuration of the autoscaler itself is read, where it lies: on the head node,
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,21 @@ HEAD = "node:__internal_head__"
 """The resource that only the head node has, even where it has no CPUs."""
 
 KUBERNETES_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def units_of(has_cpus: float, has_gpus: float, cpus: float, gpus: float) -> int:
+    """How many units of `cpus` and `gpus` a machine holds. A share of a GPU is one of a single GPU: two GPUs hold two
+    of 0.6 and no third one."""
+    by_cpu = int(has_cpus // cpus)
+    if not gpus:
+        return by_cpu
+    by_gpu = int(has_gpus) * times(1, gpus) if gpus < 1 else int(has_gpus // gpus)
+    return min(by_cpu, by_gpu)
+
+
+def times(there: float, share: float) -> int:
+    """How often a share of GPUs is there. Ray counts in ten thousandths; floating point has 1 // 0.1 = 9."""
+    return math.floor(there / share + 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +69,7 @@ class Autoscaler:
         """
 
         def per_machine(kind: NodeType) -> int:
-            by_cpu = int(kind.cpus // cpus)
-            return min(by_cpu, int(kind.gpus // gpus)) if gpus else by_cpu
+            return units_of(kind.cpus, kind.gpus, cpus, gpus)
 
         left, units, total = self.most, 0, 0.0
         for kind in sorted(self.node_types, key=per_machine, reverse=True):

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ import ray.data
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import interrupts, progress
-from prunefuse_ray.distributed.autoscaler import ROLE, Autoscaler, autoscaler
+from prunefuse_ray.distributed.autoscaler import ROLE, Autoscaler, autoscaler, times, units_of
 from prunefuse_ray.errors import PlanError
 from prunefuse_ray.networks.backends import AUTO, BACKENDS
 
@@ -44,6 +44,15 @@ so small a step, and costs several times the step whenever another process takes
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine:
+    """One node of the cluster."""
+
+    cpus: float
+    gpus: float
+    role: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """The cluster as it is now."""
 
@@ -54,6 +63,8 @@ class Resources:
     """One node, which is this one: training may run inside the driver."""
     roles: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """CPUs and GPUs of the nodes that carry the label ROLE, by its value."""
+    machines: tuple[Machine, ...] = ()
+    """What actors and workers have to fit, each of them whole; none: one machine, which is all there is."""
     autoscaler: Autoscaler | None = None
     """What the cluster may grow to; None where it stays as it is."""
     cores: int = 0
@@ -78,6 +89,21 @@ class Resources:
         """For people: of a single machine its cores, where its own Ray has STREAM_CPUS more."""
         cpus = min(self.cpus, self.cores or cores()) if self.in_process else self.cpus
         return {"nodes": self.nodes, "cpus": cpus, "gpus": self.gpus}
+
+    def holds(self, cpus: float, gpus: float, takes: Callable[[str], bool] = lambda _: True) -> float:
+        """How many units of `cpus` and `gpus` the machines hold, whose role it `takes`; `part` leaves it as it is.
+        Between two machines no unit is shared: CPUs that are enough together may hold none."""
+        if not self.machines:
+            return math.inf
+        return sum(units_of(m.cpus, m.gpus, cpus, gpus) for m in self.machines if takes(m.role))
+
+    @property
+    def largest(self) -> str:
+        """The rest of a refusal's numbers, where there are several machines."""
+        if len(self.machines) < 2:
+            return ""
+        cpus, gpus = max(m.cpus for m in self.machines), max(m.gpus for m in self.machines)
+        return f" on {len(self.machines)} machines of at most {cpus:g} CPUs and {gpus:g} GPUs each"
 
     def has_role(self, role: str) -> bool:
         """Whether there are machines with this label, or could be."""
@@ -209,6 +235,14 @@ def observe() -> Resources:
         if (role := (node.get("Labels") or {}).get(ROLE)) is not None:
             cpus, gpus = roles.get(role, (0.0, 0.0))
             roles[role] = (cpus + node["Resources"].get("CPU", 0.0), gpus + node["Resources"].get("GPU", 0.0))
+    machines = tuple(
+        Machine(
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            role=(node.get("Labels") or {}).get(ROLE, ""),
+        )
+        for node in nodes
+    )
     return Resources(
         nodes=len(nodes),
         cpus=total.get("CPU", 0.0),
@@ -216,6 +250,7 @@ def observe() -> Resources:
         # A head that declares no CPUs is not to be worked on, even where it is alone.
         in_process=len(nodes) == 1 and nodes[0]["NodeID"] == here and total.get("CPU", 0.0) > 0,
         roles=roles,
+        machines=machines,
         autoscaler=autoscaler(),
     )
 
@@ -235,13 +270,15 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float 
     """
     if scoring.backend != AUTO and (lacks := BACKENDS[scoring.backend].lacks()):
         raise PlanError(f"scoring.backend: {lacks}")
+    labeled = has.has_role("scoring")
     by_cpu = int((has.cpus - STREAM_CPUS) // scoring.cpus)
-    fits = min(by_cpu, int(has.gpus // scoring.gpus)) if scoring.gpus else by_cpu
+    together = min(by_cpu, times(has.gpus, scoring.gpus)) if scoring.gpus else by_cpu
+    fits = int(min(together, has.holds(scoring.cpus, scoring.gpus, lambda role: not labeled or role != "head")))
     could = max(fits, _actors_when_grown(scoring, has.autoscaler))
     smallest, largest = scoring.actors or (1, max(1, min(could, math.ceil(macs / MACS_WORTH_AN_ACTOR))))
     needed = (
         f"scoring.actors: {smallest} actors of {scoring.cpus} CPUs and {scoring.gpus:g} GPUs, with {STREAM_CPUS} "
-        f"CPUs for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs"
+        f"CPUs for reading and writing, do not fit {has.cpus:g} CPUs and {has.gpus:g} GPUs{has.largest}"
     )
     if smallest > could:
         raise PlanError(
@@ -257,7 +294,7 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float 
         here=_here(scoring, has, small),
         threads=max(1, (has.cores or cores()) // scoring.cpus),
         alone=has.in_process and not scoring.gpus,
-        labeled=has.has_role("scoring"),
+        labeled=labeled,
         waits=f"{needed} yet; waiting for the autoscaler" if smallest > fits else None,
     )
 
@@ -318,12 +355,15 @@ def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
         return plan
     labeled = has.has_role("training")
     cpus, gpus = has.roles.get("training", (0.0, 0.0)) if labeled else (has.cpus, has.gpus)
-    fits = not (smallest * workers.cpus > cpus or (workers.gpu and smallest > gpus))
+    together = not (smallest * workers.cpus > cpus or (workers.gpu and smallest > gpus))
+    held = has.holds(workers.cpus, 1 if workers.gpu else 0, lambda role: not labeled or role == "training")
+    fits = together and smallest <= held
     roles = ("training",) if labeled else ()
     could = has.autoscaler.units(workers.cpus, 1 if workers.gpu else 0, roles)[0] if has.autoscaler else 0
     needed = (
         f"workers.count: {smallest} workers of {workers.cpus} CPUs{' and a GPU' if workers.gpu else ''} do not fit "
         f"{cpus:g} CPUs and {gpus:g} GPUs{f' of the nodes with the label {ROLE}=training' if labeled else ''}"
+        f"{has.largest}"
     )
     if not fits and smallest > could:
         raise PlanError(

@@ -1,5 +1,6 @@
 """Decisions about actors and workers: pure functions of the cluster's numbers."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from prunefuse_ray.distributed.autoscaler import Autoscaler, NodeType
 from prunefuse_ray.distributed.resources import (
     MACS_WORTH_AN_ACTOR,
     STREAM_CPUS,
+    Machine,
     Resources,
     beside_decoding,
     cores,
@@ -80,6 +82,52 @@ def test_a_pass_that_decodes_leaves_cpus_for_it():
 def test_a_plan_that_would_stand_still_is_refused_with_its_numbers(scoring, has):
     with pytest.raises(PlanError, match=rf"scoring\.actors: .* do not fit {has.cpus:g} CPUs and 0 GPUs"):
         plan_scoring(Scoring(**scoring), has, MUCH)
+
+
+def machines(*cpus, gpus=0, role=""):
+    return tuple(Machine(cpus=n, gpus=gpus, role=role) for n in cpus)
+
+
+def test_what_fits_no_single_machine_is_refused_however_many_there_are():
+    """Ray would wait for ever for a machine that holds one actor, or one worker, whole."""
+    small = cluster(16, nodes=8, in_process=False, machines=machines(*[2] * 8))
+    with pytest.raises(PlanError, match=r"actors of 4 CPUs .* do not fit 16 CPUs .* 8 machines of at most 2 CPUs"):
+        plan_scoring(Scoring(cpus=4), small, MUCH)
+    with pytest.raises(PlanError, match=r"1 workers of 4 CPUs do not fit 16 CPUs .* 8 machines of at most 2 CPUs"):
+        plan_training(Workers(cpus=4), small)
+    assert plan_scoring(Scoring(cpus=2), small, MUCH).max_actors == 7
+    assert plan_training(Workers(cpus=2), small).workers == (1, 1)
+    mixed = cluster(9, nodes=2, in_process=False, machines=machines(4, 5))
+    assert plan_scoring(Scoring(cpus=3), mixed, MUCH).max_actors == 2
+    apart = cluster(12, gpus=2, nodes=2, in_process=False, machines=(*machines(8), *machines(4, gpus=2)))
+    with pytest.raises(PlanError, match=r"2 workers of 4 CPUs and a GPU do not fit"):
+        plan_training(Workers(count=(2, 2), cpus=4, gpu=True), apart)
+
+
+def test_machines_that_are_not_worked_on_hold_nothing():
+    by_role = {"head": (8, 0), "scoring": (2, 0), "training": (2, 0)}
+    kinds = (*machines(8, role="head"), *machines(2, role="scoring"), *machines(2, role="training"))
+    has = cluster(12, nodes=3, in_process=False, roles=by_role, machines=kinds)
+    with pytest.raises(PlanError, match="actors of 4 CPUs"):
+        plan_scoring(Scoring(cpus=4), has, MUCH)
+    with pytest.raises(PlanError, match="1 workers of 4 CPUs do not fit 2 CPUs"):
+        plan_training(Workers(cpus=4), has)
+    grown = Autoscaler(node_types=(NodeType(cpus=8, gpus=0, most=2, role="scoring"),), most=2)
+    waiting = plan_scoring(Scoring(cpus=4), dataclasses.replace(has, autoscaler=grown), MUCH)
+    assert "waiting for the autoscaler" in waiting.waits
+
+
+@pytest.mark.parametrize(
+    ("share", "gpus", "actors"), [(0.1, 1, 10), (0.2, 1, 5), (0.05, 1, 20), (0.3, 2, 6), (0.6, 2, 2), (2, 3, 1)]
+)
+def test_shares_of_gpus_are_counted_as_ray_does(share, gpus, actors):
+    """Each share is one of a single GPU, and ten tenths are one, which they are not in floating point."""
+    has = cluster(66, gpus, machines=machines(66, gpus=gpus))
+    assert plan_scoring(Scoring(gpus=share, actors=(actors, actors)), has, MUCH).max_actors == actors
+    with pytest.raises(PlanError):
+        plan_scoring(Scoring(gpus=share, actors=(actors + 1, actors + 1)), has, MUCH)
+    grows = Autoscaler(node_types=(NodeType(cpus=66, gpus=gpus, most=1),), most=1)
+    assert plan_scoring(Scoring(gpus=share), cluster(0, in_process=False, autoscaler=grows), MUCH).max_actors == actors
 
 
 def test_small_steps_are_not_spread_over_threads():
