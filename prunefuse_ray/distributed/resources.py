@@ -255,6 +255,11 @@ def observe() -> Resources:
     )
 
 
+def cpus_now() -> float:
+    """CPUs of the cluster at this moment: an autoscaler may have brought most of them since the run began."""
+    return ray.cluster_resources().get("CPU", 0.0) if ray.is_initialized() else 0.0
+
+
 def training_threads(macs_per_step: float, cores_: int) -> int:
     """Threads of a training inside the driver."""
     return cores_ if macs_per_step >= MACS_WORTH_THREADS else 1

@@ -360,3 +360,15 @@ def test_samples_that_do_not_keep_the_distance_are_told_of(monkeypatch, caplog, 
     found = select._select(context, Step(0, "score"), plan, None, scores, None)
     assert found == ("the selected", {"closer_than_min_distance": close})
     assert [r.message[: len(said[0])] for r in caplog.records if "min_distance" in r.message] == said
+
+
+@pytest.mark.parametrize(("began", "now", "spread"), [(0, 480, 480), (7, 487, 487), (16, 2, 16)])
+def test_features_are_spread_over_machines_that_have_come_since_the_run_began(monkeypatch, began, now, spread):
+    """A cluster whose autoscaler starts from a head without CPUs would hold all of them in one actor."""
+    asked = []
+    monkeypatch.setattr(select, "cpus_now", lambda: now)
+    monkeypatch.setattr(select, "select_apart", lambda *given: (asked.append(given[-1]), 0))
+    config = config_from_tree({"selection": {"min_distance": 2.5}})
+    context = SimpleNamespace(config=config, has=SimpleNamespace(cpus=began), ledger=SimpleNamespace(root=None))
+    select._select(context, Step(0, "score"), select.Plan(kind="apart", k=8), None, SimpleNamespace(paths=()), None)
+    assert asked == [spread]

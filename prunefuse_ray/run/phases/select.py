@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from prunefuse_ray.acquisition import Chance, Strategy
 from prunefuse_ray.config import Config
+from prunefuse_ray.distributed.resources import cpus_now
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.method.steps import SCORE, SELECT, Step, to_select
 from prunefuse_ray.run.context import TEST_IDS, Done, RunContext, too_few, without
@@ -134,7 +135,8 @@ def _select(
     context: RunContext, scored: Step, plan: Plan, strategy: Strategy, scores: Files, labeled: Files | None
 ) -> tuple[pa.Table, Mapping[str, Any]]:
     """The samples that a strategy selects from score files, and figures about them."""
-    selection, cpus, root = context.config.selection, context.has.cpus, context.ledger.root
+    selection, root = context.config.selection, context.ledger.root
+    cpus = max(context.has.cpus, cpus_now())  # those that came to score hold the features, too
     paths = list(scores.paths)
     match plan.kind:
         case "set":
