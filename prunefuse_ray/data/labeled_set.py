@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -53,13 +54,19 @@ def sample_bytes(samples: int, form: Form) -> int:
 
 
 def load_samples(
-    source: Source, form: Form, labels: pa.Table | None = None, file: Path | None = None, fill: bool = True
+    source: Source,
+    form: Form,
+    labels: pa.Table | None = None,
+    file: Path | None = None,
+    fill: bool = True,
+    mapped: Callable[[], None] = lambda: None,
 ) -> Samples:
     """The decoded samples of `source` that have a label, in `labels` (id, label) or else in the source's own column.
 
     Args:
         file: on this node's disk, to hold the decoded values in place of memory.
-        fill: write that file; False where another process has done so, and this one only maps it.
+        fill: make and write that file; False where another process does so, and this one only maps it.
+        mapped: called once this process has mapped it, before it writes anything: from then on it needs no name.
 
     Raises:
         PoolError: a sample that cannot be read, a label without its sample, or too little room on the disk.
@@ -67,6 +74,7 @@ def load_samples(
     ids, labels_N = _in_order(own_labels(source) if labels is None else labels, TASKS[source.task], form)
     shape = (len(ids), *form.shape)
     values_N = np.zeros(shape, np.uint8) if file is None else _map(file, shape, fill)
+    mapped()
     if file is None or fill:
         found_N, wanted = np.zeros(len(ids), bool), IdSet.of(ids)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
@@ -158,7 +166,7 @@ def _map(file: Path, shape: tuple[int, ...], fill: bool) -> npt.NDArray[np.uint8
     if fill:
         size = math.prod(shape)
         try:
-            with file.open("wb") as made:
+            with open(file, "wb", opener=_for_its_owner) as made:
                 os.posix_fallocate(made.fileno(), 0, size)  # now, and not as a SIGBUS in mid-training
         except OSError as error:
             file.unlink(missing_ok=True)
@@ -168,6 +176,10 @@ def _map(file: Path, shape: tuple[int, ...], fill: bool) -> npt.NDArray[np.uint8
             ) from error
     # Writable also for those who only read: a tensor cannot be made of a read-only array.
     return np.memmap(file, np.uint8, mode="r+", shape=shape)
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 _test_sets: list[tuple[Any, Samples]] = []

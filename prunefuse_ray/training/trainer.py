@@ -235,12 +235,20 @@ def _load(job: TrainingJob, file: str | None, local_rank: int) -> Samples:
     if file is None:
         return load_samples(job.samples, job.training_form, job.labels)
     path = Path(tempfile.gettempdir()) / file
-    first = load_samples(job.samples, job.training_form, job.labels, path) if local_rank == 0 else None
-    ray.train.collective.barrier()
-    samples = first or load_samples(job.samples, job.training_form, job.labels, path, fill=False)
-    ray.train.collective.barrier()
+
+    def nameless() -> None:
+        """All map it before it is filled, which takes long: a process that is killed then leaves nothing behind."""
+        for _ in ("it is there", "all have mapped it"):
+            ray.train.collective.barrier()
+        path.unlink()
+
     if local_rank == 0:
-        path.unlink()  # all have mapped it: it lasts as long as they do, and nothing is left behind
+        samples = load_samples(job.samples, job.training_form, job.labels, path, mapped=nameless)
+    else:
+        ray.train.collective.barrier()
+        samples = load_samples(job.samples, job.training_form, job.labels, path, fill=False)
+        ray.train.collective.barrier()
+    ray.train.collective.barrier()  # it is filled
     return samples
 
 

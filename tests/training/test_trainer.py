@@ -11,6 +11,7 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.config.networks import Distillation
 from prunefuse_ray.config.training import Recipe
+from prunefuse_ray.data import labeled_set
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import Samples
 from prunefuse_ray.data.pool import Source
@@ -187,6 +188,27 @@ def test_a_set_too_large_for_memory_trains_to_the_same_weights(data, tmp_path, l
     on_disk = train(job(data), dataclasses.replace(plan, sample_bytes=0), Place.at(str(tmp_path / "on-disk")))
     torch.testing.assert_close(weights(on_disk), weights(held), atol=0 if workers == (0, 0) else 1e-4, rtol=0)
     assert not list(tmp_path.glob("prunefuse-*")), "the decoded samples were left behind"
+
+
+def test_a_worker_that_dies_while_samples_are_decoded_leaves_no_file_of_them(data, tmp_path, monkeypatch):
+    """They may be gigabytes, and in a folder that others can look into."""
+    seen = []
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    def barrier():
+        found = [file.stat() for file in tmp_path.glob("prunefuse-*")]
+        seen.append([(told.st_mode & 0o777, told.st_size > 0) for told in found])
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(trainer.ray.train.collective, "barrier", barrier)
+    monkeypatch.setattr(labeled_set, "_fill", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer._load(job(data), "prunefuse-samples", 0)
+    assert seen == [[(0o600, True)]] * 2, "the other workers map it meanwhile"
+    assert not list(tmp_path.glob("prunefuse-*"))
 
 
 def test_distillation_pulls_towards_the_teacher(data, tmp_path):
