@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 import webbrowser
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunefuse_ray import interrupts, progress
@@ -56,21 +58,23 @@ def main(argv: Sequence[str]) -> int:
             "write labels.csv"
         )
     page = PageServer(config.run.name, port=mine.port)
-    follower = Follower(ledger, config, page, None if mine.no_run else starter(config))
-    page.again = follower.again
     console.print(f"label in the browser: {page.address}")
     console.print("(only from this machine; whoever has the address may label. Ctrl-C ends it: labels are saved)")
     if mine.open:
         webbrowser.open(page.address)
     progress.tell(doing="while people were labeling")
-    try:
-        while follower.look() != "finish":
-            interrupts.check()  # a signal that came where its exception was lost, as in a callback of an import
-            time.sleep(LOOKS_EVERY)
-        time.sleep(3.0)  # open pages ask once more, and say that the run is finished
-    finally:
-        follower.end()
-        page.close()
+    with tempfile.TemporaryDirectory(prefix="prunefuse-label-", ignore_cleanup_errors=True) as folder:
+        start = None if mine.no_run else starter(config, Path(folder))
+        follower = Follower(ledger, config, page, start)
+        page.again = follower.again
+        try:
+            while follower.look() != "finish":
+                interrupts.check()  # a signal that came where its exception was lost, as in a callback of an import
+                time.sleep(LOOKS_EVERY)
+            time.sleep(3.0)  # open pages ask once more, and say that the run is finished
+        finally:
+            follower.end()
+            page.close()
     return 0
 
 

@@ -6,9 +6,9 @@ moment, and people may write label files beside it.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from prunefuse_ray import annotation
+from prunefuse_ray import annotation, interrupts
 from prunefuse_ray.annotation.page import Desk, PageServer, Status
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import to_tree
@@ -29,6 +29,8 @@ from prunefuse_ray.run.ledger import Ledger
 LOOKS_EVERY = 0.5
 SECOND_THOUGHTS = 4.0
 """Seconds after the last label in which it can still be taken back, before the run is started."""
+TIDIES_UP = 12.0
+"""Seconds in which a run that got a SIGTERM has ended (`run/supervisor.py`)."""
 
 Act = Literal["ask", "wait", "start", "stop", "finish"]
 
@@ -113,8 +115,14 @@ class Follower:
         self._ended = None
 
     def end(self) -> None:
-        """Wait for the process that was started from here: a signal of the terminal has come to it, too."""
+        """Wait for the process that was started from here. A signal of the terminal, or to all processes of a service,
+        has come to it, too; one to this process alone is passed on, or the wait would last as long as the run."""
         if self.child is not None:
+            if interrupts.requested() and interrupts.exit_code() == interrupts.EXIT_CODES[signal.SIGTERM]:
+                try:
+                    self.child.wait(TIDIES_UP)
+                except subprocess.TimeoutExpired:
+                    self.child.terminate()
             self.child.wait()
         if self._desk is not None:
             self._desk.close()
@@ -178,13 +186,12 @@ class Follower:
                 self.page.show(None, Status(state="running", message=said))
 
 
-def starter(config: Config) -> Callable[[], subprocess.Popen]:
-    """Starts `prunefuse run` for this configuration, as a process of its own that outlives this one."""
+def starter(config: Config, folder: Path) -> Callable[[], subprocess.Popen]:
+    """Starts `prunefuse run` for this configuration, as a process of its own that outlives this one.
 
-    def start() -> subprocess.Popen:
-        file = Path(tempfile.mkdtemp(prefix="prunefuse-label-")) / "config.yaml"
-        file.write_text(yaml.safe_dump(to_tree(config), sort_keys=False), encoding="utf-8")
-        command = [sys.executable, "-m", "prunefuse_ray", "run", "--config", str(file)]
-        return subprocess.Popen(command)
-
-    return start
+    Args:
+        folder: where the configuration is written down, for as long as there may be such a process.
+    """
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(to_tree(config), sort_keys=False), encoding="utf-8")
+    return lambda: subprocess.Popen([sys.executable, "-m", "prunefuse_ray", "run", "--config", str(file)])

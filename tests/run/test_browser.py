@@ -6,15 +6,20 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from prunefuse_ray import interrupts
 from prunefuse_ray.annotation.page import PageServer
 from prunefuse_ray.cli import main
+from prunefuse_ray.commands import label
 from prunefuse_ray.errors import LabelsWaiting
 from prunefuse_ray.run import browser, loop
 from prunefuse_ray.run.browser import Follower, Seen, decide
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.storage import Place
 from tests.run.test_labeling import config_for, labels_of, unlabeled  # noqa: F401 (a fixture)
 from tests.support import ROOT
 from tests.support.annotators import CLASSES, truth
@@ -135,3 +140,38 @@ def _json(host, method, path, headers, body=None):
     content = json.loads(answer.read())
     assert answer.status == 200, content
     return content
+
+
+def test_the_file_that_a_run_is_started_by_goes_with_the_command(tmp_path, monkeypatch, capsys):
+    """Its folder is the command's own, and every round starts the run by the same one."""
+    started = []
+
+    class Looking:
+        def __init__(self, ledger, config, page, start):
+            self.start, self.again = start, None
+
+        def look(self):
+            started.extend(self.start() for _ in range(2))
+            return "finish"
+
+        def end(self):
+            assert "annotation" in Path(started[0][-1]).read_text()
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(browser, "Follower", Looking)
+    monkeypatch.setattr(browser.subprocess, "Popen", lambda command: command)
+    monkeypatch.setattr(label.time, "sleep", lambda _: None)
+    assert main(["label", "--preset", "digits", "--annotation.kind", "files"]) == 0
+    assert started[0] == started[1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0), (None, 0)])
+def test_a_signal_to_the_command_alone_reaches_the_run_that_it_started(tmp_path, monkeypatch, number, code):
+    """Else it would wait for hours, for the end of the run. Ctrl-C comes to both of them from the terminal."""
+    monkeypatch.setattr(browser, "TIDIES_UP", 0.2)
+    monkeypatch.setattr(interrupts._State, "requested", number)
+    follower = Follower(Ledger(Place.at(str(tmp_path))), None, None, None)
+    follower.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
+    follower.end()
+    assert follower.child.returncode == code
