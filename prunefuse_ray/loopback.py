@@ -1,9 +1,10 @@
 """Pages over HTTP on the loopback interface alone: the labeling page, the live report.
 
 Who may ask: a browser that was given the token, by the address that the command prints; from then on it stands in a
-cookie, and no longer in the address. Requests whose `Host` is no name of this machine's loopback are refused (DNS
-rebinding), and those that change something have to come from the page itself (`Origin`, JSON). Nothing but the page's
-own files may run in it (Content-Security-Policy).
+cookie, and no longer in the address. A browser that the command opens itself is given a token for one visit: every user
+of the machine can read the address in the list of processes. Requests whose `Host` is no name of this machine's
+loopback are refused (DNS rebinding), and those that change something have to come from the page itself (`Origin`,
+JSON). Nothing but the page's own files may run in it (Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import secrets
 import sys
 import threading
+import webbrowser
 from collections.abc import Callable
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
@@ -69,6 +71,7 @@ class LoopbackServer:
             port: 0: any that is free.
         """
         self.token = secrets.token_urlsafe(24)
+        self._visits: set[str] = set()
         if not 0 <= port < 2**16:
             raise ConfigError(f"--port {port}: give a number from 0 (any that is free) to 65535")
         try:
@@ -87,6 +90,22 @@ class LoopbackServer:
     def address(self) -> str:
         """With the token: to be given to whoever may see the page."""
         return f"http://127.0.0.1:{self.port}/?token={self.token}"
+
+    def open(self) -> None:
+        """Open the page in a browser of this machine."""
+        visit = secrets.token_urlsafe(24)
+        self._visits.add(visit)
+        webbrowser.open(f"http://127.0.0.1:{self.port}/?token={visit}")
+
+    def admits(self, token: str) -> bool:
+        """Whether who shows this token may see the page; one for a visit is used up by that."""
+        if _same(token, self.token):
+            return True
+        try:
+            self._visits.remove(token)
+        except KeyError:
+            return False
+        return True
 
     @property
     def cookie(self) -> str:
@@ -133,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         page = self.server.page
         if "token" in query:
-            if not _same(query["token"], page.token):
+            if not self._known() and not page.admits(query["token"]):
                 raise Refused(HTTPStatus.FORBIDDEN, "this is not the token of this page")
             self.send_response(HTTPStatus.SEE_OTHER)
             self._headers({
@@ -186,13 +205,17 @@ class _Handler(BaseHTTPRequestHandler):
             said = disk_trouble(error) or f"{type(error).__name__}: {error}"
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, *as_json({"error": said}))
 
-    def _check_cookie(self) -> None:
+    def _known(self) -> bool:
+        """Whether the browser has the cookie."""
         page = self.server.page
         try:
             found = SimpleCookie(self.headers.get("Cookie", "")).get(page.cookie)
         except CookieError:
             found = None
-        if found is None or not _same(found.value, page.token):
+        return found is not None and _same(found.value, page.token)
+
+    def _check_cookie(self) -> None:
+        if not self._known():
             raise Refused(HTTPStatus.UNAUTHORIZED, "open the address that the command printed, with its token")
 
     def _send(self, status: HTTPStatus, media: str, body: bytes) -> None:

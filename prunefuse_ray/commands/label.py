@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"label in the browser: {page.address}")
     console.print("(only from this machine; whoever has the address may label. Ctrl-C ends it: labels are saved)")
     if mine.open:
-        webbrowser.open(page.address)
+        page.open()
     progress.tell(doing="while people were labeling")
     with tempfile.TemporaryDirectory(prefix="prunefuse-label-", ignore_cleanup_errors=True) as folder:
         start = None if mine.no_run else starter(config, Path(folder))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import webbrowser
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -69,7 +68,7 @@ def _serve(place: Place, port: int, opened: bool) -> int:
     console.print(f"the run in the browser: {page.address}")
     console.print("(only from this machine, or through a forwarded port; Ctrl-C ends the page, not the run)")
     if opened:
-        webbrowser.open(page.address)
+        page.open()
     try:
         while True:
             interrupts.check()  # a signal that came where its exception was lost

@@ -8,6 +8,7 @@ import urllib.parse
 import pyarrow as pa
 import pytest
 
+from prunefuse_ray import loopback
 from prunefuse_ray.annotation import Files, Take, Wait, decide
 from prunefuse_ray.annotation.page import Desk, PageServer, Status
 from prunefuse_ray.annotation.page.desk import checked_name, page_file
@@ -227,6 +228,22 @@ def test_the_token_opens_the_page_and_leaves_its_address(page):
     assert {"HttpOnly", "SameSite=Strict"} <= {part.strip() for part in cookie.split(";")}
     assert stranger.get("/", Cookie=cookie.partition(";")[0])[0] == 200
     assert stranger.get("/", Cookie=f"{page.cookie}=wrong")[0] == 401
+
+
+def test_the_address_that_a_browser_is_opened_with_is_good_for_one_visit(page, monkeypatch):
+    """It stands in the list of processes, which everybody on the machine can read."""
+    opened = []
+    monkeypatch.setattr(loopback.webbrowser, "open", opened.append)
+    page.open()
+    assert page.token not in opened[0]
+    first, other = Client(page, cookie=False), Client(page, cookie=False)
+    path = opened[0].removeprefix(f"http://127.0.0.1:{page.port}")
+    answer, _ = first.ask("GET", path)
+    assert answer.status == 303
+    cookie = answer.getheader("Set-Cookie").partition(";")[0]
+    assert first.get("/", Cookie=cookie)[0] == 200
+    assert first.ask("GET", path, Cookie=cookie)[0].status == 303, "a browser that asks twice"
+    assert other.get(path)[0] == 403
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "0.0.0.0"])
