@@ -448,7 +448,9 @@ def _fit(
 ) -> None:
     """Hand the trials to Tune."""
     resources, task = placement(ray.nodes())
-    desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(_already_done(root, trials_of(sweep, root)))
+    # With Tune's actors on the head: elsewhere it would go with a spot machine, and every trial lose a try by that.
+    lasting = ray.remote(num_cpus=0, resources=resources, max_restarts=-1, max_task_retries=-1)(Desk)
+    desk = lasting.remote(_already_done(root, trials_of(sweep, root)))
     configs = {t.name: to_tree(t.config) for t in ordered}
     job = TrialJob(root=root, configs=configs, sweep=to_tree(sweep), runs=at_once, directory=os.getcwd())
     for trial in ordered:

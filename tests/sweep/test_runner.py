@@ -90,6 +90,24 @@ def test_a_desk_hands_out_each_step_once():
     assert desk.claim("l", "c") == ("work", "c"), "nobody waits for a trial that has ended"
 
 
+def test_the_desk_stands_where_no_machine_is_taken_away(monkeypatch, tmp_path):
+    """Where it is lost, every trial fails that asks it meanwhile."""
+
+    class AskedError(Exception):
+        pass
+
+    def asked(**options):
+        raise AskedError(options)
+
+    monkeypatch.setattr(sweeping.ray, "nodes", list)
+    monkeypatch.setattr(sweeping.ray, "remote", asked)
+    with pytest.raises(AskedError) as found:
+        sweeping._fit(sweep_from_tree({}), Place.at(str(tmp_path)), [], None, 1, lambda *_: None, [])
+    (options,) = found.value.args
+    assert options["resources"] == placement([])[0]
+    assert (options["max_restarts"], options["max_task_retries"]) == (-1, -1)
+
+
 def has(cpus, gpus=0.0, nodes=1, cores=2):
     return Resources(nodes=nodes, cpus=cpus, gpus=gpus, in_process=nodes == 1, cores=cores if nodes == 1 else 0)
 
