@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one clear end, at a moment when nothing is lost."""
+"""Ctrl-C, SIGTERM and a terminal that was closed: one clear end, at a moment when nothing is lost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def handled() -> tuple[signal.Signals, ...]:
+    """The signals that end a command. A closed terminal (SIGHUP) ends it as a SIGTERM does, unless it is to outlast
+    that (nohup)."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return (*EXIT_CODES, *(() if ignored else (signal.SIGHUP,)))
+
+
+def meant(number: int) -> int:
+    """The one of EXIT_CODES that a signal stands for."""
+    return signal.SIGTERM if number == signal.SIGHUP else number
 
 
 class Interrupted(KeyboardInterrupt):
@@ -32,7 +44,7 @@ def install() -> None:
     """Let the signals raise Interrupted in the main thread; in another thread it does nothing."""
     if threading.current_thread() is threading.main_thread():
         _State.installed = True
-        for number in EXIT_CODES:
+        for number in handled():
             signal.signal(number, _handle)
 
 
@@ -43,7 +55,7 @@ def reinstall() -> None:
 
 
 def _handle(number: int, _: FrameType | None) -> None:
-    again = _State.requested is not None
+    again, number = _State.requested is not None, meant(number)
     _State.requested = number
     if again or not _State.deferred:
         raise Interrupted(number)

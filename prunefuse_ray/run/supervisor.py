@@ -6,6 +6,7 @@ carries them out. What the driver was at it learns from `prunefuse_ray.progress`
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from prunefuse_ray.interrupts import EXIT_CODES
+from prunefuse_ray.interrupts import EXIT_CODES, handled, meant
 from prunefuse_ray.progress import Told
 from prunefuse_ray.run.processes import Process, adopt_orphans, descendants, kill_all, reap
 
@@ -238,11 +239,12 @@ def supervise() -> int:
 
 
 def say(line: str) -> None:
-    """A line on the terminal, where the driver may have left its cursor hidden."""
-    if sys.stdout.isatty():
-        sys.stdout.write("\r\x1b[2K\x1b[?25h")
-        sys.stdout.flush()
-    print(line, file=sys.stderr, flush=True)
+    """A line on the terminal, where the driver may have left its cursor hidden; nothing where it was closed."""
+    with suppress(OSError):
+        if sys.stdout.isatty():
+            sys.stdout.write("\r\x1b[2K\x1b[?25h")
+            sys.stdout.flush()
+        print(line, file=sys.stderr, flush=True)
 
 
 def _interrupted(number: int, told: Told, folder: Folder) -> int:
@@ -254,27 +256,36 @@ def _interrupted(number: int, told: Told, folder: Folder) -> int:
 
 
 class _Signals:
-    """SIGINT and SIGTERM as they come in."""
+    """SIGINT and SIGTERM, and what stands for one, as they come in."""
 
     def __init__(self) -> None:
         self.first: int | None = None
         self.count = 0
-        for number in EXIT_CODES:
+        for number in handled():
             signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.first = self.first or number
+        self.first = self.first or meant(number)
         self.count += 1
 
 
+OWNED = "owned"
+"""In a command's folder, unless it is kept on purpose; locked for as long as the command, or its driver, lives."""
+
+
 class Folder:
-    """A folder of this user's alone: Ray's files of this command, and what its C++ libraries write to fd 2."""
+    """A folder of this user's alone: Ray's files of this command, and what its C++ libraries write to fd 2. Those of
+    commands that were killed on this machine, and could not remove them, go with the next one."""
 
     def __init__(self) -> None:
         base = tempfile.gettempdir()
         if len(base) > 30:  # Ray's sockets lie below it, and the path of a socket has 107 characters at most
             base = "/tmp"
+        _remove_ownerless(Path(base))
         self.path = Path(tempfile.mkdtemp(prefix="prunefuse-", dir=base))
+        self.lock = (self.path / "being-made").open("w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        os.rename(self.lock.name, self.path / OWNED)
         self.log = self.path / "ray.log"
         self.log.touch(mode=0o600)
 
@@ -289,8 +300,20 @@ class Folder:
 
     def close(self, *, keep: bool) -> None:
         """Remove it, unless a message names it."""
-        if not keep:
+        if keep:
+            (self.path / OWNED).unlink(missing_ok=True)
+        else:
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _remove_ownerless(base: Path) -> None:
+    """Remove the folders of this user's commands that live no more."""
+    for folder in base.glob("prunefuse-*"):
+        with suppress(OSError):  # it is somebody's, or somebody else removes it
+            if folder.lstat().st_uid == os.getuid() and (folder / OWNED).exists():
+                with (folder / OWNED).open() as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Driver:
@@ -307,7 +330,7 @@ class Driver:
                 [sys.executable, *sys.orig_argv[1:]],
                 env=environment,
                 stderr=log,
-                pass_fds=(theirs, messages),
+                pass_fds=(theirs, messages, folder.lock.fileno()),
                 start_new_session=True,
             )
         os.close(theirs)

@@ -16,7 +16,7 @@ import pytest
 from prunefuse_ray.progress import Told
 from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import Process
-from prunefuse_ray.run.supervisor import End, Restart, Watch, _interrupted, decide, wanted
+from prunefuse_ray.run.supervisor import End, Folder, Restart, Watch, _interrupted, decide, wanted
 from tests.support.disturbed import (
     DIGITS,
     HUNG,
@@ -99,6 +99,48 @@ def test_a_signal_is_told_unless_the_driver_has_come_to_its_end(returned, code, 
     folder = SimpleNamespace(close=lambda *, keep: None)
     assert _interrupted(signal.SIGTERM, told(returned=returned), folder) == code
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(("set_", "ended"), [("SIG_DFL", 143), ("SIG_IGN", 0)])
+def test_a_closed_terminal_ends_a_command_in_order_unless_it_is_to_outlast_that(set_, ended):
+    """Else the supervisor would be gone, and all that Ray has written would stay."""
+    code = f"""
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.{set_})
+from prunefuse_ray import interrupts
+from prunefuse_ray.run.supervisor import _Signals
+signals = _Signals()
+os.kill(os.getpid(), signal.SIGHUP)
+assert signals.first == {signal.SIGTERM if ended else None}, signals.first
+interrupts.install()
+try:
+    os.kill(os.getpid(), signal.SIGHUP)
+except KeyboardInterrupt:
+    sys.exit(interrupts.exit_code())
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == ended
+
+
+def test_folders_of_commands_that_were_killed_go_with_the_next_one(tmp_path, monkeypatch):
+    """With all that Ray had spilled. Those of commands and drivers that live stay, and those that a message names."""
+    monkeypatch.setattr(supervisor.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(supervisor, "len", lambda _: 0, raising=False)  # pytest's folders are long
+    killed, kept, driven = Folder(), Folder(), Folder()
+    kept.close(keep=True)
+    kept.lock.close()
+    killed.lock.close()
+    child = subprocess.Popen(["sleep", "60"], pass_fds=(driven.lock.fileno(),))
+    driven.lock.close()
+    (tmp_path / "prunefuse-other").mkdir()
+    last = Folder()
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {kept.path.name, driven.path.name, last.path.name, "prunefuse-other"}
+    child.kill()
+    child.wait()
+    last.close(keep=False)
+    assert not last.path.exists()
+    Folder()
+    assert not driven.path.exists()
 
 
 def test_a_start_of_ray_is_tried_twice():
