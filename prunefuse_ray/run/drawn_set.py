@@ -22,7 +22,7 @@ from prunefuse_ray.run.class_counts import class_counts, without_labels
 from prunefuse_ray.run.context import KNOWN_TEST, TEST, TEST_CONTENTS, TEST_IDS, Done, RunContext, without
 from prunefuse_ray.run.labeling import TEST_SAMPLES
 from prunefuse_ray.schemas import HELD_OUT, arrow_type
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import table_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,6 @@ def _joined(context: RunContext, step: Step, labels: pa.Table) -> list:
         rows = pq.read_table(path, filesystem=root.fs)
         place = pc.index_in(rows["id"], value_set=labels["id"].combine_chunks().cast(rows["id"].type))
         rows = rows.append_column("label", labels["label"].combine_chunks().take(place))
-        target: Place = context.ledger.place(step, f"{TEST}/part-{number:05d}.parquet")
-        target.write_table(rows.filter(pc.is_valid(rows["label"])))
-        written.append(target.path)
+        file = table_bytes(rows.filter(pc.is_valid(rows["label"])))
+        written.append(context.ledger.write_file(f"{step.directory}/{TEST}/part-{number:05d}.parquet", file).path)
     return root.fs.get_file_info(written)

@@ -338,6 +338,7 @@ def _score(
     plan = plan_scoring(config.scoring, observe(), info.rows * macs, info.rows)
     what = ScorePass(
         root=ledger.root,
+        record=ledger.write_file,
         source=source,
         rows=info.rows,
         exclude=pa.array([], arrow_type(info.id_type)),

@@ -149,7 +149,14 @@ def call_rows(per_second: float, batch_size: int, sample_bytes: int) -> int:
 
 
 def choose(
-    root: Place, scoring: cfg.Scoring, network: Place, job: ScoringJob, plan: ScoringPlan, rows: int, macs: float
+    root: Place,
+    scoring: cfg.Scoring,
+    network: Place,
+    job: ScoringJob,
+    plan: ScoringPlan,
+    rows: int,
+    macs: float,
+    record: Callable[[str, bytes], object],
 ) -> ScoringJob:
     """The job with the arithmetic of its run: what the run directory says, or else what is fastest, which is noted
     there. Measured where the pool will be scored.
@@ -158,6 +165,7 @@ def choose(
         root: the run directory.
         rows: of one pass over the pool.
         macs: multiply-accumulates of that.
+        record: writes a file of this name there.
     """
     place = root / FILE
     if place.exists():
@@ -167,7 +175,7 @@ def choose(
     found = fastest(*asked) if little else _there(fastest, plan, *asked)
     for name, why in found["left_out"].items():
         logger.warning("scoring.backend auto goes without %s: %s", name, why)
-    place.write_bytes(sealed(found))
+    record(FILE, sealed(found))
     return Arithmetic(**found["chosen"]).of(job)
 
 

@@ -40,6 +40,8 @@ class ScorePass:
 
     root: Place
     """The directory that keeps by which backend its pool is scored (`backend_choice.choose`)."""
+    record: Callable[[str, bytes], object]
+    """Writes a file of this name there; refuses where another driver has taken over."""
     source: Source
     rows: int
     """Of the whole pool."""
@@ -81,7 +83,7 @@ def score(
     Raises:
         ScoreError: scores that are not finite, or another number of rows than the pool has. They were discarded.
     """
-    job = choose(what.root, scoring, what.network, job, plan, what.rows, what.rows * what.macs)
+    job = choose(what.root, scoring, what.network, job, plan, what.rows, what.rows * what.macs, what.record)
     started = time.perf_counter()
     written = write_scores(what, job, _with_decoding(what, job, plan))
     seconds = time.perf_counter() - started

@@ -9,9 +9,15 @@ import time
 import pytest
 from pyarrow._fs import _MockFileSystem
 
+from prunefuse_ray.config.scoring import Scoring
+from prunefuse_ray.data.images import ImageForm
+from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.run import lease
 from prunefuse_ray.run.lease import Lease
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.scoring.backend_choice import FILE, choose
+from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
 
 
@@ -84,6 +90,19 @@ def test_a_driver_that_was_taken_over_writes_nothing_more(root):
         first.put(root / "commit.json", b"after")
     assert (root / "commit.json").read_bytes() == b"before"
     heir.put(root / "commit.json", b"heir")
+
+
+def test_a_driver_that_was_taken_over_does_not_choose_how_its_heir_scores(root):
+    """It began to measure before it was suspended, and ends when the heir has scored a round."""
+    first, mine = killed(root), Ledger(root)
+    mine._lease = first
+    held(root).put(root / FILE, b"heir's")
+    here = ScoringPlan(min_actors=1, max_actors=1, cpus=1, gpus=0.0, here=True, alone=True)
+    form = ImageForm(height=8, width=8, channels=1)
+    job = ScoringJob(strategy="margin", form=form, batch_size=4, features=False, threads=1, gpu=False)
+    with pytest.raises(LedgerError, match="another process"):
+        choose(root / "not-looked-at", Scoring(), root, job, here, 100, 1.0, mine.write_file)
+    assert (root / FILE).read_bytes() == b"heir's"
 
 
 def test_a_write_that_was_under_way_when_the_lease_was_lost_is_refused(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from prunefuse_ray.config.scoring import Scoring
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.scoring import backend_choice
 from prunefuse_ray.scoring.backend_choice import (
     MACS_WORTH_MEASURING,
@@ -130,7 +131,7 @@ def test_what_was_measured_once_is_kept(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(backend_choice, "BATCH_SIZES", {False: (16, 32)})
     root = Place.at(str(tmp_path))
     plan = ScoringPlan(min_actors=1, max_actors=1, cpus=1, gpus=0.0, here=True, alone=True)
-    first = choose(root, Scoring(), saved, JOB, plan, 1000, LARGE)
+    first = choose(root, Scoring(), saved, JOB, plan, 1000, LARGE, Ledger(root).write_file)
     noted = json.loads((tmp_path / "scoring.json").read_text())
     best = max(noted["measured"], key=lambda m: m["samples_per_second"])
     assert (best["backend"], best["precision"], best["batch_size"]) == (
@@ -140,7 +141,7 @@ def test_what_was_measured_once_is_kept(saved, tmp_path, monkeypatch):
     )
     assert first.call_rows % first.batch_size == 0
     monkeypatch.setattr(backend_choice, "fastest", None)  # it must not be asked again
-    assert choose(root, Scoring(), saved, JOB, plan, 1000, LARGE) == first
+    assert choose(root, Scoring(), saved, JOB, plan, 1000, LARGE, Ledger(root).write_file) == first
     assert dataclasses.replace(first, backend="x", precision="x", batch_size=1, call_rows=1) == dataclasses.replace(
         JOB, backend="x", precision="x", batch_size=1, call_rows=1
     )

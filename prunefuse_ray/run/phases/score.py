@@ -79,6 +79,7 @@ def run(context: RunContext, step: Step) -> Done:
     labeled = context.labels(step.round)["id"].combine_chunks()
     what = ScorePass(
         root=ledger.root,
+        record=ledger.write_file,
         source=with_groups(context.pool, config.pool),
         rows=context.info.rows,
         exclude=labeled,
