@@ -4,6 +4,7 @@ file systems by links. What keeps a driver that lost its run from recording anyt
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import secrets
@@ -36,7 +37,8 @@ class Conditional(Protocol):
 
 
 class Requests:
-    """An object store. Every content has an entity tag, and a request may name the one that it is to replace."""
+    """An object store. Every content has an entity tag or a version, and a request may name the one that it is to
+    replace: S3 takes the tag, GCS the version (its generation)."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -45,7 +47,8 @@ class Requests:
         import obstore
 
         try:
-            return obstore.head(self._store, _key(place))["e_tag"]
+            found = obstore.head(self._store, _key(place))
+            return json.dumps({name: found[name] for name in ("e_tag", "version") if found[name]})
         except FileNotFoundError:
             return None
         except obstore.exceptions.BaseError as error:
@@ -55,7 +58,7 @@ class Requests:
         import obstore
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-        mode: Any = "create" if expected is None else {"e_tag": expected}
+        mode: Any = "create" if expected is None else json.loads(expected)
         try:
             obstore.put(self._store, _key(place), data, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:

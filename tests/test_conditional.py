@@ -9,6 +9,7 @@ from pyarrow._fs import _MockFileSystem
 from prunefuse_ray import conditional as module
 from prunefuse_ray.conditional import Changed, Missing, conditional, network_file_system
 from prunefuse_ray.storage import Place
+from tests.support.gcs import gcs_server
 from tests.support.s3 import s3_server
 
 
@@ -46,6 +47,35 @@ def test_a_file_is_replaced_only_where_it_is_as_it_was(place):
     place.delete()
     with pytest.raises(Changed):
         writes.put(place, b"four", writes.version(place) or seen)
+
+
+def test_google_takes_generations_and_no_tags():
+    """A write that names the tag alone is refused by the client itself, and with it every run after its first event."""
+    from obstore.store import GCSStore
+
+    with gcs_server() as objects:
+
+        class Seen:
+            path = "bucket/run/events.jsonl"
+
+            def exists(self):
+                return bool(objects.contents)
+
+            def read_bytes(self):
+                (content, _), *_ = objects.contents.values()
+                return content
+
+        place, writes = Seen(), module.Requests(GCSStore("bucket", **objects.options))
+        assert writes.version(place) is None
+        writes.put(place, b"one", None)
+        seen = writes.version(place)
+        writes.put(place, b"two", seen)
+        with pytest.raises(Changed):
+            writes.put(place, b"three", seen)
+        with pytest.raises(Changed):
+            writes.put(place, b"four", None)
+        assert place.read_bytes() == b"two"
+        writes.put(place, b"two", seen)  # an answer was lost, and the request repeated
 
 
 def test_of_many_at_once_one_makes_the_file(place):
