@@ -4,6 +4,7 @@ import http.client
 import json
 import threading
 import urllib.parse
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from prunefuse_ray import loopback
 from prunefuse_ray.annotation import Files, Take, Wait, decide
 from prunefuse_ray.annotation.page import Desk, PageServer, Status
-from prunefuse_ray.annotation.page.desk import checked_name, page_file
+from prunefuse_ray.annotation.page.desk import Spool, checked_name, page_file
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.errors import LabelError
 from tests.annotation.test_files import CLASSES, place, request_at
@@ -333,3 +334,33 @@ def test_an_image_that_cannot_be_decoded_is_not_sent(tmp_path):
     assert Client(server).get("/image?desk=1&n=0")[0] == 422
     server.close()
     desk.close()
+
+
+def test_who_waits_for_a_sample_is_told_when_its_round_is_over():
+    """Its browser would wait for ever, in a thread of the page."""
+    asked, over = threading.Event(), threading.Event()
+    told = []
+
+    def values(_):
+        yield "a", b"first"
+        asked.wait(10)
+        yield "b", b"second"
+
+    def ask():
+        over.set()
+        try:
+            spool.read(2)
+        except LookupError as error:
+            told.append(str(error))
+
+    spool = Spool(SimpleNamespace(values=values), {"a": 0, "b": 1, "c": 2})
+    assert spool.read(0) == b"first"
+    waiting = threading.Thread(target=ask, daemon=True)
+    waiting.start()
+    over.wait(10)
+    threading.Timer(0.2, asked.set).start()
+    spool.close()
+    waiting.join(5)
+    assert told == ["the samples are of a round that is over"]
+    with pytest.raises(LookupError):
+        spool.read(0)

@@ -277,4 +277,8 @@ class Spool:
         with self._news:
             self._closed = True
         self._thread.join()
+        with self._news:  # whoever waits for a sample is told, and does not wait for ever
+            self._error = LookupError("the samples are of a round that is over")
+            self._there.clear()
+            self._news.notify_all()
         self._folder.cleanup()
