@@ -174,7 +174,8 @@ class PoolBatches:
     def _keep(self, number: int, values_N: Tensor) -> Tensor:
         self._held[number] = values_N
         while len(self._held) > self._window:
-            self._held.popitem(last=False)
+            gone, _ = self._held.popitem(last=False)
+            del self._usable_N[gone]  # of all chunks they would be as many numbers as the pool has samples
         return self._held[number]
 
 

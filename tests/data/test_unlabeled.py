@@ -56,6 +56,7 @@ def test_every_pass_shows_every_usable_sample_and_no_other(numbered, memory):
         assert sum(Counter(pass_).values()) == ROWS  # those that may not be seen gave their places to others
     assert seen[:ROWS] != seen[ROWS:]
     assert len(found._held) <= max(1, memory // 512)
+    assert found._usable_N.keys() == found._held.keys(), "numbers of all samples of the pool"
 
 
 def test_a_batch_depends_on_seed_and_step_alone(numbered):
