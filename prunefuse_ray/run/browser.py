@@ -28,7 +28,8 @@ from prunefuse_ray.run.ledger import Ledger
 
 LOOKS_EVERY = 0.5
 SECOND_THOUGHTS = 4.0
-"""Seconds after the last label in which it can still be taken back, before the run is started."""
+"""Seconds after the last label in which it can still be taken back, and after the last change of a file in which that
+may still be being written, before the run is started."""
 TIDIES_UP = 12.0
 """Seconds in which a run that got a SIGTERM has ended (`run/supervisor.py`)."""
 
@@ -46,7 +47,7 @@ class Seen:
     complete: bool
     """... and has what it needs."""
     settled: bool
-    """... and nobody has answered just now."""
+    """... and nobody has answered, or changed a file, just now."""
     driven: bool
     """A process carries out the run."""
     ended: int | None
@@ -82,7 +83,7 @@ class Follower:
         self._ended: int | None = None
         self._started_at: Step | None = None
         self._files: list[tuple[Any, ...]] = []
-        self._complete, self._faults = False, ""
+        self._changed, self._complete, self._faults = 0.0, False, ""
 
     def look(self) -> Act:
         """Look once, and do what follows."""
@@ -96,7 +97,7 @@ class Follower:
                 finished=next_ is None,
                 asking=desk is not None,
                 complete=desk is not None and self._is_complete(desk),
-                settled=desk is None or time.monotonic() - desk.last_answer > SECOND_THOUGHTS,
+                settled=desk is None or time.monotonic() - max(desk.last_answer, self._changed) > SECOND_THOUGHTS,
                 driven=self.child is not None or self.ledger.driven,
                 ended=self._ended,
                 moved=next_ != self._started_at,
@@ -150,7 +151,7 @@ class Follower:
         files = [(f.path, f.mtime, f.size) for f in desk.request.place.files()]
         if files == self._files:
             return self._complete
-        settings = self.config.annotation
+        self._changed, settings = time.monotonic(), self.config.annotation
         decision = annotation.decide(
             desk.request.ids,
             annotation.Files().collect(desk.request),

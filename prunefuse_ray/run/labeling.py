@@ -30,6 +30,9 @@ from prunefuse_ray.tasks import TASKS, Task
 logger = logging.getLogger(__name__)
 
 POLL = 10.0  # seconds between looks for labels
+AT_REST = 2.0
+"""Seconds in which files of labels that came while the run waited must not change: a half-written one may end in the
+middle of a label."""
 REQUEST = "request"
 TABLE = "request.parquet"
 TEST_SAMPLES = "test-samples"
@@ -123,13 +126,20 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
     """
     annotator.ask(request)
     deadline = time.monotonic() + config.wait
+    answers, seen = annotator.collect(request), None
     while True:
         decision = annotation.decide(
             request.ids,
-            annotator.collect(request),
+            answers,
             labels_per_sample=config.labels_per_sample,
             accept_partial=config.accept_partial,
         )
+        if seen is not None and not isinstance(decision, annotation.Wait) and seen != (answers.files, answers.faults):
+            seen = answers.files, answers.faults
+            with progress.waiting():
+                time.sleep(AT_REST)
+            answers = annotator.collect(request)
+            continue
         match decision:
             case annotation.Take():
                 for note in decision.notes:
@@ -148,6 +158,7 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
                     raise LabelsWaiting(_waiting(annotator, request, missing) + said)
                 with progress.waiting():
                     time.sleep(min(POLL, left))
+                answers, seen = annotator.collect(request), (answers.files, answers.faults)
 
 
 def _waiting(annotator: Annotator, request: Request, missing: tuple[Any, ...]) -> str:

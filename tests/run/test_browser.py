@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,11 +17,13 @@ from prunefuse_ray import interrupts
 from prunefuse_ray.annotation.page import PageServer
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands import label
+from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.errors import LabelsWaiting
 from prunefuse_ray.run import browser, loop
 from prunefuse_ray.run.browser import Follower, Seen, decide
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
+from tests.annotation.test_files import request_at
 from tests.run.test_labeling import config_for, labels_of, unlabeled  # noqa: F401 (a fixture)
 from tests.support import ROOT
 from tests.support.annotators import CLASSES, truth
@@ -175,3 +179,17 @@ def test_a_signal_to_the_command_alone_reaches_the_run_that_it_started(tmp_path,
     follower.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
     follower.end()
     assert follower.child.returncode == code
+
+
+def test_a_file_that_has_just_changed_starts_no_run(tmp_path):
+    """It may be half of what somebody copies there."""
+    place = Place.at(str(tmp_path))
+    asked = request_at(place, {"a": b"", "b": b""}, classes=["cat", "dog"])
+    follower = Follower(Ledger(place), config_from_tree({"annotation": {"kind": "files"}}), None, None)
+    (asked.place / "labels.csv").write_bytes(b"id,label\na,cat\nb,dog\n")
+    before = time.monotonic()
+    assert follower._is_complete(SimpleNamespace(request=asked))
+    changed = follower._changed
+    assert changed >= before
+    assert follower._is_complete(SimpleNamespace(request=asked))
+    assert follower._changed == changed, "it is at rest"

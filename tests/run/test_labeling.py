@@ -183,6 +183,32 @@ def test_waiting_ends_when_the_labels_are_there_or_the_time_is_over(monkeypatch)
     assert slow.looks == 1
 
 
+def test_labels_that_are_being_written_while_the_run_waits_are_not_taken(monkeypatch):
+    """A copy over a network, say: it ends in the middle of a label, which may be another label or none."""
+    schema = annotations_schema(pa.string())
+
+    def given(label, digest, *faults):
+        rows = [{"id": "a", "label": label, "annotator": "", "source": "files", "time": None}]
+        return Answers(annotations=pa.Table.from_pylist(rows, schema), files={"labels.csv": digest}, faults=faults)
+
+    looks = [
+        Answers(annotations=schema.empty_table()),
+        given(1, "half"),
+        given(1, "more", "no class"),
+        given(12, "all"),
+    ]
+
+    class Writing(Slow):
+        def collect(self, request):
+            self.looks += 1
+            return looks[min(self.looks, len(looks)) - 1]
+
+    for name in ("POLL", "AT_REST"):
+        monkeypatch.setattr(labeling, name, 0.01)
+    taken = labeling.wait_for_labels(Writing(), Asks(), Annotation(kind="files", wait=60))
+    assert taken.annotations["label"].to_pylist() == [12]
+
+
 # --- kills ---
 
 
