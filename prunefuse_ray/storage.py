@@ -9,7 +9,9 @@ import math
 import os
 import posixpath
 import re
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -126,13 +128,19 @@ class Place:
             with self.fs.open_output_stream(self.path) as stream:
                 stream.write(data)
             return
-        temporary = posixpath.join(parent, f".{self.name}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        # Not the number of the process: containers that share the directory count theirs alike.
+        temporary = posixpath.join(parent, f".{self.name}.{secrets.token_hex(8)}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
 
     def delete(self) -> None:
         """Remove the file or the directory with everything in it; nothing happens where there is none."""

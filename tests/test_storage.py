@@ -1,5 +1,6 @@
 """Small files, whole or not at all, on a local disk and on a filesystem that is none."""
 
+import errno
 import os
 import pickle
 
@@ -162,3 +163,29 @@ def test_a_tilde_is_the_home_unless_something_is_called_so(tmp_path, monkeypatch
 def test_the_options_of_a_store_stay_at_the_end_of_its_uri(directory, parent, name):
     assert parted(directory) == (parent, name)
     assert below(parent, name).removeprefix("./") == directory
+
+
+def test_writers_in_two_containers_do_not_get_into_each_others_way(tmp_path, monkeypatch):
+    """On a volume that both mount, and with the same process number."""
+    place, synchronize, other = Place.at(str(tmp_path / "file")), os.fsync, []
+
+    def meanwhile(number):
+        synchronize(number)
+        if not other:
+            other.append(True)
+            place.write_bytes(b"the other one's")
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    place.write_bytes(b"the first one's")
+    assert place.read_bytes() == b"the first one's"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        Place.at(str(tmp_path / "file")).write_bytes(b"half of it")
+    assert not list(tmp_path.iterdir())
