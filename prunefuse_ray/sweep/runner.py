@@ -274,13 +274,17 @@ def concurrency(sweep: Sweep, todo: Sequence[Trial], has: Resources) -> int:
     """
     limit = has.cores or cores() if has.in_process else max(1, int(has.cpus))
     if (each := sweep.resources) is not None:
+        grows = has.autoscaler  # it brings a trial at a time what that lacks
+        more = {"cpus": grows.units(1, 0)[1], "gpus": grows.units(1, 1)[0]} if grows else {}
         for name, wanted, there in (("cpus", each.cpus, has.cpus), ("gpus", each.gpus, has.gpus)):
-            if wanted > there:
+            could = more.get(name, 0)
+            if wanted > max(there, could):
+                grown = f", and the autoscaler could bring it to {could:g}" if grows else ""
                 raise PlanError(
-                    f"resources.{name}: a trial is to have {wanted:g}, and the cluster has {there:g}: lower it, or add "
-                    "nodes"
+                    f"resources.{name}: a trial is to have {wanted:g}, and the cluster has {there:g}{grown}: lower it, "
+                    "or add nodes"
                 )
-            limit = min(limit, int(there // wanted) if wanted else limit)
+            limit = min(limit, max(1, int(there // wanted)) if wanted else limit)
     for runs in range(min(limit, sweep.concurrency or limit, len(todo)), 1, -1):
         part = has.part(runs)
         try:

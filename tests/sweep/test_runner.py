@@ -1,5 +1,6 @@
 """Sweeps on a real Ray: what trials share, what a kill or a failure does to them, what comes out."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import yaml
 import prunefuse_ray
 from prunefuse_ray.cli import main
 from prunefuse_ray.config.files import config_from_tree, load_config, merge, to_tree
+from prunefuse_ray.distributed.autoscaler import Autoscaler, NodeType
 from prunefuse_ray.distributed.resources import Resources
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
 from prunefuse_ray.method.steps import Step, steps
@@ -88,6 +90,19 @@ def test_a_desk_hands_out_each_step_once():
     assert desk.claim("l", "b")[0] == "work"
     desk.release("b")
     assert desk.claim("l", "c") == ("work", "c"), "nobody waits for a trial that has ended"
+
+
+def test_a_trial_that_the_autoscaler_brings_its_machines_is_not_refused():
+    """Its cluster may have none of them when the sweep begins."""
+    grows = Autoscaler(node_types=(NodeType(cpus=16, gpus=2, most=4),), most=4)
+    head = dataclasses.replace(has(0, nodes=2), autoscaler=grows)
+    sweep = sweep_from_tree({"resources": {"cpus": 8, "gpus": 1}})
+    assert concurrency(sweep, trials(sweep), head) == 1
+    for field, wanted, could in (("cpus", 65, 64), ("gpus", 9, 8)):
+        sweep = sweep_from_tree({"resources": {"cpus": 1, field: wanted}})
+        said = rf"resources\.{field}: .* have {wanted}, and the cluster has 0, .* could bring it to {could}"
+        with pytest.raises(PlanError, match=said):
+            concurrency(sweep, trials(sweep), head)
 
 
 def test_the_desk_stands_where_no_machine_is_taken_away(monkeypatch, tmp_path):
