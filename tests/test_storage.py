@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from prunefuse_ray.errors import ConfigError, LedgerError
-from prunefuse_ray.storage import Place, below, parted
+from prunefuse_ray.storage import Place, below, parted, temporary
 
 
 @pytest.fixture(params=["local", "other"])
@@ -179,6 +179,13 @@ def test_writers_in_two_containers_do_not_get_into_each_others_way(tmp_path, mon
     place.write_bytes(b"the first one's")
     assert place.read_bytes() == b"the first one's"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_temporary_files_lie_where_those_of_killed_processes_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert temporary() == str(tmp_path)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "of another machine"))
+    assert temporary() is None
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):

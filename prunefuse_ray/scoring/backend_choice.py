@@ -34,7 +34,7 @@ from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.networks.backends import AUTO, BACKENDS, Backend
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
-from prunefuse_ray.storage import Place, sealed
+from prunefuse_ray.storage import Place, sealed, temporary
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ def rate_here(
     scoring: cfg.Scoring, selector: networks.Selector, job: ScoringJob, macs: float, rows: float = math.inf
 ) -> float:
     """Samples per second of a network's forward passes in this process, as `fastest` would run it; its arguments."""
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=temporary()) as directory:
         place = Place.at(directory)
         for name, content in networks.to_files(selector).items():
             (place / name).write_bytes(content)

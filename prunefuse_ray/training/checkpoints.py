@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import progress
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, temporary
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def restore(
         found = persisted(storage)
         if found is None:
             return None
-        with tempfile.TemporaryDirectory() as directory:
+        with tempfile.TemporaryDirectory(dir=temporary()) as directory:
             (Path(directory) / "state.safetensors").write_bytes(found.read_bytes())
             return load_state(Path(directory), network, optimizer, training)
     except DamagedCheckpoint as error:
@@ -195,7 +195,7 @@ def save(
     if rank > 0:
         ray.train.report({})
         return
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=temporary()) as directory:
         save_state(Path(directory), network, optimizer, state, best, training)
         _report(metrics, Path(directory), state.name, storage)
 
