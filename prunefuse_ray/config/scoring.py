@@ -49,6 +49,13 @@ class Scoring(Section):
     def _ordered(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
         return None if value is None else min_max(value)
 
+    @field_validator("gpus")
+    @classmethod
+    def _of_one_or_whole(cls, value: float) -> float:
+        if value > 1 and value % 1:
+            raise ValueError(f"{value:g} is neither a share of one GPU nor a number of whole ones, as Ray gives them")
+        return value
+
     @model_validator(mode="after")
     def _possible(self) -> Scoring:
         self.check_backend(features=self.features)

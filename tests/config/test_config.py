@@ -60,6 +60,7 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"training": {"epochs": 3, "warmup_epochs": 3}}, ["training", "warmup_epochs 3", "lower it below epochs"]),
         ({"training": {"schedule": "step", "epochs": 5, "milestones": [7]}}, ["training", "milestones [7]"]),
         ({"scoring": {"actors": [3, 1]}}, ["scoring.actors", "[3, 1]"]),
+        ({"scoring": {"gpus": 1.5}}, ["scoring.gpus", "1.5", "whole"]),
         ({"pool": {"text_column": "text"}}, ["pool: text_column is for", "parquet", "leave it out"]),
         ({"workers": {"count": [1, 64]}}, ["training.batch_size 32", "64 workers", "lower workers.count"]),
         (
