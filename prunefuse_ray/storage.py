@@ -136,17 +136,17 @@ class Place:
                 stream.write(data)
             return
         # Not the number of the process: containers that share the directory count theirs alike.
-        temporary = posixpath.join(parent, f".{self.name}.{secrets.token_hex(8)}.tmp")
+        aside = posixpath.join(parent, f".{self.name}.{secrets.token_hex(8)}.tmp")
         try:
-            with open(temporary, "wb") as file:
+            with open(aside, "wb") as file:
                 file.write(data)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            os.replace(aside, self.path)
         except BaseException:
             with suppress(OSError):
-                os.unlink(temporary)
+                os.unlink(aside)
             raise
 
     def delete(self) -> None:

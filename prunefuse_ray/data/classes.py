@@ -46,9 +46,13 @@ def classes_of(pool: cfg.Pool, named: Sequence[str] | None, field: str) -> list[
 def _different(named: Sequence[str]) -> list[str]:
     """The names of classes, with their numbers added to those that several have (ImageNet has two cranes): labels by
     name would mean any of them."""
-    keys = [normal(name.strip()) for name in named]  # as labels are compared with them
-    counts = Counter(keys)
-    return [f"{name} ({n})" if counts[key] > 1 else name for n, (name, key) in enumerate(zip(named, keys, strict=True))]
+    counts = Counter(map(_key, named))
+    return [f"{name} ({n})" if counts[_key(name)] > 1 else name for n, name in enumerate(named)]
+
+
+def _key(name: str) -> str:
+    """A class's name as labels are compared with it."""
+    return normal(name.strip())
 
 
 def check_order(samples: SampleSet, classes: Sequence[str], named: Sequence[str] | None) -> None:
@@ -67,11 +71,11 @@ def contradiction(samples: SampleSet, classes: Sequence[str], named: Sequence[st
     if named is None or (found := _different(named)) == list(classes):
         return None
     if isinstance(samples.pool.classes, list):
-        number = {normal(name): n for n, name in enumerate(classes)}
-        moved = (name for n, name in enumerate(found) if number.get(normal(name), n) != n)
+        number = {_key(name): n for n, name in enumerate(classes)}
+        moved = (name for n, name in enumerate(found) if number.get(_key(name), n) != n)
         if (name := next(moved, None)) is None:
             return None
-        mine, theirs = number[normal(name)], found.index(name)
+        mine, theirs = number[_key(name)], found.index(name)
         return f"'{name}' is class {theirs} of the files, and class {mine} of pool.classes"
     return f"names its classes {', '.join(named[:10])}, the pool {', '.join(classes[:10])}"
 

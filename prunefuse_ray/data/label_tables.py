@@ -351,8 +351,7 @@ def _cell(value: Any, number: int, most: int) -> Cell:
         case float() | Decimal():
             if value != value:
                 return None
-            exact = isinstance(value, Decimal) or abs(value) < most
-            if not exact:
+            if isinstance(value, float) and abs(value) >= most:
                 return f"{value:.16e}"  # the same number, and never an id
             return int(value) if value == value // 1 else str(value)
         case bytes():
