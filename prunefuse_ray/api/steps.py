@@ -100,6 +100,8 @@ class Scores:
     """(id, score[, feature][, gradient]) in the order of the data."""
     dataset: ray.data.Dataset | None = field(default=None, repr=False)
     """The same columns, of a `ray.data.Dataset`."""
+    numbered: bool = False
+    """Whether the ids are only the places of the samples in their data, so that those of other data say nothing."""
 
     def to_table(self) -> pa.Table:
         """All rows in memory."""
@@ -142,7 +144,8 @@ def score(
         batch_size: of datasets and Ray datasets; the last one of a Ray dataset is filled up, so that a score does not
             depend on the batch that a sample is in.
         device: default: a GPU where there is one.
-        actors: smallest and largest number of scoring actors of a Ray dataset.
+        actors: smallest and largest number of scoring actors of a Ray dataset. Default: one, and what the cluster has
+            room for.
         task: what the network's outputs mean; `prunefuse list tasks` shows all.
 
     Raises:
@@ -175,7 +178,8 @@ def score(
         raise ConfigError(
             f"ids: {len(names)} with {len(names.unique())} different ones, but the data hold {count} samples"
         )
-    return Scores(strategy=strategy, classes=scorer.clusters, table=pa.concat_tables(parts).add_column(0, "id", names))
+    table = pa.concat_tables(parts).add_column(0, "id", names)
+    return Scores(strategy=strategy, classes=scorer.clusters, table=table, numbered=ids is None)
 
 
 def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int = 0, round: int = 0) -> pa.Table:
@@ -191,10 +195,17 @@ def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int =
 
     Raises:
         ScoreError: fewer than k samples, scores or features that are not finite.
-        ConfigError: the strategy begins with labeled samples, and none were given; ids that name several samples.
+        ConfigError: the strategy begins with labeled samples, and none were given; ids that name several samples, or
+            labeled ones (where both scores have ids that the caller gave).
     """
     strategy = STRATEGIES[scores.strategy]
     found = _selected(scores, strategy, k, labeled, seed, round)
+    if labeled is not None and not scores.numbered and not labeled.numbered:
+        candidates = found["id"] if scores.table is None else scores.table["id"]
+        if known := sorted(set(candidates.to_pylist()) & set(labeled.to_table()["id"].to_pylist()), key=str):
+            raise ConfigError(
+                f"scores: hold samples that have labels, {few(known, 5)}; score those without labels only"
+            )
     counts = pc.value_counts(found["id"])
     again = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if again:
@@ -291,7 +302,10 @@ def _score_stream(
     network: nn.Module, data: Any, strategy: str, task: str, prepare: Any, columns: tuple[str, str],
     batch_size: int, device: Any, actors: tuple[int, int] | None,
 ) -> Scores:  # fmt: skip
+    import ray
     from ray.data import ActorPoolStrategy
+
+    from prunefuse_ray.distributed.resources import STREAM_CPUS
 
     wanted = columns[:1] if prepare else columns
     names = data.columns() or []
@@ -300,10 +314,12 @@ def _score_stream(
             f"data: has no column '{missing[0]}' ({', '.join(names)}); name it by id_column or input_column"
         )
     gpu = torch.device(device).type == "cuda" if device else torch.cuda.is_available()
-    least, most = actors or (1, max(1, os.cpu_count() or 1))
     arguments = (network, strategy, task, prepare, columns, batch_size, device)
     first = _StreamScorer(network, strategy, task, prepare, columns, 1, "cpu")
     first(data.take_batch(1, batch_format="numpy"))  # what is wrong is said here, and not by an actor
+    total = ray.cluster_resources()
+    free = total.get("GPU", 0) if gpu else total.get("CPU", 0) - STREAM_CPUS
+    least, most = actors or (1, max(1, int(free)))
     dataset = data.map_batches(
         _StreamScorer,
         fn_constructor_args=arguments,
@@ -463,7 +479,8 @@ def _select_set(
         assert strategy.select is not None
         with Shards(rows, 0, known) as shards:
             return strategy.select(shards, k, chance)
-    from prunefuse_ray.distributed.resources import cores, start_ray
+    from prunefuse_ray.distributed.machine import cores
+    from prunefuse_ray.distributed.resources import start_ray
 
     start_ray()
     with tempfile.TemporaryDirectory(prefix="prunefuse-select-") as folder:

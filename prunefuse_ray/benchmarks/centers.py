@@ -20,7 +20,8 @@ from prunefuse_ray.acquisition import Chance
 from prunefuse_ray.acquisition.greedy import FARTHEST
 from prunefuse_ray.acquisition.k_centers import K_CENTERS
 from prunefuse_ray.benchmarks import measure
-from prunefuse_ray.distributed.resources import cores, start_ray
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import start_ray
 from prunefuse_ray.selection.rows import Files, vector_column
 from prunefuse_ray.selection.set_selection import MAX_PARTS, divided, in_two_rounds, select_set
 from prunefuse_ray.selection.shards import Shards

@@ -18,7 +18,8 @@ from prunefuse_ray.acquisition.fixed_point import Points
 from prunefuse_ray.acquisition.max_coverage import Coverage
 from prunefuse_ray.benchmarks import measure
 from prunefuse_ray.benchmarks.centers import CHANCE, write
-from prunefuse_ray.distributed.resources import cores, start_ray
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import start_ray
 from prunefuse_ray.selection.rows import Files, read
 from prunefuse_ray.selection.set_selection import in_two_rounds, pairwise, select_set
 from prunefuse_ray.selection.shards import Shards

@@ -16,8 +16,7 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from prunefuse_ray.distributed.machine import cpu
-from prunefuse_ray.distributed.resources import cores
+from prunefuse_ray.distributed.machine import cores, cpu
 
 assert ray  # its import puts psutil, which comes with it, on the path
 import psutil  # noqa: E402

@@ -21,7 +21,8 @@ from prunefuse_ray.benchmarks import measure, passes
 from prunefuse_ray.config.scoring import Scoring
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.distributed.resources import ScoringPlan, configure_data, cores
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import ScoringPlan, configure_data
 from prunefuse_ray.scoring.backend_choice import MACS_WORTH_MEASURING, Arithmetic, fastest
 from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
 from prunefuse_ray.scoring.summary import summarize

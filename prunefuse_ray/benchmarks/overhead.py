@@ -22,7 +22,8 @@ from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.pool import PoolInfo, Source
 from prunefuse_ray.data.sample_format import form_of
 from prunefuse_ray.data.survey import sources
-from prunefuse_ray.distributed.resources import cores, training_threads
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import training_threads
 from prunefuse_ray.method.selector import dense_network, make_selector, network_spec, proxies, trusted
 from prunefuse_ray.method.steps import INIT, Step, steps
 from prunefuse_ray.run.ledger import Ledger

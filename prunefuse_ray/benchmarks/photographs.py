@@ -27,7 +27,8 @@ from prunefuse_ray.benchmarks import measure, passes
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.prepared import decoded, usage
-from prunefuse_ray.distributed.resources import cores, observe, plan_scoring, start_ray
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest
 from prunefuse_ray.scoring.scorer import ScoringJob

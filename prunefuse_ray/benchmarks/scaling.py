@@ -23,7 +23,8 @@ from prunefuse_ray import networks
 from prunefuse_ray.benchmarks import measure, passes
 from prunefuse_ray.benchmarks.memory import write
 from prunefuse_ray.data.images import ImageForm
-from prunefuse_ray.distributed.resources import STREAM_CPUS, ScoringPlan, configure_data, cores
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import STREAM_CPUS, ScoringPlan, configure_data
 from prunefuse_ray.networks.backends import Backend, Runner
 from prunefuse_ray.scoring.scorer import FILES_PER_POOL, ScoringJob, score_pool
 from prunefuse_ray.storage import Place

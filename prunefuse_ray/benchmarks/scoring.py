@@ -28,7 +28,8 @@ from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.reading import head
 from prunefuse_ray.data.sample_format import decode_column
-from prunefuse_ray.distributed.resources import cores, observe, plan_scoring, start_ray
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest

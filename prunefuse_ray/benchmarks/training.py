@@ -23,7 +23,8 @@ from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.distributed.resources import TrainingPlan, cores, start_ray, training_threads
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import TrainingPlan, start_ray, training_threads
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training.trainer import TrainingJob, train
 

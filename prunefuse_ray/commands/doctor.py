@@ -144,8 +144,7 @@ def look(directory: str) -> Facts:
     """Find out. Takes some seconds, writes one file of 64 MiB into `directory` and removes it."""
     import torch
 
-    from prunefuse_ray.distributed.machine import cpu
-    from prunefuse_ray.distributed.resources import cores
+    from prunefuse_ray.distributed.machine import cores, cpu
     from prunefuse_ray.networks.precision import fast_bf16
 
     gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))

@@ -92,7 +92,8 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
     from prunefuse_ray.data import inventory
     from prunefuse_ray.data.account import lines
     from prunefuse_ray.data.survey import survey
-    from prunefuse_ray.distributed.resources import cores, observe, start_ray
+    from prunefuse_ray.distributed.machine import cores
+    from prunefuse_ray.distributed.resources import observe, start_ray
     from prunefuse_ray.run.proposal import Facts
     from prunefuse_ray.tasks import TASKS
     from prunefuse_ray.tasks.regression import CLUSTERS

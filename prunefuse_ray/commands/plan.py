@@ -56,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.data.index import first_samples
     from prunefuse_ray.data.known_labels import check_known_labels, known_count
     from prunefuse_ray.data.survey import survey
-    from prunefuse_ray.distributed.resources import MACS_WORTH_AN_ACTOR, cores, observe, plan_scoring, start_ray
+    from prunefuse_ray.distributed.machine import cores
+    from prunefuse_ray.distributed.resources import MACS_WORTH_AN_ACTOR, observe, plan_scoring, start_ray
     from prunefuse_ray.method.steps import check_budget
     from prunefuse_ray.run.estimate import caveats, estimate, labels_asked, nodes_for
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from prunefuse_ray.storage import Place
@@ -23,3 +25,34 @@ def cpu() -> tuple[str, frozenset[str]]:
     told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     name = told.get("model name") or platform.processor() or platform.machine()
     return name, frozenset((told.get("flags") or told.get("Features") or "").split())
+
+
+def cores() -> int:
+    """CPU cores that this process may use: those that it may run on, as far as the quota of its container reaches.
+
+    A container that was given `--cpus 2` (Docker) or a limit of CPU (Kubernetes) sees all cores of its machine. As many
+    actors and threads would stand in each other's way, each with its own copy of the network in memory.
+    """
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([mine, *_quotas()])))
+
+
+def _quotas() -> Iterator[float]:
+    """Cores that each control group around this process may keep busy; none where nothing is limited.
+
+    Version 2 is `cpu.max` ("200000 100000" or "max 100000"), version 1 a file each
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html). In a container the group is often the root of what it sees.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            root = Path("/sys/fs/cgroup/cpu" if controllers else "/sys/fs/cgroup")
+            group = root / path.lstrip("/")
+            for folder in (group, *(p for p in group.parents if p.is_relative_to(root))):
+                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+                with suppress(OSError, ValueError):
+                    quota, period = " ".join((folder / name).read_text() for name in names).split()
+                    if quota != "max" and int(quota) > 0:
+                        yield int(quota) / int(period)

@@ -19,6 +19,7 @@ import ray.data
 from prunefuse_ray import config as cfg
 from prunefuse_ray import interrupts, progress
 from prunefuse_ray.distributed.autoscaler import ROLE, Autoscaler, autoscaler, times, units_of
+from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.errors import PlanError
 from prunefuse_ray.networks.backends import AUTO, BACKENDS
 
@@ -218,11 +219,6 @@ def configure_data() -> None:
     # plan_scoring has refused by then what could really stand still.
     for name in ("ray.data._internal.progress", "ray.data.dataset"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def observe() -> Resources:

@@ -24,7 +24,8 @@ from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.prepared import room
 from prunefuse_ray.data.sample_format import Form, decode_column
-from prunefuse_ray.distributed.resources import STREAM_CPUS, cores, training_threads
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import STREAM_CPUS, training_threads
 from prunefuse_ray.method.steps import PRETRAIN, SCORE, steps
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.scoring.backend_choice import rate_here

@@ -34,7 +34,8 @@ from prunefuse_ray.data.known_labels import check_known_labels, known_count
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.survey import Survey, materialize, survey
-from prunefuse_ray.distributed.resources import Resources, cores, observe, plan_scoring, plan_training, start_ray
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import Resources, observe, plan_scoring, plan_training, start_ray
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
 from prunefuse_ray.method.steps import INIT, Step
 from prunefuse_ray.run import growth

@@ -24,7 +24,8 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray import interrupts, networks, progress
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
-from prunefuse_ray.distributed.resources import TrainingPlan, cores, training_threads
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import TrainingPlan, training_threads
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training.augmentation import draw, held_form, network_inputs, weak_view
 from prunefuse_ray.training.checkpoints import State, restore, save, under

@@ -41,7 +41,8 @@ from prunefuse_ray.data.labeled_set import Samples, load_samples, load_test, sam
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
-from prunefuse_ray.distributed.resources import TrainingPlan, cores, training_threads
+from prunefuse_ray.distributed.machine import cores
+from prunefuse_ray.distributed.resources import TrainingPlan, training_threads
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Evaluation, Task
 from prunefuse_ray.training.augmentation import center, draw, held_form, masked_view, network_inputs, weak_view

@@ -154,6 +154,17 @@ def test_a_ray_dataset_is_scored_by_actors_and_selected_from(mine, images, datas
         prunefuse_ray.score(mine, dataset, prepare=lambda batch: torch.zeros(0, 1, 8, 8), device="cpu")
 
 
+@pytest.mark.parametrize("strategy", ["margin", "k_centers"])
+def test_what_has_a_label_is_not_selected_again(strategy, mine, images):
+    scores = prunefuse_ray.score(mine, images, strategy, ids=range(70))
+    labeled = prunefuse_ray.score(mine, images[7:9], strategy, ids=[7, 8])
+    with pytest.raises(ConfigError, match="hold samples that have labels, 7, 8; score the others"):
+        prunefuse_ray.select(scores, 5, labeled=labeled)
+    # Numbers that nobody gave name places in two sets of data, and no samples.
+    numbered = prunefuse_ray.score(mine, images[7:9], strategy)
+    assert prunefuse_ray.select(scores, 5, labeled=numbered).num_rows == 5
+
+
 def test_ids_that_name_several_samples_are_not_selected():
     table = pa.table({"id": ["a", "b", "a", "c"], "score": pa.array([0.9, 0.8, 0.7, 0.1], pa.float32())})
     scores = prunefuse_ray.Scores(strategy="margin", classes=2, table=table)

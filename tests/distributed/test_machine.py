@@ -29,3 +29,41 @@ def test_the_cpu_is_what_linux_says(monkeypatch, text, name, flags):
     found, sets = machine.cpu()
     assert found == name if name else found
     assert sets == flags
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"/proc/self/cgroup": "0::/a.slice/b\n", "/sys/fs/cgroup/a.slice/cpu.max": "350000 100000\n"}, 3),
+        (
+            {
+                "/proc/self/cgroup": "4:memory:/docker/0\n3:cpu,cpuacct:/docker/0\n1:name=systemd:/x:y\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "400000\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "200000\n",
+            },
+            2,
+        ),
+        (
+            {
+                "/proc/self/cgroup": "1:cpu:/\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            None,
+        ),
+        ({}, None),
+    ],
+    ids=["version 2", "half a core", "no limit", "of a group above", "version 1 in a container", "-1", "not Linux"],
+)
+def test_the_cores_of_a_container_are_those_of_its_quota(monkeypatch, files, quota):
+    def read(path):
+        if str(path) not in files:
+            raise FileNotFoundError
+        return files[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert machine.cores() == (quota or 64)
