@@ -158,7 +158,7 @@ def test_a_ray_dataset_is_scored_by_actors_and_selected_from(mine, images, datas
 def test_what_has_a_label_is_not_selected_again(strategy, mine, images):
     scores = prunefuse_ray.score(mine, images, strategy, ids=range(70))
     labeled = prunefuse_ray.score(mine, images[7:9], strategy, ids=[7, 8])
-    with pytest.raises(ConfigError, match="hold samples that have labels, 7, 8; score the others"):
+    with pytest.raises(ConfigError, match="hold samples that have labels, 7, 8; score those without"):
         prunefuse_ray.select(scores, 5, labeled=labeled)
     # Numbers that nobody gave name places in two sets of data, and no samples.
     numbered = prunefuse_ray.score(mine, images[7:9], strategy)
