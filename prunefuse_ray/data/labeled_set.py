@@ -6,6 +6,7 @@ a file on the node's disk and mapped: batches come out of it in the same order, 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from prunefuse_ray.data.reading import canonical, label_columns, labels_of, open
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.errors import PoolError, Rejected
 from prunefuse_ray.tasks import TASKS, Task
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 5
 """Faults that are named."""
@@ -85,14 +88,16 @@ def load_samples(
     return Samples(values_N=torch.from_numpy(values_N), labels_N=torch.from_numpy(labels_N))
 
 
-def check_sizes(source: Source, labels: pa.Table | None = None) -> None:
-    """PoolError where labels of pixels are not as large as their images: they would be scaled onto the wrong ones.
+def check_masks(source: Source, labels: pa.Table | None = None) -> None:
+    """PoolError where labels of pixels are not as large as their images (they would be scaled onto the wrong ones), or
+    where those of a held-out set are of one class, and of pixels that are left out.
 
     Args:
-        labels: (id, label); None: the source's own.
+        labels: (id, label); None: the source's own. Those of one round may be of one class: this is a warning.
     """
     task = TASKS[source.task]
     faults, count = list[str](), 0
+    numbers = set[int]()
     wanted = None if labels is None else IdSet.of(labels["id"].combine_chunks())
     for rows in canonical(source, only=wanted, label=labels is None):
         if labels is not None and wanted is not None:
@@ -101,12 +106,22 @@ def check_sizes(source: Source, labels: pa.Table | None = None) -> None:
             for id_, value, label in zip(
                 some["id"].to_pylist(), sample_values(some["sample"]), some["label"].to_pylist(), strict=True
             ):
+                if len(numbers - {task.left_out}) < 2:
+                    numbers |= task.numbers_in(label)
                 with suppress(Rejected):  # it is found again where it is decoded
                     if value is not None and (why := task.unlike(label, image_size(value, _channels(value)))):
                         count += 1
                         faults += [f"{id_!r}: {why}"] if len(faults) < SHOWN else []
     if count:
         raise PoolError(f"{count:,} labels do not fit their images ({'; '.join(faults)}); mend them, or leave them out")
+    if task.left_out in numbers and len(numbers) < 3:
+        told = (
+            f"the masks hold no numbers but {' and '.join(map(str, sorted(numbers)))}, and {task.left_out} means "
+            "pixels that are left out: where it stands for a class, write the number of that class"
+        )
+        if labels is None:
+            raise PoolError(f"of a held-out set {told}")
+        logger.warning(told)
 
 
 def _channels(value: Any) -> int:

@@ -51,6 +51,7 @@ from prunefuse_ray.method.steps import (
 )
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.context import RunContext
+from prunefuse_ray.run.environment import changes, environment
 from prunefuse_ray.run.ledger import HASHED_HERE, Ledger
 from prunefuse_ray.run.leftovers import remove_leftovers
 from prunefuse_ray.storage import Place, read_input
@@ -104,6 +105,9 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     form = form_of(config.pool, info)
     if begun_before and (told := other_memory(config, ledger.read_config(), form, info.rows)):
         logger.warning(told)
+    if begun_before and (begun := ledger.committed(Step(-1, INIT))):
+        for told in changes(begun.metrics.get("environment", {}), environment(config)):
+            logger.warning(told)
     prepared = open_prepared(config.prepared, Place.at(config.run.directory), form, info.rows, tell)
     pool = source_of(config.pool, ledger.root, "path", task=config.task)
     drawn = bool(config.pool.test_samples)

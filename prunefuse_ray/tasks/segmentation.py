@@ -83,6 +83,7 @@ class Segmentation(Task):
     one_class = False
     by_group = False
     pixels = True
+    left_out = IGNORED
     output_axes = 4
     most_classes = 255
     defaults = {"network": {"architecture": "fcn_resnet20"}}  # noqa: RUF012 (read only)
@@ -166,6 +167,9 @@ class Segmentation(Task):
             if mask.size == size[::-1]:
                 return None
             return f"its mask has {mask.height} x {mask.width} pixels, the image {size[0]} x {size[1]}"
+
+    def numbers_in(self, label: bytes) -> set[int]:
+        return set(np.unique(decoded(label)).tolist())
 
     def named(self, label: bytes, classes: Sequence[str]) -> str:
         return URI + base64.b64encode(label).decode()

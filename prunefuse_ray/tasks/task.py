@@ -99,6 +99,8 @@ class Task(ABC):
     """Section of the configuration -> fields whose defaults are others for this task."""
     pixels: ClassVar[bool] = False
     """Whether labels and outputs are of every pixel, and move with it."""
+    left_out: ClassVar[int | None] = None
+    """The number in a label of pixels that no class has."""
     output_axes: ClassVar[int] = 2
     """Axes of a network's outputs, the samples' included; a committee's have one more."""
     beside: ClassVar[tuple[Metric, ...]] = ()
@@ -181,6 +183,10 @@ class Task(ABC):
     def unlike(self, label: Any, size: tuple[int, int]) -> str | None:
         """What is wrong with a label for an image of this (height, width); None: nothing."""
         return None
+
+    def numbers_in(self, label: Any) -> set[int]:
+        """The class numbers in a label of pixels, `left_out` among them."""
+        raise NotImplementedError
 
     @abstractmethod
     def counts(self, labels: pa.ChunkedArray, classes: int) -> list[int]:

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from prunefuse_ray.data.images import ImageForm
-from prunefuse_ray.data.labeled_set import held_out, load_samples, load_test
+from prunefuse_ray.data.images import ImageForm, encode_png
+from prunefuse_ray.data.labeled_set import check_masks, held_out, load_samples, load_test
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
@@ -124,3 +124,25 @@ def test_neither_side_of_a_held_out_set_is_empty():
             train, held = held_out(labels, share, seed)
             assert train.num_rows > 0 < held.num_rows
     assert held_out(labels, 0.0, 0)[0] is labels
+
+
+@pytest.mark.parametrize("numbers", [[0, 255], [255], [0, 1, 255], [0, 1], [0]], ids=str)
+def test_masks_in_black_and_white_are_not_taken_for_pixels_that_are_left_out(tmp_path, numbers, caplog):
+    """Many programs write 255 for the second class, which is the number of pixels that nobody can tell."""
+    masks = np.random.default_rng(0).choice(np.array(numbers, np.uint8), (6, 8, 8))
+    table = pa.table({
+        "id": list("abcdef"),
+        "image": pa.array([encode_png(image) for image in random_images(6)], pa.binary()),
+        "label": pa.array([encode_png(mask) for mask in masks], pa.binary()),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "held.parquet")
+    held, labels = replace(source(tmp_path), task="segmentation"), table.select(["id", "label"])
+    if 255 in numbers and 1 not in numbers:
+        with pytest.raises(PoolError, match=r"hold no numbers but .*255 means pixels that are left out"):
+            check_masks(held)
+        check_masks(held, labels)  # one round's masks may be so
+        assert "write the number of that class" in caplog.text
+    else:
+        check_masks(held)
+        check_masks(held, labels)
+        assert not caplog.text

@@ -13,10 +13,11 @@ from prunefuse_ray.data.account import LEFT_OUT_FILE
 from prunefuse_ray.data.draw import outside, within
 from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.known_labels import in_pool, read_known
-from prunefuse_ray.data.labeled_set import check_sizes
+from prunefuse_ray.data.labeled_set import check_masks
 from prunefuse_ray.method.selector import dense_network, input_digests, make_selector, proxies
 from prunefuse_ray.method.steps import LEARN, Step, learns
 from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, KNOWN_TEST, Done, RunContext
+from prunefuse_ray.run.environment import environment
 from prunefuse_ray.run.phases.learn import STATISTICS_FILE
 from prunefuse_ray.tasks import TASKS
 
@@ -41,6 +42,7 @@ def run(context: RunContext, step: Step) -> Done:
         outputs={**outputs, **known.outputs},
         written=[*known.written, *_pool_files(context)],
         metrics={
+            "environment": environment(config),
             "inputs": {
                 "network.weights": weights,
                 "pool.known_labels": known.metrics,
@@ -64,10 +66,10 @@ def _check_pixels(context: RunContext, known: Done) -> None:
         return
     for held in (context.test, context.validation):
         if held is not None:
-            check_sizes(held)
+            check_masks(held)
     labels = known.outputs.get(KNOWN_LABELS)
     if isinstance(labels, pa.Table):
-        check_sizes(context.copied(known.written), labels)
+        check_masks(context.copied(known.written), labels)
 
 
 def _pool_files(context: RunContext) -> list[pafs.FileInfo]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.data.draw import outside, within
-from prunefuse_ray.data.labeled_set import check_sizes
+from prunefuse_ray.data.labeled_set import check_masks
 from prunefuse_ray.method.steps import REQUEST, Step
 from prunefuse_ray.run import drawn_set
 from prunefuse_ray.run.class_counts import class_counts, warn_of_missing
@@ -36,7 +36,7 @@ def run(context: RunContext, step: Step) -> Done:
     labels = done.outputs["labels.parquet"]
     assert isinstance(labels, pa.Table)
     if context.task.pixels and labels.num_rows:
-        check_sizes(context.copied(done.written), labels)
+        check_masks(context.copied(done.written), labels)
     classes = context.info.classes
     counts = class_counts(context.config.task, pa.concat_tables([known, labels]), len(classes))
     if not context.task.numbers:
