@@ -15,7 +15,7 @@ from rich.table import Table
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import TRUSTED_CODE_HELP, console, quiet, si
 from prunefuse_ray.distributed.security import secure
-from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.errors import ConfigError, PlanError
 from prunefuse_ray.registry import check_trusted, trust
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.data.known_labels import check_known_labels, known_count
     from prunefuse_ray.data.survey import survey
     from prunefuse_ray.distributed.machine import cores
-    from prunefuse_ray.distributed.resources import MACS_WORTH_AN_ACTOR, observe, plan_scoring, start_ray
+    from prunefuse_ray.distributed.resources import MACS_WORTH_AN_ACTOR, observe, plan_scoring, plan_training, start_ray
     from prunefuse_ray.method.steps import check_budget
     from prunefuse_ray.run.estimate import caveats, estimate, labels_asked, nodes_for
 
@@ -70,11 +70,16 @@ def main(argv: Sequence[str]) -> int:
     asked = labels_asked(config, known=given, known_test=0 if known is None else known.table.num_rows - given)
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     macs = info.rows * costs.proxy_macs
-    scoring = plan_scoring(config.scoring, observe(), macs)
+    has = observe()
+    scoring = plan_scoring(config.scoring, has, macs)
     found = estimate(config, info, costs, scoring.max_actors, asked)
     notes = caveats(
         config, gpu=torch.cuda.is_available(), scoring=mine.scoring_rate is None, training=mine.training_rate is None
     )
+    try:
+        notes += filter(None, [plan_training(config.workers, has).waits])
+    except PlanError as error:  # the figures are good for the machines of another place
+        notes.append(f"Here the run would be refused: {error}")
     if mine.json:
         print(json.dumps({**_tree(found, scoring.max_actors, mine), "notes": notes}))
         return 0
