@@ -17,6 +17,9 @@ LIBRARIES = ("torchvision", "timm", "huggingface")
 DEFAULT = "DEFAULT"
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json", "pytorch_model.bin")
 """What a Hugging Face repository may hold its weights in; the first one counts."""
+REBASED = ("googlenet", "inception_v3")
+"""Of torchvision's networks those whose weights were trained on values from -1 to 1. With `weights=` torchvision builds
+them so that they bring images there from ImageNet's mean and deviation (`transform_input`), which ours do not."""
 PATTERNS = ["model*.safetensors*", "pytorch_model*.bin*"]
 
 
@@ -64,6 +67,8 @@ def _of_torchvision(weights: str, name: str, model: str) -> Named:
     entry: Any = known[name]
     transforms = entry.transforms()
     mean, std = getattr(transforms, "mean", None), getattr(transforms, "std", None)
+    if model in REBASED:
+        mean = std = [0.5] * 3
     return Named(file=_of_url(weights, entry.url), mean=mean and tuple(mean), std=std and tuple(std))
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.method.selector import dense_network
@@ -46,6 +47,20 @@ def test_torchvisions_weights_come_from_its_cache_and_the_head_is_new(imagenet):
     ]
     same = config("torchvision:IMAGENET1K_V1", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
     assert len(dense_network(same, SPEC)[1]["notes"]) == 1
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_weights_that_torchvision_feeds_with_other_values_say_by_which_they_were_normalized(monkeypatch, name):
+    """The reference is torchvision's own network, which changes what it is given."""
+    monkeypatch.setattr("prunefuse_ray.networks.pretrained._of_url", lambda *_: "file")
+    found = named_weights("torchvision:DEFAULT", f"torchvision:{name}")
+    theirs = torchvision.models.get_model(name, weights=None, init_weights=False)
+    theirs.transform_input = True
+    values = torch.rand(1, 3, 4, 4)
+    imagenet = [torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (found.mean, found.std))
+    inside = theirs._transform_input((values - imagenet[0]) / imagenet[1])
+    torch.testing.assert_close(inside, (values - mean) / std)
 
 
 def test_what_is_in_a_cache_runs_no_code(imagenet, tmp_path):
