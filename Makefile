@@ -1,5 +1,5 @@
 # A new machine needs Python 3.11 and make; everything else is installed into $(VENV).
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

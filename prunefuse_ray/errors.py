@@ -67,10 +67,20 @@ def shortened(text: str) -> str:
     return re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda m: f"{m[0][:100]}... ({len(m[0]):,} characters)", text)
 
 
+def is_container(scheme: str, before: str) -> bool:
+    """Whether what stands before the @ of a URI is Azure's container, and neither a name nor a password:
+    abfs://container@account.dfs.core.windows.net/path."""
+    return scheme in ("abfs", "abfss") and ":" not in before
+
+
 def without_secrets(text: str) -> str:
     """A message with the credentials taken out of its URIs: it goes into logs and reports, and values that people put
     into the wrong field are in it, too."""
-    text = re.sub(r"(\w://)[^/@\s'\"]*@", r"\1...@", text)
+
+    def masked(found: re.Match[str]) -> str:
+        return found[0] if is_container(found[1], found[2]) else f"{found[1]}://...@"
+
+    text = re.sub(r"(\w+)://([^/@\s'\"]*)@", masked, text)
     return re.sub(r"(?i)([?&][\w-]*(?:key|token|secret|signature|password|sig)[\w-]*=)[^&\s'\"]+", r"\1...", text)
 
 

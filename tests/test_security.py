@@ -167,6 +167,7 @@ def test_a_run_on_such_a_pool_stops_before_it_begins(local_ray, mark, tmp_path):
         f"s3://bucket/runs?secret_key={SECRET}",
         f"s3://bucket/pool.parquet?X-Amz-Signature={SECRET}",
         f"abfs://container/runs?sas_token={SECRET}",
+        f"abfs://container:{SECRET}@account.dfs.core.windows.net/runs",
     ],
 )
 @pytest.mark.parametrize("field", ["run.directory", "pool.path"])

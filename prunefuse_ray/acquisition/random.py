@@ -2,4 +2,4 @@
 
 from prunefuse_ray.acquisition.strategy import Strategy
 
-RANDOM = Strategy(name="random", wants="luck")
+RANDOM = Strategy(name="random", wants="nothing: equal chances")

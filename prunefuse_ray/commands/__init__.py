@@ -26,7 +26,7 @@ GROUPS = {
 COMMANDS = tuple(name for commands in GROUPS.values() for name in commands)
 EXIT_CODES = {
     0: "done",
-    1: "a bug, Ray that died too often, or trials of a sweep that failed",
+    1: "a bug, Ray died too often, or trials of a sweep that failed",
     2: "something to put right, said in one message",
     3: "samples wait for labels; the same command goes on",
     130: "interrupted (Ctrl-C; 143: SIGTERM); the same command goes on",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Look at a pool (its kind, sizes, classes, labels, test set) and at this machine, and write a commented
-    configuration to begin with. What was guessed is told; read it before you run it."""
+    configuration to begin with. It says what it guessed; read the file before you run it."""
     parser = argparse.ArgumentParser(prog="prunefuse init", description=main.__doc__, allow_abbrev=False)
     parser.add_argument(
         "pool",

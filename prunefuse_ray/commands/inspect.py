@@ -26,9 +26,9 @@ class Inspection(cfg.Section):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Account for a pool as a run would: samples, what is left out and why, conversions, sizes, duplicates, classes,
-    what pool and held-out sets share. Takes the options and the file of a run; a test set may be missing. Of a POOL
-    without a source the kind is guessed, as `prunefuse init` does, and told."""
+    """Report what a pool contains, as a run does: samples, what is left out and why, conversions, sizes, duplicates,
+    classes, what pool and held-out sets share. Takes the options and the file of a run; a test set may be missing.
+    Without pool.source the format of a POOL is guessed, as `prunefuse init` does, and the guess is shown."""
     parser = argparse.ArgumentParser(prog="prunefuse inspect", description=main.__doc__, allow_abbrev=False)
     parser.add_argument("path", nargs="?", metavar="POOL", help="a folder, a file or a pattern: --pool.path POOL")
     where = parser.add_mutually_exclusive_group()

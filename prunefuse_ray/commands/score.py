@@ -15,8 +15,14 @@ from prunefuse_ray.errors import ConfigError
 def main(argv: Sequence[str]) -> int:
     """Score every sample of a pool with a saved network and rank the highest. The same command again resumes."""
     parser = argparse.ArgumentParser(prog="prunefuse score", description=main.__doc__, allow_abbrev=False)
-    parser.add_argument("network", help="a network's directory: RUN/fused, RUN/rounds/NNN/proxies/0, or a finished run")
-    parser.add_argument("--out", required=True, metavar="DIRECTORY", help="where scores go: one directory per pass")
+    parser.add_argument(
+        "network",
+        metavar="NETWORK",
+        help="a network's directory: RUN/fused, RUN/rounds/NNN/proxies/0, or a finished run",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIRECTORY", help="where scores go: one directory per pass (required)"
+    )
     parser.add_argument("--top", type=int, default=1000, metavar="K", help="length of the ranked list (default: 1000)")
     parser.add_argument("--config", metavar="FILE", help="a YAML file with a section `pool`; a run's own will do")
     parser.add_argument(

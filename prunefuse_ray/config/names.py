@@ -25,6 +25,8 @@ class Named:
     """An entry's line of help."""
     besides: Mapping[str, str] = field(default_factory=dict)
     """Word -> its line of help."""
+    fits: Callable[[Any], bool] = lambda entry: True
+    """Which entries the field takes. The section that has it says why others do not fit."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
@@ -34,10 +36,15 @@ class Named:
 
     def help(self) -> list[str]:
         """A line for every name, those of other installed packages included: this loads them all."""
-        return [f"{name}: {line}" for name, line in [*self.besides.items(), *map(self._line, self.registry)]]
+        return [f"{name}: {line}" for name, line in self.lines().items()]
 
-    def _line(self, name: str) -> tuple[str, str]:
-        try:
-            return name, self.describe(self.registry[name])
-        except ConfigError as error:  # another package's; --help is where one would look for what is wrong with it
-            return name, f"cannot be used: {error}"
+    def lines(self) -> dict[str, str]:
+        """Name -> its line of help."""
+        lines = dict(self.besides)
+        for name in self.registry:
+            try:
+                if self.fits(entry := self.registry[name]):
+                    lines[name] = self.describe(entry)
+            except ConfigError as error:  # another package's; --help is where one would look for what is wrong with it
+                lines[name] = f"cannot be used: {error}"
+        return lines

@@ -31,8 +31,8 @@ class Network(Section):
     """Trained weights of the dense network: a path or URI of safetensors, of a checkpoint that holds tensors alone, or
     of an encoder's folder, for its model.safetensors; or by name, through the library's own download and cache:
     torchvision:DEFAULT (or its name for them, such as IMAGENET1K_V2), timm:DEFAULT (or timm:NAME),
-    huggingface:OWNER/NAME. The proxy is pruned from them; a head for another number of classes is made anew. Default of
-    transformers:FOLDER: that folder; null: random weights."""
+    huggingface:OWNER/NAME. The proxy is pruned from them; if the number of classes differs, the last layer is newly
+    initialized. Default of transformers:FOLDER: that folder; null: random weights."""
 
     @field_validator("architecture")
     @classmethod

@@ -52,8 +52,8 @@ class Pool(Section):
     """Share of the labeled set that is held out as the validation set, the same samples in every round."""
     version: Version = None
     """Of a table, the version that is read: its number (Delta, Lance), the id of a snapshot (Iceberg), or the name of a
-    tag or branch (Iceberg, Lance). Default: the newest one, which the run records. A run may go on with the version
-    that it recorded when the table has changed since."""
+    tag (Iceberg, Lance) or branch (Iceberg). Default: the newest one, which the run records. A run may go on with the
+    version that it recorded when the table has changed since."""
     test_version: Version = None
     """Likewise of the table that test_path names."""
     validation_version: Version = None
@@ -107,7 +107,7 @@ class Pool(Section):
     """Share of the scaled image's shorter side that the center crop keeps; torchvision's presets use 0.875 (256 to
     224)."""
     value_range: tuple[float, float] | None = None
-    """Values of images of more than 8 bits that become black and white, such as [0, 4095] for 12 bits in 16. Default:
+    """[black, white]: the values that become 0 and 255 in images of more than 8 bits, such as [0, 4095]. Default:
     the range of the type for 16 bits, 0..1 for floats; 32-bit integers and other floats are rejected without it."""
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 50_000_000
     """An image with more pixels than this is rejected unread (decompression bombs); Pillow itself opens none of more

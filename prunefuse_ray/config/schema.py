@@ -52,8 +52,8 @@ class Run(Section):
     (tensorboard, mlflow, wandb), or module:name for one of your own. They are configured by their own environment
     variables. A sweep has `loggers` instead."""
     retries: int = Field(3, ge=0)
-    """How often a run goes on by itself after Ray, or the driver, died under it. Only where this command starts Ray on
-    this machine; a job on a cluster is submitted again (RayJob: backoffLimit)."""
+    """How often a run is restarted automatically after Ray or the driver has died. Only where this command starts Ray
+    on this machine; a job on a cluster is submitted again (RayJob: backoffLimit)."""
 
 
 class Annotation(Section):
@@ -62,8 +62,9 @@ class Annotation(Section):
     renamed = {"picture_url": "image_url", "picture_size": "image_size"}
 
     kind: Literal["oracle", "files", "label_studio"] = "oracle"
-    """oracle (pool.label_column; for benchmarks), files (a CSV to fill in, a round at a time), label_studio (a Label
-    Studio server). While labels are awaited the command ends with exit code 3; the same command again goes on."""
+    """oracle (pool.label_column; for benchmarks), files (people label in the browser with `prunefuse label`, or fill in
+    a table, a round at a time), label_studio (a Label Studio server). While labels are awaited the command ends with
+    exit code 3; the same command again goes on."""
     labels_per_sample: Positive = 1
     """Labels by different annotators that a sample needs; the majority counts. Not for oracle."""
     accept_partial: bool = False
@@ -87,12 +88,12 @@ class Annotation(Section):
 
 
 class Report(Section):
-    """What a run's end is compared with."""
+    """The baseline that a finished run is compared with."""
 
     baseline: bool = True
     """Also fit the simplest model anyone would try on the same labels, and test it on the same test set: TF-IDF of
     words and pairs (texts), k-means features of patches (images), the vectors themselves, each with logistic regression
-    (of numbers ridge regression). Of large sets a part, which is told; a minute or two."""
+    (of numbers ridge regression). On large sets a part is used, and the run says so. Takes a minute or two."""
 
 
 class Config(Section):

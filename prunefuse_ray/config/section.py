@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from prunefuse_ray.errors import is_container
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,7 +34,8 @@ def no_credentials(value: str) -> str:
     """Paths are written to config.yaml, logs and reports; a secret in one would travel with them."""
     scheme, _, rest = value.partition("://")
     options = {part.partition("=")[0] for part in rest.partition("?")[2].split("&")} if "?" in rest else set()
-    if "@" in rest.partition("/")[0] or (scheme != "file" and rest and options - STORE_OPTIONS):
+    before, at, _ = rest.partition("/")[0].rpartition("@")
+    if (at and not is_container(scheme, before)) or (scheme != "file" and rest and options - STORE_OPTIONS):
         raise ValueError(
             "holds credentials, or an option that may be one; give credentials by the environment or the machine's "
             f"role, not in the path. After a question mark stand {', '.join(sorted(STORE_OPTIONS))} only; as a "

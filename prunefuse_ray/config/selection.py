@@ -16,9 +16,6 @@ from prunefuse_ray.acquisition import STRATEGIES, Strategy, auto
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.section import Positive, Section
 
-InitialName = Annotated[str, Named(registry=STRATEGIES, describe=lambda strategy: strategy.wants)]
-
-
 StrategyName = Annotated[
     str,
     Named(
@@ -34,6 +31,11 @@ def _needs_no_training(strategy: Strategy) -> bool:
     return strategy.score is None or bool(strategy.select and not strategy.by_score and not strategy.gradients)
 
 
+InitialName = Annotated[
+    str, Named(registry=STRATEGIES, describe=lambda strategy: strategy.wants, fits=_needs_no_training)
+]
+
+
 class Selection(Section):
     """Which samples get labeled, and how many."""
 
@@ -46,8 +48,8 @@ class Selection(Section):
     """Choose equally many of each class that the network predicts (predicted), or of each value of pool.group_column
     (group), as far as there are so many. Only with strategies that score each sample for itself."""
     class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Prefer classes with few labels: the power of the inverse frequency of the class that the network expects, with
-    which scores are multiplied; 0: no preference. Only with strategies that go by scores."""
+    """Prefer classes with few labels: scores are multiplied by the inverse frequency of the predicted class, raised to
+    this power; 0: no preference. Only with strategies that go by scores."""
     wanted_classes: list[str] = []
     """Classes, by name, of which more samples are wanted: scores of others count an eighth, under the strategy
     rare_classes nothing. Only with strategies that go by scores."""

@@ -148,7 +148,7 @@ class Workers(Section):
     """One GPU per training worker."""
     sample_memory_gb: Annotated[float, Field(ge=0)] = 8.0
     """Memory (GiB) for the decoded labeled samples in one training worker; a larger set is decoded once into a file in
-    the temporary directory (TMPDIR) of its node. As much again for samples that are learned from without labels."""
+    the temporary directory (TMPDIR) of its node. Unlabeled samples (pretraining, unlabeled) may take as much again."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
     """Worker failures that training survives, each going on from the last epoch's checkpoint; -1: any number."""
 

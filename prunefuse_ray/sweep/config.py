@@ -173,8 +173,8 @@ class Sweep(Section):
     concurrency: Positive | None = None
     """Trials at a time. Default, and upper bound: what the cluster can run."""
     resources: PerTrial | None = None
-    """What each trial has of the cluster at least: bounds the trials at a time. Default: what its actors and workers
-    need (scoring.actors, workers.count)."""
+    """What each trial has of the cluster at least, as {cpus: 8, gpus: 1}: bounds the trials at a time. Default: what
+    its actors and workers need (scoring.actors, workers.count)."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a trial is taken up again after the loss of its process or node. Its own errors are not retried."""
     loggers: list[TrackerName] = Field(["tensorboard"])

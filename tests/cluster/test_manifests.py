@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from prunefuse_ray.commands.options import parse_run, parse_sweep
+from prunefuse_ray.config.section import no_credentials
+from prunefuse_ray.errors import without_secrets
 from prunefuse_ray.sweep.config import trials
 from tests.support import ROOT
 
@@ -353,7 +355,11 @@ def test_launcher_defaults_install_nothing(which):
 
 @pytest.mark.parametrize("which", LAUNCHERS)
 def test_launcher_containers_know_the_shared_run_directory(which):
-    assert any(re.match(r"--env=PRUNEFUSE_RUNS=(s3|gs|abfs)://", o) for o in launcher(which)["docker"]["run_options"])
+    options = launcher(which)["docker"]["run_options"]
+    (where,) = (o.partition("PRUNEFUSE_RUNS=")[2] for o in options if "PRUNEFUSE_RUNS=" in o)
+    assert re.match(r"(s3|gs|abfs)://", where)
+    assert no_credentials(where) == where
+    assert without_secrets(where) == where
 
 
 def test_aws_machines_use_the_users_network_and_roles():
@@ -594,11 +600,12 @@ def test_the_network_policy_keeps_others_out():
             assert selected <= group["template"]["metadata"]["labels"].items()
             assert group["template"]["spec"]["serviceAccountName"] == account["metadata"]["name"]
     assert policy["spec"]["policyTypes"] == ["Ingress"]
-    among, dashboard = policy["spec"]["ingress"]
+    among, dashboard, metrics = policy["spec"]["ingress"]
     assert among["from"] == [{"podSelector": policy["spec"]["podSelector"]}]
     assert [p["port"] for p in dashboard["ports"]] == [8265]
-    assert not any("ipBlock" in peer for rule in (among, dashboard) for peer in rule["from"])
-    assert all(peer.get("namespaceSelector") != {} for peer in dashboard["from"])
+    assert [p["port"] for p in metrics["ports"]] == [8080]
+    assert not any("ipBlock" in peer for rule in (among, dashboard, metrics) for peer in rule["from"])
+    assert all(peer.get("namespaceSelector") != {} for peer in (*dashboard["from"], *metrics["from"]))
 
 
 @pytest.mark.parametrize("which", JOBS)

@@ -3,7 +3,7 @@
 - Tables that `prunefuse list` prints: between `<!-- prunefuse list KIND -->` and `<!-- end -->`.
 - Tables of comparisons: between `<!-- comparison NAME -->` and `<!-- end -->`, likewise.
 - Tables of results: between `<!-- results NAME -->` and `<!-- end -->`, from docs/explanation/figures/NAME.json.
-- docs/reference/configuration.md from the schema, commands.md from the parsers, python.md from docstrings.
+- docs/reference/configuration.md and sweep.md from the schema, commands.md from the parsers, python.md from docstrings.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from prunefuse_ray.commands import COMMANDS
 from prunefuse_ray.commands.list import KINDS
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.schema import Config
+from prunefuse_ray.sweep.config import Sweep
 from prunefuse_ray.tasks import Metric
 from tests.support import ROOT
 
@@ -129,6 +130,21 @@ def configuration() -> str:
     return "\n".join(lines)
 
 
+def sweep_files() -> str:
+    """Every field of a sweep's file."""
+    fields = Sweep.model_fields
+    lines = [
+        GENERATED,
+        "# Sweep files\n",
+        "[Sweep and compare](../how-to/sweeps.md) shows them at work. Without `run.name` in its base, a sweep is named "
+        "after its file or preset. `--seeds`, `--loggers` and `--concurrency` are options of `prunefuse sweep`, too; "
+        "`--section.field value` changes the base.\n",
+        f"**`base`**: {_plain(fields['base'].description)}\n",
+        *_table("", {name: field for name, field in fields.items() if name != "base"}),
+    ]
+    return "\n".join(lines)
+
+
 def _section(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
@@ -153,7 +169,7 @@ def _rows(prefix: str, fields: dict[str, Any]) -> list[str]:
 
 
 def _words(named: Named) -> list[str]:
-    return ["One of " + ", ".join(f"`{name}`" for name in (*named.besides, *named.registry)) + ", or `module:name`."]
+    return ["One of " + ", ".join(f"`{name}`" for name in named.lines()) + ", or `module:name`."]
 
 
 def _plain(text: str | None) -> str:
@@ -228,6 +244,9 @@ def python() -> str:
             inspect.getdoc(thing) or "",
             "```\n",
         ]
+        for value, found in inspect.getmembers(thing, lambda member: isinstance(member, property)):
+            if not value.startswith("_") and found.__doc__:
+                lines += [f"### {name}.{value}\n", "```text", inspect.cleandoc(found.__doc__), "```\n"]
         for method, function in inspect.getmembers(thing, inspect.isfunction) if inspect.isclass(thing) else ():
             if not method.startswith("_") and method != "forward" and function.__qualname__.startswith(thing.__name__):
                 said = inspect.getdoc(function) or ""
@@ -241,7 +260,7 @@ def python() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"configuration.md": configuration, "commands.md": commands, "python.md": python}
+PAGES = {"configuration.md": configuration, "sweep.md": sweep_files, "commands.md": commands, "python.md": python}
 
 
 if __name__ == "__main__":
