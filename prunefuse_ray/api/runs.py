@@ -162,6 +162,8 @@ def execute(
         found = config_from_tree(overlay(config, sections))
     else:
         found = load_config(None if config is None else os.fspath(config), sections)
+    import torch
+
     from prunefuse_ray.api.notebook import display
     from prunefuse_ray.run import loop
 
@@ -171,6 +173,10 @@ def execute(
         for line in lines:
             say(line)
 
-    with nullcontext() if tell is None else display(loop.run_place(found)):
-        ledger = loop.run(found, RoundLines(found, say), tell=account)
+    threads = torch.get_num_threads()  # a training in this process takes as many as pay for it
+    try:
+        with nullcontext() if tell is None else display(loop.run_place(found)):
+            ledger = loop.run(found, RoundLines(found, say), tell=account)
+    finally:
+        torch.set_num_threads(threads)
     return Run(ledger.root.path if ledger.root.local else below(found.run.directory, found.run.name))

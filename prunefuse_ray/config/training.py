@@ -27,8 +27,8 @@ class Unlabeled(Section):
     """Optimizer steps of the training, at least, in place of `min_steps`: as many labeled batches as `epochs` has are
     too few to learn from a pool."""
     macs: Annotated[float, Field(gt=0)] | None = None
-    """Multiply-accumulates that the training may take, in place of `steps`; counted as if the network were sure of
-    every sample."""
+    """The same in multiply-accumulates, in place of `steps`: at least as many steps as take these where the network is
+    sure of every sample. `epochs` passes over the labels are made in any case."""
     ratio: Positive = 4
     """Unlabeled samples to one labeled sample of a batch."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.95

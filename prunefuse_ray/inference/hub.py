@@ -71,10 +71,19 @@ def _config(spec: NetworkSpec, told: Preprocessing) -> dict[str, Any]:
         form = told.form
         tree["pretrained_cfg"] = {
             "input_size": list(spec.input_shape), "num_classes": spec.classes, "mean": list(form.mean),
-            "std": list(form.std), "crop_pct": form.crop_ratio, "interpolation": "bilinear", "fixed_input_size": False,
+            "std": list(form.std), "crop_pct": form.crop_ratio, "interpolation": "bilinear",
+            "fixed_input_size": library == "timm" and _has_fixed_size(name),
             "label_names": told.classes,
         }  # fmt: skip
     return tree
+
+
+def _has_fixed_size(name: str) -> bool:
+    """Whether timm builds this network for one size of input, which it has to be told."""
+    import timm
+
+    found = timm.get_pretrained_cfg(name)
+    return found is not None and found.fixed_input_size
 
 
 def card(spec: NetworkSpec, told: Preprocessing, result: Mapping[str, Any] | None) -> str:

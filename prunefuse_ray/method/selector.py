@@ -89,7 +89,8 @@ def _normalized(config: Config, named: networks.Named | None) -> list[str]:
     if named is None or named.mean is None or named.std is None:
         return []
     mine, theirs = (config.pool.mean, config.pool.std), (list(named.mean), list(named.std))
-    if mine == theirs:
+    each = tuple(own * len(of) if len(own) == 1 else own for own, of in zip(mine, theirs, strict=True))
+    if each == theirs:
         return []
     return [
         f"trained with mean {theirs[0]} and std {theirs[1]}, and pool.mean is {mine[0]}, pool.std {mine[1]}: set them "

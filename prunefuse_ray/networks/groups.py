@@ -12,7 +12,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -154,7 +154,9 @@ def _groups(graph: "torch_pruning.DependencyGraph", importance: str, classes: in
             module = inner[0].proj
             group = graph.get_pruning_group(module, prune_linear_in_channels, list(range(module.in_features)))
             blocks.append(attention_heads(inner[0]) or 1)
-        yield _scored(graph, group, math.lcm(*blocks), importance, judge)
+        scored = _scored(graph, group, math.lcm(*blocks), importance, judge)
+        # The layer behind the heads may be the root of what it writes, too.
+        yield replace(scored, root=graph._module2name[inner[0].qkv]) if inner else scored
 
 
 def _name_whole(graph: "torch_pruning.DependencyGraph", layers: list, classes: int) -> None:

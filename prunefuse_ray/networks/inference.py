@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -104,7 +104,8 @@ class WithFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = [body(x) for body in self.bodies]
-        logits = [read(own) for read, own in zip(self.classifiers, features, strict=True)]
+        # In the precision of the classifier, which may be a higher one than the body's (`_Bfloat16`).
+        logits = [read(own.to(read.weight.dtype)) for read, own in zip(self.classifiers, features, strict=True)]
         return torch.stack(logits) if self.committee else logits[0], torch.cat(features, 1)
 
 
@@ -140,12 +141,18 @@ def scoring_form(network: nn.Module, precision: str, example: Tensor, *, feature
     """The `inference_form` as it is run for scoring: x -> logits, or `WithFeatures`.
 
     Args:
-        precision: fp32, or bf16 for weights and activations in bfloat16 (inputs of any precision are taken).
+        precision: fp32, or bf16 for weights and activations in bfloat16 (inputs of any precision are taken), all but
+            the last layer.
         example: an input on the device.
     """
     form = inference_form(network).to(example.device)
     form = WithFeatures(form, example) if features else form
-    return _Bfloat16(form) if precision == "bf16" else form
+    if precision != "bf16":
+        return form
+    if not features:
+        with suppress(NetworkError):  # of networks that do not end in a linear layer the logits are rounded, too
+            form = WithFeatures(copy.deepcopy(form), example)
+    return _Bfloat16(form, features)
 
 
 def inference_form(network: nn.Module) -> nn.Module:
@@ -203,12 +210,18 @@ class _Subsampled:
 
 
 class _Bfloat16(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network.to(torch.bfloat16)
+    """A network in bfloat16, but for its classifier. In bfloat16, with its 8 bits, the two largest logits of a sample
+    that the network is unsure of are often the same number; `margin` would then have nothing but ids to choose by."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.to(torch.bfloat16) if x.is_floating_point() else x)
+    def __init__(self, network: nn.Module, features: bool) -> None:
+        super().__init__()
+        self.network, self.features = network.to(torch.bfloat16), features
+        if isinstance(network, WithFeatures):
+            network.classifiers.float()
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        found = self.network(x.to(torch.bfloat16) if x.is_floating_point() else x)
+        return found[0] if isinstance(found, tuple) and not self.features else found
 
 
 def _foldable(network: nn.Module) -> list[tuple[str, str]]:
@@ -231,6 +244,7 @@ def _foldable(network: nn.Module) -> list[tuple[str, str]]:
         conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
         called_once = uses[source.target] == uses[node.target] == 1
         folds = isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and isinstance(norm, _BatchNorm)
-        if called_once and folds and norm.running_mean is not None:
+        plain = "weight" in conv._parameters  # and not computed from others (a parametrization)
+        if called_once and folds and plain and norm.running_mean is not None:
             pairs.append((conv_name, norm_name))
     return pairs

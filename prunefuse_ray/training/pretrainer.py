@@ -142,6 +142,8 @@ def _pretrain(config: dict[str, Any]) -> None:
             for last in _steps(parallel, optimizer, pool, pretext, job, state, steps, length, device, world, rank):
                 told = last
                 progress.trained(state.epoch + state.step / length)
+                if state.step == length or state.epoch * length + state.step == steps:
+                    continue  # the stretch is done: its checkpoint below holds what is told of it
                 if notice.arrived(state.step) or interrupts.requested():
                     state.seconds = before + time.perf_counter() - started
                     checkpoint()
@@ -152,6 +154,7 @@ def _pretrain(config: dict[str, Any]) -> None:
             state.epoch, state.step = state.epoch + 1, 0
         state.loss = 0.0
         checkpoint()
+        interrupts.check()
 
 
 def _steps(
@@ -211,7 +214,8 @@ def _metrics(state: State, job: PretrainingJob, length: int, macs: int) -> dict[
         "macs": macs_of(job.settings, done, macs),
         "samples_per_second": samples / state.seconds if state.seconds else 0.0,
         "workers": state.workers,
-        **{name: [h[name] for h in state.history] for name in names},
+        # Checkpoints of earlier versions may hold a stretch of which nothing was told.
+        **{name: [h[name] for h in state.history if name in h] for name in names},
     }
 
 

@@ -14,6 +14,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import tempfile
 import time
 import uuid
@@ -73,6 +74,9 @@ logger = logging.getLogger(__name__)
 EVALUATION_BATCHES = {"cpu": 64, "cuda": 500}
 """On CPUs larger ones leave the caches: 500 took 1.5 times as long as 64 (ResNet-20, 32 x 32)."""
 RECALIBRATION_BATCH = 500
+VALUES = 2**25
+"""Most numbers in the inputs of a batch that is not trained on: what a network holds of large images between its layers
+is a hundred times as much."""
 PREEMPTION_STEPS = 16
 """Steps between two looks for an announced preemption; a look is a barrier for all workers."""
 OTHER_WORKERS = (
@@ -361,12 +365,17 @@ def arithmetic(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
+def at_once(most: int, form: Form) -> int:
+    """Of so many samples at most, how many of this form are looked at together."""
+    return max(2, min(most, VALUES // math.prod(form.network_shape)))
+
+
 @torch.inference_mode()
 def _evaluated(network: nn.Module, job: TrainingJob, samples: Samples, device: torch.device) -> Evaluation:
     """The task's evaluation on the samples."""
     network, task = networks.inference_form(network), job.fitted_task
     evaluation = task.evaluation()
-    size = EVALUATION_BATCHES.get(device.type, 500)
+    size = at_once(EVALUATION_BATCHES.get(device.type, 500), job.form)
     for start in range(0, len(samples), size):
         rows = slice(start, start + size)
         y = samples.labels_N[rows].to(device)
@@ -389,7 +398,7 @@ def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterato
     """Labeled samples in batches of about equal size, not augmented, for batch-norm statistics. They are drawn at
     random: in the order of ids a batch may have one class alone."""
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(job.seed))[: 10 * RECALIBRATION_BATCH]
-    for rows in order.tensor_split(-(-len(order) // RECALIBRATION_BATCH)):
+    for rows in order.tensor_split(-(-len(order) // at_once(RECALIBRATION_BATCH, job.form))):
         values = samples.values_N[rows].to(device)
         yield job.inputs(center(values, job.form.shape[:2]) if isinstance(job.form, ImageForm) else values)
 
@@ -397,8 +406,9 @@ def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterato
 def _labeled(samples: Samples, job: TrainingJob, classes: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """All labeled samples, not augmented, in batches of inputs and of which classes each is (N, C)."""
     task = job.fitted_task
-    for start in range(0, len(samples), RECALIBRATION_BATCH):
-        rows = slice(start, start + RECALIBRATION_BATCH)
+    size = at_once(RECALIBRATION_BATCH, job.form)
+    for start in range(0, len(samples), size):
+        rows = slice(start, start + size)
         yield job.inputs(samples.values_N[rows].to(device)), task.members(samples.labels_N[rows], classes).to(device)
 
 

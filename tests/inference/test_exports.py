@@ -1,5 +1,6 @@
 """Networks in other formats: each is read back by the library that it is for."""
 
+import dataclasses
 import io
 import json
 
@@ -102,6 +103,18 @@ def test_timm_loads_its_own_networks_from_the_folder(tmp_path):
         torch.testing.assert_close(found(x), network(x))
     assert tuple(found.pretrained_cfg["mean"]) == FORM.mean
     assert "model-index" not in (tmp_path / "hub/README.md").read_text(), "no run, no figures"
+
+
+def test_timm_builds_it_for_its_own_size_of_input(tmp_path):
+    """Left alone it would build a transformer for 224 x 224, and stretch the positions to that."""
+    timm = pytest.importorskip("timm")
+    form = dataclasses.replace(FORM, height=32, width=32)
+    network = save(tmp_path / "run/fused", form, "timm:vit_tiny_patch16_224")
+    assert main(["export", str(tmp_path / "run/fused"), "--format", "huggingface", "--out", str(tmp_path / "hub")]) == 0
+    found = timm.create_model(f"local-dir:{tmp_path}/hub", pretrained=True).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(found(x), network(x))
 
 
 def test_texts_have_a_card_too(tmp_path):

@@ -170,6 +170,16 @@ def test_what_cannot_be_folded_stays(traceable):
     torch.testing.assert_close(fast(x), network.eval()(x))
 
 
+@pytest.mark.parametrize("kind", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_weights_that_are_computed_from_others_are_not_folded(kind):
+    network = nn.Sequential(kind(nn.Conv2d(3, 4, 1)), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    randomize(network)
+    x = torch.randn(2, 3, 1, 1)
+    fast = inference_form(network)
+    assert len(batch_norms(fast)) == 1
+    torch.testing.assert_close(fast(x), network.eval()(x))
+
+
 def test_a_convolution_called_twice_is_not_folded():
     conv, norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
     network = nn.Sequential(conv, norm, conv, nn.Flatten(), nn.Linear(3, 2))

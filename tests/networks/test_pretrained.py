@@ -1,5 +1,6 @@
 """Weights by name: taken from the libraries' own caches, read like any other file, refused with what there is."""
 
+import dataclasses
 import json
 
 import pytest
@@ -61,6 +62,13 @@ def test_weights_that_torchvision_feeds_with_other_values_say_by_which_they_were
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (found.mean, found.std))
     inside = theirs._transform_input((values - imagenet[0]) / imagenet[1])
     torch.testing.assert_close(inside, (values - mean) / std)
+
+
+def test_one_value_for_all_channels_is_the_same(imagenet, monkeypatch):
+    found = dataclasses.replace(named_weights("torchvision:DEFAULT", SHUFFLE), mean=(0.5,) * 3, std=(0.5,) * 3)
+    monkeypatch.setattr("prunefuse_ray.networks.named_weights", lambda *_: found)
+    assert len(dense_network(config("torchvision:DEFAULT", mean=[0.5], std=[0.5]), SPEC)[1]["notes"]) == 1
+    assert len(dense_network(config("torchvision:DEFAULT", mean=[0.5], std=[0.25]), SPEC)[1]["notes"]) == 2
 
 
 def test_what_is_in_a_cache_runs_no_code(imagenet, tmp_path):

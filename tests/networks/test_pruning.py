@@ -190,6 +190,24 @@ class OwnAttention(nn.Module):
         return self.classifier(x.mean(1))
 
 
+class AttentionLast(nn.Module):
+    """An attention behind the feed-forward layers: what it writes and its heads end in the same layer."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(256, 32)
+        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(3))
+        self.hidden = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+        self.attention = pytest.importorskip("timm").layers.Attention(32, num_heads=4, qkv_bias=True)
+        self.classifier = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        x = self.embedding(x)
+        x = x + self.hidden(self.norms[0](x))
+        x = x + self.attention(self.norms[1](x))
+        return self.classifier(self.norms[2](x).mean(1))
+
+
 class FixedPositions(nn.Module):
     """A positional code in a buffer, which pruning does not reach."""
 
@@ -691,3 +709,15 @@ def test_what_cannot_be_followed_is_refused(kind, shape, message):
     spec = spec_of(kind, shape)
     with pytest.raises(NetworkError, match=message):
         prune(build(spec, seed=0), spec, PruningSpec(ratio=0.5))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_heads_lose_their_share_where_the_attention_writes_last(steps):
+    spec = spec_of(AttentionLast, (8,))
+    dense = build(spec, seed=0)
+    proxy = prune(dense, spec, PruningSpec(ratio=0.5, steps=steps))
+    assert proxy.network.attention.qkv.weight.shape == (3 * 4 * 4, 16)
+    assert proxy.network.attention.head_dim == 4
+    x = example_input(spec, samples=3)
+    fused = fuse(dense, proxy, "function_preserving").eval()
+    torch.testing.assert_close(fused(x), proxy.network.eval()(x), atol=1e-4, rtol=1e-4)

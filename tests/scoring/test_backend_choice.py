@@ -103,6 +103,18 @@ def test_auto_goes_on_without_a_backend_that_cannot_run_the_network(saved, monke
         fastest(Scoring(backend="openvino"), saved, JOB, LARGE)
 
 
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("features", [False, True])
+def test_logits_are_not_rounded_to_bf16(saved, backend, features):
+    """Rounded, the two largest of an unsure sample are often one number, and margin chooses by ids alone."""
+    if lack := networks.BACKENDS[backend].lacks():
+        pytest.skip(lack)
+    job = dataclasses.replace(JOB, backend=backend, precision="bf16", features=features)
+    logits = Scorer(saved, job).forward(random_images(200))[0]
+    rounded = torch.from_numpy(logits).to(torch.bfloat16).float().numpy()
+    assert (rounded != logits).mean() > 0.9
+
+
 def test_an_actor_is_given_a_second_of_work_in_whole_batches():
     assert call_rows(1000.0, 64, 3072) == 1024
     assert call_rows(1.0, 64, 3072) == 64

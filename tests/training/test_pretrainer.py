@@ -1,6 +1,7 @@
 """Pre-training: its tasks, its budget, exact resume, and what comes of the classifier and of committees."""
 
 import math
+import signal
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +51,24 @@ def test_turns_are_learned_and_the_classifier_stays(pool, tmp_path):
     assert torch.equal(before["8.weight"], after["8.weight"])
     assert not torch.equal(before["0.weight"], after["0.weight"])
     assert after["1.num_batches_tracked"] == 60
+
+
+def test_one_that_is_interrupted_at_the_end_of_a_stretch_goes_on(pool, tmp_path, monkeypatch):
+    mine = job(pool, epochs=12)  # 36 steps
+    monkeypatch.setattr(pretrainer, "STRETCHES", 2)
+    whole = pretrain(mine, IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    with monkeypatch.context() as patch:
+
+        def trained(done):
+            if done == 1.0:
+                patch.setattr(pretrainer.interrupts._State, "requested", signal.SIGINT)
+
+        patch.setattr(pretrainer.progress, "trained", trained)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(mine, IN_PROCESS, Place.at(str(tmp_path / "t")))
+    resumed = pretrain(mine, IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert resumed.network == whole.network
+    assert resumed.metrics["right"] == whole.metrics["right"]
 
 
 @pytest.mark.parametrize("method", ["rotation", "vicreg"])

@@ -377,3 +377,8 @@ def test_random_crops_are_cut_from_the_uncropped_image(data, tmp_path):
     dense = networks.Dense(network=networks.build(spec, seed=0), spec=spec)
     crops = TrainingJob(**{**vars(crops), "network": networks.to_files(dense), "recalibrate": True})
     assert train(crops, IN_PROCESS, Place.at(str(tmp_path / "t"))).metrics["test_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(("side", "expected"), [(8, 500), (64, 500), (224, 222), (512, 42), (20_000, 2)])
+def test_of_large_images_fewer_are_looked_at_together(side, expected):
+    assert trainer.at_once(500, ImageForm(height=side, width=side, channels=3)) == expected
