@@ -9,6 +9,8 @@ import numpy as np
 from prunefuse_ray.acquisition.probabilities import entropy_of
 from prunefuse_ray.acquisition.strategy import Probabilities, Scores, Strategy
 
+TIES = 1e-3
+
 
 def bald(p_MNC: Probabilities) -> Scores:
     """Mutual information in nats between a sample's label and which member is right, in [0, log M]: the entropy of the
@@ -19,10 +21,11 @@ def bald(p_MNC: Probabilities) -> Scores:
 
 def vote_entropy(p_MNC: Probabilities) -> Scores:
     """Entropy in nats of the members' votes, in [0, log M]. Dagan and Engelson, "Committee-Based Sampling for Training
-    Probabilistic Classifiers", 1995. Few members give few values: ties break by id."""
+    Probabilistic Classifiers", 1995. Few members give few values: a thousandth of it is `bald`, which decides among
+    equal votes, and is 0 where there is nothing to disagree about."""
     classes = p_MNC.shape[2]
     votes_NC = (p_MNC.argmax(axis=2)[..., None] == np.arange(classes)).mean(axis=0)
-    entropy_N = entropy_of(votes_NC)
+    entropy_N = (1 - TIES) * entropy_of(votes_NC) + TIES * bald(p_MNC)
     entropy_N[~np.isfinite(p_MNC).all(axis=(0, 2))] = np.nan  # argmax makes a vote of NaN, too
     return entropy_N.astype(np.float32)
 

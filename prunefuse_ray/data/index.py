@@ -34,6 +34,8 @@ INDEX_FILE = re.compile(r"index-\d+-\d+\.parquet")
 HEAD_ROWS = 256  # rows that are looked at for what the configuration left open
 SCANS = 256  # tasks that scan a pool's files, at most
 
+HASHES_PER_BUCKET = 20_000_000  # ids whose hashes one task compares for duplicates (160 MB)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
@@ -320,13 +322,17 @@ def _among(rows: pa.Table, column: str, wanted: IdSet) -> pa.Array:
 
 def check_unique(index: Index, samples: SampleSet, column: str | None) -> None:
     """PoolError where two rows of a scan have the same id: of a column, or (None) one that the files' names give."""
-    task = ray.remote(num_cpus=0.5)(_id_hashes)
     parts: list[Any] = list(index.parts)
-    hashes = np.concatenate(_results([task.remote(part) for part in parts]))
-    values, counts = np.unique(hashes, return_counts=True)
-    if len(twice := values[counts > 1]):
-        found = ray.remote(num_cpus=0.5)(_ids_of)
-        names = sorted({i for some in _results([found.remote(part, twice[:1000]) for part in parts]) for i in some})
+    buckets = max(1, -(-index.rows // HASHES_PER_BUCKET))
+    split = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_id_hashes)
+    find = ray.remote(num_cpus=0.5)(duplicate_hashes)
+    answers: list[Any] = [split.remote(part, buckets) for part in parts]
+    twice = np.concatenate(_results([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)]))
+    if not len(twice):
+        return
+    found = ray.remote(num_cpus=0.5)(_ids_of)
+    ids = Counter(i for some in _results([found.remote(part, twice) for part in parts]) for i in some)
+    if names := sorted(i for i, count in ids.items() if count > 1):  # two ids may have the same hash
         where, remedy = (
             ("two files have", "rename or move one of them")
             if column is None
@@ -335,8 +341,15 @@ def check_unique(index: Index, samples: SampleSet, column: str | None) -> None:
         raise PoolError(f"{samples.field}: {where} duplicate ids, e.g. {', '.join(map(repr, names[:5]))}; {remedy}")
 
 
-def _id_hashes(rows: pa.Table) -> np.ndarray:
-    return id_hashes(rows["id"])
+def _id_hashes(rows: pa.Table, buckets: int) -> tuple[Any, ...]:
+    hashes = id_hashes(rows["id"])
+    return None, *(hashes[hashes % np.uint64(buckets) == b] for b in range(buckets))
+
+
+def duplicate_hashes(*parts: np.ndarray) -> np.ndarray:
+    """Hashes that are there twice, the first thousand."""
+    values, counts = np.unique(np.concatenate(parts), return_counts=True)
+    return values[counts > 1][:1000]
 
 
 def _ids_of(rows: pa.Table, hashes: np.ndarray) -> list[str]:

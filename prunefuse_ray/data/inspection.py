@@ -15,7 +15,7 @@ import ray
 
 from prunefuse_ray.data.classes import contradiction, features_names
 from prunefuse_ray.data.ids import id_digest, id_hashes
-from prunefuse_ray.data.index import label_counts, normal_ids
+from prunefuse_ray.data.index import HASHES_PER_BUCKET, duplicate_hashes, label_counts, normal_ids
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.reading import (
@@ -33,8 +33,6 @@ from prunefuse_ray.errors import PoolError, few
 from prunefuse_ray.schemas import is_list
 from prunefuse_ray.storage import Place, pointed
 from prunefuse_ray.tasks import TASKS
-
-HASHES_PER_BUCKET = 20_000_000  # ids whose hashes one task compares for duplicates (160 MB)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,10 +252,10 @@ def _scan(source: Source, classes: int, buckets: int) -> tuple[list[_Scan], np.n
     """What the parts of a source hold, and hashes of ids that it holds twice. The hashes stay where they were made."""
     if sum(source.sizes) <= remote.WORTH_A_TASK:
         scan, *hashes = _scan_ids(source, classes, 1)
-        return [scan], _duplicate_hashes(*hashes)
+        return [scan], duplicate_hashes(*hashes)
     task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
     answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
-    find = ray.remote(num_cpus=0.5)(_duplicate_hashes)
+    find = ray.remote(num_cpus=0.5)(duplicate_hashes)
     with remote.plain_errors():
         scans = cast(list[_Scan], ray.get([a[0] for a in answers]))
         return scans, np.concatenate(ray.get([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)]))
@@ -299,11 +297,6 @@ def _column(source: Source) -> str:
     """The columns of labels in words."""
     named = label_columns(source)
     return f"column{'s' * (len(named) > 1)} '{', '.join(named)}'"
-
-
-def _duplicate_hashes(*parts: np.ndarray) -> np.ndarray:
-    values, counts = np.unique(np.concatenate(parts), return_counts=True)
-    return values[counts > 1][:1000]
 
 
 def _ids_of_hashes(source: Source, hashes: np.ndarray) -> list[str | int]:

@@ -247,7 +247,8 @@ def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
         return BATCH_ROWS
     group = parquet.metadata.row_group(0)
     held = [group.column(i) for i in range(group.num_columns)]
-    size = sum(c.total_uncompressed_size for c in held if c.path_in_schema.split(".")[0] in columns)
+    paths = tuple(f"{column}." for column in columns)  # of a struct all that lies below; a name may have dots itself
+    size = sum(c.total_uncompressed_size for c in held if f"{c.path_in_schema}.".startswith(paths))
     return int(np.clip(BATCH_BYTES * group.num_rows // max(size, 1), 1, BATCH_ROWS))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -190,26 +191,36 @@ def in_two_rounds(
     piles = min(cut.parts, max(GROUPS, math.ceil(4 * rows * sum(dimensions) / PART_BYTES)))
     of_rows = cut.references / max(1, rows)
     deal = ray.remote(num_cpus=0.5, num_returns=piles + 1)(_deal)
-    first = ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")(_select_in_parts)
+    first = ray.remote(num_cpus=0.5, num_returns=2, scheduling_strategy="SPREAD")(_select_in_parts)
     second = ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")(_select_among)
     dealt: list[Any] = [deal.remote(some, piles, chance, of_rows) for some in files.cut(max(GROUPS, piles))]
     shown = ray.remote(num_cpus=0)(_gathered).remote(*(d[-1] for d in dealt)) if cut.references else None
     parts = [len(range(n, cut.parts, piles)) for n in range(piles)]
-    found = [
+    found: list[Any] = [
         first.remote(strategy, labeled, cut.share, chance, piles, parts[n], *(d[n] for d in dealt))
         for n in range(piles)
     ]
     del dealt  # each pile is forgotten as soon as its task is done
-    shares = [len(range(g, k, cut.groups)) for g in range(cut.groups)]
+    groups = [found[g :: cut.groups] for g in range(cut.groups)]
     with plain_errors():
+        shares = shares_of(k, [sum(ray.get([count for _, count in group])) for group in groups])
         return _in_turn(
             ray.get(
                 [
-                    second.remote(strategy, labeled, share, chance, shown, *found[g :: cut.groups])
-                    for g, share in enumerate(shares)
+                    second.remote(strategy, labeled, share, chance, shown, *(rows for rows, _ in group))
+                    for group, share in zip(groups, shares, strict=True)
+                    if share
                 ]
             )
         )
+
+
+def shares_of(k: int, rows: Sequence[int]) -> list[int]:
+    """How many of k samples each group selects: in proportion to what it has, so that none is asked for more.
+    ScoreError where all together have fewer."""
+    enough(sum(rows), k)
+    ends = [k * end // sum(rows) for end in itertools.accumulate(rows)]
+    return [end - before for before, end in itertools.pairwise([0, *ends])]
 
 
 def _deal(files: Files, piles: int, chance: Chance, share: float) -> tuple[Rows, ...]:
@@ -231,13 +242,14 @@ def _gathered(*rows: Rows) -> Rows:
 
 def _select_in_parts(
     strategy: Strategy, labeled: Files | None, share: int, chance: Chance, piles: int, parts: int, *dealt: Rows
-) -> list[Rows]:
-    """The first round, a task: what the strategy selects of each part of a pile, in its order."""
+) -> tuple[list[Rows], int]:
+    """The first round, a task: what the strategy selects of each part of a pile, in its order, and how many rows."""
     pile, known = _gathered(*dealt), labeled and read(labeled) if parts > 1 else labeled
     part_N = hash_ids(ids_to_numpy(pile.ids)) // np.uint64(piles) % np.uint64(parts)
-    return [
+    selected = [
         _select_in_part(strategy, known, share, chance, pile.take(np.flatnonzero(part_N == n))) for n in range(parts)
     ]
+    return selected, sum(len(rows.ids) for rows in selected)
 
 
 def _select_in_part(strategy: Strategy, labeled: Files | Rows | None, share: int, chance: Chance, rows: Rows) -> Rows:

@@ -170,7 +170,7 @@ class Regression(Task):
         y_NT = self.targets(labels)
         if not len(y_NT):
             return self
-        std_T = y_NT.std(axis=0)
+        std_T = np.where(np.ptp(y_NT, axis=0) > 0, y_NT.std(axis=0), 0.0)  # a mean is rounded, equal labels are not
         quantiles = np.quantile(y_NT[:, 0], np.arange(1, QUANTILES) / QUANTILES)
         return Regression(
             mean=tuple(y_NT.mean(axis=0).tolist()),
@@ -335,7 +335,7 @@ class _Evaluation(Evaluation):
     def result(self) -> dict[str, float]:
         found_NT, y_NT = np.concatenate(self.outputs), np.concatenate(self.targets)
         error_NT = found_NT - y_NT
-        spread_T = ((y_NT - y_NT.mean(axis=0)) ** 2).sum(axis=0)
+        spread_T = np.where(np.ptp(y_NT, axis=0) > 0, ((y_NT - y_NT.mean(axis=0)) ** 2).sum(axis=0), 0.0)
         rest_T = (error_NT**2).sum(axis=0)
         r2_T = np.where(spread_T > 0, 1.0 - rest_T / np.where(spread_T > 0, spread_T, 1.0), 0.0)
         mae_T, rmse_T = np.abs(error_NT).mean(axis=0), np.sqrt((error_NT**2).mean(axis=0))

@@ -17,7 +17,13 @@ def test_disagreement_is_what_its_definitions_say():
         divergences = [scipy.stats.entropy(p[m, i], mean) for m in range(3)]
         assert consensus_kl(p)[i] == pytest.approx(max(divergences), abs=1e-6)
         votes = np.bincount(p[:, i].argmax(1), minlength=4) / 3
-        assert vote_entropy(p)[i] == pytest.approx(scipy.stats.entropy(votes), abs=1e-6)
+        expected = 0.999 * scipy.stats.entropy(votes) + 0.001 * bald(p)[i]
+        assert vote_entropy(p)[i] == pytest.approx(expected, abs=1e-6)
+
+
+def test_equal_votes_are_ordered_by_how_sure_the_members_are():
+    p = np.array([[[0.51, 0.49], [0.99, 0.01], [0.9, 0.1]], [[0.49, 0.51], [0.01, 0.99], [0.8, 0.2]]])
+    assert np.argsort(-vote_entropy(p)).tolist() == [1, 0, 2]
 
 
 @pytest.mark.parametrize("score", [bald, consensus_kl, vote_entropy])

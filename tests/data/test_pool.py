@@ -1,5 +1,9 @@
 """Pools: found, checked, streamed and fetched from alike, whatever form they have."""
 
+import os
+from collections import Counter
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -7,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray.acquisition import random_scores
-from prunefuse_ray.data import reading
+from prunefuse_ray.data import index, reading
 from prunefuse_ray.data.images import ImageForm, decode
 from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.stream import rows as read_here
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import source_of, sources
+from prunefuse_ray.errors import PoolError
 from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.storage import Place
 from tests.support.pools import rows
@@ -80,3 +85,27 @@ def test_of_row_groups_without_a_wanted_row_no_sample_is_read(tmp_path, monkeypa
     got = pa.concat_tables(read_here(source, only=pa.array(ids), label=True))
     assert got.to_pylist() == [{"id": i, "sample": b"%d" % n, "label": n} for i, n in zip(ids, [7, 8, 39], strict=True)]
     assert read == [((files[0],), 0), ((files[0],), 1), ((files[0],), 4)]
+
+
+def test_a_column_with_a_dot_in_its_name_is_read_in_small_batches(tmp_path):
+    images = [bytes([n]) * 7 + os.urandom(100_000) for n in range(200)]
+    table = pa.table({"id": list(range(200)), "image.bytes": pa.array(images, pa.binary())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pq.ParquetFile(tmp_path / "a.parquet") as file:
+        assert reading._batch_rows(file, ["id", "image.bytes"]) < 100
+
+
+def index_of(*ids):
+    parts = [pa.table({"id": pa.array(some, pa.string())}) for some in ids]
+    return index.Index(
+        rows=sum(map(len, ids)), bytes=0, files=1, listing_digest="", id_digest="", labels=Counter(), parts=parts,
+        source=Source(fs=pafs.LocalFileSystem(), files=(), sizes=()),
+    )  # fmt: skip
+
+
+def test_ids_of_a_scan_are_compared_in_buckets(local_ray, monkeypatch):
+    monkeypatch.setattr(index, "HASHES_PER_BUCKET", 2)
+    held = SimpleNamespace(field="pool.path")
+    index.check_unique(index_of(["a", "b", "c"], ["d", "e"]), held, "id")
+    with pytest.raises(PoolError, match=r"column 'id' has duplicate ids, e\.g\. 'c';"):
+        index.check_unique(index_of(["a", "b", "c"], ["d", "c"]), held, "id")

@@ -10,6 +10,7 @@ from prunefuse_ray.acquisition.fixed_point import Points, nearest
 from prunefuse_ray.acquisition.max_coverage import STEPS, Coverage, Kernel
 from prunefuse_ray.acquisition.probabilities import gradient_factor, softmax
 from prunefuse_ray.acquisition.uncertainty import least_confidence
+from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.selection import set_selection, shards
 from prunefuse_ray.selection.rows import Files, Rows, read, vector_column
 from prunefuse_ray.selection.shards import Shards
@@ -175,6 +176,24 @@ def test_a_very_large_k_is_shared_out_among_groups_of_parts(tmp_path, local_ray,
     assert len(set(found)) == 121
     in_turn = parts[found[:120]].reshape(60, 2) % 2
     assert (in_turn.sum(axis=1) == 1).all(), "one of each group"
+
+
+@pytest.mark.slow
+def test_groups_are_not_asked_for_more_than_they_have(tmp_path, local_ray, monkeypatch):
+    made = Made(tmp_path)
+    monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 100)
+    monkeypatch.setattr(set_selection, "GROUP_SAMPLES", 61)
+    assert set_selection.pairwise(N, N).groups == 4
+    assert sorted(made.rows(select("max_herding", made.files, made.known, N, 2))) == list(range(N))
+
+
+@pytest.mark.parametrize(("k", "rows"), [(121, [122, 122]), (400, [93, 107, 110, 90]), (5, [1, 0, 9])], ids=str)
+def test_shares_follow_what_groups_have(k, rows):
+    shares = set_selection.shares_of(k, rows)
+    assert sum(shares) == k
+    assert all(share <= have for share, have in zip(shares, rows, strict=True))
+    with pytest.raises(ScoreError, match=f"{sum(rows) + 1} samples are wanted"):
+        set_selection.shares_of(sum(rows) + 1, rows)
 
 
 @pytest.mark.parametrize(

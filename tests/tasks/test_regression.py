@@ -104,6 +104,11 @@ def test_outputs_are_in_deviations_and_people_get_units():
     assert TASK.units is None
     assert TASK.with_units(None) == TASK
     assert TASK.fitted(column([2.0], [2.0])).std == (1.0,), "a target that is always the same"
+    task = TASK.fitted(column([0.1], [0.1], [0.1]))  # whose mean is another number than 0.1
+    assert task.std == (1.0,)
+    evaluation = task.evaluation()
+    evaluation.add(torch.tensor([[0.2]] * 3), torch.tensor([[0.1]] * 3, dtype=torch.float64))
+    assert evaluation.result()["r2"] == 0.0
 
 
 def test_the_fifths_hold_equally_many_labels():
