@@ -113,10 +113,16 @@ def ball(candidates: Candidates, part: Part, references: Points, k: int, chance:
     return Kernel(reach=min(largest, max(0.0, first_impure - 1)), squarings=None)  # squares are whole numbers
 
 
+FAR = 32.0
+"""So many times the usual norm."""
+
+
 def linear(candidates: Candidates, part: Part, references: Points, k: int, chance: Chance) -> Kernel:
-    """Zero where no two samples are; where it is zero makes no difference to the set."""
-    widest = float(np.sqrt(max(part.points.squares_N.max(), references.squares_N.max())))
-    return Kernel(reach=max(1.0, (2 * widest) ** 2), squarings=0)
+    """Zero where no two samples are; where it is zero makes no difference to the set. A sample FAR off is like none but
+    itself: stretched to reach it, the STEPS of a similarity would not tell the others apart."""
+    squares = np.concatenate([part.points.squares_N, references.squares_N])
+    usual, widest = float(np.median(squares)), float(squares.max())
+    return Kernel(reach=max(1.0, 4 * min(widest, FAR**2 * usual or widest)), squarings=0)
 
 
 MAX_HERDING = Strategy(

@@ -85,6 +85,25 @@ def test_coverage_is_maximized_greedily(tmp_path, sharded, change, name):
     assert len(expected) == 40 or name == "prob_cover"
 
 
+@pytest.mark.parametrize("far", [1e4, 1e6])
+def test_one_sample_far_off_does_not_hide_how_the_others_lie(far):
+    """A value that stands for a missing one, -9999 in a table, say."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4)).astype(np.float32)
+    x[7] *= far
+    rows = Rows(ids=pa.array(np.arange(200)), scores=np.ones(200, np.float32), vectors=[x])
+    with Shards(rows, 0, None) as held:
+        table = STRATEGIES["facility_location"].select(held, 20, Chance(seed=0, round=0, classes=2))
+    found = table["id"].to_pylist()
+    others = np.delete(np.arange(200), 7)
+    d = squares(x[others], x[others])
+    expected = others[greedy(d.max() - d, np.zeros(199), np.ones(199), 19)]
+    distance = [
+        np.sqrt(d[:, np.searchsorted(others, [i for i in some if i != 7])].min(1)).mean() for some in (found, expected)
+    ]
+    assert distance[0] <= 1.05 * distance[1]
+
+
 def test_the_kernel_is_a_gaussian():
     d = np.linspace(0, 6, 100)
     one = np.zeros((1, 1))
