@@ -1,8 +1,10 @@
 """One small local Ray for the tests that need one."""
 
+import atexit
 import os
 import random
 import secrets
+import shutil
 import tempfile
 
 from tests.support.pools import parquet_pool, random_images, write_pool
@@ -23,6 +25,7 @@ from prunefuse_ray.distributed import remote
 from prunefuse_ray.distributed.resources import configure_data
 from tests.support import ROOT
 
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 settings.register_profile("untimed", deadline=None)  # no test depends on how fast the machine is just now
 settings.load_profile("untimed")
 
