@@ -69,7 +69,7 @@ class Listed:
 
 def strategies() -> Listed:
     def needs(members: bool, features: bool) -> str:
-        return ", ".join(["a committee"] * members + ["features"] * features)
+        return ", ".join(["a committee, or dropout masks"] * members + ["features"] * features)
 
     return Listed(
         field="selection.strategy",

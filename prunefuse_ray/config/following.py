@@ -109,7 +109,7 @@ def _target(given: Given) -> Iterator[Followed]:
 def _committee(given: Given) -> Iterator[Followed]:
     name, task = given("selection.strategy"), given("task") or CLASSIFICATION.name
     with suppress(ConfigError, TypeError, KeyError):
-        if name is not None and TASKS[task].strategies[name].members:
+        if name is not None and TASKS[task].strategies[name].members and not given("selection.dropout_masks"):
             yield Followed(
                 section="pruning",
                 values={"committee": _members(given("pruning.ratio"))},

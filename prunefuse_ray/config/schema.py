@@ -310,11 +310,25 @@ class Config(Section):
         members, known = self.pruning.committee, TASKS[self.task].strategies
         asked = [s.members for s in self.selection.later]
         asked += [known[name].members for name in known if name == self.selection.strategy]
-        if any(asked) and members == 1:
+        masks = self.selection.dropout_masks
+        if any(asked) and members == 1 and not masks:
             raise ValueError(
                 f"selection.strategy '{self.selection.strategy}' asks the members of a committee: set "
-                "pruning.committee to 2 or more"
+                "pruning.committee to 2 or more, or selection.dropout_masks to 10, say"
             )
+        if masks and members > 1:
+            raise ValueError(
+                f"selection.dropout_masks {masks} and pruning.committee {members} are two committees: set one of them "
+                "back"
+            )
+        if masks and not any(asked):
+            raise ValueError(
+                f"selection.dropout_masks {masks} is for strategies that ask a committee, which "
+                f"'{self.selection.strategy}' does not: use one of "
+                f"{', '.join(n for n, s in known.items() if s.members)}, or set it to 0"
+            )
+        if masks and self.scoring.features:
+            raise ValueError("selection.dropout_masks gives no features: set scoring.features to false")
         if members > 1 and self.selection.selector != "proxy":
             raise ValueError(
                 f"pruning.committee {members} is of proxies, but selection.selector is '{self.selection.selector}': "

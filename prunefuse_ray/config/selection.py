@@ -63,6 +63,10 @@ class Selection(Section):
     pixel_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of an image's pixels, the most uncertain ones, whose mean is its score; 1: all of them. For task
     segmentation."""
+    dropout_masks: Annotated[int, Field(ge=0)] = 0
+    """Monte Carlo dropout: the network under so many dropout masks (10, say), drawn anew in each round and the same for
+    all samples, is the committee that strategies such as bald ask. 0: none. For networks with dropout layers; scoring
+    takes as many passes."""
     selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
     """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
     budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
@@ -103,6 +107,18 @@ class Selection(Section):
             able = [name for name, strategy in STRATEGIES.items() if _needs_no_training(strategy)]
             raise ValueError(f"initial '{self.initial}' asks a trained network: use one of {', '.join(able)}")
         return self
+
+    @model_validator(mode="after")
+    def _maskable(self) -> Selection:
+        if self.dropout_masks == 1:
+            raise ValueError("dropout_masks 1 makes no committee: set it to 2 or more, or to 0")
+        if self.dropout_masks and (self.min_distance is not None or self.hold_back is not None):
+            raise ValueError("dropout_masks cannot be combined with min_distance or hold_back: leave one out")
+        return self
+
+    def masks_of(self, strategy: Strategy) -> int:
+        """Dropout masks under which a selection by `strategy` asks the network; 0: none."""
+        return self.dropout_masks if strategy.members else 0
 
     @property
     def later(self) -> list[Strategy]:

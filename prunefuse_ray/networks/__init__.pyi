@@ -1,6 +1,7 @@
 from .architectures import ARCHITECTURES, build, example_input, says_pixels
 from .backends import AUTO, BACKENDS, Backend, Runner
 from .committee import Committee, Ensemble, Members, check_partition
+from .dropout import under_masks
 from .encoders import encoder_spec, vocabulary
 from .files import NETWORK_FILE, WEIGHTS_FILE, Dense, Selector, from_files, to_files
 from .from_pool import meet, statistics, take
@@ -79,6 +80,7 @@ __all__ = [
     "statistics",
     "take",
     "to_files",
+    "under_masks",
     "vocabulary",
     "with_features",
 ]

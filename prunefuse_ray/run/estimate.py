@@ -198,7 +198,7 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
             case "score":
                 passes += 1
                 samples = info.rows - labels
-                macs = samples * costs.proxy_macs
+                macs = samples * costs.proxy_macs * max(1, config.selection.dropout_masks)
                 seconds = samples / (costs.scored_per_second * actors)
                 stored += samples * (SCORE_ROW_BYTES + 4 * _numbers(config, step.round, costs))
             case "pretrain":
@@ -291,6 +291,7 @@ def measured_costs(
             threads=config.scoring.cpus,
             gpu=config.scoring.gpus > 0 and torch.cuda.is_available(),
             trusted=(selector.spec.architecture,),
+            masks=config.selection.dropout_masks,
         )
         forward = rate_here(config.scoring, selector, job, rows * proxy_macs, rows)
         decode = math.inf

@@ -210,7 +210,8 @@ def check(
     check_budget(config, info.rows, known)
     check_wanted(config, info.classes)
     per_sample = _selector_macs(config, info) if macs is None else macs
-    scoring = plan_scoring(config.scoring, mine, info.rows * per_sample, info.rows)
+    passes = max(1, config.selection.dropout_masks)
+    scoring = plan_scoring(config.scoring, mine, info.rows * per_sample * passes, info.rows)
     return scoring, plan_training(config.workers, mine)
 
 
@@ -230,6 +231,8 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
         )
     if config.scoring.features or config.selection.needs_features or config.pretraining.used:
         networks.features_and_logits(selector.eval(), networks.example_input(spec))
+    if config.selection.dropout_masks:
+        networks.under_masks(selector, 2, 0, networks.example_input(spec))
     return networks.macs(selector, spec.input_shape)
 
 

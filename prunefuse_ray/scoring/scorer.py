@@ -65,6 +65,9 @@ class ScoringJob:
     """What a score is worth by class (`acquisition.class_weights`); none: all alike."""
     pixel_share: float = 1.0
     """`selection.pixel_share`"""
+    masks: int = 0
+    """`selection.dropout_masks`, where the strategy asks a committee; 0: the network as it is."""
+    masks_seed: int = 0
     trusted: tuple[str, ...] = ()
     """Architectures of the user's own that the configuration names (`networks.from_files`)."""
 
@@ -85,11 +88,15 @@ class Scorer:
         self.job, self.task = job, TASKS[job.task].with_units(told).of_share(job.pixel_share)
         self.meter = ScoringMeter()
         self.device = torch.device("cuda" if job.gpu else "cpu")
+        example = self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8))
+        loaded: torch.nn.Module = networks.from_files(files, job.trusted).network
+        if job.masks:
+            loaded = networks.under_masks(loaded.to(self.device), job.masks, job.masks_seed, example)
         self.network = networks.BACKENDS[job.backend].runner(
-            networks.from_files(files, job.trusted).network,
+            loaded,
             precision=job.precision,
             device=self.device,
-            example=self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8)),
+            example=example,
             threads=job.threads,
             features=job.features,
             callers=callers,

@@ -12,7 +12,8 @@ from prunefuse_ray.acquisition.quotas import round_robin
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.inference.saved_networks import network_files
-from prunefuse_ray.method.steps import Step
+from prunefuse_ray.method.steps import Step, round_seed
+from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.rank import Ranking, rank
@@ -71,6 +72,54 @@ def test_scores_are_those_of_the_saved_committee(undisturbed):
     best = sorted(found, key=lambda i: (-found[i], i))
     selected = pq.read_table(undisturbed / "rounds/001/selected.parquet")
     assert selected["id"].to_pylist() == best[:8]
+
+
+def test_dropout_masks_make_a_committee_of_one_network(local_ray, tiny_pool, tmp_path):
+    config = in_the_driver(
+        tiny_pool, tmp_path, network={"architecture": "tests.support.nets:dropping"},
+        selection={"strategy": "bald", "budgets": [10, 18, 20], "dropout_masks": 3},
+    )  # fmt: skip
+    assert config.pruning.committee == 1
+    ledger = loop.run(config)
+    bought = [set(pq.read_table(tmp_path / f"tiny/rounds/{r:03d}/selected.parquet")["id"].to_pylist()) for r in (1, 2)]
+    assert not bought[0] & bought[1]
+    for round_ in (0, 1):
+        proxy = load(tmp_path / f"tiny/rounds/{round_:03d}/proxies/0")
+        found = dict(scores_of(tmp_path / "tiny", round_))
+        x = inputs([int(i[1:]) for i in found])
+        seed = round_seed(config, round_, "score")
+        with torch.no_grad():
+            p = networks.under_masks(proxy.network, 3, seed, x)(x).double().softmax(2)
+        expected = torch.special.entr(p.mean(0)).sum(1) - torch.special.entr(p).sum(2).mean(0)
+        assert expected.max() > 1e-4, "the masks differ"
+        np.testing.assert_allclose(list(found.values()), expected.numpy(), atol=1e-5)
+        macs = ledger.require(Step(-1, "init")).metrics["macs_per_sample"]["proxy"]
+        scored = ledger.require(Step(round_, "score")).metrics
+        assert scored["macs"] == 3 * macs * scored["samples"]
+
+
+def test_dropout_masks_are_refused_where_nothing_is_dropped(local_ray, tiny_pool, tmp_path):
+    config = in_the_driver(tiny_pool, tmp_path, selection={"strategy": "bald", "dropout_masks": 3, "budgets": [10, 18]})
+    with pytest.raises(NetworkError, match="has no dropout layer"):
+        loop.run(config)
+    assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("selection", "more", "said"),
+    [
+        ({"strategy": "margin", "dropout_masks": 3}, {}, "which 'margin' does not: use one of bald, vote_entropy"),
+        ({"strategy": "bald", "dropout_masks": 1}, {}, "dropout_masks 1 makes no committee"),
+        ({"strategy": "bald", "dropout_masks": 3}, {"pruning": {"committee": 2}}, "are two committees"),
+        ({"strategy": "bald", "dropout_masks": 3, "hold_back": 2}, {}, "cannot be combined with min_distance"),
+        ({"strategy": "bald", "dropout_masks": 3}, {"scoring": {"features": True}}, "gives no features"),
+        ({"strategy": "bald"}, {"pruning": {"committee": 1}}, "or selection.dropout_masks to 10, say"),
+    ],
+    ids=str,
+)
+def test_what_contradicts_dropout_masks_is_refused(selection, more, said):
+    with pytest.raises(ConfigError, match=said):
+        config_from_tree({"selection": selection, **more})
 
 
 # --- training and fusion ---

@@ -23,7 +23,7 @@ from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import proxies, trusted
-from prunefuse_ray.method.steps import INIT, SCORE, TRAIN, Step, start
+from prunefuse_ray.method.steps import INIT, SCORE, TRAIN, Step, round_seed, start
 from prunefuse_ray.run.class_counts import class_counts
 from prunefuse_ray.run.context import Done, RunContext, without
 from prunefuse_ray.scoring.backend_choice import FILE, SMALL_BATCH
@@ -40,12 +40,14 @@ def decide(
     strategy: str,
     weights: Sequence[float] = (),
     held_out: Place | None = None,
+    seed: int = 0,
 ) -> ScoringJob:
     """What a sample is scored by, and what is written of it: what the selection by `strategy` will read.
 
     Args:
         weights: what a score is worth by class; none: all alike.
         held_out: contents of the held-out sets, where samples have not been compared with them yet.
+        seed: of dropout masks.
     """
     read = TASKS[config.task].strategies[strategy]
     return ScoringJob(
@@ -57,6 +59,8 @@ def decide(
         gradients=read.gradients,
         predicted=config.selection.per_group == "predicted",
         pixel_share=config.selection.pixel_share,
+        masks=config.selection.masks_of(read),
+        masks_seed=seed,
         threads=plan.cpus,
         gpu=plan.gpus > 0,
         class_weights=tuple(weights),
@@ -77,6 +81,9 @@ def run(context: RunContext, step: Step) -> Done:
     macs = ledger.require(Step(-1, INIT)).metrics["macs_per_sample"]
     _check_choice(context, step)
     labeled = context.labels(step.round)["id"].combine_chunks()
+    by = strategy_of(context, step)
+    read = TASKS[config.task].strategies[by.strategy]
+    passes = max(1, config.selection.masks_of(read))
     what = ScorePass(
         root=ledger.root,
         record=ledger.write_file,
@@ -84,21 +91,23 @@ def run(context: RunContext, step: Step) -> Done:
         rows=context.info.rows,
         exclude=labeled,
         network=_network(context, step),
-        macs=macs["proxy"],
+        macs=macs["proxy"] * passes,
         classes=len(context.info.classes),
-        members=config.pruning.committee,
+        members=config.pruning.committee * passes,
         out=ledger.place(step, "scores"),
         checkpoint=ledger.place(step, "scores-checkpoint"),
     )
     held_out = context.held_out_contents if compares(config, step.round) else None
-    by = strategy_of(context, step)
-    job = decide(config, context.form, context.scoring, by.strategy, weights_of(context, step, by.strategy), held_out)
+    job = decide(
+        config, context.form, context.scoring, by.strategy, weights_of(context, step, by.strategy), held_out,
+        round_seed(config, step.round, step.phase) if step.round >= 0 else 0,
+    )  # fmt: skip
     scored = score(
         what, config.scoring, job, context.scoring, lambda: ledger.clear(step, "scores", "scores-checkpoint")
     )
     context.note_rejected(scored.rejected)
     shared = {} if held_out is None else _overlaps(context, step.round, held_out, scored.held_out)
-    reads_labeled = config.selection.reads_labeled(TASKS[config.task].strategies[by.strategy])
+    reads_labeled = config.selection.reads_labeled(read)
     known = _score_labeled(context, step, what, scored.job, labeled) if len(labeled) and reads_labeled else []
     return Done(
         outputs={},
