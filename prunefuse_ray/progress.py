@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -83,13 +84,24 @@ def saved() -> None:
     tell(saved=now.saved + 1)
 
 
+class _Waited:
+    seconds = 0.0
+
+
+def waited() -> float:
+    """Seconds that this process has spent in `waiting` so far."""
+    return _Waited.seconds
+
+
 @contextmanager
 def waiting() -> Iterator[None]:
     """Inside, this process waits for somebody, and nothing has to move."""
+    started = time.monotonic()
     tell(waiting=True)
     try:
         yield
     finally:
+        _Waited.seconds += time.monotonic() - started
         tell(waiting=False)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import config_from_tree, load_config, overlay
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import SELECT, steps
+from prunefuse_ray.method.steps import BASELINE, SELECT, steps
 from prunefuse_ray.registry import trust
 from prunefuse_ray.report import html
 from prunefuse_ray.run.ledger import Ledger
@@ -72,7 +72,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return all(self._ledger.committed(step) for step in steps(self.config))
+        # A run may have ended without a baseline, whatever it was begun with.
+        return all(self._ledger.committed(step) for step in steps(self.config) if step.phase != BASELINE)
 
     @property
     def result(self) -> dict[str, Any]:

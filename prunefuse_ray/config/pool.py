@@ -167,6 +167,9 @@ class Pool(Section):
                 raise ValueError(
                     f"{field} is for pool.source {taking(field)}, not '{self.source}': leave it out{instead}"
                 )
+        for name in ("test", "validation"):
+            if getattr(self, f"{name}_version") is not None and getattr(self, f"{name}_path") is None:
+                raise ValueError(f"{name}_version is of the table of {name}_path, which is not set: leave it out")
         if self.allow_growth and not source.may_grow:
             raise ValueError(f"allow_growth is for pool.source {growing()}, not '{self.source}': set it to false")
         if self.allow_growth and self.version is not None:

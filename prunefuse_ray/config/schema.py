@@ -35,6 +35,13 @@ TrackerName = Annotated[str, Named(registry=TRACKERS, describe=lambda tracker: t
 TaskName = Annotated[str, Named(registry=TASKS, describe=lambda task: task.about)]
 
 
+IMAGE_FIELDS = (
+    "image_column", "channels", "image_size", "other_sizes", "crop_ratio", "value_range", "max_pixels", "mean", "std",
+)  # fmt: skip
+TEXT_FIELDS = ("text_length", "text_form")
+"""Fields of `pool` that other kinds of samples do not read."""
+
+
 class Run(Section):
     """Where the run lives and what makes it repeatable."""
 
@@ -84,6 +91,14 @@ class Annotation(Section):
             raise ValueError("url is missing: kind 'label_studio' needs it; set annotation.url")
         if self.image_url is not None and "{id}" not in self.image_url:
             raise ValueError(f"image_url '{self.image_url}' names no sample: put {{id}} where the id belongs")
+        if self.kind == "oracle" and self.labels_per_sample > 1:
+            raise ValueError(
+                f"labels_per_sample {self.labels_per_sample} is for labels of people, and kind 'oracle' has one: leave "
+                "it out"
+            )
+        for field in ("url", "image_url"):
+            if self.kind != "label_studio" and getattr(self, field) is not None:
+                raise ValueError(f"{field} is for kind 'label_studio', not '{self.kind}': leave it out")
         return self
 
 
@@ -186,6 +201,8 @@ class Config(Section):
                 "has one label for the whole: leave it out"
             )
         if not task.pixels:
+            if self.pool.mask_folder is not None:
+                raise ValueError(f"pool.mask_folder holds masks, which task '{self.task}' does not read: leave it out")
             return self
         if self.pool.text_column is not None or self.pool.vector_column is not None:
             raise ValueError(f"task '{self.task}' is for images: leave out pool.text_column and pool.vector_column")
@@ -224,6 +241,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _modality(self) -> Config:
+        of_images = self.pool.text_column is None and self.pool.vector_column is None
+        unread = TEXT_FIELDS if of_images else (*IMAGE_FIELDS, *(TEXT_FIELDS[:1] if self.pool.vector_column else ()))
+        for name in unread:
+            own = POOL_SOURCES[self.pool.source].defaults
+            if getattr(self.pool, name) != own.get(name, Pool.model_fields[name].default):
+                what = "texts" if name in TEXT_FIELDS else "images"
+                raise ValueError(f"pool.{name} is for {what}, and these samples are none: leave it out")
         architecture = self.network.architecture
         encoder = encoder_folder(architecture) is not None
         if encoder and self.pool.text_column is None:

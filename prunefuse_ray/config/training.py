@@ -105,6 +105,10 @@ class Recipe(Section):
             raise ValueError(
                 f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs: lower it below epochs"
             )
+        if self.schedule != "step" and self.milestones:
+            raise ValueError(
+                f"milestones {self.milestones} are of schedule 'step', not '{self.schedule}': set schedule to step"
+            )
         if self.schedule == "step" and any(m >= self.epochs for m in self.milestones):
             raise ValueError(f"milestones {self.milestones} reach beyond the last of {self.epochs} epochs")
         return self

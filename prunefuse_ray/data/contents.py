@@ -34,6 +34,9 @@ def digest(value: Any) -> int:
     data = value.encode(errors="replace") if isinstance(value, str) else value
     if not isinstance(data, bytes):
         array = np.ascontiguousarray(data)
+        if array.ndim == 1 and array.dtype.kind in "iuf":  # a vector: as it is read, whatever its column's type
+            with np.errstate(over="ignore"):
+                array = array.astype("<f4")
         data = f"{array.shape}{array.dtype}".encode() + array.tobytes()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 

@@ -45,7 +45,7 @@ from prunefuse_ray.storage import Place
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 CHUNK_BYTES = 16 * 2**20
 QUALITY = 95
 """Of the format `jpeg`, without subsampling of the colors. What it costs in accuracy has not been measured."""

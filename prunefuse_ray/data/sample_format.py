@@ -42,9 +42,15 @@ def form_of(pool: cfg.Pool, info: PoolInfo) -> Form:
     if pool.text_column is not None and pool.text_form == "tokens":
         if pool.tokenizer is None:
             raise ConfigError("pool.tokenizer is missing: text_form 'tokens' needs it; set it to a tokenizer.json")
-        return TokenForm(
+        form = TokenForm(
             length=info.sample_size[0], tokenizer=tokenizer_of(tokenizer_file(pool.tokenizer), pool.tokenizer)
         )
+        if form.length < form.fewest:
+            raise ConfigError(
+                f"pool.text_length: {form.length} tokens leave none for the text beside those that the tokenizer adds; "
+                f"set it to {form.fewest} or more"
+            )
+        return form
     if pool.text_column is not None:
         return (NgramForm if pool.text_form == "ngrams" else TextForm)(length=info.sample_size[0])
     if pool.vector_column is not None:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,25 @@ if TYPE_CHECKING:
 
 REPLACED = "\ufffd"
 """What stands in a text for bytes that are not UTF-8."""
-WORDS = re.compile(r"[^\W_\u2e80-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]+(?:['’][^\W_]+)*|[^\W_]|[!?]+")
-"""Runs of letters and digits, of scripts without spaces (Chinese, Japanese, Korean) single characters; exclamation and
-question marks, which say much of an opinion."""
+
+
+def _marks() -> str:
+    """Vowel signs and accents that stand alone, which `\\w` leaves out, for a class of characters."""
+    runs: list[list[int]] = []
+    for code in (code for code in range(0x300, 0x20000) if unicodedata.category(chr(code))[0] == "M"):
+        if runs and runs[-1][1] == code - 1:
+            runs[-1][1] = code
+        else:
+            runs.append([code, code])
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in runs)
+
+
+MARKS = _marks()
+ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
+"""Scripts without spaces: Thai, Lao, Burmese, Khmer, Chinese, Japanese, Korean."""
+WORDS = re.compile(rf"(?:[^\W_{ALONE}][{MARKS}]*)+(?:['’](?:[^\W_][{MARKS}]*)+)*|[^\W_][{MARKS}]*|[!?]+")
+"""Runs of letters with their marks and digits, of scripts without spaces single characters; exclamation and question
+marks, which say much of an opinion."""
 MOST = 255
 """An n-gram counts at most so often."""
 
@@ -55,7 +72,7 @@ class NgramForm:
         from sklearn.utils import murmurhash3_32  # a second of imports, which images do not need
 
         data, kinds = _text(value)
-        words = WORDS.findall(data.decode(errors="replace").lower())
+        words = WORDS.findall(unicodedata.normalize("NFC", data.decode(errors="replace").lower()))
         counts = Counter(words)
         counts.update(map(" ".join, itertools.pairwise(words)))
         found = list(counts.items())[: self.length]
@@ -125,6 +142,11 @@ class TokenForm:
     @property
     def network_shape(self) -> tuple[int]:
         return (self.length,)
+
+    @property
+    def fewest(self) -> int:
+        """Tokens that hold one of a text beside those that the tokenizer adds."""
+        return int(_tokenizer(self.tokenizer, self.length).num_special_tokens_to_add(False)) + 1
 
     @property
     def vocabulary(self) -> int:

@@ -119,11 +119,15 @@ class Predictor(nn.Module):
         if isinstance(samples, np.ndarray | Tensor) and isinstance(self.form, ImageForm):
             return samples.ndim < 3 or (samples.ndim == 3 and samples.shape[2] in CHANNELS)
         if isinstance(self.form, VectorForm):
+            if isinstance(samples, Sequence) and not len(samples):
+                return False
             first: Any = next(iter(samples), None) if isinstance(samples, Sequence) else samples
             return np.ndim(first) == (0 if isinstance(samples, Sequence) else 1)
         return isinstance(samples, str | bytes | bytearray | memoryview | os.PathLike | Image.Image)
 
     def _decoded(self, number: int, sample: Any) -> npt.NDArray[np.uint8]:
+        if isinstance(sample, Tensor) and isinstance(self.form, VectorForm):
+            sample = sample.float().numpy(force=True)
         try:
             return self.form.decode(_encoded(sample) if isinstance(self.form, ImageForm) else sample)
         except Rejected as rejected:

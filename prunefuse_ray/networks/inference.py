@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from prunefuse_ray.networks.committee import Members
 from prunefuse_ray.networks.encoders import Encoder
+from prunefuse_ray.networks.mlp import MLP
 from prunefuse_ray.networks.specs import NetworkError
 
 
@@ -215,12 +216,17 @@ class _Bfloat16(nn.Module):
 
     def __init__(self, network: nn.Module, features: bool) -> None:
         super().__init__()
+        # Vectors are standardized in float32: rounded before that, 48.85 and 48.95 would be one number.
+        exact = [(module, module.mean, module.deviation) for module in network.modules() if isinstance(module, MLP)]
         self.network, self.features = network.to(torch.bfloat16), features
+        for module, mean, deviation in exact:
+            module.mean, module.deviation = mean, deviation
+        self.rounds = not exact
         if isinstance(network, WithFeatures):
             network.classifiers.float()
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        found = self.network(x.to(torch.bfloat16) if x.is_floating_point() else x)
+        found = self.network(x.to(torch.bfloat16) if self.rounds and x.is_floating_point() else x)
         return found[0] if isinstance(found, tuple) and not self.features else found
 
 

@@ -34,7 +34,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = (x.flatten(1) - self.mean) / self.deviation
-        x = x * (SCALE / math.sqrt(x.shape[1]))
+        x = (x * (SCALE / math.sqrt(x.shape[1]))).to(self.hidden.weight.dtype)
         return self.classifier(torch.cat([torch.relu(self.hidden(x)), self.linear(x)], 1))
 
     def take(self, statistics: Mapping[str, Tensor]) -> None:

@@ -106,8 +106,8 @@ def _selection_macs(run: RunView) -> tuple[float | None, float | None]:
     """(what scoring the pool cost, what it would have cost with the dense network)."""
     proxy, dense = number(_at(run.result, "selection_macs")), number(_at(run.result, "dense_selection_macs"))
     if proxy is None or dense is None:
-        proxy = _total(_value(view, "score", "macs") for view in run.rounds)
-        dense = _total(_value(view, "score", "dense_macs") for view in run.rounds)
+        passes = [run.initial, *(_at(view.metrics, "phases", "score") for view in run.rounds)]
+        proxy, dense = (_total(number(_at(one, key)) for one in passes) for key in ("macs", "dense_macs"))
     return proxy, dense
 
 
@@ -420,16 +420,19 @@ def _cost_table(run: RunView, phases: list[str]) -> Html:
         )
         for phase in phases
     ]
-    if (learned := run.pretraining) is not None:
-        own, cost = number(learned.get("seconds")), number(learned.get("macs"))
+    before = [] if run.initial is None else [("score, for the initial set", run.initial)]
+    if run.pretraining is not None:
+        before.append((f"pretrain ({run.pretraining['method']})", run.pretraining))
+    for title, figures in before:
+        own, cost = number(figures.get("seconds")), number(figures.get("macs"))
         all_seconds, all_macs = _total((all_seconds, own)), _total((all_macs, cost))
-        told = count(learned.get("epochs")), _rounded(number(learned.get("samples_per_second")))
-        rows.insert(0, (f"pretrain ({learned['method']})", "", duration(own), "", quantity(cost), "", *told))
+        told = count(figures.get("epochs")), _rounded(number(figures.get("samples_per_second")))
+        rows.insert(0, (title, "", duration(own), "", quantity(cost), "", *told))
     sum_of = tag("b", "all phases"), tag("b", duration(all_seconds)), tag("b", quantity(all_macs))
     rows.append((sum_of[0], "", sum_of[1], "", sum_of[2], "", "", ""))
     wall = _run_seconds(run)
     if wall is not None and all_seconds is not None and wall - all_seconds > max(1.0, 0.01 * wall):
-        rows.append(("between phases", "", duration(wall - all_seconds), "", "", "", "", ""))
+        rows.append(("before round 0", "", duration(wall - all_seconds), "", "", "", "", ""))
     head = ("Phase", "Rounds", "Time", "Share", "MACs", "Share", "Epochs", "Samples per second")
     return html.table(head, rows)
 

@@ -89,3 +89,5 @@ class RunView:
     """Figures that are shown beside the metric."""
     pretraining: Mapping[str, Any] | None = None
     """What the network that selects learned from the pool before any label, with its cost; None where nothing was."""
+    initial: Mapping[str, Any] | None = None
+    """The pass that scored the pool for the initial set, with its cost; None where scores did not select that."""

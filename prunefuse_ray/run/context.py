@@ -30,7 +30,7 @@ from prunefuse_ray.errors import PoolError, ScoreError
 from prunefuse_ray.method.selector import network_spec
 from prunefuse_ray.method.steps import INIT, LABEL, Step
 from prunefuse_ray.run import growth
-from prunefuse_ray.run.ledger import Ledger, Output
+from prunefuse_ray.run.ledger import KNOWN_SAMPLES, Ledger, Output
 from prunefuse_ray.schemas import REJECTED, arrow_type, labels_schema
 from prunefuse_ray.scoring.score_pass import check_rejected
 from prunefuse_ray.selection.random import select_random
@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 CHECKED_ROWS = 256
 """Decoded at once where samples are only tried."""
 
-KNOWN_LABELS, KNOWN_SAMPLES = "known/labels.parquet", "known/samples"
+KNOWN_LABELS = "known/labels.parquet"
 KNOWN_TEST = "known/test.parquet"
 """Labels that are known beforehand of samples of the test set that was drawn: (id, label)."""
 TEST_IDS, TEST, TEST_CONTENTS = "test-ids.parquet", "test", "test-contents.parquet"

@@ -31,7 +31,8 @@ PACKAGES = (
 def environment(config: Config) -> dict[str, dict[str, str]]:
     """What there is: versions and the driver's machine, and the SHA-256 of each file of the user's own code that the
     configuration names. What such a file imports is not looked at."""
-    return {"versions": dict(_versions()), "code": {name: _digest(name) for name in _own_modules(config)}}
+    versions = {**dict(_versions()), "training": "on GPUs" if config.workers.gpu else "on CPUs"}
+    return {"versions": versions, "code": {name: _digest(name) for name in _own_modules(config)}}
 
 
 def changes(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -198,7 +198,8 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
             case "score":
                 passes += 1
                 samples = info.rows - labels
-                macs = samples * costs.proxy_macs * max(1, config.selection.dropout_masks)
+                masks = config.selection.dropout_masks if step.round >= 0 else 0  # no initial strategy asks a committee
+                macs = samples * costs.proxy_macs * max(1, masks)
                 seconds = samples / (costs.scored_per_second * actors)
                 stored += samples * (SCORE_ROW_BYTES + 4 * _numbers(config, step.round, costs))
             case "pretrain":

@@ -30,6 +30,7 @@ from prunefuse_ray.schemas import POOL_FILES, arrow_type
 from prunefuse_ray.storage import Place
 
 NAMED = 10
+VALIDATION_FILES = "validation-files.parquet"
 
 
 # --- decisions ------------------------------------------------------------------------------------------------------
@@ -95,6 +96,8 @@ def record(pool: cfg.Pool, info: PoolInfo, root: Place) -> None:
     (root / "pool" / "files.parquet").write_table(now.table)
     if not pool.test_samples:
         (root / "pool" / "test-files.parquet").write_table(listed(pool, "test_path").table)
+    if pool.validation_path is not None:
+        (root / "pool" / VALIDATION_FILES).write_table(listed(pool, "validation_path").table)
 
 
 def grown(config: Config, ledger: Ledger) -> list[Step]:
@@ -163,6 +166,10 @@ def check_unchanged(config: Config, ledger: Ledger) -> None:
     if not pool.test_samples and (test := listed(pool, "test_path")).names:
         began = (ledger.root / "pool" / "test-files.parquet").read_table(POOL_FILES)
         check(compare(began, test.table), "pool.test_path", pool.test_path, growth=False)
+    place = ledger.root / "pool" / VALIDATION_FILES  # earlier versions recorded none
+    if pool.validation_path is not None and place.exists() and (held := listed(pool, "validation_path")).names:
+        change = compare(place.read_table(POOL_FILES), held.table)
+        check(change, "pool.validation_path", pool.validation_path, growth=False)
 
 
 # --- taking in new files --------------------------------------------------------------------------------------------
@@ -186,7 +193,9 @@ def grow(config: Config, ledger: Ledger, info: PoolInfo) -> tuple[dict[str, Outp
     larger = info
     outputs: dict[str, Output] = {}
     if change.added.num_rows:
-        held_out = [SampleSet(pool, setting) for setting in reader.settings(pool) if setting != "path"]
+        held_out = [
+            SampleSet(pool, setting, task_name=config.task) for setting in reader.settings(pool) if setting != "path"
+        ]
         leaks.check_files([(samples, now), *((held, reader.listing(held)) for held in held_out)])
         found = reader.index(samples, now, info.classes, now.only(change.added["file"].to_pylist()))
         if reader.unique_ids(pool):

@@ -136,7 +136,8 @@ class Lease:
 
     def _mine(self) -> bool:
         found = self._read(self.number)
-        return found is not None and found.get("owner") == self.name and not self._place(self.number + 1).exists()
+        # The highest claim, not only whether the next one is there: who came after that has removed it.
+        return found is not None and found.get("owner") == self.name and self._newest() == self.number
 
     def _wait_until_free(self, number: int) -> None:
         first, waited, said = self._read(number), 0.0, False

@@ -81,6 +81,10 @@ class Commit:
     finished: str
 
 
+KNOWN_SAMPLES = "known/samples"
+"""Of `init`: the samples of the labels that were known beforehand."""
+
+
 class Ledger:
     """A run directory, open for one driver."""
 
@@ -136,6 +140,9 @@ class Ledger:
         changed = [d for d in differences(to_tree(old), to_tree(config)) if not d.startswith(EXECUTION_FIELDS)]
         if config.pool.version is not None and str(config.pool.version) == self.read_pool().get("version"):
             changed = [d for d in changed if not d.startswith("pool.version:")]  # what the run has read all along
+        for part in ("test", "validation"):  # `growth.check_unchanged` holds the files of that version against these
+            if (self.root / "pool" / f"{part}-files.parquet").exists():
+                changed = [d for d in changed if not d.startswith(f"pool.{part}_version: None -> ")]
         before, now = old.selection.budgets, config.selection.budgets
         begun = sum(self.committed(Step(r, "select")) is not None for r in range(len(before)))
         if config.pretraining.method == "auto" and self.committed(Step(-1, PRETRAIN)) is not None:

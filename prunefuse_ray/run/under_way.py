@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from prunefuse_ray import progress
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import PruneFuseError
-from prunefuse_ray.method.steps import FINETUNE, INIT, PRETRAIN, SCORE, TRAIN, Step, steps
+from prunefuse_ray.method.steps import BASELINE, FINETUNE, INIT, PRETRAIN, REPORT, SCORE, TRAIN, Step, steps
 from prunefuse_ray.report.html import duration, quantity
 from prunefuse_ray.run.estimate import Costs, PhaseEstimate, estimate
 from prunefuse_ray.run.events import EVENTS
@@ -198,6 +198,8 @@ class Looker:
             self._config, self._plan = self._ledger.read_config(), {}
         done = {}
         plan = steps(self._config)
+        if self._ledger.committed(Step(-1, REPORT)):  # it may have ended without a baseline
+            plan = [one for one in plan if one.phase != BASELINE]
         for one in plan:
             if (commit := self._ledger.committed(one)) is None:
                 break

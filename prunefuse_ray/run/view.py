@@ -19,10 +19,10 @@ from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.reading import refuse_pickles
 from prunefuse_ray.data.vectors import shown
-from prunefuse_ray.method.steps import PRETRAIN, REPORT, Step
+from prunefuse_ray.method.steps import INIT, PRETRAIN, REPORT, SCORE, Step
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.run.growth import seen_info
-from prunefuse_ray.run.ledger import Commit, Ledger, labels_so_far
+from prunefuse_ray.run.ledger import KNOWN_SAMPLES, Commit, Ledger, labels_so_far
 from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
@@ -46,6 +46,7 @@ def view_run(ledger: Ledger, result: Mapping[str, Any] | None = None) -> RunView
     rejected = ledger.rejected()
     rounds = range(len(config.selection.budgets))
     learned = ledger.committed(Step(-1, PRETRAIN))
+    first = ledger.committed(Step(-1, SCORE))
     return RunView(
         name=config.run.name,
         directory=ledger.root.path,
@@ -60,6 +61,7 @@ def view_run(ledger: Ledger, result: Mapping[str, Any] | None = None) -> RunView
         rejected=[(r["id"], r["reason"]) for r in rejected.slice(0, 20).to_pylist()],
         rejected_count=rejected.num_rows,
         pretraining=None if learned is None else learned.metrics,
+        initial=None if first is None else first.metrics,
         inventory=account.read_json() if (account := ledger.root / INVENTORY).exists() else None,
     )
 
@@ -106,8 +108,10 @@ def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list
     rows = rows.slice(0, SHEET)
     wanted = rows["id"].combine_chunks()
     samples: dict[Any, bytes | str | None] = {}
-    for r in range(round_ + 1):
-        for path in ledger.files(Step(r, "label"), "samples")[0]:
+    held = [(Step(r, "label"), "samples") for r in range(round_ + 1)]
+    held += [(Step(-1, INIT), KNOWN_SAMPLES)] if config.pool.known_labels is not None else []
+    for step, name in held:
+        for path in ledger.files(step, name)[0]:
             samples |= samples_as_seen(Place(ledger.root.fs, path), wanted, config.pool.value_range)
     doubts = []
     for row in rows.to_pylist():

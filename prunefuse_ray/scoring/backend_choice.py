@@ -242,7 +242,7 @@ def _memory_key(network: Place, job: ScoringJob, found: Sequence[Arithmetic]) ->
     structure = [str(selector.spec), [(name, list(t.shape)) for name, t in selector.network.state_dict().items()]]
     where = [cpu()[0], sorted(cpu()[1]), torch.cuda.get_device_name() if job.gpu else None]
     libraries = [(name, version(name)) for name in ("torch", "openvino") if find_spec(name)]
-    how = [job.task, asdict(job.form), job.features, job.threads, [asdict(one) for one in found]]
+    how = [job.task, asdict(job.form), job.features, job.masks, job.threads, [asdict(one) for one in found]]
     return hashlib.sha256(json.dumps([structure, where, libraries, how]).encode()).hexdigest()[:32]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.inventory import check_share
@@ -84,6 +85,7 @@ def score(
         ScoreError: scores that are not finite, or another number of rows than the pool has. They were discarded.
     """
     job = choose(what.root, scoring, what.network, job, plan, what.rows, what.rows * what.macs, what.record)
+    before = {file.path for file in what.out.written()}  # by an earlier start, which was ended
     started = time.perf_counter()
     written = write_scores(what, job, _with_decoding(what, job, plan))
     seconds = time.perf_counter() - started
@@ -98,6 +100,7 @@ def score(
     except ScoreError:
         discard()
         raise
+    kept = sum(pq.read_metadata(f.path, filesystem=what.out.fs).num_rows for f in written if f.path in before)
     inference = check(what.source, what.network, job, plan)
     if told := unlike(inference):
         logger.warning(told)
@@ -108,7 +111,7 @@ def score(
         held_out=summary.held_out,
         metrics={
             "samples": summary.scored,
-            "samples_per_second": summary.scored / seconds,
+            "samples_per_second": max(0, summary.scored - kept) / seconds,
             "rejected": summary.rejected.num_rows,
             "conversions": summary.conversions,
             "histogram": summary.histogram,

@@ -264,4 +264,4 @@ def best_config(result: SweepResult) -> str | None:
     words = (
         f"# {winner.name}: {column(network, result.metric)} {reached} over {final.n} seeds, the best of {len(found)}"
     )
-    return f"{words}, {compared_at(result)}.\n" + yaml.safe_dump(tree, sort_keys=False)
+    return f"{words}, {compared_at(result)}, chosen by this very figure.\n" + yaml.safe_dump(tree, sort_keys=False)

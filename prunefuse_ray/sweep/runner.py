@@ -433,6 +433,11 @@ def _loggers(sweep: Sweep, root: Place) -> list[tune.Callback]:
     return found
 
 
+def wanted(sweep: Sweep, ordered: int, drawn: int) -> int:
+    """How many trials a search carries out: those that are there, and those that are still to be drawn."""
+    return ordered + max(0, sweep.samples - drawn) * len(sweep.seeds)
+
+
 def _measured(root: Place, sweep: Sweep, trial: Trial) -> float | None:
     """The metric of a trial at the most labels at which it was measured; None of one that failed."""
     ledger = Ledger(root / "trials" / trial.name)
@@ -468,7 +473,7 @@ def _fit(
     if searching:
         drawn = len(read_draws(root))
         search["search_alg"] = Draws(sweep, root, partial(_measured, root, sweep), ordered, optuna(sweep, drawn))
-        search["num_samples"] = len(ordered) + (sweep.samples - drawn) * len(sweep.seeds)
+        search["num_samples"] = wanted(sweep, len(ordered), drawn)
     tuner = tune.Tuner(
         tune.with_resources(
             partial(_trial, job=job, desk=desk, placement=task), tune.PlacementGroupFactory([resources])

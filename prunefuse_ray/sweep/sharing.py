@@ -33,6 +33,7 @@ WITH_NETWORKS = ("network.", "pruning.", "selection.selector", "pretraining.", "
 THROUGH_PARENTS = (
     "selection.strategy", "selection.initial", "selection.budgets", "selection.per_group", "selection.min_distance",
     "selection.hold_back", "selection.class_balance", "selection.wanted_classes", "selection.pixel_share",
+    "selection.dropout_masks",
 )  # fmt: skip
 """They decide which samples are labeled, and reach every later phase by the key of the labels."""
 OF_LATER_ROUNDS = (
@@ -42,6 +43,7 @@ OF_LATER_ROUNDS = (
     "selection.class_balance",
     "selection.wanted_classes",
     "selection.pixel_share",
+    "selection.dropout_masks",
 )
 """Not read by what selects the initial set."""
 TRAININGS = ("pretrain", "train", "finetune")

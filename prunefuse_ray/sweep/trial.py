@@ -103,7 +103,7 @@ def _run(name: str, job: TrialJob, desk: Any) -> None:
     *plan, _ = steps(config)
     ends = {step.round: step for step in plan if step.round >= 0}
     last = max(ends)
-    if not ledger.committed(plan[-1]):  # else only its report is missing, and no scheduler has a say in that
+    if not ledger.committed(ends[last]):  # else only what follows its rounds is missing: no scheduler has a say in that
         for r, end in ends.items():
             if ledger.committed(end):
                 desk.post.remote(name, {**round_row(ledger, config, r), "before": True})

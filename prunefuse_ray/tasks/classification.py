@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -181,11 +182,15 @@ class _Evaluation(Evaluation):
         return {"recall": [correct / tested if tested else None for correct, tested in pairs]}
 
 
+NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
+"""What looks like a number to people."""
+
+
 @lru_cache(maxsize=16)
 def _numbers_of(classes: tuple[str, ...]) -> tuple[dict[str, int], bool]:
     """The number of each class by its name; and whether some names look like numbers, and other ones than theirs."""
     numbers = {unicodedata.normalize("NFC", name.strip()): n for n, name in enumerate(classes)}
-    return numbers, any(name.isdecimal() and int(name) != n for name, n in numbers.items())
+    return numbers, any(NUMBER.fullmatch(name) and float(name.replace(",", ".")) != n for name, n in numbers.items())
 
 
 CLASSIFICATION = Classification()

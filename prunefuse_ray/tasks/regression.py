@@ -258,8 +258,12 @@ class Regression(Task):
         return outputs.astype(np.float64)
 
     def guesses(self, p_NC: Probabilities) -> tuple[npt.NDArray[np.float64], Probabilities]:
-        """To six digits, for people."""
-        rounded = [[float(f"{value:.6g}") for value in row] for row in self.in_units(p_NC)]
+        """To six digits, for people; of numbers far from 0 to as many digits of their deviation."""
+        std = self.std or (math.inf,) * p_NC.shape[1]
+        rounded = [
+            [float(f"{value:.{_digits(value, deviation)}g}") for value, deviation in zip(row, std, strict=True)]
+            for row in self.in_units(p_NC)
+        ]
         return np.array(rounded).reshape(p_NC.shape), np.full(len(p_NC), np.nan)
 
     def label_probabilities(self, p_NC: Probabilities, labels_N: npt.NDArray[Any]) -> Probabilities:
@@ -278,6 +282,11 @@ class Regression(Task):
     def group(self, p_NC: Probabilities) -> npt.NDArray[np.int64]:
         """The fifth of the labels into which the prediction of the first target falls."""
         return np.searchsorted(np.array(self.edges), self.in_units(p_NC)[:, 0], side="right")
+
+
+def _digits(value: float, deviation: float) -> int:
+    """Significant digits that tell a number to a hundred-thousandth of a deviation, six at least."""
+    return min(17, 6 + (math.floor(math.log10(abs(value) / deviation)) if deviation < abs(value) < math.inf else 0))
 
 
 def variance(z_MNT: Probabilities) -> Scores:

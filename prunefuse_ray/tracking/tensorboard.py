@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunefuse_ray.registry import installed
+from prunefuse_ray.storage import temporary
 from prunefuse_ray.tracking.tracker import Figures, Status, TrackedRun, Tracker, short
 
 DIRECTORY = "tensorboard"
@@ -23,7 +24,7 @@ class _Events:
         from torch.utils.tensorboard.summary import hparams
 
         self._run = run
-        self._local = Path(tempfile.mkdtemp(prefix="prunefuse-tensorboard-"))
+        self._local = Path(tempfile.mkdtemp(prefix="prunefuse-tensorboard-", dir=temporary()))
         self._writer = SummaryWriter(str(self._local), purge_step=0)
         parameters = {name: short(value) for name, value in run.parameters.items()}
         # Only the names of the metrics: the values are those of the scalars.

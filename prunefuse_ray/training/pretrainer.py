@@ -212,6 +212,7 @@ def _metrics(state: State, job: PretrainingJob, length: int, macs: int) -> dict[
         "steps": done,
         "epochs": samples / job.rows,
         "macs": macs_of(job.settings, done, macs),
+        "seconds": state.seconds,
         "samples_per_second": samples / state.seconds if state.seconds else 0.0,
         "workers": state.workers,
         # Checkpoints of earlier versions may hold a stretch of which nothing was told.

@@ -428,6 +428,7 @@ def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dic
             if guessed
             else {}
         ),
+        "seconds": state.seconds,
         "samples_per_second": seen / state.seconds if state.seconds else 0.0,
         "workers": state.workers,
     }

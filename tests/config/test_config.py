@@ -117,6 +117,9 @@ def test_one_path_is_the_same_in_a_file_and_on_the_command_line(tmp_path, given,
     assert load_config(file) == config
 
 
+VECTORS = {"source": "csv", "path": "a", "test_path": "b", "classes": 2, "vector_column": "v"}
+
+
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
@@ -127,6 +130,17 @@ def test_one_path_is_the_same_in_a_file_and_on_the_command_line(tmp_path, given,
         ),
         ({"training": {"augment": ["crop", "resized_crop"]}}, "both crop and resized_crop"),
         ({"pool": {"crop_ratio": 0.9, "other_sizes": "reject"}}, "crop_ratio crops scaled images"),
+        ({"training": {"milestones": [10]}}, "are of schedule 'step'"),
+        ({"annotation": {"labels_per_sample": 3}}, "is for labels of people"),
+        ({"annotation": {"kind": "files", "url": "https://host"}}, "url is for kind 'label_studio'"),
+        ({"pool": {"text_length": 64}}, "pool.text_length is for texts"),
+        ({"pool": VECTORS | {"mean": [0.4]}}, "pool.mean is for images"),
+        ({"pool": VECTORS | {"text_length": 64}}, "pool.text_length is for texts"),
+        ({"pool": VECTORS | {"mask_folder": "masks"}}, "mask_folder is for pool.source"),
+        (
+            {"pool": {"source": "delta", "path": "a", "test_samples": 9, "classes": 2, "test_version": 3}},
+            "is of the table of test_path",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_said(tree, said):

@@ -26,6 +26,8 @@ def fields(name, **more):
 @pytest.mark.parametrize("field", SOURCE_FIELDS)
 def test_a_source_takes_the_fields_that_it_declares_and_no_others(name, field):
     tree = fields(name, **{field: GIVEN[field]})
+    if field == "validation_version" and "validation_path" in POOL_SOURCES[name].fields:
+        tree["validation_path"] = "v"
     if field in POOL_SOURCES[name].fields:
         assert getattr(Pool.model_validate(tree), field) == GIVEN[field]
     else:

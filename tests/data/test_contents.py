@@ -7,6 +7,7 @@ import ray
 
 from prunefuse_ray.data import contents
 from prunefuse_ray.data.contents import HeldOut, digest, digests, overlaps, repeated
+from prunefuse_ray.data.images import sample_values
 from prunefuse_ray.schemas import DIGESTS, HELD_OUT
 
 
@@ -52,3 +53,11 @@ def test_what_the_pool_shares_with_each_held_out_set(tasks, local_ray):
     looked_up = held_out.column(digests([b"c", b"q", None])).to_pylist()
     assert looked_up == [3, None, None], "rows without a digest do not count"
     assert overlaps(parts, HeldOut(HELD_OUT.empty_table())) == {}
+
+
+def test_vectors_are_compared_as_they_are_read():
+    v = [0.1, -2.5, 3.0]
+    kinds = [pa.list_(pa.float32()), pa.list_(pa.float64()), pa.list_(pa.float32(), 3), pa.large_list(pa.float32())]
+    tables = [pa.chunked_array([pa.array(rows, kind)]) for kind in kinds for rows in ([v], [v, None])]
+    assert len({digests(sample_values(t))[0] for t in tables}) == 1
+    assert digests([np.array([1, 2, 3], np.uint8)]) == digests([np.array([1.0, 2.0, 3.0])])

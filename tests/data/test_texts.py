@@ -78,3 +78,10 @@ def test_the_tokenizer_travels_with_the_form(tokens):
     assert tokens.tokenizer not in repr(tokens)
     with pytest.raises(ConfigError, match=r"pool\.tokenizer: 'x' is no tokenizer\.json"):
         tokenizer_of(b"{}", "x")
+
+
+def test_marks_belong_to_their_letters_in_either_unicode_form():
+    assert ngrams("अच्छा").keys().isdisjoint(ngrams("अच्छी").keys())
+    assert len(ngrams("हिन्दी")) == 1
+    assert ngrams("nai\u0308ve cafe\u0301") == ngrams("na\u00efve caf\u00e9")
+    assert len(ngrams("ดีมาก")) > 1, "Thai has no blanks"

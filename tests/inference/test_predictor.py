@@ -19,6 +19,7 @@ from prunefuse_ray.data.sample_format import (
     preprocessing_to_bytes,
 )
 from prunefuse_ray.data.texts import TextForm
+from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import LedgerError, Rejected
 
 FORM = ImageForm(height=16, width=12, channels=3, crop_ratio=0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -210,3 +211,14 @@ def test_the_onnx_graph_computes_the_networks_logits(saved, photo, tmp_path, kin
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
     properties = {p.key: p.value for p in onnx.load(io.BytesIO((tmp_path / "m.onnx").read_bytes())).metadata_props}
     assert json.loads(properties["classes"]) == CLASSES
+
+
+def test_vectors_may_be_tensors_and_none(tmp_path):
+    save(tmp_path / "n", VectorForm(length=4), "mlp")
+    model = prunefuse_ray.load(tmp_path / "n")
+    assert list(model.predict([])) == []
+    x = torch.ones(2, 4, requires_grad=True) * 2
+    found = [p.probability for p in model.predict(x)]
+    assert found == [p.probability for p in model.predict(x.tolist())]
+    assert found == [p.probability for p in model.predict(x.detach().bfloat16())]
+    assert next(model.predict(x[0])).probability == pytest.approx(found[0])

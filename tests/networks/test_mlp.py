@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from prunefuse_ray import networks
+from prunefuse_ray.networks.inference import scoring_form
 
 SPEC = networks.NetworkSpec(architecture="mlp", classes=3, input_shape=(6, 1, 1))
 
@@ -37,3 +38,16 @@ def test_it_is_pruned_and_fused_exactly_alone_and_as_a_committee(learned):
     torch.testing.assert_close(fused(x), committee.network.eval()(x).mean(0))
     features, _ = networks.features_and_logits(dense, x)
     assert features.shape == (50, 384)
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_vectors_are_standardized_before_they_are_rounded(features):
+    """48.85 and 48.95 are one number in bfloat16."""
+    dense = networks.build(SPEC, seed=0).eval()
+    x = torch.randn(200, 6, 1, 1, generator=torch.Generator().manual_seed(0)) * 0.05 + 48.85
+    networks.take(dense, networks.statistics("mlp", x))
+    with torch.inference_mode():
+        exact = dense(x)
+        found = scoring_form(dense, "bf16", x, features=features)(x)
+    found = found[0] if features else found
+    assert (found - exact).abs().max() < 0.05 * exact.abs().max()

@@ -251,7 +251,7 @@ def test_time_and_macs_are_summed_per_phase(page: Page) -> None:
     assert page.row("score") == ["score", "1", "4.0 s", "3.3%", "1.90 G", "4.1%", "–", "475"]
     assert page.row("finetune") == ["finetune", "1", "1 min 04 s", "52.9%", "36.0 G", "76.8%", "2", "–"]
     assert page.row("all phases") == ["all phases", "", "2 min 00 s", "", "46.9 G", "", "", ""]
-    assert page.row("between phases")[2] == "30.0 s"
+    assert page.row("before round 0")[2] == "30.0 s"
     assert "G MACs" in page.words("cost")
     assert "Hollow: scoring the same samples with the dense network." in page.words("cost")
 
@@ -627,3 +627,11 @@ def test_a_run_of_another_task_is_told_by_its_own_metric():
     assert "ccuracy" not in page
     assert "the fused network reaches 0.900 on the test set; its proxy reaches 0.875." in page
     assert "+0.025 on its proxy" in page
+
+
+def test_the_pass_for_the_initial_set_is_part_of_the_cost() -> None:
+    first = {"seconds": 10.0, "macs": 2_000_000_000, "dense_macs": 16_000_000_000, "samples_per_second": 200.0}
+    page = Page(render(run_view(initial=first)))
+    assert page.row("score, for the initial set")[2:5] == ["10.0 s", "", "2.00 G"]
+    assert page.row("all phases")[4] == "48.9 G"
+    assert page.row("before round 0")[2] == "20.0 s"

@@ -96,6 +96,8 @@ def test_dropout_masks_make_a_committee_of_one_network(local_ray, tiny_pool, tmp
         macs = ledger.require(Step(-1, "init")).metrics["macs_per_sample"]["proxy"]
         scored = ledger.require(Step(round_, "score")).metrics
         assert scored["macs"] == 3 * macs * scored["samples"]
+        one = ledger.require(Step(-1, "init")).metrics["macs_per_sample"]
+        assert scored["macs"] / scored["dense_macs"] == pytest.approx(one["proxy"] / one["dense"])
 
 
 def test_dropout_masks_are_refused_where_nothing_is_dropped(local_ray, tiny_pool, tmp_path):

@@ -141,6 +141,7 @@ def test_openvino_scores_as_torch_does(done, texts, tmp_path):
         ({"selection": {"selector": "svp:textcnn"}, "fusion": {"target": "scratch"}}, "does not read the tokens"),
         ({"pool": {"text_form": "bytes"}}, r"pool\.text_form 'bytes' is not what"),
         ({"pool": {"text_length": 99}}, "99 tokens, but the encoder reads at most 40"),
+        ({"pool": {"text_length": 2}}, "2 tokens leave none for the text"),
         ({"pool": {"tokenizer": None}}, "without tokens: leave it out"),
         ({"network": {"architecture": "textcnn"}, "pool": {"tokenizer": "x"}}, "is for network.architecture transf"),
     ],

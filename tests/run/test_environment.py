@@ -78,3 +78,9 @@ def test_a_run_that_goes_on_with_other_code_says_so(local_ray, tiny_pool, tmp_pa
     told = [r.message for r in caplog.records if own.stem in r.message]
     assert len(told) == 1
     assert "your code has changed since the run began" in told[0]
+
+
+def test_training_on_another_device_is_told(tiny_pool, tmp_path):
+    before, now = (environment(tiny(tiny_pool, tmp_path, workers={"gpu": gpu})) for gpu in (False, True))
+    (line,) = changes(before, now)
+    assert line.startswith("training on GPUs: the run began with training on CPUs; ")

@@ -200,3 +200,34 @@ def test_a_pool_with_nothing_left_is_said_while_it_may_still_grow(local_ray, tmp
     (tmp_path / "more" / "part-0.parquet").rename(tmp_path / "pool" / "part-1.parquet")
     loop.run(config)
     assert pq.read_table(tmp_path / "runs/tiny/rounds/001/labels.parquet").num_rows == 3
+
+
+def test_a_pool_whose_labels_are_no_classes_grows(tmp_path, local_ray):
+    def write(name, first, n):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        ids = [f"s{first + i}" for i in range(n)]
+        columns = {"id": ids, "v": [[i + first, 1.5] for i in range(n)], "label": [0.5 * i for i in range(n)]}
+        pq.write_table(pa.table(columns), tmp_path / name)
+
+    write("pool/a.parquet", 0, 6)
+    write("test/a.parquet", 90, 3)
+    pool = {"source": "parquet", "path": str(tmp_path / "pool"), "test_path": str(tmp_path / "test"),
+            "vector_column": "v", "allow_growth": True}  # fmt: skip
+    config = config_from_tree({"task": "regression", "pool": pool, "selection": {"budgets": [2, 4]}})
+    found, ledger = survey(config.pool, task=config.task), Ledger(Place.at(str(tmp_path / "run")))
+    materialize(found, ledger.root)
+    growth.record(config.pool, found.info, ledger.root)
+    ledger.create({}, found.info.to_json())
+    write("pool/b.parquet", 10, 4)
+    assert growth.grow(config, ledger, found.info)[1]["samples"] == 4
+
+
+def test_a_validation_set_may_not_change(made, tmp_path):
+    pool, pixels, _ = made
+    write_pool(tmp_path / "val", pixels[:4], first_id=700)
+    pool = pool.model_copy(update={"validation_path": str(tmp_path / "val")})
+    config, ledger = begun(pool, tmp_path / "run")
+    check_now(config, ledger)
+    write_pool(tmp_path / "val" / "more", pixels[:2], first_id=950)
+    with pytest.raises(LedgerError, match=r"pool\.validation_path: .*new: more/part-0\.parquet"):
+        check_now(config, ledger)

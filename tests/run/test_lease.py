@@ -153,3 +153,13 @@ def test_a_missing_guarantee_is_said(caplog):
         held(Place(_MockFileSystem(), "bucket/run")).release()
     (said,) = [r.message for r in caplog.records]
     assert said.startswith("run.directory: 'bucket/run' has no conditional writes (mock storage): two drivers")
+
+
+def test_a_renewal_that_comes_late_brings_no_lease_back(root):
+    first = killed(root)
+    held(root).release()
+    third = held(root)
+    first._write()  # was under way when it was stopped
+    with pytest.raises(LedgerError):
+        first.check()
+    third.check()

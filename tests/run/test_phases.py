@@ -1,6 +1,8 @@
 """The phases: what they do with samples that cannot be used, and with texts."""
 
 import dataclasses
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -8,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from prunefuse_ray import networks
+from prunefuse_ray import networks, progress
 from prunefuse_ray.config.files import merge
 from prunefuse_ray.data import inventory
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError, ScoreError, TrainingError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
+from prunefuse_ray.run.context import Done
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import train
 from prunefuse_ray.storage import Place
@@ -294,3 +297,22 @@ def test_a_training_on_another_number_of_workers_than_the_one_before_is_told(
     loop.run(tiny(tiny_pool, tmp_path, selection={"budgets": [10, 18]}))
     (said,) = [m for m in caplog.messages if "the training before it" in m]
     assert said.startswith("round 1, train: on 2 workers, and the training before it on 1: another number of them")
+
+
+def test_a_phases_time_is_its_work(monkeypatch):
+    """With what earlier starts of a training took, without the wait for people."""
+    taken = {}
+    ledger = SimpleNamespace(commit=lambda _, outputs, metrics, written: taken.update(metrics), clear=lambda *_: None)
+    context = SimpleNamespace(ledger=ledger)
+
+    def work(context, step):
+        with progress.waiting():
+            time.sleep(0.3)
+        return Done(outputs={})
+
+    monkeypatch.setitem(loop.PHASES, "label", work)
+    loop._carry_out(context, Step(0, "label"))
+    assert taken["seconds"] < 0.2
+    monkeypatch.setitem(loop.PHASES, "train", lambda *_: Done(outputs={}, metrics={"seconds": 60.0}))
+    loop._carry_out(context, Step(0, "train"))
+    assert taken["seconds"] == 60.0

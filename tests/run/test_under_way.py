@@ -6,10 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+import prunefuse_ray
 from prunefuse_ray import progress
+from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.method.steps import Step, steps
 from prunefuse_ray.run import loop, phases, under_way
 from prunefuse_ray.run.estimate import PhaseEstimate
+from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.under_way import Looker, UnderWay, Work, left, rest_of, words
 from prunefuse_ray.storage import Place
 from tests.support.runs import tiny
@@ -138,3 +141,14 @@ def add(root, ago=0.0, **event):
     moment = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat("T", "milliseconds")
     with open(root / "events.jsonl", "a") as file:
         file.write(json.dumps({"time": moment, **event}) + "\n")
+
+
+def test_a_run_that_ended_without_a_baseline_is_finished(tmp_path):
+    config = config_from_tree({"selection": {"budgets": [10, 20]}})
+    ledger = Ledger(Place.at(str(tmp_path)))
+    ledger.create(to_tree(config), {})
+    for step in steps(config):
+        if step.phase != "baseline":
+            ledger.commit(step, {}, {"seconds": 1.0})
+    assert Looker(ledger.root).look().state == "finished"
+    assert prunefuse_ray.Run(tmp_path).finished

@@ -121,3 +121,18 @@ def test_the_report_starts_no_ray_and_loads_no_torch(ledger):
     done = subprocess.run([sys.executable, "-c", code, ledger.root.path], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert (Path(ledger.root.path) / "report.html").stat().st_size > 10_000
+
+
+def test_doubtful_known_labels_come_with_their_samples(tmp_path):
+    pool = {"source": "parquet", "path": "p", "test_path": "t", "known_labels": "known.csv"}
+    ledger = Ledger(Place.at(str(tmp_path / "run")))
+    ledger.create(to_tree(config_from_tree({"pool": pool, "selection": {"budgets": [12]}})), INFO.to_json())
+    samples = ledger.place(Step(-1, "init"), "known/samples")
+    image = encode_png(random_images(1)[0])
+    (samples / "1.parquet").write_table(pa.table({"id": ["k0"], "sample": pa.array([image], pa.binary())}))
+    ledger.commit(Step(-1, "init"), {}, {"inputs": {"pool.known_labels": {"labels": 1}}}, samples.files())
+    add(ledger, 0, 10, "a")
+    row = dict(zip(doubts_schema("string").names, ("k0", 1, 0.1, 0, 0.9), strict=True))
+    table = pa.Table.from_pylist([row], doubts_schema("string"))
+    ledger.commit(Step(0, "train"), {"doubts.parquet": table}, {"test_accuracy": 0.5})
+    assert view_run(ledger).rounds[0].doubts[0].image == image

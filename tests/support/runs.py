@@ -20,4 +20,7 @@ TINY = {
 
 def tiny(where: Path, directory: Path, **more):
     tree = merge(TINY, {"pool": {"path": str(where / "pool"), "test_path": str(where / "test")}})
-    return config_from_tree(merge(merge(tree, {"run": {"directory": str(directory), "name": "tiny"}}), more))
+    tree = merge(merge(tree, {"run": {"directory": str(directory), "name": "tiny"}}), more)
+    if {"text_column", "vector_column"} & tree["pool"].keys():
+        del tree["pool"]["channels"]
+    return config_from_tree(tree)

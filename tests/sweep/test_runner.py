@@ -42,7 +42,7 @@ from prunefuse_ray.sweep.results import (
     pool_key,
     read_sweep,
 )
-from prunefuse_ray.sweep.runner import concurrency, in_order, placement, run_sweep
+from prunefuse_ray.sweep.runner import concurrency, in_order, placement, run_sweep, wanted
 from prunefuse_ray.sweep.sharing import inputs_keys
 from prunefuse_ray.sweep.trial import Desk, TrialJob, _run
 from tests.support import ROOT
@@ -98,9 +98,9 @@ def test_a_trial_that_the_autoscaler_brings_its_machines_is_not_refused():
     head = dataclasses.replace(has(0, nodes=2), autoscaler=grows)
     sweep = sweep_from_tree({"resources": {"cpus": 8, "gpus": 1}})
     assert concurrency(sweep, trials(sweep), head) == 1
-    for field, wanted, could in (("cpus", 65, 64), ("gpus", 9, 8)):
-        sweep = sweep_from_tree({"resources": {"cpus": 1, field: wanted}})
-        said = rf"resources\.{field}: .* have {wanted}, and the cluster has 0, .* could bring it to {could}"
+    for field, asked, could in (("cpus", 65, 64), ("gpus", 9, 8)):
+        sweep = sweep_from_tree({"resources": {"cpus": 1, field: asked}})
+        said = rf"resources\.{field}: .* have {asked}, and the cluster has 0, .* could bring it to {could}"
         with pytest.raises(PlanError, match=said):
             concurrency(sweep, trials(sweep), head)
 
@@ -659,3 +659,33 @@ def test_configs_of_trials_are_whole(swept):
     _, root, _ = swept
     for name in ("fuse_seed-0", "scratch_seed-0"):
         assert config_from_tree(yaml.safe_load((root / "trials" / name / "config.yaml").read_text())).run.name == name
+
+
+def test_a_trial_that_lacks_only_its_baseline_is_told_of_when_it_has_it(tmp_path, monkeypatch):
+    own = {"directory": str(tmp_path), "name": "t"}
+    config = config_from_tree({"selection": {"budgets": [50, 100, 150]}, "run": own})
+    ledger = Ledger(Place.at(str(tmp_path / "t")))
+    ledger.create(to_tree(config), {"rows": 1})
+    *rounds, baseline, report = steps(config)
+    for step in rounds:
+        ledger.commit(step, {}, {"seconds": 1.0, "test_accuracy": 0.5})
+    told = []
+    desk = SimpleNamespace(
+        post=SimpleNamespace(remote=lambda _, row: told.append(row["budgets_passed"])),
+        finish=SimpleNamespace(remote=lambda *_: None),
+    )
+
+    def run(config, listen, **_):
+        assert told == [], "a scheduler would stop it at its last label budget"
+        for step in (baseline, report):
+            listen("done", step, None)
+
+    monkeypatch.setattr("prunefuse_ray.sweep.trial.loop.run", run)
+    _run("a", TrialJob(root=Place.at(str(tmp_path)), configs={"a": to_tree(config)}, runs=1, directory="."), desk)
+    assert told == [3]
+
+
+def test_a_search_with_fewer_draws_ends_what_was_drawn():
+    sweep = sweep_from_tree({"space": {"training.lr": {"uniform": [0.1, 0.2]}}, "samples": 8})
+    assert len(sweep.seeds) == 3
+    assert [wanted(sweep, 5, drawn) for drawn in (0, 6, 8, 16)] == [29, 11, 5, 5]

@@ -37,6 +37,9 @@ PREFIX = {"-1:init", "0:select", "0:label", "0:train"}
 CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | {"-1:init", "0:score", "1:score"}
 
 
+BALD = {"selection": {"strategy": "bald", "dropout_masks": 10}}
+
+
 @pytest.mark.parametrize(
     ("a", "b", "shared"),
     [
@@ -66,6 +69,7 @@ CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | 
         ([], [{"selection": {"class_balance": 1.0}}], PREFIX | {"0:fuse", "0:finetune"}),
         ([], [{"selection": {"strategy": "auto"}}], PREFIX | {"0:fuse", "0:finetune"}),
         ([], [TYPICAL], {"-1:init"}),
+        ([BALD], [BALD, {"selection": {"dropout_masks": 20}}], PREFIX | {"0:fuse", "0:finetune"}),
         ([TYPICAL], [TYPICAL, MARGIN], PREFIX | {"-1:score", "0:fuse", "0:finetune"}),
         # A scratch target depends on the labels alone, whoever chose them.
         ([SCRATCH, MARGIN], [SCRATCH, {"selection": {"selector": "dense"}}],

@@ -100,6 +100,10 @@ def test_text_is_a_number_only_where_no_name_looks_like_another_number():
     stars = ["1", "2", "3"]
     assert [TASK.label(t, stars) for t in ("0", "1", "2", "3")] == [None, 0, 1, 2], "not half by name, half by number"
     assert [TASK.label(n, stars) for n in (0, 1, 2, 3)] == [0, 1, 2, None], "a number is a number"
+    halves = ["0.5", "1.0", "1.5", "2.0"]
+    assert [TASK.label(t, halves) for t in ("1", "2", "1.0", "2.0")] == [None, None, 1, 3]
+    assert [TASK.label(t, ["-1", "1"]) for t in ("0", "-1", "1")] == [None, 0, 1]
+    assert [TASK.label(t, ["0.0", "1.0"]) for t in ("0", "1")] == [0, 1]
 
 
 def test_names_of_classes_are_the_same_in_both_unicode_forms():

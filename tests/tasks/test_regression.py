@@ -222,3 +222,9 @@ def test_what_needs_classes_is_refused_by_name(tree, said):
         config(**tree)
     with pytest.raises(ConfigError, match="makes 1: task 'classification' needs at least 2"):
         config_from_tree({"pool": {"classes": ["size"]}})
+
+
+def test_a_number_far_from_zero_is_not_rounded_to_its_first_digits():
+    task = TASK.fitted(column([5_412_245.0], [5_412_445.0]))
+    z = np.array([[0.123456]])
+    assert task.guesses(z)[0] == pytest.approx(task.in_units(z), abs=1e-3 * task.std[0])

@@ -16,8 +16,9 @@ from prunefuse_ray.data.known_labels import in_pool, read_known
 from prunefuse_ray.data.labeled_set import check_masks
 from prunefuse_ray.method.selector import dense_network, input_digests, make_selector, proxies
 from prunefuse_ray.method.steps import LEARN, Step, learns
-from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_SAMPLES, KNOWN_TEST, Done, RunContext
+from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_TEST, Done, RunContext
 from prunefuse_ray.run.environment import environment
+from prunefuse_ray.run.ledger import KNOWN_SAMPLES
 from prunefuse_ray.run.phases.learn import STATISTICS_FILE
 from prunefuse_ray.tasks import TASKS
 

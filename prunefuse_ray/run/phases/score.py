@@ -119,7 +119,7 @@ def run(context: RunContext, step: Step) -> Done:
             "reason": by.reason,
             "class_weights": list(scored.job.class_weights),
             "overlaps": shared,
-            "dense_macs": scored.metrics["samples"] * macs["dense"],
+            "dense_macs": scored.metrics["samples"] * macs["dense"] * passes,
             **({} if context.prepared is None else {"prepared": usage(context.prepared, context.form)}),
             "actors": [context.scoring.min_actors, context.scoring.max_actors],
         },
