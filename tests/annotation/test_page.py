@@ -219,7 +219,7 @@ def page(request_):
 
 def test_the_token_opens_the_page_and_leaves_its_address(page):
     stranger = Client(page, cookie=False)
-    for path in ("/", "/state", "/image?desk=1&n=0", "/page.js"):
+    for path in ("/", "/state", "/image?desk=m-1&n=0", "/page.js"):
         assert stranger.get(path)[0] == 401
     assert stranger.get("/?token=wrong")[0] == stranger.get("/?token=%C3%A9")[0] == 403
     url = urllib.parse.urlsplit(page.address)
@@ -255,12 +255,12 @@ def test_another_host_name_is_refused(page, host):
 def test_a_forwarded_port_is_no_other_host(page):
     assert Client(page).get("/state", Host="localhost:9999")[0] == 200
     assert Client(page).get("/state", Host="[::1]:9999")[0] == 200
-    body = {"desk": 1, "name": "anna", "answers": [{"n": 0, "label": 1}]}
+    body = {"desk": "m-1", "name": "anna", "answers": [{"n": 0, "label": 1}]}
     assert Client(page).post("/answer", body, Host="localhost:9999", Origin="http://localhost:9999")[0] == 200
 
 
 def test_another_page_cannot_label(page, request_):
-    body = {"desk": 1, "name": "anna", "answers": [{"n": 0, "label": 1}]}
+    body = {"desk": "m-1", "name": "anna", "answers": [{"n": 0, "label": 1}]}
     for headers in (
         {"Origin": "http://evil.example"}, {"Origin": None}, {"Origin": "null"},
         {"Origin": "http://127.0.0.1:1"}, {"Content_Type": "text/plain"},
@@ -285,18 +285,18 @@ def test_nothing_but_its_own_files_runs_in_the_page(page):
 def test_a_round_is_labeled_over_http(page, request_):
     browser = Client(page)
     assert browser.get("/state?name=anna")[1]["classes"] == list(CLASSES)
-    (first, *_) = browser.get("/batch?desk=1&count=9&name=anna")[1]["samples"]
+    (first, *_) = browser.get("/batch?desk=m-1&count=9&name=anna")[1]["samples"]
     assert first == {"n": 1, "id": "b", "guess": "cat", "names": ["cat"], "probability": 0.75}
-    status, image = browser.get("/image?desk=1&n=1")
+    status, image = browser.get("/image?desk=m-1&n=1")
     assert (status, image) == (200, encode_png(random_images(4)[1]))
-    said = browser.post("/answer", {"desk": 1, "name": "anna", "answers": [{"n": 1, "label": 0}]})[1]
+    said = browser.post("/answer", {"desk": "m-1", "name": "anna", "answers": [{"n": 1, "label": 0}]})[1]
     assert (said["done"], said["total"]) == (1, 4)
     assert given(request_) == {("b", "anna"): "cat"}
-    assert browser.post("/skip", {"desk": 1, "name": "anna", "n": 3})[0] == 200
-    undone = browser.post("/undo", {"desk": 1, "name": "anna"})[1]
+    assert browser.post("/skip", {"desk": "m-1", "name": "anna", "n": 3})[0] == 200
+    undone = browser.post("/undo", {"desk": "m-1", "name": "anna"})[1]
     assert ([one["id"] for one in undone["undone"]], undone["done"]) == (["b"], 0)
     page.show(None, Status(state="running"))
-    late = browser.post("/answer", {"desk": 1, "name": "anna", "answers": [{"n": 1, "label": 0}]})
+    late = browser.post("/answer", {"desk": "m-1", "name": "anna", "answers": [{"n": 1, "label": 0}]})
     assert late[0] == 409, "of a round that is over"
 
 
@@ -316,12 +316,14 @@ def test_a_round_is_labeled_over_http(page, request_):
     ],
 )
 def test_what_the_page_would_not_send_is_refused(page, request_, path, body, status):
-    sent = {"desk": 1, "name": "anna"} | body if isinstance(body, dict) else body
+    sent = {"desk": "m-1", "name": "anna"} | body if isinstance(body, dict) else body
     assert Client(page).post(path, sent)[0] == status
     assert given(request_) == {}
 
 
-@pytest.mark.parametrize("path", ["/image?desk=1&n=4", "/image?desk=1&n=-1", "/image?desk=1&n=../x", "/batch?desk=1"])
+@pytest.mark.parametrize(
+    "path", ["/image?desk=m-1&n=4", "/image?desk=m-1&n=-1", "/image?desk=m-1&n=../x", "/batch?desk=m-1"]
+)
 def test_there_is_nothing_else_to_be_had(page, path):
     assert Client(page).get(path)[0] == 400
     assert Client(page).get("/../server.py")[0] == 404
@@ -331,7 +333,7 @@ def test_an_image_that_cannot_be_decoded_is_not_sent(tmp_path):
     request = request_at(place(tmp_path, "local"), {"a": b"<script>alert(1)</script>"})
     desk, server = Desk(request), PageServer("x")
     server.show(desk, Status(state="asking"))
-    assert Client(server).get("/image?desk=1&n=0")[0] == 422
+    assert Client(server).get("/image?desk=m-1&n=0")[0] == 422
     server.close()
     desk.close()
 
@@ -364,3 +366,49 @@ def test_who_waits_for_a_sample_is_told_when_its_round_is_over():
     assert told == ["the samples are of a round that is over"]
     with pytest.raises(LookupError):
         spool.read(0)
+
+
+def test_samples_of_another_command_on_this_port_cannot_be_labeled(page, request_, tmp_path):
+    old = Client(page).get("/state")[1]["desk"]
+    request = request_at(place(tmp_path / "other", "local"), {"x": b"", "y": b""}, marker="another run")
+    desk, server = Desk(request), PageServer("other")
+    server.show(desk, Status(state="asking"))
+    body = {"desk": old, "name": "anna", "answers": [{"n": 0, "label": 1}]}
+    assert Client(server).post("/answer", body)[0] == 409
+    server.close()
+    desk.close()
+
+
+def test_a_second_command_does_not_write_over_the_labels_of_the_first(request_):
+    first, second = Desk(request_), Desk(request_)
+    second.answer("anna", [(0, 1)])
+    with pytest.raises(LabelError, match="changed by another program"):
+        first.answer("anna", [(1, 1)])
+    assert given(request_) == {("a", "anna"): "dog"}
+    second.undo("anna")
+    second.answer("anna", [(1, 1)])
+    assert given(request_) == {("b", "anna"): "dog"}
+    first.close()
+    second.close()
+
+
+def test_somebody_with_a_file_is_one_person_on_the_page(request_):
+    (request_.place / "labels-anna.csv").write_bytes(b"id,label\na,cat\n")
+    desk = Desk(request_, labels_per_sample=2)
+    assert 0 not in numbers(desk.batch("anna", 9))
+    desk.answer("anna", [(0, 0)])
+    assert desk.progress("anna")["done"] == 0
+    assert 0 in numbers(desk.batch("ben", 9))
+    desk.close()
+
+
+def test_who_goes_on_labeling_keeps_what_is_on_the_screen(request_, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("prunefuse_ray.annotation.page.desk.time", SimpleNamespace(monotonic=lambda: now[0]))
+    desk = Desk(request_)
+    assert numbers(desk.batch("anna", 2)) == [1, 3]
+    now[0] = 60.0
+    desk.answer("anna", [(1, 0)])
+    now[0] = 120.0
+    assert numbers(desk.batch("ben", 2)) == [0, 2]
+    desk.close()

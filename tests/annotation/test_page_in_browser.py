@@ -162,7 +162,7 @@ def test_a_new_round_comes_by_itself(opened, tmp_path):
     window, _, page = opened(images(2))
     page.show(None, Status(state="running", message="training the proxy"))
     window.until(lambda: "training the proxy" in "".join(window.texts("#message")))
-    desk = Desk(request_at(place(tmp_path / "next", "local"), {"new.png": images(1)["0.png"]}))
+    desk = Desk(request_at(place(tmp_path / "next", "local"), {"new.png": images(1)["0.png"]}, round=2))
     page.show(desk, Status(state="asking"))
     window.until(lambda: window.texts("#samples li") and window.here() == "new.png")
     desk.close()
@@ -184,3 +184,113 @@ def test_several_classes_are_put_in_and_taken_out_by_keys(opened):
     window.keys("u", "u")
     window.until(lambda: window.texts("#samples li.given b") == ["cat, cow"])
     assert window.complaints() == []
+
+
+def slowly(desk, what, seconds=1.0):
+    done = getattr(desk, what)
+    setattr(desk, what, lambda *given: (time.sleep(seconds), done(*given))[1])
+
+
+def test_all_guesses_are_those_that_are_seen(opened):
+    window, request, _ = opened({**images(3), "x.png": b"no image"}, guesses=[0, 0, 0, 0])
+    window.until(lambda: window.texts(".broken"))
+    window.keys("v", "a")
+    window.until(lambda: len(given(request)) == 1)
+    time.sleep(0.5)
+    assert len(given(request)) == 1, "of those that are shown one at a time the others are not seen"
+    window.keys("v", "a")
+    window.until(lambda: len(given(request)) == 3)
+    time.sleep(0.5)
+    assert ("x.png", "anna") not in given(request)
+
+
+@pytest.mark.parametrize("key", ["1", "Enter", "a", "u"])
+def test_a_key_that_is_held_down_gives_nothing_more(opened, key):
+    window, request, _ = opened(images(4), guesses=[0, 0, 0, 0])
+    window.keys("1")
+    window.until(lambda: len(given(request)) == 1)
+    script = (
+        "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], repeat: true, bubbles: true}))"
+    )
+    for _ in range(5):
+        window.driver.execute_script(f"document.body.dispatchEvent({held})", key)
+    time.sleep(0.5)
+    assert len(given(request)) == 1
+
+
+def test_an_answer_is_of_the_name_under_which_it_was_given(opened):
+    window, request, page = opened(images(4))
+    slowly(page.desk, "answer", 1.5)
+    window.keys("1", "1")  # the second one waits in the page
+    window.driver.find_element(By.ID, "who").click()
+    window.driver.find_element(By.ID, "name").clear()
+    window.driver.find_element(By.ID, "name").send_keys("ben", Keys.ENTER)
+    window.until(lambda: len(given(request)) == 2)
+    assert {who for _, who in given(request)} == {"anna"}
+
+
+def test_a_key_after_undo_is_not_for_the_next_sample(opened):
+    window, request, page = opened(images(3))
+    window.keys("1")
+    window.until(lambda: len(given(request)) == 1)
+    slowly(page.desk, "undo")
+    window.keys("u", "2")
+    window.until(lambda: window.here() == "0.png")
+    time.sleep(1.0)
+    assert given(request) == {}
+
+
+def test_enter_after_the_last_of_a_batch_changes_no_label(opened):
+    window, request, page = opened(images(2), guesses=[0, 0])
+    slowly(page.desk, "answer")
+    window.keys(Keys.ENTER, "2", Keys.ENTER)
+    window.until(lambda: "Every sample has its label" in "".join(window.texts("#message")))
+    assert given(request) == {("0.png", "anna"): "cat", ("1.png", "anna"): "dog"}
+
+
+def test_the_class_of_that_name_comes_before_those_that_contain_it(opened):
+    window, request, _ = opened(images(2), classes=["bobcat", "cat", *(f"class {n}" for n in range(20))])
+    window.keys("/")
+    window.keys("cat", Keys.ENTER)
+    window.until(lambda: given(request) == {("0.png", "anna"): "cat"})
+    window.keys("/")
+    window.keys(Keys.ENTER)
+    time.sleep(0.5)
+    assert len(given(request)) == 1, "nothing was looked for"
+
+
+def test_a_class_button_is_pressed_by_enter(opened):
+    window, request, _ = opened(images(2), guesses=[0, 0])
+    window.driver.execute_script("document.querySelectorAll('#classes button')[1].focus()")
+    window.keys(Keys.ENTER)
+    window.until(lambda: given(request) == {("0.png", "anna"): "dog"})
+
+
+def test_what_could_not_be_saved_bears_no_tick(opened):
+    window, _, page = opened(images(3))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    page.desk.answer = full
+    window.keys("1")
+    window.until(lambda: "not saved" in "".join(window.texts("#message")))
+    time.sleep(2.5)  # after the page has looked again
+    assert window.texts("#samples li.given") == []
+    assert "not saved" in "".join(window.texts("#message"))
+
+
+def test_digits_are_the_keys_of_classes_that_are_called_so(opened):
+    window, request, _ = opened(images(3), classes=[str(n) for n in range(10)])
+    window.keys("5", "0", "?")
+    window.until(lambda: "3 of 3 done, 3 by you (1 not sure)" in window.texts("#count"))
+    assert given(request) == {("0.png", "anna"): "5", ("1.png", "anna"): "0"}
+
+
+def test_escape_keeps_the_name(opened):
+    window, request, _ = opened(images(2))
+    window.driver.find_element(By.ID, "who").click()
+    window.keys("1", "1", Keys.ESCAPE)
+    window.until(lambda: not window.driver.execute_script("return document.getElementById('hello').open"))
+    window.keys("1")
+    window.until(lambda: given(request) == {("0.png", "anna"): "cat"})

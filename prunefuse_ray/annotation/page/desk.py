@@ -7,6 +7,7 @@ Every answer is in a file before the next sample is shown: `labels-page-NAME.csv
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 import tempfile
@@ -76,6 +77,8 @@ class Desk:
         own = read_answers(request, lambda name: name.startswith(PREFIX))
         if own.faults:
             raise LabelError("labels of the page that were changed by hand:\n  " + "\n  ".join(own.faults))
+        self._files: dict[str, set[str | None]] = {name: {digest} for name, digest in own.files.items()}
+        """File of the page -> the digests that it may have, as this process left it."""
         self._given: dict[str, dict[int, Answer]] = defaultdict(dict)
         for number, person, answer in sorted(self._answers(own), key=lambda a: a[2].time):
             self._given[person][number] = answer
@@ -107,8 +110,8 @@ class Desk:
         Samples that have their labels, or that the person has answered, are left out; skipped ones come last."""
         with self._lock:
             now, counts = time.monotonic(), self._counts()
-            mine, skipped = self._given[person], {n: k for k, n in enumerate(self._skipped[person])}
-            open_ = [n for n in range(len(self.asked)) if n not in mine and counts[n] < self.wanted]
+            said, skipped = self._people().get(person, {}), {n: k for k, n in enumerate(self._skipped[person])}
+            open_ = [n for n in range(len(self.asked)) if n not in said and counts[n] < self.wanted]
             lent = {n for n, (who, until) in self._lent.items() if who != person and until > now}
             free = [n for n in open_ if n not in lent and n not in skipped]
             # Where all others are on somebody's screen, two people see the same: better than that one of them waits.
@@ -152,6 +155,12 @@ class Desk:
             given |= {number: Answer(label, now) for number, label in answers}
             self._write(person, given)
             self._given[person], self._done[person] = given, done
+            until = time.monotonic() + LENT  # whoever goes on keeps what is on the screen
+            self._lent = {
+                n: (who, until if who == person else before)
+                for n, (who, before) in self._lent.items()
+                if not (who == person and n in given)
+            }
 
     def _label(self, said: int | Sequence[int]) -> Any:
         """The numbers of classes as a label of the task; None where it is none."""
@@ -191,24 +200,40 @@ class Desk:
             label = "" if answer.label is None else inert_label(task.named(answer.label, classes), classes, task)
             when = answer.time.isoformat()
             table.writerow([_cell(id_), label, inert(person), when, "" if label else "yes"])
+        name = page_file(person)
+        place = self.request.place / name
+        there = place.digest() if place.exists() else None
+        if there not in self._files.get(name, {None}):
+            raise LabelError(
+                f"{name} was changed by another program, such as a second `prunefuse label`: end both, and start one "
+                "again"
+            )
         self.last_answer = time.monotonic()
-        place = self.request.place / page_file(person)
+        content = written.getvalue().encode("utf-8-sig")
+        new = hashlib.sha256(content).hexdigest() if given else None
+        self._files[name] = {there, new}  # a write that fails may have been carried out all the same
         if given:
-            place.write_bytes(written.getvalue().encode("utf-8-sig"))
+            place.write_bytes(content)
         else:
             place.delete()
+        self._files[name] = {new}
 
     # --- how far it is ---
 
+    def _people(self) -> dict[str, dict[int, Answer]]:
+        """What each person has said, on the page and in files: one answer a sample."""
+        names = {*self._others, *self._given}
+        return {who: {**self._others.get(who, {}), **self._given.get(who, {})} for who in names}
+
     def _counts(self) -> Counter[int]:
-        return Counter(n for given in (*self._given.values(), *self._others.values()) for n in given)
+        return Counter(n for given in self._people().values() for n in given)
 
     def progress(self, person: str) -> dict[str, Any]:
         """How far the round is, and this person: plain values."""
         with self._lock:
-            counts, people = self._counts(), {**self._others, **self._given}
+            counts, people = self._counts(), self._people()
             labels: dict[int, list[int]] = defaultdict(list)
-            for given in (*self._given.values(), *self._others.values()):
+            for given in people.values():
                 for n, answer in given.items():
                     if answer.label is not None:
                         labels[n].append(answer.label)

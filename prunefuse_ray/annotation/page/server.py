@@ -47,7 +47,7 @@ class PageServer(LoopbackServer):
         """
         self.title, self.again = title, again
         self._desk: Desk | None = None
-        self._round = 0  # tells the page that its samples are of another desk
+        self._shown = ""  # tells the page that its samples are of another round, also of that of another command
         self._status = Status()
         super().__init__(port)
 
@@ -57,9 +57,8 @@ class PageServer(LoopbackServer):
 
     def show(self, desk: Desk | None, status: Status) -> None:
         """Put a round (or none) and a status on the page."""
-        if desk is not self._desk:
-            self._desk = desk
-            self._round += 1
+        self._desk = desk
+        self._shown = "" if desk is None else f"{desk.request.marker}-{desk.request.round}"
         self._status = status
 
     # --- the answers to requests ---
@@ -102,13 +101,13 @@ class PageServer(LoopbackServer):
 
     def _current(self, said: dict[str, Any]) -> Desk:
         """The desk that a request is about; a page that shows samples of a round before must not label this one's."""
-        if self._desk is None or str(said.get("desk")) != str(self._round):
+        if self._desk is None or said.get("desk") != self._shown:
             raise Refused(HTTPStatus.CONFLICT, "the samples are of a round that is over")
         return self._desk
 
     def _state(self, name: str) -> dict[str, Any]:
         desk = self._desk
-        state: dict[str, Any] = {"title": self.title, **asdict(self._status), "desk": self._round}
+        state: dict[str, Any] = {"title": self.title, **asdict(self._status), "desk": self._shown}
         if desk is not None:
             request = desk.request
             state |= {"round": request.round, "classes": list(request.classes), "texts": request.texts}

@@ -9,8 +9,11 @@ let view = localStorage.getItem("view") === "one" ? "one" : "grid";
 let state = null; // what the server last said
 let samples = []; // on the screen, each with the label given to it: number (or a list of them), null (not sure) or undefined
 let here = 0;
-let desk = -1; // which round's samples these are
+let desk = ""; // which round's samples these are
 let busy = false;
+let queued = 0; // requests that wait for their turn, and the one under way
+let undoing = 0; // of these, those that take something back
+let trouble = ""; // what failed last, until something is saved again
 let found = []; // numbers of the classes that are listed
 
 // --- the server ---
@@ -27,10 +30,12 @@ async function ask(path, body) {
 // One after the other, so that "undo" takes back what was given before it.
 let last = Promise.resolve();
 function inOrder(work) {
+  queued += 1;
   last = last.then(work).catch(async (error) => {
-    if (error.status === 409) { await look(); return; }
-    say(`${error.message || "the page's server does not answer"}. Nothing that was saved is lost.`);
-  });
+    if (error.status === 409) { await look().catch(() => {}); return; }
+    trouble = `${error.message || "the page's server does not answer"}. What has no ✓ is not saved: give it again.`;
+    say(trouble);
+  }).finally(() => { queued -= 1; });
   return last;
 }
 
@@ -45,7 +50,7 @@ async function look() {
   }
   take(fresh);
   if (state.desk !== desk) { desk = state.desk; samples = []; here = 0; at("find").value = ""; listClasses(); }
-  if (state.state === "asking" && name && open() === 0) await more();
+  if (state.state === "asking" && name && open() === 0 && queued === 1) await more();
   draw();
 }
 
@@ -59,9 +64,10 @@ async function more() {
   if (busy) return;
   busy = true;
   try {
-    const said = await ask(`/batch?desk=${desk}&count=${SIZES[view]}&name=${encodeURIComponent(name)}`);
+    const said = await ask(`/batch?desk=${encodeURIComponent(desk)}&count=${SIZES[view]}&name=${encodeURIComponent(name)}`);
     samples = said.samples;
     here = 0;
+    trouble = "";
     drawSamples();
     at("samples").parentElement.scrollTop = 0;
   } finally { busy = false; }
@@ -75,7 +81,7 @@ const open = () => samples.filter((one) => one.label === undefined).length;
 function choose(number) {
   const one = samples[here];
   if (!state.several) { give(number); return; }
-  if (!one || one.label !== undefined) return;
+  if (!one || one.label !== undefined || undoing) return;
   one.chosen = new Set(one.chosen);
   if (!one.chosen.delete(number)) one.chosen.add(number);
   mark(here);
@@ -90,30 +96,43 @@ function accept() {
 
 function give(label, which = [here]) {
   const given = which.filter((n) => samples[n]);
-  if (!given.length) return;
+  if (!given.length || undoing || open() === 0) return; // what is on the screen is about to change
+  const mine = { desk, name }; // as they are now: it may be sent later
+  const before = given.map((n) => [samples[n], samples[n].label]);
   const answers = given.map((n) => ({ n: samples[n].n, label: label === "guess" ? guessOf(samples[n]) : label }));
   given.forEach((n, k) => { samples[n].label = answers[k].label; mark(n); });
   onward();
-  inOrder(async () => { take(await ask("/answer", { answers })); await settled(); });
+  inOrder(async () => {
+    try { take(await ask("/answer", { ...mine, answers })); } catch (error) {
+      for (const [one, label_] of before) { one.label = label_; mark(samples.indexOf(one)); }
+      throw error;
+    }
+    trouble = "";
+    await settled();
+  });
 }
 
 async function settled() {
-  if (open() === 0) await more();
+  if (open() === 0 && queued === 1) await more(); // answers that are not there yet would be asked for again
   draw();
 }
 
 function skip() {
   const one = samples[here];
-  if (!one || one.label !== undefined) return;
+  if (!one || one.label !== undefined || undoing) return;
+  const mine = { desk, name };
   samples.splice(here, 1);
   here = Math.min(here, Math.max(samples.length - 1, 0));
   drawSamples();
-  inOrder(async () => { take(await ask("/skip", { n: one.n })); await settled(); });
+  inOrder(async () => { take(await ask("/skip", { ...mine, n: one.n })); await settled(); });
 }
 
 function undo() {
+  const mine = { desk, name };
+  undoing += 1;
   inOrder(async () => {
-    const said = await ask("/undo", {});
+    let said;
+    try { said = await ask("/undo", mine); } finally { undoing -= 1; }
     take(said);
     if (!said.undone.length) return;
     for (const back of said.undone) {
@@ -146,8 +165,9 @@ const guessOf = (one) => {
   const numbers = one.names.map((each) => state.classes.indexOf(each));
   return state.several ? numbers : numbers[0];
 };
+// Only what is seen: not the others of a batch that is shown one at a time, nor images that are not there (yet).
 const guessed = () => [...samples.keys()]
-  .filter((n) => samples[n].label === undefined && samples[n].guess !== null && !samples[n].chosen?.size);
+  .filter((n) => (view === "grid" || n === here) && (state.texts || samples[n].seen) && samples[n].label === undefined && samples[n].guess !== null && !samples[n].chosen?.size);
 const named = (label) => {
   if (label === null) return "not sure";
   if (!state.several) return state.classes[label];
@@ -160,33 +180,46 @@ function columns() {
   return items.filter((item) => item.offsetTop === items[0].offsetTop).length;
 }
 
+// Classes that are called by digits have these as keys: 5 gives 5.
+const digits = () => Boolean(state?.classes?.every((each) => /^[0-9]$/.test(each)));
+
 const KEYS = {
   ArrowLeft: () => move(here - 1), ArrowRight: () => move(here + 1),
   ArrowUp: () => move(here - columns()), ArrowDown: () => move(here + columns()),
   Enter: accept,
   n: () => { if (state.several) give([]); },
   a: () => give("guess", guessed()),
-  0: () => give(null), s: skip, u: undo, v: turn, Backspace: undo,
+  0: () => give(null), "?": () => give(null), s: skip, u: undo, v: turn, Backspace: undo,
   "/": () => { if (!at("find").hidden) at("find").focus(); },
 };
 
 document.addEventListener("keydown", (event) => {
   if (at("hello").open || (event.altKey || event.metaKey)) return;
+  // A key that is held down gives nothing: it would go through samples that nobody has looked at.
+  if (event.isComposing) return;
+  if (event.repeat && event.target !== at("find") && !event.key.startsWith("Arrow")) {
+    if (event.key === "Enter") event.preventDefault(); // it would press a button again
+    return;
+  }
   if (event.ctrlKey) { if (event.key === "z") { event.preventDefault(); undo(); } return; }
   if (event.target === at("find")) {
-    if (event.key === "Enter" && found.length) { choose(found[0]); closeFind(); }
+    if (event.key === "Enter" && !event.repeat && found.length && at("find").value.trim()) { choose(found[0]); closeFind(); }
     if (event.key === "Escape") closeFind();
     return;
   }
-  if (event.target.tagName === "BUTTON" && (event.key === "Enter" || event.key === " ")) event.target.blur();
+  if (event.target.tagName === "BUTTON" && (event.key === "Enter" || event.key === " ")) return; // it is pressed
   if (state?.state !== "asking" && event.key !== "u") return;
-  const digit = Number(event.key);
-  if (digit >= 1 && digit <= 9 && found[digit - 1] !== undefined) choose(found[digit - 1]);
+  const digit = /^[0-9]$/.test(event.key) ? event.key : "";
+  const meant = digits() ? found.find((n) => state.classes[n] === digit) : found[Number(digit) - 1];
+  if (digit && meant !== undefined) choose(meant);
   else if (KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key]) {
     KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key]();
   } else return;
   event.preventDefault();
 });
+
+// A button that was clicked with the pointer would keep the next Enter for itself.
+document.addEventListener("click", (event) => { if (event.detail) event.target.closest("button")?.blur(); });
 
 function closeFind() { at("find").value = ""; at("find").blur(); listClasses(); }
 
@@ -215,9 +248,13 @@ function drawSamples() {
     else {
       const image = make("img");
       image.alt = "";
-      image.addEventListener("load", () => image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= 96));
+      image.addEventListener("load", () => {
+        image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= 96);
+        one.seen = true;
+        offer();
+      });
       image.addEventListener("error", () => image.replaceWith(make("div", "broken", "cannot be shown")));
-      image.src = `/image?desk=${desk}&n=${one.n}`;
+      image.src = `/image?desk=${encodeURIComponent(desk)}&n=${one.n}`;
       item.append(image);
     }
     item.append(make("div", "caption"));
@@ -244,8 +281,9 @@ function mark(n) {
 
 function offer() {
   const one = samples[here];
-  at("all").hidden = !samples.some((each) => each.guess !== null);
-  at("accept").hidden = at("all").hidden && !state?.several;
+  const guesses = samples.some((each) => each.guess !== null);
+  at("all").hidden = !guesses || view === "one";
+  at("accept").hidden = !guesses && !state?.several;
   at("none").hidden = !state?.several;
   at("acceptname").textContent = one?.chosen?.size ? "these are right" : "the guess is right";
   at("keys").textContent = state?.several ? "put a class in or take it out" : "give the class";
@@ -262,17 +300,25 @@ function listClasses() {
   if (!state?.classes) { at("classes").replaceChildren(); return; }
   const wanted = at("find").value.trim().toLowerCase();
   found = [...state.classes.keys()].filter((n) => state.classes[n].toLowerCase().includes(wanted));
+  if (wanted) { // the class of this name first, then those that begin so
+    const place = (name_) => (name_ === wanted ? 0 : name_.startsWith(wanted) ? 1 : 2);
+    found.sort((a, b) => place(state.classes[a].toLowerCase()) - place(state.classes[b].toLowerCase()));
+  }
   at("find").hidden = state.classes.length <= 9;
+  const focused = document.activeElement?.dataset?.number;
   at("classes").replaceChildren(...found.slice(0, LISTED).map((number, k) => {
     const item = make("li");
     const button = make("button");
     button.dataset.number = number;
-    if (k < 9) button.append(make("kbd", "", String(k + 1)));
+    if (digits()) button.append(make("kbd", "", state.classes[number]));
+    else if (k < 9) button.append(make("kbd", "", String(k + 1)));
     button.append(make("span", "name", state.classes[number]), make("span", "n", state.by_class?.[number] || ""));
     button.addEventListener("click", () => choose(number));
     item.append(button);
     return item;
   }));
+  if (focused !== undefined) at("classes").querySelector(`button[data-number="${focused}"]`)?.focus();
+  at("unsure").querySelector("kbd").textContent = digits() ? "?" : "0";
   if (found.length > LISTED) at("classes").append(make("li", "muted small", `… and ${found.length - LISTED} more`));
   offer();
 }
@@ -311,7 +357,7 @@ function draw() {
   document.body.classList.toggle("alone", !asking);
   if (asking) {
     const rest = total - state.done;
-    say(samples.length ? state.message : rest
+    say(trouble ? trouble : samples.length ? state.message : rest
       ? `Nothing is left for you here. ${rest} ${rest === 1 ? "sample waits" : "samples wait"} for somebody else's label.\n${state.message}`
       : `Every sample has its label. The run goes on in a moment; U takes the last one back.\n${state.message}`);
   } else if (state.state === "stopped") {
@@ -329,9 +375,13 @@ function hello() {
   at("name").select();
 }
 
+at("hello").addEventListener("cancel", () => { at("name").value = name; });
 at("hello").addEventListener("close", () => {
+  document.activeElement?.blur(); // the dialog gave the focus back to the button with the name
+  const before = name;
   name = at("name").value.trim().replace(/\s+/g, " ") || name;
   if (!name) { hello(); return; }
+  if (name === before && samples.length) return;
   sessionStorage.setItem("name", name);
   localStorage.setItem("name", name);
   samples = [];
@@ -348,4 +398,4 @@ at("view").addEventListener("click", turn);
 at("find").addEventListener("input", listClasses);
 await inOrder(look);
 if (!name) hello();
-setInterval(() => { if (!busy) inOrder(look); }, 2000);
+setInterval(() => { if (!queued) inOrder(look); }, 2000);
