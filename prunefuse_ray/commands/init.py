@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunefuse_ray.commands.terminal import account, console, quiet
 from prunefuse_ray.distributed.security import secure
-from prunefuse_ray.errors import ConfigError, PoolError
+from prunefuse_ray.errors import ConfigError, PoolError, few
 
 if TYPE_CHECKING:
     from prunefuse_ray.data.recognize import Recognized
@@ -49,6 +49,9 @@ def main(argv: Sequence[str]) -> int:
     if arguments.classes is not None:
         found.fields["classes"] = [name.strip() for name in arguments.classes.split(",")]
         found.why["classes"] = "--classes"
+        if found.folders and found.folders.isdisjoint(found.fields["classes"]):
+            found.labeled = False
+            found.why["labeled"] = f"its sub-folders ({few(sorted(found.folders), 3)}) are none of --classes"
     facts = _facts(found, arguments.labels)
     choices = proposal.propose(facts)
     if not found.labeled:

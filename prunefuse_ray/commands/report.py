@@ -45,14 +45,14 @@ def main(argv: Sequence[str]) -> int:
         from prunefuse_ray.sweep.page import render_sweep
 
         write_results(place, render_sweep)
-        console.print((place / "report.html").path)
+        console.print((place / "report.html").path, markup=False)
         return 0
     from prunefuse_ray.report.page import render
     from prunefuse_ray.run.ledger import Ledger
     from prunefuse_ray.run.view import view_run
 
     ledger = Ledger(place)
-    console.print(ledger.write_text("report.html", render(view_run(ledger))).path)
+    console.print(ledger.write_text("report.html", render(view_run(ledger))).path, markup=False)
     return 0
 
 

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.run.result import result_of
 
     place = run_place(config)
-    console.print(f"run {config.run.name} in {place.path}")
+    console.print(f"run {config.run.name} in {place.path}", markup=False)
     started = time.perf_counter()
     lines = RoundLines(config, console.print)
     with _display(place):
@@ -48,8 +48,10 @@ def main(argv: Sequence[str]) -> int:
     for line in baseline.words(result, metric):
         console.print(line)
     if result["rejected"]:
-        console.print(f"{result['rejected']} samples could not be used: {ledger.root.path}/rejected.parquet")
-    console.print(f"{finished}; report: {ledger.root.path}/report.html")
+        console.print(
+            f"{result['rejected']} samples could not be used: {ledger.root.path}/rejected.parquet", markup=False
+        )
+    console.print(f"{finished}; report: {ledger.root.path}/report.html", markup=False)
     return 0
 
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     )
     console.print(f"{result.scored:,} scored, {result.rejected:,} could not be used, {result.ranked:,} ranked")
     if result.seconds:
-        console.print(f"finished in {result.seconds:.0f} s: {result.root.path}/ranked.parquet")
+        console.print(f"finished in {result.seconds:.0f} s: {result.root.path}/ranked.parquet", markup=False)
     else:
-        console.print(f"this was complete already: {result.root.path}/ranked.parquet")
+        console.print(f"this was complete already: {result.root.path}/ranked.parquet", markup=False)
     return 0

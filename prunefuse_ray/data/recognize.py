@@ -70,6 +70,8 @@ class Recognized:
     """`tasks.TASKS`: what the labels seem to be."""
     why: dict[str, str] = field(default_factory=dict)
     """Field -> what it was seen by. `labeled`: likewise."""
+    folders: frozenset[str] = frozenset()
+    """Sub-folders that are taken for classes."""
 
 
 def recognize(path: str) -> Recognized:
@@ -121,9 +123,10 @@ def _hidden(name: str) -> bool:
 
 def _part_of(name: str, folders: bool) -> str | None:
     """The part of a data set that a file belongs to by its name below the root: its first folder, or, of files that
-    hold many samples, the first word of the file's own name."""
+    hold many samples, the first or the last word of the file's own name."""
     *above, last = name.split("/")
-    words = above[:1] if folders else [*above, re.split(r"[-_.\d]", last)[0]]
+    own = [word for word in re.split(r"[-_.\d]+", posixpath.splitext(last)[0]) if word]
+    words = above[:1] if folders else [*above, *own[-1:], *own[:1]]
     for word in reversed(words):
         for part, names in PART.items():
             if word.lower() in names:
@@ -140,6 +143,10 @@ def _parts(path: str, files: Sequence[Lying], folders: bool) -> tuple[dict[str, 
     pool = by_part.get("pool") or by_part.get("rest")
     if not pool or (len(by_part) == 1):
         return {"path": path}, {"path": list(files)}
+    named = [one for part, some in by_part.items() if part != "rest" for one in some]
+    flat = not any(one.name.count("/") > 1 or one.name.endswith(".arrow") for one in named)
+    if folders and "rest" in by_part and len(by_part) == 2 and flat:
+        return {"path": path}, {"path": list(files)}  # a class that is called so, among the others
     settings = {"path": pool}
     if "test" in by_part:
         settings["test_path"] = by_part["test"]
@@ -147,10 +154,12 @@ def _parts(path: str, files: Sequence[Lying], folders: bool) -> tuple[dict[str, 
             settings["validation_path"] = by_part["validation"]
     elif "validation" in by_part:
         settings["test_path"] = by_part["validation"]
-    return {setting: _written(root, [f.name for f in some], folders) for setting, some in settings.items()}, settings
+    every = [f.name for f in files]
+    written = {setting: _written(root, [f.name for f in some], folders, every) for setting, some in settings.items()}
+    return written, settings
 
 
-def _written(root: str, names: list[str], folders: bool) -> Any:
+def _written(root: str, names: list[str], folders: bool, every: Sequence[str]) -> Any:
     """Files as people name them: their folders, or a pattern, or a list."""
     tops = sorted({name.partition("/")[0] for name in names})
     if folders or (all("/" in name for name in names) and len(tops) == 1):
@@ -160,8 +169,10 @@ def _written(root: str, names: list[str], folders: bool) -> Any:
     above = {posixpath.dirname(name) for name in names}
     words = {re.split(r"[-_.\d]", posixpath.basename(name))[0] for name in names}
     if len(above) == len(words) == 1 and "" not in words:
-        ending = posixpath.splitext(names[0])[1]
-        return posixpath.join(root, above.pop(), f"{words.pop()}*{ending}")
+        begin, ending = posixpath.join(*above, *words), posixpath.splitext(names[0])[1]
+        alike = [n for n in every if n.startswith(begin) and n.endswith(ending) and posixpath.dirname(n) in above]
+        if sorted(alike) == sorted(names):
+            return f"{root}/{begin}*{ending}"
     return [f"{root}/{name}" for name in names]
 
 
@@ -181,7 +192,7 @@ def _images(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
         other = few(sorted(pool.keys() - test.keys()), 3)
         found.why["labeled"] = f"its sub-folders are not those of the test set ({other})"
     else:
-        found.labeled = True
+        found.labeled, found.folders = True, frozenset(pool)
         found.why["labeled"] = f"{len(pool)} sub-folders, taken for classes"
 
 
@@ -318,7 +329,9 @@ def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> Non
     labels, names, schema = _labeled_files(found, schema, files, schema_of)
     if _numbers(found, schema, labels):
         return
-    if labels in schema.names and features_names(schema, labels) is None:
+    kind = plain_type(schema.field(labels).type) if labels in schema.names else None
+    countable = kind is not None and (is_set(kind) or not pa.types.is_nested(kind))
+    if countable and features_names(schema, labels) is None:
         columns = (
             pq.read_table(posixpath.join(root.path, n), filesystem=root.fs, columns=[labels])[labels]
             for n in names[:FILES_READ]
@@ -346,7 +359,9 @@ def _tables(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
     labels, names, schema = _labeled_files(found, schema, files, schema_of)
     if labels not in schema.names or _numbers(found, schema, labels):
         return
-    values = {row.get(labels) for name in names[:FILES_READ] for row in rows(name)} - {None, ""}
+    cells = (row.get(labels) for name in names[:FILES_READ] for row in rows(name))
+    each = (one for cell in cells for one in (cell if isinstance(cell, list) else [cell]))
+    values = {one for one in each if not isinstance(one, list | dict)} - {None, ""}
     if all(_is_whole(value) for value in values):
         _count_classes(found, values, len(names))
     elif len(values) <= MOST_CLASSES and all(isinstance(value, str) for value in values):

@@ -384,6 +384,7 @@ summary { cursor: pointer; padding: 4px 0; }
   .tiles { grid-template-columns: repeat(5, 1fr); gap: 8px; }
   .tiles dd.value { font-size: 19px; }
   table { font-size: 10.5px; }
+  .wide { overflow: visible; }
   th, td { padding: 3px 6px; }
   details::details-content { content-visibility: visible; block-size: auto; }
   img, .tiles div { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

@@ -143,7 +143,7 @@ class Follower:
             info = PoolInfo.from_json(self.ledger.read_pool())
             request = request_of(self.config, self.ledger, info, round_)
             self._desk = Desk(request, labels_per_sample=self.config.annotation.labels_per_sample)
-            self._files = []
+            self._files, self._complete = [], False
         return self._desk
 
     def _is_complete(self, desk: Desk) -> bool:

@@ -209,9 +209,7 @@ def test_a_key_that_is_held_down_gives_nothing_more(opened, key):
     window, request, _ = opened(images(4), guesses=[0, 0, 0, 0])
     window.keys("1")
     window.until(lambda: len(given(request)) == 1)
-    script = (
-        "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], repeat: true, bubbles: true}))"
-    )
+    held = "new KeyboardEvent('keydown', {key: arguments[0], repeat: true, bubbles: true})"
     for _ in range(5):
         window.driver.execute_script(f"document.body.dispatchEvent({held})", key)
     time.sleep(0.5)

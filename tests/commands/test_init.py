@@ -339,3 +339,30 @@ def test_budgets_rise_and_fit_the_pool(samples):
         found = budgets(Facts(**FACTS | {"samples": samples, "budget": budget}))
         assert found == sorted(set(found))
         assert 0 < found[-1] <= samples
+
+
+def test_lists_of_labels_are_no_traceback(here):
+    (here / "p.jsonl").write_text('{"text": "fine", "label": [0, 2]}\n{"text": "good", "label": []}\n')
+    assert recognize("p.jsonl").fields["source"] == "jsonl"
+    texts(here / "names", "a.parquet", 2, label=[["cat"], ["cat", "dog"]])
+    assert recognize(str(here / "names")).fields["source"] == "parquet"
+
+
+def test_a_part_may_stand_at_the_end_of_a_files_name(here):
+    (here / "r").mkdir()
+    for part in ("train", "test"):
+        (here / "r" / f"reviews_{part}.csv").write_text("text,label\nfine,a\nbad,b\n")
+    found = recognize("r").fields
+    assert (found["path"], found["test_path"]) == ("r/reviews_train.csv", "r/reviews_test.csv")
+
+
+def test_a_class_may_be_called_as_a_part_is(here):
+    image_folder(here / "scenes", classes=("beach", "pool", "forest"), each=4)
+    found = recognize("scenes")
+    assert (found.fields["path"], found.labeled) == ("scenes", True)
+
+
+def test_folders_that_are_none_of_the_named_classes_are_no_labels(here, local_ray):
+    image_folder(here / "photos", classes=("2023", "2024"), each=20)
+    assert main(["init", "photos", "--classes", "cat,dog", "--labels", "10"]) == 0
+    assert yaml.safe_load((here / "prunefuse.yaml").read_text())["annotation"]["kind"] == "files"
