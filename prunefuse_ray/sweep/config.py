@@ -326,6 +326,7 @@ def trials(sweep: Sweep, drawn: Sequence[Mapping[str, Any]] | None = None, since
     faults: list[str] = []
     for arm, values, prefix in _points(sweep, drawn or [], since):
         point = "_".join([*prefix, *([arm] if arm else []), *_written(values)]) or "base"
+        told = f"trial '{point if len(point) <= LONGEST_NAME else f'{point[:60]}…'}'"
         over = sweep.arms.get(arm, {})
         for field, value in values.items():
             section, _, key = field.partition(".")
@@ -337,14 +338,14 @@ def trials(sweep: Sweep, drawn: Sequence[Mapping[str, Any]] | None = None, since
             try:
                 config = config_from_tree(merge(tree, {"run": own}))
             except ConfigError as error:
-                faults += [f"trial '{point}': {line}" for line in str(error).splitlines()]
+                faults += [f"{told}: {line}" for line in str(error).splitlines()]
                 break
             if why := _unsuited(config):
-                faults.append(f"trial '{point}': {why}")
+                faults.append(f"{told}: {why}")
                 break
             if config.task != sweep.base.task:
                 faults.append(
-                    f"trial '{point}': task '{config.task}' has other figures than the base's "
+                    f"{told}: task '{config.task}' has other figures than the base's "
                     f"'{sweep.base.task}': give each task a sweep of its own"
                 )
                 break

@@ -348,3 +348,10 @@ def test_tasks_are_not_compared_with_one_another():
         match=r"task '.*' has other figures than the base's 'classification'",
     ):
         trials(sweep_from_tree({"arms": {"a": {"task": other}}}))
+
+
+def test_a_trial_whose_name_is_a_page_long_is_told_in_a_line():
+    sweep = sweep_from_tree({"space": {"selection.strategy": {"grid": ["margin", list(range(1000))]}}})
+    with pytest.raises(ConfigError) as caught:
+        trials(sweep)
+    assert max(map(len, str(caught.value).splitlines())) < 200
