@@ -319,6 +319,7 @@ function listClasses() {
   }));
   if (focused !== undefined) at("classes").querySelector(`button[data-number="${focused}"]`)?.focus();
   at("unsure").querySelector("kbd").textContent = digits() ? "?" : "0";
+  at("first").textContent = digits() ? "0" : "1";
   if (found.length > LISTED) at("classes").append(make("li", "muted small", `… and ${found.length - LISTED} more`));
   offer();
 }
