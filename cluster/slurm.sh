@@ -25,7 +25,8 @@ export PATH="$PWD/.venv/bin:$PATH"  # symmetric-run calls `ray` by its name
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$PWD/.ray-auth/$SLURM_JOB_ID"
 mkdir -p -m 700 .ray-auth
 (umask 077 && python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TOKEN_PATH")
-trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
+ended="$RAY_AUTH_TOKEN_PATH.ended"
+trap 'rm -f "$RAY_AUTH_TOKEN_PATH" "$ended"' EXIT
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | awk 'NR == 1')
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
@@ -35,4 +36,7 @@ address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | a
 srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 ray symmetric-run \
   --address "$address:6379" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus "${SLURM_CPUS_PER_TASK:-1}" --disable-usage-stats -- \
-  env RAY_ADDRESS="$address:6379" python jobs/run.py "$@"
+  env RAY_ADDRESS="$address:6379" ENDED="$ended" \
+  bash -c 'python jobs/run.py "$@"; code=$?; : > "$ENDED"; exit "$code"' run "$@"
+# symmetric-run ends with 0 where Ray itself did not start, or was interrupted.
+[ -e "$ended" ] || { echo "the run did not begin, or was interrupted: see above" >&2; exit 1; }

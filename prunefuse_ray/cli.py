@@ -33,6 +33,10 @@ def entry(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"interrupted {progress.now.doing}; the same command goes on", file=sys.stderr, flush=True)
         code = interrupts.exit_code()
+    except SystemExit as ended:
+        if ended.code not in (None, 0, 2):  # not argparse's: code of one's own ends the command, and would do so again
+            progress.tell(failure="bug", message=str(ended.code))
+        raise
     except Exception as error:
         if supervised is None:
             raise

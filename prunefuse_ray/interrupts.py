@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -34,9 +35,14 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(signal.Signals(number).name)
 
 
+ONE_SIGNAL = 1.0
+"""Seconds within which signals are one: service managers, `timeout` and the supervisor each send it for themselves."""
+
+
 class _State:
     installed = False
     requested: int | None = None
+    since = 0.0
     deferred = 0
 
 
@@ -55,8 +61,10 @@ def reinstall() -> None:
 
 
 def _handle(number: int, _: FrameType | None) -> None:
-    again, number = _State.requested is not None, meant(number)
-    _State.requested = number
+    again, number, now = _State.requested is not None, meant(number), time.monotonic()
+    if again and now - _State.since < ONE_SIGNAL:
+        return
+    _State.requested, _State.since = number, now
     if again or not _State.deferred:
         raise Interrupted(number)
 

@@ -46,22 +46,24 @@ def either_way(request, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def local_ray(tmp_path_factory):
+def local_ray():
     """Ray with four logical CPUs: two scoring actors and their stream, on any machine."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=5,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=300 * 2**20,
-        _temp_dir=str(tmp_path_factory.mktemp("ray")),
-    )
-    configure_data()
-    yield
-    ray.shutdown()
+    # A short path, since Ray's sockets lie below it: pytest's own folders hold the name of the user.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        ray.init(
+            address="local",
+            num_cpus=5,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=300 * 2**20,
+            _temp_dir=directory,
+        )
+        configure_data()
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture

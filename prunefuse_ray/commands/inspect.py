@@ -39,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", metavar="DIRECTORY", help="write inventory.json and left_out.parquet there")
     secure()
     arguments, given = given_options(parser, argv, Inspection)
-    file = preset_path(arguments.preset) if arguments.preset else arguments.config
-    tree = read_sections(file, Inspection.model_fields) if file else {}
+    file = arguments.config if arguments.preset is None else preset_path(arguments.preset)
+    tree = {} if file is None else read_sections(file, Inspection.model_fields)
     if arguments.path is not None:
         given["pool"] = {"path": arguments.path, **given.get("pool", {})}
         if file is None and "source" not in given["pool"]:

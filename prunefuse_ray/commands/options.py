@@ -77,7 +77,7 @@ def _parse(
         help="short for --annotation.accept_partial true",
     )
     arguments, overrides = given_options(parser, argv, Config)
-    path: str | Path | None = preset_path(arguments.preset) if arguments.preset else arguments.config
+    path: str | Path | None = arguments.config if arguments.preset is None else preset_path(arguments.preset)
     return path, overrides, arguments
 
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.top < 1:
         raise ConfigError(f"--top {arguments.top}: give at least 1")
     # Of a run's file: what says how its pool is read and kept, and by what is ranked.
-    kept = read_sections(arguments.config, Ranking.model_fields) if arguments.config else {}
+    kept = {} if arguments.config is None else read_sections(arguments.config, Ranking.model_fields)
     if isinstance(selection := kept.get("selection"), dict):
         kept["selection"] = {name: selection[name] for name in Strategy.model_fields if name in selection}
     config = validated(Ranking, kept, given)

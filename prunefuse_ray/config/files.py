@@ -33,10 +33,24 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     return config_from_tree(overlay(read_tree(path) if path is not None else {}, overrides or {}))
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one place, of which YAML would keep the last without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(problem=f"'{key.value}' stands twice", problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+
 def read_tree(path: str | Path, such: str = "sections such as 'run:' and 'pool:'") -> dict[str, Any]:
     """The sections of a YAML file, not validated. ConfigError where it cannot be read or holds none."""
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
         _check_size(tree)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path}: cannot be read ({error}); give a readable YAML file") from error
@@ -129,9 +143,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid on the tree of a configuration. The size of a committee settles its ratio, and an encoder of texts
-    brings its weights and its tokenizer: those below give way."""
+    brings its weights and its tokenizer, and a schedule without steps has no milestones: those below give way."""
     ratio = committee_ratio(_section(over, "pruning"))
     settled = merge(_of_encoder(base, over), {} if ratio is None else {"pruning": {"ratio": ratio}})
+    for recipe in ("training", "finetuning"):
+        if _section(over, recipe).get("schedule", "step") != "step" and "milestones" in _section(base, recipe):
+            settled = merge(settled, {recipe: {"milestones": []}})
     return merge(merge(base, settled), over)
 
 

@@ -76,9 +76,15 @@ def _without_committee(given: Given, task: str, values: Mapping[str, Any]) -> Ma
     """The defaults of a task; where its strategy asks a committee, and what was given leaves none, with the first one
     that asks a network alone."""
     known = TASKS[task].strategies
-    if "strategy" not in values or not known[values["strategy"]].members or _takes_committee(given):
+    asks = "strategy" in values and known[values["strategy"]].members
+    if not asks or _masked(given) or _takes_committee(given):
         return values
     return {**values, "strategy": next(n for n, s in known.items() if s.score is not None and not s.members)}
+
+
+def _masked(given: Given) -> bool:
+    """Whether dropout masks make a committee of one network."""
+    return given("selection.dropout_masks") not in (None, 0, "0")
 
 
 def _takes_committee(given: Given) -> bool:
@@ -109,7 +115,7 @@ def _target(given: Given) -> Iterator[Followed]:
 def _committee(given: Given) -> Iterator[Followed]:
     name, task = given("selection.strategy"), given("task") or CLASSIFICATION.name
     with suppress(ConfigError, TypeError, KeyError):
-        if name is not None and TASKS[task].strategies[name].members and not given("selection.dropout_masks"):
+        if name is not None and TASKS[task].strategies[name].members and not _masked(given):
             yield Followed(
                 section="pruning",
                 values={"committee": _members(given("pruning.ratio"))},

@@ -9,12 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from prunefuse_ray.config.names import Named
-from prunefuse_ray.config.section import PathOrUri, Paths, Positive, Section, Share, as_int
+from prunefuse_ray.config.section import PathOrUri, Paths, Positive, Section, Share, as_int, unread
 from prunefuse_ray.config.sources import (
     EXAMPLE,
     POOL_SOURCES,
@@ -143,7 +144,7 @@ class Pool(Section):
         return {**source_defaults(tree.get("source", EXAMPLE)), **tree} if isinstance(tree, Mapping) else tree
 
     @model_validator(mode="after")
-    def _suits_the_source(self) -> Pool:
+    def _suits_the_source(self, info: ValidationInfo) -> Pool:
         source = POOL_SOURCES[self.source]
         if self.test_samples and self.test_path is not None:
             raise ValueError("test_path and test_samples are both set: give one test set")
@@ -169,7 +170,8 @@ class Pool(Section):
                 )
         for name in ("test", "validation"):
             if getattr(self, f"{name}_version") is not None and getattr(self, f"{name}_path") is None:
-                raise ValueError(f"{name}_version is of the table of {name}_path, which is not set: leave it out")
+                fault = f"{name}_version is of the table of {name}_path, which is not set: leave it out"
+                return unread(self, info, f"{name}_version", fault)
         if self.allow_growth and not source.may_grow:
             raise ValueError(f"allow_growth is for pool.source {growing()}, not '{self.source}': set it to false")
         if self.allow_growth and self.version is not None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
+    ValidationInfo,
     model_validator,
 )
 
@@ -20,7 +21,7 @@ from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.networks import Distillation, Fusion, Network, Pruning, encoder_folder
 from prunefuse_ray.config.pool import Pool
 from prunefuse_ray.config.scoring import Prepared, Scoring
-from prunefuse_ray.config.section import PathOrUri, Positive, Section
+from prunefuse_ray.config.section import PathOrUri, Positive, Section, unread
 from prunefuse_ray.config.selection import Selection
 from prunefuse_ray.config.sources import (
     POOL_SOURCES,
@@ -86,19 +87,17 @@ class Annotation(Section):
     """Longer side in pixels to which larger images are scaled down when they travel inside Label Studio's tasks."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Annotation:
+    def _complete(self, info: ValidationInfo) -> Annotation:
         if self.kind == "label_studio" and self.url is None:
             raise ValueError("url is missing: kind 'label_studio' needs it; set annotation.url")
         if self.image_url is not None and "{id}" not in self.image_url:
             raise ValueError(f"image_url '{self.image_url}' names no sample: put {{id}} where the id belongs")
         if self.kind == "oracle" and self.labels_per_sample > 1:
-            raise ValueError(
-                f"labels_per_sample {self.labels_per_sample} is for labels of people, and kind 'oracle' has one: leave "
-                "it out"
-            )
+            fault = f"labels_per_sample {self.labels_per_sample} is for labels of people, and kind 'oracle' has one"
+            return unread(self, info, "labels_per_sample", f"{fault}: leave it out")
         for field in ("url", "image_url"):
             if self.kind != "label_studio" and getattr(self, field) is not None:
-                raise ValueError(f"{field} is for kind 'label_studio', not '{self.kind}': leave it out")
+                return unread(self, info, field, f"{field} is for kind 'label_studio', not '{self.kind}': leave it out")
         return self
 
 
@@ -193,7 +192,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _pixels(self) -> Config:
+    def _pixels(self, info: ValidationInfo) -> Config:
         task, selection = TASKS[self.task], self.selection
         if not task.pixels and selection.pixel_share < 1:
             raise ValueError(
@@ -202,7 +201,8 @@ class Config(Section):
             )
         if not task.pixels:
             if self.pool.mask_folder is not None:
-                raise ValueError(f"pool.mask_folder holds masks, which task '{self.task}' does not read: leave it out")
+                fault = f"pool.mask_folder holds masks, which task '{self.task}' does not read: leave it out"
+                return self.model_copy(update={"pool": unread(self.pool, info, "mask_folder", fault)})
             return self
         if self.pool.text_column is not None or self.pool.vector_column is not None:
             raise ValueError(f"task '{self.task}' is for images: leave out pool.text_column and pool.vector_column")
@@ -240,14 +240,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _modality(self) -> Config:
+    def _modality(self, info: ValidationInfo) -> Config:
         of_images = self.pool.text_column is None and self.pool.vector_column is None
-        unread = TEXT_FIELDS if of_images else (*IMAGE_FIELDS, *(TEXT_FIELDS[:1] if self.pool.vector_column else ()))
-        for name in unread:
+        others = TEXT_FIELDS if of_images else (*IMAGE_FIELDS, *(TEXT_FIELDS[:1] if self.pool.vector_column else ()))
+        for name in others:
             own = POOL_SOURCES[self.pool.source].defaults
             if getattr(self.pool, name) != own.get(name, Pool.model_fields[name].default):
                 what = "texts" if name in TEXT_FIELDS else "images"
-                raise ValueError(f"pool.{name} is for {what}, and these samples are none: leave it out")
+                fault = f"pool.{name} is for {what}, and these samples are none: leave it out"
+                pool = unread(self.pool, info, name, fault)
+                self = self.model_copy(update={"pool": pool})
         architecture = self.network.architecture
         encoder = encoder_folder(architecture) is not None
         if encoder and self.pool.text_column is None:
@@ -349,10 +351,15 @@ class Config(Section):
             raise ValueError(
                 f"selection.dropout_masks {masks} is for strategies that ask a committee, which "
                 f"'{self.selection.strategy}' does not: use one of "
-                f"{', '.join(n for n, s in known.items() if s.members)}, or set it to 0"
+                f"{', '.join(n for n, s in known.items() if s.members and not s.select)}, or set it to 0"
             )
         if masks and self.scoring.features:
             raise ValueError("selection.dropout_masks gives no features: set scoring.features to false")
+        if masks and any(known[n].members and known[n].select for n in known if n == self.selection.strategy):
+            raise ValueError(
+                f"selection.dropout_masks gives no features, which '{self.selection.strategy}' reads: use another "
+                "strategy, or a committee of proxies (pruning.committee)"
+            )
         if members > 1 and self.selection.selector != "proxy":
             raise ValueError(
                 f"pruning.committee {members} is of proxies, but selection.selector is '{self.selection.selector}': "

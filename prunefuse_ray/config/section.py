@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -84,6 +84,19 @@ class Section(BaseModel):
         for name in sorted(old if info.context != RECORDED else ()):
             logger.warning("%s: the field '%s' is now called '%s'", cls.__name__.lower(), name, cls.renamed[name])
         return {cls.renamed.get(name, name): value for name, value in tree.items()}
+
+
+S = TypeVar("S", bound=Section)
+
+
+def unread(section: S, info: ValidationInfo, field: str, fault: str) -> S:
+    """A field was given that nothing here reads: ValueError. Where an earlier version took and recorded it, which read
+    it no more, the section with its default."""
+    if info.context == RECORDED:
+        return section.model_copy(
+            update={field: type(section).model_fields[field].get_default(call_default_factory=True)}
+        )
+    raise ValueError(fault)
 
 
 def min_max(value: tuple[int, int]) -> tuple[int, int]:

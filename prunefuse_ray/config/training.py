@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import (
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from prunefuse_ray.config.section import Positive, Section, Share, min_max
+from prunefuse_ray.config.section import Positive, Section, Share, min_max, unread
 
 Augmentation = Literal["crop", "resized_crop", "flip", "cutout"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -100,15 +101,17 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _schedule(self) -> Recipe:
+    def _schedule(self, info: ValidationInfo) -> Recipe:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs: lower it below epochs"
             )
         if self.schedule != "step" and self.milestones:
-            raise ValueError(
-                f"milestones {self.milestones} are of schedule 'step', not '{self.schedule}': set schedule to step"
-            )
+            return unread(
+                self, info, "milestones",
+                f"milestones {self.milestones} are of schedule 'step', not '{self.schedule}': set schedule to step, or "
+                "milestones to []",
+            )  # fmt: skip
         if self.schedule == "step" and any(m >= self.epochs for m in self.milestones):
             raise ValueError(f"milestones {self.milestones} reach beyond the last of {self.epochs} epochs")
         return self

@@ -57,9 +57,14 @@ def under_masks(network: nn.Module, masks: int, seed: int, example: Tensor) -> M
         for name, shape in shapes.items():
             layer = form.get_submodule(name)
             kept = torch.rand(shape, generator=generator) >= layer.p  # type: ignore[operator]
-            parent, _, child = name.rpartition(".")
             mask = Mask((kept / (1 - layer.p)).to(example.device))  # type: ignore[operator]
-            setattr(member.get_submodule(parent), child, mask)
+            for place, module in form.named_modules(remove_duplicate=False):
+                if module is layer:  # it may stand in several places
+                    parent, _, child = place.rpartition(".")
+                    setattr(member.get_submodule(parent), child, mask)
+        for module in member.modules():
+            if isinstance(module, nn.TransformerEncoderLayer):
+                module.activation_relu_or_gelu = 0  # torch's fused path would leave the masks out
         members.append(member)
     return Members(members).eval()
 

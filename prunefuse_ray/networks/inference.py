@@ -152,7 +152,7 @@ def scoring_form(network: nn.Module, precision: str, example: Tensor, *, feature
         return form
     if not features:
         with suppress(NetworkError):  # of networks that do not end in a linear layer the logits are rounded, too
-            form = WithFeatures(copy.deepcopy(form), example)
+            form = WithFeatures(copy.deepcopy(form), example[:2])
     return _Bfloat16(form, features)
 
 
@@ -218,12 +218,12 @@ class _Bfloat16(nn.Module):
         super().__init__()
         # Vectors are standardized in float32: rounded before that, 48.85 and 48.95 would be one number.
         exact = [(module, module.mean, module.deviation) for module in network.modules() if isinstance(module, MLP)]
-        self.network, self.features = network.to(torch.bfloat16), features
+        # Not the classifiers: made float32 again, their weights would stay rounded.
+        (network.bodies if isinstance(network, WithFeatures) else network).to(torch.bfloat16)
+        self.network, self.features = network, features
         for module, mean, deviation in exact:
             module.mean, module.deviation = mean, deviation
         self.rounds = not exact
-        if isinstance(network, WithFeatures):
-            network.classifiers.float()
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         found = self.network(x.to(torch.bfloat16) if self.rounds and x.is_floating_point() else x)

@@ -11,6 +11,7 @@ from urllib.error import URLError
 
 import torch
 
+from prunefuse_ray import progress
 from prunefuse_ray.networks.specs import NetworkError, first_line
 
 LIBRARIES = ("torchvision", "timm", "huggingface")
@@ -140,7 +141,8 @@ def _of_hub(weights: str, repository: str, revision: str | None, files: tuple[st
 
 def _fetched(weights: str, where: str, url: str, fetch: Callable[[], Any]) -> Any:
     try:
-        return fetch()
+        with progress.waiting():  # for the other side: over a slow line nothing else moves here for minutes
+            return fetch()
     except (OSError, URLError, RuntimeError, ValueError) as error:  # no network, no such file, another digest
         raise NetworkError(
             f"network.weights: '{weights}' is not in {where}, and cannot be downloaded ({first_line(error)}): let this "

@@ -294,7 +294,7 @@ def measured_costs(
             trusted=(selector.spec.architecture,),
             masks=config.selection.dropout_masks,
         )
-        forward = rate_here(config.scoring, selector, job, rows * proxy_macs, rows)
+        forward = rate_here(config.scoring, selector, job, rows * proxy_macs * max(1, job.masks), rows)
         decode = math.inf
         if samples:
             column = pa.chunked_array([pa.array(samples)])

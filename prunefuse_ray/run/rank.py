@@ -246,7 +246,9 @@ def _as_trained(config: Ranking, files: Mapping[str, bytes], spec: networks.Netw
             f"{'name the column of texts' if texts else 'leave it out'}"
         )
     # What a run's file says beyond the samples is not asked here.
-    unasked = dict.fromkeys(("test_path", "validation_path", "known_labels", "classes"))
+    unasked = dict.fromkeys(
+        ("test_path", "test_version", "validation_path", "validation_version", "known_labels", "classes")
+    )
     return config.model_copy(update={"pool": pool.model_copy(update={**told, **unasked, "test_samples": 0})})
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from prunefuse_ray.interrupts import EXIT_CODES, handled, meant
+from prunefuse_ray.interrupts import EXIT_CODES, ONE_SIGNAL, handled, meant
 from prunefuse_ray.progress import Told
 from prunefuse_ray.run.processes import Process, adopt_orphans, descendants, kill_all, reap
 
@@ -218,7 +218,11 @@ def supervise() -> int:
     """Run this process's command line in a process of its own, and again where Ray died under it; its exit code."""
     adopt_orphans()
     signals = _Signals()
-    folder = Folder()
+    try:
+        folder = Folder()
+    except OSError as error:
+        say(f"error: no folder for temporary files ({error}): Ray needs one; set TMPDIR to a path that can be written")
+        return 2
     restarts = starts_failed = 0
     while True:
         driver = Driver(folder)
@@ -260,17 +264,28 @@ class _Signals:
 
     def __init__(self) -> None:
         self.first: int | None = None
-        self.count = 0
+        self.count, self._since = 0, -math.inf
         for number in handled():
             signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.first = self.first or meant(number)
-        self.count += 1
+        if (now := time.monotonic()) - self._since >= ONE_SIGNAL:
+            self._since, self.count = now, self.count + 1
 
 
 OWNED = "owned"
 """In a command's folder, unless it is kept on purpose; locked for as long as the command, or its driver, lives."""
+
+
+LONGEST_BASE = 20
+"""Bytes of the path of the folder for temporary files. Ray's sockets lie up to 87 bytes below it
+(prunefuse-XXXXXXXX/ray/session_TIME_PID/sockets/plasma_store), and the path of a socket has 107 at most."""
+
+
+def _base() -> str:
+    base = tempfile.gettempdir()
+    return base if len(os.fsencode(base)) <= LONGEST_BASE else "/tmp"
 
 
 class Folder:
@@ -278,9 +293,7 @@ class Folder:
     commands that were killed on this machine, and could not remove them, go with the next one."""
 
     def __init__(self) -> None:
-        base = tempfile.gettempdir()
-        if len(base) > 30:  # Ray's sockets lie below it, and the path of a socket has 107 characters at most
-            base = "/tmp"
+        base = _base()
         _remove_ownerless(Path(base))
         self.path = Path(tempfile.mkdtemp(prefix="prunefuse-", dir=base))
         self.lock = (self.path / "being-made").open("w")

@@ -52,12 +52,14 @@ def allocation(tmp_path):
     commands = {
         "scontrol": "echo node-1; echo node-2",
         "srun": 'case "$*" in *hostname*) echo "10.0.0.1 fd00::1";; *) printf "%s\\n" "$RAY_AUTH_MODE" '
-        f'"$(stat -c %a "$RAY_AUTH_TOKEN_PATH")" "$(wc -c < "$RAY_AUTH_TOKEN_PATH")" "$@" > {asked};; esac',
+        f'"$(stat -c %a "$RAY_AUTH_TOKEN_PATH")" "$(wc -c < "$RAY_AUTH_TOKEN_PATH")" "$@" > {asked};'
+        f' [ ! -e {tmp_path}/starts ] || touch "$RAY_AUTH_TOKEN_PATH.ended";; esac',
     }
     for name, body in commands.items():
         (stand_in / name).write_text(f"#!/bin/bash\n{body}\n")
         (stand_in / name).chmod(0o755)
     (tmp_path / "home").mkdir()
+    (tmp_path / "starts").touch()
 
     def submit(*options):
         environment = {
@@ -89,12 +91,21 @@ def test_slurm_gives_every_node_to_one_ray(allocation):
     assert ray_start.make_context("_", ["--head", *rest]).params["num_cpus"] == 8
     # Without RAY_ADDRESS a run would start another Ray beside that one.
     assert entrypoint[:2] == ["env", "RAY_ADDRESS=10.0.0.1:6379"]
-    runs_digits(shlex.join(entrypoint[2:]))
+    assert entrypoint[3:5] == ["bash", "-c"]
+    script, *options = entrypoint[5:]
+    assert script.startswith('python jobs/run.py "$@"; code=$?;')
+    runs_digits(shlex.join(["python", "jobs/run.py", *options[1:]]))
 
 
 def test_slurm_hands_on_the_options_of_a_run(allocation):
     words = allocation("--preset", "imdb", "--run.name", "two words")
-    assert words[-5:] == ["jobs/run.py", "--preset", "imdb", "--run.name", "two words"]
+    assert words[-5:] == ["run", "--preset", "imdb", "--run.name", "two words"]
+
+
+def test_slurm_does_not_call_a_run_done_that_never_began(allocation, tmp_path):
+    (tmp_path / "starts").unlink()
+    with pytest.raises(subprocess.CalledProcessError):
+        allocation()
 
 
 # --- SkyPilot, Anyscale ---

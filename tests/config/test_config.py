@@ -14,8 +14,11 @@ from prunefuse_ray.config.files import (
     flatten,
     load_config,
     merge,
+    overlay,
     preset_path,
+    read_tree,
     to_tree,
+    validated,
 )
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.errors import ConfigError
@@ -242,3 +245,28 @@ def test_a_field_of_an_earlier_version_is_read_under_its_name_of_now(caplog):
     tree = {"annotation": {"kind": "label_studio", "url": "http://host", "picture_size": 300}}
     assert config_from_tree(tree).annotation.image_size == 300
     assert "'picture_size' is now called 'image_size'" in caplog.text
+
+
+def test_a_section_that_stands_twice_is_refused(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("selection: {budgets: [10, 20]}\nrun: {name: a}\nselection: {strategy: margin}\n")
+    with pytest.raises(ConfigError, match=r"'selection' stands twice[\s\S]*line 3"):
+        load_config(file)
+    file.write_text("pool: &p {classes: 2}\nrun: {name: a}\nscoring: {<<: {cpus: 1}, cpus: 2}\n")
+    assert read_tree(file)["scoring"] == {"cpus": 2}, "merged keys may be laid over"
+
+
+def test_what_was_recorded_and_never_read_is_no_fault():
+    """Earlier versions took it; a run that has it goes on, and can be looked at."""
+    recorded = validated(Config, {"training": {"milestones": [10]}, "annotation": {"labels_per_sample": 3},
+                                  "pool": {"text_length": 64}}, recorded=True)  # fmt: skip
+    assert recorded.training.milestones == []
+    assert recorded.annotation.labels_per_sample == 1
+    assert recorded.pool == Config().pool
+
+
+def test_another_schedule_leaves_the_milestones_of_what_it_is_laid_over():
+    tree = overlay({"training": {"schedule": "step", "milestones": [1, 2]}}, {"training": {"schedule": "cosine"}})
+    assert config_from_tree(tree).training.milestones == []
+    again = overlay({"training": {"milestones": [1]}}, {"training": {"schedule": "step", "milestones": [2]}})
+    assert config_from_tree(again).training.milestones == [2]

@@ -99,3 +99,26 @@ def test_a_network_of_torchvisions_has_members():
     found = under_masks(build(spec, seed=0), 4, 0, x)(x)
     assert found.shape == (4, 2, 3)
     assert (found.std(0) > 0).all()
+
+
+class Encoded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True)
+        self.classifier = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.classifier(self.encoder(x.flatten(1, 2)).mean(1))
+
+
+def test_torchs_fused_encoder_layer_has_its_masks():
+    members = under_masks(Encoded(), 2, 0, X)
+    with torch.inference_mode():
+        found = members(X)
+    assert not torch.allclose(found[0], found[1])
+
+
+def test_a_layer_that_stands_twice_is_masked_twice():
+    drop = nn.Dropout(0.5)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), drop, nn.Linear(16, 16), drop, nn.Linear(16, 4))
+    assert not any(isinstance(m, nn.Dropout) for m in under_masks(network, 2, 0, X).modules())

@@ -19,6 +19,7 @@ from prunefuse_ray.networks import (
     prune,
     recalibrate_batch_norm,
 )
+from prunefuse_ray.networks.inference import scoring_form
 
 SPEC = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 8, 8))
 
@@ -221,3 +222,13 @@ def test_batch_norms_take_single_values_by_their_running_statistics():
     assert (norm.training, plane.training, frozen.training) == (True, True, False)
     with pytest.raises(ValueError, match="more than 1 value"):
         norm(x)
+
+
+def test_in_bf16_the_classifier_keeps_its_weights_and_little_is_tried():
+    seen = []
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))
+    network[1].register_forward_pre_hook(lambda _, xs: seen.append(len(xs[0])))
+    form = scoring_form(network, "bf16", torch.randn(64, 3, 2, 2), features=False)
+    assert torch.equal(form.network.classifiers[0].weight, network[3].weight)
+    assert form.network.bodies[0][1].weight.dtype == torch.bfloat16
+    assert max(seen, default=0) <= 2

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 import torchvision
 
+from prunefuse_ray import progress
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.method.selector import dense_network
 from prunefuse_ray.networks import NetworkError, NetworkSpec, build, is_name, named_weights
@@ -175,3 +176,13 @@ def test_a_repository_that_is_nowhere_is_one_message(hub):
 def test_paths_are_no_names():
     assert [is_name(w) for w in ("torchvision:DEFAULT", "timm:x", "huggingface:a/b")] == [True] * 3
     assert not any(is_name(w) for w in ("resnet.pth", "/data/w.safetensors", "s3://b/w.pth", "timm/resnet18"))
+
+
+def test_a_download_may_take_its_time(monkeypatch, tmp_path):
+    """Over a slow line it needs no core for longer than the supervisor lets a driver be quiet."""
+    seen = []
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: seen.append(progress.now.waiting))
+    named_weights("torchvision:DEFAULT", SHUFFLE)
+    assert seen == [True]
+    assert not progress.now.waiting

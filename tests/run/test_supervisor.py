@@ -121,10 +121,53 @@ except KeyboardInterrupt:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == ended
 
 
+def test_a_signal_that_comes_twice_at_once_is_one():
+    """As service managers and `timeout` send it, to all processes and to the supervisor, which hands it on."""
+    code = """
+import os, signal
+from prunefuse_ray import interrupts
+from prunefuse_ray.run.supervisor import _Signals
+signals = _Signals()
+for _ in range(2):
+    os.kill(os.getpid(), signal.SIGTERM)
+assert signals.count == 1
+interrupts.install()
+with interrupts.deferred():
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+    interrupts._State.since -= 2 * interrupts.ONE_SIGNAL
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        print("again")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "again\n"
+
+
+@pytest.mark.parametrize("base", ["/tmp", "/scratch/users/alice/tmp", "/tmp/ключи-и-дан"])
+def test_rays_sockets_fit_below_the_folder(base, monkeypatch):
+    monkeypatch.setattr(supervisor.tempfile, "gettempdir", lambda: base)
+    folder = f"{supervisor._base()}/prunefuse-12345678/ray"
+    socket = f"{folder}/session_2026-11-29_09-35-40_123456_4194304/sockets/plasma_store"
+    assert len(os.fsencode(socket)) <= 107
+
+
+def test_without_a_folder_for_temporary_files_a_command_says_so(monkeypatch, capsys):
+    def none():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(supervisor.tempfile, "gettempdir", none)
+    monkeypatch.setattr(supervisor, "adopt_orphans", lambda: None)
+    monkeypatch.setattr(supervisor, "_Signals", lambda: None)
+    assert supervisor.supervise() == 2
+    assert "set TMPDIR" in capsys.readouterr().err
+
+
 def test_folders_of_commands_that_were_killed_go_with_the_next_one(tmp_path, monkeypatch):
     """With all that Ray had spilled. Those of commands and drivers that live stay, and those that a message names."""
     monkeypatch.setattr(supervisor.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(supervisor, "len", lambda _: 0, raising=False)  # pytest's folders are long
+    monkeypatch.setattr(supervisor, "LONGEST_BASE", 1000)  # pytest's folders are long
     killed, kept, driven = Folder(), Folder(), Folder()
     kept.close(keep=True)
     kept.lock.close()
