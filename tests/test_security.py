@@ -221,6 +221,8 @@ def test_what_ray_recovers_from_does_not_stand_among_the_results():
     recovered = [
         "A worker died or was killed while executing a task by an unexpected system error.",
         "Raylet is terminated. Termination is unexpected. Last lines:\n    raylet.cc:1: memory",
+        "The node with node id: ae85 and address: 127.0.0.1 and node name: 127.0.0.1 has been marked dead because the "
+        "detector has missed too many heartbeats from it.",
         f"{again}The worker died.\nMore",
     ]
     told = [f"{again}killed:\nthe node was low on memory", "Out of disk"]

@@ -13,8 +13,11 @@ def secure() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # read by MLflow
     # What died is replaced, and what it did is done again, or this command says what was lost. Ray prints it all the
     # same, with pieces of its log, among the results on standard output. Of memory that runs out people shall hear.
-    recovered = r"(?s)^(A worker died or was killed|Raylet is terminated|Task \S+ failed(?!.*low on memory))"
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", recovered)
+    recovered = (
+        r"A worker died or was killed", r"Raylet is terminated", r"The node with node id: .* has been marked dead",
+        r"Task \S+ failed(?!.*low on memory)",
+    )  # fmt: skip
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", f"(?s)^({'|'.join(recovered)})")
     if not os.environ.get("RAY_ADDRESS"):
         # Not for clusters of several machines: the nodes of Ray are then at 127.0.0.1, as on Windows and macOS.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
