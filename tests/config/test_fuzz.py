@@ -107,7 +107,7 @@ def mutated(tree, rng):
             case 3:
                 owner[path[-1]] = [owner[path[-1]]]
             case _:
-                owner[path[-1]] = rng.choice(VALUES)
+                owner[path[-1]] = copy.deepcopy(rng.choice(VALUES))  # later changes may go into it
     return tree, names
 
 
