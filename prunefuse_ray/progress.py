@@ -84,6 +84,13 @@ def saved() -> None:
     tell(saved=now.saved + 1)
 
 
+def temporary() -> str | None:
+    """The directory for temporary files of processes that may be killed: the folder of a command that started Ray
+    itself, which is removed whatever becomes of them; else None, the machine's own."""
+    folder = os.environ.get("RAY_TMPDIR")
+    return folder if folder and os.path.isdir(folder) else None
+
+
 class _Waited:
     seconds = 0.0
 

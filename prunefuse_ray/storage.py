@@ -31,13 +31,6 @@ class _Patience:
     seconds = PATIENCE
 
 
-def temporary() -> str | None:
-    """The directory for temporary files of processes that may be killed: the folder of a command that started Ray
-    itself, which is removed whatever becomes of them; else None, the machine's own."""
-    folder = os.environ.get("RAY_TMPDIR")
-    return folder if folder and os.path.isdir(folder) else None
-
-
 def be_patient(seconds: float) -> None:
     """How long requests of the places that are made from now on are tried again."""
     _Patience.seconds = seconds

@@ -9,7 +9,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from prunefuse_ray.errors import ConfigError, LedgerError
-from prunefuse_ray.storage import Place, below, parted, temporary
+from prunefuse_ray.progress import temporary
+from prunefuse_ray.storage import Place, below, parted
 
 
 @pytest.fixture(params=["local", "other"])

@@ -33,8 +33,9 @@ from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.networks.backends import AUTO, BACKENDS, Backend
+from prunefuse_ray.progress import temporary
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
-from prunefuse_ray.storage import Place, sealed, temporary
+from prunefuse_ray.storage import Place, sealed
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from prunefuse_ray.progress import temporary
 from prunefuse_ray.registry import installed
-from prunefuse_ray.storage import temporary
 from prunefuse_ray.tracking.tracker import Figures, Status, TrackedRun, Tracker, short
 
 DIRECTORY = "tensorboard"

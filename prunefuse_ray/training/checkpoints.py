@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import progress
-from prunefuse_ray.storage import Place, temporary
+from prunefuse_ray.progress import temporary
+from prunefuse_ray.storage import Place
 
 logger = logging.getLogger(__name__)
 

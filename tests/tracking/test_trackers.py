@@ -205,3 +205,12 @@ def test_wandb_offline_writes_a_run_that_can_be_synchronized(tmp_path, monkeypat
     while not all(word in written.read_bytes() for word in words):  # a process of its own writes it
         assert time.monotonic() < deadline, written.read_bytes()[:100]
         time.sleep(0.1)
+
+
+def test_tensorboards_folder_goes_with_the_command_that_was_killed(tmp_path, monkeypatch):
+    """In the folder that the next command removes."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    run = TrackedRun(name="a", id="a", metric="accuracy", parameters={}, keep=lambda *_: None, before=[])
+    opened = TRACKERS["tensorboard"].open(run)
+    assert len(list(tmp_path.glob("prunefuse-tensorboard-*"))) == 1
+    opened.close("done")
