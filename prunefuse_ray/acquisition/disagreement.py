@@ -10,6 +10,7 @@ from prunefuse_ray.acquisition.probabilities import entropy_of
 from prunefuse_ray.acquisition.strategy import Probabilities, Scores, Strategy
 
 TIES = 1e-3
+"""Share of `bald` in `vote_entropy`."""
 
 
 def bald(p_MNC: Probabilities) -> Scores:

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     check_budget(config, info.rows, given)
     asked = labels_asked(config, known=given, known_test=0 if known is None else known.table.num_rows - given)
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
-    macs = info.rows * costs.proxy_macs * max(1, config.selection.dropout_masks)
+    macs = info.rows * costs.proxy_macs * config.selection.passes
     has = observe()
     scoring = plan_scoring(config.scoring, has, macs)
     found = estimate(config, info, costs, scoring.max_actors, asked)

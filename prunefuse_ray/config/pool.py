@@ -171,7 +171,7 @@ class Pool(Section):
         for name in ("test", "validation"):
             if getattr(self, f"{name}_version") is not None and getattr(self, f"{name}_path") is None:
                 fault = f"{name}_version is of the table of {name}_path, which is not set: leave it out"
-                return unread(self, info, f"{name}_version", fault)
+                self = unread(self, info, f"{name}_version", fault)
         if self.allow_growth and not source.may_grow:
             raise ValueError(f"allow_growth is for pool.source {growing()}, not '{self.source}': set it to false")
         if self.allow_growth and self.version is not None:

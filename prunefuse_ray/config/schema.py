@@ -94,10 +94,10 @@ class Annotation(Section):
             raise ValueError(f"image_url '{self.image_url}' names no sample: put {{id}} where the id belongs")
         if self.kind == "oracle" and self.labels_per_sample > 1:
             fault = f"labels_per_sample {self.labels_per_sample} is for labels of people, and kind 'oracle' has one"
-            return unread(self, info, "labels_per_sample", f"{fault}: leave it out")
+            self = unread(self, info, "labels_per_sample", f"{fault}: leave it out")
         for field in ("url", "image_url"):
             if self.kind != "label_studio" and getattr(self, field) is not None:
-                return unread(self, info, field, f"{field} is for kind 'label_studio', not '{self.kind}': leave it out")
+                self = unread(self, info, field, f"{field} is for kind 'label_studio', not '{self.kind}': leave it out")
         return self
 
 
@@ -243,8 +243,8 @@ class Config(Section):
     def _modality(self, info: ValidationInfo) -> Config:
         of_images = self.pool.text_column is None and self.pool.vector_column is None
         others = TEXT_FIELDS if of_images else (*IMAGE_FIELDS, *(TEXT_FIELDS[:1] if self.pool.vector_column else ()))
+        own = POOL_SOURCES[self.pool.source].defaults
         for name in others:
-            own = POOL_SOURCES[self.pool.source].defaults
             if getattr(self.pool, name) != own.get(name, Pool.model_fields[name].default):
                 what = "texts" if name in TEXT_FIELDS else "images"
                 fault = f"pool.{name} is for {what}, and these samples are none: leave it out"

@@ -116,6 +116,11 @@ class Selection(Section):
             raise ValueError("dropout_masks cannot be combined with min_distance or hold_back: leave one out")
         return self
 
+    @property
+    def passes(self) -> int:
+        """How often a round's pass asks the network of each sample, at most."""
+        return max(1, self.dropout_masks)
+
     def masks_of(self, strategy: Strategy) -> int:
         """Dropout masks under which a selection by `strategy` asks the network; 0: none."""
         return self.dropout_masks if strategy.members else 0

@@ -325,9 +325,8 @@ def check_unique(index: Index, samples: SampleSet, column: str | None) -> None:
     parts: list[Any] = list(index.parts)
     buckets = max(1, -(-index.rows // HASHES_PER_BUCKET))
     split = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_id_hashes)
-    find = ray.remote(num_cpus=0.5)(duplicate_hashes)
-    answers: list[Any] = [split.remote(part, buckets) for part in parts]
-    twice = np.concatenate(_results([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)]))
+    with plain_errors():
+        twice = duplicates([split.remote(part, buckets) for part in parts])
     if not len(twice):
         return
     found = ray.remote(num_cpus=0.5)(_ids_of)
@@ -342,8 +341,19 @@ def check_unique(index: Index, samples: SampleSet, column: str | None) -> None:
 
 
 def _id_hashes(rows: pa.Table, buckets: int) -> tuple[Any, ...]:
-    hashes = id_hashes(rows["id"])
-    return None, *(hashes[hashes % np.uint64(buckets) == b] for b in range(buckets))
+    return None, *in_buckets(id_hashes(rows["id"]), buckets)
+
+
+def in_buckets(hashes: np.ndarray, buckets: int) -> list[np.ndarray]:
+    return [hashes[hashes % np.uint64(buckets) == b] for b in range(buckets)]
+
+
+def duplicates(answers: Sequence[Any]) -> np.ndarray:
+    """Hashes that are there twice. answers: of each part, references to something else and to its buckets; these stay
+    where they were made."""
+    find = ray.remote(num_cpus=0.5)(duplicate_hashes)
+    _, *buckets = zip(*answers, strict=True)
+    return np.concatenate(ray.get([find.remote(*bucket) for bucket in buckets]))
 
 
 def duplicate_hashes(*parts: np.ndarray) -> np.ndarray:

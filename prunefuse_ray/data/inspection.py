@@ -15,7 +15,14 @@ import ray
 
 from prunefuse_ray.data.classes import contradiction, features_names
 from prunefuse_ray.data.ids import id_digest, id_hashes
-from prunefuse_ray.data.index import HASHES_PER_BUCKET, duplicate_hashes, label_counts, normal_ids
+from prunefuse_ray.data.index import (
+    HASHES_PER_BUCKET,
+    duplicate_hashes,
+    duplicates,
+    in_buckets,
+    label_counts,
+    normal_ids,
+)
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.reading import (
@@ -255,10 +262,8 @@ def _scan(source: Source, classes: int, buckets: int) -> tuple[list[_Scan], np.n
         return [scan], duplicate_hashes(*hashes)
     task = ray.remote(num_cpus=0.5, num_returns=buckets + 1)(_scan_ids)
     answers: list[Any] = [task.remote(group, classes, buckets) for group in groups(source)]
-    find = ray.remote(num_cpus=0.5)(duplicate_hashes)
     with remote.plain_errors():
-        scans = cast(list[_Scan], ray.get([a[0] for a in answers]))
-        return scans, np.concatenate(ray.get([find.remote(*[a[b + 1] for a in answers]) for b in range(buckets)]))
+        return cast(list[_Scan], ray.get([a[0] for a in answers])), duplicates(answers)
 
 
 def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
@@ -289,8 +294,8 @@ def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
             label = row[named[0]] if len(named) == 1 else [row[column] for column in named]
             bad.append(f"{label} (id {row[source.id_column]!r})")
     all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
-    parts = [all_hashes[all_hashes % np.uint64(buckets) == b] for b in range(buckets)]
-    return _Scan(rows=rows, digest=digest, labels=labels_seen, wrong=bad_rows, bad_labels=bad), *parts
+    scan = _Scan(rows=rows, digest=digest, labels=labels_seen, wrong=bad_rows, bad_labels=bad)
+    return scan, *in_buckets(all_hashes, buckets)
 
 
 def _column(source: Source) -> str:

@@ -14,7 +14,6 @@ from prunefuse_ray.networks.committee import Members
 from prunefuse_ray.networks.inference import inference_form
 from prunefuse_ray.networks.specs import NetworkError
 
-_OF_VALUES = (nn.Dropout,)
 _OF_CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -71,7 +70,7 @@ def under_masks(network: nn.Module, masks: int, seed: int, example: Tensor) -> M
 
 def _shapes(network: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
     """Dropout layer by name -> the shape of its mask, (1, ...)."""
-    layers = {n: m for n, m in network.named_modules() if isinstance(m, _OF_VALUES + _OF_CHANNELS) and 0 < m.p < 1}
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, (nn.Dropout, *_OF_CHANNELS)) and 0 < m.p < 1}
     with torch.inference_mode(), _seen(layers) as one:
         network(example)
     with torch.inference_mode(), _seen(layers) as two:

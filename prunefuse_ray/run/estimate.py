@@ -198,8 +198,8 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
             case "score":
                 passes += 1
                 samples = info.rows - labels
-                masks = config.selection.dropout_masks if step.round >= 0 else 0  # no initial strategy asks a committee
-                macs = samples * costs.proxy_macs * max(1, masks)
+                asked_again = config.selection.passes if step.round >= 0 else 1  # no initial strategy asks a committee
+                macs = samples * costs.proxy_macs * asked_again
                 seconds = samples / (costs.scored_per_second * actors)
                 stored += samples * (SCORE_ROW_BYTES + 4 * _numbers(config, step.round, costs))
             case "pretrain":
@@ -294,7 +294,7 @@ def measured_costs(
             trusted=(selector.spec.architecture,),
             masks=config.selection.dropout_masks,
         )
-        forward = rate_here(config.scoring, selector, job, rows * proxy_macs * max(1, job.masks), rows)
+        forward = rate_here(config.scoring, selector, job, rows * proxy_macs * config.selection.passes, rows)
         decode = math.inf
         if samples:
             column = pa.chunked_array([pa.array(samples)])

@@ -30,7 +30,8 @@ from prunefuse_ray.schemas import POOL_FILES, arrow_type
 from prunefuse_ray.storage import Place
 
 NAMED = 10
-VALIDATION_FILES = "validation-files.parquet"
+HELD_OUT_FILES = {"test_path": "test-files.parquet", "validation_path": "validation-files.parquet"}
+"""Setting -> the listing of its files with which a run began, below pool/."""
 
 
 # --- decisions ------------------------------------------------------------------------------------------------------
@@ -94,10 +95,8 @@ def record(pool: cfg.Pool, info: PoolInfo, root: Place) -> None:
     if now.digest != info.listing_digest:
         raise PoolError(f"pool.path: '{pool.path}' changed while it was inspected; try again when it is at rest")
     (root / "pool" / "files.parquet").write_table(now.table)
-    if not pool.test_samples:
-        (root / "pool" / "test-files.parquet").write_table(listed(pool, "test_path").table)
-    if pool.validation_path is not None:
-        (root / "pool" / VALIDATION_FILES).write_table(listed(pool, "validation_path").table)
+    for setting in _held_out(pool):
+        (root / "pool" / HELD_OUT_FILES[setting]).write_table(listed(pool, setting).table)
 
 
 def grown(config: Config, ledger: Ledger) -> list[Step]:
@@ -150,6 +149,11 @@ def set_aside(root: Place, info: PoolInfo) -> IdSet | None:
     return IdSet.of(ids) if len(ids) else None
 
 
+def _held_out(pool: cfg.Pool) -> list[str]:
+    """The settings that name held-out sets."""
+    return [setting for setting in reader_of(pool).settings(pool) if setting != "path"]
+
+
 def listed(pool: cfg.Pool, setting: str) -> Listing:
     """The files of pool or test set as they are now; none where there are none that could change."""
     return reader_of(pool).listing(SampleSet(pool, setting))
@@ -163,13 +167,13 @@ def check_unchanged(config: Config, ledger: Ledger) -> None:
         change = compare(seen_files(config, ledger), now.table)
         left = seen if version != seen and not pool.allow_growth else None
         check(change, "pool.path", pool.path, growth=pool.allow_growth, version=left)
-    if not pool.test_samples and (test := listed(pool, "test_path")).names:
-        began = (ledger.root / "pool" / "test-files.parquet").read_table(POOL_FILES)
-        check(compare(began, test.table), "pool.test_path", pool.test_path, growth=False)
-    place = ledger.root / "pool" / VALIDATION_FILES  # earlier versions recorded none
-    if pool.validation_path is not None and place.exists() and (held := listed(pool, "validation_path")).names:
-        change = compare(place.read_table(POOL_FILES), held.table)
-        check(change, "pool.validation_path", pool.validation_path, growth=False)
+    for setting in _held_out(pool):
+        place = ledger.root / "pool" / HELD_OUT_FILES[setting]
+        if setting == "validation_path" and not place.exists():
+            continue  # earlier versions recorded none
+        if (held := listed(pool, setting)).names:
+            change = compare(place.read_table(POOL_FILES), held.table)
+            check(change, f"pool.{setting}", getattr(pool, setting), growth=False)
 
 
 # --- taking in new files --------------------------------------------------------------------------------------------
@@ -193,9 +197,7 @@ def grow(config: Config, ledger: Ledger, info: PoolInfo) -> tuple[dict[str, Outp
     larger = info
     outputs: dict[str, Output] = {}
     if change.added.num_rows:
-        held_out = [
-            SampleSet(pool, setting, task_name=config.task) for setting in reader.settings(pool) if setting != "path"
-        ]
+        held_out = [SampleSet(pool, setting, task_name=config.task) for setting in _held_out(pool)]
         leaks.check_files([(samples, now), *((held, reader.listing(held)) for held in held_out)])
         found = reader.index(samples, now, info.classes, now.only(change.added["file"].to_pylist()))
         if reader.unique_ids(pool):

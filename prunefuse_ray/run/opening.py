@@ -73,6 +73,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         growth.check_unchanged(config, ledger)
         check_inputs(config, ledger)
         begun = ledger.committed(Step(-1, INIT))
+        before = begun.metrics.get("environment", {}) if begun else {}
         macs = begun.metrics["macs_per_sample"]["proxy"] if begun else None
         # Label budgets may be others now, but count the labels that were known beforehand.
         taken_in = begun.metrics["inputs"]["pool.known_labels"].get("labels", 0) if begun else 0
@@ -105,9 +106,8 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     form = form_of(config.pool, info)
     if begun_before and (told := other_memory(config, ledger.read_config(), form, info.rows)):
         logger.warning(told)
-    if begun_before and (begun := ledger.committed(Step(-1, INIT))):
-        for told in changes(begun.metrics.get("environment", {}), environment(config)):
-            logger.warning(told)
+    for told in changes(before, environment(config)) if begun_before else ():
+        logger.warning(told)
     prepared = open_prepared(config.prepared, Place.at(config.run.directory), form, info.rows, tell)
     pool = source_of(config.pool, ledger.root, "path", task=config.task)
     drawn = bool(config.pool.test_samples)
@@ -210,8 +210,8 @@ def check(
     check_budget(config, info.rows, known)
     check_wanted(config, info.classes)
     per_sample = _selector_macs(config, info) if macs is None else macs
-    passes = max(1, config.selection.dropout_masks)
-    scoring = plan_scoring(config.scoring, mine, info.rows * per_sample * passes, info.rows)
+    macs = info.rows * per_sample * config.selection.passes
+    scoring = plan_scoring(config.scoring, mine, macs, info.rows)
     return scoring, plan_training(config.workers, mine)
 
 

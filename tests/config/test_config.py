@@ -263,6 +263,9 @@ def test_what_was_recorded_and_never_read_is_no_fault():
     assert recorded.training.milestones == []
     assert recorded.annotation.labels_per_sample == 1
     assert recorded.pool == Config().pool
+    several = {"kind": "files", "url": "https://host", "image_url": "https://host/{id}"}
+    told = validated(Config, {"annotation": several}, recorded=True).annotation
+    assert (told.url, told.image_url) == (None, None)
 
 
 def test_another_schedule_leaves_the_milestones_of_what_it_is_laid_over():

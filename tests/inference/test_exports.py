@@ -93,28 +93,20 @@ def test_the_card_is_one_to_the_hubs_own_library(run, tmp_path):
     assert (card.data.model_name, result.metric_type, result.metric_value) == ("birds", "accuracy", 0.875)
 
 
-def test_timm_loads_its_own_networks_from_the_folder(tmp_path):
+@pytest.mark.parametrize(
+    ("architecture", "height", "width"), [("timm:resnet10t", 16, 12), ("timm:vit_tiny_patch16_224", 32, 32)]
+)
+def test_timm_loads_its_own_networks_from_the_folder(tmp_path, architecture, height, width):
+    """For their own size of input: left alone it would build a transformer for 224 x 224, and stretch its positions."""
     timm = pytest.importorskip("timm")
-    network = save(tmp_path / "run/fused", FORM, "timm:resnet10t")
+    network = save(tmp_path / "run/fused", dataclasses.replace(FORM, height=height, width=width), architecture)
     assert main(["export", str(tmp_path / "run/fused"), "--format", "huggingface", "--out", str(tmp_path / "hub")]) == 0
     found = timm.create_model(f"local-dir:{tmp_path}/hub", pretrained=True).eval()
-    x = torch.randn(2, 3, 16, 12)
+    x = torch.randn(2, 3, height, width)
     with torch.inference_mode():
         torch.testing.assert_close(found(x), network(x))
     assert tuple(found.pretrained_cfg["mean"]) == FORM.mean
     assert "model-index" not in (tmp_path / "hub/README.md").read_text(), "no run, no figures"
-
-
-def test_timm_builds_it_for_its_own_size_of_input(tmp_path):
-    """Left alone it would build a transformer for 224 x 224, and stretch the positions to that."""
-    timm = pytest.importorskip("timm")
-    form = dataclasses.replace(FORM, height=32, width=32)
-    network = save(tmp_path / "run/fused", form, "timm:vit_tiny_patch16_224")
-    assert main(["export", str(tmp_path / "run/fused"), "--format", "huggingface", "--out", str(tmp_path / "hub")]) == 0
-    found = timm.create_model(f"local-dir:{tmp_path}/hub", pretrained=True).eval()
-    x = torch.randn(2, 3, 32, 32)
-    with torch.inference_mode():
-        torch.testing.assert_close(found(x), network(x))
 
 
 def test_texts_have_a_card_too(tmp_path):

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,8 +109,9 @@ class Desk:
         """The next samples for a person, at most `count`: those with the same guess stand together, the surest first.
         Samples that have their labels, or that the person has answered, are left out; skipped ones come last."""
         with self._lock:
-            now, counts = time.monotonic(), self._counts()
-            said, skipped = self._people().get(person, {}), {n: k for k, n in enumerate(self._skipped[person])}
+            now, people = time.monotonic(), self._people()
+            counts = _answers_of(people)
+            said, skipped = people.get(person, {}), {n: k for k, n in enumerate(self._skipped[person])}
             open_ = [n for n in range(len(self.asked)) if n not in said and counts[n] < self.wanted]
             lent = {n for n, (who, until) in self._lent.items() if who != person and until > now}
             free = [n for n in open_ if n not in lent and n not in skipped]
@@ -225,13 +226,11 @@ class Desk:
         names = {*self._others, *self._given}
         return {who: {**self._others.get(who, {}), **self._given.get(who, {})} for who in names}
 
-    def _counts(self) -> Counter[int]:
-        return Counter(n for given in self._people().values() for n in given)
-
     def progress(self, person: str) -> dict[str, Any]:
         """How far the round is, and this person: plain values."""
         with self._lock:
-            counts, people = self._counts(), self._people()
+            people = self._people()
+            counts = _answers_of(people)
             labels: dict[int, list[int]] = defaultdict(list)
             for given in people.values():
                 for n, answer in given.items():
@@ -253,6 +252,11 @@ class Desk:
 
     def close(self) -> None:
         self.spool.close()
+
+
+def _answers_of(people: Mapping[str, Mapping[int, Answer]]) -> Counter[int]:
+    """How many people have answered each sample."""
+    return Counter(n for given in people.values() for n in given)
 
 
 def _cell(id_: Id) -> Id:

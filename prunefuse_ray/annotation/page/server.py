@@ -47,7 +47,6 @@ class PageServer(LoopbackServer):
         """
         self.title, self.again = title, again
         self._desk: Desk | None = None
-        self._shown = ""  # tells the page that its samples are of another round, also of that of another command
         self._status = Status()
         super().__init__(port)
 
@@ -58,8 +57,12 @@ class PageServer(LoopbackServer):
     def show(self, desk: Desk | None, status: Status) -> None:
         """Put a round (or none) and a status on the page."""
         self._desk = desk
-        self._shown = "" if desk is None else f"{desk.request.marker}-{desk.request.round}"
         self._status = status
+
+    @property
+    def _shown(self) -> str:
+        """Tells the page that its samples are of another round, also where that is another command's on its port."""
+        return "" if self._desk is None else f"{self._desk.request.marker}-{self._desk.request.round}"
 
     # --- the answers to requests ---
 

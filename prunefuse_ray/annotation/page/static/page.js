@@ -10,7 +10,6 @@ let state = null; // what the server last said
 let samples = []; // on the screen, each with the label given to it: number (or a list of them), null (not sure) or undefined
 let here = 0;
 let desk = ""; // which round's samples these are
-let busy = false;
 let queued = 0; // requests that wait for their turn, and the one under way
 let undoing = 0; // of these, those that take something back
 let trouble = ""; // what failed last, until something is saved again
@@ -61,16 +60,12 @@ function take(said) {
 }
 
 async function more() {
-  if (busy) return;
-  busy = true;
-  try {
-    const said = await ask(`/batch?desk=${encodeURIComponent(desk)}&count=${SIZES[view]}&name=${encodeURIComponent(name)}`);
-    samples = said.samples;
-    here = 0;
-    trouble = "";
-    drawSamples();
-    at("samples").parentElement.scrollTop = 0;
-  } finally { busy = false; }
+  const said = await ask(`/batch?desk=${encodeURIComponent(desk)}&count=${SIZES[view]}&name=${encodeURIComponent(name)}`);
+  samples = said.samples;
+  here = 0;
+  trouble = "";
+  drawSamples();
+  at("samples").parentElement.scrollTop = 0;
 }
 
 const open = () => samples.filter((one) => one.label === undefined).length;
