@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from prunefuse_ray.acquisition.k_means import k_means
 from prunefuse_ray.acquisition.quotas import best_of_groups, place_in_group, round_robin, turn_order
-from prunefuse_ray.acquisition.ranking import ranked, sort_keys, threshold_bucket
+from prunefuse_ray.acquisition.ranking import key_counts, ranked, sort_keys, threshold_bucket
 from prunefuse_ray.acquisition.strategy import Candidates, Chance, Part, Strategy
 from prunefuse_ray.acquisition.uncertainty import margin
 
@@ -50,9 +50,7 @@ def _smallest_margins(candidates: Candidates, m: int) -> np.uint32:
 
 
 def _count_keys(part: Part, bucket: int | None) -> npt.NDArray[np.int64]:
-    keys = sort_keys(part.scores)
-    upper = keys >> np.uint32(16)
-    return np.bincount(upper if bucket is None else keys[upper == bucket] & np.uint32(0xFFFF), minlength=1 << 16)
+    return key_counts(sort_keys(part.scores), bucket)
 
 
 def _cluster_sizes(part: Part, least: np.uint32, count: int) -> npt.NDArray[np.int64]:

@@ -27,9 +27,11 @@ Parts follow from the pool's size and the ids, so the same selection comes out o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from prunefuse_ray.acquisition.fixed_point import Points, nearest
@@ -45,7 +47,7 @@ REFERENCES = 4_096
 REFERENCES_PER_SAMPLE = 1
 """f is estimated on so many samples, or so many for each that is wanted, if that is more."""
 WEIGHTS = 2.0**10
-"""Weight 1, in the whole numbers that `Coverage` takes."""
+"""The largest weight, in the whole numbers that `Coverage` takes."""
 FILLING = 3_000_000
 """Added to a round's number: its draws are none of those that selected samples (`greedy.RACES`)."""
 
@@ -54,13 +56,20 @@ def _select(kernel: Callable[[Candidates, Part, Points, int, Chance], Kernel], b
     def select(candidates: Candidates, k: int, chance: Chance) -> pa.Table:
         part = candidates.whole()
         points, scores = references_of(part, k, chance)
-        weights_R = np.rint(scores.astype(np.float64) * WEIGHTS) if by_uncertainty else np.ones(len(scores))
+        weights_R = weights_of(scores) if by_uncertainty else np.ones(len(scores))
         coverage = Coverage(kernel(candidates, part, points, k, chance), part.points, points, weights_R)
         coverage.cover(part.labeled())
         rows = _filled(coverage.greedy(k), part, k, chance)
         return ranked(pa.table({"id": part.ids, "score": part.scores}).take(pa.array(rows)))
 
     return select
+
+
+def weights_of(scores_R: Scores) -> npt.NDArray[np.float64]:
+    """Uncertainties (R,) as whole numbers up to WEIGHTS. Their ratios alone matter, so the largest has all digits: of a
+    network that is sure of every sample all weights would be zero, and chance would decide."""
+    power = math.frexp(float(scores_R.max(initial=0.0)))[1]
+    return np.rint(np.ldexp(scores_R.astype(np.float64), -power) * WEIGHTS)
 
 
 def references_of(part: Part, k: int, chance: Chance) -> tuple[Points, Scores]:

@@ -20,6 +20,9 @@ Float64s = npt.NDArray[np.float64]
 
 EXACT_BITS = 51
 """A sum of squares below 2^51 keeps a squared distance (at most four times that) within float64's 53 bits."""
+FAR = 12
+"""A coordinate counts as at most 2^FAR times the usual sample's largest: a sample beyond is still the farthest of all,
+and leaves the others digits to differ in."""
 ROWS_AT_ONCE = 2048
 CENTERS_AT_ONCE = 256
 
@@ -34,9 +37,29 @@ def exponent(largest: float, dimensions: int) -> int:
     return coordinate_bits(dimensions) - math.frexp(largest)[1] if largest > 0 else 0
 
 
+def magnitudes(values_ND: Float32s) -> npt.NDArray[np.int64]:
+    """(256,) how many rows have a largest coordinate of each exponent of float32; [0]: nothing but zeros."""
+    counts = np.zeros(256, np.int64)
+    for rows in _blocks(len(values_ND)):
+        largest_N = np.abs(values_ND[rows]).max(axis=1, initial=0.0)
+        counts += np.bincount(largest_N.view(np.uint32) >> np.uint32(23), minlength=256)
+    return counts
+
+
+def within_reach(largest: float, counts: npt.NDArray[np.int64]) -> float:
+    """`largest`, or what is FAR beyond the median row's largest coordinate (`magnitudes`) if that is less. Never less
+    than 1: the factors of gradients, which are at most that, may be tiny for most samples."""
+    if not counts[1:].any():
+        return largest
+    passed = np.cumsum(counts[1:])
+    usual = 1 + int(np.searchsorted(passed, (passed[-1] + 1) // 2))
+    return min(largest, max(1.0, math.ldexp(1.0, usual - 126 + FAR)))
+
+
 def to_fixed(values_ND: Float32s, power: int) -> Float32s:
     """Integers (as float32, in place) nearest to values * 2^power. Grids of powers of two stay what they are."""
-    np.ldexp(values_ND, power, out=values_ND)
+    with np.errstate(over="ignore"):  # one sample far off; `Shard` cuts it off
+        np.ldexp(values_ND, power, out=values_ND)
     return np.rint(values_ND, out=values_ND)
 
 

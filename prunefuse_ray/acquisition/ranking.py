@@ -26,6 +26,12 @@ def sort_keys(scores: npt.NDArray[np.float32]) -> Keys:
     return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
 
 
+def key_counts(keys: Keys, bucket: int | None) -> npt.NDArray[np.int64]:
+    """(2^16,) histogram of the upper half of the keys, or of the lower half of those in one bucket of the upper."""
+    upper = keys >> np.uint32(16)
+    return np.bincount(upper if bucket is None else keys[upper == bucket] & np.uint32(0xFFFF), minlength=1 << 16)
+
+
 def threshold_bucket(counts: npt.NDArray[np.int64], k: int) -> tuple[int, int]:
     """The bucket that holds the k-th largest key, and how many keys lie in higher buckets."""
     from_top = np.cumsum(counts[::-1])

@@ -4,7 +4,8 @@ Hacohen, G., Dekel, A., Weinshall, D., "Active Learning on a Budget: Opposite St
 ICML 2022, algorithm 1: as many clusters of k-means as there will be labels, at most MAX_CLUSTERS; typicality is the
 inverse of the mean distance to the NEIGHBORS nearest samples in the cluster; the clusters take turns, those with the
 fewest labels first, then the largest, those of fewer than SMALLEST samples never unless the others have too few.
-Different from there: of a large cluster MEMBERS samples are looked at, which chance draws.
+Different from there: of a large cluster MEMBERS samples are looked at, which chance draws; labeled samples are counted
+in the clusters, but neither make them nor are neighbors.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ SMALLEST = 5
 MEMBERS = 512
 MEMBER_BYTES = 2**28
 """Features of all members that are looked at, at most."""
+DISTANCES_AT_ONCE = 2**20
+"""A cluster from which many are wanted has all of those as members."""
 TYPICAL = 4_000_000
 """Added to a round's number: chance that draws members is none that drew samples (`greedy.RACES`)."""
 
@@ -56,13 +59,17 @@ def turns(sizes_G: Ints, labeled_G: Ints) -> Ints:
 
 def typicality(points: Points) -> npt.NDArray[np.float64]:
     """(N,) inverse of the mean distance to the NEIGHBORS nearest of the others, or to all of them."""
-    squares_NN = points.distances(points)
-    np.fill_diagonal(squares_NN, np.inf)
     neighbors = min(NEIGHBORS, len(points) - 1)
     if neighbors < 1:
         return np.zeros(len(points))
-    nearest_NK = np.sort(np.partition(squares_NN, neighbors - 1, axis=1)[:, :neighbors], axis=1)
-    return neighbors / (np.sqrt(nearest_NK).sum(axis=1) + np.finfo(np.float64).tiny)
+    apart_N, step = np.empty(len(points)), max(1, DISTANCES_AT_ONCE // len(points))
+    for start in range(0, len(points), step):
+        rows = np.arange(start, min(start + step, len(points)))
+        squares_MN = points.distances(points.take(rows))
+        squares_MN[np.arange(len(rows)), rows] = np.inf
+        nearest_MK = np.sort(np.partition(squares_MN, neighbors - 1, axis=1)[:, :neighbors], axis=1)
+        apart_N[rows] = np.sqrt(nearest_MK).sum(axis=1)
+    return np.divide(neighbors, apart_N, out=np.full(len(points), np.inf), where=apart_N > 0)
 
 
 def _sizes(part: Part, count: int) -> Ints:

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks, progress
-from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.acquisition import AUTO, STRATEGIES
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.data import inventory
 from prunefuse_ray.data.account import lines
@@ -62,7 +62,8 @@ class Strategy(cfg.Section):
     """By what samples are ranked."""
 
     strategy: str = "least_confidence"
-    """Acquisition strategy: least_confidence, margin, entropy; of a committee also bald, vote_entropy, consensus_kl."""
+    """Acquisition strategy: least_confidence, margin, entropy; of a committee also bald, vote_entropy,
+    consensus_kl, variance."""
 
     pixel_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of an image's pixels, the most uncertain ones, whose mean is its score; of networks of task
@@ -71,8 +72,8 @@ class Strategy(cfg.Section):
     @field_validator("strategy")
     @classmethod
     def _scores(cls, value: str) -> str:
-        strategy = STRATEGIES[STRATEGIES.check(value)]
-        if strategy.score is None or strategy.select is not None or strategy.wanted:
+        strategy = None if value == AUTO else STRATEGIES[STRATEGIES.check(value)]
+        if strategy is None or strategy.score is None or strategy.select is not None or strategy.wanted:
             scored = [n for n, s in STRATEGIES.items() if s.score is not None and s.select is None and not s.wanted]
             raise ValueError(f"'{value}' gives no scores by which samples are ranked; use one of {', '.join(scored)}")
         return value
@@ -143,6 +144,11 @@ def rank(
         raise ConfigError(f"--predictions: the network has no {PREPROCESSING_FILE}, which says what its outputs mean")
     config = _with_strategy(config, task, saved)
     _check_strategy(config.selection.strategy, task, saved)
+    if config.selection.pixel_share < 1 and not TASKS[task].pixels:
+        raise ConfigError(
+            f"selection.pixel_share: {config.selection.pixel_share:g} is of the pixels of an image, and the network's "
+            f"task, '{task}', has one label for the whole sample: leave it out"
+        )
     ledger = Ledger(Place.at(out))
     tree = to_tree(config) | {
         "network": {"weights_sha256": hashlib.sha256(_weights(files)).hexdigest()},
@@ -179,13 +185,16 @@ def _weights(files: Mapping[str, bytes]) -> bytes:
 
 
 def _check_strategy(strategy: str, task: str, saved: networks.Selector) -> None:
-    if strategy not in (known := TASKS[task].strategies):
+    known = TASKS[task].strategies
+    try:
+        asked = known[strategy]
+    except KeyError:
         able = [name for name, s in known.items() if s.score is not None and s.select is None and not s.wanted]
         raise ConfigError(
             f"selection.strategy: '{strategy}' makes no sense for task '{task}', which the network was trained for; "
             f"use one of {', '.join(able)}"
-        )
-    if known[strategy].members and not isinstance(saved, networks.Committee):
+        ) from None
+    if asked.members and not isinstance(saved, networks.Committee):
         alone = [n for n, s in known.items() if s.score is not None and not (s.members or s.select or s.wanted)]
         raise ConfigError(
             f"selection.strategy: '{strategy}' asks the members of a committee, and this is a single network; use "

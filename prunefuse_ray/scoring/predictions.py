@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from prunefuse_ray import networks
@@ -89,17 +91,26 @@ def _export(
     trusted: tuple[str, ...],
 ) -> int:
     number, source = numbered
-    found = _predict(source, network, form, None, None, task_name, units, trusted)
-    if found is None:
-        return 0
-    words = [TASKS[task_name].caption(guess, classes) for guess in found["guess"].to_pylist()]
-    table = found.rename_columns({"guess": "prediction"}).append_column("words", pa.array(words, pa.string()))
-    (out / f"part-{number:05d}.parquet").write_table(table)
-    return table.num_rows
+    file, writer, count = out / f"part-{number:05d}.parquet", None, 0
+    with ExitStack() as closing:
+        for found in _predicted(source, network, form, None, None, task_name, units, trusted):
+            words = [TASKS[task_name].caption(guess, classes) for guess in found["guess"].to_pylist()]
+            table = found.rename_columns({"guess": "prediction"}).append_column("words", pa.array(words, pa.string()))
+            if writer is None:
+                writer = closing.enter_context(pq.ParquetWriter(file.path, table.schema, filesystem=file.fs))
+            writer.write_table(table)
+            count += table.num_rows
+    return count
+
+
+def _predict(*args: Any) -> pa.Table | None:
+    """`_predicted` as one table; None where the files hold none of the samples."""
+    parts = list(_predicted(*args))
+    return pa.concat_tables(parts) if parts else None
 
 
 @torch.inference_mode()
-def _predict(
+def _predicted(
     source: Source,
     network: dict[str, bytes],
     form: Form,
@@ -108,11 +119,10 @@ def _predict(
     task_name: str,
     units: Mapping[str, Any] | None,
     trusted: tuple[str, ...],
-) -> pa.Table | None:
-    """The same of some of the files; None where they hold none of the samples."""
+) -> Iterator[pa.Table]:
+    """The same of some of the files, a chunk at a time."""
     task = TASKS[task_name].with_units(units)
     model = networks.inference_form(networks.from_files(network, trusted).network)
-    parts = []
     for chunk in decoded(source, form, only=known):
         chunk = chunk.filter(np.array([why is None for why in chunk.samples.rejected], bool))
         # What comes from the prepared pool is read-only, which torch's tensors cannot be.
@@ -124,8 +134,8 @@ def _predict(
             outputs = task.consensus(model(form.inputs(values_N[first : first + size]))).float()
             guessed.append(_guessed(rows.slice(first, size), task, task.probabilities(outputs.numpy()), form))
         # As one piece: thousands of small ones between what comes and goes keep the memory of that from being reused.
-        parts += [pa.concat_tables(guessed).combine_chunks()] if guessed else []
-    return pa.concat_tables(parts) if parts else None
+        if guessed:
+            yield pa.concat_tables(guessed).combine_chunks()
 
 
 def _guessed(rows: pa.Table, task: Task, p_NC: npt.NDArray[np.float64], form: Form) -> pa.Table:

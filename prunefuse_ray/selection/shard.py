@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, nearest, to_fixed
+from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, coordinate_bits, magnitudes, nearest, to_fixed
 from prunefuse_ray.acquisition.greedy import OPEN, TAKEN, Front, Rule, first_keys
 from prunefuse_ray.acquisition.strategy import Chance, Part
 from prunefuse_ray.data.ids import ids_to_numpy
@@ -30,6 +30,8 @@ class Extent:
     rows: int
     largest: list[float]
     """The largest coordinate of each factor, over the shard's rows and the labeled samples."""
+    magnitudes: list[npt.NDArray[np.int64]]
+    """`fixed_point.magnitudes` of each factor, over the shard's rows."""
     dimensions: list[int]
 
 
@@ -91,7 +93,12 @@ class Shard:
         largest = [_largest(f) for f in self.raw]
         for vectors in itertools.chain(self._labeled(), [self.references.vectors] if self.references else []):
             largest = [max(x, _largest(v)) for x, v in zip(largest, vectors, strict=True)]
-        return Extent(rows=len(self.ids), largest=largest, dimensions=[f.shape[1] for f in self.raw])
+        return Extent(
+            rows=len(self.ids),
+            largest=largest,
+            magnitudes=[magnitudes(f) for f in self.raw],
+            dimensions=[f.shape[1] for f in self.raw],
+        )
 
     def fix(self, powers: Sequence[int]) -> None:
         """Go over to fixed point; the scale is common to all shards."""
@@ -194,7 +201,11 @@ class Shard:
                 yield [v.copy() for v in rows.vectors]
 
     def _fixed(self, vectors: Sequence[npt.NDArray[np.float32]]) -> Points:
-        return Points.of([to_fixed(v, p) for v, p in zip(vectors, self.powers, strict=True)])
+        factors = [to_fixed(v, p) for v, p in zip(vectors, self.powers, strict=True)]
+        for factor in factors:
+            limit = 2.0 ** coordinate_bits(factor.shape[1])
+            np.clip(factor, -limit, limit, out=factor)
+        return Points.of(factors)
 
 
 def _largest(values: npt.NDArray[np.float32]) -> float:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from prunefuse_ray.acquisition.fixed_point import Points, exponent, means
+from prunefuse_ray.acquisition.fixed_point import Points, exponent, means, within_reach
 from prunefuse_ray.acquisition.greedy import Front, Rule, take_in_turn
 from prunefuse_ray.acquisition.ranking import ranked
 from prunefuse_ray.acquisition.strategy import Chance, Part, Selected
@@ -60,7 +60,9 @@ class Shards:
         self.labeled = len(labeled.ids) if isinstance(labeled, Rows) else labeled.shape()[0] if labeled else 0
         dimensions = extents[0].dimensions
         largest = np.max([e.largest for e in extents], axis=0)
-        self.powers = [exponent(float(x), d) for x, d in zip(largest, dimensions, strict=True)]
+        counts = np.sum([e.magnitudes for e in extents], axis=0)
+        reach = [within_reach(float(x), c) for x, c in zip(largest, counts, strict=True)]
+        self.powers = [exponent(x, d) for x, d in zip(reach, dimensions, strict=True)]
         self.point_bytes = 4 * sum(dimensions)
         self._all(Shard.fix, self.powers)
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prunefuse_ray.acquisition.quotas import best_of_groups, round_robin
-from prunefuse_ray.acquisition.ranking import Keys, best, ranked, sort_keys, threshold_bucket
+from prunefuse_ray.acquisition.ranking import Keys, best, key_counts, ranked, sort_keys, threshold_bucket
 from prunefuse_ray.distributed.remote import over_files
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.storage import Place
@@ -89,12 +89,10 @@ def _batches(files: list[str], where: Place, columns: list[str]) -> Iterator[tup
 
 
 def _count(files: list[str], where: Place, bucket: int | None) -> npt.NDArray[np.int64]:
-    """Histogram of the upper half of the keys, or of the lower half of the keys in one upper bucket."""
+    """`key_counts` of the scores in these files."""
     counts = np.zeros(1 << 16, np.int64)
     for _, keys in _batches(files, where, ["score"]):
-        upper = keys >> np.uint32(16)
-        half = upper if bucket is None else keys[upper == bucket] & np.uint32(0xFFFF)
-        counts += np.bincount(half, minlength=1 << 16)
+        counts += key_counts(keys, bucket)
     return counts
 
 

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -14,10 +16,14 @@ import yaml
 from prunefuse_ray.annotation import Answers, annotations_schema
 from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.config.schema import Annotation
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.reading import tables
 from prunefuse_ray.errors import LabelError, LabelsWaiting
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import labeling, loop
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.phases import score
+from prunefuse_ray.scoring.score_pass import ScorePass
 from tests.support import ROOT
 from tests.support.annotators import CLASSES, answer, asked, truth
 from tests.support.driver import arm
@@ -277,3 +283,26 @@ def test_an_end_while_the_samples_are_written_out_loses_nothing(local_ray, unlab
 )
 def test_a_kill_at_any_moment_loses_nothing(local_ray, unlabeled, tmp_path, moment, phase):
     killed_and_resumed(unlabeled, tmp_path, moment, phase)
+
+
+def test_a_labeled_sample_that_was_asked_about_twice_is_scored_once(tmp_path, monkeypatch):
+    for name, ids in (("a", ["s1", "s2", "s3"]), ("b", ["s2", "s4"])):  # s2: labeled only when asked again; s3: never
+        pq.write_table(pa.table({"id": ids, "sample": ids}), tmp_path / f"{name}.parquet")
+    source = Source(
+        fs=pafs.LocalFileSystem(),
+        sample_column="sample",
+        sizes=(1, 1),
+        files=tuple(str(tmp_path / f"{name}.parquet") for name in "ab"),
+    )
+    monkeypatch.setattr(score, "write_scores", lambda what, *_: what)
+    context = SimpleNamespace(samples=lambda _: source, scoring=None, ledger=SimpleNamespace(place=lambda *_: None))
+    what = ScorePass(
+        root=None, record=None, source=None, rows=0, exclude=None, network=None, macs=0, classes=2,
+        members=1, out=None, checkpoint=None,
+    )  # fmt: skip
+    found = score._score_labeled(context, Step(2, "score"), what, None, pa.array(["s1", "s2", "s4"]))
+    read = [id_ for table in tables(found.source, ["id"]) for id_ in table["id"].to_pylist()]
+    assert sorted(read) == ["s1", "s2", "s4"]
+    assert len(found.exclude) == 0
+    none = score._score_labeled(context, Step(2, "score"), what, None, pa.array([], pa.string()))
+    assert [table.num_rows for table in tables(none.source, ["id"])] == [0, 0]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from prunefuse_ray import networks
+from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.cli import main
 from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.data.images import ImageForm, encode_png
@@ -20,7 +21,7 @@ from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import reader_of
-from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.run import rank as ranking
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
@@ -122,6 +123,8 @@ def test_another_network_pool_or_question_is_refused(given, passed, tmp_path, ca
         (["--pool.channels", "3"], "pool.channels: 3, but the network was trained with 1"),
         (["--pool.mean", "0.9"], "pool.mean: [0.9], but the network was trained with [0.4]"),
         (["--selection.strategy", "random"], "'random' gives no scores by which samples are ranked; use one of"),
+        (["--selection.strategy", "auto"], "'auto' gives no scores by which samples are ranked; use one of"),
+        (["--selection.pixel_share", "0.1"], "selection.pixel_share: 0.1 is of the pixels"),
         (["--pool.image_column", "photo"], "pool.image_column"),
         (["--pool.max_rejected", "0"], "pool.max_rejected: 1 of 60 samples cannot be used"),
         (["--top", "0"], "--top 0"),
@@ -237,3 +240,21 @@ def test_a_pass_that_was_killed_goes_on_with_the_rows_that_are_missing(given, pa
     assert scores_of(out) == scores_of(passed)
     ranked = [pq.read_table(o / "ranked.parquet").to_pylist() for o in (out, passed)]
     assert ranked[0] == ranked[1]
+
+
+def test_a_strategy_of_ones_own_ranks(tmp_path, monkeypatch):
+    (tmp_path / "own_bright.py").write_text(
+        "from prunefuse_ray.acquisition import Strategy\n"
+        "BRIGHT = Strategy(name='bright', wants='x', score=lambda p: p[:, 1].astype('float32'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    named = ranking.Strategy(strategy="own_bright:BRIGHT").strategy
+    ranking._check_strategy(named, "classification", None)
+    with pytest.raises(ConfigError, match="makes no sense for task 'regression'"):
+        ranking._check_strategy(named, "regression", None)
+
+
+def test_the_help_names_every_strategy_that_ranks():
+    said = ranking.Strategy.model_fields["strategy"].description
+    able = [n for n, s in STRATEGIES.items() if s.score and not s.select and not s.wanted]
+    assert [name for name in able if name not in said] == []

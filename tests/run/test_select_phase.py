@@ -372,3 +372,20 @@ def test_features_are_spread_over_machines_that_have_come_since_the_run_began(mo
     context = SimpleNamespace(config=config, has=SimpleNamespace(cpus=began), ledger=SimpleNamespace(root=None))
     select._select(context, Step(0, "score"), select.Plan(kind="apart", k=8), None, SimpleNamespace(paths=()), None)
     assert asked == [spread]
+
+
+def test_one_labeled_sample_says_nothing_of_what_is_usual(monkeypatch):
+    held = pa.table({"id": pa.array([], pa.string()), "distance": pa.array([], pa.float64())})
+    monkeypatch.setattr(select, "hold_back", lambda *_: SimpleNamespace(files=None, held=held, limit=float("inf")))
+    monkeypatch.setattr(select, "_select", lambda *_: (None, {}))
+    ledger = SimpleNamespace(
+        root=None,
+        files=lambda *_: (["a"], [1]),
+        clear=lambda *_: None,
+        place=lambda *_: None,
+        require=lambda _: SimpleNamespace(metrics={"samples": 9}),
+    )
+    context = SimpleNamespace(config=config_from_tree({"selection": {"hold_back": 2.0}}), ledger=ledger)
+    plan = select.Plan(kind="top_k", k=3)
+    _, told, _ = select._from_scores(context, Step(1, "select"), Step(0, "score"), plan, "margin")
+    assert told["held_back_beyond"] is None, "infinity is no JSON"

@@ -9,7 +9,8 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.pool import Source
-from prunefuse_ray.scoring.predictions import doubts, predict
+from prunefuse_ray.scoring.predictions import doubts, export, predict
+from prunefuse_ray.storage import Place
 from tests.support.nets import OWN
 from tests.support.pools import random_images
 
@@ -73,3 +74,15 @@ def test_tasks_on_the_cluster_say_the_same(saved, local_ray):
     there = predict(source, network, FORM, task="classification", trusted=OWN, in_process=False).sort_by("id")
     assert here["guess"].to_pylist() == there["guess"].to_pylist()
     assert here["probability"].to_pylist() == pytest.approx(there["probability"].to_pylist(), abs=1e-5)
+
+
+def test_predictions_are_written_as_they_come(saved, tmp_path, monkeypatch):
+    source, network, p_NC = saved
+    monkeypatch.setattr("prunefuse_ray.data.prepared.chunk_rows", lambda form: 1)
+    out = Place.at(str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    count = export(source, network, FORM, ["a", "b"], out, task="classification", trusted=OWN)
+    files = [pq.ParquetFile(file.path) for file in out.written()]
+    assert count == 5 == sum(file.num_row_groups for file in files)
+    rows = pa.concat_tables(file.read() for file in files).sort_by("id")
+    assert rows["prediction"].to_pylist() == p_NC.argmax(1).tolist()

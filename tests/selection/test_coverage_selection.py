@@ -1,5 +1,8 @@
 """The strategies that cover a pool, TypiClust and CAL against references of a few lines, for any number of shards."""
 
+import tracemalloc
+import warnings
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -303,3 +306,29 @@ def test_actors_select_what_one_process_does(tmp_path, local_ray, monkeypatch, n
     here = select(name, files, known, 60, 2)
     monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64)
     assert select(name, files, known, 60, 2) == here
+
+
+def test_how_sure_the_network_is_of_all_makes_no_difference_to_herding():
+    rng = np.random.default_rng(0)
+    x, scores = rng.normal(size=(400, 8)).astype(np.float32), rng.integers(1, 40, 400).astype(np.float32) / 40
+    found = []
+    for scale in (1, 2.0**-14):
+        rows = Rows(ids=pa.array(np.arange(400)), scores=scores * np.float32(scale), vectors=[x.copy()])
+        with Shards(rows, 0) as held:
+            selected = STRATEGIES["uncertainty_herding"].select(held, 10, Chance(seed=0, round=0))
+            found.append(selected["id"].to_pylist())
+    assert found[0] == found[1]
+
+
+def test_typicality_takes_no_room_for_all_pairs_and_bears_duplicates():
+    x = np.rint(np.random.default_rng(0).normal(size=(4_000, 2)) * 1000).astype(np.float32)
+    x[:30] = 5
+    tracemalloc.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = typiclust.typicality(Points.of([x]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.isinf(found[:30]).all()
+    assert np.isfinite(found[30:]).all()
+    assert peak < 64 * 2**20

@@ -1,5 +1,6 @@
 """Set strategies against references of a few lines, on one matrix in one process, for any number of shards."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from prunefuse_ray.acquisition import STRATEGIES, Chance, random_scores
 from prunefuse_ray.acquisition.cluster_margin import CLUSTER_MARGIN
+from prunefuse_ray.acquisition.fixed_point import Points
 from prunefuse_ray.acquisition.greedy import RACE, clocks
 from prunefuse_ray.acquisition.k_centers import K_CENTERS
 from prunefuse_ray.acquisition.quotas import round_robin
@@ -17,6 +19,7 @@ from prunefuse_ray.selection import set_selection, shards
 from prunefuse_ray.selection.rows import Files, Rows
 from prunefuse_ray.selection.top_k import top_k
 from prunefuse_ray.storage import Place
+from tests.support import ROOT
 
 N, D, C = 400, 16, 5
 
@@ -361,3 +364,24 @@ def test_shards_are_as_many_as_there_is_work_for(tmp_path):
     assert shards.count_shards(files, 16, 500_000, [64]) == 4
     assert shards.count_shards(files, 2, 500_000, [64]) == 2
     assert shards.count_shards(files, 16, 10**8, [64]) == 6
+
+
+@pytest.mark.parametrize("far", [1e4, 1e20, 3e38])
+def test_one_sample_far_off_leaves_the_others_their_distances(far):
+    rng = np.random.default_rng(0)
+    heaps = np.repeat(rng.normal(size=(20, 8)) * 10, 10, axis=0)
+    x = (heaps + rng.normal(size=(200, 8)) * 0.1).astype(np.float32)
+    x[7] = far
+    with shards.Shards(Rows(ids=pa.array(np.arange(200)), scores=np.ones(200, np.float32), vectors=[x]), 0) as held:
+        found = K_CENTERS.select(held, 21, Chance(seed=0, round=0))["id"].to_pylist()
+    assert 7 in found
+    assert {i // 10 for i in found} == set(range(20))
+
+
+def test_cluster_margin_costs_what_the_documents_say(tmp_path, monkeypatch):
+    pairs, whole = [], Points.distances
+    monkeypatch.setattr(Points, "distances", lambda p, c: pairs.append(len(p) * len(c)) or whole(p, c))
+    select("cluster_margin", Made(tmp_path).files, None, 35, 0)  # ten clusters
+    text = (ROOT / "docs/how-to/strategies.md").read_text(encoding="utf-8")
+    stated = int(re.search(r"`cluster_margin` \| at most ([\d,]+)·N·D", text)[1].replace(",", ""))
+    assert sum(pairs) <= (stated / 1_000 + 1) * 10 * N  # one more: the driver's own candidates

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from prunefuse_ray.data.label_tables import inert, inert_label
+from prunefuse_ray.data.label_tables import AT_ONCE, inert, inert_label
 from prunefuse_ray.data.labeled_set import own_labels
 from prunefuse_ray.method.steps import FINETUNE, Step
 from prunefuse_ray.report.page import render
@@ -41,31 +42,32 @@ def run(context: RunContext, step: Step) -> Done:
 def _all_labels(context: RunContext) -> bytes:
     """Every label as `pool.known_labels` takes it, for another run: (id, label by name). Those of a test set that was
     drawn stand among them: another run draws the same samples, and takes them for its test set."""
-    labels, classes = context.labels(context.last).select(["id", "label"]), context.info.classes
+    labels = context.labels(context.last).select(["id", "label"])
     if len(context.drawn_test):
         tested = own_labels(context.test)
         labels = pa.concat_tables([labels, tested.cast(labels.schema)])
-    task = TASKS[context.config.task]
-    names = (inert_label(task.named(label, classes), classes, task) for label in labels["label"].to_pylist())
-    return _table(["id", "label"], zip(_inert(labels["id"]), names, strict=True))
+    return _table(["id", "label"], _cells(labels, context))
 
 
 def _as_csv(context: RunContext, selected: pa.Table) -> bytes:
     """What was selected, for a spreadsheet: (round, rank, id, score, label by name where there is one)."""
-    labels, classes = context.labels(context.last), context.info.classes
-    given = dict(zip(labels["id"].to_pylist(), labels["label"].to_pylist(), strict=True))
-    task = TASKS[context.config.task]
-    named = {i: inert_label(task.named(label, classes), classes, task) for i, label in given.items()}
-    names = (named.get(i, "") for i in selected["id"].to_pylist())
-    scores = ("" if score is None else f"{score:.6g}" for score in selected["score"].to_pylist())
-    places = (selected[name].to_pylist() for name in ("round", "rank"))
-    return _table(
-        ["round", "rank", "id", "score", "label"], zip(*places, _inert(selected["id"]), scores, names, strict=True)
-    )
+    labels = context.labels(context.last)
+    place = pc.index_in(selected["id"], value_set=labels["id"].combine_chunks())
+    given = selected.append_column("label", labels["label"].take(place))
+    return _table(columns := ["round", "rank", "id", "score", "label"], _cells(given.select(columns), context))
 
 
-def _inert(ids: pa.ChunkedArray) -> list[Any]:
-    return [inert(i) if isinstance(i, str) else i for i in ids.to_pylist()]
+def _cells(rows: pa.Table, context: RunContext) -> Iterator[list[Any]]:
+    """What is written of each row: ids that are no formulas, scores of six digits, labels by name."""
+    task, classes = TASKS[context.config.task], context.info.classes
+    written: dict[str, Callable[[Any], Any]] = {
+        "id": lambda id_: inert(id_) if isinstance(id_, str) else id_,
+        "score": "{:.6g}".format,
+        "label": lambda label: inert_label(task.named(label, classes), classes, task),
+    }
+    for batch in rows.to_batches(max_chunksize=AT_ONCE):  # as Python's objects a million rows take 100 MB
+        for row in batch.to_pylist():
+            yield ["" if cell is None else written.get(name, str)(cell) for name, cell in row.items()]
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:

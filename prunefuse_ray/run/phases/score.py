@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
@@ -15,8 +16,9 @@ from prunefuse_ray.acquisition.auto import Decision, Facts
 from prunefuse_ray.acquisition.class_weights import OTHERS, class_weights
 from prunefuse_ray.config import Config
 from prunefuse_ray.data.contents import HeldOut, matches_of, overlaps_of
+from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.inventory import check_overlap
-from prunefuse_ray.data.pool import with_groups
+from prunefuse_ray.data.pool import Source, part, with_groups
 from prunefuse_ray.data.prepared import usage
 from prunefuse_ray.data.reading import tables
 from prunefuse_ray.data.sample_format import Form
@@ -25,7 +27,7 @@ from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.selector import proxies, trusted
 from prunefuse_ray.method.steps import INIT, SCORE, TRAIN, Step, round_seed, start
 from prunefuse_ray.run.class_counts import class_counts
-from prunefuse_ray.run.context import Done, RunContext, without
+from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.scoring.backend_choice import FILE, SMALL_BATCH
 from prunefuse_ray.scoring.score_pass import ScorePass, score, write_scores
 from prunefuse_ray.scoring.scorer import ScoringJob
@@ -175,7 +177,7 @@ def _overlaps(context: RunContext, round_: int, contents: Place, matches: pa.Tab
     """What of the held-out sets lies in the pool by its content: among what was scored, and among the labeled samples.
     PoolError where that is more than allowed."""
     held_out = HeldOut.at(contents).table
-    labeled = matches_of(context.samples(round_), contents)
+    labeled = matches_of(_once(context.samples(round_), context.labels(round_)["id"].combine_chunks()), contents)
     found = overlaps_of(pa.concat_tables([matches, labeled]), held_out)
     rows = {setting: pc.sum(pc.equal(held_out["set"], setting)).as_py() for setting in found}
     check_overlap(found, rows, context.config.pool.max_overlap)
@@ -196,17 +198,14 @@ def _check_choice(context: RunContext, step: Step) -> None:
 def _score_labeled(
     context: RunContext, step: Step, what: ScorePass, job: ScoringJob, labeled: pa.Array
 ) -> list[pafs.FileInfo]:
-    """The labeled samples through the same network. Those that people were asked about and left without a label are in
-    the pool again, and no centers."""
-    source = context.samples(step.round)
-    asked = pa.concat_tables(tables(source, [source.id_column]))[source.id_column].combine_chunks()
+    """The labeled samples through the same network."""
     return write_scores(
         ScorePass(
             **{
                 **vars(what),
-                "source": source,
+                "source": _once(context.samples(step.round), labeled),
                 "rows": len(labeled),
-                "exclude": without(asked, pa.chunked_array([labeled])),
+                "exclude": labeled[:0],
                 "out": context.ledger.place(step, "labeled"),
                 "checkpoint": context.ledger.place(step, "labeled-checkpoint"),
             }
@@ -214,3 +213,18 @@ def _score_labeled(
         job,
         context.scoring,
     )
+
+
+def _once(source: Source, labeled: pa.Array) -> Source:
+    """The labeled samples among those that people were asked about, each once. What they left without a label is in the
+    pool again; where it was selected again, and labeled then, it lies in two files."""
+    wanted, seen_L = IdSet.of(labeled), np.zeros(len(labeled), bool)
+    others = dict[str, np.ndarray]()
+    for number, file in enumerate(source.files):
+        rows = tables(part(source, [number]), [source.id_column])
+        place_N = np.concatenate([np.zeros(0, np.int64), *(wanted.find(some[source.id_column]) for some in rows)])
+        new_N = place_N >= 0
+        new_N[new_N] = ~seen_L[place_N[new_N]]
+        seen_L[place_N[new_N]] = True
+        others[file] = np.flatnonzero(~new_N)
+    return replace(source, deleted=others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -127,7 +128,8 @@ def _from_scores(
         )
     selected, more = _select(context, scored, plan, strategy, kept.files, labeled)
     farthest = [str(i) for i in kept.held["id"][:NAMED].to_pylist()]
-    told = {"held_back": kept.held.num_rows, "held_back_beyond": kept.limit, "held_back_farthest": farthest}
+    beyond = kept.limit if math.isfinite(kept.limit) else None  # one labeled sample does not say what is usual
+    told = {"held_back": kept.held.num_rows, "held_back_beyond": beyond, "held_back_farthest": farthest}
     return selected, {**more, **told}, kept.held
 
 
