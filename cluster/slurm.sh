@@ -21,6 +21,8 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?submit this with sbatch}"
 export PATH="$PWD/.venv/bin:$PATH"  # symmetric-run calls `ray` by its name
 
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"  # since Slurm 22.05 srun does not take it from sbatch
+
 # Whoever reaches Ray's ports needs the token of this job: other users of the cluster do, too.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$PWD/.ray-auth/$SLURM_JOB_ID"
 mkdir -p -m 700 .ray-auth

@@ -215,6 +215,20 @@ def test_nobody_is_told_of_what_is_done_here():
     assert said.stdout.split() == ["False", "1", "False"]
 
 
+def test_a_ray_that_is_imported_already_keeps_to_its_own_token():
+    """It has read its environment: half of the processes would ask for a token that the others do not have."""
+    code = """if True:
+        import os
+        import ray
+        from prunefuse_ray.distributed.security import secure
+        secure()
+        print(sorted(n for n in os.environ if n.startswith("RAY_AUTH")))
+    """
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    said = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
 def test_what_ray_recovers_from_does_not_stand_among_the_results():
     """Ray prints the deaths of its processes on standard output; that memory runs out shall be heard."""
     again = "Task _scan failed. There are 3 retries remaining, so the task will be retried. Error: "

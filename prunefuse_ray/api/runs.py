@@ -20,7 +20,7 @@ from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.result import result_of
 from prunefuse_ray.run.rounds import RoundLines
 from prunefuse_ray.schemas import selected_schema
-from prunefuse_ray.storage import Place, below
+from prunefuse_ray.storage import Place, below, parted
 from prunefuse_ray.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class Run:
         self._directory = self._ledger.root.path if self._ledger.root.local else given
         if not self._ledger.exists:
             raise LedgerError(f"{self._ledger.root.path}: is no run directory (it has no config.yaml)")
-        self.config: Config = self._ledger.read_config()
+        config, (parent, name) = self._ledger.read_config(), parted(self._directory)
+        run = config.run.model_copy(update={"directory": parent, "name": name})  # wherever it lies by now
+        self.config: Config = config.model_copy(update={"run": run})
 
     @property
     def directory(self) -> str:
@@ -164,6 +166,7 @@ def execute(
     else:
         found = load_config(None if config is None else os.fspath(config), sections)
     import torch
+    from ray.data import DataContext
 
     from prunefuse_ray.api.notebook import display
     from prunefuse_ray.run import loop
@@ -175,8 +178,9 @@ def execute(
             say(line)
 
     threads = torch.get_num_threads()  # a training in this process takes as many as pay for it
+    settings = DataContext.current(DataContext.get_current().copy())  # the caller's own streams keep theirs
     try:
-        with nullcontext() if tell is None else display(loop.run_place(found)):
+        with settings, nullcontext() if tell is None else display(loop.run_place(found)):
             ledger = loop.run(found, RoundLines(found, say), tell=account)
     finally:
         torch.set_num_threads(threads)

@@ -348,7 +348,8 @@ def _batches(data: Any, size: int) -> Iterator[Any]:
             )
         yield from data
     elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
-        yield from DataLoader(data, batch_size=size, collate_fn=_collate)
+        # Whoever goes through a loader draws from its generator, and the user's is the user's.
+        yield from DataLoader(data, batch_size=size, collate_fn=_collate, generator=torch.Generator())
     elif isinstance(data, Iterable):
         yield from data
     else:
@@ -479,11 +480,15 @@ def _select_set(
         assert strategy.select is not None
         with Shards(rows, 0, known) as shards:
             return strategy.select(shards, k, chance)
+    from ray.data import DataContext
+
     from prunefuse_ray.distributed.machine import cores
     from prunefuse_ray.distributed.resources import start_ray
 
-    start_ray()
-    with tempfile.TemporaryDirectory(prefix="prunefuse-select-") as folder:
+    # The caller's own streams keep their settings.
+    settings = DataContext.current(DataContext.get_current().copy())
+    with settings, tempfile.TemporaryDirectory(prefix="prunefuse-select-") as folder:
+        start_ray()
         files = _files(Place.at(folder) / ROWS, table, columns)
         mine = None if known is None else _files(Place.at(folder) / f"labeled-{ROWS}", labeled, columns)
         return select_set(strategy, files, mine, k, chance, cores())

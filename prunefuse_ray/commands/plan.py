@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the estimate as one JSON object")
     mine, rest = parser.parse_known_args(list(argv))
     for name in ("within", "node_cpus", "scoring_rate", "training_rate"):
-        if (value := getattr(mine, name)) is not None and value <= 0:
+        if (value := getattr(mine, name)) is not None and not 0 < value < math.inf:
             raise ConfigError(f"--{name.replace('_', '-')} {value:g}: give a number above zero")
     if mine.against:
         if rest:
@@ -129,7 +129,7 @@ def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.
     samples = [v for v in sample_values(column.slice(0, SAMPLES)) if isinstance(v, bytes | str)]
     costs = measured_costs(config, dense, selector, form_of(config.pool, info), samples, info.rows)
     if mine.scoring_rate:
-        costs = dataclasses.replace(costs, scored_per_second=mine.scoring_rate)
+        costs = dataclasses.replace(costs, scored_per_second=mine.scoring_rate, again_per_second=None)
     if mine.training_rate:
         costs = dataclasses.replace(
             costs,

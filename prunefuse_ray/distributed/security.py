@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 
 
 def secure() -> None:
@@ -19,9 +20,12 @@ def secure() -> None:
     )  # fmt: skip
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", f"(?s)^({'|'.join(recovered)})")
     if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A Ray that is imported already has read the others. It makes a token by its own default; with half of these its
+    # processes would not understand each other.
+    if not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules:
         # Not for clusters of several machines: the nodes of Ray are then at 127.0.0.1, as on Windows and macOS.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -62,6 +62,8 @@ class Costs:
     """Likewise where it reads gradients, too."""
     prepared_bytes: int = 0
     """Of the prepared pool, at most."""
+    again_per_second: float | None = None
+    """`scored_per_second` of samples that lie decoded in the prepared pool; None: they do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +186,7 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
     gradient of the weights).
     """
     asked = asked or labels_asked(config)
-    phases, passes, stored = [], 0, 0
+    phases, passes, stored, decoded = [], 0, 0, False
     for step in steps(config):
         if step.round < 0 and step.phase not in (PRETRAIN, SCORE):
             continue
@@ -200,11 +202,13 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
                 samples = info.rows - labels
                 asked_again = config.selection.passes if step.round >= 0 else 1  # no initial strategy asks a committee
                 macs = samples * costs.proxy_macs * asked_again
-                seconds = samples / (costs.scored_per_second * actors)
+                rate = costs.again_per_second if decoded and costs.again_per_second else costs.scored_per_second
+                seconds, decoded = samples / (rate * actors), True
                 stored += samples * (SCORE_ROW_BYTES + 4 * _numbers(config, step.round, costs))
             case "pretrain":
                 passes += 1
                 samples, macs = pretraining(config, info, costs.proxy_macs)
+                decoded = decoded or samples > 0
                 seconds = macs / (3 * costs.proxy_macs * costs.proxy_trained_per_second)
                 stored += 4 * costs.parameters[0]
             case "train":
@@ -318,6 +322,7 @@ def measured_costs(
         features=_features(selector, form) if config.scoring.features or config.selection.needs_features else 0,
         gradients=selector.spec.classes,
         prepared_bytes=0 if kept is None else min(kept.bytes, kept.limit),
+        again_per_second=forward if kept and kept.format == "raw" and kept.bytes <= kept.limit else None,
     )
 
 

@@ -114,6 +114,7 @@ class Tracking:
             work()
         except Exception as error:
             logger.warning(
-                "run.trackers: %s did not take the figures (%s); the run goes on, and its next start tells them again",
+                "run.trackers: %s did not take the figures (%s); the run goes on, and tells those of its rounds again "
+                "where it is started again before its end",
                 name, first_line(error),
             )  # fmt: skip

@@ -389,13 +389,17 @@ def sweep_path(sweep: Sweep) -> str:
 
 
 def ends(sweep: Sweep) -> list[dict[str, Any]]:
-    """Values from the ends of the space, every choice among them: where these are configurations, what lies between
-    them is taken to be."""
-    sides = [axis.ends() for axis in sweep.draws.values()]
-    return [
-        {field: side[n % len(side)] for field, side in zip(sweep.draws, sides, strict=True)}
-        for n in range(max(map(len, sides)))
-    ]
+    """Values from the ends of the space, every choice among them, and those of any two fields in every combination:
+    where these are configurations, what lies between them is taken to be."""
+    sides = {field: axis.ends() for field, axis in sweep.draws.items()}
+    found = list[dict[str, Any]]()
+    for others in (0, -1):
+        for some in itertools.combinations(sides, min(2, len(sides))):
+            for values in itertools.product(*(sides[field] for field in some)):
+                point = {field: side[others] for field, side in sides.items()} | dict(zip(some, values, strict=True))
+                if point not in found:
+                    found.append(point)
+    return found
 
 
 def _points(sweep: Sweep, told: Sequence[Mapping[str, Any]], since: int) -> list[tuple[str, dict[str, Any], list[str]]]:

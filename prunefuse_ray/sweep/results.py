@@ -185,8 +185,20 @@ def draw_of(name: str) -> int:
 
 
 def trials_of(sweep: Sweep, root: Place) -> list[Trial]:
-    """The trials of a sweep as far as they are known: of a search those that it has drawn."""
-    return trials(sweep, read_draws(root) if sweep.search != "random" else None)
+    """The trials of a sweep as far as they are known: of a search those that it has drawn.
+
+    Raises:
+        LedgerError: a search that has drawn values of other fields.
+    """
+    if sweep.search == "random":
+        return trials(sweep, None)
+    drawn = read_draws(root)
+    if drawn and drawn[0].keys() != sweep.space.keys():
+        raise LedgerError(
+            f"{root.path}: values of {', '.join(drawn[0])} have been drawn already, and space has "
+            f"{', '.join(sweep.space)}: give the same space to go on, or another --run.name to start afresh"
+        )
+    return trials(sweep, drawn)
 
 
 def recorded_sweep(root: Place, path: str, overrides: Mapping[str, Any], settings: Mapping[str, Any]) -> Sweep:

@@ -83,6 +83,18 @@ def sweep_place(sweep: Sweep) -> Place:
     return Place.at(sweep_path(sweep))
 
 
+TUNE = {
+    # Only the loggers that were asked for, and none of Tune's tables on the console.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # A sweep is durable without Tune's own last checkpoint.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A trial that fails in its first round has no metric. That shall end this trial, and not the sweep.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+}
+"""Tune's environment."""
+
+
 def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Tell = lambda _: None) -> list[Trial]:
     """Carry out a sweep, or what is missing of it; returns its trials. What became of each: `sweep/results.py`.
 
@@ -108,10 +120,11 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     progress.tell(doing="while looking through the pools")
     has = observe()
     todo = [t for t in found if outcome(root, t.name).status not in (COMPLETE, STOPPED)]
-    if todo:
+    count = wanted(sweep, len(todo), len(read_draws(root))) if searches else len(todo)
+    if count:
         _check_unchanged_inputs(root, found)
     looked = probes if searches else todo
-    at_once = concurrency(sweep, looked, has)
+    at_once = concurrency(sweep, looked, has, count)
     infos = _survey_pools(root, found, looked, has, at_once, tell)
     directory.lock()
     try:
@@ -121,7 +134,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
                 "%s: trials that have trained already did so otherwise (%s): %s", root.path, lines, OTHER_WORKERS
             )
         _record(root, sweep, looked, infos, tell)
-        if todo or (searches and len(found) < sweep.samples * len(sweep.seeds)):
+        if count:
             progress.tell(doing="in its trials")
             keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
             scheduler = _scheduler(sweep, root, found, len(probes[0].config.selection.budgets)) if stopping else None
@@ -267,11 +280,15 @@ def _check_unchanged_pool(root: Place, all_: Iterable[Trial], config: Config) ->
             return
 
 
-def concurrency(sweep: Sweep, todo: Sequence[Trial], has: Resources) -> int:
+def concurrency(sweep: Sweep, looked: Sequence[Trial], has: Resources, count: int) -> int:
     """How many trials at a time: as many as wanted, as long as each one's part of the cluster holds what it needs.
 
     Where trials train inside their drivers, at most one for each core: small trainings lose more by sharing a core than
     they gain by a second thread.
+
+    Args:
+        looked: the trials that are to come, or what stands for them.
+        count: how many are to come.
     """
     limit = has.cores or cores() if has.in_process else max(1, int(has.cpus))
     if (each := sweep.resources) is not None:
@@ -286,10 +303,10 @@ def concurrency(sweep: Sweep, todo: Sequence[Trial], has: Resources) -> int:
                     "or add nodes"
                 )
             limit = min(limit, max(1, int(there // wanted)) if wanted else limit)
-    for runs in range(min(limit, sweep.concurrency or limit, len(todo)), 1, -1):
+    for runs in range(min(limit, sweep.concurrency or limit, count), 1, -1):
         part = has.part(runs)
         try:
-            for trial in todo:
+            for trial in looked:
                 plan_scoring(trial.config.scoring, part, 1.0)
                 plan_training(trial.config.workers, part)
             return runs
@@ -335,7 +352,8 @@ def _trial(config: dict[str, Any], *, job: TrialJob, desk: Any, placement: dict[
         while not ended:
             ended, _ = ray.wait([ref], timeout=POLL)
             for row in ray.get(desk.rows.remote(name)):
-                tune.report(row)
+                # A run that lacks its report alone tells one row: loggers would take it for the first round's.
+                tune.report({**row, "training_iteration": row["budgets_passed"]})
         failure = ray.get(ref)
     finally:
         ray.cancel(ref, force=True)  # stopped by the scheduler; of no effect on a task that has ended
@@ -383,6 +401,14 @@ class _Past:
         self.trial_id = name
 
 
+class _Median(MedianStoppingRule):
+    """Ray's takes what a trial ended with for one more round: its last one would count twice, and without any (it
+    failed in its first) every later comparison would fail."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Its rounds have been told."""
+
+
 def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial], rounds: int) -> TrialScheduler:
     """What stops trials by their rounds, of which each has so many, told of what earlier starts of this sweep
     measured."""
@@ -391,7 +417,7 @@ def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial], rounds: int) -
     scheduler: TrialScheduler
     if sweep.scheduler == "median":
         # A trial that is paused to let others catch up would begin its round anew.
-        scheduler = MedianStoppingRule(**by, min_time_slice=math.inf)  # type: ignore[arg-type]
+        scheduler = _Median(**by, min_time_slice=math.inf)  # type: ignore[arg-type]
     else:
         scheduler = AsyncHyperBandScheduler(**by, max_t=rounds, reduction_factor=2)
     for trial in found:
@@ -465,9 +491,7 @@ def _fit(
     job = TrialJob(root=root, configs=configs, sweep=to_tree(sweep), runs=at_once, directory=os.getcwd())
     for trial in ordered:
         outcome_place(root, trial.name).delete()  # what failed before is tried again
-    # Only the loggers that were asked for, and none of Tune's tables on the console.
-    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # a sweep is durable without Tune's own last checkpoint
+    os.environ |= TUNE
     searching = sweep.search != "random"
     search: dict[str, Any] = {}
     if searching:

@@ -8,12 +8,14 @@ from urllib.parse import urlsplit
 import pyarrow.fs as pafs
 import pytest
 import yaml
+from ray.data import DataContext
 
 import prunefuse_ray
 from prunefuse_ray import progress, storage
 from prunefuse_ray.api.notebook import display
 from prunefuse_ray.commands import label
 from prunefuse_ray.config.files import config_from_tree, to_tree
+from prunefuse_ray.distributed.resources import configure_data
 from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.inference import predictor
 from prunefuse_ray.run import loop, under_way
@@ -108,3 +110,22 @@ def test_a_notebook_shows_what_the_run_is_doing(tmp_path, monkeypatch):
     with display(place):
         time.sleep(0.2)
     assert list(dict.fromkeys(lines)) == ["starting", "looking through the pool", "finished after 0 s"]
+
+
+def test_a_run_that_was_moved_goes_on_where_it_lies(tmp_path):
+    config = config_from_tree({"run": {"directory": "runs", "name": "one"}})
+    Ledger(Place.at(str(tmp_path / "two"))).create(to_tree(config), {})
+    run = prunefuse_ray.Run(tmp_path / "two")
+    assert loop.run_place(run.config).path == run.directory == str(tmp_path / "two")
+
+
+def test_the_settings_of_other_streams_stay_as_they_were(tmp_path, monkeypatch):
+    config = config_from_tree({"run": {"directory": str(tmp_path), "name": "one"}})
+    ledger = Ledger(loop.run_place(config))
+    ledger.create(to_tree(config), {})
+    monkeypatch.setattr(loop, "run", lambda *_, **__: (configure_data(), ledger)[1])
+    mine = DataContext.get_current().copy()
+    mine.target_max_block_size = 123 * 2**20
+    with DataContext.current(mine):
+        prunefuse_ray.execute(config, tell=None)
+        assert DataContext.get_current().target_max_block_size == 123 * 2**20

@@ -297,3 +297,9 @@ def test_a_score_is_what_the_task_makes_of_the_outputs():
         prunefuse_ray.score(network, x, "margin", task="regression")
     with pytest.raises(PruneFuseError, match=r"logits \(N, C, H, W\) are needed"):
         prunefuse_ray.score(network, x, "margin", task="segmentation")
+
+
+def test_scoring_draws_nothing_from_the_users_generator(mine, images):
+    before = torch.get_rng_state()
+    prunefuse_ray.score(mine, TensorDataset(images))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,8 +52,8 @@ def allocation(tmp_path):
     asked = tmp_path / "asked"
     commands = {
         "scontrol": "echo node-1; echo node-2",
-        "srun": 'case "$*" in *hostname*) echo "10.0.0.1 fd00::1";; *) printf "%s\\n" "$RAY_AUTH_MODE" '
-        f'"$(stat -c %a "$RAY_AUTH_TOKEN_PATH")" "$(wc -c < "$RAY_AUTH_TOKEN_PATH")" "$@" > {asked};'
+        "srun": 'case "$*" in *hostname*) echo "10.0.0.1 fd00::1";; *) printf "%s\\n" "$SRUN_CPUS_PER_TASK" '
+        f'"$RAY_AUTH_MODE" "$(stat -c %a "$RAY_AUTH_TOKEN_PATH")" "$(wc -c < "$RAY_AUTH_TOKEN_PATH")" "$@" > {asked};'
         f' [ ! -e {tmp_path}/starts ] || touch "$RAY_AUTH_TOKEN_PATH.ended";; esac',
     }
     for name, body in commands.items():
@@ -70,7 +71,8 @@ def allocation(tmp_path):
         }  # fmt: skip
         subprocess.run(["bash", str(SLURM), *options], env=environment, check=True)
         assert not list((tmp_path / "home/.ray-auth").iterdir()), "the token goes with the job"
-        mode, rights, length, *words = asked.read_text().splitlines()
+        cpus, mode, rights, length, *words = asked.read_text().splitlines()
+        assert cpus == "8", "srun takes it from nowhere else"
         assert (mode, rights, length) == ("token", "600", "64")
         return words
 
@@ -166,3 +168,11 @@ def test_the_dashboard_shows_metrics_that_there_are(monkeypatch):
     assert len(ids) == len(set(ids))
     cells = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in dashboard["panels"]]
     assert len(cells) == len(set(cells)), "no panel covers another"
+
+
+def test_skypilot_gets_a_python_that_the_package_takes():
+    """The machine's own is 3.10."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = re.search(r"venv .*--python 3\.(\d+) ", tree("skypilot.yaml")["setup"])
+    assert found
+    assert int(found[1]) >= int(project["requires-python"].removeprefix(">=3."))

@@ -181,6 +181,8 @@ def test_code_of_ones_own_in_a_run_directory_has_to_be_trusted(local_ray, tiny_p
     ("arguments", "said"),
     [
         (["--within", "0"], "--within 0: give a number above zero"),
+        (["--within", "inf"], "--within inf: give a number above zero"),
+        (["--scoring-rate", "nan"], "--scoring-rate nan: give a number above zero"),
         (["--against", "x", "--run.seed", "1"], "--run.seed: --against takes the configuration of the run directory"),
         (["--against", "/nowhere"], "is this a run directory?"),
     ],
@@ -213,3 +215,11 @@ def test_what_training_costs_is_measured_as_it_is_trained(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(before, network.network.parameters(), strict=True))
     assert all(c.stride == (2, 2) for c in network.network.modules() if isinstance(c, torch.nn.Conv2d)
                and c.kernel_size == (1, 1))  # fmt: skip
+
+
+def test_a_pool_that_is_prepared_is_decoded_once():
+    found = estimate(CONFIG, INFO, replace(COSTS, again_per_second=100.0), actors=2)
+    samples = [p.samples for p in found.phases if p.phase == "score"]
+    first, again = samples[0], sum(samples[1:])
+    assert again, "one pass alone shows nothing"
+    assert found.seconds("score") == pytest.approx(first / (COSTS.scored_per_second * 2) + again / (100 * 2))

@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from ray.tune.execution.tune_controller import TuneController
 
 import prunefuse_ray
 from prunefuse_ray.cli import main
@@ -97,12 +98,12 @@ def test_a_trial_that_the_autoscaler_brings_its_machines_is_not_refused():
     grows = Autoscaler(node_types=(NodeType(cpus=16, gpus=2, most=4),), most=4)
     head = dataclasses.replace(has(0, nodes=2), autoscaler=grows)
     sweep = sweep_from_tree({"resources": {"cpus": 8, "gpus": 1}})
-    assert concurrency(sweep, trials(sweep), head) == 1
+    assert at_once(sweep, head) == 1
     for field, asked, could in (("cpus", 65, 64), ("gpus", 9, 8)):
         sweep = sweep_from_tree({"resources": {"cpus": 1, field: asked}})
         said = rf"resources\.{field}: .* have {asked}, and the cluster has 0, .* could bring it to {could}"
         with pytest.raises(PlanError, match=said):
-            concurrency(sweep, trials(sweep), head)
+            at_once(sweep, head)
 
 
 def test_the_desk_stands_where_no_machine_is_taken_away(monkeypatch, tmp_path):
@@ -121,6 +122,11 @@ def test_the_desk_stands_where_no_machine_is_taken_away(monkeypatch, tmp_path):
     (options,) = found.value.args
     assert options["resources"] == placement([])[0]
     assert (options["max_restarts"], options["max_task_retries"]) == (-1, -1)
+
+
+def at_once(sweep, resources):
+    found = trials(sweep)
+    return concurrency(sweep, found, resources, len(found))
 
 
 def has(cpus, gpus=0.0, nodes=1, cores=2):
@@ -142,7 +148,7 @@ def has(cpus, gpus=0.0, nodes=1, cores=2):
 )
 def test_concurrency_is_what_the_cluster_holds(resources, base, wanted, expected):
     sweep = sweep_from_tree({"base": base, "seeds": list(range(20)), "concurrency": wanted})
-    assert concurrency(sweep, trials(sweep), resources) == expected
+    assert at_once(sweep, resources) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,13 +157,87 @@ def test_concurrency_is_what_the_cluster_holds(resources, base, wanted, expected
 )
 def test_trials_have_the_resources_that_were_asked_for(each, resources, expected):
     sweep = sweep_from_tree({"seeds": list(range(20)), "resources": each})
-    assert concurrency(sweep, trials(sweep), resources) == expected
+    assert at_once(sweep, resources) == expected
 
 
 def test_resources_that_the_cluster_does_not_have_are_refused():
     sweep = sweep_from_tree({"resources": {"gpus": 1}})
     with pytest.raises(PlanError, match=r"resources\.gpus: a trial is to have 1, and the cluster has 0"):
-        concurrency(sweep, trials(sweep), has(4))
+        at_once(sweep, has(4))
+
+
+def searching(tmp_path, axes, **base):
+    pytest.importorskip("optuna")
+    base = {**base, "run": {"directory": str(tmp_path), "name": "s"}}
+    own = {"space": axes, "search": "optuna", "samples": 12, "seeds": [0], "loggers": []}
+    return sweep_from_tree({"base": base, **own})
+
+
+def test_a_search_uses_the_cluster_for_all_that_it_will_draw(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(sweeping, "start_ray", lambda: None)
+    monkeypatch.setattr(sweeping, "observe", lambda: has(66, nodes=5))
+    monkeypatch.setattr(sweeping, "_survey_pools", lambda *_: {})
+    monkeypatch.setattr(sweeping, "_record", lambda *_: None)
+    monkeypatch.setattr(sweeping, "_fit", lambda sweep, root, ordered, scheduler, runs, *_: found.append(runs))
+    run_sweep(searching(tmp_path, {"training.lr": {"uniform": [0.01, 0.1]}}))
+    assert found == [12]
+
+
+def test_a_search_that_grows_does_not_go_on_with_other_known_labels(tmp_path, monkeypatch):
+    known, root = tmp_path / "known.csv", Place.at(str(tmp_path / "s"))
+    known.write_text("id,label\na,1\n")
+    pool = {"source": "parquet", "path": "p", "test_path": "t", "known_labels": str(known)}
+    sweep = searching(tmp_path, {"pruning.ratio": {"uniform": [0.5, 0.8]}}, pool=pool)
+    (root / "draws" / "000.json").write_json({"pruning.ratio": 0.6})
+    (drawn,) = trials(sweep, [{"pruning.ratio": 0.6}])
+    ledger = Ledger(root / "trials" / drawn.name)
+    ledger.create(to_tree(drawn.config), {})
+    digest = hashlib.sha256(known.read_bytes()).hexdigest()
+    ledger.commit(Step(-1, "init"), {}, {"inputs": {"pool.known_labels": {"sha256": digest}}})
+    ledger.commit(Step(-1, "report"), {}, {})
+    known.write_text("id,label\na,0\n")
+    monkeypatch.setattr(sweeping, "start_ray", lambda: None)
+    monkeypatch.setattr(sweeping, "observe", lambda: has(4))
+    monkeypatch.setattr(sweeping, "_survey_pools", lambda *_: pytest.fail("it went on"))
+    with pytest.raises(LedgerError, match=r"pool\.known_labels: .* is not the file that the run began with"):
+        run_sweep(sweep)
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_a_trial_that_fails_in_its_first_round_ends_no_other(tmp_path, monkeypatch, scheduler):
+    """All that Tune knows of it is its configuration."""
+    for name, value in sweeping.TUNE.items():
+        monkeypatch.setenv(name, value)
+    base = {"selection": {"budgets": [50, 100, 150]}}
+    rule = sweeping._scheduler(
+        sweep_from_tree({"base": base, "metric": "proxy", "scheduler": scheduler}), Place.at(str(tmp_path)), [], 3
+    )
+    ended = {"trial_id": "lost", "done": True, "config/trial/name": "lost", "config/trial/seed": 0}
+    controller = SimpleNamespace(_metric=None, _scheduler_alg=rule, _search_alg=SimpleNamespace(metric=None))
+    TuneController._validate_result_metrics(controller, ended)
+    lost, other = sweeping._Past("lost"), sweeping._Past("other")
+    for trial in (lost, other):
+        rule.on_trial_add(None, trial)
+    rule.on_trial_complete(None, lost, ended)
+    nobody = SimpleNamespace(get_live_trials=list)
+    assert rule.on_trial_result(nobody, other, {"budgets_passed": 2, "proxy": 0.5}) == "CONTINUE"
+
+
+def test_loggers_are_told_which_round_it_was(monkeypatch):
+    told = []
+    task = SimpleNamespace(remote=lambda *_: "task")
+    fake = SimpleNamespace(
+        remote=lambda **_: lambda _: task,
+        wait=lambda refs, timeout: (refs, []),
+        cancel=lambda *_, **__: None,
+        get=lambda ref: [{"budgets_passed": 3, "proxy": 0.5}] if ref == "rows" else None,
+    )
+    monkeypatch.setattr(sweeping, "ray", fake)
+    monkeypatch.setattr(sweeping.tune, "report", told.append)
+    desk = SimpleNamespace(rows=SimpleNamespace(remote=lambda _: "rows"))
+    sweeping._trial({"trial": {"name": "a"}}, job=SimpleNamespace(root=None), desk=desk, placement={})
+    assert [row["training_iteration"] for row in told] == [3]
 
 
 def past(monkeypatch, curves):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from prunefuse_ray.errors import ConfigError, PlanError
+from prunefuse_ray.errors import ConfigError, LedgerError, PlanError
 from prunefuse_ray.storage import Place
-from prunefuse_ray.sweep.config import ends, sweep_from_tree
+from prunefuse_ray.sweep.config import ends, sweep_from_tree, trials
 from prunefuse_ray.sweep.results import COMPLETE, read_draws, read_sweep, trials_of
 from prunefuse_ray.sweep.runner import run_sweep
 from prunefuse_ray.sweep.search import Draws, check_search, optuna
@@ -113,12 +113,33 @@ def test_what_a_search_cannot_do_is_refused(tmp_path, more, said):
 
 
 def test_the_ends_of_the_space_have_to_be_configurations(tmp_path):
-    assert ends(made(tmp_path)) == [
-        {"training.lr": 0.001, "training.batch_size": 16}, {"training.lr": 1.0, "training.batch_size": 32}
-    ]  # fmt: skip
+    points = [tuple(point.values()) for point in ends(made(tmp_path))]
+    assert sorted(points) == [(0.001, 16), (0.001, 32), (1.0, 16), (1.0, 32)]
+    assert ends(made(tmp_path, space={"training.lr": {"uniform": [0.1, 0.2]}})) == [
+        {"training.lr": 0.1},
+        {"training.lr": 0.2},
+    ]
     with pytest.raises(ConfigError, match=r"pruning\.ratio: 1\.5 is not valid"):
         run_sweep(made(tmp_path, space={"pruning.ratio": {"uniform": [0.5, 1.5]}}))
     assert not (tmp_path / "s").exists()
+
+
+def test_fields_that_do_not_go_together_are_refused_before_anything_is_drawn(tmp_path):
+    space = {
+        "training.lr": {"uniform": [0.1, 0.2]},
+        "training.epochs": {"randint": [2, 31]},
+        "training.warmup_epochs": {"uniform": [0, 10]},
+    }
+    sweep = made(tmp_path, space=space)
+    with pytest.raises(ConfigError, match="warmup_epochs 10 leaves nothing of 2 epochs"):
+        trials(sweep, ends(sweep))
+
+
+def test_a_space_from_which_values_were_drawn_gains_no_field(tmp_path):
+    root = Place.at(str(tmp_path / "s"))
+    (root / "draws" / "000.json").write_json({"training.lr": 0.1, "training.batch_size": 16})
+    with pytest.raises(LedgerError, match=r"have been drawn already, and space has .*pruning\.ratio"):
+        trials_of(made(tmp_path, space={**SPACE, "pruning.ratio": {"uniform": [0.5, 0.8]}}), root)
 
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
