@@ -70,6 +70,7 @@ def prune(
         architecture=type(network).__name__,
         classes=int(_logits(_in_evaluation(network), example[:1]).shape[1]),
         input_shape=tuple(example.shape[1:]),
+        real=example.ndim == 2 and example.is_floating_point(),
     )
     pruning = PruningSpec(ratio=ratio, importance=importance, steps=steps, round_to=round_to, seed=seed)
     return networks.prune(network, spec, pruning)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import tempfile
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -200,13 +202,22 @@ def _for_its_owner(path: str, flags: int) -> int:
 _test_sets: list[tuple[Any, Samples]] = []
 
 
-def load_test(source: Source, form: Form) -> Samples:
+def load_within(memory: float, source: Source, form: Form, labels: pa.Table | None = None) -> Samples:
+    """`load_samples`; where they take more bytes than `memory`, in a file of this node's disk, without a name."""
+    labels = own_labels(source) if labels is None else labels
+    if sample_bytes(labels.num_rows, form) <= memory:
+        return load_samples(source, form, labels)
+    file = Path(tempfile.gettempdir()) / f"prunefuse-{uuid.uuid4().hex}"
+    return load_samples(source, form, labels, file, mapped=file.unlink)
+
+
+def load_test(source: Source, form: Form, memory: float = math.inf) -> Samples:
     """The test set; the last one is kept, since in-process training evaluates on the same one after every round. A file
     that was changed meanwhile, as a notebook's may be, is read again; so is another column of the same files."""
     changed = [info.mtime_ns for info in source.fs.get_file_info(list(source.files))]
     key = (_read_as(source), changed, form)
     if not _test_sets or _test_sets[0][0] != key:
-        _test_sets[:] = [(key, load_samples(source, form))]
+        _test_sets[:] = [(key, load_within(memory, source, form))]
     return _test_sets[0][1]
 
 

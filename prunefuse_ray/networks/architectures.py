@@ -73,15 +73,15 @@ def construct(spec: NetworkSpec, *, seed: int) -> nn.Module:
 
 
 def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tensor:
-    """Random samples of the shape that `spec` names: (N, C, H, W) floats, (N, L) int64 bytes or tokens, of which the
-    last quarter is behind the end of the text, or (N, L, 2) int64 hashes and counts."""
+    """Random samples of the shape that `spec` names: (N, C, H, W) or (N, L) floats, (N, L) int64 bytes or tokens, of
+    which the last quarter is behind the end of the text, or (N, L, 2) int64 hashes and counts."""
     generator = torch.Generator().manual_seed(seed)
     shape = (samples, *spec.input_shape)
     if spec.config is not None:
         tokens = torch.randint(1, encoders.vocabulary(spec) + 1, shape, generator=generator)
         tokens[:, shape[1] - shape[1] // 4 :] = 0
         return tokens
-    if len(spec.input_shape) == 1:
+    if len(spec.input_shape) == 1 and not spec.real:
         return torch.randint(256, shape, generator=generator)
     if len(spec.input_shape) == 2:
         return torch.stack([torch.randint(top, shape[:2], generator=generator) for top in (2**24, 4)], -1)
@@ -116,8 +116,8 @@ def on_shapes_or_values(work: Callable[[str], T]) -> T:
 
 
 @torch.no_grad()
-def _outputs(network: nn.Module, inputs: Tensor, device: str) -> Any:
-    return copy.deepcopy(network).to(device).eval()(inputs.to(device))
+def _outputs(network: nn.Module, inputs: Tensor, device: str, *, training: bool = False) -> Any:
+    return copy.deepcopy(network).to(device).train(training)(inputs.to(device))
 
 
 def _check(network: nn.Module, spec: NetworkSpec) -> None:
@@ -129,15 +129,22 @@ def _check(network: nn.Module, spec: NetworkSpec) -> None:
         raise NetworkError(
             f"network.architecture: {spec.architecture} cannot be copied ({first_line(error)})"
         ) from error
+    found: dict[str, Any] = {}
     try:
-        outputs = on_shapes_or_values(lambda device: _outputs(copied, example_input(spec), device))
+        found[""] = outputs = on_shapes_or_values(lambda device: _outputs(copied, example_input(spec), device))
+        if is_custom(spec.architecture):  # in training some have auxiliary outputs
+            with isolated_seed(0):
+                found[" in training"] = on_shapes_or_values(
+                    lambda device: _outputs(copied, example_input(spec, samples=2), device, training=True)
+                )
     except Exception as error:
         raise _cannot_take(network, spec, error) from error
-    if not isinstance(outputs, Tensor):
-        raise NetworkError(
-            f"network.architecture: {spec.architecture} returns a {type(outputs).__name__}; make it return the logits "
-            "alone, or wrap it in a module that does"
-        )
+    for when, given in found.items():
+        if not isinstance(given, Tensor):
+            raise NetworkError(
+                f"network.architecture: {spec.architecture} returns a {type(given).__name__}{when}; make it return "
+                "the logits alone, or wrap it in a module that does"
+            )
     if tuple(outputs.shape) not in ((1, spec.classes), (1, spec.classes, *spec.input_shape[1:])):
         raise NetworkError(
             f"network.architecture: {spec.architecture} returns {tuple(outputs.shape)} for one sample instead of "

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
@@ -13,6 +14,7 @@ import torch
 
 from prunefuse_ray import progress
 from prunefuse_ray.networks.specs import NetworkError, first_line
+from prunefuse_ray.networks.trained import shard_names
 
 LIBRARIES = ("torchvision", "timm", "huggingface")
 DEFAULT = "DEFAULT"
@@ -126,7 +128,7 @@ def _of_hub(weights: str, repository: str, revision: str | None, files: tuple[st
         return snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=local)
 
     def found(where: str) -> str | None:
-        return next((path for name in files if os.path.exists(path := os.path.join(where, name))), None)
+        return next((path for name in files if _whole(path := os.path.join(where, name))), None)
 
     try:
         if (file := found(folder(local=True))) is not None:
@@ -137,6 +139,14 @@ def _of_hub(weights: str, repository: str, revision: str | None, files: tuple[st
     if (file := found(where)) is None:
         raise NetworkError(f"network.weights: '{weights}' holds none of {', '.join(files)}; give a file")
     return file
+
+
+def _whole(path: str) -> bool:
+    """Whether a file is there; of an index, whether all that it names is: a download may have been stopped between."""
+    if not os.path.exists(path) or not path.endswith(".json"):
+        return os.path.exists(path)
+    names = shard_names(Path(path).read_bytes())
+    return all(os.path.exists(os.path.join(os.path.dirname(path), name)) for name in names)
 
 
 def _fetched(weights: str, where: str, url: str, fetch: Callable[[], Any]) -> Any:

@@ -60,6 +60,8 @@ class NetworkSpec:
     batch dimension."""
     config: str | None = None
     """Of an encoder of the library transformers its configuration, JSON with sorted keys (`encoders.encoder_spec`)."""
+    real: bool = False
+    """Whether (L,) are real numbers."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or not self.architecture:
@@ -76,6 +78,8 @@ class NetworkSpec:
 
     def to_json(self) -> dict[str, Any]:
         tree = asdict(self) | {"input_shape": list(self.input_shape)}
+        if not self.real:
+            del tree["real"]
         if self.config is None:
             del tree["config"]
         else:
@@ -84,7 +88,7 @@ class NetworkSpec:
 
     @classmethod
     def from_json(cls, data: object) -> Self:
-        values = _fields_from_json(cls, {"config": None, **data} if isinstance(data, dict) else data)
+        values = _fields_from_json(cls, {"config": None, "real": False, **data} if isinstance(data, dict) else data)
         if values["config"] is not None:
             values["config"] = json.dumps(values["config"], sort_keys=True)
         if isinstance(values["input_shape"], list):

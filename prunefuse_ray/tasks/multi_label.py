@@ -174,12 +174,18 @@ class MultiLabel(Task):
             inside = pc.and_(pc.greater_equal(values, 0), pc.less(values, classes))
             bad_N = pc.is_null(chunk).to_numpy(zero_copy_only=False).copy()
             bad_N[parents[~pc.fill_null(inside, False).to_numpy(zero_copy_only=False)]] = True
-            pairs, times = np.unique(np.stack([parents, values.fill_null(-1).to_numpy()]), axis=1, return_counts=True)
+            numbers = values.cast(pa.int64(), safe=False).fill_null(-1).to_numpy()  # of whatever width, also unsigned
+            pairs, times = np.unique(np.stack([parents, numbers]), axis=1, return_counts=True)
             bad_N[pairs[0, times > 1]] = True  # a row of zeros and ones is no list of numbers
             wrong.append(pa.array(bad_N))
         return pa.chunked_array(wrong, pa.bool_())
 
     # --- training ---
+
+    def tells(self, targets_N: Tensor) -> bool:
+        """A class that all samples have, or none, has the same average precision under any ranking."""
+        times = targets_N[targets_N != NOBODY].unique(return_counts=True)[1]
+        return bool((times < len(targets_N)).any())
 
     def loss_sum(
         self,

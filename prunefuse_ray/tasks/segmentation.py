@@ -204,6 +204,9 @@ class Segmentation(Task):
 
     # --- training ---
 
+    def tells(self, targets_N: Tensor) -> bool:
+        return bool((targets_N != IGNORED).any())
+
     def loss_sum(
         self,
         outputs: Tensor,

@@ -250,6 +250,10 @@ class Task(ABC):
     def members(self, targets_N: Tensor, classes: int) -> Tensor:
         """Of which classes each sample is, bool (N, C)."""
 
+    def tells(self, targets_N: Tensor) -> bool:
+        """Whether the metric can tell networks apart on samples of these targets; where it cannot, the loss has to."""
+        return True
+
     # --- the baseline ---
 
     def baseline_of(self, compared: Compared) -> Answer:

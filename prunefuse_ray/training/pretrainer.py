@@ -32,7 +32,7 @@ from prunefuse_ray.training.checkpoints import State, restore, save, under
 from prunefuse_ray.training.pretext import PRETEXTS, Pretext
 from prunefuse_ray.training.recipe import learning_rate, parameter_groups
 from prunefuse_ray.training.semi_supervised import step_generator
-from prunefuse_ray.training.trainer import PREEMPTION_STEPS, Notice, TrainingResult, arithmetic, fit
+from prunefuse_ray.training.trainer import PREEMPTION_STEPS, Notice, TrainingResult, arithmetic, fit, on_workers
 
 STRETCHES = 20
 """Checkpoints, and figures, of a pre-training."""
@@ -124,7 +124,7 @@ def _pretrain(config: dict[str, Any]) -> None:
     state = State() if restored is None else restored[0]
     held = held_form(job.form, job.views)
     pool = PoolBatches(job.pool, held, batch=job.settings.batch_size, seed=job.seed, memory=config["memory"])
-    parallel = ray.train.torch.prepare_model(network) if world > 1 else network
+    parallel = on_workers(network) if world > 1 else network
 
     def checkpoint() -> None:
         metrics = _metrics(state, job, length, config["macs"])

@@ -72,7 +72,7 @@ class Guesser:
         """The unlabeled samples of a step.
 
         Args:
-            network: not wrapped; it is left in training mode.
+            network: as the workers share it; it is left in training mode.
             mean_C: the mean guess of the steps before; empty before the first.
             arithmetic: context of the forward pass.
         """

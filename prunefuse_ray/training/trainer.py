@@ -38,12 +38,13 @@ from torch import Tensor, nn
 from prunefuse_ray import config as cfg
 from prunefuse_ray import interrupts, networks, progress
 from prunefuse_ray.data.images import ImageForm
-from prunefuse_ray.data.labeled_set import Samples, load_samples, load_test, sample_bytes
+from prunefuse_ray.data.labeled_set import Samples, load_samples, load_test, load_within, sample_bytes
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import TrainingPlan, training_threads
+from prunefuse_ray.errors import PruneFuseError
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Evaluation, Task
 from prunefuse_ray.training.augmentation import center, draw, held_form, masked_view, network_inputs, weak_view
@@ -116,6 +117,8 @@ class TrainingJob:
     """What is learned from without labels, where the recipe says so."""
     prior: tuple[float, ...] = ()
     """The shares of the classes that guesses on those are brought to."""
+    memory: float = math.inf
+    """Bytes of decoded samples: a held-out set that takes more lies in a file on the node's disk."""
     recalibrate: bool = False
     """Recompute batch-norm statistics before the first step: those of a fused network, or of one
     pruned from trained weights, are those of other inputs."""
@@ -177,7 +180,9 @@ def _train(config: dict[str, Any]) -> None:
         else None
     )
     samples = _load(job, config["file"], context.get_local_rank())
-    validation = load_samples(job.validation, job.form, job.validation_labels) if job.validation and not rank else None
+    validation = None
+    if job.validation and not rank:
+        validation = load_within(job.memory, job.validation, job.form, job.validation_labels)
     guesser = None
     if recipe.unlabeled.used:
         assert job.unlabeled is not None
@@ -193,7 +198,7 @@ def _train(config: dict[str, Any]) -> None:
         networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
         if recipe.evaluate_every and rank == 0:
             state.history.append({"epoch": 0, **_evaluate(network, job, _test(job), device)})
-    parallel = ray.train.torch.prepare_model(network) if world > 1 else network
+    parallel = on_workers(network) if world > 1 else network
 
     def checkpoint(metrics: dict[str, Any]) -> None:
         save(rank, metrics, network, optimizer, state, storage, best=best, training=job.name)
@@ -224,8 +229,10 @@ def _train(config: dict[str, Any]) -> None:
             found = _evaluate(network, job, validation, device)
             entry |= {f"validation_{name}": value for name, value in found.items()}
             metric = task.metric.name
-            if state.best is None or found[metric] > state.best[metric]:
-                state.best, best = {"epoch": state.epoch, metric: found[metric]}, weights_of(network)
+            merit = found[metric] if task.tells(validation.labels_N) else -found["loss"]
+            # Checkpoints of an earlier version hold the metric.
+            if state.best is None or merit > state.best.get("merit", state.best.get(metric, -math.inf)):
+                state.best, best = {"epoch": state.epoch, "merit": merit}, weights_of(network)
         if world > 1 and job.validation is not None:  # all workers have to stop after the same epoch
             state.best = ray.train.collective.broadcast_from_rank_zero(state.best)
         state.history.append(entry)
@@ -233,6 +240,12 @@ def _train(config: dict[str, Any]) -> None:
         if state.finished(recipe) and rank == 0:
             metrics |= _tested(network, best, job, device)
         checkpoint(metrics)
+
+
+def on_workers(network: nn.Module) -> nn.Module:
+    """The network as the workers of a group share it. A step may leave out some of its layers (stochastic depth), other
+    ones on each worker."""
+    return ray.train.torch.prepare_model(network, parallel_strategy_kwargs={"find_unused_parameters": True})
 
 
 def _load(job: TrainingJob, file: str | None, local_rank: int) -> Samples:
@@ -316,7 +329,8 @@ def _steps(
         step = state.epoch * steps + i
         guessed = None
         if guesser is not None:
-            guessed = guesser.guess(unwrapped, task, step, state.mean_guess_C, arithmetic(recipe.precision, device))
+            # Through what the workers share: it gives all of them the same batch-norm statistics first.
+            guessed = guesser.guess(network, task, step, state.mean_guess_C, arithmetic(recipe.precision, device))
             values = torch.cat([values, guessed.values_N])
         x = job.inputs(values)
         for group in optimizer.param_groups:
@@ -391,7 +405,7 @@ def _evaluate(network: nn.Module, job: TrainingJob, samples: Samples, device: to
 
 
 def _test(job: TrainingJob) -> Samples:
-    return load_test(job.test, job.form)
+    return load_test(job.test, job.form, job.memory)
 
 
 def _inputs(samples: Samples, job: TrainingJob, device: torch.device) -> Iterator[Tensor]:
@@ -468,7 +482,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     """
     loaded = networks.from_files(job.network, job.trusted)
     macs = networks.macs(loaded.network, job.form.network_shape)
-    job = replace(job, recipe=lengthened(job.recipe, macs))
+    job = replace(job, recipe=lengthened(job.recipe, macs), memory=plan.sample_bytes)
     if plan.in_process:
         batch = min(job.recipe.batch_size, job.labels.num_rows)
         per_step = samples_per_label(job.recipe) * macs * batch
@@ -508,6 +522,11 @@ def fit(
     )
     try:
         result = trainer.fit()
+    except ray.train.TrainingFailedError as error:  # of a worker group; inside the driver errors come as they are
+        for failure in getattr(error, "worker_failures", {}).values():
+            if isinstance(failure, PruneFuseError):
+                raise failure from None
+        raise
     finally:
         progress.trained(0.0)
     if plan.in_process:

@@ -303,3 +303,12 @@ def test_scoring_draws_nothing_from_the_users_generator(mine, images):
     before = torch.get_rng_state()
     prunefuse_ray.score(mine, TensorDataset(images))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_network_of_vectors_is_pruned_and_fused():
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(5, 6)
+    proxy = prunefuse_ray.prune(network, x)
+    assert proxy.network[0].out_features == 4
+    fused = prunefuse_ray.fuse(network, proxy, "function_preserving")
+    torch.testing.assert_close(fused.eval()(x), proxy.network.eval()(x))

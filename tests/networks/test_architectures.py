@@ -260,6 +260,14 @@ class Lazy(nn.Module):
         return self.classifier(self.dropout(self.layers(x)))
 
 
+class Auxiliary(Lazy):
+    """A second output, in training only."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+
 class LazyAside(Lazy):
     """A lazy layer that runs in training only."""
 
@@ -323,6 +331,7 @@ class Computed(nn.Sequential):
         (f"{__name__}:LazyAside", (3, 8, 8), "module aside: a lazy layer that no sample reaches"),
         (f"{__name__}:TwoInputs", (3, 8, 8), r"network\.architecture: \S+ takes 2 inputs \(x, mask\)"),
         (f"{__name__}:Named", (3, 8, 8), "returns a dict; make it return the logits alone"),
+        (f"{__name__}:Auxiliary", (3, 8, 8), "returns a tuple in training; make it return the logits alone"),
         (f"{__name__}:Frozen", (3, 8, 8), r"Frozen has no weights to train: none has requires_grad set"),
         (f"{__name__}:Computed", (3, 8, 8), r"network\.architecture: \S+ cannot be copied .*weight_norm"),
         ("resnet57", (3, 32, 32), "did you mean resnet56"),

@@ -116,9 +116,9 @@ def test_names_that_a_library_does_not_have_are_refused(weights, architecture, s
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hugging Face cache on this machine, and no network."""
-    library = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(library.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(library.constants, "HF_HUB_OFFLINE", True)
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
     def put(repository, **files):
         commit, place = "0" * 40, tmp_path / f"models--{repository.replace('/', '--')}"
@@ -186,3 +186,13 @@ def test_a_download_may_take_its_time(monkeypatch, tmp_path):
     named_weights("torchvision:DEFAULT", SHUFFLE)
     assert seen == [True]
     assert not progress.now.waiting
+
+
+def test_a_download_that_was_stopped_is_not_taken_for_whole(hub):
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    half = {"model__safetensors__index__json": json.dumps(index).encode(), "model-1__safetensors": b"x"}
+    hub("me/half", **half)
+    with pytest.raises(NetworkError, match=r"'huggingface:me/half' (holds none of|is not in the Hug)"):
+        named_weights("huggingface:me/half", "resnet20")
+    where = hub("me/whole", **half, **{"model-2__safetensors": b"x"})
+    assert named_weights("huggingface:me/whole", "resnet20").file == str(where / "model.safetensors.index.json")

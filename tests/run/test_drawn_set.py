@@ -2,8 +2,10 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,10 +15,12 @@ from prunefuse_ray.config.files import config_from_tree, merge
 from prunefuse_ray.data import draw
 from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting
+from prunefuse_ray.method.steps import Step
 from prunefuse_ray.report.page import render
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.estimate import Costs
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.phases import label
 from prunefuse_ray.run.view import view_run
 from prunefuse_ray.storage import Place
 from tests.report.test_page import Page
@@ -182,3 +186,19 @@ def test_what_cannot_be_is_refused_before_anything_is_written(local_ray, pool, t
         config_from_tree({"pool": {"test_samples": 5}})
     with pytest.raises(ConfigError, match=r"pool\.test_samples: 82 of a pool of 82 samples leave none"):
         survey(config_of(pool, pool={"test_samples": 82}).pool)
+
+
+def test_labels_of_the_test_set_alone_are_not_taken(monkeypatch):
+    """There would be nothing to learn from, and the round would stand."""
+    given = SimpleNamespace(labels=pa.table({"id": ["a"], "label": [0]}), outputs={}, metrics={})
+    stand_ins = {"annotator_of": object(), "request_of": None, "wait_for_labels": None, "labeled": given}
+    for name, value in stand_ins.items():
+        monkeypatch.setattr(label, name, lambda *_, value=value: value)
+    context = SimpleNamespace(
+        config=SimpleNamespace(annotation=SimpleNamespace(kind="files")),
+        ledger=None,
+        info=SimpleNamespace(id_type="string"),
+        task=None,
+    )
+    with pytest.raises(LabelError, match="all labels so far are of the test set"):
+        label._from_people(context, Step(0, "label"), 0, pa.array(["a"]))

@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 OWN = (
@@ -15,6 +16,7 @@ OWN = (
     "tests.support.nets:fragile",
     "tests.support.nets:slow",
     "tests.support.nets:normed",
+    "tests.support.nets:skipping",
 )
 """The names under which files that ask for these networks are trusted."""
 STRUCK = Path(tempfile.gettempdir()) / f"prunefuse-struck-{os.getuid()}"
@@ -81,7 +83,7 @@ class Slow(nn.Sequential):
     """Takes a while for a step of training, and notes the process that did it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
+        if self.training and not x.is_meta:
             time.sleep(0.05)
             with STEPS_LOG.open("a") as log:
                 log.write(f"{os.getpid()}\n")
@@ -90,6 +92,25 @@ class Slow(nn.Sequential):
 
 def slow(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     return Slow(*tiny(num_classes=num_classes, input_shape=input_shape))
+
+
+class Skipping(nn.Module):
+    """Leaves out one of its layers in half of the steps, as networks with stochastic depth do."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        *body, head = tiny(num_classes=num_classes, input_shape=input_shape)
+        self.body, self.sometimes, self.head = nn.Sequential(*body), nn.Linear(16, 16), head
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        if not self.training or torch.rand(()) < 0.5:
+            x = x + self.sometimes(x)
+        return self.head(x)
+
+
+def skipping(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    return Skipping(num_classes, input_shape)
 
 
 def convolutional(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:

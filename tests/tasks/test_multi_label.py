@@ -233,3 +233,10 @@ def test_what_goes_by_one_class_is_refused_by_name(change, said):
     with pytest.raises(ConfigError, match=said):
         config_from_tree({"task": "multi_label"} | change)
     config_from_tree({"task": "multi_label"})
+
+
+@pytest.mark.parametrize("kind", [pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()])
+def test_unsigned_numbers_are_sets_too(kind):
+    column = pa.chunked_array([pa.array([[0, 2], [], [3, 3], [9], [1, None], None], pa.list_(kind))])
+    assert TASK.invalid_labels(column, 5).to_pylist() == [False, False, True, True, True, True]
+    assert as_sets(column.slice(0, 2)).to_pylist() == [[0, 2], []]

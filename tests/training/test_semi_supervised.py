@@ -10,6 +10,7 @@ import torch
 from prunefuse_ray import networks
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.config.training import Recipe
+from prunefuse_ray.data.labeled_set import Samples
 from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.resources import TrainingPlan
 from prunefuse_ray.errors import ConfigError
@@ -18,8 +19,9 @@ from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.training import checkpoints
 from prunefuse_ray.training.recipe import lengthened, samples_per_epoch
 from prunefuse_ray.training.semi_supervised import Guesser, aligned
-from prunefuse_ray.training.trainer import arithmetic, train
-from tests.training.test_trainer import FORM, IN_PROCESS, SPEC, data, dropping, job, weights
+from prunefuse_ray.training.trainer import _steps, arithmetic, train
+from tests.support.pools import random_images
+from tests.training.test_trainer import FORM, IN_PROCESS, SPEC, Shared, data, dropping, job, weights
 
 assert data  # the fixture
 
@@ -151,3 +153,22 @@ def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray):
     assert group.metrics["unlabeled"] == alone.metrics["unlabeled"]
     difference = (weights(group)["8.weight"] - weights(alone)["8.weight"]).norm() / weights(alone)["8.weight"].norm()
     assert difference < 0.4
+
+
+def test_guesses_go_through_what_workers_share(data):
+    """It gives all of them the same batch-norm statistics first."""
+    seen = []
+
+    class Noting(Shared):
+        def forward(self, x):
+            seen.append(self.training)
+            return super().forward(x)
+
+    network, made, cpu = networks.build(SPEC, seed=0), semi(data, recipe={"batch_size": 16}), torch.device("cpu")
+    pool = PoolBatches(made.unlabeled, FORM, batch=32, seed=0, memory=9999)
+    guesser = Guesser(made.recipe, FORM, pool, np.array([0.5, 0.5]), 0, 0, 1)
+    samples = Samples(values_N=torch.from_numpy(random_images(16)), labels_N=torch.arange(16) % 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
+    list(_steps(Noting(network), optimizer, None, samples, made, checkpoints.State(), cpu, 1, 0, network, guesser))
+    assert len(seen) > 1
+    assert seen == [False, True] * (len(seen) // 2)

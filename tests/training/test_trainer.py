@@ -3,10 +3,13 @@
 import copy
 import dataclasses
 import tempfile
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import ray.train
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from prunefuse_ray import networks
 from prunefuse_ray.config.networks import Distillation
@@ -16,6 +19,7 @@ from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import Samples
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.distributed.resources import TrainingPlan
+from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import checkpoints, trainer
 from prunefuse_ray.training.trainer import TrainingJob, train
@@ -87,6 +91,65 @@ def test_the_reported_accuracy_is_that_of_the_saved_network(data, tmp_path):
     with torch.inference_mode():
         right = (network(x).argmax(1) == torch.arange(40) % 2).float().mean().item()
     assert result.metrics["test_accuracy"] == pytest.approx(right)
+
+
+def test_where_the_metric_says_nothing_the_loss_chooses_the_epoch(data, tmp_path):
+    """R² of one sample is 0 of any network: the first epoch would always be the best."""
+    samples, labels, test = data
+    samples, test = (dataclasses.replace(one, task="regression") for one in (samples, test))
+    labels = pa.table({"id": labels["id"], "label": pa.array([[float(i % 2)] for i in range(50)])})
+    spec = dataclasses.replace(SPEC, classes=1)
+    made = job(
+        (samples, labels.slice(1), test),
+        networks.Dense(network=networks.build(spec, seed=0), spec=spec),
+        task="regression",
+        recipe={"epochs": 10},
+        validation=samples,
+        validation_labels=labels.slice(0, 1),
+    )
+    result = train(made, IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["validation_r2"] == [0.0] * 10
+    assert result.metrics["best_epoch"] > 1
+
+
+def test_a_test_set_too_large_for_memory_lies_in_a_file(data, tmp_path, monkeypatch):
+    made, map_ = [], labeled_set._map
+    monkeypatch.setattr(labeled_set, "_map", lambda file, shape, fill: made.append(shape) or map_(file, shape, fill))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    labeled_set._test_sets.clear()
+    outside = train(job(data), dataclasses.replace(IN_PROCESS, sample_bytes=0), Place.at(str(tmp_path / "t")))
+    labeled_set._test_sets.clear()
+    inside = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "u")))
+    assert (40, 8, 8, 1) in made
+    assert outside.metrics["test_loss"] == inside.metrics["test_loss"]
+    assert not list(tmp_path.glob("prunefuse-*")), "it has no name"
+
+
+def test_what_a_user_can_put_right_comes_out_of_a_worker_group_as_it_went_in(data, tmp_path, monkeypatch):
+    def failing(_):
+        raise ray.train.WorkerGroupError("rank 1", {1: PoolError("pool.test_path: is gone")})
+
+    monkeypatch.setattr(trainer.TorchTrainer, "fit", failing)
+    with pytest.raises(PoolError, match="is gone"):
+        train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+
+
+def test_a_layer_that_a_step_leaves_out_stops_no_worker(data, tmp_path, monkeypatch):
+    context = SimpleNamespace(get_world_size=lambda: 2, get_world_rank=lambda: 0, get_local_rank=lambda: 0)
+    monkeypatch.setattr(trainer.ray.train, "get_context", lambda: context)
+
+    def prepared(network, *, parallel_strategy_kwargs):
+        return DistributedDataParallel(network, **parallel_strategy_kwargs)
+
+    monkeypatch.setattr(trainer.ray.train.torch, "prepare_model", prepared)
+    spec = dataclasses.replace(SPEC, architecture="tests.support.nets:skipping")
+    network = networks.Dense(network=networks.build(spec, seed=0), spec=spec)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        train(job(data, network, recipe={"epochs": 8}), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    finally:
+        if torch.distributed.is_initialized():  # Ray Train ends it with the training
+            torch.distributed.destroy_process_group()
 
 
 class Shared(torch.nn.Module):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from prunefuse_ray.config import Config
 from prunefuse_ray.data.draw import outside, within
 from prunefuse_ray.data.labeled_set import check_masks
+from prunefuse_ray.errors import LabelError
 from prunefuse_ray.method.steps import REQUEST, Step
 from prunefuse_ray.run import drawn_set
 from prunefuse_ray.run.class_counts import class_counts, warn_of_missing
@@ -89,6 +90,11 @@ def _from_people(context: RunContext, step: Step, before: int, tested: pa.Array)
     taken = wait_for_labels(annotator, request, annotation)
     result = labeled(taken, context.info.id_type, annotation.kind, context.task)
     labels = outside(result.labels, tested)
+    if not before + labels.num_rows:
+        raise LabelError(
+            f"round {step.round}: all labels so far are of the test set (pool.test_samples), and nothing can be "
+            "learned from those: label some of the other samples, and give the same command again"
+        )
     copied = context.ledger.files(Step(step.round, REQUEST), "samples")[0]
     done = Done(
         outputs={**result.outputs, "labels.parquet": labels},
