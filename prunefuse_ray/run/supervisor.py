@@ -84,10 +84,10 @@ def decide(code: int, killed_for: str, told: Told, restarts: int, starts_failed:
     if not told.attached:
         return End(code=1, message=f"the driver did not start ({_signal(code)})")
     by_ray = True
-    if killed_for:
-        what = killed_for
-    elif told.failure == "ray":
+    if told.failure == "ray":
         what = f"Ray failed ({told.message})"
+    elif killed_for:
+        what = killed_for
     elif code in (1, -signal.SIGABRT):
         what = "Ray ended the driver"  # its C++ library does so, without an exception, where it loses its raylet
     else:
@@ -160,7 +160,8 @@ class Watch:
         if driver.state == "T":  # a person has stopped it, and will let it go on
             said, self._said_stopped = self._said_stopped, True
             return Verdict(say="" if said else f"the driver (process {self.driver}) was stopped; SIGCONT lets it go on")
-        if (dead := self._died(found)) and not told.starting_ray:
+        # A driver that has failed shuts Ray down itself: what it said is the cause.
+        if (dead := self._died(found)) and not told.starting_ray and told.failure is None:
             return Verdict(end_for=f"Ray's {VITAL[dead]} died")
         self._count(found, told, seconds)
         self._starting = self._starting + seconds if told.starting_ray else 0.0

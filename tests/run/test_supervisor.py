@@ -62,6 +62,11 @@ def test_a_bug_of_ours_is_not_tried_again():
         (-9, {"killed_for": "Ray's raylet died"}, "Ray's raylet died in round 1, scoring"),
         (1, {}, "Ray ended the driver in round 1, scoring"),
         (1, {"failure": "ray", "message": "ActorDiedError: gone"}, "Ray failed (ActorDiedError: gone) in round 1"),
+        (
+            -9,
+            {"failure": "ray", "message": "ActorDiedError: gone", "killed_for": "nothing moved for 120 s"},
+            "Ray failed (ActorDiedError: gone) in round 1",
+        ),
         (-9, {"saved": 1}, "the driver was killed (SIGKILL, which the kernel sends when memory runs out"),
         (-11, {"saved": 1}, "the driver was killed (SIGSEGV)"),
     ],
@@ -285,7 +290,8 @@ def test_a_dead_raylet_ends_its_driver_at_once(gone):
     assert watch.look(gone(), told(), 1.0).end_for == "Ray's raylet died"
     watch = Watch(driver=DRIVER)
     watch.look(tree(), told(), 1.0)
-    assert watch.look(gone(), told(returned=0), 1.0) == supervisor.Verdict(), "it is shutting Ray down"
+    for done in ({"returned": 0}, {"failure": "ray", "message": "ActorDiedError: gone"}):
+        assert watch.look(gone(), told(**done), 1.0) == supervisor.Verdict(), "it is shutting Ray down"
 
 
 def test_a_stopped_process_of_rays_is_ended():
