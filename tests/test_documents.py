@@ -65,7 +65,7 @@ def test_fields_and_presets_that_documents_name_exist():
 
 def test_a_table_that_is_out_of_date_is_found():
     text = "a\n<!-- prunefuse list tasks -->\n| old |\n<!-- end -->\nb\n"
-    assert "| `classification` | one class a sample |" in with_tables(text)
+    assert "| `classification` | one class per sample |" in with_tables(text)
     assert "old" not in with_tables(text)
     assert len(TABLE.findall("".join(path.read_text(encoding="utf-8") for path in DOCUMENTS))) >= 3
 

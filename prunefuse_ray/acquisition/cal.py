@@ -76,7 +76,7 @@ def _probabilities(factor_NC: npt.NDArray[np.float32], unit: float) -> npt.NDArr
 
 CAL = Strategy(
     name="cal",
-    wants="another prediction than the labeled ones most like them",
+    wants="another prediction than the most similar labeled samples have",
     paper="Margatina et al. 2021 (arXiv 2109.03764)",
     score=least_confidence,
     select=select,

@@ -136,7 +136,7 @@ def linear(candidates: Candidates, part: Part, references: Points, k: int, chanc
 
 MAX_HERDING = Strategy(
     name="max_herding",
-    wants="many like them that have no label nearby",
+    wants="many similar samples that have no label nearby",
     paper="Bae et al. 2024 (arXiv 2407.12212)",
     score=margin,
     select=_select(gaussian, by_uncertainty=False),
@@ -145,7 +145,7 @@ MAX_HERDING = Strategy(
 )
 UNCERTAINTY_HERDING = Strategy(
     name="uncertainty_herding",
-    wants="many uncertain ones like them that have no label nearby",
+    wants="many similar, uncertain samples that have no label nearby",
     paper="Bae et al. 2025 (arXiv 2412.20644)",
     score=margin,
     select=_select(gaussian, by_uncertainty=True),
@@ -155,7 +155,7 @@ UNCERTAINTY_HERDING = Strategy(
 )
 PROB_COVER = Strategy(
     name="prob_cover",
-    wants="many within a radius of one kind that have no label there",
+    wants="many samples within a radius that no label covers yet",
     paper="Yehuda et al. 2022 (arXiv 2205.11320)",
     score=margin,
     select=_select(ball, by_uncertainty=False),
@@ -164,7 +164,7 @@ PROB_COVER = Strategy(
 )
 FACILITY_LOCATION = Strategy(
     name="facility_location",
-    wants="short ways to all that have no label near them",
+    wants="short distances to all samples that have no label nearby",
     paper="Wei et al. 2015",
     score=margin,
     select=_select(linear, by_uncertainty=False),

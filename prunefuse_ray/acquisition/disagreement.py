@@ -53,7 +53,7 @@ def _log_members(classes: int, members: int) -> float:
 
 BALD = Strategy(
     name="bald",
-    wants="members that are each sure of another class",
+    wants="committee members that are each sure of a different class",
     paper="Houlsby et al. 2011 (arXiv 1112.5745)",
     score=bald,
     largest=_log_members,
@@ -61,7 +61,7 @@ BALD = Strategy(
 )
 VOTE_ENTROPY = Strategy(
     name="vote_entropy",
-    wants="members that vote for different classes",
+    wants="committee members that vote for different classes",
     paper="Dagan, Engelson 1995",
     score=vote_entropy,
     largest=_log_members,
@@ -69,7 +69,7 @@ VOTE_ENTROPY = Strategy(
 )
 VARIANCE = Strategy(
     name="variance",
-    wants="members whose predictions lie far apart",
+    wants="committee members whose predictions lie far apart",
     paper="Burbidge, Rowland, King 2007",
     score=variance,
     largest=lambda classes, members: 1.0 - 1.0 / members,
@@ -77,7 +77,7 @@ VARIANCE = Strategy(
 )
 CONSENSUS_KL = Strategy(
     name="consensus_kl",
-    wants="one member far from the others' mean",
+    wants="one committee member far from the mean of all",
     paper="McCallum, Nigam 1998",
     score=consensus_kl,
     largest=_log_members,

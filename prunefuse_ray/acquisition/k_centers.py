@@ -20,7 +20,7 @@ def select(candidates: Candidates, k: int, chance: Chance) -> pa.Table:
 
 K_CENTERS = Strategy(
     name="k_centers",
-    wants="nothing like them among the labeled and the selected",
+    wants="no similar sample among the labeled and selected ones",
     paper="Sener, Savarese 2018 (arXiv 1708.00489)",
     score=least_confidence,
     select=select,

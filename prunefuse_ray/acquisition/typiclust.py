@@ -113,7 +113,7 @@ def _most_typical(found: pa.Table, quotas_G: Ints, order_G: Ints) -> pa.Table:
 
 TYPICLUST = Strategy(
     name="typiclust",
-    wants="many like them, from every cluster without labels",
+    wants="many similar samples, in every cluster without labels",
     paper="Hacohen et al. 2022 (arXiv 2202.02794)",
     score=margin,
     select=select,

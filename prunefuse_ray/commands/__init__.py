@@ -4,7 +4,7 @@ GROUPS = {
     "Begin": {
         "init": "look at a folder, and write a configuration to begin with",
         "inspect": "account for a pool: samples, conversions, duplicates, classes, leaks",
-        "plan": "what a run will take, before money is spent on it",
+        "plan": "estimate labels, time, memory and machines of a run",
         "presets": "the configurations that come with the package",
         "doctor": "what this machine or cluster can do, and what would make it faster",
     },
@@ -15,8 +15,8 @@ GROUPS = {
         "score": "score a pool with a saved network",
     },
     "Use": {
-        "report": "make the page of a run or a sweep again",
-        "export": "a finished network as a file for elsewhere",
+        "report": "write the report of a run or a sweep again, or serve it",
+        "export": "write a trained network, or the selected samples, in another format",
         "networks": "what pruning leaves of a network",
         "list": "what can be named in a configuration",
         "completion": "completion for bash, zsh or fish",
@@ -27,7 +27,7 @@ COMMANDS = tuple(name for commands in GROUPS.values() for name in commands)
 EXIT_CODES = {
     0: "done",
     1: "a bug, Ray died too often, or trials of a sweep that failed",
-    2: "something to put right, said in one message",
+    2: "something to correct; one message names it",
     3: "samples wait for labels; the same command goes on",
     130: "interrupted (Ctrl-C; 143: SIGTERM); the same command goes on",
 }

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     )
     if not configured:  # else the value of a field would be taken for it
         parser.add_argument("run", nargs="?", metavar="RUN", help="the directory of a run (a path or URI)")
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="of the page (default: any that is free)")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser of this machine")
     parser.add_argument("--no-run", action="store_true", help="only take labels; another command carries out the run")
     parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=TRUSTED_CODE_HELP)

@@ -32,8 +32,12 @@ SAMPLES = 64
 def main(argv: Sequence[str]) -> int:
     """What a run will take: labels, samples, MACs, seconds, machines, memory, bytes. Takes every option of `run`."""
     parser = argparse.ArgumentParser(prog="prunefuse plan", description=main.__doc__, allow_abbrev=False)
-    parser.add_argument("--within", type=float, metavar="HOURS", help="also: machines with which the run ends in time")
-    parser.add_argument("--node-cpus", type=int, metavar="N", help="CPUs of one such machine (default: of this one)")
+    parser.add_argument(
+        "--within", type=float, metavar="HOURS", help="also print how many machines finish the run in this time"
+    )
+    parser.add_argument(
+        "--node-cpus", type=int, metavar="N", help="CPUs of each of these machines (default: as many as this one has)"
+    )
     parser.add_argument("--scoring-rate", type=float, metavar="R", help="samples a second of one actor (else measured)")
     parser.add_argument("--training-rate", type=float, metavar="R", help="training MACs a second (else measured here)")
     parser.add_argument("--against", metavar="RUN_DIR", help="compare the estimate of a run with what it took")

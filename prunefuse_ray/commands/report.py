@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
         action="store_true",
         help="serve the report of a run, as it stands after each phase, on this machine alone; writes nothing",
     )
-    parser.add_argument("--port", type=int, metavar="N", help="of the page, with --serve (default: any that is free)")
+    parser.add_argument("--port", type=int, metavar="N", help="port of the page, with --serve (default: any free one)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser of this machine, with --serve")
     parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=TRUSTED_CODE_HELP)
     arguments = parser.parse_args(list(argv))

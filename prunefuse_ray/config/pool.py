@@ -44,21 +44,21 @@ class Pool(Section):
     test_path: Paths | None = None
     """Held-out test set of the same form as the pool; never selected from, only reported."""
     test_samples: Annotated[int, Field(ge=0)] = 0
-    """In place of test_path: so many samples of the pool, drawn by a hash of their ids, are the test set. They get
-    their labels together with the initial set (selection.budgets does not count them), and are never selected or
+    """Instead of test_path: draw this many samples of the pool, by a hash of their ids, as the test set. They get their
+    labels together with the initial set (selection.budgets does not count them), and are never selected or
     learned from; the draw depends on no seed. Those of pool.known_labels that are drawn are labels of the test set."""
     validation_path: Paths | None = None
     """Validation set of the same form: each training keeps the weights of its best epoch on it."""
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     """Share of the labeled set that is held out as the validation set, the same samples in every round."""
     version: Version = None
-    """Of a table, the version that is read: its number (Delta, Lance), the id of a snapshot (Iceberg), or the name of a
+    """Version of the table to read: a number (Delta, Lance), the id of a snapshot (Iceberg), or the name of a
     tag (Iceberg, Lance) or branch (Iceberg). Default: the newest one, which the run records. A run may go on with the
     version that it recorded when the table has changed since."""
     test_version: Version = None
-    """Likewise of the table that test_path names."""
+    """The same for the table that test_path names."""
     validation_version: Version = None
-    """Likewise of the table that validation_path names."""
+    """The same for the table that validation_path names."""
     known_labels: PathOrUri | None = None
     """Labels that exist already: Parquet or CSV with columns id, label (a number or a class name). They belong to the
     initial set, and selection.budgets counts them."""

@@ -46,7 +46,7 @@ class Selection(Section):
     before any training: worth it with trained weights (network.weights)."""
     per_group: Literal["predicted", "group"] | None = None
     """Choose equally many of each class that the network predicts (predicted), or of each value of pool.group_column
-    (group), as far as there are so many. Only with strategies that score each sample for itself."""
+    (group), as far as there are so many. Only with strategies that score each sample by itself."""
     class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Prefer classes with few labels: scores are multiplied by the inverse frequency of the predicted class, raised to
     this power; 0: no preference. Only with strategies that go by scores."""
@@ -55,7 +55,7 @@ class Selection(Section):
     rare_classes nothing. Only with strategies that go by scores."""
     min_distance: Annotated[float, Field(gt=0)] | None = None
     """Leave out samples whose features are nearer than this (Euclidean distance) to a better one or a labeled one.
-    Only with strategies that score each sample for itself."""
+    Only with strategies that score each sample by itself."""
     hold_back: Annotated[float, Field(gt=0)] | None = None
     """Hold back samples that belong to no class: those that are farther, by features, from every labeled sample than
     this many times the distance within which 95 % of the labeled ones have another. For pools with foreign samples,
@@ -64,9 +64,9 @@ class Selection(Section):
     """Share of an image's pixels, the most uncertain ones, whose mean is its score; 1: all of them. For task
     segmentation."""
     dropout_masks: Annotated[int, Field(ge=0)] = 0
-    """Monte Carlo dropout: the network under so many dropout masks (10, say), drawn anew in each round and the same for
-    all samples, is the committee that strategies such as bald ask. 0: none. For networks with dropout layers; scoring
-    takes as many passes."""
+    """Monte Carlo dropout: score each sample under this many dropout masks (10, say), which act as the committee for
+    strategies such as bald. The masks are drawn anew in each round and are the same for all samples. 0: none. For
+    networks with dropout layers; scoring takes this many passes."""
     selector: str = Field("proxy", pattern=r"^(proxy|dense|svp:.+)$")
     """Network that selects: proxy (PruneFuse), dense (classic active learning), svp:ARCHITECTURE (another network)."""
     budgets: Annotated[list[Positive], Field(min_length=1)] = [50, 100, 150, 200, 250]
@@ -82,7 +82,7 @@ class Selection(Section):
                 others = [name for name, s in STRATEGIES.items() if s.score is not None and s.select is None]
                 raise ValueError(
                     f"{field} {value} cannot be combined with strategy '{self.strategy}', which {why}: leave it out, "
-                    f"or set strategy to one that scores each sample for itself ({', '.join(others)})"
+                    f"or set strategy to one that scores each sample by itself ({', '.join(others)})"
                 )
         if self.per_group is not None and self.min_distance is not None:
             raise ValueError(

@@ -25,11 +25,11 @@ class Unlabeled(Section):
     strong view of it (colors, turns, shears, shifts, cutout), after Sohn et al. 2020 (arXiv 2001.07685). For
     images."""
     steps: Positive = 4000
-    """Optimizer steps of the training, at least, in place of `min_steps`: as many labeled batches as `epochs` has are
-    too few to learn from a pool."""
+    """Smallest number of optimizer steps, instead of `min_steps`: the labeled batches of `epochs` alone are too few to
+    learn from a pool."""
     macs: Annotated[float, Field(gt=0)] | None = None
-    """The same in multiply-accumulates, in place of `steps`: at least as many steps as take these where the network is
-    sure of every sample. `epochs` passes over the labels are made in any case."""
+    """The same as multiply-accumulates, instead of `steps`, counted as if the network were sure of every sample.
+    `epochs` passes over the labels are made in any case."""
     ratio: Positive = 4
     """Unlabeled samples to one labeled sample of a batch."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.95

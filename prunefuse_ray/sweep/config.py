@@ -156,10 +156,11 @@ class Sweep(Section):
     seeds: list[Seed] = Field([0, 1, 2], min_length=1)
     """Seeds (run.seed) of every combination; figures are means and standard deviations over them."""
     samples: Positive = 16
-    """Draws from the distributions of `space`; without distributions of no effect."""
+    """Number of draws from the distributions in `space`; has no effect without distributions."""
     search: Literal["random", "optuna"] = "random"
-    """How they are drawn. optuna: by what came out of earlier draws (its tree-structured Parzen estimator, the extra
-    `optuna`), the mean of `metric` over the seeds; for a space of distributions alone, without arms."""
+    """How values are drawn: at random, or by Optuna (extra `optuna`, its tree-structured Parzen estimator), which uses
+    the results of earlier draws (the mean of `metric` over the seeds). Optuna needs a space of distributions only,
+    without arms."""
     reference: str | None = None
     """The arm that costs are given relative to; default: the dense network's costs, computed."""
     metric: Annotated[Literal["fused", "proxy"], BeforeValidator(_network)] = "fused"
@@ -176,7 +177,7 @@ class Sweep(Section):
     """What each trial has of the cluster at least, as {cpus: 8, gpus: 1}: bounds the trials at a time. Default: what
     its actors and workers need (scoring.actors, workers.count)."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """How often a trial is taken up again after the loss of its process or node. Its own errors are not retried."""
+    """How often a trial is restarted after its process or node was lost. Its own errors are not retried."""
     loggers: list[TrackerName] = Field(["tensorboard"])
     """Where Ray Tune logs every round of every trial: trackers (`prunefuse list trackers`), configured by their
     environment."""

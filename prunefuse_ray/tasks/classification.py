@@ -39,7 +39,7 @@ class Classification(Task):
     """Labels are numbers of classes, 0 .. C-1; outputs are logits (N, C)."""
 
     name = "classification"
-    about = "one class a sample"
+    about = "one class per sample"
     metric = Metric(name="accuracy", title="Accuracy")
     baseline = True
 

@@ -54,7 +54,7 @@ class MultiLabel(Task):
     """Labels are sets of classes, as lists; outputs are logits (N, C), one binary decision each."""
 
     name = "multi_label"
-    about = "any number of classes a sample"
+    about = "any number of classes per sample"
     metric = Metric(name="map", title="mAP")
     baseline = True
     one_class = False

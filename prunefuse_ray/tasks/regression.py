@@ -52,7 +52,7 @@ class Regression(Task):
     """Labels are lists of T floats; outputs (N, T) are in standard deviations of the labels, from their mean."""
 
     name = "regression"
-    about = "a number a sample, or several"
+    about = "one number per sample, or several"
     metric = Metric(name="r2", title="R2", share=False)
     beside = (MAE, RMSE)
     baseline = True

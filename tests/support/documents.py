@@ -118,7 +118,8 @@ def configuration() -> str:
         GENERATED,
         "# Configuration\n",
         "A run is configured by a YAML file with the sections below, by command-line options `--section.field value`, "
-        "or by both. Every field has a default. `prunefuse presets` lists complete files.\n",
+        "or by both. Every field has a default; some depend on the task, the samples or the network, and a run prints "
+        "these. `prunefuse presets` lists complete files.\n",
     ]
     fields = Config.model_fields
     top = {name: field for name, field in fields.items() if not _section(field.annotation)}
