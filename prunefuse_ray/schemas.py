@@ -13,6 +13,11 @@ def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
+def hardness_schema(id_type: str) -> pa.Schema:
+    """How hard the labeled samples were for the network that selects (`training/coreset.py`)."""
+    return pa.schema([("id", arrow_type(id_type)), ("forgetting", pa.float32()), ("el2n", pa.float32())])
+
+
 def selected_schema(id_type: str) -> pa.Schema:
     return pa.schema([("id", arrow_type(id_type)), ("score", pa.float32()), ("rank", pa.int64())])
 

@@ -6,11 +6,12 @@ from prunefuse_ray.config.schema import Annotation, Config, Run
 from prunefuse_ray.config.scoring import Prepared, Scoring
 from prunefuse_ray.config.section import Positive, Section
 from prunefuse_ray.config.selection import Selection
-from prunefuse_ray.config.training import Pretraining, Recipe, Unlabeled, Workers
+from prunefuse_ray.config.training import Coreset, Pretraining, Recipe, Unlabeled, Workers
 
 __all__ = [
     "Annotation",
     "Config",
+    "Coreset",
     "Distillation",
     "Fusion",
     "Network",

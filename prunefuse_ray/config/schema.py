@@ -26,7 +26,7 @@ from prunefuse_ray.config.selection import Selection
 from prunefuse_ray.config.sources import (
     POOL_SOURCES,
 )
-from prunefuse_ray.config.training import Pretraining, Recipe, Workers
+from prunefuse_ray.config.training import Coreset, Pretraining, Recipe, Workers
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.networks.fusion import FUSION_RULES
 from prunefuse_ray.tasks import TASKS
@@ -127,6 +127,7 @@ class Config(Section):
     """The proxy's training, in every round from its initial weights."""
     finetuning: Recipe = Recipe()
     """The target network's training after fusion."""
+    coreset: Coreset = Coreset()
     workers: Workers = Workers()
     fusion: Fusion = Fusion()
     distillation: Distillation = Distillation()
@@ -177,6 +178,7 @@ class Config(Section):
             ("selection.wanted_classes", selection.wanted_classes, "[]"),
             ("annotation.kind", not task.several and annotation.kind == "label_studio" and "label_studio", "files"),
             ("annotation.labels_per_sample", annotation.labels_per_sample > 1 and annotation.labels_per_sample, "1"),
+            ("coreset.by", self.coreset.used and self.coreset.by, "none"),
             ("training.unlabeled.method", self.training.unlabeled.used and self.training.unlabeled.method, "none"),
             (
                 "finetuning.unlabeled.method",

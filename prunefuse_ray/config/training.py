@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -115,6 +116,29 @@ class Recipe(Section):
         if self.schedule == "step" and any(m >= self.epochs for m in self.milestones):
             raise ValueError(f"milestones {self.milestones} reach beyond the last of {self.epochs} epochs")
         return self
+
+
+class Coreset(Section):
+    """Fine-tune the target network on a part of the labeled samples alone."""
+
+    by: Literal["none", "random", "el2n", "forgetting"] = "none"
+    """none: on all labeled samples. el2n: on those with the largest errors early in the proxy's training (Paul et al.
+    2021, arXiv 2107.07075). forgetting: on those that it unlearned most often (Toneva et al. 2019, arXiv 1812.05159).
+    random: on a random part, for comparison. For one class per sample."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The part that is kept. Below a third, the hardest samples alone are worse than a random part."""
+
+    @property
+    def used(self) -> bool:
+        return self.by != "none"
+
+    @property
+    def by_hardness(self) -> bool:
+        return self.by in ("el2n", "forgetting")
+
+    def kept(self, labels: int) -> int:
+        """Of so many labeled samples."""
+        return math.ceil(self.share * labels) if self.used else labels
 
 
 class Pretraining(Section):

@@ -216,7 +216,7 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
                 seconds = macs / (3 * costs.proxy_macs * costs.proxy_trained_per_second)
                 stored += 4 * costs.parameters[0]
             case "finetune":
-                samples, macs = trained(config.finetuning, learned, costs.dense_macs)
+                samples, macs = trained(config.finetuning, config.coreset.kept(learned), costs.dense_macs)
                 seconds = macs / (3 * costs.dense_macs * costs.dense_trained_per_second)
                 stored += 4 * costs.parameters[1]
             case _:

@@ -26,7 +26,7 @@ from prunefuse_ray.config.schema import Config
 from prunefuse_ray.method.steps import REPORT, Step, base, learns, start, steps, to_select
 from prunefuse_ray.run.ledger import OF_MACHINES, decides
 
-AFTER = ("finetuning.", "fusion.", "distillation.")
+AFTER = ("finetuning.", "coreset.", "fusion.", "distillation.")
 """Read only once the proxy is trained."""
 WITH_NETWORKS = ("network.", "pruning.", "selection.selector", "pretraining.", "training.", "scoring.")
 """Not read by what only chooses at random and fetches samples."""
@@ -73,6 +73,8 @@ def inputs_keys(config: Config, pool: Mapping[str, Any]) -> dict[Step, str]:
         if step.phase == "pretrain":
             inputs["views"] = [config.training.augment, config.training.smallest_crop]
             inputs["labels"] = config.selection.budgets[0] if config.pretraining.method == "auto" else None
+        if step.phase == "train":
+            inputs |= {"hardness": True} if config.coreset.by_hardness else {}
         if step.phase == "select":
             # Runs that share have an oracle, and so every label of the rounds before.
             before = config.selection.budgets[step.round - 1] if step.round else 0
@@ -109,7 +111,8 @@ def _parents(config: Config, step: Step) -> list[Step]:
         case "fuse":
             return [Step(r, "train"), origin] if fused else []
         case "finetune":
-            return [Step(r, "fuse"), Step(r, "label"), *([Step(r, "train")] if fused else [])]
+            trained = fused or config.coreset.by_hardness
+            return [Step(r, "fuse"), Step(r, "label"), *([Step(r, "train")] if trained else [])]
         case "sync":
             return [Step(r, "finetune")]
         case _:  # not known here: whatever came before it
@@ -155,7 +158,7 @@ def _unread(config: Config, step: Step) -> tuple[str, ...]:
         case "score":
             return (*AFTER, "selection.budgets", "pretraining.", *(OF_LATER_ROUNDS if step.round < 0 else ()))
         case "fuse":
-            return (*(of_scratch if scratch else target), "finetuning.", "distillation.")
+            return (*(of_scratch if scratch else target), "finetuning.", "coreset.", "distillation.")
         case "finetune":
             return (*of_scratch, "distillation.") if scratch else target
         case _:

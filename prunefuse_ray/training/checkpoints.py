@@ -79,16 +79,17 @@ def save_state(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: State,
-    best: Weights | None = None,
+    kept: Weights | None = None,
     training: str = "",
 ) -> None:
-    """Weights, momentum, the best epoch's weights and progress as safetensors and JSON.
+    """Weights, momentum and progress as safetensors and JSON.
 
     Args:
+        kept: what else the training has to find again.
         training: tells this training from all others.
     """
     tensors = {f"network.{k}": v for k, v in weights_of(network).items()}
-    tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
+    tensors |= kept or {}
     for name, parameter in network.named_parameters():
         for key, prefix in MOMENTS.items():
             if (value := optimizer.state.get(parameter, {}).get(key)) is not None:
@@ -112,9 +113,9 @@ def _digest(tensors: Weights, metadata: dict[str, str]) -> str:
 
 def load_state(
     directory: Path, network: nn.Module, optimizer: torch.optim.Optimizer, training: str = ""
-) -> tuple[State, Weights | None]:
-    """Put a saved state back into `network` and `optimizer`; also returns the best epoch's weights. DamagedCheckpoint,
-    with nothing changed, where it is not what `save_state` wrote for the same training."""
+) -> tuple[State, Weights]:
+    """Put a saved state back into `network` and `optimizer`; also returns all its tensors. DamagedCheckpoint, with
+    nothing changed, where it is not what `save_state` wrote for the same training."""
     try:
         with safetensors.safe_open(directory / "state.safetensors", framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -136,7 +137,7 @@ def load_state(
             if (value := tensors.get(f"{prefix}.{name}")) is not None:
                 # AdamW counts its steps on the CPU, wherever the parameters are.
                 optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
-    return state, under("best.", tensors) or None
+    return state, tensors
 
 
 def under(prefix: str, tensors: Weights) -> Weights:
@@ -159,7 +160,7 @@ def persisted(where: Place) -> Place | None:
 
 def restore(
     network: nn.Module, optimizer: torch.optim.Optimizer, storage: Place | None, training: str
-) -> tuple[State, Weights | None] | None:
+) -> tuple[State, Weights] | None:
     """Where the training stood; None where it begins, also after a checkpoint that is damaged: that is said."""
     try:
         if storage is None:
@@ -188,7 +189,7 @@ def save(
     state: State,
     storage: Place | None,
     *,
-    best: Weights | None = None,
+    kept: Weights | None = None,
     training: str,
 ) -> None:
     """Report progress with its checkpoint (`save_state`). Rank 0 stores what all workers share; the others meet it at
@@ -197,7 +198,7 @@ def save(
         ray.train.report({})
         return
     with tempfile.TemporaryDirectory(dir=temporary()) as directory:
-        save_state(Path(directory), network, optimizer, state, best, training)
+        save_state(Path(directory), network, optimizer, state, kept, training)
         _report(metrics, Path(directory), state.name, storage)
 
 

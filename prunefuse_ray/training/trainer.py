@@ -57,6 +57,7 @@ from prunefuse_ray.training.checkpoints import (
     under,
     weights_of,
 )
+from prunefuse_ray.training.coreset import EARLY, Hardness, hardness_table
 from prunefuse_ray.training.recipe import (
     batches,
     distillation_weight,
@@ -117,6 +118,8 @@ class TrainingJob:
     """What is learned from without labels, where the recipe says so."""
     prior: tuple[float, ...] = ()
     """The shares of the classes that guesses on those are brought to."""
+    hardness: bool = False
+    """Note how hard each labeled sample is (`coreset.py`); of task classification."""
     memory: float = math.inf
     """Bytes of decoded samples: a held-out set that takes more lies in a file on the node's disk."""
     recalibrate: bool = False
@@ -158,6 +161,8 @@ class TrainingResult:
 
     network: dict[str, bytes]
     metrics: dict[str, Any]
+    hardness: pa.Table | None = None
+    """`coreset.hardness_table` of the labeled samples, where the job asks for it."""
 
 
 # --- the training function ------------------------------------------------------------------------------------------
@@ -191,7 +196,11 @@ def _train(config: dict[str, Any]) -> None:
         guesser = Guesser(recipe, job.form, pool, np.array(job.prior), job.seed, rank, world)
     optimizer = recipe_optimizer(recipe, network)
     restored = restore(network, optimizer, storage, job.name)
-    state, best = restored or (State(), None)
+    state, kept = restored or (State(), {})
+    best = under("best.", kept) or None
+    hardness = Hardness(len(samples), device) if job.hardness else None
+    if hardness is not None:
+        hardness.restore(under("hardness.", kept))
     if restored is None:
         networks.meet(network, lambda: _labeled(samples, job, saved.spec.classes, device))
     if restored is None and job.recalibrate:
@@ -201,7 +210,10 @@ def _train(config: dict[str, Any]) -> None:
     parallel = on_workers(network) if world > 1 else network
 
     def checkpoint(metrics: dict[str, Any]) -> None:
-        save(rank, metrics, network, optimizer, state, storage, best=best, training=job.name)
+        found = {f"best.{k}": v for k, v in (best or {}).items()}
+        if hardness is not None:
+            found |= {f"hardness.{k}": v for k, v in hardness.tensors().items()}
+        save(rank, metrics, network, optimizer, state, storage, kept=found, training=job.name)
 
     if state.finished(recipe):  # killed between the last epoch and the end
         metrics = _metrics(state, samples, job, config["macs"])
@@ -212,7 +224,9 @@ def _train(config: dict[str, Any]) -> None:
     while not state.finished(recipe):
         started, before = time.perf_counter(), state.seconds
         with interrupts.deferred():
-            for _ in _steps(parallel, optimizer, teacher, samples, job, state, device, world, rank, network, guesser):
+            for _ in _steps(
+                parallel, optimizer, teacher, samples, job, state, device, world, rank, network, guesser, hardness
+            ):
                 progress.trained(state.epoch + state.seen * world / samples_per_epoch(recipe, len(samples)))
                 if notice.arrived(state.step) or interrupts.requested():
                     state.seconds = before + time.perf_counter() - started
@@ -299,12 +313,14 @@ def _steps(
     rank: int,
     unwrapped: nn.Module,
     guesser: Guesser | None,
+    hardness: Hardness | None = None,
 ) -> Iterator[None]:
     """What is left of the current epoch, a step at a time; `state` counts along.
 
     Args:
         unwrapped: the network itself, where `network` is one that is shared with other workers.
         guesser: gives unlabeled samples to learn from; None: none are.
+        hardness: takes in what the network says of the labeled samples.
     """
     recipe, distillation, task = job.recipe, job.distillation, job.fitted_task
     generator = torch.Generator().manual_seed(job.seed * 1_000_003 + state.epoch)
@@ -353,6 +369,9 @@ def _steps(
             temperature=distillation.temperature if distillation else 1.0,
         )
         labeled = loss.detach()
+        if hardness is not None:
+            early = state.epoch < max(1, EARLY * recipe.epochs)
+            hardness.see(batch, task.consensus(outputs[..., : len(y), :].detach()), y, rank, world, early=early)
         if guessed is not None and guesser is not None and len(guessed.labels_N):
             # The mean over all unlabeled samples of the step, also those that the network is not sure of.
             share = recipe.unlabeled.weight * len(batch) / guesser.pool.batch
@@ -491,7 +510,11 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     file = f"prunefuse-{uuid.uuid4().hex}" if large else None
     tensors, metrics = fit(_train, {"job": job, "macs": macs, "file": file, "memory": plan.sample_bytes}, plan, where)
     loaded.network.load_state_dict(under("best.", tensors) or under("network.", tensors))
-    return TrainingResult(network=networks.to_files(loaded), metrics=metrics)
+    hardness = None
+    if job.hardness:
+        ids = job.labels.sort_by("id")["id"].combine_chunks()
+        hardness = hardness_table(ids, under("hardness.", tensors))
+    return TrainingResult(network=networks.to_files(loaded), metrics=metrics, hardness=hardness)
 
 
 def fit(

@@ -58,6 +58,12 @@ def test_an_estimate_by_hand():
     assert found.bytes_stored == 1_700 * 32 + 3 * 4 * 10 + 4 * 50 + 150_000
 
 
+def test_a_core_set_is_fine_tuned_on_alone():
+    config = CONFIG.model_copy(update={"coreset": CONFIG.coreset.model_copy(update={"by": "el2n", "share": 0.5})})
+    found = estimate(config, INFO, COSTS, actors=2)
+    assert [p.samples for p in found.phases if p.phase == "finetune"] == [450]
+
+
 def test_the_labels_of_a_drawn_test_set_are_asked_for_and_copied_too():
     """Rounds of 100, 200, 300 labels, of which 30 are known, and 40 of the test set, of which 5 are."""
     pool = {"source": "parquet", "path": "p", "test_samples": 40, "classes": 2}

@@ -21,6 +21,7 @@ from prunefuse_ray.method.steps import Step
 from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.schemas import hardness_schema
 from tests.support import ROOT
 from tests.support.driver import arm
 from tests.support.nets import OWN
@@ -432,3 +433,21 @@ def test_what_cannot_run_is_refused_and_nothing_is_written(local_ray, tiny_pool,
         loop.run(tiny(tiny_pool, tmp_path, **change))
     assert said in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("by", ["random", "forgetting"])
+def test_the_target_network_learns_from_the_core_set_alone(local_ray, tiny_pool, tmp_path, by):
+    """Full batches of 8 in 3 epochs: two of 18 samples for the proxy, one of 9 for the target."""
+    given = {"selection": {"budgets": [10, 18]}, "coreset": {"by": by, "share": 0.5}}
+    ledger = loop.run(in_the_driver(tiny_pool, tmp_path, **given))
+    trained, tuned = Step(1, "train"), Step(1, "finetune")
+    for step, name, samples in ((trained, "proxies/0", 16), (tuned, "fused", 8)):
+        network = networks.from_files(ledger.read_network(step, name), OWN).network
+        assert ledger.require(step).metrics["macs"] == 3 * 3 * samples * networks.macs(network, (1, 8, 8))
+    assert ledger.require(tuned).metrics["coreset"] == 9
+    noted = [name for name in ledger.require(trained).files if name.endswith("hardness.parquet")]
+    assert len(noted) == (by == "forgetting")
+    if noted:
+        found = ledger.read_table(trained, "hardness.parquet", hardness_schema("string"))
+        chosen = pq.read_table((ledger.root / "selected.parquet").path)
+        assert sorted(found["id"].to_pylist()) == sorted(chosen["id"].to_pylist())

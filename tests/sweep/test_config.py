@@ -300,6 +300,7 @@ def test_presets_are_valid(preset):
             "digits_sweep": 24,
             "digits_fusion": 30,
             "fusion_rules": 30,
+            "coreset": 15,
             "selection_few_labels": 18,
             "selection_long_tail": 24,
             "selection_many_labels": 24,

@@ -34,9 +34,12 @@ LEARNED = {"pretraining": {"method": "rotation"}}
 MARGIN = {"selection": {"strategy": "margin"}}
 TYPICAL = {"selection": {"initial": "typiclust"}}
 PREFIX = {"-1:init", "0:select", "0:label", "0:train"}
+FUSED = {f"{r}:fuse" for r in range(3)}
 CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | {"-1:init", "0:score", "1:score"}
 
 
+HARDEST = {"coreset": {"by": "el2n"}}
+RANDOM_PART = {"coreset": {"by": "random"}}
 BALD = {"selection": {"strategy": "bald", "dropout_masks": 10}}
 
 
@@ -47,6 +50,11 @@ BALD = {"selection": {"strategy": "bald", "dropout_masks": 10}}
         ([], [{"pruning": {"ratio": 0.8}}], {"0:select", "0:label"}),
         ([], [{"training": {"epochs": 31}}], {"-1:init", "0:select", "0:label"}),
         ([], [{"run": {"seed": 1}}], set()),
+        ([], [RANDOM_PART], CHOSEN | FUSED),
+        ([HARDEST], [HARDEST, {"coreset": {"by": "forgetting", "share": 0.3}}], CHOSEN | FUSED),
+        ([], [HARDEST], {"-1:init", "0:select", "0:label"}),  # what is noted in the training goes with it
+        ([SCRATCH, HARDEST], [SCRATCH, HARDEST, {"training": {"epochs": 31}}],
+         {"-1:init", "0:select", "0:label", *FUSED}),
         ([], [LEARNED], {"-1:init", "0:select", "0:label"}),
         ([], [{"workers": {"count": [2, 2]}}], {"-1:init", "0:select", "0:label"}),
         ([LEARNED], [LEARNED, MARGIN], PREFIX | {"-1:pretrain", "0:fuse", "0:finetune"}),

@@ -224,6 +224,7 @@ def test_the_gradient_factor_is_that_of_the_loss_at_the_set_that_the_network_wou
         ({"selection": {"strategy": "cal"}}, "'cal' makes no sense for task 'multi_label'"),
         ({"selection": {"strategy": "vote_entropy"}}, "'vote_entropy' makes no sense"),
         ({"selection": {"class_balance": 0.5}}, "selection.class_balance 0.5 goes by the one class"),
+        ({"coreset": {"by": "el2n"}}, "coreset.by el2n goes by the one class"),
         ({"selection": {"wanted_classes": ["3"]}}, "selection.wanted_classes"),
         ({"annotation": {"kind": "files", "labels_per_sample": 2}}, "annotation.labels_per_sample 2 goes"),
         ({"training": {"unlabeled": {"method": "fixmatch"}, "label_smoothing": 0}}, "training.unlabeled.method fix"),

@@ -21,6 +21,8 @@ from prunefuse_ray.training.trainer import OTHER_WORKERS, TrainingJob, TrainingR
 
 logger = logging.getLogger(__name__)
 
+HARDNESS = "hardness.parquet"
+"""How hard each labeled sample was (`training/coreset.py`)."""
 HARDLY = 0.01
 """Share of the unlabeled samples that a network is sure of, below which it is said."""
 
@@ -34,7 +36,14 @@ def run(context: RunContext, step: Step) -> Done:
     pruned = isinstance(networks.from_files(network, trusted(config)), networks.Proxy | networks.Committee)
     learned = origin.phase == PRETRAIN and context.ledger.require(origin).metrics["method"] != "none"
     trained = origin.phase == SYNC or (config.network.weights is not None and not learned)
-    job = training_job(context, step, network, config.training, recalibrate=trained and pruned)
+    job = training_job(
+        context,
+        step,
+        network,
+        config.training,
+        recalibrate=trained and pruned,
+        hardness=config.coreset.by_hardness,
+    )
     result = train_network(context, step, job, "training")
     predicted = predict(
         context.samples(step.round),
@@ -50,6 +59,7 @@ def run(context: RunContext, step: Step) -> Done:
         outputs={
             **network_outputs(context, proxies(config), result, job),
             "doubts.parquet": doubts(predicted),
+            **({} if result.hardness is None else {HARDNESS: result.hardness}),
         },
         metrics=result.metrics,
         leftovers=("training",),
