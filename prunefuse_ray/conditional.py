@@ -16,7 +16,10 @@ import pyarrow.fs as pafs
 
 from prunefuse_ray.storage import Place, s3_options
 
-NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "gluster", "9p", "afs", "fuse")
+NETWORK_FILE_SYSTEMS = (
+    "nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "gluster", "wekafs", "9p", "virtiofs", "vboxsf", "afs",
+    "fuse",
+)  # fmt: skip
 """Beginnings of the names that Linux has for file systems on which a lock of one machine may be unseen by others."""
 
 

@@ -103,6 +103,8 @@ DISK_REMEDIES = {
     errno.EROFS: "make it writable, or name another directory",
     errno.EACCES: "give yourself the right to read and write there, or name another directory",
     errno.EPERM: "give yourself the right to read and write there, or name another directory",
+    errno.EISDIR: "it is a directory: name a file in it",
+    errno.ENOTDIR: "a part of its path is a file: name another directory",
 }
 """Errors of disks that a user can put right."""
 
@@ -112,7 +114,7 @@ def disk_trouble(error: BaseException) -> str | None:
     for one in causes(error):
         code = getattr(one, "errno", None) or _code_in(str(one))
         if (isinstance(one, OSError) and code in DISK_REMEDIES) or code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            path = getattr(one, "filename", None) or _path_in(str(one))
+            path = getattr(one, "filename2", None) or getattr(one, "filename", None) or _path_in(str(one))
             notes = [note for cause in causes(error) for note in getattr(cause, "__notes__", ())]
             where = f"{path or notes[0]}: " if path or notes else ""
             return f"{where}{os.strerror(code)}: {DISK_REMEDIES[code]}; the same command goes on from what is recorded"

@@ -137,10 +137,18 @@ class Place:
                 if durable:
                     os.fsync(file.fileno())
             os.replace(aside, self.path)
+            if durable:
+                _synchronize_directory(parent)
         except BaseException:
             with suppress(OSError):
                 os.unlink(aside)
             raise
+
+    def synchronize(self) -> None:
+        """Wait until the disk has the file and its name, which a machine that loses its power does not wait for."""
+        if self.local:
+            _synchronize(self.path)
+            _synchronize_directory(posixpath.dirname(self.path))
 
     def delete(self) -> None:
         """Remove the file or the directory with everything in it; nothing happens where there is none."""
@@ -197,6 +205,19 @@ def below(directory: str, name: str) -> str:
     """A directory's child, as a path or URI; the options of a store stay at the URI's end."""
     path, mark, options = directory.partition("?") if "://" in directory else (directory, "", "")
     return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def _synchronize(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _synchronize_directory(path: str) -> None:
+    with suppress(OSError):  # not every file system does that for a directory
+        _synchronize(path)
 
 
 def parted(directory: str) -> tuple[str, str]:

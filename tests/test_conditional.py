@@ -133,13 +133,14 @@ MOUNTS = """\
 23 22 0:50 / /mnt/shared rw - nfs4 server:/export rw
 24 23 252:2 / /mnt/shared/local rw - xfs /dev/vdb rw
 25 22 0:51 / /mnt/with\\040blank rw - fuse.sshfs host: rw
+26 22 0:52 / /mnt/vm rw - virtiofs shared rw
 """
 
 
 @pytest.mark.parametrize(
     ("path", "kind"),
     [("/home/x", None), ("/mnt/shared/runs", "nfs4"), ("/mnt/sharedness", None), ("/mnt/shared/local/runs", None),
-     ("/mnt/with blank/runs", "fuse.sshfs")],
+     ("/mnt/with blank/runs", "fuse.sshfs"), ("/mnt/vm/runs", "virtiofs")],
 )  # fmt: skip
 def test_which_paths_lie_on_a_network(path, kind, tmp_path, monkeypatch):
     (tmp_path / "mounts").write_text(MOUNTS)

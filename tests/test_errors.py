@@ -12,6 +12,7 @@ import ray
 
 from prunefuse_ray import cli
 from prunefuse_ray.errors import ConfigError, disk_trouble, few
+from prunefuse_ray.storage import Place
 from tests.support import ROOT
 
 
@@ -104,3 +105,9 @@ def test_a_run_on_a_full_or_read_only_disk_ends_in_a_message_and_goes_on(size):
 )
 def test_of_many_the_first_few_and_the_number_of_the_rest(several, text):
     assert few(several, 2) == text
+
+
+def test_a_directory_in_the_place_of_a_file_is_told(tmp_path):
+    with pytest.raises(OSError, match="Is a directory") as caught:
+        Place.at(str(tmp_path)).write_bytes(b"")
+    assert disk_trouble(caught.value).startswith(f"{tmp_path}: Is a directory: it is a directory: name a file in it")

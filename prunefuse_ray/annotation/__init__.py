@@ -2,13 +2,14 @@
 
 from prunefuse_ray.annotation.files import Files
 from prunefuse_ray.annotation.label_studio import connect
-from prunefuse_ray.annotation.request import Annotator, Answers, Request
+from prunefuse_ray.annotation.request import Annotator, Answers, Away, Request
 from prunefuse_ray.annotation.votes import Refuse, Take, Wait, decide, majority, named
 from prunefuse_ray.schemas import agreement_schema, annotations_schema, request_schema
 
 __all__ = [
     "Annotator",
     "Answers",
+    "Away",
     "Files",
     "Refuse",
     "Request",

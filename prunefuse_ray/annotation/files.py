@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import posixpath
 import re
@@ -12,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from prunefuse_ray.annotation.label_files import SAMPLES, read_answers
 from prunefuse_ray.annotation.request import BATCH, Answers, Asked, Id, Request, image_kind
 from prunefuse_ray.annotation.votes import NAMED
-from prunefuse_ray.data.label_tables import inert
+from prunefuse_ray.data.label_tables import csv_bytes, inert
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 
@@ -32,16 +30,14 @@ class Files:
             paths = {i: posixpath.join(_absolute(request.folder), str(i)) for i in asked}
         else:
             paths = _texts(request) if request.texts else _export(request, asked)
-        written = io.StringIO()
-        table = csv.writer(written, lineterminator="\n")
-        table.writerow(["id", "text" if request.texts else "path", "guess", "probability", "score", "label"])
+        header = ["id", "text" if request.texts else "path", "guess", "probability", "score", "label"]
+        rows = []
         for one in asked.values():
             id_ = inert(one.id) if isinstance(one.id, str) else one.id
             guess = one.guess or ""
             words = (inert(paths[one.id]), guess if task.numbers else inert(guess))
-            table.writerow([id_, *words, _figure(one.probability), _figure(one.score), ""])
-        # The byte order mark makes spreadsheets read the file as UTF-8.
-        target.write_bytes(written.getvalue().encode("utf-8-sig"))
+            rows.append([id_, *words, _figure(one.probability), _figure(one.score), ""])
+        target.write_bytes(csv_bytes(header, rows))
 
     def collect(self, request: Request) -> Answers:
         """Every `labels*.csv` and `labels*.parquet` of the folder, checked as a whole."""

@@ -19,7 +19,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, for_browsers
+from prunefuse_ray.annotation.request import Answers, Asked, Away, Id, Request, for_browsers
 from prunefuse_ray.errors import LabelError
 from prunefuse_ray.schemas import annotations_schema
 from prunefuse_ray.tasks import TASKS
@@ -93,12 +93,15 @@ class Client:
 
     def _send(self, method: str, path: str, **more: Any) -> requests.Response:
         try:
-            return self._session.request(method, f"{self.url}/api{path}", timeout=SECONDS, **more)
+            answer = self._session.request(method, f"{self.url}/api{path}", timeout=SECONDS, **more)
         except requests.RequestException as error:
-            raise LabelError(
+            raise Away(
                 f"annotation.url: {self.url} cannot be reached ({type(error).__name__}); start the server or mend "
                 "the address, then give the same command again"
             ) from error
+        if answer.status_code >= 500:
+            raise Away(f"annotation.url: {self.url}/api{path} answered HTTP {answer.status_code}: {answer.text[:300]}")
+        return answer
 
 
 def _json(answer: requests.Response) -> Any:

@@ -17,12 +17,17 @@ from prunefuse_ray.data.colors import Range
 from prunefuse_ray.data.image_files import as_seen, formats
 from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.data.vectors import shown
+from prunefuse_ray.errors import LabelError
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 Id = int | str
 BATCH = 64  # samples in memory at a time
+
+
+class Away(LabelError):
+    """Who keeps the labels does not answer now, and may do so later."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.config.files import config_from_tree
     from prunefuse_ray.data.recognize import recognize
     from prunefuse_ray.run import proposal
+    from prunefuse_ray.storage import Place
 
     found = recognize(arguments.pool)
     if arguments.test is not None:
@@ -77,8 +78,7 @@ def main(argv: Sequence[str]) -> int:
     import yaml
 
     config_from_tree(yaml.safe_load(text))  # a fault in it would be ours
-    with open(arguments.out, "w", encoding="utf-8") as file:
-        file.write(text)
+    Place.at(arguments.out).write_bytes(text.encode())
     console.print(f"\n{text}", markup=False)
     console.print(f"written: {arguments.out}", markup=False)
     if not facts.classes:

@@ -91,7 +91,10 @@ def _run(directory: str | None, rest: list[str]) -> tuple[Ledger, Config]:
         if not rest:
             raise ConfigError("label: name the directory of a run, or a configuration with --config FILE")
         config = parse_run(rest)
-        return Ledger(run_place(config)), config
+        ledger = Ledger(run_place(config))
+        if ledger.exists:
+            ledger.check_config(config)  # before anybody labels
+        return ledger, config
     if rest:
         raise ConfigError(f"{rest[0]}: is no option of `label RUN`; the directory has its own configuration")
     ledger = Ledger(Place.at(directory))
@@ -100,6 +103,6 @@ def _run(directory: str | None, rest: list[str]) -> tuple[Ledger, Config]:
     config = ledger.read_config()
     for name in filter(is_custom, trusted(config)):
         check_trusted(name, "network")
-    parent, name = parted(directory)
+    parent, name = parted(ledger.root.path if ledger.root.local else directory)
     run = config.run.model_copy(update={"directory": parent, "name": name})  # wherever it lies by now
     return ledger, config.model_copy(update={"run": run})

@@ -22,7 +22,7 @@ from prunefuse_ray.annotation.page import Desk, PageServer, Status
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.data.pool import PoolInfo
-from prunefuse_ray.method.steps import LABEL, REPORT, REQUEST, Step, steps
+from prunefuse_ray.method.steps import BASELINE, LABEL, REPORT, REQUEST, Step, steps
 from prunefuse_ray.run.labeling import request_of
 from prunefuse_ray.run.ledger import Ledger
 
@@ -132,9 +132,12 @@ class Follower:
         """The first step that is not recorded."""
         if not self.ledger.exists:
             return Step(-1, "init")
-        if self.ledger.committed(Step(-1, REPORT)):
+        plan = steps(self.config)
+        if self.ledger.budgets_change(self.config):  # the run takes them when it is started, and takes back its end
+            self.ledger, plan = Ledger(self.ledger.root), [s for s in plan if s.phase not in (BASELINE, REPORT)]
+        elif self.ledger.committed(Step(-1, REPORT)):
             return None
-        return next((step for step in steps(self.config) if self.ledger.committed(step) is None), None)
+        return next((step for step in plan if self.ledger.committed(step) is None), Step(-1, REPORT))
 
     def _desk_of(self, round_: int) -> Desk:
         if self._desk is None or self._desk.request.round != round_:
@@ -152,6 +155,7 @@ class Follower:
         if files == self._files:
             return self._complete
         self._changed, settings = time.monotonic(), self.config.annotation
+        desk.read_others()
         decision = annotation.decide(
             desk.request.ids,
             annotation.Files().collect(desk.request),

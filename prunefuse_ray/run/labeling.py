@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from prunefuse_ray import annotation, progress
 from prunefuse_ray import config as cfg
-from prunefuse_ray.annotation import Annotator, Request
+from prunefuse_ray.annotation import Annotator, Answers, Request
 from prunefuse_ray.annotation.label_files import changed_files
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.config.sources import POOL_SOURCES
@@ -75,7 +75,7 @@ def request_of(config: Config, ledger: Ledger, info: PoolInfo, round_: int) -> R
     step = Step(round_, REQUEST)
     return Request(
         run=config.run.name,
-        marker=run_marker(config, ledger, info),
+        marker=run_marker(ledger),
         round=round_,
         classes=info.classes,
         rows=ledger.read_table(
@@ -98,11 +98,12 @@ def _folder(pool: cfg.Pool) -> str | None:
     return str(pool.path) if POOL_SOURCES[pool.source].ids_are_paths and one else None
 
 
-def run_marker(config: Config, ledger: Ledger, info: PoolInfo) -> str:
-    """Tells this run from all others, wherever its directory lies: its name, its pool and when it began."""
-    began = ledger.committed(Step(-1, "init"))
-    assert began is not None
-    return hashlib.sha256(f"{config.run.name}|{info.id_digest}|{began.finished}".encode()).hexdigest()[:16]
+def run_marker(ledger: Ledger) -> str:
+    """Tells this run from all others, whatever it is called by now and however its pool has grown: the name and the
+    pool with which it began, and when."""
+    name, pool = ledger.read_config().run.name, ledger.read_pool()["id_digest"]
+    began = ledger.require(Step(-1, "init")).finished
+    return hashlib.sha256(f"{name}|{pool}|{began}".encode()).hexdigest()[:16]
 
 
 def changed_answers(config: Config, ledger: Ledger) -> list[str]:
@@ -126,7 +127,7 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
     """
     annotator.ask(request)
     deadline = time.monotonic() + config.wait
-    answers, seen = annotator.collect(request), None
+    answers, seen = annotator.collect(request), None  # who does not answer at all is said at once
     while True:
         decision = annotation.decide(
             request.ids,
@@ -138,7 +139,7 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
             seen = answers.files, answers.faults
             with progress.waiting():
                 time.sleep(AT_REST)
-            answers = annotator.collect(request)
+            answers = _by_now(annotator, request, answers)
             continue
         match decision:
             case annotation.Take():
@@ -158,7 +159,16 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
                     raise LabelsWaiting(_waiting(annotator, request, missing) + said)
                 with progress.waiting():
                     time.sleep(min(POLL, left))
-                answers, seen = annotator.collect(request), (answers.files, answers.faults)
+                answers, seen = _by_now(annotator, request, answers), (answers.files, answers.faults)
+
+
+def _by_now(annotator: Annotator, request: Request, before: Answers) -> Answers:
+    """What they have given; `before` where nobody answers: somebody may at the next look."""
+    try:
+        return annotator.collect(request)
+    except annotation.Away as error:
+        logger.warning("%s. The run goes on waiting", error)
+        return before
 
 
 def _waiting(annotator: Annotator, request: Request, missing: tuple[Any, ...]) -> str:

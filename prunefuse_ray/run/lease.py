@@ -148,7 +148,10 @@ class Lease:
             while first is not None and not first.get("released"):
                 time.sleep(step)
                 waited += step
-                if self._read(number) != first or self._newest() > number:
+                found = self._read(number)
+                if found is not None and found.get("released") and found.get("owner") == first.get("owner"):
+                    return  # it has ended meanwhile
+                if found != first or self._newest() > number:
                     raise self.refusal()
                 if waited > PATIENCE:
                     return

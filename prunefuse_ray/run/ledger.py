@@ -179,12 +179,19 @@ class Ledger:
         self._lock = open(os.path.join(self.root.path, ".lock"), "a+")  # noqa: SIM115 (held while the run lasts)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._lock.seek(0)
             who = self._lock.read().strip()
             raise LedgerError(
                 f"{self.root.path}: another process is driving this run{f' ({who})' if who else ''}; wait for it, or "
                 "end it"
+            ) from error
+        except OSError as error:
+            if network_file_system(self.root.path):
+                return  # the lease decides
+            raise LedgerError(
+                f"run.directory: '{self.root.path}' takes no locks ({error.strerror}), which keep a second driver out; "
+                "name a directory on another file system"
             ) from error
         self._lock.truncate(0)
         now = datetime.now(UTC).isoformat("T", "seconds")
@@ -199,8 +206,10 @@ class Ledger:
         with open(os.path.join(self.root.path, ".lock")) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 return True
+            except OSError:  # no locks here: nothing is told
+                return False
         return False
 
     def unlock(self) -> None:
@@ -270,6 +279,8 @@ class Ledger:
         found = list(written)
         digests = self._digests([f.path for f in found], sum(f.size for f in found))
         files |= {self._below(f.path): {"size": f.size, "sha256": d} for f, d in zip(found, digests, strict=True)}
+        for f in found:  # or the commit may outlast what it lists
+            Place(self.root.fs, f.path).synchronize()
         commit = Commit(
             step=step, files=files, metrics=dict(metrics), finished=datetime.now(UTC).isoformat("T", "seconds")
         )
@@ -287,6 +298,7 @@ class Ledger:
             source, target = other.root / path, self.root / path
             target.fs.create_dir(posixpath.dirname(target.path), recursive=True)
             target.fs.copy_file(source.path, target.path)
+            target.synchronize()
             if fault := _fault(target, recorded):
                 target.delete()
                 raise LedgerError(f"{source.path}: is not what {step} recorded ({fault}); restore it")

@@ -10,8 +10,8 @@ from hashlib import sha256
 from prunefuse_ray import networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import to_tree
-from prunefuse_ray.data import inventory
-from prunefuse_ray.data.account import lines
+from prunefuse_ray.data import draw, inventory
+from prunefuse_ray.data.account import LEFT_OUT_FILE, lines
 from prunefuse_ray.data.known_labels import check_known_labels, known_count
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
@@ -59,6 +59,9 @@ from prunefuse_ray.training.augmentation import held_form
 
 logger = logging.getLogger(__name__)
 
+OF_THE_POOL = (draw.IDS_FILE, draw.TWINS_FILE, inventory.HELD_OUT_FILE, inventory.INVENTORY, LEFT_OUT_FILE)
+"""What a new run records where there is any: that of one that was killed before it began may be of another pool."""
+
 
 def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = lambda _: None) -> RunContext:
     """Check everything that can be checked before the first phase, then make or reopen the run directory."""
@@ -80,6 +83,11 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         scoring, training = check(config, info, has, runs, known=taken_in, macs=macs)
         ledger.take_budgets(config)
     else:
+        if (ledger.root / "commits").written():
+            raise LedgerError(
+                f"{ledger.root.path}: holds the phases of a run, but its config.yaml is gone: restore it from a copy, "
+                "or start under another --run.name"
+            )
         plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
         check_outside(config.pool, ledger.root, "run.directory")
         found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
@@ -94,6 +102,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
                 f"{ledger.root.path}: another process began this run meanwhile; give the same command again"
             )
         remove_leftovers(config, ledger)  # of one that was killed before there was a run
+        ledger.clear(Step(-1, INIT), *OF_THE_POOL)
         tell(lines(taken.inventory.to_json(), ledger.root.path))
         materialize(found, ledger.root)
         inventory.write(taken, ledger.root)
@@ -150,7 +159,8 @@ def other_memory(config: Config, began: Config, form: Form, rows: int) -> str | 
 def check_files(config: Config, ledger: Ledger) -> None:
     """LedgerError where what the run recorded is damaged: a commit or a file is gone or has another size, or what was
     recorded of the pool has another content. The content of the others is compared when they are read."""
-    done = [step for step in steps(config) if ledger.committed(step)]
+    # The last phase's files are made anew: by `still_complete`, or where more labels follow.
+    done = [step for step in steps(config) if step.phase != REPORT and ledger.committed(step)]
     # What selects follows from what selected before; a target may be missing where label budgets were added.
     chain = [step for step in steps(config) if step.phase not in (FUSE, FINETUNE, SYNC, BASELINE, REPORT)]
     selecting = [step for step in chain if step in done]

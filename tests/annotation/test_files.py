@@ -226,3 +226,10 @@ def test_a_thousand_faults_are_cut(request_):
     faults = give(request_, "id,label\n" + "".join(f"q{n},cat\n" for n in range(1000))).faults
     assert len(faults) == 21
     assert faults[-1] == "... and 980 more unknown ids"
+
+
+def test_a_text_with_a_carriage_return_stays_one_cell(tmp_path):
+    request = request_at(place(tmp_path, "local"), {"a": "one\rtwo"}, texts=True)
+    Files().ask(request)
+    assert not Files().collect(request).notes
+    assert [row["text"] for row in table(request)] == ["one\rtwo"]

@@ -412,3 +412,11 @@ def test_who_goes_on_labeling_keeps_what_is_on_the_screen(request_, monkeypatch)
     now[0] = 120.0
     assert numbers(desk.batch("ben", 2)) == [0, 2]
     desk.close()
+
+
+def test_ids_with_a_carriage_return_are_read_back(tmp_path):
+    request = request_at(place(tmp_path, "local"), {"a\r": b"", "b\rc": b""})
+    desk = Desk(request)
+    desk.answer("anna", [(0, 0), (1, 1)])
+    desk.close()
+    assert given(request) == {("a\r", "anna"): "cat", ("b\rc", "anna"): "dog"}

@@ -366,3 +366,9 @@ def test_folders_that_are_none_of_the_named_classes_are_no_labels(here, local_ra
     image_folder(here / "photos", classes=("2023", "2024"), each=20)
     assert main(["init", "photos", "--classes", "cat,dog", "--labels", "10"]) == 0
     assert yaml.safe_load((here / "prunefuse.yaml").read_text())["annotation"]["kind"] == "files"
+
+
+def test_the_folder_of_the_file_is_made(here, local_ray):
+    make("parquet", here / "data")
+    assert main(["init", "data", "--out", "configs/a.yaml"]) == 0
+    assert (here / "configs" / "a.yaml").exists()

@@ -14,11 +14,12 @@ from types import SimpleNamespace
 import pytest
 
 from prunefuse_ray import interrupts
-from prunefuse_ray.annotation.page import PageServer
+from prunefuse_ray.annotation.page import Desk, PageServer
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands import label
-from prunefuse_ray.config.files import config_from_tree
-from prunefuse_ray.errors import LabelsWaiting
+from prunefuse_ray.config.files import config_from_tree, to_tree
+from prunefuse_ray.errors import LabelsWaiting, LedgerError
+from prunefuse_ray.method.steps import steps
 from prunefuse_ray.run import browser, loop
 from prunefuse_ray.run.browser import Follower, Seen, decide
 from prunefuse_ray.run.ledger import Ledger
@@ -188,8 +189,52 @@ def test_a_file_that_has_just_changed_starts_no_run(tmp_path):
     follower = Follower(Ledger(place), config_from_tree({"annotation": {"kind": "files"}}), None, None)
     (asked.place / "labels.csv").write_bytes(b"id,label\na,cat\nb,dog\n")
     before = time.monotonic()
-    assert follower._is_complete(SimpleNamespace(request=asked))
+    assert follower._is_complete(SimpleNamespace(request=asked, read_others=lambda: None))
     changed = follower._changed
     assert changed >= before
-    assert follower._is_complete(SimpleNamespace(request=asked))
+    assert follower._is_complete(SimpleNamespace(request=asked, read_others=lambda: None))
     assert follower._changed == changed, "it is at rest"
+
+
+def test_a_finished_run_that_is_given_more_budgets_goes_on(tmp_path):
+    def config(*budgets):
+        return config_from_tree({"annotation": {"kind": "files"}, "selection": {"budgets": [*budgets]}})
+
+    root = Place.at(str(tmp_path))
+    ledger = Ledger(root)
+    ledger.create(to_tree(config(10)), {})
+    for step in steps(config(10)):
+        ledger.commit(step, {}, {})
+    page, child = SimpleNamespace(show=lambda *_: None), SimpleNamespace(poll=lambda: None)
+    follower = Follower(Ledger(root), config(10, 20), page, lambda: child)
+    assert follower.look() == "start"
+    Ledger(root).take_budgets(config(10, 20))  # what the run does first
+    assert follower.look() == "wait"
+
+
+def test_another_configuration_is_refused_before_anybody_labels(tmp_path):
+    given = ["--preset", "digits", "--annotation.kind", "files", "--run.directory", str(tmp_path)]
+    ledger, config = label._run(None, given)
+    ledger.create(to_tree(config), {})
+    label._run(None, given)
+    with pytest.raises(LedgerError, match=r"annotation\.labels_per_sample: 1 -> 2"):
+        label._run(None, [*given, "--annotation.labels_per_sample", "2"])
+
+
+def test_what_comes_in_a_file_is_not_asked_for_on_the_page(tmp_path):
+    place = Place.at(str(tmp_path))
+    asked = request_at(place, {"a": b"", "b": b""}, classes=["cat", "dog"])
+    desk = Desk(asked)
+    follower = Follower(Ledger(place), config_from_tree({"annotation": {"kind": "files"}}), None, None)
+    (asked.place / "labels-ben.csv").write_bytes(b"id,label\na,cat\n")
+    assert not follower._is_complete(desk)
+    assert [one["id"] for one in desk.batch("anna", 9)] == ["b"]
+    desk.close()
+
+
+def test_the_run_of_the_working_directory_has_its_name(tmp_path, monkeypatch):
+    root = tmp_path / "photos"
+    Ledger(Place.at(str(root))).create(to_tree(config_from_tree({"annotation": {"kind": "files"}})), {})
+    monkeypatch.chdir(root)
+    _, config = label._run(".", [])
+    assert (config.run.directory, config.run.name) == (str(tmp_path), "photos")

@@ -1,5 +1,6 @@
 """Runs whose labels come from people: they wait, go on, and neither lose a label nor ask for one twice."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 import yaml
 
 from prunefuse_ray.annotation import Answers, annotations_schema
-from prunefuse_ray.config.files import to_tree
+from prunefuse_ray.annotation.label_studio import Client
+from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.config.schema import Annotation
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import tables
@@ -24,6 +26,9 @@ from prunefuse_ray.run import labeling, loop
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import score
 from prunefuse_ray.scoring.score_pass import ScorePass
+from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
+from tests.run.test_view import INFO
 from tests.support import ROOT
 from tests.support.annotators import CLASSES, answer, asked, truth
 from tests.support.driver import arm
@@ -306,3 +311,33 @@ def test_a_labeled_sample_that_was_asked_about_twice_is_scored_once(tmp_path, mo
     assert len(found.exclude) == 0
     none = score._score_labeled(context, Step(2, "score"), what, None, pa.array([], pa.string()))
     assert [table.num_rows for table in tables(none.source, ["id"])] == [0, 0]
+
+
+def test_a_run_that_was_moved_or_has_grown_keeps_its_project(tmp_path):
+    """In another one people would be asked again, and what they gave in the first would stay there."""
+    config = config_from_tree({"annotation": {"kind": "label_studio", "url": "http://localhost"}})
+    ledger = Ledger(Place.at(str(tmp_path)))
+    ledger.create(to_tree(config), INFO.to_json())
+    ledger.commit(Step(-1, "init"), {}, {})
+    chosen = pa.table({"id": ["a"], "score": pa.array([None], pa.float32()), "rank": [0]})
+    table = labeling.request_table(chosen, None, "string", TASKS["classification"])
+    ledger.commit(Step(0, "request"), {labeling.TABLE: table}, {})
+    moved = config.model_copy(update={"run": config.run.model_copy(update={"name": "moved"})})
+    grown = dataclasses.replace(INFO, id_digest="more")
+    markers = {labeling.request_of(c, ledger, i, 0).marker for c in (config, moved) for i in (INFO, grown)}
+    assert len(markers) == 1
+
+
+def test_a_server_that_is_away_for_a_while_does_not_end_the_wait(monkeypatch):
+    monkeypatch.setattr(labeling, "POLL", 0.01)
+    monkeypatch.setattr("urllib3.util.Retry.sleep", lambda *_: None)
+
+    class Restarting(Slow):
+        def collect(self, request):
+            if self.looks == 1:
+                self.looks += 1
+                Client("http://127.0.0.1:9", "token").call("GET", "/users")
+            return super().collect(request)
+
+    taken = labeling.wait_for_labels(Restarting(), Asks(), Annotation(kind="files", wait=60))
+    assert taken.annotations.num_rows == 1

@@ -163,3 +163,9 @@ def test_a_renewal_that_comes_late_brings_no_lease_back(root):
     with pytest.raises(LedgerError):
         first.check()
     third.check()
+
+
+def test_a_driver_that_ends_while_the_next_one_waits_makes_room(root):
+    first = killed(root)
+    threading.Timer(0.4, first._write, kwargs={"released": True}).start()
+    assert held(root).number == 2

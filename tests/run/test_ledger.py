@@ -1,17 +1,22 @@
 """The ledger: what has no commit does not exist, and what is read back is what was written."""
 
+import errno
+import fcntl
 import json
+import os
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import Step
+from prunefuse_ray.method.steps import Step, steps
 from prunefuse_ray.run import lease
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.leftovers import remove_leftovers
+from prunefuse_ray.run.opening import check_files
 from prunefuse_ray.schemas import REJECTED, labels_schema
 from prunefuse_ray.storage import Place
 
@@ -189,3 +194,48 @@ def test_only_one_driver_at_a_time(ledger):
     ledger.unlock()
     other.lock()
     other.unlock()
+
+
+def test_the_disk_has_what_others_wrote_before_it_has_the_commit(ledger, monkeypatch):
+    """Else a machine that loses its power keeps the commit, and not what it lists."""
+    file = Path((ledger.place(STEP, "samples") / "1.parquet").path)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"theirs")
+    order, synchronize = [], os.fsync
+
+    def noted(number):
+        order.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
+        synchronize(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    ledger.commit(STEP, {}, {}, written=ledger.place(STEP, "samples").files())
+    commit = next(n for n, name in enumerate(order) if name.startswith(".select.json."))
+    assert {"1.parquet", "samples"} <= set(order[:commit])
+    assert "commits" in order[commit:]
+
+
+def test_what_the_report_wrote_may_have_changed_where_more_labels_follow(tmp_path):
+    def config(*budgets):
+        return config_from_tree({"selection": {"budgets": [*budgets]}})
+
+    ledger = Ledger(Place.at(str(tmp_path)))
+    ledger.create(to_tree(config(10)), {})
+    for step in steps(config(10)):
+        ledger.commit(step, {"labels.csv": b"id,label\n"} if step.phase == "report" else {}, {})
+    (ledger.root / "labels.csv").write_bytes(b"id;label\r\n")  # saved by a spreadsheet
+    check_files(config(10, 20), Ledger(ledger.root))
+
+
+def test_a_file_system_without_locks_is_no_second_driver(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(LedgerError, match=r"takes no locks \(No locks available\)"):
+        Ledger(Place.at(str(tmp_path))).lock()
+    assert not Ledger(Place.at(str(tmp_path))).driven
+    monkeypatch.setattr("prunefuse_ray.run.ledger.network_file_system", lambda _: "lustre")
+    mine = Ledger(Place.at(str(tmp_path)))
+    mine.lock()
+    assert mine._lease is not None
+    mine.unlock()

@@ -2,13 +2,17 @@
 
 import logging
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from prunefuse_ray.data import draw
+from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Commit, Ledger
 from prunefuse_ray.run.leftovers import leftovers, remove_leftovers
+from prunefuse_ray.run.opening import open_run
 from prunefuse_ray.storage import Place
 from tests.support.pools import random_images
 from tests.support.runs import tiny
@@ -84,3 +88,20 @@ def test_what_a_driver_left_that_was_killed_before_there_was_a_run_is_not_read(l
     assert [f.base_name for f in index.files()] == [f.base_name for f in (undisturbed.root / "pool" / "index").files()]
     chosen = [pq.read_table(f"{root.path}/selected.parquet") for root in (ledger.root, undisturbed.root)]
     assert chosen[0].equals(chosen[1])
+
+
+def test_a_test_set_that_an_attempt_before_the_run_had_drawn_is_not_its_own(local_ray, tiny_pool, tmp_path):
+    root = Place.at(str(tmp_path)) / "tiny"
+    for name in (draw.IDS_FILE, draw.TWINS_FILE):
+        draw.write_ids(pa.array(["s0001"]), root, name)
+    context = open_run(tiny(tiny_pool, tmp_path), Ledger(root), 1)
+    context.ledger.unlock()
+    assert len(context.drawn_test) == 0
+    assert context.pool.without is None
+
+
+def test_phases_without_their_configuration_are_nobodys(local_ray, tiny_pool, tmp_path):
+    root = Place.at(str(tmp_path)) / "tiny"
+    Ledger(root).commit(Step(-1, "init"), {}, {})
+    with pytest.raises(LedgerError, match=r"its config\.yaml is gone"):
+        open_run(tiny(tiny_pool, tmp_path, run={"seed": 5}), Ledger(root), 1)

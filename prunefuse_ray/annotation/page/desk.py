@@ -6,9 +6,7 @@ Every answer is in a file before the next sample is shown: `labels-page-NAME.csv
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import re
 import tempfile
 import threading
@@ -22,7 +20,7 @@ from typing import Any
 
 from prunefuse_ray.annotation.label_files import SAMPLES, read_answers
 from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, for_browsers
-from prunefuse_ray.data.label_tables import inert, inert_label
+from prunefuse_ray.data.label_tables import csv_bytes, inert, inert_label
 from prunefuse_ray.data.paths import normal
 from prunefuse_ray.errors import LabelError
 from prunefuse_ray.tasks import TASKS
@@ -82,10 +80,8 @@ class Desk:
         self._given: dict[str, dict[int, Answer]] = defaultdict(dict)
         for number, person, answer in sorted(self._answers(own), key=lambda a: a[2].time):
             self._given[person][number] = answer
-        others = read_answers(request, lambda name: not name.startswith(PREFIX))
-        self._others: dict[str, dict[int, Answer]] = defaultdict(dict)
-        for number, person, answer in self._answers(others):
-            self._others[person or "files"][number] = answer
+        self._others: dict[str, dict[int, Answer]] = {}
+        self.read_others()
         self._done: dict[str, list[dict[int, Answer | None]]] = {
             person: [{n: None} for n in given] for person, given in self._given.items()
         }
@@ -95,6 +91,14 @@ class Desk:
         self.last_answer = 0.0
         """When the last answer of this process came (`time.monotonic`)."""
         self.spool = Spool(request, self._number)
+
+    def read_others(self) -> None:
+        """Take in what the files of others hold by now: nobody is asked for that again."""
+        found: dict[str, dict[int, Answer]] = defaultdict(dict)
+        for number, person, answer in self._answers(read_answers(self.request, lambda n: not n.startswith(PREFIX))):
+            found[person or "files"][number] = answer
+        with self._lock:
+            self._others = found
 
     def _answers(self, answers: Answers) -> list[tuple[int, str, Answer]]:
         labels = [
@@ -192,15 +196,13 @@ class Desk:
         return [self._shown(n) | ({} if a is None else {"label": self._numbers(a.label)}) for n, a in before.items()]
 
     def _write(self, person: str, given: dict[int, Answer]) -> None:
-        written = io.StringIO()
-        table = csv.writer(written, lineterminator="\n")
-        table.writerow(["id", "label", "annotator", "time", "unsure"])
+        rows = []
         classes, task = self.request.classes, self.task
         for number, answer in given.items():
             id_ = self.asked[number].id
             label = "" if answer.label is None else inert_label(task.named(answer.label, classes), classes, task)
             when = answer.time.isoformat()
-            table.writerow([_cell(id_), label, inert(person), when, "" if label else "yes"])
+            rows.append([_cell(id_), label, inert(person), when, "" if label else "yes"])
         name = page_file(person)
         place = self.request.place / name
         there = place.digest() if place.exists() else None
@@ -210,7 +212,7 @@ class Desk:
                 "again"
             )
         self.last_answer = time.monotonic()
-        content = written.getvalue().encode("utf-8-sig")
+        content = csv_bytes(["id", "label", "annotator", "time", "unsure"], rows)
         new = hashlib.sha256(content).hexdigest() if given else None
         self._files[name] = {there, new}  # a write that fails may have been carried out all the same
         if given:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunefuse_ray.data.label_tables import AT_ONCE, inert, inert_label
+from prunefuse_ray.data.label_tables import AT_ONCE, csv_bytes, inert, inert_label
 from prunefuse_ray.data.labeled_set import own_labels
 from prunefuse_ray.method.steps import FINETUNE, Step
 from prunefuse_ray.report.page import render
@@ -46,7 +44,7 @@ def _all_labels(context: RunContext) -> bytes:
     if len(context.drawn_test):
         tested = own_labels(context.test)
         labels = pa.concat_tables([labels, tested.cast(labels.schema)])
-    return _table(["id", "label"], _cells(labels, context))
+    return csv_bytes(["id", "label"], _cells(labels, context))
 
 
 def _as_csv(context: RunContext, selected: pa.Table) -> bytes:
@@ -54,7 +52,7 @@ def _as_csv(context: RunContext, selected: pa.Table) -> bytes:
     labels = context.labels(context.last)
     place = pc.index_in(selected["id"], value_set=labels["id"].combine_chunks())
     given = selected.append_column("label", labels["label"].take(place))
-    return _table(columns := ["round", "rank", "id", "score", "label"], _cells(given.select(columns), context))
+    return csv_bytes(columns := ["round", "rank", "id", "score", "label"], _cells(given.select(columns), context))
 
 
 def _cells(rows: pa.Table, context: RunContext) -> Iterator[list[Any]]:
@@ -68,15 +66,6 @@ def _cells(rows: pa.Table, context: RunContext) -> Iterator[list[Any]]:
     for batch in rows.to_batches(max_chunksize=AT_ONCE):  # as Python's objects a million rows take 100 MB
         for row in batch.to_pylist():
             yield ["" if cell is None else written.get(name, str)(cell) for name, cell in row.items()]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """A table that spreadsheets open as UTF-8, by its mark."""
-    written = io.StringIO()
-    table = csv.writer(written, lineterminator="\n")
-    table.writerow(header)
-    table.writerows(rows)
-    return written.getvalue().encode("utf-8-sig")
 
 
 def _all_selected(context: RunContext) -> pa.Table:
