@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from prunefuse_ray.data.colors import Range
 from prunefuse_ray.data.image_files import as_seen, formats
 from prunefuse_ray.data.images import encode_png, sample_values
+from prunefuse_ray.data.reading import parquet_file
 from prunefuse_ray.data.vectors import shown
 from prunefuse_ray.errors import LabelError
 from prunefuse_ray.storage import Place
@@ -92,7 +92,8 @@ class Request:
         """(id, sample) a few at a time: texts as they are, images as encoded bytes that every viewer shows alike."""
         for place in self.samples:
             with place.fs.open_input_file(place.path) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(batch_size=BATCH, columns=["id", "sample"]):
+                columns = ["id", "sample"]
+                for batch in parquet_file(stream, columns).iter_batches(batch_size=BATCH, columns=columns):
                     table = pa.Table.from_batches([batch])
                     if only is not None:
                         table = table.filter(pa.array([i in only for i in table["id"].to_pylist()], pa.bool_()))

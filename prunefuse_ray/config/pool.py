@@ -108,7 +108,7 @@ class Pool(Section):
     """Share of the scaled image's shorter side that the center crop keeps; torchvision's presets use 0.875 (256 to
     224)."""
     value_range: tuple[float, float] | None = None
-    """[black, white]: the values that become 0 and 255 in images of more than 8 bits, such as [0, 4095]. Default:
+    """[black, white]: the values that become 0 and 255 in gray images of more than 8 bits, such as [0, 4095]. Default:
     the range of the type for 16 bits, 0..1 for floats; 32-bit integers and other floats are rejected without it."""
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 50_000_000
     """An image with more pixels than this is rejected unread (decompression bombs); Pillow itself opens none of more

@@ -55,7 +55,8 @@ class Walk:
         if not is_pattern(place):
             # A link that the configuration names is followed wherever it leads.
             path = os.path.realpath(place.path) if place.local else place.path
-            yield from self._below(root, [_Step(path, _below(place.path, root.path))])
+            link = place.local and os.path.islink(place.path) and os.path.isfile(path)
+            yield from self._below(root, [_Step(path, _below(place.path, root.path), linked=link)])
             return
         before, segments = split(place)
         deep = segments.index(ANY_DEPTH) if ANY_DEPTH in segments else len(segments)

@@ -6,6 +6,7 @@ Anything that cannot be read is a reason, not an exception: bad samples must not
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from prunefuse_ray.data.image_files import (
     with_end_mark,
 )
 from prunefuse_ray.errors import Rejected
+from prunefuse_ray.schemas import is_list
 from prunefuse_ray.tasks.segmentation import decoded as decoded_mask
 
 if TYPE_CHECKING:
@@ -163,9 +165,15 @@ def _read_encoded(data: bytes, form: ImageForm) -> tuple[Pixels, tuple[str, ...]
 def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
     try:
         found = conversions(image, form.channels)
+        deep, gray = any(kind.startswith(("16 bits", "32-bit")) for kind in found), image.mode[0] in "IF"
+        if deep and not gray and form.value_range is not None:
+            raise Rejected(
+                "more than 8 bits a channel in color or with alpha, of which the upper 8 are read: pool.value_range is "
+                "for gray; write it with 8 bits"
+            )
         if not form.resize and (size := upright_size(image)) != (form.width, form.height):
             raise Rejected(f"{size[0]} x {size[1]} pixels, expected {form.width} x {form.height}")
-        deep, colors, turn = image.mode[0] in "IF", Colors(image, form.channels), orientation(image)
+        colors, turn = Colors(image, form.channels), orientation(image)
         # Lets a JPEG decode at a half, quarter or eighth of its size when that is still large enough.
         whole = form.uncropped
         wanted = (whole.width, whole.height)
@@ -181,7 +189,8 @@ def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ..
     except Exception as error:
         raise Rejected(cannot(error)) from error
     if deep and form.value_range is None and pixels.max() < DARK:
-        found = (*found, "16 bits to 8, near black: pool.value_range may say better")
+        remedy = "pool.value_range may say better" if gray else "write it with 8 bits"
+        found = (*found, f"16 bits to 8, near black: {remedy}")
     return pixels[:, :, None] if pixels.ndim == 2 else pixels, found
 
 
@@ -229,15 +238,27 @@ PLAIN = (
 def sample_values(column: pa.ChunkedArray) -> list[object]:
     """The column's values as bytes, arrays or None. Tensors may be Arrow's tensor types or nested lists."""
     column = plain_samples(column)
-    kind = column.type
-    if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type) and not column.null_count:
-        chunks = [c.flatten() for c in column.chunks]  # vectors, without an object for each number
-        return [v for c in chunks for v in c.to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)]
-    if any(is_plain(kind) for is_plain in PLAIN):
+    if any(is_plain(column.type) for is_plain in PLAIN):
         return column.to_pylist()
+    return [value for chunk in column.chunks for value in _arrays(chunk)]
+
+
+def _arrays(chunk: pa.Array) -> list[object]:
+    """Tensors and lists as arrays, None for a null."""
+    kind = chunk.type
+    if chunk.null_count:  # what stands in its place would be taken for a sample, or move the others
+        there = chunk.is_valid()
+        known = iter(_arrays(chunk.filter(there)))
+        return [next(known) if one else None for one in there.to_pylist()]
     if isinstance(kind, pa.BaseExtensionType):
-        return [a for chunk in column.chunks for a in _extension_values(chunk)]
-    return [None if v is None else _nested(v) for v in column.to_pylist()]
+        to_tensor = getattr(chunk, "to_numpy_ndarray", None)  # pyarrow's fixed-shape tensors
+        return list(to_tensor() if to_tensor else chunk.to_numpy(zero_copy_only=False))
+    if is_list(kind) and pa.types.is_floating(kind.value_type):  # vectors, without an object for each number
+        if pa.types.is_fixed_size_list(kind):
+            return list(chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size))
+        numbers = chunk.values.to_numpy(zero_copy_only=False)
+        return [numbers[first:end] for first, end in itertools.pairwise(chunk.offsets.to_numpy().tolist())]
+    return [_nested(value) for value in chunk.to_pylist()]
 
 
 def plain_samples(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -245,11 +266,6 @@ def plain_samples(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     has_bytes = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     return pc.struct_field(column, "bytes") if has_bytes else column
-
-
-def _extension_values(chunk: pa.ExtensionArray) -> list[object]:
-    to_tensor = getattr(chunk, "to_numpy_ndarray", None)  # pyarrow's fixed-shape tensors
-    return list(to_tensor() if to_tensor else chunk.to_numpy(zero_copy_only=False))
 
 
 def _nested(value: object) -> object:

@@ -107,7 +107,8 @@ def take(found: Survey, known: Known | None = None, *, thorough: bool = False, f
     """Account for what a survey found.
 
     Every sample of a pool that is not large is looked at: the heads of files, and digests of contents. Of a larger one
-    a part is. The held-out sets are digested whole, since the pool is compared with them.
+    a part is. The held-out sets are decoded, every network is tested on all of them, and digested whole, since the pool
+    is compared with them.
 
     Args:
         known: labels that exist beforehand.
@@ -117,16 +118,17 @@ def take(found: Survey, known: Known | None = None, *, thorough: bool = False, f
     form = form or form_of(found.pool, found.info)
     accounts, digests, whole = {}, {}, {}
     for setting, index in found.indexes.items():
-        small = index.rows <= ALL_ROWS and index.bytes <= ALL_BYTES
-        whole[setting] = thorough or small
+        held_out = setting != "path"
+        whole[setting] = thorough or (index.rows <= ALL_ROWS and index.bytes <= ALL_BYTES)
+        decoded = thorough or held_out
         seen, digests[setting] = look(
             index,
             form,
-            some=None if whole[setting] or setting != "path" else SOME,
-            heads=None if whole[setting] else SOME,
-            decode=thorough,
+            some=None if whole[setting] or held_out else SOME,
+            heads=None if whole[setting] or held_out else SOME,
+            decode=decoded,
         )
-        accounts[setting] = _account(index, seen, found.info.classes, digests[setting], whole[setting], thorough)
+        accounts[setting] = _account(index, seen, found.info.classes, digests[setting], whole[setting], decoded)
     held_out = _held_out({s: parts for s, parts in digests.items() if s != "path"})
     shared = overlaps(digests["path"], HeldOut(held_out))
     samples, classes = found.sets["path"], found.info.classes
@@ -219,16 +221,29 @@ def checked(taken: Taken, pool: cfg.Pool, tell: Tell) -> Taken:
 
     Raises:
         PoolError: more of a held-out set lies in the pool than `pool.max_overlap` allows.
+        PoolError: a sample of a held-out set cannot be read.
         ScoreError: more samples cannot be used than `pool.max_rejected` allows.
     """
     account = taken.inventory
     try:
         check_overlap(account.overlaps, {s: one.samples for s, one in account.sets.items()}, pool.max_overlap)
         _check_unreadable(account.sets["path"], pool.max_rejected)
+        _check_held_out(account.sets)
     except PruneFuseError:
         tell(lines(account.to_json()))
         raise
     return taken
+
+
+def _check_held_out(sets: Mapping[str, SetAccount]) -> None:
+    """Found when a network is tested it would stop the run; and mended then it would be another test set."""
+    for setting, one in sets.items():
+        if setting != "path" and one.unreadable:
+            reason = next(iter(one.unreadable))
+            raise PoolError(
+                f"pool.{setting}: {sum(one.unreadable.values()):,} of {one.samples:,} samples cannot be read, e.g. "
+                f"{one.examples[reason][0]!r}: {reason}; mend them, or leave them out"
+            )
 
 
 def _check_unreadable(one: SetAccount, allowed: float) -> None:

@@ -96,7 +96,7 @@ def look(
     pieces = _pieces(index, some)
     share = [None if n is None else -(-n // max(len(pieces), 1)) for n in (some, heads)]
     args: tuple[Any, ...] = (index.source, form, *share, decode)
-    size = math.inf if decode else index.bytes * (1 if some is None else min(1.0, some / index.rows))
+    size = index.bytes * (1 if some is None else min(1.0, some / index.rows))
     if size <= remote.WORTH_A_TASK:
         with remote.plain_errors():
             here = [piece if isinstance(piece, pa.Table | Source) else ray.get(piece) for piece in pieces]

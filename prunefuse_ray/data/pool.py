@@ -25,6 +25,8 @@ class Prepared:
     """Where samples are kept as they were decoded, for later passes: see `prepared.py`."""
 
     place: Place
+    name: str = ""
+    """Of the pool: what is kept of others is removed where there is no room for all."""
     format: Literal["raw", "jpeg"] = "raw"
     share: float = 1.0
     """Of all chunks, those that there is room for."""

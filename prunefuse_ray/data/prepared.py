@@ -21,6 +21,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ from PIL import Image
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.ids import IdSet, id_hashes
 from prunefuse_ray.data.images import ImageForm, encode, plain_samples
+from prunefuse_ray.data.paths import as_list
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.reading import PLACES, FileRows, canonical_columns, canonical_rows, live, opened
 from prunefuse_ray.data.sample_format import Decoded, Form, read_column
@@ -190,7 +192,13 @@ def _changed(fs: pafs.FileSystem, files: list[str]) -> list[int | None]:
 
 
 def _directory(prepared: Prepared, form: Form) -> Place:
-    return prepared.place / f"{form_digest(form)}-{prepared.format}"
+    return prepared.place / "-".join(filter(None, (form_digest(form), prepared.name, prepared.format)))
+
+
+def pool_name(pool: cfg.Pool) -> str:
+    """The name under which all runs on a pool find what is kept of it."""
+    paths = [pool.source, *(Place.at(path).path for path in as_list(pool.path))]
+    return hashlib.blake2b("\n".join(paths).encode(errors="replace"), digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,8 +329,10 @@ class Room:
     """Bytes of all prepared pools in one place."""
 
 
-DIRECTORY = re.compile(r"[0-9a-f]{12}-(raw|jpeg)")
-"""Of one form, as `_directory` names it; nothing else is ever removed."""
+DIRECTORY = re.compile(r"[0-9a-f]{12}(-[0-9a-f]{12})?-(raw|jpeg)")
+"""Of one form and pool, as `_directory` names it; nothing else is ever removed."""
+USED = "used"
+"""A file that is written anew whenever what lies beside it is asked for."""
 JPEG_SHARE = 0.2
 """Of the bytes of a decoded photograph, at QUALITY, about."""
 WORTH = 32 * 2**20
@@ -358,7 +368,13 @@ def room(settings: cfg.Prepared, form: Form, *, samples: int, free_bytes: int | 
 
 
 def open_prepared(
-    settings: cfg.Prepared, runs: Place, form: Form, samples: int, tell: Callable[[list[str]], None] = lambda _: None
+    settings: cfg.Prepared,
+    runs: Place,
+    form: Form,
+    samples: int,
+    tell: Callable[[list[str]], None] = lambda _: None,
+    *,
+    name: str,
 ) -> Prepared | None:
     """The place where decoded samples of a run are kept; None where they are not.
 
@@ -366,13 +382,20 @@ def open_prepared(
         runs: the directory that holds the run's.
         samples: of the pool.
         tell: is told, in lines, where the prepared pool lies, what it takes, and what was removed for it.
+        name: of the pool (`pool_name`).
     """
     place = runs / ".prepared" if settings.directory is None else Place.at(settings.directory)
-    found = room(settings, form, samples=samples, free_bytes=_free(place) if place.local else None)
+    kinds: tuple[Literal["raw", "jpeg"], ...] = ("raw", "jpeg")
+    there = [f for kind in kinds for f in _directory(Prepared(place=place, name=name, format=kind), form).files()]
+    free = _free(place) + sum(f.size for f in there) if place.local else None  # what is kept needs no more room
+    found = room(settings, form, samples=samples, free_bytes=free)
     if found is None:
         return None
-    prepared = Prepared(place=place, format=found.format, share=found.share)
-    removed = evict(place, _directory(prepared, form).path, found.limit - min(found.bytes, found.limit))
+    prepared = Prepared(place=place, name=name, format=found.format, share=found.share)
+    mine = _directory(prepared, form)
+    removed = evict(place, mine.path, found.limit - min(found.bytes, found.limit))
+    with suppress(OSError):  # what cannot be written there is said of every chunk
+        (mine / USED).write_bytes(b"", durable=False)
     told = [f"prepared pool: {found.format}, {found.bytes / 2**30:.1f} GiB in {place.path}"]
     if found.share < 1:
         told.append(
@@ -390,7 +413,8 @@ def evict(place: Place, mine: str, limit: int) -> list[str]:
     used: dict[str, float] = {}
     for file in place.files(recursive=True):
         directory, name = file.path.removeprefix(f"{place.path}/").partition("/")[::2]
-        if DIRECTORY.fullmatch(directory) and name.endswith(".chunk") and f"{place.path}/{directory}" != mine:
+        ours = name.endswith(".chunk") or name == USED
+        if DIRECTORY.fullmatch(directory) and ours and f"{place.path}/{directory}" != mine:
             sizes[directory] = sizes.get(directory, 0) + file.size
             used[directory] = max(used.get(directory, 0.0), file.mtime_ns or 0.0)
     removed, left = [], sum(sizes.values())
@@ -404,8 +428,8 @@ def evict(place: Place, mine: str, limit: int) -> list[str]:
 
 
 def usage(prepared: Prepared, form: Form) -> dict[str, Any]:
-    """What lies in the prepared pools of one form: format, files, bytes. Other runs' pools of that form count, too."""
-    files = _directory(prepared, form).written()
+    """What is kept of the pool in one form: format, files, bytes."""
+    files = [file for file in _directory(prepared, form).written() if file.base_name.endswith(".chunk")]
     return {"format": prepared.format, "files": len(files), "bytes": sum(file.size for file in files)}
 
 

@@ -59,7 +59,7 @@ def tables(
         first = 0
         try:
             with source.fs.open_input_file(file) as stream:
-                parquet = pq.ParquetFile(stream, buffer_size=0 if row_group is None else BATCH_BYTES)
+                parquet = parquet_file(stream, wanted)
                 only = None
                 if row_group is not None:
                     first = sum(parquet.metadata.row_group(i).num_rows for i in range(row_group))
@@ -182,7 +182,7 @@ class FileRows:
     def _parquet(self) -> pq.ParquetFile:
         """The file, opened when something of it is asked for."""
         try:
-            return pq.ParquetFile(self._source.fs.open_input_file(self._file))
+            return parquet_file(self._source.fs.open_input_file(self._file), self._columns)
         except (OSError, pa.ArrowException) as error:
             raise _named(error, self._file, 0) from error
 
@@ -241,14 +241,29 @@ class FileRows:
             )
 
 
-def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
-    """How many rows of these columns make about BATCH_BYTES, by the sizes of the first row group."""
-    if not parquet.metadata.num_row_groups:
-        return BATCH_ROWS
-    group = parquet.metadata.row_group(0)
+def parquet_file(stream: pa.NativeFile, columns: Sequence[str]) -> pq.ParquetFile:
+    """A file of which these columns are read as they are used. By default pyarrow reads the chunks of columns whole,
+    and holds all of them until the file is closed: of photographs gigabytes. What is small comes in one piece all the
+    same, since an object store is asked for each by itself."""
+    metadata = pq.read_metadata(stream)
+    groups_ = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    small = sum(_bytes_of(group, columns) for group in groups_) <= 4 * BATCH_BYTES
+    return pq.ParquetFile(stream, metadata=metadata, pre_buffer=small, buffer_size=0 if small else BATCH_BYTES)
+
+
+def _bytes_of(group: Any, columns: Sequence[str]) -> int:
+    """Uncompressed bytes of these columns in a row group."""
     held = [group.column(i) for i in range(group.num_columns)]
     paths = tuple(f"{column}." for column in columns)  # of a struct all that lies below; a name may have dots itself
-    size = sum(c.total_uncompressed_size for c in held if f"{c.path_in_schema}.".startswith(paths))
+    return sum(c.total_uncompressed_size for c in held if f"{c.path_in_schema}.".startswith(paths))
+
+
+def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
+    """How many rows of these columns make about BATCH_BYTES, by the sizes of the first row group that has any."""
+    groups_ = (parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups))
+    if (group := next((g for g in groups_ if g.num_rows), None)) is None:
+        return BATCH_ROWS
+    size = _bytes_of(group, columns)
     return int(np.clip(BATCH_BYTES * group.num_rows // max(size, 1), 1, BATCH_ROWS))
 
 

@@ -19,14 +19,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.classes import features_names
 from prunefuse_ray.data.folders import Lying, Walk, root_of
 from prunefuse_ray.data.image_files import extensions
+from prunefuse_ray.data.inspection import read_schema
 from prunefuse_ray.data.patterns import is_pattern
-from prunefuse_ray.data.reading import plain_type
+from prunefuse_ray.data.pool import Source
+from prunefuse_ray.data.reading import plain_type, tables
+from prunefuse_ray.data.sources.huggingface import arrow_schema
 from prunefuse_ray.data.sources.tables import CSV, JSONL, vector_of, whole
 from prunefuse_ray.data.sources.webdataset import Sample, scan_tar
 from prunefuse_ray.errors import PoolError, few
@@ -322,7 +324,7 @@ def _is_id(kind: pa.DataType) -> bool:
 
 def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
     def schema_of(name: str) -> pa.Schema:
-        return pq.read_schema(posixpath.join(root.path, name), filesystem=root.fs)
+        return read_schema(root.fs, posixpath.join(root.path, name), "pool.path")
 
     schema = schema_of(files["path"][0])
     _columns(found, schema)
@@ -332,10 +334,10 @@ def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> Non
     kind = plain_type(schema.field(labels).type) if labels in schema.names else None
     countable = kind is not None and (is_set(kind) or not pa.types.is_nested(kind))
     if countable and features_names(schema, labels) is None:
-        columns = (
-            pq.read_table(posixpath.join(root.path, n), filesystem=root.fs, columns=[labels])[labels]
-            for n in names[:FILES_READ]
-        )
+        labeled = [n for n in names[:FILES_READ] if labels in schema_of(n).names]  # a test set may have none
+        paths = tuple(posixpath.join(root.path, n) for n in labeled)
+        read = tables(Source(fs=root.fs, files=paths, sizes=(0,) * len(paths)), [labels])
+        columns = (table[labels] for table in read)
         _count_classes(
             found,
             (v for c in columns for v in pc.unique(pc.list_flatten(c) if is_set(c.type) else c).to_pylist()),
@@ -426,8 +428,7 @@ def _label_field(content: bytes) -> str | None:
 
 
 def _huggingface(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
-    with root.fs.open_input_stream(posixpath.join(root.path, files["path"][0])) as stream:
-        schema = pa.ipc.open_stream(stream).schema
+    schema = arrow_schema(Place(root.fs, posixpath.join(root.path, files["path"][0])))
     _columns(found, schema)
     if found.labeled and features_names(schema, found.fields.get("label_column", "label")) is None:
         found.why["classes"] = "the files do not name them: set pool.classes"

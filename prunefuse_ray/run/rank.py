@@ -25,7 +25,7 @@ from prunefuse_ray.data import inventory
 from prunefuse_ray.data.account import lines
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo, Source
-from prunefuse_ray.data.prepared import open_prepared
+from prunefuse_ray.data.prepared import open_prepared, pool_name
 from prunefuse_ray.data.sample_format import (
     PREPROCESSING_FILE,
     Form,
@@ -329,7 +329,7 @@ def _open(
         ledger.create(tree, info.to_json())
     form = tokens or form_of(config.pool, info)
     beside = Place(ledger.root.fs, posixpath.dirname(ledger.root.path))
-    prepared = open_prepared(config.prepared, beside, form, info.rows, tell)
+    prepared = open_prepared(config.prepared, beside, form, info.rows, tell, name=pool_name(config.pool))
     return info, form, replace(source_of(config.pool, ledger.root, "path", labeled=False), prepared=prepared)
 
 

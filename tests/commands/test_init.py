@@ -372,3 +372,17 @@ def test_the_folder_of_the_file_is_made(here, local_ray):
     make("parquet", here / "data")
     assert main(["init", "data", "--out", "configs/a.yaml"]) == 0
     assert (here / "configs" / "a.yaml").exists()
+
+
+def test_files_that_are_not_what_they_are_called_are_said(here):
+    for name in ("p/a.parquet", "h/a.arrow"):
+        written(here / name, "version https://git-lfs.github.com/spec/v1\n")
+        with pytest.raises(PoolError, match="a Git LFS pointer in place of the file"):
+            recognize(name[0])
+
+
+def test_a_test_set_without_labels_is_no_traceback(here):
+    write_pool(here / "d", random_images(8))
+    (here / "d/part-0.parquet").rename(here / "d/train.parquet")
+    pq.write_table(pq.read_table("d/train.parquet").drop_columns(["label"]), "d/test.parquet")
+    assert recognize("d").fields["classes"] == 2

@@ -1,6 +1,9 @@
 """Colors: every mode and profile that image files have, against what people see."""
 
 import io
+import struct
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -186,3 +189,21 @@ def test_a_gray_profile_and_one_of_another_kind():
     for wrong in (P3, b"no profile", profile("CMYK")):
         out, kinds = read(encoded(gray, "PNG", icc_profile=wrong), GRAY8)
         assert (kinds, out[0, 0, 0]) == ((aside,), 60)
+
+
+def deep_png(pixels):
+    """16 bits a channel, which Pillow reads and does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_twelve_bits_of_color_are_said_to_be_near_black_and_take_no_range():
+    data = deep_png(np.repeat(ramp(np.uint16, 4095)[..., None], 3, axis=2))
+    assert read(data, RGB8)[1][-1] == "16 bits to 8, near black: write it with 8 bits"
+    with pytest.raises(Rejected, match=r"pool\.value_range is for gray"):
+        read(data, replace(RGB8, value_range=(0, 4095)))

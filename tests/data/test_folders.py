@@ -139,3 +139,11 @@ def test_nothing_there_is_said_with_what_there_is(tmp_path, fill):
         locate(str(tmp_path / "pool"), PNG, "pool.path", hints={".heic": "pillow-heif"})
     with pytest.raises(PoolError, match=r"\{a,b\} is no pattern here: give a list"):
         locate(str(tmp_path / "{pool,other}"), PNG, "pool.path")
+
+
+def test_a_file_that_is_named_by_a_link_is_the_one_it_leads_to(tmp_path, fill):
+    fill("v3/a.png")
+    os.symlink("v3/a.png", tmp_path / "current.png")
+    found = locate([str(tmp_path / "current.png"), str(tmp_path / "v3")], PNG, "pool.path")
+    assert found.names == ("current.png",)
+    assert list(found.real_paths()) == [str(tmp_path / "v3/a.png")]

@@ -206,3 +206,11 @@ def test_a_jpeg_that_lacks_its_end_mark_alone_is_read_and_one_that_lacks_pixels_
     for missing in (3, 10, 100, len(whole) // 2):
         with pytest.raises(Rejected, match="truncated"):
             form.read(whole[:-missing])
+
+
+def test_a_null_tensor_is_no_black_image(rgb):
+    kind = pa.fixed_shape_tensor(pa.uint8(), rgb.shape)
+    storage = pa.array([rgb.ravel().tolist(), None, (255 - rgb).ravel().tolist()], kind.storage_type)
+    column = pa.chunked_array([pa.ExtensionArray.from_storage(kind, storage)])
+    assert [value is None for value in sample_values(column)] == [False, True, False]
+    np.testing.assert_array_equal(sample_values(column)[2], 255 - rgb)

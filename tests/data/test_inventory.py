@@ -176,3 +176,14 @@ def test_texts_that_are_cut_or_missing_are_counted(tmp_path, local_ray):
     assert one.conversions == {"text cut": 2}
     assert one.unreadable == {"no text (null)": 1}
     assert (one.repeated, one.sizes) == (1, {})
+
+
+@pytest.mark.parametrize("broken", ["head", "null", "cut"])
+def test_a_held_out_sample_that_cannot_be_read_is_refused_before_anything_is_bought(tmp_path, local_ray, broken):
+    held_out = [encode_png(p) for p in random_images(4, seed=1)]
+    held_out[2] = {"head": b"x", "null": None, "cut": held_out[2][:-30]}[broken]
+    write_pool(tmp_path / "pool", random_images(20))
+    write_pool(tmp_path / "test", random_images(4), first_id=900, image=pa.array(held_out, pa.binary()))
+    pool = parquet_pool(tmp_path)
+    with pytest.raises(PoolError, match=r"pool\.test_path: 1 of 4 samples cannot be read, e\.g\. 's0902': "):
+        checked(take(survey(pool)), pool, lambda _: None)

@@ -109,3 +109,29 @@ def test_ids_of_a_scan_are_compared_in_buckets(local_ray, monkeypatch):
     index.check_unique(index_of(["a", "b", "c"], ["d", "e"]), held, "id")
     with pytest.raises(PoolError, match=r"column 'id' has duplicate ids, e\.g\. 'c';"):
         index.check_unique(index_of(["a", "b", "c"], ["d", "c"]), held, "id")
+
+
+@pytest.mark.parametrize("rows", [32, 3_072], ids=["many row groups", "one"])
+def test_a_file_is_read_as_it_is_used_and_not_kept(tmp_path, rows):
+    file = str(tmp_path / "a.parquet")
+    table = pa.table({"id": range(3_072), "image": pa.array([os.urandom(32_768)] * 3_072, pa.binary())})
+    pq.write_table(table, file, row_group_size=rows, compression="none", use_dictionary=False)
+    del table
+    source = Source(fs=pafs.LocalFileSystem(), files=(file,), sizes=(os.path.getsize(file),), label_column=None)
+    before, held = pa.total_allocated_bytes(), []
+    for _ in reading.tables(source, ["image"]):
+        held.append(pa.total_allocated_bytes() - before)
+    with reading.FileRows(source, 0, ["image"]) as forwards:
+        for first in range(0, 3_072, 64):
+            forwards.take(first, 64)
+            held.append(pa.total_allocated_bytes() - before)
+    assert max(held) < 48 * 2**20, "of 96 MiB"
+
+
+def test_an_empty_row_group_at_the_beginning_makes_no_batches_of_one_row(tmp_path):
+    table, file = pa.table({"id": list(range(100))}), str(tmp_path / "a.parquet")
+    with pq.ParquetWriter(file, table.schema) as writer:
+        writer.write_table(table.slice(0, 0))
+        writer.write_table(table)
+    source = Source(fs=pafs.LocalFileSystem(), files=(file,), sizes=(1,), label_column=None)
+    assert max(t.num_rows for t in reading.tables(source, ["id"])) == 100

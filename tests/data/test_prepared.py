@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -300,7 +301,7 @@ def test_what_is_kept_follows_from_size_and_room():
 def test_the_place_is_told(tmp_path):
     told = []
     form = ImageForm(height=224, width=224, channels=3)
-    found = open_prepared(cfg.Prepared(max_gb=0.01), Place.at(str(tmp_path)), form, 1_000, told.extend)
+    found = open_prepared(cfg.Prepared(max_gb=0.01), Place.at(str(tmp_path)), form, 1_000, told.extend, name="")
     assert found.place.path == f"{tmp_path}/.prepared"
     assert told[0] == f"prepared pool: raw, 0.1 GiB in {tmp_path}/.prepared"
     assert "room for 7%" in told[1]
@@ -319,3 +320,45 @@ def test_what_was_used_longest_ago_makes_room_and_nothing_else_is_touched(tmp_pa
     assert evict(Place.at(str(tmp_path)), mine, 100) == [f"{tmp_path}/bbbbbbbbbbbb-jpeg"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "aaaaaaaaaaaa-raw", "aaaaaaaaaaaa-raw-mine", "cccccccccccc-raw", "photos"]  # fmt: skip
+
+
+def keep(found, form, size):
+    file = Path(prepared._directory(found, form).path) / "x.chunk"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "wb") as made:
+        made.truncate(size)  # sparse
+
+
+def test_pools_of_one_form_make_room_for_each_other(tmp_path):
+    form, told = ImageForm(height=224, width=224, channels=3), []
+    for name in ("a" * 12, "b" * 12):
+        found = open_prepared(cfg.Prepared(max_gb=0.2), Place.at(str(tmp_path)), form, 1_000, told.extend, name=name)
+        keep(found, form, 150_528_000)
+    assert sum(f.stat().st_size for f in tmp_path.rglob("*.chunk")) <= 0.2 * 2**30
+    assert any("removed to make room" in line for line in told)
+
+
+def test_what_is_used_is_kept_longer_than_what_was_written_later(tmp_path):
+    form, runs = ImageForm(height=224, width=224, channels=3), Place.at(str(tmp_path))
+    for name in ("a" * 12, "b" * 12, "a" * 12):  # a is read again
+        found = open_prepared(cfg.Prepared(max_gb=0.3), runs, form, 1_000, name=name)
+        keep(found, form, 150_528_000)
+        time.sleep(0.02)
+    before = os.stat(tmp_path).st_mtime_ns
+    for file in tmp_path.rglob("x.chunk"):
+        os.utime(file, ns=(before - 10**9, before - 10**9 + ("bbbb" in str(file)) * 10**8))
+    open_prepared(cfg.Prepared(max_gb=0.3), runs, form, 1_000, name="c" * 12)
+    left = {file.parent.name.split("-")[1] for file in tmp_path.rglob("x.chunk")}
+    assert left == {"a" * 12}
+
+
+def test_what_is_kept_already_needs_no_more_room(tmp_path, monkeypatch):
+    form, told = ImageForm(height=224, width=224, channels=3), []
+    monkeypatch.setattr(
+        prepared, "_free", lambda _: 310_000_000 - sum(f.stat().st_size for f in tmp_path.rglob("*.chunk"))
+    )
+    for _ in range(2):
+        found = open_prepared(cfg.Prepared(), Place.at(str(tmp_path)), form, 1_000, told.extend, name="a" * 12)
+        keep(found, form, 150_528_000)
+        assert found.share == 1.0
+    assert not any("there is room for" in line for line in told)

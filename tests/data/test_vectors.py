@@ -1,9 +1,11 @@
 """Vectors."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from prunefuse_ray.data.images import sample_values
 from prunefuse_ray.data.vectors import VectorForm, shown
 from prunefuse_ray.errors import Rejected
 
@@ -33,3 +35,11 @@ def test_what_cannot_be_used_is_rejected(value, why):
 def test_people_see_the_first_few_numbers():
     assert shown([0.5, 1]) == "0.5, 1"
     assert shown(range(9)) == "0, 1, 2, 3, 4, 5, ... (9 numbers)"
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 2)])
+def test_lists_of_numbers_are_read_without_an_object_for_each(kind):
+    column = pa.chunked_array([pa.array([[9, 9], [1, 2], None, [3, 4]], kind)]).slice(1)
+    values = sample_values(column)
+    assert [None if v is None else v.tolist() for v in values] == [[1, 2], None, [3, 4]]
+    assert all(v is None or v.dtype == np.float32 for v in values)

@@ -38,6 +38,12 @@ class HuggingFace(SourceReader):
                 listed |= set(arrow_files(place, samples.field))
         if not listed:
             return found
+        there = set(found.paths)
+        if missing := sorted(p for p in listed if p not in there and not Place(found.fs, p).exists()):
+            raise PoolError(
+                f"{samples.field}: {len(missing):,} of the {len(listed):,} files that state.json lists are not there, "
+                f"such as '{missing[0]}'; copy the dataset again"
+            )
         unlisted = [LeftOut(n, "not in state.json") for n, p in zip(found.names, found.paths, strict=True)
                     if p not in listed]  # fmt: skip
         kept = found.part([i for i, path in enumerate(found.paths) if path in listed])

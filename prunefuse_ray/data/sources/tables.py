@@ -23,6 +23,7 @@ import pyarrow.fs as pafs
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.index import Found, Index, check_unique, scanned
 from prunefuse_ray.data.label_tables import OTHER_FORMS, delimiter_of
+from prunefuse_ray.data.left_out import LeftOut
 from prunefuse_ray.data.paths import Listing, check_names, locate, normal
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.sample_set import SampleSet
@@ -87,6 +88,8 @@ class _Scan:
         wanted = [column for column in (id_, sample, *labels) if column is not None]
         numbered = enumerate(self.rows_of(place, wanted))
         while some := list(itertools.islice(numbered, ROWS)):
+            empty = [LeftOut(f"{name}:{n}", "row of empty cells") for n, (_, row) in some if not row]
+            some = [one for one in some if one[1][1]]
             values = [row.get(sample) for _, (_, row) in some]
             yield Found(
                 ids=[f"{name}:{n}" if id_ is None else _id(row.get(id_), id_, place, line) for n, (line, row) in some],
@@ -96,6 +99,7 @@ class _Scan:
                     if self.text
                     else pa.array(map(vector_of, values), pa.list_(pa.float32()))
                 },
+                left_out=empty,
             )
 
 
@@ -156,11 +160,13 @@ def _csv_rows(place: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]]
         try:
             for cells in reader:
                 line, before = before + 1, reader.line_num
-                if not any(cells):
+                if not cells or (header is None and not any(cells)):  # a blank line is no row
                     continue
                 if header is None:
                     header = [cell.strip() for cell in cells]
                     _check_header(header, columns, place)
+                elif not any(cells):
+                    yield line, {}
                 elif len(cells) != len(header):
                     raise _fault(place, line, f"{len(cells)} cells, but the header has {len(header)}; mend it")
                 else:

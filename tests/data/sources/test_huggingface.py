@@ -7,8 +7,8 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.data.classes import features_names
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.data.sample_set import SampleSet
+from prunefuse_ray.data.sources.huggingface import HUGGINGFACE, arrow_schema, scan_arrow
 from prunefuse_ray.data.sources.huggingface import _scan as scan
-from prunefuse_ray.data.sources.huggingface import arrow_schema, scan_arrow
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import PoolError
@@ -111,3 +111,13 @@ def test_files_that_were_cut_are_noticed(tmp_path, local_ray):
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(PoolError, match=r"no Arrow stream file \(.*a Git LFS pointer in place of the file"):
         survey(pool)
+
+
+def test_a_file_of_a_dataset_that_is_not_there_is_said(tmp_path):
+    huggingface(tmp_path / "d", random_images(8), shards=2)
+    (tmp_path / "d" / "data-00001-of-00002.arrow").unlink()
+    pool = cfg.Pool(source="huggingface", path=str(tmp_path / "d"), test_path=str(tmp_path / "t"), channels=1)
+    with pytest.raises(
+        PoolError, match=r"1 of the 2 files that state\.json lists are not there, such as '.*/data-00001"
+    ):
+        HUGGINGFACE.listing(SampleSet(pool))

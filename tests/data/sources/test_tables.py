@@ -159,3 +159,12 @@ def test_half_a_character_in_a_class_that_is_guessed_can_be_shown(tmp_path, caps
     (tmp_path / "a.jsonl").write_text(f'{{"text": "fine", "label": "good{HALF}"}}\n{{"text": "no", "label": "bad"}}\n')
     assert main(["inspect", str(tmp_path / "a.jsonl"), "--pool.text_column", "text"]) == 2
     assert "has half of a surrogate pair" in capsys.readouterr().err
+
+
+def test_rows_of_empty_cells_are_counted_and_leave_the_others_their_numbers(tmp_path, local_ray):
+    written(tmp_path, "a.csv", "text,label\nfine,good\n,\n\nfine too,1\n")
+    _, seen = found(tmp_path, "csv")
+    assert sorted(seen) == ["a.csv:0", "a.csv:2"]
+    tree = {"source": "csv", "path": str(tmp_path / "pool"), "test_path": str(tmp_path / "test"), "classes": NAMES}
+    index = survey(cfg.Pool.model_validate({**tree, "text_column": "text"})).indexes["path"]
+    assert dict(index.left_out.counts) == {"row of empty cells": 1}
