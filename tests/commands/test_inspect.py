@@ -7,8 +7,9 @@ from PIL import Image
 
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands.inspect import _guessed
+from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.storage import Place
-from tests.support.pools import image_folder
+from tests.support.pools import image_folder, random_images
 
 
 @pytest.fixture
@@ -59,6 +60,9 @@ def test_the_file_of_a_run_is_understood_and_the_lists_are_written_on_request(ph
     assert "pool.max_overlap: the pool holds the very bytes of 6 of the 6 samples" in capsys.readouterr().err
     (photos / "test" / "cat" / "0.png").write_bytes((photos / "photos" / "dog" / "9.jpg").read_bytes()[:-9])
     more += ["--pool.image_size", "8,8"]
+    assert main(["inspect", "--config", str(photos / "run.yaml"), *more]) == 2
+    assert "pool.test_path: 1 of 6 samples cannot be read, e.g. 'cat/0.png'" in capsys.readouterr().err
+    (photos / "test" / "cat" / "0.png").write_bytes(encode_png(random_images(1, seed=9)[0]))
     assert main(["inspect", "--config", str(photos / "run.yaml"), *more]) == 0
     assert f"all of them: {out}/left_out.parquet" in capsys.readouterr().out
     account = json.loads(Place.at(f"{out}/inventory.json").read_bytes())

@@ -233,6 +233,11 @@ def help_of(command: str) -> str:
     return out.getvalue()
 
 
+def _signature(thing: Any) -> str:
+    """With functions that are defaults by their names; Ray puts one of its own in the place of `print`."""
+    return re.sub(r"<(?:built-in )?function (?:safe_)?(\w+)[^>]*>", r"\1", str(inspect.signature(thing)))
+
+
 def python() -> str:
     """Signatures and docstrings of what `prunefuse_ray` exports."""
     lines = [GENERATED, "# Python\n", f"{_plain(prunefuse_ray.__doc__)}\n"]
@@ -241,7 +246,7 @@ def python() -> str:
         lines += [
             f"## {name}\n",
             "```text",
-            f"{name}{inspect.signature(thing)}\n",
+            f"{name}{_signature(thing)}\n",
             inspect.getdoc(thing) or "",
             "```\n",
         ]
@@ -254,7 +259,7 @@ def python() -> str:
                 lines += [
                     f"### {name}.{method}\n",
                     "```text",
-                    f"{method}{inspect.signature(function)}\n",
+                    f"{method}{_signature(function)}\n",
                     said,
                     "```\n",
                 ]
