@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
@@ -58,7 +58,7 @@ test-browser: install
 
 # Label Studio brings a Django of its own, so it has an environment of its own.
 test-labelstudio: install
-	test -x .venv-labelstudio/bin/python || $(PYTHON) -m venv .venv-labelstudio
+	test -x .venv-labelstudio/bin/pip || $(PYTHON) -m venv --clear .venv-labelstudio
 	.venv-labelstudio/bin/python -m pip install --quiet 'label-studio==1.23.2'
 	$(BIN)/python -m pytest -m labelstudio --timeout 900
 
@@ -72,7 +72,7 @@ gpu-check: install
 
 # The lowest versions that pyproject.toml allows, in an environment of their own (6 GB).
 test-lowest:
-	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	test -x .venv-lowest/bin/pip || $(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --upgrade pip
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev,mlflow,wandb]'
 	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile
@@ -102,4 +102,4 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) .site runs
+	rm -rf $(VENV) .site

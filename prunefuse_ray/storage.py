@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.errors import ConfigError, LedgerError, is_container
 
 PATIENCE = 60.0
 """Seconds for which a request to an S3 store is tried again, with growing pauses: a store that throttles or is away for
@@ -292,6 +292,9 @@ def _rebuild_s3(patience: float, options: dict[str, Any]) -> _PatientS3:
 def _from_uri(where: str) -> tuple[pafs.FileSystem, str]:
     """The store and the path of a URI. What may not stand in a URI as it is (blanks, umlauts, brackets) is encoded."""
     scheme, _, rest = where.partition("://")
+    before, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and not is_container(scheme, before):
+        raise ConfigError(f"{scheme}://...: holds credentials; give them by the environment or the machine's role")
     path, mark, query = rest.partition("?")
     uri = f"{scheme}://{quote(path, safe=':/%*@')}{mark}{query}"
     try:

@@ -11,6 +11,16 @@ from tests.support.pools import parquet_pool, random_images, write_pool
 
 # One thread a process: the suite runs in two of them, and threads that wait for each other would lose that.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What the developer's shell has would change what commands print, or lead them to other clusters and stores.
+os.environ.pop("NO_COLOR", None)
+os.environ.pop("FORCE_COLOR", None)
+os.environ.pop("TTY_COMPATIBLE", None)
+os.environ.pop("COLUMNS", None)
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.pop("AWS_PROFILE", None)
+os.environ.pop("AWS_ENDPOINT_URL", None)
+os.environ.pop("AWS_ENDPOINT_URL_S3", None)
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="prunefuse-tests-cache-")

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib.metadata import distributions
 
 import pytest
 import yaml
@@ -60,3 +61,22 @@ def test_version_license_and_citation_agree():
     changes = (ROOT / "CHANGELOG.md").read_text()
     version = Version(project["version"])
     assert ("## [Unreleased]" if version.is_devrelease else f"## [{version}]") in changes
+
+
+def test_what_is_not_code_is_packaged():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["*"]
+    for file in (ROOT / "prunefuse_ray").rglob("*"):
+        if file.is_file() and file.suffix not in (".py", ".pyc"):
+            package = next(folder for folder in file.parents if (folder / "__init__.py").exists())
+            assert any(file.relative_to(package).match(pattern) for pattern in patterns), file
+
+
+def test_nothing_is_skipped_for_want_of_a_package():
+    """Tests of optional packages skip themselves where these are missing: here all of them are there."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    asked = [Requirement(one) for one in extras["dev"]]
+    for own in [one for one in asked if one.name == "prunefuse-ray"]:
+        asked += [Requirement(one) for extra in own.extras for one in extras[extra]]
+    there = {canonicalize_name(found.metadata["Name"]) for found in distributions()}
+    wanted = {canonicalize_name(r.name) for r in asked if not r.marker or r.marker.evaluate()} - {"prunefuse-ray"}
+    assert wanted <= there, sorted(wanted - there)

@@ -197,3 +197,11 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         Place.at(str(tmp_path / "file")).write_bytes(b"half of it")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_byte_of_a_table_is_an_error(tmp_path):
+    place, table = Place.at(str(tmp_path / "t.parquet")), pa.table({"id": ["abcdefgh"]})
+    place.write_table(table)
+    place.write_bytes(place.read_bytes().replace(b"abcdefgh", b"abcdefgi"))
+    with pytest.raises(LedgerError):
+        place.read_table(table.schema)

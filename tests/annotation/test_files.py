@@ -233,3 +233,12 @@ def test_a_text_with_a_carriage_return_stays_one_cell(tmp_path):
     Files().ask(request)
     assert not Files().collect(request).notes
     assert [row["text"] for row in table(request)] == ["one\rtwo"]
+
+
+def test_what_comes_from_the_pool_is_no_formula_in_the_table_and_is_read_back(tmp_path):
+    samples, classes = {"=1+1": "=HYPERLINK(1)"}, ("@SUM(A1)", "b")
+    request = request_at(place(tmp_path, "local"), samples, guesses=[0], classes=classes, texts=True)
+    Files().ask(request)
+    (row,) = table(request)
+    assert (row["id"], row["text"], row["guess"]) == ("'=1+1", "'=HYPERLINK(1)", "'@SUM(A1)")
+    assert labels(give(request, "id,label\n'=1+1,b\n")) == {("=1+1", ""): 1}

@@ -267,3 +267,45 @@ def test_several_choices_are_a_set_of_classes_and_none_is_the_empty_set(tmp_path
     assert "(id 'c'): its annotation has 'what', which is not a class" in fault
     assert 'choice="multiple"' in label_config(CLASSES, False, True)
     assert "required" not in label_config(CLASSES, False, True), "or nobody could say that there is none"
+
+
+def test_a_listing_is_read_to_its_last_page(monkeypatch):
+    client, asked = Client("http://s", "token"), []
+
+    def call(method, path, params):
+        asked.append(params["page"])
+        first = (params["page"] - 1) * params["page_size"]
+        return {"total": 250, "tasks": [{"id": n} for n in range(first, min(first + params["page_size"], 250))]}
+
+    monkeypatch.setattr(client, "call", call)
+    assert [t["id"] for t in client.pages("/tasks", "tasks", project=1)] == list(range(250))
+    assert asked == [1, 2, 3]
+
+
+def test_samples_of_many_requests_are_each_imported_once_into_the_oldest_project(tmp_path):
+    sent, into = [], set()
+
+    class Server:
+        url = "http://s"
+
+        def pages(self, path, *_, **__):
+            mine = [{"id": n, "description": "[prunefuse:m]"} for n in (9, 4)]
+            return iter(mine if path == "/projects" else [])
+
+        def call(self, method, path, json):
+            into.add(path)
+            sent.append([task["data"]["id"] for task in json])
+
+    ids = [f"s{n:03d}" for n in range(120)]
+    LabelStudio(client=Server()).ask(request_at(place(tmp_path, "local"), dict.fromkeys(ids, "words"), texts=True))
+    assert sorted(i for batch in sent for i in batch) == ids
+    assert max(map(len, sent)) <= 50
+    assert {path.split("/")[2] for path in into} == {"4"}
+
+
+def test_an_import_is_not_sent_twice(monkeypatch):
+    monkeypatch.setattr("urllib3.util.Retry.sleep", lambda *_: None)
+    refused = {"method": "POST", "path": "/api/projects/1/import", "sent": [], "status": 503, "answer": {}}
+    with replay([refused]) as (url, complaints), pytest.raises(LabelError, match="HTTP 503"):
+        Client(url, "token").call("POST", "/projects/1/import", json=[])
+    assert not complaints

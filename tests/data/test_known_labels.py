@@ -152,3 +152,15 @@ def test_known_labels_that_do_not_fit_are_refused_and_nothing_is_written(
         loop.run(config)
     assert said in str(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_of_more_labels_than_are_held_at_once_none_is_lost(tmp_path, monkeypatch, kind):
+    for module in ("label_tables", "known_labels"):
+        monkeypatch.setattr(f"prunefuse_ray.data.{module}.AT_ONCE", 2)
+    expected = [{"id": f"s{i}", "label": i % 2} for i in range(7)]
+    path = write(tmp_path, "id,label\n" + "".join(f"s{i},{i % 2}\n" for i in range(7)))
+    if kind == "parquet":
+        path = str(tmp_path / "k.parquet")
+        pq.write_table(pa.Table.from_pylist(expected), path)
+    assert read_known(path, INFO, CLASSIFICATION).table.to_pylist() == expected

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -17,6 +18,7 @@ from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.leftovers import remove_leftovers
 from prunefuse_ray.run.opening import check_files
+from prunefuse_ray.run.phases import score
 from prunefuse_ray.schemas import REJECTED, labels_schema
 from prunefuse_ray.storage import Place
 
@@ -239,3 +241,46 @@ def test_a_file_system_without_locks_is_no_second_driver(tmp_path, monkeypatch):
     mine.lock()
     assert mine._lease is not None
     mine.unlock()
+
+
+def test_a_commit_that_is_gone_while_later_ones_are_there_is_refused(tmp_path):
+    config = config_from_tree({"selection": {"budgets": [10, 20]}})
+    ledger = Ledger(Place.at(str(tmp_path)))
+    ledger.create(to_tree(config), {})
+    for step in steps(config):
+        if step != Step(0, "label"):
+            ledger.commit(step, {}, {})
+    with pytest.raises(LedgerError, match=r"the commit of 'round 0, label' is gone, but '.*' came after"):
+        check_files(config, Ledger(ledger.root))
+
+
+def test_later_rounds_need_what_the_first_was_scored_by(tmp_path):
+    ledger = Ledger(Place.at(str(tmp_path)))
+    ledger.commit(Step(0, "score"), {}, {})
+    context = SimpleNamespace(ledger=ledger)
+    with pytest.raises(LedgerError, match=r"'scoring\.json', by which the pool was scored so far, is gone"):
+        score._check_choice(context, Step(1, "score"))
+    ledger.write_file("scoring.json", b"{}")
+    score._check_choice(context, Step(1, "score"))
+
+
+def test_what_another_run_found_unusable_comes_with_its_step(tmp_path):
+    other, mine = (Ledger(Place.at(str(tmp_path / n))) for n in "ab")
+    other.commit(Step(0, "score"), {}, {})
+    other.record_rejected(pa.table({"id": ["x"], "reason": ["bad"]}, REJECTED))
+    mine.adopt(Step(0, "score"), other, "a")
+    assert mine.rejected().to_pylist() == [{"id": "x", "reason": "bad"}]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b + b"x"])
+def test_files_that_others_wrote_are_compared_with_what_was_recorded(ledger, damage):
+    place = ledger.place(STEP, "samples") / "1.parquet"
+    place.write_bytes(b"theirs")
+    ledger.commit(STEP, {}, {}, written=ledger.place(STEP, "samples").files())
+    assert ledger.files(STEP, "samples")[0] == [place.path]
+    place.write_bytes(damage(b"theirs"))
+    driver = Ledger(ledger.root)
+    driver.lock()
+    with pytest.raises(LedgerError, match=r"1\.parquet"):
+        driver.files(STEP, "samples")
+    driver.unlock()

@@ -1,6 +1,7 @@
 """The phases: what they do with samples that cannot be used, and with texts."""
 
 import dataclasses
+import json
 import time
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from prunefuse_ray import networks, progress
+from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import merge
 from prunefuse_ray.data import inventory
 from prunefuse_ray.data.images import encode_png
@@ -20,7 +22,9 @@ from prunefuse_ray.run import loop
 from prunefuse_ray.run.context import Done
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import train
+from prunefuse_ray.run.phases.report import _cells
 from prunefuse_ray.storage import Place
+from tests.report.test_page import Page
 from tests.support.nets import OWN
 from tests.support.nets import tiny as tiny_network
 from tests.support.pools import random_images, write_pool
@@ -64,7 +68,9 @@ def test_bad_samples_are_recorded_and_never_selected(local_ray, spoiled, tmp_pat
     assert "null" in rejected["s0002"]
     chosen = [i for r in (0, 1) for i in pq.read_table(root / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist()]
     assert sorted(chosen) == [f"s{i:04d}" for i in range(3, 60)]
-    assert "3 " in (root / "report.html").read_text()
+    words = Page((root / "report.html").read_text()).words("rejected")
+    assert "3 samples (5.00% of the pool) were rejected and cannot be chosen." in words
+    assert json.loads((root / "result.json").read_text())["rejected"] == 3
 
 
 def test_images_of_another_size_are_rejected_on_request(local_ray, spoiled, tmp_path):
@@ -316,3 +322,8 @@ def test_a_phases_time_is_its_work(monkeypatch):
     monkeypatch.setitem(loop.PHASES, "train", lambda *_: Done(outputs={}, metrics={"seconds": 60.0}))
     loop._carry_out(context, Step(0, "train"))
     assert taken["seconds"] == 60.0
+
+
+def test_ids_and_classes_are_no_formulas_in_the_tables_of_a_run():
+    context = SimpleNamespace(config=Config(), info=SimpleNamespace(classes=["@x", "y"]))
+    assert list(_cells(pa.table({"id": ["=1+1"], "label": [0]}), context)) == [["'=1+1", "'@x"]]

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.exceptions import RayActorError
 
 from prunefuse_ray.acquisition import STRATEGIES, Chance, random_scores
 from prunefuse_ray.acquisition.cluster_margin import CLUSTER_MARGIN
@@ -385,3 +386,24 @@ def test_cluster_margin_costs_what_the_documents_say(tmp_path, monkeypatch):
     text = (ROOT / "docs/how-to/strategies.md").read_text(encoding="utf-8")
     stated = int(re.search(r"`cluster_margin` \| at most ([\d,]+)·N·D", text)[1].replace(",", ""))
     assert sum(pairs) <= (stated / 1_000 + 1) * 10 * N  # one more: the driver's own candidates
+
+
+def test_a_selection_that_loses_an_actor_is_made_again_and_not_for_ever(caplog):
+    answers = iter([RayActorError(), RayActorError(), "the selected"])
+
+    def selection():
+        if isinstance(one := next(answers), Exception):
+            raise one
+        return one
+
+    assert set_selection.attempt(selection) == "the selected"
+    assert caplog.text.count("selection lost an actor") == 2
+    calls = []
+
+    def lost():
+        calls.append(1)
+        raise RayActorError()
+
+    with pytest.raises(RayActorError):
+        set_selection.attempt(lost)
+    assert len(calls) == set_selection.ATTEMPTS

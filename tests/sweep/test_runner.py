@@ -38,6 +38,9 @@ from prunefuse_ray.sweep.results import (
     FAILED,
     STOPPED,
     UNFINISHED,
+    Outcome,
+    SweepResult,
+    TrialResult,
     outcome,
     outcome_place,
     pool_key,
@@ -769,3 +772,22 @@ def test_a_search_with_fewer_draws_ends_what_was_drawn():
     sweep = sweep_from_tree({"space": {"training.lr": {"uniform": [0.1, 0.2]}}, "samples": 8})
     assert len(sweep.seeds) == 3
     assert [wanted(sweep, 5, drawn) for drawn in (0, 6, 8, 16)] == [29, 11, 5, 5]
+
+
+@pytest.mark.parametrize(("ended", "code"), [(COMPLETE, 0), (STOPPED, 0), (FAILED, 1), (UNFINISHED, 1)])
+def test_a_sweep_that_lacks_a_trial_ends_with_exit_code_1(tmp_path, monkeypatch, capsys, ended, code):
+    file, own = tmp_path / "s.yaml", {"directory": str(tmp_path), "name": "s"}
+    given = {"base": {"run": own}, "arms": {"one": {}, "two": {"training": {"lr": 0.05}}}, "seeds": [0]}
+    file.write_text(yaml.safe_dump(given))
+    sweep, root = sweep_from_tree(given), Place.at(str(tmp_path / "s"))
+    (root / "sweep.yaml").write_bytes(b"")
+    results = [
+        TrialResult(trial=trial, outcome=Outcome(status=status, message="no luck"), rows=[], tuning=None, shared={})
+        for trial, status in zip(trials(sweep), (COMPLETE, ended), strict=True)
+    ]
+    monkeypatch.setattr(sweeping, "run_sweep", lambda *_: None)
+    monkeypatch.setattr(
+        "prunefuse_ray.sweep.analysis.write_results", lambda *_: SweepResult(sweep=sweep, root=root, trials=results)
+    )
+    assert main(["sweep", "--config", str(file)]) == code
+    assert ("failed: two_seed-0: no luck" in capsys.readouterr().out) == (ended == FAILED)
