@@ -10,7 +10,8 @@ import os
 import posixpath
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -112,8 +113,8 @@ class Place:
         return sha256.hexdigest()
 
     def read_bytes(self) -> bytes:
-        with self.fs.open_input_stream(self.path) as stream:
-            return stream.readall()
+        with self.fs.open_input_file(self.path) as file:  # of a stream a store would be asked for each 256 KiB
+            return file.readall()
 
     def write_bytes(self, data: bytes, *, durable: bool = True) -> None:
         """Write the file whole: on a local disk under another name, synchronized, then renamed; an object store's
@@ -123,7 +124,8 @@ class Place:
             durable: wait until the disk has it. Not for what can be made again, and is checked when it is read.
         """
         parent = posixpath.dirname(self.path)
-        self.fs.create_dir(parent, recursive=True)
+        if self.fs.type_name not in STORES_WITHOUT_DIRECTORIES:
+            self.fs.create_dir(parent, recursive=True)
         if not self.local:
             with self.fs.open_output_stream(self.path) as stream:
                 stream.write(data)
@@ -143,12 +145,6 @@ class Place:
             with suppress(OSError):
                 os.unlink(aside)
             raise
-
-    def synchronize(self) -> None:
-        """Wait until the disk has the file and its name, which a machine that loses its power does not wait for."""
-        if self.local:
-            _synchronize(self.path)
-            _synchronize_directory(posixpath.dirname(self.path))
 
     def delete(self) -> None:
         """Remove the file or the directory with everything in it; nothing happens where there is none."""
@@ -207,6 +203,18 @@ def below(directory: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
+def synchronize(places: Iterable[Place]) -> None:
+    """Wait until the disk has files and their names, which a machine that loses its power does not wait for."""
+    paths = [place.path for place in places if place.local]
+    with ThreadPoolExecutor(SYNCHRONIZED_AT_ONCE) as threads:
+        list(threads.map(_synchronize, paths))
+    for directory in {posixpath.dirname(path) for path in paths}:
+        _synchronize_directory(directory)
+
+
+SYNCHRONIZED_AT_ONCE = 8
+
+
 def _synchronize(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -218,6 +226,10 @@ def _synchronize(path: str) -> None:
 def _synchronize_directory(path: str) -> None:
     with suppress(OSError):  # not every file system does that for a directory
         _synchronize(path)
+
+
+STORES_WITHOUT_DIRECTORIES = ("s3", "gcs")
+"""To make them would take a request for each part of a path."""
 
 
 def parted(directory: str) -> tuple[str, str]:

@@ -58,9 +58,15 @@ def within_reach(largest: float, counts: npt.NDArray[np.int64]) -> float:
 
 def to_fixed(values_ND: Float32s, power: int) -> Float32s:
     """Integers (as float32, in place) nearest to values * 2^power. Grids of powers of two stay what they are."""
-    with np.errstate(over="ignore"):  # one sample far off; `Shard` cuts it off
+    with np.errstate(over="ignore"):  # one sample far off; see `within`
         np.ldexp(values_ND, power, out=values_ND)
     return np.rint(values_ND, out=values_ND)
+
+
+def within(values_ND: Float32s, power: int) -> Float32s:
+    """`to_fixed`, cut off where coordinates end (`within_reach`)."""
+    limit = 2.0 ** coordinate_bits(values_ND.shape[1])
+    return np.clip(to_fixed(values_ND, power), -limit, limit, out=values_ND)
 
 
 @dataclass(frozen=True)

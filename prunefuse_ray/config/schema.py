@@ -327,7 +327,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _fusable(self, info: ValidationInfo) -> Config:
+    def _fusable(self) -> Config:
         if self.fusion.sync_every and self.fusion.target != "fused":
             raise ValueError("fusion.sync_every prunes a fused network, but fusion.target is 'scratch': set it to 0")
         if self.selection.selector != "proxy" and self.fusion.target == "fused":
@@ -372,10 +372,4 @@ class Config(Section):
                 f"fusion.rule '{self.fusion.rule}' takes no committee: use one that does, such as keep, or set "
                 "pruning.committee to 1"
             )
-        if self.distillation.weight and self.fusion.target != "fused":
-            fault = (
-                f"distillation.weight {self.distillation.weight:g}: a fused network learns from its proxy, but "
-                "fusion.target is 'scratch': set it to 0"
-            )
-            return self.model_copy(update={"distillation": unread(self.distillation, info, "weight", fault)})
         return self

@@ -138,7 +138,7 @@ class Coreset(Section):
 
     def kept(self, labels: int) -> int:
         """Of so many labeled samples."""
-        return math.ceil(self.share * labels) if self.used else labels
+        return math.ceil(round(self.share * labels, 6)) if self.used else labels  # .55 of 100 is 55
 
 
 class Pretraining(Section):

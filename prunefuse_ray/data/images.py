@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,14 +105,17 @@ class ImageForm:
             Rejected: with the reason.
         """
         with opened(data, self.max_pixels) as image:
-            return upright_size(image)[::-1], conversions(image, self.channels)
+            found = conversions(image, self.channels)
+            _depth(image, found, self)
+            return upright_size(image)[::-1], found
 
     def inputs(self, pixels_NHWC: Tensor) -> Tensor:
         """uint8 (N, H, W, C) as the network's input: (pixel / 255 - mean) / std, float32 (N, C, H, W)."""
-        x = pixels_NHWC.float()
-        scale_C = x.new_tensor([1.0 / (255.0 * s) for s in self.std])
-        shift_C = x.new_tensor([m / s for m, s in zip(self.mean, self.std, strict=True)])
-        return (x * scale_C - shift_C).permute(0, 3, 1, 2)
+        width, channels = pixels_NHWC.shape[2:]
+        x = pixels_NHWC.float().flatten(2)  # rows of W x C numbers: C alone torch would take three at a time
+        scale = x.new_tensor([1.0 / (255.0 * s) for s in self.std]).expand(channels).repeat(width)
+        shift = x.new_tensor([m / s for m, s in zip(self.mean, self.std, strict=True)]).expand(channels).repeat(width)
+        return (x * scale - shift).unflatten(2, (width, -1)).permute(0, 3, 1, 2)
 
 
 def decode(value: object, form: ImageForm) -> Pixels:
@@ -165,12 +169,7 @@ def _read_encoded(data: bytes, form: ImageForm) -> tuple[Pixels, tuple[str, ...]
 def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
     try:
         found = conversions(image, form.channels)
-        deep, gray = any(kind.startswith(("16 bits", "32-bit")) for kind in found), image.mode[0] in "IF"
-        if deep and not gray and form.value_range is not None:
-            raise Rejected(
-                "more than 8 bits a channel in color or with alpha, of which the upper 8 are read: pool.value_range is "
-                "for gray; write it with 8 bits"
-            )
+        deep, gray = _depth(image, found, form)
         if not form.resize and (size := upright_size(image)) != (form.width, form.height):
             raise Rejected(f"{size[0]} x {size[1]} pixels, expected {form.width} x {form.height}")
         colors, turn = Colors(image, form.channels), orientation(image)
@@ -192,6 +191,18 @@ def _decoded(image: Image.Image, form: ImageForm) -> tuple[Pixels, tuple[str, ..
         remedy = "pool.value_range may say better" if gray else "write it with 8 bits"
         found = (*found, f"16 bits to 8, near black: {remedy}")
     return pixels[:, :, None] if pixels.ndim == 2 else pixels, found
+
+
+def _depth(image: Image.Image, found: Sequence[str], form: ImageForm) -> tuple[bool, bool]:
+    """Whether an image has more than 8 bits a channel, and is gray; Rejected where it has a range that cannot be kept
+    to."""
+    deep, gray = any(kind.startswith(("16 bits", "32-bit")) for kind in found), image.mode[0] in "IF"
+    if deep and not gray and form.value_range is not None:
+        raise Rejected(
+            "more than 8 bits a channel in color or with alpha, of which the upper 8 are read: pool.value_range is for "
+            "gray; write it with 8 bits"
+        )
+    return deep, gray
 
 
 def _resize(image: Image.Image, form: ImageForm, filter_: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:

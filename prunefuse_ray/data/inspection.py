@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import ray
 
 from prunefuse_ray.data.classes import contradiction, features_names
-from prunefuse_ray.data.ids import id_digest, id_hashes
+from prunefuse_ray.data.ids import id_hashes
 from prunefuse_ray.data.index import (
     HASHES_PER_BUCKET,
     duplicate_hashes,
@@ -276,8 +276,9 @@ def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
         rows += table.num_rows
         if ids.null_count:
             raise PoolError(f"pool.id_column: '{source.id_column}' has {ids.null_count} null ids; fill them in")
-        digest = (digest + id_digest(ids)) % 2**64
-        hashes.append(id_hashes(normal_ids(ids)))
+        normal, own = normal_ids(ids), id_hashes(ids)
+        digest = (digest + int(own.sum(dtype=np.uint64))) % 2**64  # `id_digest`
+        hashes.append(own if normal is ids else id_hashes(normal))
         if source.label_column is None:
             continue
         try:

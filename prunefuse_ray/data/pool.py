@@ -5,6 +5,7 @@ Parquet files are read where they lie. Of all else an index is made first (`inde
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -106,11 +107,11 @@ def groups(source: Source, count: int = GROUPS) -> list[Source]:
     count = min(count, len(source.files))
     order = sorted(range(len(source.files)), key=lambda i: -source.sizes[i])
     bins: list[list[int]] = [[] for _ in range(count)]
-    loads = [0] * count
+    loads = [(0, number) for number in range(count)]  # a heap: the lightest first
     for i in order:
-        lightest = loads.index(min(loads))
+        load, lightest = loads[0]
         bins[lightest].append(i)
-        loads[lightest] += source.sizes[i] + 1
+        heapq.heapreplace(loads, (load + source.sizes[i] + 1, lightest))
     return [part(source, sorted(b)) for b in bins]
 
 

@@ -17,6 +17,7 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import zlib
@@ -393,6 +394,10 @@ def open_prepared(
         return None
     prepared = Prepared(place=place, name=name, format=found.format, share=found.share)
     mine = _directory(prepared, form)
+    before = _directory(Prepared(place=place, format=found.format), form)  # as earlier versions named it
+    if place.local and not there and before.exists():
+        with suppress(OSError):
+            os.rename(before.path, mine.path)
     removed = evict(place, mine.path, found.limit - min(found.bytes, found.limit))
     with suppress(OSError):  # what cannot be written there is said of every chunk
         (mine / USED).write_bytes(b"", durable=False)

@@ -36,6 +36,8 @@ LOADED_ROWS = 128  # samples of an index that are opened before they are handed 
 
 
 LOADER_THREADS = 8
+STORE_THREADS = 24
+"""Of an object store, which answers late, and many at a time: Arrow's client has 25 connections."""
 
 
 def in_tasks(function: Any, source: Source, *args: Any) -> list[Any]:
@@ -157,7 +159,8 @@ def _plain(column: pa.ChunkedArray, name: str, source: Source, file: str) -> pa.
 def _derived_ids(source: Source, number: int, first: int, rows: int) -> pa.Array:
     """The ids of rows of a source without an id column."""
     assert source.names is not None
-    return pa.array([f"{source.names[number]}:{row}" for row in range(first, first + rows)], pa.string())
+    places = pa.array(np.arange(first, first + rows)).cast(pa.string())
+    return pc.binary_join_element_wise(source.names[number], places, ":")
 
 
 class FileRows:
@@ -245,9 +248,11 @@ def parquet_file(stream: pa.NativeFile, columns: Sequence[str]) -> pq.ParquetFil
     """A file of which these columns are read as they are used. By default pyarrow reads the chunks of columns whole,
     and holds all of them until the file is closed: of photographs gigabytes. What is small comes in one piece all the
     same, since an object store is asked for each by itself."""
-    metadata = pq.read_metadata(stream)
-    groups_ = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    small = sum(_bytes_of(group, columns) for group in groups_) <= 4 * BATCH_BYTES
+    metadata, left = pq.read_metadata(stream), 4 * BATCH_BYTES
+    for number in range(metadata.num_row_groups):
+        if (left := left - _bytes_of(metadata.row_group(number), columns)) < 0:
+            break
+    small = left >= 0
     return pq.ParquetFile(stream, metadata=metadata, pre_buffer=small, buffer_size=0 if small else BATCH_BYTES)
 
 
@@ -416,7 +421,8 @@ def _load(rows: pa.Table, roots: tuple[Place, ...]) -> list[bytes | None]:
         except OSError:
             return None
 
-    with ThreadPoolExecutor(LOADER_THREADS) as threads:
+    local = isinstance(fs, pafs.LocalFileSystem)
+    with ThreadPoolExecutor(LOADER_THREADS if local else STORE_THREADS) as threads:
         if all(p["offset"] is None for p in places):
             return list(threads.map(read, paths))
         files = {path: _open(fs, path) for path in dict.fromkeys(paths)}

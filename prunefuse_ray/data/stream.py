@@ -65,6 +65,10 @@ def decoded_values(rows: pa.Table, form: Form) -> np.ndarray:
     return fixed_values(rows["decoded"].combine_chunks(), form)
 
 
+READ_TASKS = 1_024
+"""At most. Ray asks for one for each block of 4 MiB: of 10 TB for millions, which the driver makes one by one."""
+
+
 class _Files(Datasource):
     """The files of a source, read under their canonical names from the first step on.
 
@@ -96,7 +100,7 @@ class _Files(Datasource):
                 BlockMetadata(num_rows=None, size_bytes=sum(one.sizes), input_files=one.files, exec_stats=None),
                 per_task_row_limit=per_task_row_limit,
             )
-            for one in self.parts(max(parallelism, 1))
+            for one in self.parts(min(max(parallelism, 1), READ_TASKS))
         ]
 
 

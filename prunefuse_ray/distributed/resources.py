@@ -176,6 +176,10 @@ def start_ray() -> None:
     """
     # The first error of several tasks is raised; Ray would log the others, with their tracebacks.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # Ray Train takes one report of a worker at each look: at its default of 2 s no epoch of a worker group is shorter.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+    if not os.environ.get("RAY_ADDRESS"):  # nobody takes this machine away
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if not ray.is_initialized():
         progress.tell(doing="while starting Ray", starting_ray=True)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}

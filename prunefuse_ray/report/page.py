@@ -327,7 +327,13 @@ def _rounds(run: RunView) -> Html | None:
     decided = tag("p", f"Selected {'; '.join(why)}.", class_="note") if why else None
     held = [words for view in run.rounds if (words := _held_back(view))]
     left = tag("p", f"Held back as like no labeled sample: {'; '.join(held)}.", class_="note") if held else None
-    return html.section("rounds", "Rounds", html.table(head, rows, left=2, groups=groups), decided, left)
+    kept = [
+        f"round {view.round} on {count(n)} of its {count(view.labels)} labels"
+        for view in run.rounds
+        if (n := _value(view, "finetune", "coreset"))
+    ]
+    part = tag("p", f"Fine-tuned on a core-set: {'; '.join(kept)}.", class_="note") if kept else None
+    return html.section("rounds", "Rounds", html.table(head, rows, left=2, groups=groups), decided, left, part)
 
 
 def _held_back(view: RoundView) -> str | None:

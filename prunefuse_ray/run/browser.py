@@ -133,10 +133,11 @@ class Follower:
         if not self.ledger.exists:
             return Step(-1, "init")
         plan = steps(self.config)
-        if self.ledger.budgets_change(self.config):  # the run takes them when it is started, and takes back its end
+        if self.ledger.committed(Step(-1, REPORT)):
+            if not self.ledger.budgets_change(self.config):
+                return None
+            # The run takes them when it is started, and takes back its end.
             self.ledger, plan = Ledger(self.ledger.root), [s for s in plan if s.phase not in (BASELINE, REPORT)]
-        elif self.ledger.committed(Step(-1, REPORT)):
-            return None
         return next((step for step in plan if self.ledger.committed(step) is None), Step(-1, REPORT))
 
     def _desk_of(self, round_: int) -> Desk:

@@ -32,7 +32,7 @@ from prunefuse_ray.method.steps import BASELINE, INIT, LABEL, PRETRAIN, REPORT, 
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import CLASS, REJECTED, labels_schema
-from prunefuse_ray.storage import Place, json_bytes, sealed, table_bytes
+from prunefuse_ray.storage import Place, json_bytes, sealed, synchronize, table_bytes
 
 EXECUTION_FIELDS = (
     "run.directory",
@@ -279,8 +279,7 @@ class Ledger:
         found = list(written)
         digests = self._digests([f.path for f in found], sum(f.size for f in found))
         files |= {self._below(f.path): {"size": f.size, "sha256": d} for f, d in zip(found, digests, strict=True)}
-        for f in found:  # or the commit may outlast what it lists
-            Place(self.root.fs, f.path).synchronize()
+        synchronize(Place(self.root.fs, f.path) for f in found)  # or the commit may outlast what it lists
         commit = Commit(
             step=step, files=files, metrics=dict(metrics), finished=datetime.now(UTC).isoformat("T", "seconds")
         )
@@ -298,10 +297,10 @@ class Ledger:
             source, target = other.root / path, self.root / path
             target.fs.create_dir(posixpath.dirname(target.path), recursive=True)
             target.fs.copy_file(source.path, target.path)
-            target.synchronize()
             if fault := _fault(target, recorded):
                 target.delete()
                 raise LedgerError(f"{source.path}: is not what {step} recorded ({fault}); restore it")
+        synchronize(self.root / path for path in theirs.files)
         self.record_rejected(other.rejected())
         metrics = {"shared_from": name, **theirs.metrics}  # where it was taken over already, its origin stays
         commit = replace(theirs, metrics=metrics)

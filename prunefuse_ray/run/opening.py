@@ -108,7 +108,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         inventory.write(taken, ledger.root)
         growth.record(config.pool, info, ledger.root)
         ledger.create(to_tree(config), info.to_json())
-    notes = [] if begun_before else budget_notes(config, len(info.classes))
+    notes = [] if begun_before else [*budget_notes(config, len(info.classes)), *not_read(config)]
     unused = idle_gpus(config.workers, config.scoring, has)
     for message in (*notes, *filter(None, (unused, training.waits, scoring.waits))):
         logger.warning(message)
@@ -140,6 +140,14 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     )
     context.look_again(pool)
     return context
+
+
+def not_read(config: Config) -> list[str]:
+    """What is given, and has no effect beside the rest: arms of a sweep may differ in that."""
+    weight = config.distillation.weight
+    if not weight or config.fusion.target == "fused":
+        return []
+    return [f"distillation.weight {weight:g}: a target from scratch has no proxy to learn from; it does without"]
 
 
 def other_memory(config: Config, began: Config, form: Form, rows: int) -> str | None:

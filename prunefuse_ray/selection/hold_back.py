@@ -18,7 +18,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prunefuse_ray.acquisition import hash_ids
-from prunefuse_ray.acquisition.fixed_point import Float32s, Points, exponent, nearest, to_fixed
+from prunefuse_ray.acquisition.fixed_point import (
+    Float32s,
+    Points,
+    exponent,
+    magnitudes,
+    nearest,
+    to_fixed,
+    within,
+    within_reach,
+)
 from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.distributed.remote import GROUPS, over
 from prunefuse_ray.selection.rows import READ_BYTES, Files, matrices, read
@@ -50,8 +59,10 @@ def hold_back(files: Files, labeled: Files, times: float, out: Place) -> Kept:
         out: where copies of the score files are written.
     """
     known = read(replace(labeled, columns=("feature",)))
-    power = exponent(float(np.abs(known.vectors[0]).max(initial=0.0)), known.vectors[0].shape[1])
-    points = Points.of([to_fixed(known.vectors[0], power)])
+    (vectors_ND,) = known.vectors
+    reach = within_reach(float(np.abs(vectors_ND).max(initial=0.0)), magnitudes(vectors_ND))
+    power = exponent(reach, vectors_ND.shape[1])
+    points = Points.of([within(vectors_ND, power)])
     limit = times * usual_distance(points, hash_ids(ids_to_numpy(known.ids)))
     out.fs.create_dir(out.path, recursive=True)
     args = (points, power, limit, out)

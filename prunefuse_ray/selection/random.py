@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.acquisition.ranking import best
@@ -24,6 +25,8 @@ def _random_part(source: Source, k: int, seed: int, round_: int, exclude: IdSet)
         ids = ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string()).combine_chunks()
         scores = random_scores(ids_to_numpy(ids), seed, round_)
         rows = pa.table({"id": ids, "score": pa.array(scores, pa.float32())})
-        rows = rows.filter(pa.array(~exclude.holds(ids)))
+        if kept is not None and kept.num_rows == k:  # what cannot win is not sorted; equal scores go by id
+            rows = rows.filter(pc.greater_equal(rows["score"], kept["score"][k - 1]))
+        rows = rows.filter(pa.array(~exclude.holds(rows["id"])))
         kept = best(rows if kept is None else pa.concat_tables([kept, rows]), k)
     return pa.table({"id": exclude.ids[:0], "score": pa.array([], pa.float32())}) if kept is None else kept

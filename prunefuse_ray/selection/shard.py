@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, coordinate_bits, magnitudes, nearest, to_fixed
+from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, magnitudes, nearest, within
 from prunefuse_ray.acquisition.greedy import OPEN, TAKEN, Front, Rule, first_keys
 from prunefuse_ray.acquisition.strategy import Chance, Part
 from prunefuse_ray.data.ids import ids_to_numpy
@@ -201,11 +201,7 @@ class Shard:
                 yield [v.copy() for v in rows.vectors]
 
     def _fixed(self, vectors: Sequence[npt.NDArray[np.float32]]) -> Points:
-        factors = [to_fixed(v, p) for v, p in zip(vectors, self.powers, strict=True)]
-        for factor in factors:
-            limit = 2.0 ** coordinate_bits(factor.shape[1])
-            np.clip(factor, -limit, limit, out=factor)
-        return Points.of(factors)
+        return Points.of([within(v, p) for v, p in zip(vectors, self.powers, strict=True)])
 
 
 def _largest(values: npt.NDArray[np.float32]) -> float:

@@ -177,6 +177,7 @@ def _is_twin(other: TrialResult, member: TrialResult) -> bool:
         and theirs.network == mine.network
         and theirs.workers.count == mine.workers.count
         and recipes[0] == recipes[1]
+        and theirs.coreset == mine.coreset
         and other.tuning.labels_key == member.tuning.labels_key
     )
 

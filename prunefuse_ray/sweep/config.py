@@ -389,13 +389,13 @@ def sweep_path(sweep: Sweep) -> str:
     return below(sweep.base.run.directory, sweep.base.run.name)
 
 
-def ends(sweep: Sweep) -> list[dict[str, Any]]:
-    """Values from the ends of the space, every choice among them, and those of any two fields in every combination:
+def ends(sweep: Sweep, together: int = 2) -> list[dict[str, Any]]:
+    """Values from the ends of the space, every choice among them, and those of so many fields in every combination:
     where these are configurations, what lies between them is taken to be."""
     sides = {field: axis.ends() for field, axis in sweep.draws.items()}
     found = list[dict[str, Any]]()
     for others in (0, -1):
-        for some in itertools.combinations(sides, min(2, len(sides))):
+        for some in itertools.combinations(sides, min(together, len(sides))):
             for values in itertools.product(*(sides[field] for field in some)):
                 point = {field: side[others] for field, side in sides.items()} | dict(zip(some, values, strict=True))
                 if point not in found:

@@ -106,12 +106,13 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
     scored = [q for q in range(-1, round_) if ledger.committed(Step(q, "score"))]  # -1: for the initial set
     selecting = [Step(q, phase) for q in scored for phase in ("train", "score")]
     selecting += [Step(q, "select") for q in range(0 if -1 in scored else 1, round_ + 1)]
-    learned = [Step(-1, PRETRAIN)] if scored or config.fusion.target == "fused" else []
+    needs_proxy = config.fusion.target == "fused" or config.coreset.by_hardness
+    learned = [Step(-1, PRETRAIN)] if scored or needs_proxy else []
     selecting += learned if scored else []
     # A proxy that was pruned from a target has all that the target's training cost behind it.
     selecting += [Step(q, FINETUNE) for q in range(max(scored, default=0)) if is_sync(config, q)]
     targets = [q for q in range(round_ + 1) if q == round_ or is_sync(config, q)]
-    fused = targets if config.fusion.target == "fused" else []
+    fused = targets if needs_proxy else []
     costly = {*learned, *(Step(q, "train") for q in [*scored, *fused])}
     costly |= {Step(q, "score") for q in scored} | {Step(q, "finetune") for q in targets}
     mine = [s for s in steps(config) if s.round == round_]

@@ -123,7 +123,8 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     count = wanted(sweep, len(todo), len(read_draws(root))) if searches else len(todo)
     if count:
         _check_unchanged_inputs(root, found)
-    looked = probes if searches else todo
+    # Whether fields go together needs no network; each value does.
+    looked = trials(sweep, ends(sweep, together=1)) if searches else todo
     at_once = concurrency(sweep, looked, has, count)
     infos = _survey_pools(root, found, looked, has, at_once, tell)
     directory.lock()

@@ -124,7 +124,7 @@ def _pretrain(config: dict[str, Any]) -> None:
     state = State() if restored is None else restored[0]
     held = held_form(job.form, job.views)
     pool = PoolBatches(job.pool, held, batch=job.settings.batch_size, seed=job.seed, memory=config["memory"])
-    parallel = on_workers(network) if world > 1 else network
+    parallel = on_workers(network, loaded.spec.architecture) if world > 1 else network
 
     def checkpoint() -> None:
         metrics = _metrics(state, job, length, config["macs"])

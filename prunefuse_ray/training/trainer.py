@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ RECALIBRATION_BATCH = 500
 VALUES = 2**25
 """Most numbers in the inputs of a batch that is not trained on: what a network holds of large images between its layers
 is a hundred times as much."""
+NAMED_ROWS = 10_000
 PREEMPTION_STEPS = 16
 """Steps between two looks for an announced preemption; a look is a barrier for all workers."""
 OTHER_WORKERS = (
@@ -135,7 +136,7 @@ class TrainingJob:
         for file, content in sorted(self.network.items()):
             sha256.update(file.encode() + content)
         for column in ("id", "label"):
-            sha256.update(json.dumps(self.labels[column].to_pylist(), default=bytes.hex).encode())
+            _update(sha256, self.labels[column])
         if self.unlabeled is not None:
             sha256.update(json.dumps([self.unlabeled.exclude.to_pylist(), self.prior]).encode())
         return sha256.hexdigest()
@@ -207,7 +208,7 @@ def _train(config: dict[str, Any]) -> None:
         networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
         if recipe.evaluate_every and rank == 0:
             state.history.append({"epoch": 0, **_evaluate(network, job, _test(job), device)})
-    parallel = on_workers(network) if world > 1 else network
+    parallel = on_workers(network, saved.spec.architecture) if world > 1 else network
 
     def checkpoint(metrics: dict[str, Any]) -> None:
         found = {f"best.{k}": v for k, v in (best or {}).items()}
@@ -243,9 +244,11 @@ def _train(config: dict[str, Any]) -> None:
             found = _evaluate(network, job, validation, device)
             entry |= {f"validation_{name}": value for name, value in found.items()}
             metric = task.metric.name
-            merit = found[metric] if task.tells(validation.labels_N) else -found["loss"]
-            # Checkpoints of an earlier version hold the metric.
-            if state.best is None or merit > state.best.get("merit", state.best.get(metric, -math.inf)):
+            tells = task.tells(validation.labels_N)
+            merit = found[metric] if tells else -found["loss"]
+            # Checkpoints of an earlier version hold the metric, also where it tells nothing.
+            held = {"merit": -math.inf} if state.best is None else state.best
+            if state.best is None or merit > held.get("merit", held.get(metric, 0.0) if tells else -math.inf):
                 state.best, best = {"epoch": state.epoch, "merit": merit}, weights_of(network)
         if world > 1 and job.validation is not None:  # all workers have to stop after the same epoch
             state.best = ray.train.collective.broadcast_from_rank_zero(state.best)
@@ -256,10 +259,19 @@ def _train(config: dict[str, Any]) -> None:
         checkpoint(metrics)
 
 
-def on_workers(network: nn.Module) -> nn.Module:
-    """The network as the workers of a group share it. A step may leave out some of its layers (stochastic depth), other
-    ones on each worker."""
-    return ray.train.torch.prepare_model(network, parallel_strategy_kwargs={"find_unused_parameters": True})
+def _update(sha256: Any, column: pa.ChunkedArray) -> None:
+    """Hash a column as one list in JSON, written a piece at a time: as Python's objects a million take 100 MB."""
+    for first in range(0, max(1, len(column)), NAMED_ROWS):
+        piece = json.dumps(column.slice(first, NAMED_ROWS).to_pylist(), default=bytes.hex)
+        sha256.update((("[" if first == 0 else ", ") + piece[1:-1]).encode())
+    sha256.update(b"]")
+
+
+def on_workers(network: nn.Module, architecture: str) -> nn.Module:
+    """The network as the workers of a group share it. A step of one that is not ours may leave out layers (stochastic
+    depth), other ones on each worker."""
+    theirs = {"find_unused_parameters": ":" in architecture}
+    return ray.train.torch.prepare_model(network, parallel_strategy_kwargs=theirs)
 
 
 def _load(job: TrainingJob, file: str | None, local_rank: int) -> Samples:
@@ -527,8 +539,8 @@ def fit(
             Train does).
     """
     trainer = TorchTrainer(
-        function,
-        train_loop_config={**config, "storage": where if plan.in_process else None, "gpu": plan.gpu},
+        # As a part of the function: Ray Train stores that once, and a `train_loop_config` several times in each worker.
+        partial(function, {**config, "storage": where if plan.in_process else None, "gpu": plan.gpu}),
         scaling_config=ScalingConfig(
             num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
             use_gpu=plan.gpu,
@@ -551,6 +563,7 @@ def fit(
                 raise failure from None
         raise
     finally:
+        interrupts.reinstall()  # Ray Train takes SIGINT, keeps it, and ends with 0 when it comes again
         progress.trained(0.0)
     if plan.in_process:
         final = persisted(where)

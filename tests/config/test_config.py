@@ -75,10 +75,6 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"annotation": {"image_url": "http://host/x"}}, ["image_url 'http://host/x'", "put {id}"]),
         ({"pool": {"allow_growth": True}}, ["pool", "allow_growth", "pool.source"]),
         ({"run": {"directory": "s3://key:secret@bucket/x"}}, ["run.directory", "credentials"]),
-        (
-            {"fusion": {"target": "scratch"}, "distillation": {"weight": 0.5}},
-            ["distillation.weight 0.5", "fusion.target", "set it to 0"],
-        ),
     ],
 )
 def test_each_fault_is_said_with_field_value_and_remedy(tree, said):

@@ -207,3 +207,9 @@ def test_twelve_bits_of_color_are_said_to_be_near_black_and_take_no_range():
     assert read(data, RGB8)[1][-1] == "16 bits to 8, near black: write it with 8 bits"
     with pytest.raises(Rejected, match=r"pool\.value_range is for gray"):
         read(data, replace(RGB8, value_range=(0, 4095)))
+
+
+def test_the_head_tells_that_color_takes_no_range():
+    data = deep_png(np.repeat(ramp(np.uint16, 4095)[..., None], 3, axis=2))
+    with pytest.raises(Rejected, match="value_range is for gray"):
+        replace(RGB8, value_range=(0, 4095)).look(data)

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from prunefuse_ray.data.images import ImageForm, decode, encode_png, image_size, sample_values
@@ -214,3 +215,18 @@ def test_a_null_tensor_is_no_black_image(rgb):
     column = pa.chunked_array([pa.ExtensionArray.from_storage(kind, storage)])
     assert [value is None for value in sample_values(column)] == [False, True, False]
     np.testing.assert_array_equal(sample_values(column)[2], 255 - rgb)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.1, 0.5, 0.9), (0.2, 0.3, 0.4)), ((0.5,), (0.25,))])
+def test_inputs_are_normalized_channel_by_channel(mean, std):
+    """To the bit as with the channels innermost, and laid out as networks read it fastest."""
+    form = ImageForm(height=5, width=7, channels=3, mean=mean, std=std)
+    pixels = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
+    scale, shift = (
+        torch.tensor([1.0 / (255.0 * s) for s in std]),
+        torch.tensor([m / s for m, s in zip(mean, std, strict=True)]),
+    )
+    found = form.inputs(pixels)
+    assert torch.equal(found, (pixels.float() * scale - shift).permute(0, 3, 1, 2))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, ((pixels / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2))

@@ -135,3 +135,13 @@ def test_an_empty_row_group_at_the_beginning_makes_no_batches_of_one_row(tmp_pat
         writer.write_table(table)
     source = Source(fs=pafs.LocalFileSystem(), files=(file,), sizes=(1,), label_column=None)
     assert max(t.num_rows for t in reading.tables(source, ["id"])) == 100
+
+
+def test_a_file_is_not_gone_through_whole_to_be_opened(tmp_path, monkeypatch):
+    file, seen, whole = str(tmp_path / "a.parquet"), [], reading._bytes_of
+    table = pa.table({"image": pa.array([os.urandom(2**17)] * 300, pa.binary())})
+    pq.write_table(table, file, row_group_size=1, compression="none", use_dictionary=False)
+    monkeypatch.setattr(reading, "_bytes_of", lambda g, c: seen.append(1) or whole(g, c))
+    with pafs.LocalFileSystem().open_input_file(file) as stream:
+        reading.parquet_file(stream, ["image"])
+    assert len(seen) < 150

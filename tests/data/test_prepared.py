@@ -362,3 +362,10 @@ def test_what_is_kept_already_needs_no_more_room(tmp_path, monkeypatch):
         keep(found, form, 150_528_000)
         assert found.share == 1.0
     assert not any("there is room for" in line for line in told)
+
+
+def test_what_an_earlier_version_kept_is_read(tmp_path):
+    form = ImageForm(height=224, width=224, channels=3)
+    keep(prepared.Prepared(place=Place.at(str(tmp_path / ".prepared"))), form, 10)
+    found = open_prepared(cfg.Prepared(), Place.at(str(tmp_path)), form, 1_000, name="a" * 12)
+    assert prepared.usage(found, form)["files"] == 1

@@ -635,3 +635,12 @@ def test_the_pass_for_the_initial_set_is_part_of_the_cost() -> None:
     assert page.row("score, for the initial set")[2:5] == ["10.0 s", "", "2.00 G"]
     assert page.row("all phases")[4] == "48.9 G"
     assert page.row("before round 0")[2] == "20.0 s"
+
+
+def test_a_core_set_is_said():
+    run = run_view()
+    last = run.rounds[-1]
+    phases = last.metrics["phases"]
+    phases = phases | {"finetune": phases["finetune"] | {"coreset": 75}}
+    last = dataclasses.replace(last, metrics=last.metrics | {"phases": phases})
+    assert "round 1 on 75 of its 150 labels" in Page(render(run_view(rounds=[run.rounds[0], last]))).words("rounds")

@@ -238,3 +238,10 @@ def test_the_run_of_the_working_directory_has_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     _, config = label._run(".", [])
     assert (config.run.directory, config.run.name) == (str(tmp_path), "photos")
+
+
+def test_a_run_that_goes_on_is_not_asked_for_its_budgets(tmp_path, monkeypatch):
+    config, root = config_from_tree({"annotation": {"kind": "files"}}), Place.at(str(tmp_path))
+    Ledger(root).create(to_tree(config), {})
+    monkeypatch.setattr(Ledger, "read_config", lambda _: pytest.fail("it was read"))
+    assert Follower(Ledger(root), config, None, None)._next().phase == "init"

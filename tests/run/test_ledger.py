@@ -284,3 +284,20 @@ def test_files_that_others_wrote_are_compared_with_what_was_recorded(ledger, dam
     with pytest.raises(LedgerError, match=r"1\.parquet"):
         driver.files(STEP, "samples")
     driver.unlock()
+
+
+def test_a_directory_is_synchronized_once(ledger, monkeypatch):
+    place = Path(ledger.place(STEP, "samples").path)
+    place.mkdir(parents=True)
+    for n in range(20):
+        (place / f"{n}.parquet").write_bytes(b"x")
+    names, synchronize = [], os.fsync
+
+    def noted(number):
+        names.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
+        synchronize(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    ledger.commit(STEP, {}, {}, written=ledger.place(STEP, "samples").files())
+    assert names.count("samples") == 1
+    assert sum(name.endswith(".parquet") for name in names) == 20

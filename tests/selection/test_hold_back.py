@@ -64,3 +64,11 @@ def test_rows_without_a_score_stay_without_and_are_not_named(made):
     kept = hold_back(made.files, made.known, 1e-6, made.where / "kept")
     assert kept.held.num_rows == N - 5
     assert not set(kept.held["id"].to_pylist()) & set(table["id"].to_pylist()[:5])
+
+
+@pytest.mark.parametrize("far", [1e9, 3e38])
+def test_one_labeled_sample_far_off_hides_no_foreign_ones(made, far):
+    made.known_x[0] = far
+    known = made.write("known-far", None, made.known_x, 2)
+    held = hold_back(made.files, known, 1.5, made.where / "kept").held["id"].to_pylist()
+    assert set(made.ids[100:112]) <= set(held)

@@ -329,3 +329,10 @@ def test_figures_of_another_task_are_told_by_its_own_metric(monkeypatch):
     assert "# fuse: fused_r2 0.8500 ± 0.0707 over 2 seeds" in best_config(made)
     assert "fused_r2" in table(made).column_names
     assert round_line({"labels": 50, "proxy": 0.912}, r2) == "50 labels, proxy 0.912"
+
+
+def test_epochs_are_measured_against_scratch_on_the_same_part_of_the_labels():
+    part = {"coreset": {"by": "random"}}
+    arms = {**ARMS, "fuse": ARMS["fuse"] | part}
+    assert by_name(points(result(arms=arms)))["fuse"].catching is None
+    assert by_name(points(result(arms=arms | {"scratch": ARMS["scratch"] | part})))["fuse"].catching is not None

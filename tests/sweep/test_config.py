@@ -8,8 +8,10 @@ import yaml
 from prunefuse_ray.commands.options import parse_sweep
 from prunefuse_ray.config.files import PRESETS, to_tree
 from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.run.opening import not_read
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import load_sweep, stops_early, sweep_from_tree, sweep_path, trials
+from prunefuse_ray.sweep.results import read_sweep
 
 SWEEPS = sorted(p for p in PRESETS.glob("*.yaml") if "base" in yaml.safe_load(p.read_text()))
 
@@ -356,3 +358,16 @@ def test_a_trial_whose_name_is_a_page_long_is_told_in_a_line():
     with pytest.raises(ConfigError) as caught:
         trials(sweep)
     assert max(map(len, str(caught.value).splitlines())) < 200
+
+
+@pytest.mark.parametrize("target", ["fused", "scratch"])
+def test_an_earlier_sweep_that_distilled_beside_scratch_is_read(tmp_path, target):
+    arms = {"fused": {"fusion": {"target": "fused"}}, "scratch": {"fusion": {"target": "scratch"}}}
+    tree = to_tree(sweep_from_tree({"arms": arms, "seeds": [0]}))
+    tree["base"]["distillation"]["weight"] = 0.5
+    tree["base"]["fusion"]["target"] = target
+    (Place.at(str(tmp_path)) / "sweep.yaml").write_bytes(yaml.safe_dump(tree).encode())
+    found = {t.trial.arm: t.trial.config for t in read_sweep(Place.at(str(tmp_path))).trials}
+    assert found["fused"].distillation.weight == 0.5
+    assert not_read(found["fused"]) == []
+    assert not_read(found["scratch"])[0].startswith("distillation.weight 0.5: a target from scratch")

@@ -45,6 +45,7 @@ from prunefuse_ray.sweep.results import (
     outcome_place,
     pool_key,
     read_sweep,
+    round_row,
 )
 from prunefuse_ray.sweep.runner import concurrency, in_order, placement, run_sweep, wanted
 from prunefuse_ray.sweep.sharing import inputs_keys
@@ -791,3 +792,25 @@ def test_a_sweep_that_lacks_a_trial_ends_with_exit_code_1(tmp_path, monkeypatch,
     )
     assert main(["sweep", "--config", str(file)]) == code
     assert ("failed: two_seed-0: no luck" in capsys.readouterr().out) == (ended == FAILED)
+
+
+def test_a_core_set_costs_the_training_that_noted_it(tmp_path):
+    selection = {"strategy": "random", "budgets": [10]}
+    config = config_from_tree({"fusion": {"target": "scratch"}, "coreset": {"by": "el2n"}, "selection": selection})
+    ledger = Ledger(Place.at(str(tmp_path)))
+    ledger.create(to_tree(config), {})
+    ledger.commit(Step(0, "train"), {}, {"macs": 3})
+    ledger.commit(Step(0, "finetune"), {}, {"macs": 5})
+    assert round_row(ledger, config, 0)["total_macs"] == 8
+
+
+def test_networks_are_looked_at_once_for_each_value(tmp_path, monkeypatch):
+    seen, ten = [], [n / 100 for n in range(1, 11)]
+    monkeypatch.setattr(sweeping, "start_ray", lambda: None)
+    monkeypatch.setattr(sweeping, "observe", lambda: has(4))
+    monkeypatch.setattr(sweeping, "_survey_pools", lambda *a: seen.append(len(a[2])) or {})
+    monkeypatch.setattr(sweeping, "_record", lambda *_: None)
+    monkeypatch.setattr(sweeping, "_fit", lambda *_: None)
+    axes = {field: {"choice": ten} for field in ("training.lr", "training.weight_decay", "finetuning.lr")}
+    run_sweep(searching(tmp_path, axes))
+    assert seen[0] <= 60

@@ -77,6 +77,7 @@ def test_the_hardest_are_kept_and_chance_decides_among_equals():
     found = [coreset(labels, hard, cfg.Coreset(by="forgetting"), seed)["id"].to_pylist() for seed in range(20)]
     assert all({"s8", "s9"} < set(kept) and len(kept) == 5 for kept in found)
     assert len(set(map(tuple, found))) > 5
+    assert cfg.Coreset(by="random", share=0.55).kept(100) == 55
     alone = [coreset(labels, None, cfg.Coreset(by="random"), seed)["id"].to_pylist() for seed in range(20)]
     assert {len(kept) for kept in alone} == {5}
     assert {i for kept in alone for i in kept} == set(ids)
@@ -116,3 +117,21 @@ def test_noting_hardness_changes_no_training_and_a_committee_is_one(data, tmp_pa
     made, cpu = job(data, recipe={"batch_size": 16, "epochs": 1, "warmup_epochs": 0}), torch.device("cpu")
     list(trainer._steps(both, optimizer, None, samples, made, state, cpu, 1, 0, both, None, found))
     assert found.seen_N.tolist() == [1] * 16
+
+
+def test_workers_note_what_one_process_would(monkeypatch):
+    """Each sees its part of a batch; the sum of what they found is that of all."""
+    torch.manual_seed(0)
+    rows, outputs, targets = torch.tensor([4, 0, 3, 1, 2]), torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    alone = Hardness(5, torch.device("cpu"))
+    alone.see(rows, outputs, targets, 0, 1, early=True)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda part: parts.append(part.clone()))
+        mine = slice(rank, None, 2)
+        Hardness(5, torch.device("cpu")).see(rows, outputs[mine], targets[mine], rank, 2, early=True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda part: part.copy_(sum(parts)))
+    together = Hardness(5, torch.device("cpu"))
+    together.see(rows, outputs[::2], targets[::2], 0, 2, early=True)
+    for name, value in alone.tensors().items():
+        assert torch.equal(value, together.tensors()[name]), name

@@ -93,13 +93,13 @@ def test_the_reported_accuracy_is_that_of_the_saved_network(data, tmp_path):
     assert result.metrics["test_accuracy"] == pytest.approx(right)
 
 
-def test_where_the_metric_says_nothing_the_loss_chooses_the_epoch(data, tmp_path):
+def constant(data):
     """R² of one sample is 0 of any network: the first epoch would always be the best."""
     samples, labels, test = data
     samples, test = (dataclasses.replace(one, task="regression") for one in (samples, test))
     labels = pa.table({"id": labels["id"], "label": pa.array([[float(i % 2)] for i in range(50)])})
     spec = dataclasses.replace(SPEC, classes=1)
-    made = job(
+    return job(
         (samples, labels.slice(1), test),
         networks.Dense(network=networks.build(spec, seed=0), spec=spec),
         task="regression",
@@ -107,7 +107,10 @@ def test_where_the_metric_says_nothing_the_loss_chooses_the_epoch(data, tmp_path
         validation=samples,
         validation_labels=labels.slice(0, 1),
     )
-    result = train(made, IN_PROCESS, Place.at(str(tmp_path / "t")))
+
+
+def test_where_the_metric_says_nothing_the_loss_chooses_the_epoch(data, tmp_path):
+    result = train(constant(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
     assert result.metrics["validation_r2"] == [0.0] * 10
     assert result.metrics["best_epoch"] > 1
 
@@ -445,3 +448,26 @@ def test_random_crops_are_cut_from_the_uncropped_image(data, tmp_path):
 @pytest.mark.parametrize(("side", "expected"), [(8, 500), (64, 500), (224, 222), (512, 42), (20_000, 2)])
 def test_of_large_images_fewer_are_looked_at_together(side, expected):
     assert trainer.at_once(500, ImageForm(height=side, width=side, channels=3)) == expected
+
+
+def test_networks_of_ours_pay_for_no_layer_that_is_left_out(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        trainer.ray.train.torch,
+        "prepare_model",
+        lambda network, *, parallel_strategy_kwargs: asked.append(parallel_strategy_kwargs),
+    )
+    for name in ("resnet20", "timm:x", "mine:net"):
+        trainer.on_workers(torch.nn.Linear(1, 1), name)
+    assert [more["find_unused_parameters"] for more in asked] == [False, True, True]
+
+
+def test_a_checkpoint_whose_metric_said_nothing_does_not_bind(data, tmp_path, monkeypatch):
+    def restored(network, *_):
+        history = [{"epoch": 1, "train_loss": 1.0, "validation_r2": 0.0}]
+        state = checkpoints.State(epoch=1, history=history, best={"epoch": 1, "r2": 0.0})
+        return state, {f"best.{k}": v for k, v in checkpoints.weights_of(network).items()}
+
+    monkeypatch.setattr(trainer, "restore", restored)
+    result = train(constant(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert result.metrics["best_epoch"] > 1
