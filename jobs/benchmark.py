@@ -4,12 +4,14 @@ import importlib
 import sys
 
 from prunefuse_ray.benchmarks import NAMES
+from prunefuse_ray.distributed.security import secure
 
 
 def main(argv: list[str]) -> int:
     if not argv or argv[0] not in NAMES:
         print(f"usage: benchmark.py {{{','.join(NAMES)}}} ...", file=sys.stderr)
         return 0 if argv in (["-h"], ["--help"]) else 2
+    secure()  # before anything imports Ray
     return importlib.import_module(f"prunefuse_ray.benchmarks.{argv[0]}").main(argv[1:])
 
 
