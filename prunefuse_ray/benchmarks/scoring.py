@@ -36,7 +36,8 @@ from prunefuse_ray.scoring.backend_choice import Arithmetic, fastest
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
 
-ROWS_PER_FILE = 5_000
+ROWS_PER_FILE = 2_500
+"""A short pass takes a quarter of a long one's files."""
 FEW = 64
 """Rows of a pass that shows how long one takes to begin."""
 LARGE = 1e13
@@ -266,6 +267,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--architecture", default="resnet56")
     parser.add_argument("--directory", help="parent of the temporary files")
     given = parser.parse_args(argv)
+    for name, value in (("--rows", given.rows), ("--compared-rows", given.compared_rows)):
+        if value <= 0 or value % (4 * ROWS_PER_FILE):
+            raise ConfigError(f"{name} {value}: give a multiple of {4 * ROWS_PER_FILE:,}")
     start_ray()
     sizes = Sizes(
         rows=given.rows,
