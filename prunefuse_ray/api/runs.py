@@ -166,9 +166,9 @@ def execute(
     else:
         found = load_config(None if config is None else os.fspath(config), sections)
     import torch
-    from ray.data import DataContext
 
     from prunefuse_ray.api.notebook import display
+    from prunefuse_ray.distributed.resources import settings_kept
     from prunefuse_ray.run import loop
 
     say = tell or (lambda _: None)
@@ -178,9 +178,8 @@ def execute(
             say(line)
 
     threads = torch.get_num_threads()  # a training in this process takes as many as pay for it
-    settings = DataContext.current(DataContext.get_current().copy())  # the caller's own streams keep theirs
     try:
-        with settings, nullcontext() if tell is None else display(loop.run_place(found)):
+        with settings_kept(), nullcontext() if tell is None else display(loop.run_place(found)):
             ledger = loop.run(found, RoundLines(found, say), tell=account)
     finally:
         torch.set_num_threads(threads)

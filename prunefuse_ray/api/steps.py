@@ -481,14 +481,10 @@ def _select_set(
         assert strategy.select is not None
         with Shards(rows, 0, known) as shards:
             return strategy.select(shards, k, chance)
-    from ray.data import DataContext
-
     from prunefuse_ray.distributed.machine import cores
-    from prunefuse_ray.distributed.resources import start_ray
+    from prunefuse_ray.distributed.resources import settings_kept, start_ray
 
-    # The caller's own streams keep their settings.
-    settings = DataContext.current(DataContext.get_current().copy())
-    with settings, tempfile.TemporaryDirectory(prefix="prunefuse-select-") as folder:
+    with settings_kept(), tempfile.TemporaryDirectory(prefix="prunefuse-select-") as folder:
         start_ray()
         files = _files(Place.at(folder) / ROWS, table, columns)
         mine = None if known is None else _files(Place.at(folder) / f"labeled-{ROWS}", labeled, columns)

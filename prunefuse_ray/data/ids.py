@@ -30,7 +30,12 @@ def id_hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 def id_digest(ids: pa.ChunkedArray | pa.Array) -> int:
     """Order-independent digest of ids; the digest of two sets together is the sum of theirs, modulo 2^64."""
-    return int(id_hashes(ids).sum(dtype=np.uint64))
+    return digest_of(id_hashes(ids))
+
+
+def digest_of(hashes_N: npt.NDArray[np.uint64]) -> int:
+    """`id_digest` of ids of which these are the hashes."""
+    return int(hashes_N.sum(dtype=np.uint64))
 
 
 @dataclass(frozen=True)

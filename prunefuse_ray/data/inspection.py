@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import ray
 
 from prunefuse_ray.data.classes import contradiction, features_names
-from prunefuse_ray.data.ids import id_hashes
+from prunefuse_ray.data.ids import digest_of, id_hashes
 from prunefuse_ray.data.index import (
     HASHES_PER_BUCKET,
     duplicate_hashes,
@@ -277,7 +277,7 @@ def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
         if ids.null_count:
             raise PoolError(f"pool.id_column: '{source.id_column}' has {ids.null_count} null ids; fill them in")
         normal, own = normal_ids(ids), id_hashes(ids)
-        digest = (digest + int(own.sum(dtype=np.uint64))) % 2**64  # `id_digest`
+        digest = (digest + digest_of(own)) % 2**64
         hashes.append(own if normal is ids else id_hashes(normal))
         if source.label_column is None:
             continue

@@ -386,9 +386,12 @@ def open_prepared(
         name: of the pool (`pool_name`).
     """
     place = runs / ".prepared" if settings.directory is None else Place.at(settings.directory)
-    kinds: tuple[Literal["raw", "jpeg"], ...] = ("raw", "jpeg")
-    there = [f for kind in kinds for f in _directory(Prepared(place=place, name=name, format=kind), form).files()]
-    free = _free(place) + sum(f.size for f in there) if place.local else None  # what is kept needs no more room
+    free, there = None, 0
+    if place.local:
+        kinds: tuple[Literal["raw", "jpeg"], ...] = ("raw", "jpeg")
+        kept = [_directory(Prepared(place=place, name=name, format=kind), form) for kind in kinds]
+        there = sum(file.size for one in kept for file in one.files())
+        free = _free(place) + there  # what is kept needs no more room
     found = room(settings, form, samples=samples, free_bytes=free)
     if found is None:
         return None

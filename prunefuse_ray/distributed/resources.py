@@ -9,7 +9,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,6 +208,11 @@ def importing(*modules: str) -> Iterator[None]:
         yield
     finally:
         thread.join()
+
+
+def settings_kept() -> AbstractContextManager[None]:
+    """What the body sets for streams of Ray Data ends with it: the caller's own keep theirs."""
+    return ray.data.DataContext.current(ray.data.DataContext.get_current().copy())
 
 
 def configure_data() -> None:

@@ -199,6 +199,9 @@ def _train(config: dict[str, Any]) -> None:
     restored = restore(network, optimizer, storage, job.name)
     state, kept = restored or (State(), {})
     best = under("best.", kept) or None
+    tells = validation is None or task.tells(validation.labels_N)
+    if state.best is not None:  # an earlier version kept the metric, also where it tells nothing
+        state.best.setdefault("merit", state.best.get(task.metric.name, -math.inf) if tells else -math.inf)
     hardness = Hardness(len(samples), device) if job.hardness else None
     if hardness is not None:
         hardness.restore(under("hardness.", kept))
@@ -244,11 +247,8 @@ def _train(config: dict[str, Any]) -> None:
             found = _evaluate(network, job, validation, device)
             entry |= {f"validation_{name}": value for name, value in found.items()}
             metric = task.metric.name
-            tells = task.tells(validation.labels_N)
             merit = found[metric] if tells else -found["loss"]
-            # Checkpoints of an earlier version hold the metric, also where it tells nothing.
-            held = {"merit": -math.inf} if state.best is None else state.best
-            if state.best is None or merit > held.get("merit", held.get(metric, 0.0) if tells else -math.inf):
+            if state.best is None or merit > state.best["merit"]:
                 state.best, best = {"epoch": state.epoch, "merit": merit}, weights_of(network)
         if world > 1 and job.validation is not None:  # all workers have to stop after the same epoch
             state.best = ray.train.collective.broadcast_from_rank_zero(state.best)

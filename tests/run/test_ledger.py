@@ -198,22 +198,28 @@ def test_only_one_driver_at_a_time(ledger):
     other.unlock()
 
 
-def test_the_disk_has_what_others_wrote_before_it_has_the_commit(ledger, monkeypatch):
+@pytest.fixture
+def synchronized(monkeypatch):
+    """The names of files and directories in the order in which the disk was waited for."""
+    names, synchronize = [], os.fsync
+
+    def noted(number):
+        names.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
+        synchronize(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return names
+
+
+def test_the_disk_has_what_others_wrote_before_it_has_the_commit(ledger, synchronized):
     """Else a machine that loses its power keeps the commit, and not what it lists."""
     file = Path((ledger.place(STEP, "samples") / "1.parquet").path)
     file.parent.mkdir(parents=True)
     file.write_bytes(b"theirs")
-    order, synchronize = [], os.fsync
-
-    def noted(number):
-        order.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
-        synchronize(number)
-
-    monkeypatch.setattr(os, "fsync", noted)
     ledger.commit(STEP, {}, {}, written=ledger.place(STEP, "samples").files())
-    commit = next(n for n, name in enumerate(order) if name.startswith(".select.json."))
-    assert {"1.parquet", "samples"} <= set(order[:commit])
-    assert "commits" in order[commit:]
+    commit = next(n for n, name in enumerate(synchronized) if name.startswith(".select.json."))
+    assert {"1.parquet", "samples"} <= set(synchronized[:commit])
+    assert "commits" in synchronized[commit:]
 
 
 def test_what_the_report_wrote_may_have_changed_where_more_labels_follow(tmp_path):
@@ -286,18 +292,11 @@ def test_files_that_others_wrote_are_compared_with_what_was_recorded(ledger, dam
     driver.unlock()
 
 
-def test_a_directory_is_synchronized_once(ledger, monkeypatch):
+def test_a_directory_is_synchronized_once(ledger, synchronized):
     place = Path(ledger.place(STEP, "samples").path)
     place.mkdir(parents=True)
     for n in range(20):
         (place / f"{n}.parquet").write_bytes(b"x")
-    names, synchronize = [], os.fsync
-
-    def noted(number):
-        names.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
-        synchronize(number)
-
-    monkeypatch.setattr(os, "fsync", noted)
     ledger.commit(STEP, {}, {}, written=ledger.place(STEP, "samples").files())
-    assert names.count("samples") == 1
-    assert sum(name.endswith(".parquet") for name in names) == 20
+    assert synchronized.count("samples") == 1
+    assert sum(name.endswith(".parquet") for name in synchronized) == 20

@@ -13,7 +13,7 @@ import torch
 
 from prunefuse_ray import networks, progress
 from prunefuse_ray.config import Config
-from prunefuse_ray.config.files import merge
+from prunefuse_ray.config.files import config_from_tree, merge
 from prunefuse_ray.data import inventory
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError, ScoreError, TrainingError
@@ -21,7 +21,7 @@ from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.context import Done
 from prunefuse_ray.run.ledger import Ledger
-from prunefuse_ray.run.phases import train
+from prunefuse_ray.run.phases import finetune, train
 from prunefuse_ray.run.phases.report import _cells
 from prunefuse_ray.storage import Place
 from tests.report.test_page import Page
@@ -327,3 +327,21 @@ def test_a_phases_time_is_its_work(monkeypatch):
 def test_ids_and_classes_are_no_formulas_in_the_tables_of_a_run():
     context = SimpleNamespace(config=Config(), info=SimpleNamespace(classes=["@x", "y"]))
     assert list(_cells(pa.table({"id": ["=1+1"], "label": [0]}), context)) == [["'=1+1", "'@x"]]
+
+
+def test_a_core_set_without_a_class_says_so(caplog):
+    """Of three classes one has no label anyway, and one only easy samples: that one is named."""
+    hard = pa.table({"id": ["a", "b", "c", "d"], "forgetting": [0.0] * 4, "el2n": [0.9, 0.8, 0.1, 0.2]})
+    context = SimpleNamespace(
+        config=config_from_tree({"coreset": {"by": "el2n", "share": 0.5}}),
+        info=SimpleNamespace(classes=["cat", "dog", "emu"], id_type="string"),
+        ledger=SimpleNamespace(read_table=lambda *_: hard),
+    )
+
+    @dataclasses.dataclass(frozen=True)
+    class Job:
+        labels: pa.Table
+
+    job = Job(pa.table({"id": ["a", "b", "c", "d"], "label": [0, 0, 1, 1]}))
+    assert finetune._on_coreset(context, Step(2, "finetune"), job).labels["id"].to_pylist() == ["a", "b"]
+    assert "round 2, finetune: the core-set holds none of 1 of 3 classes (dog)" in caplog.text

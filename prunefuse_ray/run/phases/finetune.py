@@ -8,7 +8,7 @@ from dataclasses import replace
 from prunefuse_ray.errors import few
 from prunefuse_ray.method.selector import proxies
 from prunefuse_ray.method.steps import FUSE, TRAIN, Step, round_seed
-from prunefuse_ray.run.class_counts import NAMED, class_counts
+from prunefuse_ray.run.class_counts import NAMED, class_counts, without_labels
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.phases.train import HARDNESS, network_outputs, train_network, training_job
 from prunefuse_ray.schemas import hardness_schema
@@ -56,9 +56,10 @@ def _on_coreset(context: RunContext, step: Step, job: TrainingJob) -> TrainingJo
         step.round, labels.num_rows, job.labels.num_rows, settings.by,
     )  # fmt: skip
     classes = context.info.classes
-    counts = class_counts(context.config.task, labels, len(classes))
-    before = class_counts(context.config.task, job.labels, len(classes))
-    if lost := [name for name, n, all_ in zip(classes, counts, before, strict=True) if all_ and not n]:
+    before, now = (
+        without_labels(class_counts(context.config.task, some, len(classes)), classes) for some in (job.labels, labels)
+    )
+    if lost := [name for name in now if name not in before]:
         logger.warning(
             "round %d, finetune: the core-set holds none of %d of %d classes (%s), so the network cannot learn them: "
             "raise coreset.share (%g), or set coreset.by to random, in a run of another run.name",
