@@ -166,7 +166,8 @@ def test_the_file_that_a_run_is_started_by_goes_with_the_command(tmp_path, monke
     monkeypatch.setattr(browser, "Follower", Looking)
     monkeypatch.setattr(browser.subprocess, "Popen", lambda command: command)
     monkeypatch.setattr(label.time, "sleep", lambda _: None)
-    assert main(["label", "--preset", "digits", "--annotation.kind", "files"]) == 0
+    given = ["--preset", "digits", "--annotation.kind", "files", "--run.directory", str(tmp_path / "runs")]
+    assert main(["label", *given]) == 0
     assert started[0] == started[1]
     assert not list(tmp_path.iterdir())
 
