@@ -7,8 +7,6 @@ import secrets
 import shutil
 import tempfile
 
-from tests.support.pools import parquet_pool, random_images, write_pool
-
 # One thread a process: the suite runs in two of them, and threads that wait for each other would lose that.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What the developer's shell has would change what commands print, or lead them to other clusters and stores.
@@ -21,7 +19,7 @@ os.environ.pop("AWS_PROFILE", None)
 os.environ.pop("AWS_ENDPOINT_URL", None)
 os.environ.pop("AWS_ENDPOINT_URL_S3", None)
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
-os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported, which is below
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="prunefuse-tests-cache-")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -34,6 +32,7 @@ from hypothesis import settings
 from prunefuse_ray.distributed import remote
 from prunefuse_ray.distributed.resources import configure_data
 from tests.support import ROOT
+from tests.support.pools import parquet_pool, random_images, write_pool
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 settings.register_profile("untimed", deadline=None)  # no test depends on how fast the machine is just now

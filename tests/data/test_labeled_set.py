@@ -12,17 +12,10 @@ import torch
 
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.labeled_set import check_masks, held_out, load_samples, load_test
-from prunefuse_ray.data.pool import Source
 from prunefuse_ray.errors import PoolError
-from prunefuse_ray.storage import Place
-from tests.support.pools import random_images, write_pool
+from tests.support.pools import random_images, source, write_pool
 
 FORM = ImageForm(height=8, width=8, channels=1)
-
-
-def source(directory) -> Source:
-    files = Place.at(str(directory)).files()
-    return Source(fs=Place.at("/").fs, files=tuple(f.path for f in files), sizes=tuple(f.size for f in files))
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.schemas import HELD_OUT
 from prunefuse_ray.storage import Place
-from tests.support.pools import write_pool
-from tests.training.test_trainer import source
+from tests.support.pools import source, write_pool
 
 FORM = ImageForm(height=8, width=8, channels=1)
 ROWS = 50

@@ -1,10 +1,7 @@
 """Runs whose labels come from people: they wait, go on, and neither lose a label nor ask for one twice."""
 
 import dataclasses
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +9,6 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from prunefuse_ray.annotation import Answers, annotations_schema
 from prunefuse_ray.annotation.label_studio import Client
@@ -29,12 +25,11 @@ from prunefuse_ray.scoring.score_pass import ScorePass
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 from tests.run.test_view import INFO
-from tests.support import ROOT
 from tests.support.annotators import CLASSES, answer, asked, truth
 from tests.support.driver import arm
 from tests.support.nets import OWN
 from tests.support.pools import random_images, write_pool
-from tests.support.runs import tiny
+from tests.support.runs import driven, tiny
 
 
 @pytest.fixture(scope="module")
@@ -224,15 +219,7 @@ def test_labels_that_are_being_written_while_the_run_waits_are_not_taken(monkeyp
 
 
 def drive(config, tmp_path, *kill) -> int:
-    import ray
-
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(to_tree(config)))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.driver", str(file), *map(str, kill)],
-        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
-        capture_output=True, text=True, timeout=240, cwd=ROOT,
-    )  # fmt: skip
+    done = driven(config, tmp_path, *kill)
     if done.returncode != -signal.SIGKILL and "LabelsWaiting" not in done.stderr:
         pytest.fail(done.stdout + done.stderr)
     return done.returncode

@@ -1,20 +1,15 @@
 """The loop: what it decides, what it records, and that a kill at any moment changes nothing of the outcome."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 
 from prunefuse_ray import networks
-from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
 from prunefuse_ray.method import steps
 from prunefuse_ray.method.steps import Step
@@ -22,10 +17,10 @@ from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import hardness_schema
-from tests.support import ROOT
 from tests.support.driver import arm
 from tests.support.nets import OWN
 from tests.support.pools import random_images
+from tests.support.runs import driven
 from tests.support.runs import tiny as in_the_driver
 
 
@@ -169,16 +164,8 @@ def test_the_number_of_actors_changes_nothing(undisturbed, tiny_pool, tmp_path, 
 
 
 def drive(config, tmp_path, *kill) -> tuple[int, list[str]]:
-    """Run the driver against the test's Ray; returns its exit code and the steps that it finished."""
-    import ray
-
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(to_tree(config)))
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.driver", str(file), *map(str, kill)],
-        env=environment, capture_output=True, text=True, timeout=240, cwd=ROOT,
-    )  # fmt: skip
+    """The driver's exit code and the steps that it finished."""
+    done = driven(config, tmp_path, *kill)
     if done.returncode not in (0, -signal.SIGKILL):
         pytest.fail(done.stdout + done.stderr)
     return done.returncode, [line.removeprefix("DONE ") for line in done.stdout.splitlines() if line.startswith("DONE")]
@@ -387,7 +374,7 @@ def test_a_driver_killed_before_it_noted_a_commit_notes_it_when_it_goes_on(local
 @pytest.mark.faults
 def test_scoring_goes_on_with_the_rows_that_are_missing(undisturbed, tiny_pool, tmp_path):
     config = tiny(tiny_pool, tmp_path)
-    drive(config, tmp_path, "inside", 0, "score")
+    assert drive(config, tmp_path, "inside", 0, "score")[0] == -signal.SIGKILL
     scores = tmp_path / "tiny/rounds/000/scores"
     kept = {f: f.stat().st_mtime_ns for f in scores.glob("*.parquet")}
     drive(config, tmp_path, "done", 0, "score")

@@ -1,6 +1,9 @@
 """Set strategies against references of a few lines, on one matrix in one process, for any number of shards."""
 
+import os
 import re
+import signal
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +19,7 @@ from prunefuse_ray.acquisition.greedy import RACE, clocks
 from prunefuse_ray.acquisition.k_centers import K_CENTERS
 from prunefuse_ray.acquisition.quotas import round_robin
 from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.run.processes import descendants
 from prunefuse_ray.selection import set_selection, shards
 from prunefuse_ray.selection.rows import Files, Rows
 from prunefuse_ray.selection.top_k import top_k
@@ -386,6 +390,30 @@ def test_cluster_margin_costs_what_the_documents_say(tmp_path, monkeypatch):
     text = (ROOT / "docs/how-to/strategies.md").read_text(encoding="utf-8")
     stated = int(re.search(r"`cluster_margin` \| at most ([\d,]+)·N·D", text)[1].replace(",", ""))
     assert sum(pairs) <= (stated / 1_000 + 1) * 10 * N  # one more: the driver's own candidates
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["SIGKILL", "SIGSTOP and SIGKILL"])
+def test_a_selection_whose_shard_is_killed_comes_out_the_same(tmp_path, local_ray, monkeypatch, caplog, number):
+    """In the middle, after its first samples; a stopped process is ended by the supervisor (`run/supervisor.py`)."""
+    made = Made(tmp_path)
+    expected = select("k_centers", made.files, made.known, 300, 1)
+    monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 2**12)
+    monkeypatch.setattr(shards, "STEP_BYTES", 0)  # few samples a step: many are still to come
+    struck, take = [], shards._take
+
+    def strike_and_take(*args):
+        if not struck:
+            struck.extend(p.pid for p in descendants(os.getpid()) if p.name.startswith("ray::Shard"))
+            os.kill(struck[0], number)
+            if number == signal.SIGSTOP:
+                threading.Timer(1.0, os.kill, (struck[0], signal.SIGKILL)).start()
+        return take(*args)
+
+    monkeypatch.setattr(shards, "_take", strike_and_take)
+    assert select("k_centers", made.files, made.known, 300, 3).equals(expected)
+    assert len(struck) == 3
+    assert caplog.text.count("selection lost an actor") == 1
 
 
 def test_a_selection_that_loses_an_actor_is_made_again_and_not_for_ever(caplog):

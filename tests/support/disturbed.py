@@ -38,9 +38,6 @@ ROLES = {
     "train worker": "ray::RayTrainWorker",
     "train controller": "ray::TrainController",
     "trial": "ray::drive",
-    "Tune's actor": "ray::ImplicitFunc",
-    "shard": "ray::Shard",
-    "any worker": "ray::",
 }
 """What stands in the command line of such a process."""
 

@@ -19,8 +19,8 @@ OWN = (
     "tests.support.nets:skipping",
 )
 """The names under which files that ask for these networks are trusted."""
-STRUCK = Path(tempfile.gettempdir()) / f"prunefuse-struck-{os.getuid()}"
-"""Exists once a `fragile` network has ended its process."""
+STRUCK = Path(os.environ.get("XDG_CACHE_HOME", tempfile.gettempdir())) / "struck"
+"""Exists once a `fragile` network has ended its process; where the workers of these tests alone look."""
 
 
 def tiny(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:

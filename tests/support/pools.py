@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.data.pool import Source
 from prunefuse_ray.storage import Place
 
 
@@ -37,6 +38,12 @@ def write_pool(directory, pixels, *, files: int = 1, first_id: int = 0, label=No
     for f in range(files):
         pq.write_table(table.slice(f * step, step), directory / f"part-{f}.parquet")
     return ids
+
+
+def source(directory) -> Source:
+    """The Parquet files of a directory, as a training reads them."""
+    files = [f for f in Place.at(str(directory)).files() if f.path.endswith(".parquet")]
+    return Source(fs=Place.at("/").fs, files=tuple(f.path for f in files), sizes=tuple(f.size for f in files))
 
 
 def write_tar(path, members):

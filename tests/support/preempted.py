@@ -20,21 +20,13 @@ from ray.cluster_utils import Cluster
 from prunefuse_ray import networks
 from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.images import ImageForm
-from prunefuse_ray.data.pool import Source
 from prunefuse_ray.distributed.resources import TrainingPlan, configure_data
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training.trainer import TrainingJob, train
 from tests.support.nets import OWN, STEPS_LOG
-from tests.support.pools import random_images, write_pool
+from tests.support.pools import random_images, source, write_pool
 
 SAMPLES, BATCH, EPOCHS = 800, 4, 2
-
-
-def source(directory: Path) -> Source:
-    files = sorted(directory.glob("*.parquet"))
-    return Source(
-        fs=Place.at(str(directory)).fs, files=tuple(map(str, files)), sizes=tuple(f.stat().st_size for f in files)
-    )
 
 
 def main(directory: Path) -> None:

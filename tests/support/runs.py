@@ -1,8 +1,14 @@
 """A whole run that takes seconds."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from prunefuse_ray.config.files import config_from_tree, merge
+import yaml
+
+from prunefuse_ray.config.files import config_from_tree, merge, to_tree
+from tests.support import ROOT
 
 RECIPE = {"epochs": 3, "min_steps": 0, "batch_size": 8, "warmup_epochs": 1, "augment": ["crop"]}
 
@@ -24,3 +30,17 @@ def tiny(where: Path, directory: Path, **more):
     if {"text_column", "vector_column"} & tree["pool"].keys():
         del tree["pool"]["channels"]
     return config_from_tree(tree)
+
+
+def driven(config, directory: Path, *kill) -> subprocess.CompletedProcess:
+    """The run by a driver of its own, on the Ray of this process; `kill`: where it ends itself, as `support.driver`
+    has it."""
+    import ray
+
+    file = directory / "config.yaml"
+    file.write_text(yaml.safe_dump(to_tree(config)))
+    return subprocess.run(
+        [sys.executable, "-m", "tests.support.driver", str(file), *map(str, kill)],
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        capture_output=True, text=True, timeout=240, cwd=ROOT,
+    )  # fmt: skip

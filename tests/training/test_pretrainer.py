@@ -17,8 +17,8 @@ from prunefuse_ray.training import checkpoints, pretrainer
 from prunefuse_ray.training.pretext import PRETEXTS
 from prunefuse_ray.training.pretrainer import PretrainingJob, macs_of, pretrain, steps_of
 from tests.support.nets import OWN
-from tests.support.pools import write_pool
-from tests.training.test_trainer import FORM, IN_PROCESS, SPEC, source, weights
+from tests.support.pools import source, write_pool
+from tests.training.test_trainer import FORM, IN_PROCESS, SPEC, weights
 
 ROWS = 60
 

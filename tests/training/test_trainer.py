@@ -17,14 +17,13 @@ from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data import labeled_set
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import Samples
-from prunefuse_ray.data.pool import Source
 from prunefuse_ray.distributed.resources import TrainingPlan
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import checkpoints, trainer
 from prunefuse_ray.training.trainer import TrainingJob, train
 from tests.support.nets import OWN, STRUCK
-from tests.support.pools import random_images, write_pool
+from tests.support.pools import random_images, source, write_pool
 
 FORM = ImageForm(height=8, width=8, channels=1)
 SPEC = networks.NetworkSpec(architecture="tests.support.nets:tiny", classes=2, input_shape=(1, 8, 8))
@@ -35,12 +34,6 @@ IN_PROCESS = TrainingPlan(workers=(0, 0), cpus=1, gpu=False, max_failures=0)
 
 
 # --- training ---
-
-
-def source(directory) -> Source:
-    files = sorted(directory.glob("*.parquet"))
-    place = Place.at(str(directory))
-    return Source(fs=place.fs, files=tuple(map(str, files)), sizes=tuple(f.stat().st_size for f in files))
 
 
 @pytest.fixture(scope="module")
