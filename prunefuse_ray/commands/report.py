@@ -1,4 +1,4 @@
-"""`prunefuse report`: the page of a run or a sweep, made again from its files, or served while the run goes on."""
+"""`prunefuse report`: the page of a run or a sweep, made again from its files, or served while it goes on."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make the report of a run or a sweep again from its files, or watch a run in the browser while it goes on."""
+    """Make the report of a run or a sweep again from its files, or watch it in the browser while it goes on."""
     parser = argparse.ArgumentParser(prog="prunefuse report", description=main.__doc__)
     parser.add_argument("directory", help="the directory of a run or a sweep (a path or URI)")
     parser.add_argument(
         "--serve",
         action="store_true",
-        help="serve the report of a run, as it stands after each phase, on this machine alone; writes nothing",
+        help="serve the report, as it stands after each phase, on this machine alone; writes nothing",
     )
     parser.add_argument("--port", type=int, metavar="N", help="port of the page, with --serve (default: any free one)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser of this machine, with --serve")
@@ -37,9 +37,7 @@ def main(argv: Sequence[str]) -> int:
     place = Place.at(arguments.directory)
     sweep = (place / "sweep.yaml").exists()
     if arguments.serve:
-        if sweep:
-            raise ConfigError(f"--serve: {arguments.directory} is a sweep; name one of its runs, below trials/")
-        return _serve(place, arguments.port or 0, arguments.open)
+        return _serve(place, sweep, arguments.port or 0, arguments.open)
     if sweep:
         from prunefuse_ray.sweep.analysis import write_results
         from prunefuse_ray.sweep.page import render_sweep
@@ -56,17 +54,24 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _serve(place: Place, port: int, opened: bool) -> int:
+def _serve(place: Place, sweep: bool, port: int, opened: bool) -> int:
     """Until a signal ends it."""
     from prunefuse_ray.run.ledger import Ledger
-    from prunefuse_ray.run.live import LiveReport
+    from prunefuse_ray.run.live import LiveReport, Watched, WatchedRun
+    from prunefuse_ray.sweep.live import WatchedSweep
 
-    if not Ledger(place).exists:
-        raise ConfigError(f"{place.path}: is no run directory (it has no config.yaml); `prunefuse run` begins one")
+    if not sweep and not Ledger(place).exists:
+        raise ConfigError(
+            f"{place.path}: is no directory of a run or a sweep (it has neither config.yaml nor sweep.yaml); "
+            "`prunefuse run` begins one"
+        )
     progress.tell(doing="while the report was served")
-    page = LiveReport(place, port=port)
-    console.print(f"the run in the browser: {page.address}")
-    console.print("(only from this machine, or through a forwarded port; Ctrl-C ends the page, not the run)")
+    watched: Watched = WatchedSweep(place) if sweep else WatchedRun(place)
+    page = LiveReport(watched, port=port)
+    console.print(f"the {watched.kind} in the browser: {page.address}")
+    console.print(
+        f"(only from this machine, or through a forwarded port; Ctrl-C ends the page, not the {watched.kind})"
+    )
     if opened:
         page.open()
     try:

@@ -13,7 +13,7 @@ from prunefuse_ray.commands.report import main
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.ledger import Ledger
-from prunefuse_ray.run.live import LiveReport
+from prunefuse_ray.run.live import LiveReport, WatchedRun
 from prunefuse_ray.schemas import CLASS, doubts_schema
 from prunefuse_ray.storage import Place
 from tests.annotation.test_page import Client
@@ -30,8 +30,9 @@ def page(ledger, request, tmp_path, monkeypatch):  # noqa: F811
     ledger.commit(Step(-1, "init"), {}, {"macs_per_sample": {"dense": 200, "proxy": 50}, "seconds": 1.0})
     begins(tmp_path, 1, "train")
     monkeypatch.setattr("prunefuse_ray.run.live.LOOKED_AT_FOR", 0.0)
+    monkeypatch.setattr("prunefuse_ray.run.live.SHARE_OF_LOOKING", 1e9)
     root = Place(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "run")
-    server = LiveReport(ledger.root if request.param == "local" else root)
+    server = LiveReport(WatchedRun(ledger.root if request.param == "local" else root))
     yield server
     server.close()
 
@@ -50,7 +51,7 @@ def test_the_page_follows_the_run(page, ledger, tmp_path):  # noqa: F811
     browser = Client(page)
     before = sorted((p, p.stat().st_mtime) for p in (tmp_path / "run").rglob("*"))
     now = browser.get("/state")[1]
-    assert (now["title"], now["state"], now["phases"], now["share"]) == ("run", "running", [7, 12], 0.0)
+    assert (now["title"], now["state"], now["counts"], now["share"]) == ("run", "running", "7 of 12 phases", 0.0)
     assert now["words"].startswith("round 1, training the proxy: epoch 0 of 30, ")
     status, report = browser.get("/report")
     assert (status, b"in progress" in report) == (200, True)
@@ -109,7 +110,7 @@ def test_the_command_serves_until_a_signal(ledger):  # noqa: F811
 
 def test_what_cannot_be_served_is_refused(tmp_path):
     for arguments, said in [
-        (["--serve"], "is no run directory"),
+        (["--serve"], "is no directory of a run or a sweep"),
         (["--port", "8321"], "--port: only with --serve"),
         (["--open"], "--open: only with --serve"),
     ]:
@@ -118,9 +119,6 @@ def test_what_cannot_be_served_is_refused(tmp_path):
     Ledger(Place.at(str(tmp_path))).write_text("config.yaml", "")
     with pytest.raises(ConfigError, match="--port 70000: give a number"):
         main([str(tmp_path), "--serve", "--port", "70000"])
-    Ledger(Place.at(str(tmp_path))).write_text("sweep.yaml", "")
-    with pytest.raises(ConfigError, match="is a sweep; name one of its runs"):
-        main([str(tmp_path), "--serve"])
 
 
 @pytest.mark.browser

@@ -13,7 +13,7 @@ async function look() {
     document.title = `${now.title}: ${now.state}`;
     at("state").textContent = now.state;
     at("words").textContent = now.words;
-    at("phases").textContent = `${now.phases[0]} of ${now.phases[1]} phases`;
+    at("phases").textContent = now.counts;
     at("share").hidden = now.share === null;
     at("share").value = now.share || 0;
     if (now.version !== shown) bring(now.version);
