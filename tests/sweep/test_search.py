@@ -1,8 +1,11 @@
 """Draws by what came out: written down before they are tried, told once, and the same after a kill."""
 
 import json
+import signal
+import time
 
 import pytest
+import yaml
 
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError
 from prunefuse_ray.storage import Place
@@ -10,7 +13,7 @@ from prunefuse_ray.sweep.config import ends, sweep_from_tree, trials
 from prunefuse_ray.sweep.results import COMPLETE, read_draws, read_sweep, trials_of
 from prunefuse_ray.sweep.runner import run_sweep
 from prunefuse_ray.sweep.search import Draws, check_search, optuna
-from tests.sweep.test_runner import Heard, tree
+from tests.sweep.test_runner import Heard, start, tree, wait_for
 
 SPACE = {"training.lr": {"loguniform": [0.001, 1.0]}, "training.batch_size": {"choice": [16, 32]}}
 
@@ -171,3 +174,33 @@ def test_a_sweep_that_searches(local_ray, tiny_pool, tmp_path):
     assert len(more.of(COMPLETE)) == 1
     result = read_sweep(Place.at(str(tmp_path / "swept")))
     assert [r.outcome.status for r in result.trials] == [COMPLETE] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_a_killed_sweep_that_searches_loses_no_draw(tiny_pool, tmp_path):
+    """SIGKILL of the command in the first training of its second draw."""
+    pytest.importorskip("optuna")
+    own = tree(tiny_pool, tmp_path, space={"training.lr": {"loguniform": [0.01, 0.2]}}, search="optuna", samples=3)
+    own["arms"], own["concurrency"], own["loggers"] = {}, 1, []
+    file, root = tmp_path / "swept.yaml", tmp_path / "swept"
+    file.write_text(yaml.safe_dump(own))
+    first = start(file, tmp_path)
+    wait_for(root / "draws/001.json", first)
+    while not (labeled := list(root.glob("trials/001*/rounds/000/commits/label.json"))):
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    time.sleep(1.0)
+    drawn = read_draws(Place.at(str(root)))
+    kept = {p: p.stat().st_mtime_ns for p in root.rglob("commits/*.json")}
+    assert labeled[0] in kept
+    output, _ = (again := start(file, tmp_path)).communicate(timeout=900)
+    assert again.returncode == 0, output
+    assert "1 of them were complete already" in output
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept, "a committed phase was done again"
+    after = read_draws(Place.at(str(root)))
+    assert (after[: len(drawn)], len(after)) == (drawn, 3)
+    assert [r.outcome.status for r in read_sweep(Place.at(str(root))).trials] == [COMPLETE] * 3
