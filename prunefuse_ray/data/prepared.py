@@ -125,7 +125,10 @@ def _decoded(
                 if not source.roots:
                     table = samples.take(start, len(rows))
                 if file is not None and file.has_room:  # whole, or the next pass would find a part of it
-                    found = file.write(_decode(table, source, form))
+                    found = _decode(table, source, form)
+                    # A file that is closed, or away, may be there the next time.
+                    away = bool(source.roots) and source.opener is None and None in found.digests
+                    found = file.as_read(found) if away else file.write(found)
                 else:
                     mine = pa.array(wanted_N)
                     rows, found = rows.filter(mine), _decode(table.filter(mine), source, form)

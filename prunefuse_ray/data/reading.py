@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import errno
 import itertools
 import posixpath
 import re
@@ -399,7 +400,8 @@ def opened(rows: pa.Table, source: Source) -> Iterator[pa.Table]:
         part = rows.slice(start, LOADED_ROWS)
         samples = pa.array(_load(part, source.roots), pa.binary()) if source.opener is None else source.opener(part)
         if source.text and source.opener is None:
-            samples = pa.array([None if s is None else s.decode(errors="replace") for s in samples.to_pylist()])
+            texts = [None if s is None else s.decode(errors="replace") for s in samples.to_pylist()]
+            samples = pa.array(texts, pa.string())
         yield part.drop_columns(list(PLACES)).append_column("sample", samples)
 
 
@@ -412,14 +414,14 @@ def _load(rows: pa.Table, roots: tuple[Place, ...]) -> list[bytes | None]:
     def read(path: str) -> bytes | None:
         try:
             return Place(fs, path).read_bytes()
-        except OSError:
-            return None
+        except OSError as error:
+            return _unreadable(error)
 
     def read_range(file: pa.NativeFile | None, at: dict[str, int]) -> bytes | None:
         try:
             return None if file is None else file.read_at(at["bytes"], at["offset"])
-        except OSError:
-            return None
+        except OSError as error:
+            return _unreadable(error)
 
     local = isinstance(fs, pafs.LocalFileSystem)
     with ThreadPoolExecutor(LOADER_THREADS if local else STORE_THREADS) as threads:
@@ -437,5 +439,17 @@ def _load(rows: pa.Table, roots: tuple[Place, ...]) -> list[bytes | None]:
 def _open(fs: pafs.FileSystem, path: str) -> pa.NativeFile | None:
     try:
         return fs.open_input_file(path)
-    except OSError:
-        return None
+    except OSError as error:
+        return _unreadable(error)
+
+
+OF_A_FILE = (
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG
+)  # fmt: skip
+
+
+def _unreadable(error: OSError) -> None:
+    """None for a file that is gone, closed or cut: its sample cannot be read. A disk or store that fails says nothing
+    of the sample, and ends the pass."""
+    if error.errno not in OF_A_FILE and not _is_damage(error):
+        raise error

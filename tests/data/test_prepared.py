@@ -1,10 +1,12 @@
 """The prepared pool: what was decoded once is what would be decoded again, whatever becomes of its files."""
 
 import dataclasses
+import errno
 import io
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.data import prepared
+from prunefuse_ray.data import prepared, reading
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.prepared import decoded, evict, form_digest, open_prepared, room
@@ -144,6 +146,37 @@ def test_a_place_that_cannot_be_written_is_gone_without(source, tmp_path, caplog
     (tmp_path / "kept").write_text("a file")
     assert read(kept(source, tmp_path)) == read(source)
     assert "cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize("offset", [None, 0], ids=["a file each", "ranges of a file"])
+def test_a_disk_or_store_that_fails_says_nothing_of_a_sample(tmp_path, monkeypatch, offset):
+    """Else what could not be read for a while would be rejected for good, in this run and in those after it."""
+    (tmp_path / "a.png").write_bytes(encode_png(random_images(1)[0]))
+    size = (tmp_path / "a.png").stat().st_size
+    rows = {"id": ["a"], "root": pa.array([0], pa.int32()), "file": ["a.png"],
+            "offset": pa.array([offset], pa.int64()), "bytes": [size]}  # fmt: skip
+    pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
+    source = Source(fs=pafs.LocalFileSystem(), files=(str(tmp_path / "rows.parquet"),), sizes=(1,), label_column=None,
+                    roots=(Place.at(str(tmp_path)),))  # fmt: skip
+    really = Place.read_bytes
+    for error, rejected in (
+        (OSError(errno.EIO, "I/O error"), False),
+        (OSError("AWS Error ACCESS_DENIED: HTTP status 403"), False),
+        (OSError(errno.EACCES, "Permission denied"), True),
+    ):
+
+        def fail(*_, error=error):
+            raise error
+
+        with monkeypatch.context() as away:
+            away.setattr(Place, "read_bytes", lambda p, fail=fail: fail() if p.name == "a.png" else really(p))
+            away.setattr(reading, "_open", lambda *_, fail=fail: SimpleNamespace(read_at=fail, close=lambda: None))
+            if rejected:
+                assert "could not be read" in read(kept(source, tmp_path))["a"][1]
+            else:
+                with pytest.raises(OSError, match=error.args[-1]):
+                    read(kept(source, tmp_path))
+    assert read(kept(source, tmp_path))["a"][1] is None, "nobody remembers that it was away"
 
 
 def test_a_pool_with_other_contents_has_other_chunks(source, tmp_path):
