@@ -81,10 +81,14 @@ def contradiction(samples: SampleSet, classes: Sequence[str], named: Sequence[st
 
 
 def features_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """The names of a ClassLabel column, which Hugging Face keeps in the schema's metadata; None where it has none."""
+    """The names of a column of ClassLabels, or of lists of them, which Hugging Face keeps in the schema's metadata;
+    None where it has none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[column]["names"]
-    except (KeyError, TypeError, ValueError):
+        feature = features[column]
+        while "names" not in feature:
+            feature = feature[0] if isinstance(feature, list) else feature["feature"]
+        names = feature["names"]
+    except (KeyError, TypeError, ValueError, IndexError):
         return None
     return [str(n) for n in names] if isinstance(names, list) else None

@@ -197,8 +197,9 @@ def _scan_files(
             codes = [read(given, classes) if samples.labeled else None for given in found.labels]
             if samples.labeled:
                 pairs = zip(found.ids, found.labels, codes, strict=True)
-                wrong = [f"{given!r} (id '{i}')" for i, given, code in pairs if code is None]
-                bad, bad_rows = bad + wrong[:5], bad_rows + len(wrong)
+                wrong = [(i, given) for i, given, code in pairs if code is None]
+                bad += [f"{given!r} (id '{i}')" for i, given in wrong[:5]]
+                bad_rows += len(wrong)
             found_tables.append(
                 pa.table(
                     {
@@ -341,7 +342,7 @@ def check_unique(index: Index, samples: SampleSet, column: str | None) -> None:
 
 
 def _id_hashes(rows: pa.Table, buckets: int) -> tuple[Any, ...]:
-    return None, *in_buckets(id_hashes(rows["id"]), buckets)
+    return None, *in_buckets(id_hashes(normal_ids(rows["id"])), buckets)
 
 
 def in_buckets(hashes: np.ndarray, buckets: int) -> list[np.ndarray]:
@@ -363,7 +364,8 @@ def duplicate_hashes(*parts: np.ndarray) -> np.ndarray:
 
 
 def _ids_of(rows: pa.Table, hashes: np.ndarray) -> list[str]:
-    return rows["id"].filter(pa.array(np.isin(id_hashes(rows["id"]), hashes))).to_pylist()
+    ids = normal_ids(rows["id"])
+    return ids.filter(pa.array(np.isin(id_hashes(ids), hashes))).to_pylist()
 
 
 def all_ids(index: Index) -> pa.ChunkedArray:

@@ -326,7 +326,7 @@ def delimiter_of(text: str, columns: Sequence[str]) -> str:
 
     def named(delimiter: str) -> int:
         cells = next(csv.reader([first], delimiter=delimiter), [])
-        return len({_plain(cell) for cell in cells} & set(columns))
+        return len({_plain(cell) for cell in cells} & {_plain(column) for column in columns})
 
     return max(DELIMITERS, key=lambda d: (named(d), first.count(d)))
 

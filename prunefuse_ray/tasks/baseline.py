@@ -7,6 +7,7 @@ strength is the one of least error on each label left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,27 +74,21 @@ def of_pixels(
 ) -> Answer:
     """Of the pixels of images, uint8 (N, H, W, C), one by one: the values of the 3 x 3 pixels around each, and where it
     lies. Pixels of 255 are left out."""
-    x, y = _neighborhoods(labeled).reshape(-1, 9 * labeled.shape[-1] + 5), masks_NHW.reshape(-1)
-    known = np.flatnonzero(y != 255)
-    some = np.random.default_rng(0).permutation(known)[:PIXELS]
-    x, y = x[some], y[some].astype(np.int64)
+    y, each = masks_NHW.reshape(-1), math.prod(masks_NHW.shape[1:])
+    some = np.random.default_rng(0).permutation(np.flatnonzero(y != 255))[:PIXELS]
+    x = np.empty((len(some), 9 * labeled.shape[-1] + 5), np.float32)
+    for n in np.unique(some // each):  # an image at a time: the neighborhoods of all pixels would be gigabytes
+        mine = some // each == n
+        x[mine] = _neighborhoods(labeled[n : n + 1]).reshape(each, -1)[some[mine] % each]
     mean, std = x.mean(0), x.std(0) + 1e-6
-    t_NHWD = (_neighborhoods(test) - mean) / std
-    found = of_classes(
-        Features(
-            labeled=(x - mean) / std,
-            test=t_NHWD.reshape(-1, t_NHWD.shape[-1]),
-            strengths=(0.01, 0.1, 1.0, 10.0),
-            about="each pixel by the 3 x 3 values around it and its place",
-        ),
-        y,
-        classes,
-    )
-    outputs_NHWC = found.outputs_NC.astype(np.float32).reshape(*t_NHWD.shape[:3], classes)
-    return Answer(
-        outputs_NC=np.moveaxis(outputs_NHWC, -1, 1),
-        about=found.about,
-    )
+    model, strength = _fitted((x - mean) / std, y[some].astype(np.int64), (0.01, 0.1, 1.0, 10.0))
+    outputs_NCHW = np.empty((len(test), classes, *test.shape[1:3]), np.float32)
+    for n in range(len(test)):
+        t = (_neighborhoods(test[n : n + 1]) - mean) / std
+        p = _log_probabilities(model, t.reshape(-1, t.shape[-1]), classes)
+        outputs_NCHW[n] = p.T.reshape(classes, *test.shape[1:3])
+    about = "each pixel by the 3 x 3 values around it and its place"
+    return Answer(outputs_NC=outputs_NCHW, about=f"{about}, logistic regression (C = {strength:g})")
 
 
 def _neighborhoods(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -120,27 +115,39 @@ def _ridge(x: Any, y_NT: npt.NDArray[np.floating], t: Any) -> tuple[npt.NDArray[
 def _logistic(
     x: Any, y_N: npt.NDArray[np.int64], t: Any, classes: int, strengths: Sequence[float]
 ) -> tuple[npt.NDArray[np.float64], float]:
-    """Logarithms of the probabilities of every class (N, C) for `t`, and the strength C that was best on a held-out
-    quarter; where a class is too rare for that, the middle one. Of zeros and ones y (N, C) a model for every class,
-    the logits, and the middle one of the strengths."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import train_test_split
-
+    """Logarithms of the probabilities of every class (N, C) for `t`, and the strength C. Of zeros and ones y (N, C) a
+    model for every class, the logits, and the middle one of the strengths."""
     if y_N.ndim == 2:
         each = [_logistic(x, y, t, 2, strengths) for y in y_N.T]
         return np.stack([p[:, 1] - p[:, 0] for p, _ in each], axis=1), float(np.median([c for _, c in each]))
-    p_NC = np.full((t.shape[0], classes), UNLIKELY)
+    model, strength = _fitted(x, y_N, strengths)
+    return _log_probabilities(model, t, classes), strength
+
+
+def _fitted(x: Any, y_N: npt.NDArray[np.int64], strengths: Sequence[float]) -> tuple[Any, float]:
+    """A logistic regression, or the class where there is one alone; and the strength C that was best on a held-out
+    quarter, where a class is too rare for that, the middle one."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+
     present, counts = np.unique(y_N, return_counts=True)
     strength = strengths[len(strengths) // 2]
     if len(present) == 1:
-        p_NC[:, present[0]] = 1.0
-        return np.log(p_NC), strength
+        return int(present[0]), strength
     if counts.min() >= 4 and len(y_N) // 4 >= len(present):
         train, held = train_test_split(np.arange(len(y_N)), test_size=0.25, random_state=0, stratify=y_N)
         scores = [
             LogisticRegression(C=c, max_iter=200).fit(x[train], y_N[train]).score(x[held], y_N[held]) for c in strengths
         ]
         strength = strengths[int(np.argmax(scores))]
-    fitted = LogisticRegression(C=strength, max_iter=200).fit(x, y_N)
-    p_NC[:, fitted.classes_] = fitted.predict_proba(t).clip(UNLIKELY)
-    return np.log(p_NC), strength
+    return LogisticRegression(C=strength, max_iter=200).fit(x, y_N), strength
+
+
+def _log_probabilities(model: Any, t: Any, classes: int) -> npt.NDArray[np.float64]:
+    """What a `_fitted` model says, (N, C)."""
+    p_NC = np.full((t.shape[0], classes), UNLIKELY)
+    if isinstance(model, int):
+        p_NC[:, model] = 1.0
+    else:
+        p_NC[:, model.classes_] = model.predict_proba(t).clip(UNLIKELY)
+    return np.log(p_NC)

@@ -119,7 +119,7 @@ class Regression(Task):
 
     def values(self, labels: pa.ChunkedArray) -> pa.ChunkedArray:
         if is_list(labels.type):
-            return labels.cast(self.label_type)
+            return labels.cast(self.label_type, safe=False)
         return pa.chunked_array([_lists(_floats(labels)[:, None])])
 
     def targets(self, labels: pa.ChunkedArray, form: Any = None) -> npt.NDArray[np.float64]:

@@ -112,8 +112,10 @@ class Segmentation(Task):
         return pa.binary()
 
     def label(self, given: Any, classes: Sequence[str]) -> bytes | None:
-        """A mask from the bytes of a PNG file, from such as text (`URI`), from an array (H, W) of class numbers, or
-        from COCO's annotations of the image (`coco.mask_of`)."""
+        """A mask from the bytes of a PNG file, as Hugging Face's images have them or not, from such as text (`URI`),
+        from an array (H, W) of class numbers, or from COCO's annotations of the image (`coco.mask_of`)."""
+        if isinstance(given, Mapping) and given.keys() == {"bytes", "path"}:  # an image, as Hugging Face has it
+            given = given["bytes"]
         if is_coco(given):
             mask = mask_of(given, classes, ignored=IGNORED)
             return None if mask is None else encoded(mask)

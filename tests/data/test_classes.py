@@ -1,9 +1,12 @@
 """Names and numbers of classes."""
 
+import json
+
+import pyarrow as pa
 import pytest
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.data.classes import classes_of
+from prunefuse_ray.data.classes import classes_of, features_names
 from prunefuse_ray.errors import PoolError
 from tests.support.pools import parquet_pool
 
@@ -65,3 +68,19 @@ def test_columns_of_labels_stand_in_the_order_of_their_classes(classes, said):
         return
     with pytest.raises(ValueError, match=said):
         cfg.Pool(**fields, classes=classes)
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        {"names": ["a", "b"], "_type": "ClassLabel"},
+        {"feature": {"names": ["a", "b"], "_type": "ClassLabel"}, "_type": "List"},
+        [{"names": ["a", "b"], "_type": "ClassLabel"}],
+    ],
+)
+def test_names_are_found_in_columns_of_lists_too(feature):
+    told = json.dumps({"info": {"features": {"label": feature, "n": {"dtype": "int64"}, "l": [{"dtype": "int64"}]}}})
+    schema = pa.schema([("label", pa.list_(pa.int64()))], metadata={"huggingface": told})
+    assert features_names(schema, "label") == ["a", "b"]
+    assert features_names(schema, "n") is None
+    assert features_names(schema, "l") is None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefuse_ray.data.label_tables import Labels, TableError, inert, plain, read_id, read_table
+from prunefuse_ray.data.label_tables import Labels, TableError, delimiter_of, inert, plain, read_id, read_table
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 ASKED = {"a": "cat", "b": "dog"}
@@ -242,3 +242,8 @@ def test_parquet_with_text_that_is_not_utf8_or_a_column_twice_is_refused():
     pq.write_table(pa.table([["a"], ["b"], ["cat"]], names=["id", "id", "label"]), out := io.BytesIO())
     with pytest.raises(TableError, match="column 'id' stands there twice"):
         table(out.getvalue())
+
+
+@pytest.mark.parametrize("name", ["text", "Text", "TEXT"])
+def test_a_delimiter_is_told_by_columns_however_they_are_spelled(name):
+    assert delimiter_of(f"{name};Stars, 1-5;Price, EUR\n", [name]) == ";"

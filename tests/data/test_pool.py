@@ -109,6 +109,8 @@ def test_ids_of_a_scan_are_compared_in_buckets(local_ray, monkeypatch):
     index.check_unique(index_of(["a", "b", "c"], ["d", "e"]), held, "id")
     with pytest.raises(PoolError, match=r"column 'id' has duplicate ids, e\.g\. 'c';"):
         index.check_unique(index_of(["a", "b", "c"], ["d", "c"]), held, "id")
+    with pytest.raises(PoolError, match="duplicate ids"):  # one spelling of Unicode, and the other
+        index.check_unique(index_of(["caf\u00e9", "b"], ["cafe\u0301"]), held, "id")
 
 
 @pytest.mark.parametrize("rows", [32, 3_072], ids=["many row groups", "one"])

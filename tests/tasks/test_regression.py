@@ -228,3 +228,7 @@ def test_a_number_far_from_zero_is_not_rounded_to_its_first_digits():
     task = TASK.fitted(column([5_412_245.0], [5_412_445.0]))
     z = np.array([[0.123456]])
     assert task.guesses(z)[0] == pytest.approx(task.in_units(z), abs=1e-3 * task.std[0])
+
+
+def test_large_integers_in_lists_are_numbers_too():
+    assert TASK.values(column([2**60 + 1, 1], kind=pa.list_(pa.int64()))).to_pylist() == [[2.0**60, 1.0]]

@@ -241,3 +241,8 @@ def test_what_pixels_have_not_is_refused_by_name(tree, said):
 
 def test_the_network_follows_the_task():
     assert config_from_tree({"task": "segmentation"}).network.architecture == "fcn_resnet20"
+
+
+def test_a_mask_may_be_an_image_of_hugging_face():
+    assert TASK.label({"bytes": png(MASK), "path": None}, CLASSES) == png(MASK)
+    assert TASK.label({"bytes": None, "path": "a.png"}, CLASSES) is None

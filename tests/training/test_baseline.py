@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from prunefuse_ray.data.texts import NgramForm
+from prunefuse_ray.tasks import baseline as of_tasks
 from prunefuse_ray.tasks.baseline import of_classes
 from prunefuse_ray.training import baseline
 
@@ -46,3 +47,15 @@ def test_few_labels_and_labels_of_one_class_are_enough(labels):
     answer = of_classes(baseline.of_vectors(np.eye(3), np.eye(3)), np.array(labels), 4)
     assert answer.outputs_NC.shape == (3, 4)
     assert answer.outputs_NC.argmax(1).tolist() == labels
+
+
+def test_the_baseline_of_pixels_holds_the_neighborhoods_of_one_image(monkeypatch):
+    seen, really = [], of_tasks._neighborhoods
+    monkeypatch.setattr(of_tasks, "_neighborhoods", lambda images: seen.append(len(images)) or really(images))
+    images = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 1), np.uint8)
+    masks = np.zeros((6, 8, 8), np.uint8)
+    masks[:, 4:] = 1
+    found = of_tasks.of_pixels(images, masks, images, 3)
+    assert found.outputs_NC.shape == (6, 3, 8, 8)
+    assert set(seen) == {1}
+    assert (found.outputs_NC.argmax(1) == masks).mean() > 0.95

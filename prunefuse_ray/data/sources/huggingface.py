@@ -5,6 +5,7 @@ They are scanned once; from then on a sample is a range of bytes in a file.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,13 +32,18 @@ class HuggingFace(SourceReader):
         """The files that a dataset's state.json lists; `datasets` leaves caches of its own beside them."""
         found = locate(samples.paths, (".arrow",), samples.field)
         found = replace(found, left_out=tuple(o for o in found.left_out if not o.name.endswith(DESCRIPTIONS)))
-        listed: set[str] = set()
-        for path in as_list(samples.paths):
-            place = Place.at(path)
-            if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
-                listed |= set(arrow_files(place, samples.field))
-        if not listed:
+        named = [Place.at(path) for path in as_list(samples.paths)]
+        datasets = {p.path for p in named if any((p / n).exists() for n in ("dataset_dict.json", "state.json"))}
+
+        def inside(path: str) -> bool:
+            return any(path.startswith(f"{one}/") for one in datasets)
+
+        # Those that a pattern or the folder above them names have their lists, too.
+        above = {posixpath.dirname(path) for path in found.paths if not inside(path)}
+        datasets |= {one for one in above if (Place(found.fs, one) / "state.json").exists()}
+        if not datasets:
             return found
+        listed = {f for one in sorted(datasets) for f in arrow_files(Place(found.fs, one), samples.field)}
         there = set(found.paths)
         if missing := sorted(p for p in listed if p not in there and not Place(found.fs, p).exists()):
             raise PoolError(
@@ -45,8 +51,8 @@ class HuggingFace(SourceReader):
                 f"such as '{missing[0]}'; copy the dataset again"
             )
         unlisted = [LeftOut(n, "not in state.json") for n, p in zip(found.names, found.paths, strict=True)
-                    if p not in listed]  # fmt: skip
-        kept = found.part([i for i, path in enumerate(found.paths) if path in listed])
+                    if p not in listed and inside(p)]  # fmt: skip
+        kept = found.part([i for i, path in enumerate(found.paths) if path in listed or not inside(path)])
         return replace(kept, left_out=(*found.left_out, *unlisted))
 
     def class_names(self, samples: SampleSet, listing: Listing) -> list[str] | None:

@@ -64,6 +64,12 @@ class ImageFolders(SourceReader):
         count, kind = len(listing.names), samples.task.label_type
         labels: list[Any] | None = None
         if samples.labeled:
+            if samples.task.numbers:
+                raise PoolError(
+                    f"{samples.field}: folders name classes, and the labels of task '{samples.task_name}' are numbers: "
+                    "give images with their numbers in Parquet or WebDataset; or let people give them "
+                    "(annotation.kind, pool.known_labels), with pool.test_samples as the test set"
+                )
             labels = _masks(samples, listing, classes) if samples.task.pixels else _labels(samples, listing, classes)
         rows = pa.table(
             {
@@ -119,6 +125,12 @@ def _masks(samples: SampleSet, listing: Listing, classes: Sequence[str]) -> list
         raise PoolError(
             "pool.mask_folder is missing: task 'segmentation' takes the masks of an image folder from one beside it"
         )
+    seen: dict[tuple[int, str], str] = {}
+    for root, name in zip(listing.root_numbers, listing.names, strict=True):
+        if (other := seen.setdefault((root, posixpath.splitext(name)[0]), name)) != name:
+            raise PoolError(
+                f"{samples.field}: '{other}' and '{name}' would have the same mask; rename one, with its mask"
+            )
     roots = [Place(p.fs, posixpath.join(posixpath.dirname(p.path), samples.pool.mask_folder)) for p in listing.roots]
 
     def read(number: int) -> bytes | str:

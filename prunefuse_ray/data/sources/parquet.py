@@ -18,6 +18,8 @@ from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
 
 SUFFIXES = (".parquet", ".pq")
+MADE = "file:row"
+"""The column of ids that are made here: a file may have one that is called `id`, and is none."""
 
 
 class ParquetFiles(SourceReader):
@@ -42,7 +44,7 @@ class ParquetFiles(SourceReader):
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
         source = _source(samples, listing)
         if listing.of_table is None:
-            _refuse_tables(samples)
+            _refuse_tables(samples, listing)
         if new is None:
             check_order(samples, classes, self.class_names(samples, listing))
         checked = with_groups(source, samples.pool) if samples.setting == "path" else source
@@ -66,8 +68,9 @@ class ParquetFiles(SourceReader):
         return _source(samples, self.listing(samples))
 
 
-def _refuse_tables(samples: SampleSet) -> None:
-    """PoolError where a folder is that of a data lake's table: files that the table no longer has lie there, too."""
+def _refuse_tables(samples: SampleSet, listing: Listing) -> None:
+    """PoolError where a folder is that of a data lake's table, or has one below it: files that the table no longer has
+    lie there, too."""
     for path in as_list(samples.paths):
         place = Place.at(path)
         metadata = [file.base_name for file in (place / "metadata").files()]
@@ -80,6 +83,15 @@ def _refuse_tables(samples: SampleSet) -> None:
                 f"{samples.field}: '{path}' is a table of {name}, whose files may hold rows that it has deleted; set "
                 f"pool.source to {name}, or name the files themselves by a pattern, if all of them are meant"
             )
+    for out in listing.left_out:
+        for name, folder, end in (("delta", "/_delta_log/", ".json"), ("iceberg", "/metadata/", ".metadata.json")):
+            table, found, file = f"/{out.name}".partition(folder)
+            if found and file.endswith(end):
+                raise PoolError(
+                    f"{samples.field}: '{table.lstrip('/')}' in it is a table of {name}, whose files may hold rows "
+                    f"that it has deleted; set pool.source to {name} and name one table, or name the files themselves "
+                    "by a pattern (*/*.parquet), if all of them are meant"
+                )
 
 
 def _source(samples: SampleSet, listing: Listing) -> Source:
@@ -91,7 +103,7 @@ def _source(samples: SampleSet, listing: Listing) -> Source:
         files=listing.paths,
         sizes=listing.sizes,
         names=listing.names if pool.id_column is None else None,
-        id_column=pool.id_column or "id",
+        id_column=pool.id_column or MADE,
         sample_column=samples.sample_column,
         label_column=samples.label_column,
         task=samples.task_name,

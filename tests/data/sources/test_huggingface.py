@@ -121,3 +121,16 @@ def test_a_file_of_a_dataset_that_is_not_there_is_said(tmp_path):
         PoolError, match=r"1 of the 2 files that state\.json lists are not there, such as '.*/data-00001"
     ):
         HUGGINGFACE.listing(SampleSet(pool))
+
+
+@pytest.mark.parametrize("named", ["sets", "sets/*", ["sets/a", "sets/b*"]], ids=str)
+def test_caches_beside_datasets_that_a_pattern_or_a_folder_names_are_no_samples(tmp_path, named):
+    for n, name in enumerate("ab"):
+        huggingface(tmp_path / "sets" / name, random_images(4, seed=n), shards=1)  # and a cache beside it
+    path = [str(tmp_path / one) for one in named] if isinstance(named, list) else str(tmp_path / named)
+    pool = cfg.Pool(source="huggingface", path=path, test_path=str(tmp_path / "sets/a"), channels=1)
+    found = HUGGINGFACE.listing(SampleSet(pool))
+    assert [p.removeprefix(f"{tmp_path}/") for p in found.paths] == [
+        "sets/a/data-00000-of-00001.arrow", "sets/b/data-00000-of-00001.arrow",
+    ]  # fmt: skip
+    assert [o.reason for o in found.left_out].count("not in state.json") == 2

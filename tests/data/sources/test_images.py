@@ -135,3 +135,23 @@ def test_files_of_every_format_that_pillow_decodes_are_samples(tmp_path, local_r
     for row in rows(stream(sources(pool, root)[0])).values():
         shown = decode(row["sample"], ImageForm(height=8, width=8, channels=3))
         assert np.abs(shown.astype(int) - 90).max() <= 3, row["id"]
+
+
+def test_folders_have_no_numbers(tmp_path):
+    """Their places among the classes would become the targets."""
+    for part in ("train", "test"):
+        image_folder(tmp_path / part, ("angle",))
+    pool = cfg.Pool(source="images", path=str(tmp_path / "train"), test_path=str(tmp_path / "test"), classes=["angle"])
+    with pytest.raises(PoolError, match="folders name classes, and the labels of task 'regression' are numbers"):
+        survey(pool, task="regression")
+
+
+def test_two_images_do_not_share_a_mask(tmp_path):
+    for part in ("pool", "test"):
+        for folder, name in (("images", "a.png"), ("images", "a.bmp"), ("masks", "a.png")):
+            (tmp_path / part / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / part / folder / name)
+    pool = cfg.Pool(source="images", path=str(tmp_path / "pool/images"), test_path=str(tmp_path / "test/images"),
+                    mask_folder="masks", classes=["x", "y"], channels=1)  # fmt: skip
+    with pytest.raises(PoolError, match=r"'a\.bmp' and 'a\.png' would have the same mask"):
+        survey(pool, task="segmentation")

@@ -440,3 +440,13 @@ def test_a_delta_table_written_again_is_another_pool(tmp_path, local_ray):
     write_delta(tmp_path / "pool", random_images(4), first=50)
     assert survey(pool).info.rows == 8
     assert survey(pool.model_copy(update={"version": int(info.version)})).info == info
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_table_below_the_folder_is_not_read_as_parquet_files(name, tmp_path):
+    pool = pool_of(name, tmp_path)
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "pool").rename(tmp_path / "lake/eu")
+    above = pool.model_copy(update={"source": "parquet", "path": str(tmp_path / "lake"), "id_column": None})
+    with pytest.raises(PoolError, match=rf"pool\.path: 'eu' in it is a table of {name}"):
+        survey(above)

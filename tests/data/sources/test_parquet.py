@@ -9,7 +9,8 @@ import pytest
 
 from prunefuse_ray.data.images import ImageForm, decode, encode_png
 from prunefuse_ray.data.labeled_set import load_samples
-from prunefuse_ray.data.reading import head
+from prunefuse_ray.data.pool import with_groups
+from prunefuse_ray.data.reading import canonical, head
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import sources, survey
 from prunefuse_ray.data.texts import TextForm
@@ -266,3 +267,11 @@ def test_text_that_is_not_utf8_is_refused_in_ids_and_replaced_in_texts(made, tmp
     read = head(source, 2)["sample"].to_pylist()
     assert read == ["M\ufffdll", "fine"]
     assert TextForm(length=9).read(read[0])[1] == ("bytes that are not UTF-8 replaced",)
+
+
+def test_a_group_column_may_be_called_id_where_ids_are_made(made):
+    pool, _, ids = made
+    pool = pool.model_copy(update={"id_column": None, "group_column": "id"})
+    rows_ = pa.concat_tables(canonical(with_groups(sources(pool, Place.at("unused"))[0], pool)))
+    assert sorted(rows_["group"].to_pylist()) == sorted(ids)
+    assert rows_["id"][0].as_py() == "part-0.parquet:0"
