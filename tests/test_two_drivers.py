@@ -56,7 +56,8 @@ def test_a_driver_that_slept_while_another_took_over_records_nothing_more(tmp_pa
         assert woken.code == 2, woken.errors
         assert "Traceback" not in woken.errors
         assert "another process is driving this run" in woken.errors
-        assert {path: Place(root.fs, path).read_bytes() for path in whole} == whole
+        after = {f.path: Place(root.fs, f.path).read_bytes() for f in root.files(recursive=True)}
+        assert after == whole, "it also leaves nothing of its own"
         chosen = pq.read_table((root / "selected.parquet").path, filesystem=root.fs).to_pylist()
     assert chosen == selected(tmp_path / "alone")
 

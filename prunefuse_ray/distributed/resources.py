@@ -131,6 +131,8 @@ class ScoringPlan:
     """Nodes say what they are for: actors go to scoring (spot) machines, and to training machines that have room."""
     waits: str | None = None
     """What the cluster lacks for it now and the autoscaler has to bring, for people."""
+    check: Callable[[], object] = field(default=bool, repr=False, compare=False)
+    """Asked before the driver writes, where it scores itself: raises where another one has taken its run over."""
 
     @property
     def placement(self) -> dict[str, Any]:
@@ -157,6 +159,8 @@ class TrainingPlan:
     """Nodes say what they are for: workers run on training machines only, never on spot."""
     waits: str | None = None
     """What the cluster lacks for it now and the autoscaler has to bring, for people."""
+    check: Callable[[], object] = field(default=bool, repr=False, compare=False)
+    """Asked before the driver writes, where it trains itself: raises where another one has taken its run over."""
 
     @property
     def placement(self) -> dict[str, str] | None:

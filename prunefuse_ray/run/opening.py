@@ -135,8 +135,8 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         validation=validation,
         prepared=prepared,
         has=has,
-        scoring=scoring,
-        training=training,
+        scoring=replace(scoring, check=ledger.check_lease),
+        training=replace(training, check=ledger.check_lease),
     )
     context.look_again(pool)
     return context

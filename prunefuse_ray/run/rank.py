@@ -165,10 +165,11 @@ def rank(
     SharedDirectory(ledger.root).check()
     progress.tell(doing="while scoring")
     tokens = told.form if told is not None and isinstance(told.form, TokenForm) else None
-    info, form, source = _open(config, ledger, tree, tell, tokens)
     try:
+        info, form, source = _open(config, ledger, tree, tell, tokens)
         if ledger.committed(SCORE) is None:
             _score(config, ledger, place, saved, task, info, form, source)
+        ledger.clear(SCORE, "scores-checkpoint")  # here, since a kill may come right after the commit
         if ledger.committed(RANK) is None:
             _rank(ledger, info, top)
         if predictions and ledger.committed(PREDICT) is None:
@@ -316,6 +317,7 @@ def _open(
     """
     if ledger.exists:
         ledger.lock()
+        _check_same(ledger, tree)  # another command may have begun it since
         info = PoolInfo.from_json(ledger.read_pool())
         _check_unchanged(config, info)
     else:
@@ -323,6 +325,11 @@ def _open(
         found = survey(config.pool, labeled=False)
         info, taken = found.info, inventory.checked(inventory.take(found, form=tokens), config.pool, tell)
         ledger.lock()
+        if ledger.exists:
+            raise LedgerError(
+                f"{ledger.root.path}: another command began to score here meanwhile; give the same command again, or "
+                "another --out"
+            )
         tell(lines(taken.inventory.to_json(), ledger.root.path))
         materialize(found, ledger.root)
         inventory.write(taken, ledger.root)
@@ -347,6 +354,7 @@ def _score(
         raise ConfigError(f"pool: its samples are {form.network_shape}, but the network takes {saved.spec.input_shape}")
     macs = networks.macs(saved.network, saved.spec.input_shape)
     plan = plan_scoring(config.scoring, observe(), info.rows * macs, info.rows)
+    plan = replace(plan, check=ledger.check_lease)
     what = ScorePass(
         root=ledger.root,
         record=ledger.write_file,
@@ -382,7 +390,6 @@ def _score(
     )
     metrics = {**scored.metrics, "seconds": time.perf_counter() - started}
     ledger.commit(SCORE, {"rejected.parquet": rejected} if rejected.num_rows else {}, metrics, scored.written)
-    ledger.clear(SCORE, "scores-checkpoint")
 
 
 def _with_strategy(config: Ranking, task: str, saved: networks.Selector) -> Ranking:

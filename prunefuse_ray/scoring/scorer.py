@@ -189,7 +189,7 @@ def score_pool(
             place.delete()
             place.fs.create_dir(place.path, recursive=True)
     if plan.here:
-        return _score_here(source, network, job, plan.threads, exclude, out)
+        return _score_here(source, network, job, plan, exclude, out)
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
@@ -226,7 +226,9 @@ HERE = "part-"
 HERE_PARTS = 64
 
 
-def _score_here(source: Source, network: Place, job: ScoringJob, threads: int, exclude: pa.Array, out: Place) -> None:
+def _score_here(
+    source: Source, network: Place, job: ScoringJob, plan: ScoringPlan, exclude: pa.Array, out: Place
+) -> None:
     """Score in this process: no other one has to start. A file for every part of the pool, so that after a kill only
     parts that are missing are scored."""
     parts, excluded = spans(source, chunk_rows(job.form), HERE_PARTS), IdSet.of(exclude)
@@ -251,11 +253,12 @@ def _score_here(source: Source, network: Place, job: ScoringJob, threads: int, e
                     return
                 scores.append(scorer(decoded_rows(chunk, held_out)))
             if scores:
+                plan.check()
                 (out / name).write_table(pa.concat_tables(scores))
 
     # One network for all threads where the backend's may run in several, else one for each; all of them before any
     # runs, since torch traces a network by changing what all modules do meanwhile.
-    callers = min(threads, todo.qsize())
+    callers = min(plan.threads, todo.qsize())
     if not callers:
         return
     if networks.BACKENDS[job.backend].concurrent:

@@ -127,6 +127,7 @@ def _pretrain(config: dict[str, Any]) -> None:
     parallel = on_workers(network, loaded.spec.architecture) if world > 1 else network
 
     def checkpoint() -> None:
+        config["check"]()
         metrics = _metrics(state, job, length, config["macs"])
         save(rank, metrics, network, optimizer, state, storage, training=job.name)
 

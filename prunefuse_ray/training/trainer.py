@@ -214,6 +214,7 @@ def _train(config: dict[str, Any]) -> None:
     parallel = on_workers(network, saved.spec.architecture) if world > 1 else network
 
     def checkpoint(metrics: dict[str, Any]) -> None:
+        config["check"]()
         found = {f"best.{k}": v for k, v in (best or {}).items()}
         if hardness is not None:
             found |= {f"hardness.{k}": v for k, v in hardness.tensors().items()}
@@ -536,11 +537,12 @@ def fit(
 
     Args:
         function: is given `config`, with `gpu`, and in `storage` where it has to store checkpoints itself (None: Ray
-            Train does).
+            Train does), after a call of `check`.
     """
+    own = {"storage": where, "check": plan.check} if plan.in_process else {"storage": None, "check": bool}
     trainer = TorchTrainer(
         # As a part of the function: Ray Train stores that once, and a `train_loop_config` several times in each worker.
-        partial(function, {**config, "storage": where if plan.in_process else None, "gpu": plan.gpu}),
+        partial(function, {**config, **own, "gpu": plan.gpu}),
         scaling_config=ScalingConfig(
             num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
             use_gpu=plan.gpu,
@@ -566,6 +568,7 @@ def fit(
         interrupts.reinstall()  # Ray Train takes SIGINT, keeps it, and ends with 0 when it comes again
         progress.trained(0.0)
     if plan.in_process:
+        plan.check()
         final = persisted(where)
         assert final is not None
         data = final.read_bytes()

@@ -117,6 +117,30 @@ def test_another_network_pool_or_question_is_refused(given, passed, tmp_path, ca
         assert "another --out" in error
 
 
+@pytest.mark.parametrize("when", ["before the survey", "meanwhile"])
+def test_a_pass_that_another_command_began_meanwhile_is_not_ones_own(
+    given, passed, tmp_path, monkeypatch, capsys, when
+):
+    """Its ranking would be reported as that of this command's network."""
+    save(tmp_path / "other", seed=1)
+    out = tmp_path / "out"
+    name, really = ("start_ray", None) if when == "before the survey" else ("survey", ranking.survey)
+
+    def quicker(*args, **more):
+        shutil.copytree(passed, out)
+        return really and really(*args, **more)
+
+    monkeypatch.setattr(ranking, name, quicker)
+    before = {p: p.read_bytes() for p in passed.rglob("*") if p.is_file()}
+    assert main(["score", str(tmp_path / "other"), *arguments(given, out, "--scoring.features", "true")[1:]]) == 2
+    said = "network.weights_sha256" if really is None else "another command began to score here meanwhile"
+    assert said in capsys.readouterr().err
+    assert {out / p.relative_to(passed): content for p, content in before.items()} == {
+        p: p.read_bytes() for p in out.rglob("*") if p.is_file()
+    }
+    Ledger(Place.at(str(out))).lock()  # it was given back
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -13,6 +13,7 @@ from prunefuse_ray.data import prepared
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.distributed.resources import ScoringPlan
+from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.scoring import scorer
 from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
 from prunefuse_ray.storage import Place
@@ -97,3 +98,14 @@ def test_a_pass_that_was_begun_the_other_way_begins_again(source, network, tmp_p
     assert not list((tmp_path / "out").glob("part-*"))
     assert scores(source, network, tmp_path / "out").equals(here)
     torch.set_num_threads(2)
+
+
+def test_a_pass_that_was_taken_over_writes_nothing(source, network, tmp_path):
+    """By another driver, while this one slept: the digests of its files are recorded already."""
+
+    def lost():
+        raise LedgerError("another process is driving this run")
+
+    with pytest.raises(LedgerError, match="another process"):
+        scores(source, network, tmp_path / "out", dataclasses.replace(HERE, check=lost))
+    assert list((tmp_path / "out").iterdir()) == []

@@ -18,7 +18,7 @@ from prunefuse_ray.data import labeled_set
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import Samples
 from prunefuse_ray.distributed.resources import TrainingPlan
-from prunefuse_ray.errors import PoolError
+from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import checkpoints, trainer
 from prunefuse_ray.training.trainer import TrainingJob, train
@@ -464,3 +464,17 @@ def test_a_checkpoint_whose_metric_said_nothing_does_not_bind(data, tmp_path, mo
     monkeypatch.setattr(trainer, "restore", restored)
     result = train(constant(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
     assert result.metrics["best_epoch"] > 1
+
+
+def test_a_training_that_was_taken_over_stores_and_removes_nothing(data, tmp_path):
+    """By another driver, while this one slept: its checkpoints lie in the same place."""
+    where = Place.at(str(tmp_path / "t"))
+    theirs = where / "epoch-0002-step-000000" / "state.safetensors"
+
+    def lost():
+        theirs.write_bytes(b"theirs")
+        raise LedgerError("another process is driving this run")
+
+    with pytest.raises(LedgerError, match="another process"):
+        train(job(data), dataclasses.replace(IN_PROCESS, check=lost), where)
+    assert [f.path for f in where.files(recursive=True) if f.path.endswith(".safetensors")] == [theirs.path]
