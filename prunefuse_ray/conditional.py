@@ -4,6 +4,7 @@ file systems by links. What keeps a driver that lost its run from recording anyt
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import posixpath
@@ -112,6 +113,7 @@ def conditional(place: Place) -> Conditional:
             address = {"endpoint": f"{options.get('scheme') or 'https'}://{endpoint}"} if endpoint else {}
             store: Any = S3Store(
                 bucket,
+                **profile_keys(),  # type: ignore[arg-type]
                 region=options.get("region") or "us-east-1",
                 virtual_hosted_style_request=not endpoint,
                 client_options={"allow_http": True},
@@ -120,8 +122,26 @@ def conditional(place: Place) -> Conditional:
             )
             return Requests(store)
         if isinstance(place.fs, pafs.GcsFileSystem):
-            return Requests(GCSStore(bucket))
+            limit = place.fs.__reduce__()[1][0]["retry_time_limit"]
+            return Requests(GCSStore(bucket, retry_config={"max_retries": 1000, "retry_timeout": limit}))
     raise Missing(f"{place.fs.type_name} storage")
+
+
+def profile_keys() -> dict[str, str]:
+    """The keys of the profile in AWS's shared file of credentials, which obstore does not read, and Arrow does; none
+    where the environment has others."""
+    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
+        return {}
+    files = configparser.ConfigParser(interpolation=None)
+    files.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or os.path.expanduser("~/.aws/credentials"))
+    name = os.environ.get("AWS_PROFILE") or "default"
+    found = files[name] if files.has_section(name) else {}
+    keys = {
+        "access_key_id": "aws_access_key_id",
+        "secret_access_key": "aws_secret_access_key",
+        "session_token": "aws_session_token",
+    }
+    return {ours: found[theirs] for ours, theirs in keys.items() if theirs in found}
 
 
 def _trouble(place: Place, error: Exception) -> OSError:

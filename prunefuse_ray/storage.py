@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from prunefuse_ray.errors import ConfigError, LedgerError, is_container
 
 PATIENCE = 60.0
-"""Seconds for which a request to an S3 store is tried again, with growing pauses: a store that throttles or is away for
-a while delays a run, and does not end it. Arrow gives up after two seconds. `be_patient` changes it."""
+"""Seconds for which a request to an object store is tried again, with growing pauses: one that throttles or is away for
+a while delays a run, and does not end it. Of S3 Arrow gives up after two seconds. `be_patient` changes it."""
 
 
 class _Patience:
@@ -127,8 +127,10 @@ class Place:
         if self.fs.type_name not in STORES_WITHOUT_DIRECTORIES:
             self.fs.create_dir(parent, recursive=True)
         if not self.local:
-            with self.fs.open_output_stream(self.path) as stream:
-                stream.write(data)
+            # In a thread of its own: an interrupt between its opening and its writing would close the stream, and
+            # Arrow completes an upload that is closed with what it has, nothing.
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(self._upload, data).result()
             return
         # Not the number of the process: containers that share the directory count theirs alike.
         aside = posixpath.join(parent, f".{self.name}.{secrets.token_hex(8)}.tmp")
@@ -145,6 +147,10 @@ class Place:
             with suppress(OSError):
                 os.unlink(aside)
             raise
+
+    def _upload(self, data: bytes) -> None:
+        with self.fs.open_output_stream(self.path) as stream:
+            stream.write(data)
 
     def delete(self) -> None:
         """Remove the file or the directory with everything in it; nothing happens where there is none."""
@@ -308,6 +314,8 @@ def _from_uri(where: str) -> tuple[pafs.FileSystem, str]:
     if at and not is_container(scheme, before):
         raise ConfigError(f"{scheme}://...: holds credentials; give them by the environment or the machine's role")
     path, mark, query = rest.partition("?")
+    if scheme in ("gs", "gcs") and "retry_limit_seconds" not in query:  # else Arrow tries for a quarter of an hour
+        mark, query = "?", "&".join(filter(None, (query, f"retry_limit_seconds={_Patience.seconds:g}")))
     uri = f"{scheme}://{quote(path, safe=':/%*@')}{mark}{query}"
     try:
         return _s3(uri) if scheme == "s3" else pafs.FileSystem.from_uri(uri)

@@ -148,3 +148,18 @@ def test_which_paths_lie_on_a_network(path, kind, tmp_path, monkeypatch):
         "builtins.open", lambda *_, real=open, **more: real(tmp_path / "mounts", **more)
     )  # in place of /proc/self/mountinfo
     assert network_file_system(path) == kind
+
+
+def test_keys_of_a_profile_serve_conditional_writes(tmp_path, monkeypatch):
+    """Arrow reads them, and obstore does not: runs on such a bucket would go unfenced."""
+    (tmp_path / "keys").write_text("[work]\naws_access_key_id = A\naws_secret_access_key = B%\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    assert module.profile_keys() == {"access_key_id": "A", "secret_access_key": "B%"}
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    assert module.profile_keys() == {}
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "C")
+    assert module.profile_keys() == {}, "the environment goes before it"

@@ -3,11 +3,15 @@
 import errno
 import os
 import pickle
+import signal
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
+from prunefuse_ray import storage
 from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.progress import temporary
 from prunefuse_ray.storage import Place, below, parted
@@ -205,3 +209,35 @@ def test_a_flipped_byte_of_a_table_is_an_error(tmp_path):
     place.write_bytes(place.read_bytes().replace(b"abcdefgh", b"abcdefgi"))
     with pytest.raises(LedgerError):
         place.read_table(table.schema)
+
+
+def test_an_interrupt_in_the_middle_of_an_upload_leaves_it_whole():
+    """Arrow completes the upload of a stream that is closed, with what it has."""
+    stored = {"bucket/file": b"old"}
+
+    class Upload:
+        parts = b""
+
+        def __enter__(self):
+            signal.raise_signal(signal.SIGINT)  # as the request that begins it returns
+            return self
+
+        def write(self, data):
+            self.parts += data
+
+        def __exit__(self, *_):
+            stored["bucket/file"] = self.parts
+
+    store = SimpleNamespace(type_name="s3", open_output_stream=lambda _: Upload())
+    with suppress(KeyboardInterrupt):
+        Place(store, "bucket/file").write_bytes(b"new")
+    assert stored["bucket/file"] in (b"old", b"new")
+
+
+@pytest.mark.parametrize("scheme", ["gs", "gcs"])
+def test_patience_is_that_of_every_store(scheme, monkeypatch):
+    monkeypatch.setattr(storage._Patience, "seconds", 7.0)
+    options = Place.at(f"{scheme}://bucket/runs").fs.__reduce__()[1][0]
+    assert options["retry_time_limit"].total_seconds() == 7
+    own = Place.at(f"{scheme}://bucket/runs?retry_limit_seconds=3").fs.__reduce__()[1][0]
+    assert own["retry_time_limit"].total_seconds() == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich import box
@@ -45,9 +46,12 @@ def main(argv: Sequence[str]) -> int:
         console.print(f"{progress.ended} of them were complete already")
     try:
         run_sweep(sweep, progress, account)
-    finally:
-        if (root / "sweep.yaml").exists():
-            result = write_results(root, render_sweep)
+    except BaseException:
+        with suppress(Exception):  # what ended the sweep is what is said
+            if (root / "sweep.yaml").exists():
+                write_results(root, render_sweep)
+        raise
+    result = write_results(root, render_sweep)
     console.print(closing_table(result))
     failed = [r for r in result.trials if r.outcome.status == FAILED]
     for r in failed:

@@ -415,13 +415,15 @@ def _load(rows: pa.Table, roots: tuple[Place, ...]) -> list[bytes | None]:
         try:
             return Place(fs, path).read_bytes()
         except OSError as error:
-            return _unreadable(error)
+            _raise_trouble(error)
+            return None
 
     def read_range(file: pa.NativeFile | None, at: dict[str, int]) -> bytes | None:
         try:
             return None if file is None else file.read_at(at["bytes"], at["offset"])
         except OSError as error:
-            return _unreadable(error)
+            _raise_trouble(error)
+            return None
 
     local = isinstance(fs, pafs.LocalFileSystem)
     with ThreadPoolExecutor(LOADER_THREADS if local else STORE_THREADS) as threads:
@@ -440,7 +442,8 @@ def _open(fs: pafs.FileSystem, path: str) -> pa.NativeFile | None:
     try:
         return fs.open_input_file(path)
     except OSError as error:
-        return _unreadable(error)
+        _raise_trouble(error)
+        return None
 
 
 OF_A_FILE = (
@@ -448,8 +451,8 @@ OF_A_FILE = (
 )  # fmt: skip
 
 
-def _unreadable(error: OSError) -> None:
-    """None for a file that is gone, closed or cut: its sample cannot be read. A disk or store that fails says nothing
-    of the sample, and ends the pass."""
+def _raise_trouble(error: OSError) -> None:
+    """Of a disk or a store that fails: that says nothing of the sample, and ends the pass. A file that is gone, closed
+    or cut is a sample that cannot be read."""
     if error.errno not in OF_A_FILE and not _is_damage(error):
         raise error

@@ -53,6 +53,8 @@ class Lease:
         self._lost = False
         self._renewals = 0
         self._end = threading.Event()
+        self._renewing = threading.Lock()
+        """Some stores show a file empty while it is replaced."""
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> None:
@@ -70,10 +72,11 @@ class Lease:
             self._write()
             time.sleep(SETTLES_IN)
         self.check()
-        for number in range(1, before + 1):
-            self._place(number).delete()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
+        for number in self._numbers():  # those that are there, and not every number that ever was
+            if number <= before:
+                self._place(number).delete()
 
     def guarantee(self, why: str) -> str:
         """What is missing where the storage has no conditional writes."""
@@ -118,8 +121,11 @@ class Lease:
         return self.root / ".drivers" / f"{number:06d}.json"
 
     def _newest(self) -> int:
+        return max(self._numbers(), default=0)
+
+    def _numbers(self) -> list[int]:
         names = [f.base_name.partition(".")[0] for f in (self.root / ".drivers").files()]
-        return max((int(n) for n in names if n.isdigit()), default=0)
+        return [int(n) for n in names if n.isdigit()]
 
     def _claim(self) -> None:
         """Make the claim; LedgerError where another process was quicker, Missing where it could be made twice."""
@@ -135,7 +141,8 @@ class Lease:
         raise Missing("the store ignores the condition")
 
     def _mine(self) -> bool:
-        found = self._read(self.number)
+        with self._renewing:
+            found = self._read(self.number)
         # The highest claim, not only whether the next one is there: who came after that has removed it.
         return found is not None and found.get("owner") == self.name and self._newest() == self.number
 
@@ -187,7 +194,8 @@ class Lease:
         return (json.dumps(tree, indent=1) + "\n").encode()
 
     def _write(self, *, released: bool = False) -> None:
-        self._place(self.number).write_bytes(self._content(released=released))
+        with self._renewing:
+            self._place(self.number).write_bytes(self._content(released=released))
 
     def _read(self, number: int) -> dict[str, Any] | None:
         try:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import posixpath
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -178,7 +179,7 @@ class Ledger:
         self.root.fs.create_dir(self.root.path, recursive=True)
         self._lock = open(os.path.join(self.root.path, ".lock"), "a+")  # noqa: SIM115 (held while the run lasts)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _exclusive(self._lock)
         except BlockingIOError as error:
             self._lock.seek(0)
             who = self._lock.read().strip()
@@ -456,6 +457,17 @@ class Ledger:
         self.check_lease()
         for name in names:
             self.place(step, name).delete()
+
+
+def _exclusive(file: IO[str], tries: int = 5) -> None:
+    """Lock a file; tried again for a moment, since `driven` looks by a shared lock."""
+    for left in reversed(range(tries)):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(0.05)
 
 
 def _read_commit(step: Step, place: Place) -> Commit:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import few
-from prunefuse_ray.method.steps import FINETUNE, INIT, LABEL, PRETRAIN, REQUEST, SCORE, TRAIN, Step, steps
+from prunefuse_ray.method.steps import FINETUNE, INIT, LABEL, PRETRAIN, REQUEST, SCORE, SELECT, TRAIN, Step, steps
 from prunefuse_ray.run.ledger import Commit, Ledger
 from prunefuse_ray.storage import TEMPORARY, Place
 
@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 WRITTEN_BY_OTHERS = {
     INIT: ("known/samples",),
     PRETRAIN: ("pretraining",),
+    SELECT: ("kept-scores",),
     REQUEST: ("samples", "test-samples"),
     LABEL: ("samples", "test"),
     TRAIN: ("training",),

@@ -6,7 +6,6 @@ carries them out. What the driver was at it learns from `prunefuse_ray.progress`
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -20,9 +19,9 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 
+from prunefuse_ray import owned
 from prunefuse_ray.interrupts import EXIT_CODES, ONE_SIGNAL, handled, meant
 from prunefuse_ray.progress import Told
 from prunefuse_ray.run.processes import Process, adopt_orphans, descendants, kill_all, reap
@@ -275,10 +274,6 @@ class _Signals:
             self._since, self.count = now, self.count + 1
 
 
-OWNED = "owned"
-"""In a command's folder, unless it is kept on purpose; locked for as long as the command, or its driver, lives."""
-
-
 LONGEST_BASE = 20
 """Bytes of the path of the folder for temporary files. Ray's sockets lie up to 87 bytes below it
 (prunefuse-XXXXXXXX/ray/session_TIME_PID/sockets/plasma_store), and the path of a socket has 107 at most."""
@@ -290,16 +285,11 @@ def _base() -> str:
 
 
 class Folder:
-    """A folder of this user's alone: Ray's files of this command, and what its C++ libraries write to fd 2. Those of
-    commands that were killed on this machine, and could not remove them, go with the next one."""
+    """A folder of this user's alone: Ray's files of this command, and what its C++ libraries write to fd 2. It lives as
+    long as the command, or its driver."""
 
     def __init__(self) -> None:
-        base = _base()
-        _remove_ownerless(Path(base))
-        self.path = Path(tempfile.mkdtemp(prefix="prunefuse-", dir=base))
-        self.lock = (self.path / "being-made").open("w")
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
-        os.rename(self.lock.name, self.path / OWNED)
+        self.path, self.lock = owned.make(_base())
         self.log = self.path / "ray.log"
         self.log.touch(mode=0o600)
 
@@ -315,19 +305,9 @@ class Folder:
     def close(self, *, keep: bool) -> None:
         """Remove it, unless a message names it."""
         if keep:
-            (self.path / OWNED).unlink(missing_ok=True)
+            (self.path / owned.OWNED).unlink(missing_ok=True)
         else:
             shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _remove_ownerless(base: Path) -> None:
-    """Remove the folders of this user's commands that live no more."""
-    for folder in base.glob("prunefuse-*"):
-        with suppress(OSError):  # it is somebody's, or somebody else removes it
-            if folder.lstat().st_uid == os.getuid() and (folder / OWNED).exists():
-                with (folder / OWNED).open() as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Driver:

@@ -530,6 +530,15 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     return TrainingResult(network=networks.to_files(loaded), metrics=metrics, hardness=hardness)
 
 
+class _Trainer(TorchTrainer):
+    """Ray's handler of SIGINT would stay after the training, and end this process with 0; an interrupt comes here."""
+
+    controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+
+
 def fit(
     function: Callable[[dict[str, Any]], None], config: dict[str, Any], plan: TrainingPlan, where: Place
 ) -> tuple[Weights, dict[str, Any]]:
@@ -540,7 +549,7 @@ def fit(
             Train does), after a call of `check`.
     """
     own = {"storage": where, "check": plan.check} if plan.in_process else {"storage": None, "check": bool}
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         # As a part of the function: Ray Train stores that once, and a `train_loop_config` several times in each worker.
         partial(function, {**config, **own, "gpu": plan.gpu}),
         scaling_config=ScalingConfig(
@@ -564,8 +573,12 @@ def fit(
             if isinstance(failure, PruneFuseError):
                 raise failure from None
         raise
+    except KeyboardInterrupt:
+        if trainer.controller is not None:  # else its workers would train on for as long as this process lives
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(trainer.controller.abort.remote(), timeout=5)
+        raise
     finally:
-        interrupts.reinstall()  # Ray Train takes SIGINT, keeps it, and ends with 0 when it comes again
         progress.trained(0.0)
     if plan.in_process:
         plan.check()

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import tempfile
 import threading
 import urllib.parse
 from types import SimpleNamespace
@@ -420,3 +421,36 @@ def test_ids_with_a_carriage_return_are_read_back(tmp_path):
     desk.answer("anna", [(0, 0), (1, 1)])
     desk.close()
     assert given(request) == {("a\r", "anna"): "cat", ("b\rc", "anna"): "dog"}
+
+
+def test_what_another_command_has_taken_is_not_asked_again(request_):
+    """Anna and Ben each have a page of their own of one round on a shared store."""
+    anna, ben = Desk(request_), Desk(request_)
+    anna.answer("anna", [(0, 1), (1, 1)])
+    ben.answer("ben", [(3, 1)])
+    ben.read_others()
+    assert sorted(numbers(ben.batch("ben", 9))) == [2]
+    anna.undo("anna")
+    anna.answer("anna", [(0, 1)])
+    ben.read_others()
+    assert sorted(numbers(ben.batch("ben", 9))) == [1, 2]
+    assert ben.progress("ben")["mine"] == 1
+    later = Desk(request_)
+    assert sorted(numbers(later.batch("ben", 9))) == [1, 2]
+    later.answer("ben", [(2, 0)])
+    assert given(request_) == {("a", "anna"): "dog", ("=d,e", "ben"): "dog", ("c", "ben"): "cat"}
+    for desk in (anna, ben, later):
+        desk.close()
+
+
+def test_the_samples_of_a_command_that_was_killed_go_with_the_next_one(request_, tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    killed, living = Desk(request_), Desk(request_)
+    killed.spool._lock.close()  # what a kill does
+    last = Desk(request_)
+    assert not killed.spool._path.exists()
+    assert living.spool._path.exists()
+    for desk in (living, last):
+        desk.close()
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -169,3 +169,26 @@ def test_a_driver_that_ends_while_the_next_one_waits_makes_room(root):
     first = killed(root)
     threading.Timer(0.4, first._write, kwargs={"released": True}).start()
     assert held(root).number == 2
+
+
+def test_a_renewal_under_way_is_no_loss(root, monkeypatch):
+    """Azure's files are empty while they are replaced."""
+    mine, write, emptied = held(root), Place.write_bytes, threading.Event()
+
+    def slowly(place, data, **more):
+        write(place, b"", **more)
+        emptied.set()
+        time.sleep(0.3)
+        write(place, data, **more)
+
+    monkeypatch.setattr(Place, "write_bytes", slowly)
+    assert emptied.wait(5)
+    mine.check()
+
+
+def test_a_start_costs_the_same_however_many_came_before(root, monkeypatch):
+    (root / ".drivers" / "005000.json").write_bytes(b'{"released": true}')
+    deleted, delete = [], Place.delete
+    monkeypatch.setattr(Place, "delete", lambda place: (deleted.append(place.name), delete(place)))
+    assert held(root).number == 5001
+    assert deleted == ["005000.json"]

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -300,3 +301,13 @@ def test_a_directory_is_synchronized_once(ledger, synchronized):
     ledger.commit(STEP, {}, {}, written=ledger.place(STEP, "samples").files())
     assert synchronized.count("samples") == 1
     assert sum(name.endswith(".parquet") for name in synchronized) == 20
+
+
+def test_who_only_looks_whether_a_run_is_driven_keeps_no_driver_out(ledger):
+    ledger.lock()
+    ledger.unlock()
+    looking = open(ledger.root.path + "/.lock")  # noqa: SIM115 (closed by the timer)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.1, looking.close).start()
+    ledger.lock()
+    ledger.unlock()

@@ -105,3 +105,10 @@ def test_phases_without_their_configuration_are_nobodys(local_ray, tiny_pool, tm
     Ledger(root).commit(Step(-1, "init"), {}, {})
     with pytest.raises(LedgerError, match=r"its config\.yaml is gone"):
         open_run(tiny(tiny_pool, tmp_path, run={"seed": 5}), Ledger(root), 1)
+
+
+def test_scores_that_a_selection_kept_for_itself_are_removed():
+    """A kill between its commit and what comes after it."""
+    file = "rounds/001/kept-scores/a.parquet"
+    assert leftovers([file], [commit(Step(1, "select"))]) == [file]
+    assert leftovers([file], []) == []

@@ -7,6 +7,7 @@ import time
 import pytest
 import yaml
 
+from prunefuse_ray.commands import sweep as sweep_command
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import ends, sweep_from_tree, trials
@@ -204,3 +205,16 @@ def test_a_killed_sweep_that_searches_loses_no_draw(tiny_pool, tmp_path):
     after = read_draws(Place.at(str(root)))
     assert (after[: len(drawn)], len(after)) == (drawn, 3)
     assert [r.outcome.status for r in read_sweep(Place.at(str(root))).trials] == [COMPLETE] * 3
+
+
+def test_what_ended_a_sweep_is_what_is_said(tmp_path, monkeypatch):
+    """And not that its results cannot be read."""
+
+    def interrupted(*_):
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s/sweep.yaml").write_bytes(b"")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prunefuse_ray.sweep.runner.run_sweep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_command.main(["--preset", "digits_sweep", "--run.directory", str(tmp_path), "--run.name", "s"])

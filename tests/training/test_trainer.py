@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import signal
 import tempfile
 from types import SimpleNamespace
 
@@ -478,3 +479,11 @@ def test_a_training_that_was_taken_over_stores_and_removes_nothing(data, tmp_pat
     with pytest.raises(LedgerError, match="another process"):
         train(job(data), dataclasses.replace(IN_PROCESS, check=lost), where)
     assert [f.path for f in where.files(recursive=True) if f.path.endswith(".safetensors")] == [theirs.path]
+
+
+def test_ctrl_c_in_a_worker_group_is_this_commands_own():
+    before = signal.getsignal(signal.SIGINT)
+    group = trainer._Trainer(lambda: None, scaling_config=ray.train.ScalingConfig(num_workers=1))
+    group._register_sigint_handler("the controller")
+    assert group.controller == "the controller"
+    assert signal.getsignal(signal.SIGINT) is before

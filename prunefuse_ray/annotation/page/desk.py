@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -15,9 +16,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from prunefuse_ray import owned
 from prunefuse_ray.annotation.label_files import SAMPLES, read_answers
 from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, for_browsers
 from prunefuse_ray.data.label_tables import csv_bytes, inert, inert_label
@@ -77,9 +78,9 @@ class Desk:
             raise LabelError("labels of the page that were changed by hand:\n  " + "\n  ".join(own.faults))
         self._files: dict[str, set[str | None]] = {name: {digest} for name, digest in own.files.items()}
         """File of the page -> the digests that it may have, as this process left it."""
+        self._written: set[str] = set()
+        """Those of them that this process has written: the others may be another command's, of this round, too."""
         self._given: dict[str, dict[int, Answer]] = defaultdict(dict)
-        for number, person, answer in sorted(self._answers(own), key=lambda a: a[2].time):
-            self._given[person][number] = answer
         self._others: dict[str, dict[int, Answer]] = {}
         self.read_others()
         self._done: dict[str, list[dict[int, Answer | None]]] = {
@@ -93,12 +94,19 @@ class Desk:
         self.spool = Spool(request, self._number)
 
     def read_others(self) -> None:
-        """Take in what the files of others hold by now: nobody is asked for that again."""
+        """Take in what files hold by now that others write: nobody is asked for that again."""
         found: dict[str, dict[int, Answer]] = defaultdict(dict)
         for number, person, answer in self._answers(read_answers(self.request, lambda n: not n.startswith(PREFIX))):
             found[person or "files"][number] = answer
+        pages: dict[str, dict[int, Answer]] = defaultdict(dict)
+        theirs = self._answers(read_answers(self.request, lambda n: n.startswith(PREFIX) and n not in self._written))
+        for number, person, answer in sorted(theirs, key=lambda a: a[2].time):
+            pages[person][number] = answer
         with self._lock:
             self._others = found
+            for person in {*self._given, *pages}:
+                if page_file(person) not in self._written:
+                    self._given[person] = pages[person]
 
     def _answers(self, answers: Answers) -> list[tuple[int, str, Answer]]:
         labels = [
@@ -212,6 +220,7 @@ class Desk:
                 "again"
             )
         self.last_answer = time.monotonic()
+        self._written.add(name)
         content = csv_bytes(["id", "label", "annotator", "time", "unsure"], rows)
         new = hashlib.sha256(content).hexdigest() if given else None
         self._files[name] = {there, new}  # a write that fails may have been carried out all the same
@@ -269,8 +278,7 @@ class Spool:
     """The samples of a round in a temporary folder, one file each: their Parquet files are read once."""
 
     def __init__(self, request: Request, numbers: dict[Id, int]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="prunefuse-label-", ignore_cleanup_errors=True)
-        self._path = Path(self._folder.name)
+        self._path, self._lock = owned.make(tempfile.gettempdir(), "label-")
         self._there: set[int] = set()
         self._error: Exception | None = None
         self._closed = False
@@ -312,4 +320,5 @@ class Spool:
             self._error = LookupError("the samples are of a round that is over")
             self._there.clear()
             self._news.notify_all()
-        self._folder.cleanup()
+        shutil.rmtree(self._path, ignore_errors=True)
+        self._lock.close()
