@@ -118,11 +118,6 @@ class ImageForm:
         return (x * scale - shift).unflatten(2, (width, -1)).permute(0, 3, 1, 2)
 
 
-def decode(value: object, form: ImageForm) -> Pixels:
-    """One sample as uint8 (H, W, C); see `read`."""
-    return read(value, form)[0]
-
-
 def read(value: object, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
     """One sample as uint8 (H, W, C), and what was converted, by kind.
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from prunefuse_ray.data import image_files
 from prunefuse_ray.data.image_files import TURNS, as_seen, extensions, formats, missing
-from prunefuse_ray.data.images import ImageForm, decode, image_size, read
+from prunefuse_ray.data.images import ImageForm, image_size, read
 from prunefuse_ray.errors import Rejected
 
 RGB8 = ImageForm(height=8, width=8, channels=3)
@@ -74,8 +74,8 @@ def test_an_orientation_behind_the_pixels_changes_neither_size_nor_pixels(mode):
     form = ImageForm(height=4, width=8, channels=3, resize=False)
     plain = encoded(Image.fromarray(pixels), "PNG")
     assert image_size(late, 3) == image_size(plain, 3) == (4, 8)
-    np.testing.assert_array_equal(decode(late, form), decode(plain, form))
-    np.testing.assert_array_equal(decode(as_seen(late), form), decode(plain, form))
+    np.testing.assert_array_equal(form.decode(late), form.decode(plain))
+    np.testing.assert_array_equal(form.decode(as_seen(late)), form.decode(plain))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -86,14 +86,14 @@ def test_large_photographs_are_turned_at_a_fraction_of_their_size(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     form = ImageForm(height=30, width=40, channels=3)
-    out = decode(encoded(image, "JPEG", exif=exif), form)
+    out = form.decode(encoded(image, "JPEG", exif=exif))
     assert np.abs(out.astype(int) - np.asarray(photo(30, 40))).mean() < 6
 
 
 def test_an_oriented_image_of_another_size_is_rejected_by_the_size_that_people_see():
     with pytest.raises(Rejected, match="24 x 16 pixels, expected 16 x 24"):
-        decode(taken(6), ImageForm(height=24, width=16, channels=3, resize=False))
-    assert decode(taken(6), ImageForm(height=16, width=24, channels=3, resize=False)).shape == (16, 24, 3)
+        ImageForm(height=24, width=16, channels=3, resize=False).decode(taken(6))
+    assert ImageForm(height=16, width=24, channels=3, resize=False).decode(taken(6)).shape == (16, 24, 3)
 
 
 @pytest.mark.parametrize("tag", [0, 9, 77])
@@ -114,7 +114,7 @@ def test_a_damaged_exif_block_does_not_spoil_an_image():
 def test_a_pillow_image_is_seen_as_its_file_is():
     form = ImageForm(height=16, width=24, channels=3)
     with Image.open(io.BytesIO(taken(6))) as image:
-        np.testing.assert_array_equal(decode(image, form), decode(taken(6), form))
+        np.testing.assert_array_equal(form.decode(image), form.decode(taken(6)))
         assert image.size == (16, 24), "and it is left as it was"
 
 
@@ -132,7 +132,7 @@ def test_the_endings_are_those_of_formats_that_pillow_decodes_itself():
 def test_postscript_is_never_handed_to_ghostscript(monkeypatch):
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
     with pytest.raises(Rejected, match="known format"):
-        decode(encoded(photo(), "EPS"), RGB8)
+        RGB8.decode(encoded(photo(), "EPS"))
 
 
 def heif() -> bytes:
@@ -143,7 +143,7 @@ def heif() -> bytes:
 
 
 def test_heic_is_read_where_its_plugin_is_installed():
-    out = decode(heif(), RGB8)
+    out = RGB8.decode(heif())
     assert np.abs(out.astype(int) - np.asarray(photo(8, 8))).mean() < 12
     assert ".heic" in extensions()
     assert ".heic" not in missing()
@@ -160,7 +160,7 @@ def test_heic_without_its_plugin_is_named_with_the_remedy(monkeypatch):
     try:
         assert missing()[".heic"] == "pillow-heif"
         with pytest.raises(Rejected, match="known format; install pillow-heif to read it, on every node"):
-            decode(data, RGB8)
+            RGB8.decode(data)
     finally:
         image_files.formats.cache_clear()
         image_files.extensions.cache_clear()
@@ -180,7 +180,7 @@ def test_of_several_frames_the_first_counts(format_):
 def test_a_bomb_in_a_deep_png_is_refused_by_its_head():
     head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 90_000, 90_000, 16, 6, 0, 0, 0) + b"\0\0\0\0"
     with pytest.raises(Rejected):
-        decode(head, RGB8)
+        RGB8.decode(head)
 
 
 # --- for people's eyes ----------------------------------------------------------------------------------------------
@@ -207,5 +207,5 @@ def test_what_viewers_show_otherwise_or_not_at_all_is_made_plain(image, format_,
     with Image.open(io.BytesIO(as_seen(encoded(image, format_)))) as shown:
         assert (shown.format, shown.mode) == (kind, "RGB")
         form = ImageForm(height=shown.height, width=shown.width, channels=3)
-        network = decode(encoded(image, format_), form)
+        network = form.decode(encoded(image, format_))
         assert np.abs(np.asarray(shown, int) - network).max() <= 12, "people see what the network sees"

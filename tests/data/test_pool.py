@@ -12,7 +12,7 @@ import pytest
 
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.data import index, reading
-from prunefuse_ray.data.images import ImageForm, decode
+from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import Source, groups
 from prunefuse_ray.data.stream import rows as read_here
 from prunefuse_ray.data.stream import stream
@@ -30,7 +30,7 @@ def test_the_stream_gives_every_sample(made):
     source, _ = sources(pool, Place.at("unused"))
     got = rows(stream(source))
     assert sorted(got) == sorted(ids)
-    np.testing.assert_array_equal(decode(got[ids[7]]["sample"], GRAY8), pixels[7])
+    np.testing.assert_array_equal(GRAY8.decode(got[ids[7]]["sample"]), pixels[7])
     assert "label" not in got[ids[0]]
 
 
@@ -39,7 +39,7 @@ def test_fetching_gives_the_samples_asked_for_with_their_labels(made):
     source, _ = sources(pool, Place.at("unused"))
     got = rows(stream(source, only=pa.array([ids[11], ids[30]]), label=True))
     assert {i: r["label"] for i, r in got.items()} == {ids[11]: 1, ids[30]: 0}
-    np.testing.assert_array_equal(decode(got[ids[30]]["sample"], GRAY8), pixels[30])
+    np.testing.assert_array_equal(GRAY8.decode(got[ids[30]]["sample"]), pixels[30])
 
 
 def test_select_random_is_the_global_top_of_the_hash_scores(made):

@@ -8,7 +8,7 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.config.sources import POOL_SOURCES, PoolSource
 from prunefuse_ray.data.ids import id_digest
-from prunefuse_ray.data.images import ImageForm, decode
+from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.index import first_samples, present
 from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.sources.base import SourceReader, reader_of
@@ -59,7 +59,7 @@ def test_ids_labels_and_samples_are_those_that_were_written(name, tmp_path, loca
     got = rows(stream(source, label=True))
     assert sorted(got) == sorted(ids)
     for i in range(COUNT):
-        np.testing.assert_array_equal(decode(got[ids[i]]["sample"], GRAY8), random_images(COUNT)[i])
+        np.testing.assert_array_equal(GRAY8.decode(got[ids[i]]["sample"]), random_images(COUNT)[i])
         assert got[ids[i]]["label"] == i % 2
     only = pa.array([ids[9], ids[5]])
     wanted = sorted((got[i] for i in only.to_pylist()), key=lambda row: row["id"])

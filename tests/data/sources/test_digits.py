@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.data.images import ImageForm, decode
+from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.sources.digits import digits_tables
 from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import PoolError
@@ -22,7 +22,7 @@ def test_digits_are_the_whole_set_with_a_fifth_held_out():
     digits = load_digits()
     row = int(ids[5].removeprefix("digit-"))
     assert pool["label"][5].as_py() == digits.target[row]
-    pixels = decode(pool["image"][5].as_py(), GRAY8)[:, :, 0]
+    pixels = GRAY8.decode(pool["image"][5].as_py())[:, :, 0]
     assert np.abs(pixels - digits.images[row] * (255 / 16)).max() <= 0.5
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray.data.images import ImageForm, decode, encode_png
+from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import check_unchanged, materialize, sources, survey
 from prunefuse_ray.errors import LedgerError, PoolError
@@ -29,7 +29,7 @@ def test_an_image_folder_becomes_an_index_and_streams_alike(tmp_path, local_ray)
     assert {i: r["label"] for i, r in got.items()} == {
         "cat/0.png": 0, "cat/1.png": 0, "cat/2.png": 0, "dog/0.png": 1, "dog/1.png": 1, "dog/2.png": 1,
     }  # fmt: skip
-    np.testing.assert_array_equal(decode(got["dog/1.png"]["sample"], GRAY8), random_images(3, seed=1)[1])
+    np.testing.assert_array_equal(GRAY8.decode(got["dog/1.png"]["sample"]), random_images(3, seed=1)[1])
     assert test.roots == (Place.at(str(tmp_path / "val")),)
     check_unchanged(pool, found.info)
     (tmp_path / "train" / "dog" / "9.png").write_bytes(b"x")
@@ -95,7 +95,7 @@ def test_two_image_folders_are_one_pool_and_hidden_files_are_none(tmp_path, loca
     assert info.classes == ["cat", "dog"]
     got = rows(stream(source, label=True))
     assert {i: r["label"] for i, r in got.items()} == {"cat/a.png": 0, "dog/b.png": 1}
-    np.testing.assert_array_equal(decode(got["dog/b.png"]["sample"], GRAY8), random_images(2)[0])
+    np.testing.assert_array_equal(GRAY8.decode(got["dog/b.png"]["sample"]), random_images(2)[0])
 
 
 def test_class_folders_in_two_unicode_forms_are_one_class(tmp_path, local_ray):
@@ -133,7 +133,7 @@ def test_files_of_every_format_that_pillow_decodes_are_samples(tmp_path, local_r
     root = Place.at(str(tmp_path / "run"))
     materialize(found, root)
     for row in rows(stream(sources(pool, root)[0])).values():
-        shown = decode(row["sample"], ImageForm(height=8, width=8, channels=3))
+        shown = ImageForm(height=8, width=8, channels=3).decode(row["sample"])
         assert np.abs(shown.astype(int) - 90).max() <= 3, row["id"]
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.data.images import ImageForm, decode, encode_png
+from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.pool import Prepared
 from prunefuse_ray.data.prepared import decoded
 from prunefuse_ray.data.reading import opened
@@ -49,7 +49,7 @@ def test_deletes_changed_columns_and_compaction_are_seen_and_a_pinned_version_is
     before, rows = read(pool)
     assert rows == truth(pool)
     for i, pixels in enumerate(random_images(COUNT)):
-        np.testing.assert_array_equal(decode(rows[f"s{i:04d}"][0], GRAY8), pixels)
+        np.testing.assert_array_equal(GRAY8.decode(rows[f"s{i:04d}"][0]), pixels)
     lance.dataset(pool.path).delete("id in ('s0003', 's0012')")
     deleted, rows = read(pool)
     assert rows == truth(pool)

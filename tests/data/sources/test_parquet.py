@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.data.images import ImageForm, decode, encode_png
+from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.pool import with_groups
 from prunefuse_ray.data.reading import canonical, head
@@ -38,7 +38,7 @@ def test_parquet_shards_of_hugging_face_name_their_classes_and_need_no_ids(tmp_p
     ids = [*(f"a.parquet:{i}" for i in range(6)), *(f"b.parquet:{i}" for i in range(4))]
     assert sorted(got) == sorted(ids)
     for i, id_ in enumerate(ids):
-        np.testing.assert_array_equal(decode(got[id_]["sample"], GRAY8), random_images(10)[i])
+        np.testing.assert_array_equal(GRAY8.decode(got[id_]["sample"]), random_images(10)[i])
         assert got[id_]["label"] == i % 2
     assert list(rows(stream(source, only=pa.array(["b.parquet:3"])))) == ["b.parquet:3"]
     assert len(load_samples(test, GRAY8)) == 10
