@@ -130,15 +130,19 @@ class Lease:
     def _claim(self) -> None:
         """Make the claim; LedgerError where another process was quicker, Missing where it could be made twice."""
         assert self._store is not None
+        place = self._place(self.number)
         try:
-            self._store.put(self._place(self.number), self._content(), None)
+            self._store.put(place, self._content(), None)
         except Changed as error:
             raise self.refusal() from error
-        try:
-            self._store.put(self._place(self.number), b"{}", None)
-        except Changed:
-            return
-        raise Missing("the store ignores the condition")
+        before = self._store.version(place)
+        self._store.put(place, self._content(), before)
+        for outdated in (None, before):  # stores know both conditions, one, or none
+            try:
+                self._store.put(place, b"{}", outdated)
+            except Changed:
+                continue
+            raise Missing("the store ignores the condition")
 
     def _mine(self) -> bool:
         with self._renewing:

@@ -9,6 +9,7 @@ import time
 import pytest
 from pyarrow._fs import _MockFileSystem
 
+from prunefuse_ray.conditional import Changed
 from prunefuse_ray.config.scoring import Scoring
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.distributed.resources import ScoringPlan
@@ -192,3 +193,29 @@ def test_a_start_costs_the_same_however_many_came_before(root, monkeypatch):
     monkeypatch.setattr(Place, "delete", lambda place: (deleted.append(place.name), delete(place)))
     assert held(root).number == 5001
     assert deleted == ["005000.json"]
+
+
+class Obeys:
+    """A store that knows some of the conditions: that a file is new, or that it is as it was."""
+
+    def __init__(self, *known):
+        self.known, self.files, self.writes = known, {}, 0
+
+    def version(self, place):
+        return self.files.get(place.path)
+
+    def put(self, place, data, expected):
+        condition = "new" if expected is None else "same"
+        if condition in self.known and self.version(place) != expected:
+            raise Changed(place.path)
+        self.writes += 1
+        self.files[place.path] = str(self.writes)
+        place.write_bytes(data)
+
+
+@pytest.mark.parametrize("known", [(), ("new",), ("same",), ("new", "same")], ids=str)
+def test_a_store_that_ignores_a_condition_is_noticed(root, known, monkeypatch, caplog):
+    monkeypatch.setattr(lease, "conditional", lambda place: Obeys(*known))
+    mine = held(root)
+    mine.check()
+    assert ("the store ignores the condition" in caplog.text) == (len(known) < 2)
