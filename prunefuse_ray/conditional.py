@@ -1,5 +1,5 @@
-"""Writes that are refused where somebody else has written meanwhile: S3 and GCS by conditions on the request, network
-file systems by links. What keeps a driver that lost its run from recording anything more.
+"""Writes that are refused where somebody else has written meanwhile: S3, GCS and Azure by conditions on the request,
+network file systems by links. What keeps a driver that lost its run from recording anything more.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import posixpath
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol
@@ -42,7 +43,7 @@ class Conditional(Protocol):
 
 class Requests:
     """An object store. Every content has an entity tag or a version, and a request may name the one that it is to
-    replace: S3 takes the tag, GCS the version (its generation)."""
+    replace: S3 and Azure take the tag, GCS the version (its generation). One request writes a file whole."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -106,7 +107,7 @@ def conditional(place: Place) -> Conditional:
     if place.local:
         return Links()
     with suppress(ImportError):
-        from obstore.store import GCSStore, S3Store
+        from obstore.store import AzureStore, GCSStore, S3Store
 
         if isinstance(place.fs, pafs.S3FileSystem) and (options := s3_options(place.fs)) is not None:
             endpoint = options.get("endpoint_override")
@@ -124,7 +125,23 @@ def conditional(place: Place) -> Conditional:
         if isinstance(place.fs, pafs.GcsFileSystem):
             limit = place.fs.__reduce__()[1][0]["retry_time_limit"]
             return Requests(GCSStore(bucket, retry_config={"max_retries": 1000, "retry_timeout": limit}))
+        if place.fs.type_name == "abfs":
+            told = place.fs.__reduce__()[1][0]
+            given = {name: told[name] for name in AZURE_KEYS if told[name]}
+            return Requests(AzureStore(bucket, account_name=told["account_name"], **_azure_address(told), **given))
     raise Missing(f"{place.fs.type_name} storage")
+
+
+AZURE_KEYS = ("account_key", "client_id", "client_secret", "tenant_id")
+
+
+def _azure_address(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Where an account is reached, by what Arrow knows of it; nothing where it is Microsoft's own address."""
+    scheme, authority, account = told["blob_storage_scheme"], told["blob_storage_authority"], told["account_name"]
+    if authority == ".blob.core.windows.net":
+        return {}
+    host = f"{account}{authority}" if authority.startswith(".") else f"{authority}/{account}"
+    return {"endpoint": f"{scheme}://{host}", "client_options": {"allow_http": scheme == "http"}}
 
 
 def profile_keys() -> dict[str, str]:

@@ -9,6 +9,7 @@ from pyarrow._fs import _MockFileSystem
 from prunefuse_ray import conditional as module
 from prunefuse_ray.conditional import Changed, Missing, conditional, network_file_system
 from prunefuse_ray.storage import Place
+from tests.support.azure import PROGRAM, azure_server
 from tests.support.gcs import gcs_server
 from tests.support.s3 import s3_server
 
@@ -19,10 +20,21 @@ def s3():
         yield server
 
 
-@pytest.fixture(params=["links", "requests"])
+@pytest.fixture(scope="module")
+def azure():
+    with azure_server() as fs:
+        yield fs
+
+
+no_azurite = pytest.mark.skipif(PROGRAM is None, reason="azurite-blob is missing: npm install azurite")
+
+
+@pytest.fixture(params=["links", "requests", pytest.param("azure", marks=no_azurite)])
 def place(request, tmp_path):
     if request.param == "links":
         return Place.at(str(tmp_path)) / "file"
+    if request.param == "azure":
+        return Place(request.getfixturevalue("azure"), f"samples/{tmp_path.name}") / "file"
     server = request.getfixturevalue("s3")
     return Place.at(f"s3://samples/{tmp_path.name}{server.query}") / "file"
 
