@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 import secrets
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -127,11 +128,12 @@ class Place:
         if self.fs.type_name not in STORES_WITHOUT_DIRECTORIES:
             self.fs.create_dir(parent, recursive=True)
         if not self.local:
+            if threading.current_thread() is not threading.main_thread():
+                return self._upload(data)
             # In a thread of its own: an interrupt between its opening and its writing would close the stream, and
             # Arrow completes an upload that is closed with what it has, nothing.
             with ThreadPoolExecutor(1) as thread:
-                thread.submit(self._upload, data).result()
-            return
+                return thread.submit(self._upload, data).result()
         # Not the number of the process: containers that share the directory count theirs alike.
         aside = posixpath.join(parent, f".{self.name}.{secrets.token_hex(8)}.tmp")
         try:
