@@ -39,7 +39,7 @@ class WatchedSweep:
         running = [f"{name}: {words(one)}" for name, one in now.items() if one.state == "running"]
         count = Counter(o.status for o in found.values())
         ended = len(names) - count[UNFINISHED]
-        counts = f"{ended} of {len(names)} trials"
+        counts = f"{count[COMPLETE]} of {len(names)} trials complete"
         counts += "".join(f", {count[status]} {status}" for status in (STOPPED, FAILED) if count[status])
         return Now(
             state=_state(now, count[UNFINISHED]),

@@ -48,7 +48,7 @@ def test_the_page_follows_the_trials(sweep, tmp_path):
         browser = Client(page)
         now = browser.get("/state")[1]
         assert (now["title"], now["state"]) == ("sweep", "running")
-        assert now["counts"] == "2 of 6 trials, 1 stopped, 1 failed"
+        assert now["counts"] == "0 of 6 trials complete, 1 stopped, 1 failed"
         assert now["share"] == pytest.approx(2 / 6)
         assert [one.partition(": ")[0] for one in now["words"].split("; ")] == names[3:5]
         assert now["words"].startswith(f"{names[3]}: initializing the networks: ")
@@ -58,7 +58,7 @@ def test_the_page_follows_the_trials(sweep, tmp_path):
         assert browser.get("/state")[1]["version"] == now["version"]
         Ledger(root / "trials" / names[3]).commit(Step(-1, "report"), {}, {})
         then = browser.get("/state")[1]
-        assert (then["counts"], then["state"]) == ("3 of 6 trials, 1 stopped, 1 failed", "running")
+        assert (then["counts"], then["state"]) == ("1 of 6 trials complete, 1 stopped, 1 failed", "running")
         assert then["version"] != now["version"]
     finally:
         page.close()
@@ -73,7 +73,7 @@ def test_a_sweep_at_rest_is_not_running(sweep, tmp_path):
     for name in names[2:]:
         outcome_place(root, name).write_bytes(b'{"status": "failed"}')
     now = watched.look()
-    assert (now.state, now.counts, now.share) == ("finished", "6 of 6 trials, 1 stopped, 5 failed", None)
+    assert (now.state, now.counts, now.share) == ("finished", "0 of 6 trials complete, 1 stopped, 5 failed", None)
 
 
 def test_what_takes_long_to_look_at_is_looked_at_less_often(sweep, monkeypatch):
