@@ -22,7 +22,7 @@ from .measure import Row, macs, parameters, pruning_table
 from .precision import fast_bf16
 from .pretrained import Named, is_name, named_weights
 from .pruning import prune, split
-from .specs import NetworkError, NetworkSpec, PruningSpec
+from .specs import NetworkError, NetworkSpec, PrecisionError, PruningSpec
 from .trained import Loaded, load_trained, shard_names
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "NetworkError",
     "NetworkSpec",
     "Parts",
+    "PrecisionError",
     "Proxy",
     "PruningSpec",
     "Row",

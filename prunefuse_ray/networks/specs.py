@@ -15,6 +15,10 @@ class NetworkError(PruneFuseError):
     """A network cannot be built, pruned, fused or read. Where a field of the configuration decides, it is named."""
 
 
+class PrecisionError(NetworkError):
+    """A network does not run in a precision; in float32 it does."""
+
+
 def unsuited(module: str, why: str) -> NetworkError:
     """The error for an architecture that cannot be used because of one of its modules."""
     return NetworkError(f"network.architecture: module {module or '(the network itself)'}: {why}")

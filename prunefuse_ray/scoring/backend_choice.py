@@ -175,7 +175,7 @@ def choose(
     asked = scoring, network, job, macs, rows / plan.max_actors
     found = fastest(*asked) if little else _there(fastest, plan, *asked)
     for name, why in found["left_out"].items():
-        logger.warning("scoring.backend auto goes without %s: %s", name, why)
+        logger.warning("scoring goes without %s: %s", name, why)
     record(FILE, sealed(found))
     return Arithmetic(**found["chosen"]).of(job)
 
@@ -191,9 +191,9 @@ def measured_rate(root: Place) -> float | None:
 def fastest(
     scoring: cfg.Scoring, network: Place, job: ScoringJob, macs: float, rows: float = math.inf
 ) -> dict[str, Any]:
-    """The fastest candidate in this process, `chosen`; the rates that were `measured`; which backends might have been
-    faster but cannot be used here, or for this network, `left_out`; and whether they were measured by an earlier run
-    on this machine, `remembered`.
+    """The fastest candidate in this process, `chosen`; the rates that were `measured`; which backends and
+    precisions might have been faster but cannot be used here, or for this network, `left_out`; and whether they were
+    measured by an earlier run on this machine, `remembered`.
 
     Args:
         macs: multiply-accumulates of the pass.
@@ -216,10 +216,16 @@ def fastest(
         try:
             rates[candidate] = rate_of(network, candidate.of(job))
         except networks.NetworkError as error:
+            name = candidate.backend
+            chosen = scoring.precision == "auto" and candidate.precision != "fp32"
+            if chosen and isinstance(error, networks.PrecisionError):
+                left_out[f"{name} in {candidate.precision}"] = str(error)
+                found = [replace(a, precision="fp32") if a.backend == name else a for a in (candidate, *found)]
+                continue
             if len(backends) == 1:
                 raise
-            left_out[candidate.backend] = str(error)
-            found = [one for one in found if one.backend != candidate.backend]
+            left_out[name] = str(error)
+            found = [one for one in found if one.backend != name]
             continue
         limit = max(MEASURING_SECONDS, MEASURING_SHARE * rows / max(rates.values()))
     if not rates:

@@ -32,6 +32,7 @@ from prunefuse_ray.scoring.backend_choice import (
 )
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
 from prunefuse_ray.storage import Place
+from tests.support.nets import OWN
 from tests.support.pools import random_images
 
 FORM = ImageForm(height=8, width=8, channels=1)
@@ -101,6 +102,28 @@ def test_auto_goes_on_without_a_backend_that_cannot_run_the_network(saved, monke
     assert found["left_out"] == {"openvino": "scoring.backend: OpenVINO cannot convert this network"}
     with pytest.raises(networks.NetworkError, match="cannot convert"):
         fastest(Scoring(backend="openvino"), saved, JOB, LARGE)
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_a_network_that_does_not_run_in_bf16_is_scored_in_float32(tmp_path, monkeypatch, caplog, backend):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backend_choice, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(networks, "fast_bf16", lambda _: True)
+    spec = networks.NetworkSpec(architecture="tests.support.nets:shifted", classes=2, input_shape=(1, 8, 8))
+    network = Place.at(str(tmp_path / "network"))
+    for name, data in networks.to_files(networks.Dense(networks.build(spec, seed=0), spec)).items():
+        (network / name).write_bytes(data)
+    job = dataclasses.replace(JOB, trusted=OWN)
+    plan = ScoringPlan(min_actors=1, max_actors=1, cpus=1, gpus=0.0, here=True, alone=True)
+    asked, noted = Scoring(backend=backend, batch_size=8), {}
+    found = choose(Place.at(str(tmp_path)), asked, network, job, plan, 1000, LARGE, noted.__setitem__)
+    assert (found.backend, found.precision) in (("torch", "fp32"), ("openvino", "bf16"))
+    assert backend == "auto" or found.backend == "torch"
+    why = json.loads(noted["scoring.json"])["left_out"]["torch in bf16"]
+    assert "this network does not run in bf16" in why
+    assert "scoring goes without torch in bf16: scoring.precision: this network does not run in bf16" in caplog.text
+    with pytest.raises(networks.NetworkError, match="set it to fp32"):
+        fastest(Scoring(backend="torch", precision="bf16"), network, job, LARGE)
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])

@@ -17,6 +17,7 @@ OWN = (
     "tests.support.nets:slow",
     "tests.support.nets:normed",
     "tests.support.nets:skipping",
+    "tests.support.nets:shifted",
 )
 """The names under which files that ask for these networks are trusted."""
 STRUCK = Path(os.environ.get("XDG_CACHE_HOME", tempfile.gettempdir())) / "struck"
@@ -111,6 +112,17 @@ class Skipping(nn.Module):
 
 def skipping(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     return Skipping(num_classes, input_shape)
+
+
+class Shifted(nn.Sequential):
+    """Makes a tensor of its own, which is float32 whatever its weights are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - torch.full((1, x.shape[1], 1, 1), 0.5, device=x.device))
+
+
+def shifted(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    return Shifted(*tiny(num_classes=num_classes, input_shape=input_shape))
 
 
 def convolutional(*, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:

@@ -47,6 +47,7 @@ class Build(Protocol):
 
         Raises:
             NetworkError: the backend cannot follow this network.
+            PrecisionError: only not in this precision.
         """
 
 

@@ -47,24 +47,24 @@ def _build(
             decoder = TorchScriptPythonDecoder(traced)  # held until the end: the converter does not
             model = converter.convert(converter.load(decoder))
             model.reshape({model.inputs[0]: openvino.PartialShape(list(example.shape))})
-    except Exception as error:  # its converter raises errors of its own and those of torch's tracer
+        compiled = openvino.Core().compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+                # A stream for each caller: every one computes with the same kernels, to the same bits.
+                "INFERENCE_NUM_THREADS": threads * callers,
+                "NUM_STREAMS": callers,
+                # It would pin the threads of every actor to the same first cores of the machine: two actors of one
+                # thread on two cores then had the throughput of one.
+                "ENABLE_CPU_PINNING": False,
+                "PERFORMANCE_HINT": "LATENCY" if callers == 1 else "THROUGHPUT",
+            },
+        )
+    except Exception as error:  # its converter and compiler raise errors of their own and those of torch's tracer
         raise NetworkError(
             f"scoring.backend: OpenVINO cannot convert this network ({plain(error)}); use torch, or auto"
         ) from error
-    compiled = openvino.Core().compile_model(
-        model,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-            # A stream for each caller: every one computes with the same kernels, to the same bits.
-            "INFERENCE_NUM_THREADS": threads * callers,
-            "NUM_STREAMS": callers,
-            # It would pin the threads of every actor to the same first cores of the machine: two actors of one thread
-            # on two cores then had the throughput of one.
-            "ENABLE_CPU_PINNING": False,
-            "PERFORMANCE_HINT": "LATENCY" if callers == 1 else "THROUGHPUT",
-        },
-    )
     mine = threading.local()
 
     def run(x: Tensor) -> Tensor | tuple[Tensor, Tensor]:

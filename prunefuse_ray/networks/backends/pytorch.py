@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prunefuse_ray.networks.backends.backend import Backend, Runner
-from prunefuse_ray.networks.specs import NetworkError, first_line
+from prunefuse_ray.networks.specs import NetworkError, PrecisionError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +24,27 @@ def _eager(
 def _torch(
     network: nn.Module, *, precision: str, device: torch.device, example: Tensor, threads: int, features: bool
 ) -> Runner:
+    return _form(network, precision, example, features)
+
+
+def _form(network: nn.Module, precision: str, example: Tensor, features: bool) -> nn.Module:
+    """The form for scoring, tried once where its weights were converted: a network may make tensors of its own, which
+    stay float32. In training autocast brings both to one precision, so that scoring is the first to meet them."""
+    import torch
+
     from prunefuse_ray.networks.inference import scoring_form
 
-    return scoring_form(network, precision, example, features=features)
+    form = scoring_form(network, precision, example, features=features)
+    if precision == "fp32":
+        return form
+    try:
+        with torch.inference_mode():
+            form(example[:2])
+    except Exception as error:  # of the network's own code, so anything may come
+        raise PrecisionError(
+            f"scoring.precision: this network does not run in {precision} ({first_line(error)}); set it to fp32"
+        ) from error
+    return form
 
 
 def _compile(
@@ -34,9 +52,7 @@ def _compile(
 ) -> Runner:
     import torch
 
-    from prunefuse_ray.networks.inference import scoring_form
-
-    compiled = torch.compile(scoring_form(network, precision, example, features=features), dynamic=False)
+    compiled = torch.compile(_form(network, precision, example, features), dynamic=False)
     try:
         # It compiles when it is first called: now, not in the middle of the pool. A copy made in this mode is of the
         # kind that scoring gives it; for another kind it would compile again.

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from prunefuse_ray.networks import BACKENDS, NetworkError, NetworkSpec, build, example_input
+from tests.support.nets import shifted
 
 
 @pytest.mark.slow
@@ -34,3 +35,13 @@ def test_what_cannot_be_compiled_is_refused_before_the_pool_is_read():
         BACKENDS["compile"].runner(
             Refusing(), precision="fp32", device=torch.device("cpu"), example=torch.zeros(1, 3), threads=1
         )
+
+
+@pytest.mark.parametrize("backend", ["torch", "compile"])
+def test_a_network_that_makes_tensors_of_its_own_is_refused_in_bf16_before_the_pool_is_read(backend):
+    how = {"device": torch.device("cpu"), "example": torch.rand(4, 1, 8, 8), "threads": 1}
+    network = shifted(num_classes=2, input_shape=(1, 8, 8))
+    with pytest.raises(NetworkError, match=r"does not run in bf16 \(.+\); set it to fp32"):
+        BACKENDS[backend].runner(network, precision="bf16", **how)
+    if backend == "torch":
+        assert BACKENDS[backend].runner(network, precision="fp32", **how)(how["example"]).shape == (4, 2)
