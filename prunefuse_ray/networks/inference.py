@@ -176,7 +176,7 @@ def inference_form(network: nn.Module) -> nn.Module:
         parent, _, child = norm_name.rpartition(".")
         setattr(result.get_submodule(parent), child, nn.Identity())
     if any(isinstance(module, nn.Conv2d) for module in result.modules()):
-        result = result.to(memory_format=torch.channels_last)
+        result = _formatted(result)
     return result
 
 
@@ -187,12 +187,18 @@ def channels_last(network: nn.Module) -> nn.Module:
     the same numbers, but oneDNN's backward pass for the strided ones writes beyond its workspace in this format where
     they have fewer than 16 input channels, as pruned networks do (uxlfoundation/oneDNN issue 6035; torch 2.14).
     """
-    network = network.to(memory_format=torch.channels_last)
+    network = _formatted(network)
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.weight.device.type == "cpu" and _strided_pointwise(module):
             module.register_forward_pre_hook(_Subsampled(*cast(tuple[int, int], module.stride)))
             module.stride = (1, 1)
     return network
+
+
+def _formatted(network: nn.Module) -> nn.Module:
+    """The network with its tensors of four axes in channels-last format, in place. `Module.to` would bring those of
+    five into it, too, which have no such format: weights of 3-D convolutions, tables of positions."""
+    return network._apply(lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t)
 
 
 def _strided_pointwise(conv: nn.Conv2d) -> bool:

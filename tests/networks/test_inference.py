@@ -146,6 +146,27 @@ def test_channels_last_gives_the_gradients_of_the_contiguous_format(architecture
     assert (single - exact).norm() <= 0.02 * exact.norm()  # ReLUs near zero turn over in single precision
 
 
+class Volumes(nn.Module):
+    """Reads images as volumes of one plane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2, self.conv3 = nn.Conv2d(3, 4, 3), nn.Conv3d(4, 4, 1)
+        self.register_buffer("positions", torch.randn(1, 1, 2, 1, 4))
+
+    def forward(self, x):
+        return self.conv3(self.conv2(x).unsqueeze(2)).mean((2, 3, 4)) + self.positions.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("form", [channels_last, inference_form])
+def test_tensors_of_five_axes_stay_as_they_are(form):
+    network, x = Volumes().eval(), torch.randn(2, 3, 4, 4)
+    expected = network(x)
+    fast = form(network)
+    assert fast.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(fast(x), expected)
+
+
 class Branches(nn.Module):
     """A convolution that two readers share, and control flow that tracing cannot follow on request."""
 
