@@ -160,7 +160,7 @@ class TrainingPlan:
     waits: str | None = None
     """What the cluster lacks for it now and the autoscaler has to bring, for people."""
     check: Callable[[], object] = field(default=bool, repr=False, compare=False)
-    """Asked before the driver writes, where it trains itself: raises where another one has taken its run over."""
+    """Asked before the driver stores or removes checkpoints: raises where another one has taken its run over."""
 
     @property
     def placement(self) -> dict[str, str] | None:

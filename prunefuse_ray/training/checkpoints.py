@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import ray.train
+import ray.train.collective
 import safetensors
 import safetensors.torch
 import torch
@@ -22,6 +23,10 @@ from prunefuse_ray.progress import temporary
 from prunefuse_ray.storage import Place
 
 logger = logging.getLogger(__name__)
+
+FILE = "state.safetensors"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""What Ray Train notes of the checkpoints that it has stored."""
 
 
 @dataclass
@@ -96,7 +101,7 @@ def save_state(
                 tensors[f"{prefix}.{name}"] = value.detach().cpu().contiguous()
     metadata = {"state": json.dumps(vars(state)), "training": training}
     metadata["sha256"] = _digest(tensors, metadata)
-    safetensors.torch.save_file(tensors, directory / "state.safetensors", metadata=metadata)
+    safetensors.torch.save_file(tensors, directory / FILE, metadata=metadata)
 
 
 class DamagedCheckpoint(Exception):
@@ -111,26 +116,84 @@ def _digest(tensors: Weights, metadata: dict[str, str]) -> str:
     return sha256.hexdigest()
 
 
-def load_state(
-    directory: Path, network: nn.Module, optimizer: torch.optim.Optimizer, training: str = ""
-) -> tuple[State, Weights]:
-    """Put a saved state back into `network` and `optimizer`; also returns all its tensors. DamagedCheckpoint, with
-    nothing changed, where it is not what `save_state` wrote for the same training."""
-    try:
-        with safetensors.safe_open(directory / "state.safetensors", framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            metadata = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError, UnicodeError) as error:
-        raise DamagedCheckpoint(str(error)) from error
+def _read(place: Place, training: str) -> tuple[State, Weights]:
+    """A saved state, and all its tensors. DamagedCheckpoint where it is not what `save_state` wrote for the same
+    training."""
+    with tempfile.TemporaryDirectory(dir=temporary()) as directory:
+        local = Path(directory) / FILE
+        local.write_bytes(place.read_bytes())
+        try:
+            with safetensors.safe_open(local, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                metadata = file.metadata() or {}
+        except (safetensors.SafetensorError, OSError, UnicodeError) as error:
+            raise DamagedCheckpoint(str(error)) from error
     if "sha256" in metadata:  # 0.1 wrote none
         if metadata.get("training") != training:
             raise DamagedCheckpoint("it is of another training")
         if metadata["sha256"] != _digest(tensors, metadata):
             raise DamagedCheckpoint("its digest differs")
     try:
-        state = State(**json.loads(metadata["state"]))
+        return State(**json.loads(metadata["state"])), tensors
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedCheckpoint(f"it has no state ({error})") from error
+
+
+def under(prefix: str, tensors: Weights) -> Weights:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _persist(local: Path, where: Place, name: str) -> None:
+    """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
+    (where / name / FILE).write_bytes((local / FILE).read_bytes())
+    progress.saved()
+    for old in stored(where):
+        if old != where / name / FILE:
+            old.delete()
+
+
+def stored(where: Place) -> list[Place]:
+    """All checkpoints of a training, whole or not, by Ray Train and by the driver itself; the newest first."""
+    found = [Place(where.fs, f.path) for f in where.files(recursive=True)]
+    return [place for place in reversed(found) if place.name == FILE]
+
+
+def newest(where: Place, training: str) -> tuple[Place, State, Weights] | None:
+    """The newest checkpoint that is whole, and what it holds. Ray Train copies files into their place: a kill leaves
+    half of one, beside the one before it."""
+    places = stored(where)
+    for number, place in enumerate(places, start=1):
+        try:
+            return place, *_read(place, training)
+        except DamagedCheckpoint as error:
+            then = "the one before it is taken" if number < len(places) else "this training begins anew"
+            logger.warning("%s: the checkpoint is damaged (%s); %s", place.path, error, then)
+    return None
+
+
+def tidy(where: Place, training: str) -> None:
+    """Before a training goes on: of its checkpoints the `newest` alone is left, whoever stored it.
+
+    Nor what Ray Train noted of those that it stored: cut off by a kill, or of checkpoints that the driver has replaced
+    meanwhile, this note would end every worker group before it begins.
+    """
+    found = newest(where, training)
+    for place in stored(where):
+        if found is None or place != found[0]:
+            place.delete()
+    (where / SNAPSHOT).delete()
+
+
+def restore(
+    network: nn.Module, optimizer: torch.optim.Optimizer, where: Place, training: str, rank: int
+) -> tuple[State, Weights] | None:
+    """Put the state of the `newest` checkpoint back into `network` and `optimizer`; also returns all its tensors. None
+    where the training begins. Rank 0 decides for all workers which one that is."""
+    found = newest(where, training) if rank == 0 else None
+    path = ray.train.collective.broadcast_from_rank_zero(None if found is None else found[0].path)
+    if path is None:
+        return None
+    state, tensors = _read(Place(where.fs, path), training) if found is None else found[1:]
     network.load_state_dict(under("network.", tensors))
     for name, parameter in network.named_parameters():
         for key, prefix in MOMENTS.items():
@@ -140,45 +203,10 @@ def load_state(
     return state, tensors
 
 
-def under(prefix: str, tensors: Weights) -> Weights:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _persist(local: Path, where: Place, name: str) -> None:
-    """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
-    (where / name / "state.safetensors").write_bytes((local / "state.safetensors").read_bytes())
-    progress.saved()
-    for old in where.files(recursive=True):
-        if old.path.endswith("state.safetensors") and name not in old.path:
-            Place(where.fs, old.path).delete()
-
-
-def persisted(where: Place) -> Place | None:
-    found = [f.path for f in where.files(recursive=True) if f.path.endswith("state.safetensors")]
-    return Place(where.fs, found[-1]) if found else None
-
-
-def restore(
-    network: nn.Module, optimizer: torch.optim.Optimizer, storage: Place | None, training: str
-) -> tuple[State, Weights] | None:
-    """Where the training stood; None where it begins, also after a checkpoint that is damaged: that is said."""
-    try:
-        if storage is None:
-            checkpoint = ray.train.get_checkpoint()
-            if checkpoint is None:
-                return None
-            with checkpoint.as_directory() as directory:
-                return load_state(Path(directory), network, optimizer, training)
-        found = persisted(storage)
-        if found is None:
-            return None
-        with tempfile.TemporaryDirectory(dir=temporary()) as directory:
-            (Path(directory) / "state.safetensors").write_bytes(found.read_bytes())
-            return load_state(Path(directory), network, optimizer, training)
-    except DamagedCheckpoint as error:
-        where = storage.path if storage is not None else "Ray Train's"
-        logger.warning("%s: the checkpoint is damaged (%s); this training begins anew", where, error)
-        return None
+def registered(state: State) -> bool:
+    """Whether Ray Train has this state's checkpoint: given the same one again, it would delete it as the one before."""
+    checkpoint = ray.train.get_checkpoint()
+    return checkpoint is not None and Path(checkpoint.path).name == state.name
 
 
 def save(

@@ -28,7 +28,7 @@ from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import TrainingPlan, training_threads
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training.augmentation import draw, held_form, network_inputs, weak_view
-from prunefuse_ray.training.checkpoints import State, restore, save, under
+from prunefuse_ray.training.checkpoints import State, registered, restore, save, under
 from prunefuse_ray.training.pretext import PRETEXTS, Pretext
 from prunefuse_ray.training.recipe import learning_rate, parameter_groups
 from prunefuse_ray.training.semi_supervised import step_generator
@@ -120,7 +120,7 @@ def _pretrain(config: dict[str, Any]) -> None:
     optimizer = torch.optim.SGD(
         parameter_groups(network, job.settings.weight_decay), lr=job.settings.lr, momentum=0.9, nesterov=True
     )
-    restored = restore(network, optimizer, storage, job.name)
+    restored = restore(network, optimizer, config["where"], job.name, rank)
     state = State() if restored is None else restored[0]
     held = held_form(job.form, job.views)
     pool = PoolBatches(job.pool, held, batch=job.settings.batch_size, seed=job.seed, memory=config["memory"])
@@ -131,10 +131,10 @@ def _pretrain(config: dict[str, Any]) -> None:
         metrics = _metrics(state, job, length, config["macs"])
         save(rank, metrics, network, optimizer, state, storage, training=job.name)
 
-    if state.epoch * length + state.step >= steps:  # killed between the last step and the end
-        ray.train.report(_metrics(state, job, length, config["macs"]) if rank == 0 else {})
-    else:
+    if state.epoch * length + state.step < steps:
         state.go_on(world)
+    elif not registered(state):  # killed between the last step and the end
+        checkpoint()
     notice = Notice(listening=storage is None)
     while state.epoch * length + state.step < steps:
         started, before = time.perf_counter(), state.seconds

@@ -28,8 +28,6 @@ import numpy as np
 import pyarrow as pa
 import ray.train
 import ray.train.collective
-import safetensors
-import safetensors.torch
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -51,9 +49,11 @@ from prunefuse_ray.training.augmentation import center, draw, held_form, masked_
 from prunefuse_ray.training.checkpoints import (
     State,
     Weights,
-    persisted,
+    newest,
+    registered,
     restore,
     save,
+    tidy,
     under,
     weights_of,
 )
@@ -196,7 +196,7 @@ def _train(config: dict[str, Any]) -> None:
         pool = PoolBatches(job.unlabeled, job.training_form, batch=size, seed=job.seed, memory=config["memory"])
         guesser = Guesser(recipe, job.form, pool, np.array(job.prior), job.seed, rank, world)
     optimizer = recipe_optimizer(recipe, network)
-    restored = restore(network, optimizer, storage, job.name)
+    restored = restore(network, optimizer, config["where"], job.name, rank)
     state, kept = restored or (State(), {})
     best = under("best.", kept) or None
     tells = validation is None or task.tells(validation.labels_N)
@@ -220,11 +220,11 @@ def _train(config: dict[str, Any]) -> None:
             found |= {f"hardness.{k}": v for k, v in hardness.tensors().items()}
         save(rank, metrics, network, optimizer, state, storage, kept=found, training=job.name)
 
-    if state.finished(recipe):  # killed between the last epoch and the end
-        metrics = _metrics(state, samples, job, config["macs"])
-        ray.train.report(metrics | _tested(network, best, job, device) if rank == 0 else {})
-    else:
+    if not state.finished(recipe):
         state.go_on(world)
+    elif not registered(state):  # killed between the last epoch and the end
+        metrics = _metrics(state, samples, job, config["macs"])
+        checkpoint(metrics | (_tested(network, best, job, device) if rank == 0 else {}))
     notice = Notice(listening=storage is None)
     while not state.finished(recipe):
         started, before = time.perf_counter(), state.seconds
@@ -545,13 +545,16 @@ def fit(
     """Run a training function by a plan; the tensors of its last checkpoint, and what it reported last.
 
     Args:
-        function: is given `config`, with `gpu`, and in `storage` where it has to store checkpoints itself (None: Ray
-            Train does), after a call of `check`.
+        function: is given `config`, with `gpu`, with `where` it finds its checkpoints, and in `storage` where it has to
+            store them itself (None: Ray Train does), after a call of `check`.
+        config: holds a `job`, whose name tells its checkpoints from others.
     """
+    plan.check()
+    tidy(where, training := config["job"].name)
     own = {"storage": where, "check": plan.check} if plan.in_process else {"storage": None, "check": bool}
     trainer = _Trainer(
         # As a part of the function: Ray Train stores that once, and a `train_loop_config` several times in each worker.
-        partial(function, {**config, **own, "gpu": plan.gpu}),
+        partial(function, {**config, **own, "where": where, "gpu": plan.gpu}),
         scaling_config=ScalingConfig(
             num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
             use_gpu=plan.gpu,
@@ -580,16 +583,10 @@ def fit(
         raise
     finally:
         progress.trained(0.0)
-    if plan.in_process:
-        plan.check()
-        final = persisted(where)
-        assert final is not None
-        data = final.read_bytes()
-    else:
-        assert result.checkpoint is not None
-        with result.checkpoint.as_directory() as directory:
-            data = (Path(directory) / "state.safetensors").read_bytes()
+    plan.check()
+    final = newest(where, training)
+    assert final is not None
     assert result.metrics is not None
     if len(several := result.metrics["workers"]) > 1:
         logger.warning("a training had %s workers: %s", ", then ".join(map(str, several)), OTHER_WORKERS)
-    return safetensors.torch.load(data), result.metrics
+    return final[2], result.metrics

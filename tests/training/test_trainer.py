@@ -231,6 +231,50 @@ def test_a_training_stopped_by_a_preemption_goes_on_from_the_step_it_was_in(data
     assert resumed.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-6)
 
 
+def stopped(data, where, monkeypatch, epoch):
+    """A training in the driver that was killed after so many epochs."""
+    persist = checkpoints._persist
+
+    def stop(local, place, name):
+        persist(local, place, name)
+        if name.startswith(f"epoch-{epoch:04d}"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_persist", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(job(data), IN_PROCESS, where)
+
+
+def test_a_training_goes_on_from_the_last_whole_checkpoint(data, tmp_path, monkeypatch):
+    """Beside one of which a worker group has copied a part."""
+    whole = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "whole")))
+    where = Place.at(str(tmp_path / "t"))
+    stopped(data, where, monkeypatch, epoch=3)
+    [file] = checkpoints.stored(where)
+    (where / "epoch-0004-step-000000" / "state.safetensors").write_bytes(file.read_bytes()[:-100])
+    epochs = []
+    steps = trainer._steps
+    monkeypatch.setattr(trainer, "_steps", lambda *a: (epochs.append(a[5].epoch), steps(*a))[1])
+    assert train(job(data), IN_PROCESS, where).network == whole.network
+    assert epochs == [3]
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_with_another_plan(data, tmp_path, local_ray, monkeypatch):
+    """In the driver, then on workers, also where Ray Train's own note was cut off by a kill, and back."""
+    where = Place.at(str(tmp_path / "t"))
+    stopped(data, where, monkeypatch, epoch=2)
+    (where / "checkpoint_manager_snapshot.json").write_bytes(b'{"ray_version": "2')
+    plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
+    group = train(job(data), plan, where)
+    assert (group.metrics["epochs"], group.metrics["workers"]) == (4, [1, 2]), "it began anew"
+    for again in (IN_PROCESS, plan):  # killed between the last epoch and the end
+        found = train(job(data), again, where)
+        assert found.network == group.network
+        assert {**found.metrics, "seconds": 0} == {**group.metrics, "seconds": 0}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_both_precisions_learn_and_weights_stay_float32(data, tmp_path, precision):
     recipe = {"epochs": 10, "precision": precision}
@@ -467,12 +511,16 @@ def test_a_checkpoint_whose_metric_said_nothing_does_not_bind(data, tmp_path, mo
     assert result.metrics["best_epoch"] > 1
 
 
-def test_a_training_that_was_taken_over_stores_and_removes_nothing(data, tmp_path):
+@pytest.mark.parametrize("when", [0, 1], ids=["before it begins", "meanwhile"])
+def test_a_training_that_was_taken_over_stores_and_removes_nothing(data, tmp_path, when):
     """By another driver, while this one slept: its checkpoints lie in the same place."""
     where = Place.at(str(tmp_path / "t"))
     theirs = where / "epoch-0002-step-000000" / "state.safetensors"
+    calls = iter(range(9))
 
     def lost():
+        if next(calls) < when:
+            return
         theirs.write_bytes(b"theirs")
         raise LedgerError("another process is driving this run")
 
