@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -270,7 +271,7 @@ def kept_indices(network: nn.Module, pruning: PruningSpec) -> KeptIndices:
     for group in groups(network):
         if group.count == 1:
             raise unsuited(group.read_by, "its attention has one head, which cannot be pruned; use another encoder")
-        of_group = _most_important(_vectors(state, group), pruning, generator)
+        of_group = _most_important(_vectors(state, group), _of_units(pruning, group.size), generator)
         for name in group.made_by:
             rows = group.rows(of_group, group.parts)
             kept[f"{name}.weight"] = (rows, None)
@@ -296,6 +297,15 @@ _SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "fpgm": lambda x: torch.cdist(x, x).sum(1),
 }
 """Importances (count,) of heads or units from all their weights (count, ...)."""
+
+
+def _of_units(pruning: PruningSpec, size: int) -> PruningSpec:
+    """The pruning of heads or units of so many channels each: so many of these that their channels are a multiple of
+    `round_to`, which counts channels."""
+    if pruning.round_to is None:
+        return pruning
+    multiple = pruning.round_to // math.gcd(pruning.round_to, size)
+    return replace(pruning, round_to=multiple if multiple > 1 else None)
 
 
 def _most_important(vectors: Tensor, pruning: PruningSpec, generator: torch.Generator) -> Tensor:

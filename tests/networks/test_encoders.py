@@ -105,6 +105,18 @@ def test_heads_are_kept_by_importance_and_ties_go_by_position():
             assert found.tolist() == torch.cat([first, last]).tolist()
 
 
+@pytest.mark.parametrize(
+    ("ratio", "round_to", "heads", "units"), [(0.5, 8, 6, 24), (0.8, 8, 2, 8), (0.5, 16, 6, 32), (0.8, 32, 4, 32)]
+)
+def test_what_is_rounded_are_channels_not_heads(ratio, round_to, heads, units):
+    """Of 12 heads with 8 channels each."""
+    spec = spec_of(width=96, heads=12, units=50, layers=1)
+    dense = networks.build(spec, seed=0)
+    kept = networks.prune(dense, spec, networks.PruningSpec(ratio=ratio, round_to=round_to)).kept
+    found = [len(kept[f"{group.read_by}.weight"][1]) // group.size for group in encoders.groups(dense)]
+    assert found == [heads, units]
+
+
 def test_importances_that_heads_do_not_have_and_committees_are_refused_by_name():
     spec = spec_of()
     dense = networks.build(spec, seed=0)
