@@ -23,6 +23,7 @@ from prunefuse_ray.acquisition.ranking import best, ranked
 from prunefuse_ray.errors import ConfigError, ScoreError, few
 from prunefuse_ray.inference.onnx import checked_onnx
 from prunefuse_ray.networks import NetworkSpec, Proxy, PruningSpec
+from prunefuse_ray.networks.specs import VALUES
 from prunefuse_ray.selection.rows import Files, Rows, matrices, vector_column
 from prunefuse_ray.storage import Place, table_bytes
 from prunefuse_ray.tasks import TASKS
@@ -71,6 +72,7 @@ def prune(
         classes=int(_logits(_in_evaluation(network), example[:1]).shape[1]),
         input_shape=tuple(example.shape[1:]),
         real=example.ndim == 2 and example.is_floating_point(),
+        values=min([VALUES, *(m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding))]),
     )
     pruning = PruningSpec(ratio=ratio, importance=importance, steps=steps, round_to=round_to, seed=seed)
     return networks.prune(network, spec, pruning)

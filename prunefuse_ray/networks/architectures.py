@@ -82,7 +82,7 @@ def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tens
         tokens[:, shape[1] - shape[1] // 4 :] = 0
         return tokens
     if len(spec.input_shape) == 1 and not spec.real:
-        return torch.randint(256, shape, generator=generator)
+        return torch.randint(spec.values, shape, generator=generator)
     if len(spec.input_shape) == 2:
         return torch.stack([torch.randint(top, shape[:2], generator=generator) for top in (2**24, 4)], -1)
     return torch.randn(shape, generator=generator)

@@ -10,6 +10,9 @@ from typing import Any, Self
 from prunefuse_ray.errors import PruneFuseError, near
 from prunefuse_ray.networks.importance import IMPORTANCES
 
+VALUES = 256
+"""How many different bytes there are."""
+
 
 class NetworkError(PruneFuseError):
     """A network cannot be built, pruned, fused or read. Where a field of the configuration decides, it is named."""
@@ -66,6 +69,8 @@ class NetworkSpec:
     """Of an encoder of the library transformers its configuration, JSON with sorted keys (`encoders.encoder_spec`)."""
     real: bool = False
     """Whether (L,) are real numbers."""
+    values: int = VALUES
+    """Where (L,) are whole numbers, they are below this."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or not self.architecture:
@@ -79,11 +84,15 @@ class NetworkSpec:
                 f"input_shape: {shape!r} is none of (channels, height, width), (length,) and (length, 2) in positive "
                 "integers"
             )
+        if not _is_int(self.values) or self.values < 1:
+            raise NetworkError(f"values: {self.values!r} is not an integer of at least 1")
 
     def to_json(self) -> dict[str, Any]:
         tree = asdict(self) | {"input_shape": list(self.input_shape)}
         if not self.real:
             del tree["real"]
+        if self.values == VALUES:
+            del tree["values"]
         if self.config is None:
             del tree["config"]
         else:
@@ -92,7 +101,8 @@ class NetworkSpec:
 
     @classmethod
     def from_json(cls, data: object) -> Self:
-        values = _fields_from_json(cls, {"config": None, "real": False, **data} if isinstance(data, dict) else data)
+        later = {"config": None, "real": False, "values": VALUES}
+        values = _fields_from_json(cls, {**later, **data} if isinstance(data, dict) else data)
         if values["config"] is not None:
             values["config"] = json.dumps(values["config"], sort_keys=True)
         if isinstance(values["input_shape"], list):

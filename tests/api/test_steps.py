@@ -305,6 +305,26 @@ def test_scoring_draws_nothing_from_the_users_generator(mine, images):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Dna(nn.Module):
+    """Reads sequences of a few kinds of tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.conv, self.head = nn.Embedding(5, 16), nn.Conv1d(16, 32, 5, padding=2), nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(self.embedding(x).transpose(1, 2)).relu().amax(2))
+
+
+def test_a_network_of_few_tokens_is_pruned_and_fused():
+    torch.manual_seed(0)
+    network, x = Dna(), torch.randint(5, (4, 20))
+    proxy = prunefuse_ray.prune(network, x)
+    assert (proxy.network.embedding.embedding_dim, proxy.network.conv.out_channels) == (8, 16)
+    fused = prunefuse_ray.fuse(network, proxy, "function_preserving")
+    torch.testing.assert_close(fused.eval()(x), proxy.network.eval()(x))
+
+
 def test_a_network_of_vectors_is_pruned_and_fused():
     torch.manual_seed(0)
     network, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(5, 6)

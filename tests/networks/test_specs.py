@@ -15,6 +15,8 @@ SPEC = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 32, 32))
 def test_specs_survive_json():
     pruning = PruningSpec(ratio=0.7, importance="random", steps=3, round_to=4, seed=9)
     assert NetworkSpec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
+    few = NetworkSpec(architecture="mine", classes=2, input_shape=(48,), values=5)
+    assert NetworkSpec.from_json(json.loads(json.dumps(few.to_json()))) == few
     assert PruningSpec.from_json(json.loads(json.dumps(pruning.to_json()))) == pruning
 
 
@@ -30,6 +32,7 @@ def test_specs_survive_json():
         {"input_shape": (3, 32)},
         {"input_shape": (3, 0, 32)},
         {"input_shape": [3, 32, 32]},
+        {"values": 0},
     ],
 )
 def test_bad_network_specs_name_the_field(change):
