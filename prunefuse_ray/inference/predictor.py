@@ -25,7 +25,9 @@ from prunefuse_ray.tasks import TASKS, Task
 
 logger = logging.getLogger(__name__)
 
-BATCH = 64
+BATCH, PIXELS_BATCH = 64, 4
+"""Samples that are predicted together, and of a task that says something of every pixel, whose outputs are large: 150
+classes of 64 images of 512 x 512 pixels would take 10 GB."""
 CHANNELS = (1, 2, 3, 4)
 """Of gray and color images, with and without alpha."""
 
@@ -71,7 +73,8 @@ class Predictor(nn.Module):
         """
         single = self._is_one(samples)
         remaining = enumerate(self._each(samples))
-        while batch := list(islice(remaining, BATCH)):
+        size = PIXELS_BATCH if self.task.pixels else BATCH
+        while batch := list(islice(remaining, size)):
             found: list[Any] = []
             for number, sample in batch:
                 try:
