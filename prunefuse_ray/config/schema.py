@@ -135,6 +135,11 @@ class Config(Section):
     prepared: Prepared = Prepared()
     report: Report = Report()
 
+    @property
+    def distilled(self) -> bool:
+        """Whether the target learns from the proxy, too; one from scratch has none."""
+        return self.distillation.weight > 0 and self.fusion.target == "fused"
+
     @model_validator(mode="before")
     @classmethod
     def _follow(cls, tree: Any) -> Any:

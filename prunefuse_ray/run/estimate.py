@@ -218,6 +218,9 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
             case "finetune":
                 samples, macs = trained(config.finetuning, config.coreset.kept(learned), costs.dense_macs)
                 seconds = macs / (3 * costs.dense_macs * costs.dense_trained_per_second)
+                if config.distilled:  # what the proxy says of the same samples
+                    macs += samples * costs.proxy_macs
+                    seconds += samples / (3 * costs.proxy_trained_per_second)
                 stored += 4 * costs.parameters[1]
             case _:
                 pass

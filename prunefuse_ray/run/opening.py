@@ -145,7 +145,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
 def not_read(config: Config) -> list[str]:
     """What is given, and has no effect beside the rest: arms of a sweep may differ in that."""
     weight = config.distillation.weight
-    if not weight or config.fusion.target == "fused":
+    if not weight or config.distilled:
         return []
     return [f"distillation.weight {weight:g}: a target from scratch has no proxy to learn from; it does without"]
 

@@ -458,7 +458,20 @@ def _labeled(samples: Samples, job: TrainingJob, classes: int, device: torch.dev
         yield job.inputs(samples.values_N[rows].to(device)), task.members(samples.labels_N[rows], classes).to(device)
 
 
-def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dict[str, Any]:
+def _teacher_macs(job: TrainingJob) -> int:
+    """Multiply-accumulates per sample of the network that is distilled from; 0 where none is asked."""
+    if job.teacher is None or job.distillation is None or not job.distillation.weight:
+        return 0
+    return networks.macs(networks.from_files(job.teacher, job.trusted).network, job.form.network_shape)
+
+
+def _metrics(state: State, samples: Samples, job: TrainingJob, macs_each: tuple[int, int]) -> dict[str, Any]:
+    """How the training has gone so far.
+
+    Args:
+        macs_each: of the network and of its teacher, per sample.
+    """
+    macs, teacher_macs = macs_each
     recipe, metric = job.recipe, TASKS[job.task].metric.name
     seen = state.epoch * samples_per_epoch(recipe, len(samples))
     guessed, sure = [sum(h.get(name, 0) for h in state.history) for name in ("guessed", "sure")]
@@ -467,8 +480,8 @@ def _metrics(state: State, samples: Samples, job: TrainingJob, macs: int) -> dic
         "train_loss": [h["train_loss"] for h in state.history if "train_loss" in h],
         "evaluations": [h for h in state.history if metric in h],
         **_validated(state, metric),
-        # Forward, gradient of the inputs, gradient of the weights; a guess is a forward pass.
-        "macs": 3 * macs * (seen + sure) + macs * guessed,
+        # Forward, gradient of the inputs, gradient of the weights; a guess is a forward pass, and what a teacher says.
+        "macs": 3 * macs * (seen + sure) + macs * guessed + teacher_macs * seen,
         **(
             {"unlabeled": guessed, "sure": [h["sure"] / h["guessed"] for h in state.history if "sure" in h]}
             if guessed
@@ -521,7 +534,8 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
         torch.set_num_threads(training_threads(per_step, plan.cores or cores()))
     large = sample_bytes(job.labels.num_rows, job.training_form) > plan.sample_bytes
     file = f"prunefuse-{uuid.uuid4().hex}" if large else None
-    tensors, metrics = fit(_train, {"job": job, "macs": macs, "file": file, "memory": plan.sample_bytes}, plan, where)
+    told = {"job": job, "macs": (macs, _teacher_macs(job)), "file": file, "memory": plan.sample_bytes}
+    tensors, metrics = fit(_train, told, plan, where)
     loaded.network.load_state_dict(under("best.", tensors) or under("network.", tensors))
     hardness = None
     if job.hardness:

@@ -58,6 +58,15 @@ def test_an_estimate_by_hand():
     assert found.bytes_stored == 1_700 * 32 + 3 * 4 * 10 + 4 * 50 + 150_000
 
 
+def test_a_teacher_is_asked_of_every_sample_that_is_fine_tuned_on():
+    config = config_from_tree({**CONFIG.model_dump(exclude_unset=True), "distillation": {"weight": 0.5}})
+    found, [without] = (
+        [p for p in estimate(c, INFO, COSTS, actors=2).phases if p.phase == "finetune"] for c in (config, CONFIG)
+    )
+    assert [(p.samples, p.macs) for p in found] == [(900, without.macs + 900 * 100)]
+    assert found[0].seconds == without.seconds + 900 / (3 * 20)
+
+
 def test_a_core_set_is_fine_tuned_on_alone():
     config = CONFIG.model_copy(update={"coreset": CONFIG.coreset.model_copy(update={"by": "el2n", "share": 0.5})})
     found = estimate(config, INFO, COSTS, actors=2)

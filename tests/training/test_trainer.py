@@ -323,14 +323,15 @@ def test_distillation_pulls_towards_the_teacher(data, tmp_path):
     samples, labels, test = data
     wrong = pa.table({"id": labels["id"], "label": [(i + 1) % 2 for i in range(50)]})
 
-    def accuracy(name, **more):
-        result = train(
-            job((samples, wrong, test), recipe={"epochs": 10}, **more), IN_PROCESS, Place.at(str(tmp_path / name))
-        )
-        return result.metrics["test_accuracy"]
+    def trained(name, **more):
+        mine = job((samples, wrong, test), recipe={"epochs": 10}, **more)
+        return train(mine, IN_PROCESS, Place.at(str(tmp_path / name))).metrics
 
     distil = Distillation(weight=0.95, temperature=2.0, decay="none")
-    assert accuracy("b", teacher=networks.to_files(teacher), distillation=distil) > 0.8 > 0.2 > accuracy("c")
+    taught, alone = trained("b", teacher=networks.to_files(teacher), distillation=distil), trained("c")
+    assert taught["test_accuracy"] > 0.8 > 0.2 > alone["test_accuracy"]
+    per_sample = networks.macs(teacher.network, (1, 8, 8))
+    assert [m["macs"] for m in (taught, alone)] == [10 * 48 * forward * per_sample for forward in (3 + 1, 3)]
 
 
 def test_batch_norm_is_recalibrated_before_fine_tuning(data, tmp_path):

@@ -22,14 +22,13 @@ def run(context: RunContext, step: Step) -> Done:
     """Train the target network, with distillation from the trained proxy where it is asked for."""
     config, ledger = context.config, context.ledger
     fused = config.fusion.target == "fused"
-    distillation = config.distillation if config.distillation.weight > 0 and fused else None
     job = training_job(
         context,
         step,
         ledger.read_network(Step(step.round, FUSE), "fused-initial"),
         config.finetuning,
-        teacher=ledger.read_network(Step(step.round, TRAIN), proxies(config)) if distillation else None,
-        distillation=distillation,
+        teacher=ledger.read_network(Step(step.round, TRAIN), proxies(config)) if config.distilled else None,
+        distillation=config.distillation if config.distilled else None,
         recalibrate=fused,
     )
     kept = {}
