@@ -126,6 +126,9 @@ class TrainingJob:
     recalibrate: bool = False
     """Recompute batch-norm statistics before the first step: those of a fused network, or of one
     pruned from trained weights, are those of other inputs."""
+    met: bool = False
+    """The network holds already what it takes of labeled samples (`networks.meet`): fusion has brought along what the
+    proxy took of all of them, of which these may be a part."""
 
     @cached_property
     def name(self) -> str:
@@ -205,7 +208,7 @@ def _train(config: dict[str, Any]) -> None:
     hardness = Hardness(len(samples), device) if job.hardness else None
     if hardness is not None:
         hardness.restore(under("hardness.", kept))
-    if restored is None:
+    if restored is None and not job.met:
         networks.meet(network, lambda: _labeled(samples, job, saved.spec.classes, device))
     if restored is None and job.recalibrate:
         networks.recalibrate_batch_norm(network, _inputs(samples, job, device))

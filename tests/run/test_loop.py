@@ -438,3 +438,16 @@ def test_the_target_network_learns_from_the_core_set_alone(local_ray, tiny_pool,
         found = ledger.read_table(trained, "hardness.parquet", hardness_schema("string"))
         chosen = pq.read_table((ledger.root / "selected.parquet").path)
         assert sorted(found["id"].to_pylist()) == sorted(chosen["id"].to_pylist())
+
+
+@pytest.mark.parametrize(("target", "taken"), [("fused", [10, 18]), ("scratch", [10, 18, 9])])
+def test_a_fused_network_keeps_what_its_proxy_took_of_all_labels(
+    local_ray, tiny_pool, tmp_path, monkeypatch, target, taken
+):
+    """`textngrams` weighs n-grams by the labels: weighed by those of the core-set alone it would not start as the proxy
+    any more."""
+    seen = []
+    monkeypatch.setattr(networks, "meet", lambda _, labeled: seen.append(sum(len(x) for x, _ in labeled())))
+    given = {"selection": {"budgets": [10, 18]}, "coreset": {"by": "random", "share": 0.5}}
+    loop.run(in_the_driver(tiny_pool, tmp_path, fusion={"target": target}, **given))
+    assert seen == taken

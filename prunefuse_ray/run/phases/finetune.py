@@ -30,6 +30,7 @@ def run(context: RunContext, step: Step) -> Done:
         teacher=ledger.read_network(Step(step.round, TRAIN), proxies(config)) if config.distilled else None,
         distillation=config.distillation if config.distilled else None,
         recalibrate=fused,
+        met=fused,
     )
     kept = {}
     if config.coreset.used:
