@@ -1,7 +1,8 @@
 """A finished network as a folder for the Hugging Face Hub: safetensors, config.json, a model card with figures.
 
 `prunefuse_ray.load` reads the folder; `timm.create_model("local-dir:FOLDER")` reads a network of timm's, too, and
-`"hf-hub:OWNER/NAME"` once it is on the Hub. Nothing is uploaded: `hf upload OWNER/NAME FOLDER` does that.
+`"hf-hub:OWNER/NAME"` once it is on the Hub; not a proxy, whose shapes timm does not know. Nothing is uploaded:
+`hf upload OWNER/NAME FOLDER` does that.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ import prunefuse_ray
 from prunefuse_ray import networks
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, Preprocessing, preprocessing_from_bytes
+from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import PlanError
 from prunefuse_ray.inference.saved_networks import HUB_WEIGHTS
 from prunefuse_ray.networks.specs import NetworkSpec
 from prunefuse_ray.tasks import TASKS
 
 PIPELINES = {
-    ("classification", True): "image-classification",
-    ("multi_label", True): "image-classification",
-    ("segmentation", True): "image-segmentation",
-    ("classification", False): "text-classification",
+    ("classification", "image"): "image-classification",
+    ("multi_label", "image"): "image-classification",
+    ("segmentation", "image"): "image-segmentation",
+    ("classification", "text"): "text-classification",
+    ("classification", "vector"): "tabular-classification",
+    ("regression", "vector"): "tabular-regression",
 }
-"""(task, of images) -> what the Hub calls it."""
+"""(task, kind of samples) -> what the Hub calls it."""
 
 
 def hub_folder(files: Mapping[str, bytes], result: Mapping[str, Any] | None) -> dict[str, bytes]:
@@ -43,22 +47,24 @@ def hub_folder(files: Mapping[str, bytes], result: Mapping[str, Any] | None) -> 
     if networks.NETWORK_FILE not in files:
         raise PlanError("--format huggingface: this is a committee of several networks: export RUN/fused, or a member")
     told = preprocessing_from_bytes(files[PREPROCESSING_FILE])
-    spec = NetworkSpec.from_json(json.loads(files[networks.NETWORK_FILE])["network"])
+    description = json.loads(files[networks.NETWORK_FILE])
+    spec, proxy = NetworkSpec.from_json(description["network"]), "pruning" in description
     return {
         HUB_WEIGHTS: files[networks.WEIGHTS_FILE],
         networks.NETWORK_FILE: files[networks.NETWORK_FILE],
         PREPROCESSING_FILE: files[PREPROCESSING_FILE],
-        "config.json": json.dumps(_config(spec, told), indent=2).encode(),
-        "README.md": card(spec, told, result).encode(),
+        "config.json": json.dumps(_config(spec, told, proxy), indent=2).encode(),
+        "README.md": card(spec, told, proxy, result).encode(),
     }
 
 
-def _config(spec: NetworkSpec, told: Preprocessing) -> dict[str, Any]:
-    """In timm's form, which knows classifiers of any architecture; what timm does not know stands beside."""
+def _config(spec: NetworkSpec, told: Preprocessing, proxy: bool) -> dict[str, Any]:
+    """In timm's form, which knows classifiers of any architecture; what timm does not know stands beside. A proxy has
+    its name of prunefuse_ray alone: timm would build the network that it was pruned from."""
     names = {str(n): name for n, name in enumerate(told.classes)}
     library, _, name = spec.architecture.rpartition(":")
     tree: dict[str, Any] = {
-        "architecture": name if library == "timm" else spec.architecture,
+        "architecture": name if library == "timm" and not proxy else spec.architecture,
         "num_classes": spec.classes,
         "label_names": told.classes,
         "id2label": names,
@@ -67,7 +73,7 @@ def _config(spec: NetworkSpec, told: Preprocessing) -> dict[str, Any]:
         "task": told.task,
         "input_shape": list(spec.input_shape),
     }
-    if isinstance(told.form, ImageForm):
+    if isinstance(told.form, ImageForm) and not proxy:
         form = told.form
         tree["pretrained_cfg"] = {
             "input_size": list(spec.input_shape), "num_classes": spec.classes, "mean": list(form.mean),
@@ -86,16 +92,16 @@ def _has_fixed_size(name: str) -> bool:
     return found is not None and found.fixed_input_size
 
 
-def card(spec: NetworkSpec, told: Preprocessing, result: Mapping[str, Any] | None) -> str:
+def card(spec: NetworkSpec, told: Preprocessing, proxy: bool, result: Mapping[str, Any] | None) -> str:
     """The model card: what the network is, how it is loaded, and what the run measured. It names no path."""
     metric = TASKS[told.task].metric
     head: dict[str, Any] = {"library_name": "prunefuse_ray", "tags": ["prunefuse_ray", "active-learning", "pruning"]}
-    if pipeline := PIPELINES.get((told.task, isinstance(told.form, ImageForm))):
+    if pipeline := PIPELINES.get((told.task, _kind(told.form))):
         head["pipeline_tag"] = pipeline
     name = str(result["name"]) if result else spec.architecture
-    body = [f"# {name}", f"{spec.architecture} for {_input(told.form)}, trained by prunefuse_ray "
-            f"{prunefuse_ray.__version__}: a pruned proxy of it selected the samples that were labeled, and was fused "
-            "into it."]  # fmt: skip
+    what = f"A proxy, pruned from {spec.architecture}," if proxy else spec.architecture
+    body = [f"# {name}", f"{what} for {_input(told.form)}, trained by prunefuse_ray {prunefuse_ray.__version__}"
+            f"{_origin(result or {})}."]  # fmt: skip
     kind = "Targets" if TASKS[told.task].numbers else "Classes"
     body.append(f"{kind}: {', '.join(told.classes)}.")
     if result is not None:
@@ -109,6 +115,20 @@ def card(spec: NetworkSpec, told: Preprocessing, result: Mapping[str, Any] | Non
         "License, intended use and the origin of the data are not known to the program that wrote this: add them."
     )
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(body) + "\n"
+
+
+def _origin(result: Mapping[str, Any]) -> str:
+    """What the run's proxies had to do with the network; nothing where that is not known, or there were none."""
+    if result.get("target") != "fused":
+        return ""
+    asked = any(one["strategy"] != "random" for one in result["rounds"])
+    return f": a pruned proxy of it {'selected the samples that were labeled, and ' * asked}was fused into it"
+
+
+def _kind(form: Form) -> str:
+    if isinstance(form, ImageForm):
+        return "image"
+    return "vector" if isinstance(form, VectorForm) else "text"
 
 
 def _input(form: Form) -> str:
@@ -125,7 +145,8 @@ def _index(name: str, pipeline: str, metric: str, result: Mapping[str, Any]) -> 
 
 def _figures(result: Mapping[str, Any], metric: Any) -> list[str]:
     """The run's rounds, and what they are compared with."""
-    rows = ["| labels | selected by | proxy | this network |", "|---|---|---|---|"]
+    selector = "proxy" if result.get("selector", "proxy") == "proxy" else "selecting network"
+    rows = [f"| labels | selected by | {selector} | this network |", "|---|---|---|---|"]
     for one in result["rounds"]:
         shown = [
             "" if (value := one[f"{network}_{metric.name}"]) is None else metric.text(value)
@@ -142,5 +163,5 @@ def _figures(result: Mapping[str, Any], metric: Any) -> list[str]:
             f"Scoring the pool took {share} of the multiply-accumulates that the dense network would have needed."
         )
     if sizes := result.get("parameters"):
-        notes.append(f"Parameters: {sizes['dense']:,}; the proxy has {sizes['proxy']:,}.")
+        notes.append(f"Parameters: {sizes['dense']:,}; the {selector} has {sizes['proxy']:,}.")
     return [*lines, *([" ".join(notes)] if notes else [])]

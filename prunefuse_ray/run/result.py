@@ -45,6 +45,8 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
         "name": config.run.name,
         "seed": config.run.seed,
         "task": config.task,
+        "selector": config.selection.selector,
+        "target": config.fusion.target,
         "rounds": rounds,
         "forecast": None if found is None else {**asdict(found), "worth": found.worth},
         f"proxy_{metric.name}": rounds[-1][f"proxy_{metric.name}"],

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from prunefuse_ray import networks
 from prunefuse_ray.cli import main
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE
 from prunefuse_ray.data.texts import TextForm
+from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.inference.predictor import Predictor
 from prunefuse_ray.inference.program import to_program
 from prunefuse_ray.networks.committee import Members
@@ -27,6 +29,7 @@ RESULT = {
         {"labels": 100, "strategy": "random", "proxy_accuracy": 0.7, "fused_accuracy": None},
         {"labels": 150, "strategy": "margin", "proxy_accuracy": 0.8, "fused_accuracy": 0.875},
     ],
+    "selector": "proxy", "target": "fused",
     "selection_macs": 25, "dense_selection_macs": 100, "parameters": {"dense": 272_474, "proxy": 70_000},
 }  # fmt: skip
 
@@ -109,10 +112,56 @@ def test_timm_loads_its_own_networks_from_the_folder(tmp_path, architecture, hei
     assert "model-index" not in (tmp_path / "hub/README.md").read_text(), "no run, no figures"
 
 
+def exported(where, tmp_path):
+    assert main(["export", str(where), "--format", "huggingface", "--out", str(tmp_path / "hub")]) == 0
+    return (tmp_path / "hub/README.md").read_text(), json.loads((tmp_path / "hub/config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, ": a pruned proxy of it selected the samples that were labeled, and was fused into it."),
+        ({"rounds": [RESULT["rounds"][0] | {"fused_accuracy": 0.875}]}, ": a pruned proxy of it was fused into it."),
+        ({"selector": "dense", "target": "scratch"}, "."),
+        ({"target": None}, "."),  # of an earlier version
+    ],
+)
+def test_a_card_says_of_proxies_what_is_so(run, tmp_path, change, expected):
+    result = {name: value for name, value in (RESULT | change).items() if value is not None}
+    shutil.copytree(run[0] / "fused", tmp_path / "run/fused")
+    (tmp_path / "run/result.json").write_text(json.dumps(result))
+    text, _ = exported(tmp_path / "run", tmp_path)
+    assert f"trained by prunefuse_ray {prunefuse_ray.__version__}{expected}\n" in text
+    assert ("the proxy has" in text) == (result["selector"] == "proxy")
+
+
+def test_a_proxy_has_a_card_of_its_own_and_is_not_offered_to_timm(tmp_path):
+    pytest.importorskip("timm")
+    spec = networks.NetworkSpec(architecture="timm:resnet10t", classes=3, input_shape=FORM.network_shape)
+    save(tmp_path / "n", FORM, spec.architecture)
+    proxy = networks.prune(networks.build(spec, seed=0), spec, networks.PruningSpec(ratio=0.5))
+    for name, content in networks.to_files(proxy).items():
+        (tmp_path / "n" / name).write_bytes(content)
+    text, config = exported(tmp_path / "n", tmp_path)
+    assert "A proxy, pruned from timm:resnet10t, for images of 16 x 12 pixels and 3 channels, trained by" in text
+    assert "fused" not in text
+    assert config["architecture"] == "timm:resnet10t"
+    assert "pretrained_cfg" not in config
+    assert type(prunefuse_ray.load(tmp_path / "hub").network) is type(proxy.network)
+
+
+def test_vectors_are_no_texts(tmp_path):
+    save(tmp_path / "n", VectorForm(length=6), "mlp")
+    assert yaml.safe_load(exported(tmp_path / "n", tmp_path)[0].split("---")[1])["pipeline_tag"] == (
+        "tabular-classification"
+    )
+
+
 def test_texts_have_a_card_too(tmp_path):
     save(tmp_path / "n", TextForm(length=32), "textcnn")
-    assert main(["export", str(tmp_path / "n"), "--format", "huggingface", "--out", str(tmp_path / "hub")]) == 0
-    assert "texts of length 32" in (tmp_path / "hub/README.md").read_text()
+    text, _ = exported(tmp_path / "n", tmp_path)
+    assert "texts of length 32" in text
+    assert "pipeline_tag: text-classification" in text
 
 
 def test_a_committee_is_refused(run, tmp_path, capsys):
