@@ -121,14 +121,20 @@ def _outputs(network: nn.Module, inputs: Tensor, device: str, *, training: bool 
 
 
 def _check(network: nn.Module, spec: NetworkSpec) -> None:
-    """Raises NetworkError unless the network takes inputs of that shape and returns logits (N, classes), or of every
-    pixel."""
+    """Raises NetworkError unless the network is in float32, takes inputs of that shape and returns logits (N, classes),
+    or of every pixel."""
     try:
         copied = copy.deepcopy(network)
     except Exception as error:
         raise NetworkError(
             f"network.architecture: {spec.architecture} cannot be copied ({first_line(error)})"
         ) from error
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:  # which files of networks do not hold
+            raise NetworkError(
+                f"network.architecture: {spec.architecture}: {name} is {tensor.dtype}, and networks are kept in "
+                "float32: make it so where it is made (.float())"
+            )
     found: dict[str, Any] = {}
     try:
         found[""] = outputs = on_shapes_or_values(lambda device: _outputs(copied, example_input(spec), device))

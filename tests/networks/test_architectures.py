@@ -318,6 +318,17 @@ class Frozen(nn.Sequential):
         self.requires_grad_(False)
 
 
+class Doubled(nn.Sequential):
+    """Keeps what it was normalized by as numpy has it, float64."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(torch.Size(input_shape).numel(), num_classes))
+        self.register_buffer("mean", torch.from_numpy(numpy.full(1, 0.5)))
+
+    def forward(self, x):
+        return super().forward((x - self.mean).float())
+
+
 class Computed(nn.Sequential):
     """The old weight normalization, whose weights are no parameters: not even a copy can be made."""
 
@@ -333,6 +344,11 @@ class Computed(nn.Sequential):
         (f"{__name__}:Named", (3, 8, 8), "returns a dict; make it return the logits alone"),
         (f"{__name__}:Auxiliary", (3, 8, 8), "returns a tuple in training; make it return the logits alone"),
         (f"{__name__}:Frozen", (3, 8, 8), r"Frozen has no weights to train: none has requires_grad set"),
+        (
+            f"{__name__}:Doubled",
+            (3, 8, 8),
+            r"network\.architecture: \S+: mean is torch.float64, .* made \(\.float\(\)\)",
+        ),
         (f"{__name__}:Computed", (3, 8, 8), r"network\.architecture: \S+ cannot be copied .*weight_norm"),
         ("resnet57", (3, 32, 32), "did you mean resnet56"),
         ("torchvision:resnet51", (3, 32, 32), "did you mean"),
