@@ -1,5 +1,6 @@
 """Importances: what each one ranks channels by, on a layer where it can be worked out by hand."""
 
+import pytest
 import torch
 
 from prunefuse_ray.networks import IMPORTANCES, NetworkSpec, PruningSpec, build, prune
@@ -24,6 +25,18 @@ def test_large_kernels_stay():
     for name in ("magnitude", "magnitude_l1", "lamp"):
         assert kept(name, kernels=FALLING[:, None]) == [0, 1, 2, 3], name
         assert kept(name, kernels=RISING[:, None]) == [4, 5, 6, 7], name
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.8])
+def test_lamp_keeps_what_magnitude_keeps(ratio):
+    """It weighs layers against each other, and here every layer loses the same share."""
+    spec = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 8, 8))
+    dense = build(spec, seed=0)
+    found, expected = (
+        prune(dense, spec, PruningSpec(ratio=ratio, importance=name)).kept for name in ("lamp", "magnitude")
+    )
+    for name, dims in expected.items():
+        assert [i if i is None else i.tolist() for i in found[name]] == [i if i is None else i.tolist() for i in dims]
 
 
 def test_large_gains_stay_whatever_the_kernels():
