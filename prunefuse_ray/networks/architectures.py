@@ -130,7 +130,9 @@ def _check(network: nn.Module, spec: NetworkSpec) -> None:
             f"network.architecture: {spec.architecture} cannot be copied ({first_line(error)})"
         ) from error
     for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:  # which files of networks do not hold
+        if (
+            isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float32
+        ):  # which files of networks do not hold
             raise NetworkError(
                 f"network.architecture: {spec.architecture}: {name} is {tensor.dtype}, and networks are kept in "
                 "float32: make it so where it is made (.float())"
