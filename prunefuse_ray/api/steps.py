@@ -266,7 +266,8 @@ class _Scorer:
         if self.form is None:
             self.form = networks.with_features(self.network, x[:1])
         outputs = self.form(x)
-        logits, features = outputs if isinstance(outputs, tuple) else (outputs, None)
+        # A tuple of the network's own is none of logits and features, whatever it holds.
+        logits, features = (outputs, None) if self.form is self.network else outputs
         _check_logits(logits, x, self.task.output_axes)
         self.clusters = self.task.clusters(logits.shape[1])
         p_NC = self.task.probabilities(logits.float().cpu().numpy())

@@ -22,6 +22,7 @@ from torch.utils.data import (
 import prunefuse_ray
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.errors import ConfigError, PruneFuseError, ScoreError
+from prunefuse_ray.networks import NetworkError
 
 
 class Mine(nn.Module):
@@ -37,6 +38,17 @@ class Mine(nn.Module):
 
     def forward(self, x):
         return self.head(self.body(x))
+
+
+class Several(nn.Module):
+    """A network that returns a tuple, as those with an auxiliary output do."""
+
+    def __init__(self, network, outputs):
+        super().__init__()
+        self.network, self.outputs = network, outputs
+
+    def forward(self, x):
+        return self.outputs(self.network(x))
 
 
 @pytest.fixture
@@ -256,6 +268,16 @@ def test_what_cannot_be_is_said_in_one_message(work, said, mine, images):
     with pytest.raises(PruneFuseError) as caught:
         work(mine, images)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "outputs", [lambda y: (y * 0, y), lambda y: (y,), lambda y: (y, y, y)], ids=["embedding", "one", "three"]
+)
+@pytest.mark.parametrize("strategy", ["margin", "badge"])
+def test_a_network_that_returns_a_tuple_is_refused(outputs, strategy, mine, images):
+    said = "gives tuple for 64 inputs" if strategy == "margin" else "whose last operation is an nn.Linear"
+    with pytest.raises(NetworkError, match=said):
+        prunefuse_ray.score(Several(mine, outputs), images, strategy)
 
 
 def test_a_network_that_diverged_is_said(mine, images):
