@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,8 @@ from prunefuse_ray.acquisition.ranking import best, ranked
 from prunefuse_ray.errors import ConfigError, ScoreError, few
 from prunefuse_ray.inference.onnx import checked_onnx
 from prunefuse_ray.networks import NetworkSpec, Proxy, PruningSpec
-from prunefuse_ray.selection.rows import Files, Rows, matrices, vector_column
-from prunefuse_ray.storage import Place, table_bytes
+from prunefuse_ray.selection.rows import Rows, matrices, vector_column
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     import ray.data
 
 BATCH = 64
-ROWS = "scores.parquet"
 
 
 def prune(
@@ -468,28 +466,20 @@ def _check_finite(table: pa.Table) -> None:
 def _select_set(
     strategy: Strategy, table: pa.Table, labeled: pa.Table | None, columns: tuple[str, ...], k: int, chance: Chance
 ) -> pa.Table:
-    from prunefuse_ray.selection.set_selection import PAIRWISE_ROWS, parts_of, select_set
+    from prunefuse_ray.selection.set_selection import in_two_rounds, rounds_of
     from prunefuse_ray.selection.shards import Shards
 
     rows = _rows(table, columns).sorted()
     known = None if labeled is None or not strategy.labeled else _rows(labeled, columns)
-    width = sum(v.shape[1] for v in rows.vectors)
-    count = len(rows.ids)
-    at_once = count <= PAIRWISE_ROWS if strategy.pairwise else not (
-        strategy.divisible and parts_of(count, len(known.ids) if known else 0, k, width) > 1
-    )  # fmt: skip
-    if at_once:
+    if (cut := rounds_of(strategy, rows, known, k)) is None:
         assert strategy.select is not None
         with Shards(rows, 0, known) as shards:
             return strategy.select(shards, k, chance)
-    from prunefuse_ray.distributed.machine import cores
     from prunefuse_ray.distributed.resources import settings_kept, start_ray
 
-    with settings_kept(), tempfile.TemporaryDirectory(prefix="prunefuse-select-") as folder:
+    with settings_kept():
         start_ray()
-        files = _files(Place.at(folder) / ROWS, table, columns)
-        mine = None if known is None else _files(Place.at(folder) / f"labeled-{ROWS}", labeled, columns)
-        return select_set(strategy, files, mine, k, chance, cores())
+        return in_two_rounds(strategy, rows, known, k, chance, cut)
 
 
 def _rows(table: pa.Table, columns: tuple[str, ...]) -> Rows:
@@ -498,10 +488,3 @@ def _rows(table: pa.Table, columns: tuple[str, ...]) -> Rows:
     vectors = [np.array(m) for m in matrices(table, columns)]
     ids = table["id"].combine_chunks()
     return Rows(ids=ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids, scores=scores, vectors=vectors)
-
-
-def _files(place: Place, table: pa.Table | None, columns: tuple[str, ...]) -> Files:
-    assert table is not None
-    content = table_bytes(table)
-    place.write_bytes(content, durable=False)
-    return Files(where=place.parent, paths=(place.path,), sizes=(len(content),), columns=columns)

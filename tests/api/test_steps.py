@@ -20,9 +20,13 @@ from torch.utils.data import (
 )
 
 import prunefuse_ray
-from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.acquisition import STRATEGIES, Chance
+from prunefuse_ray.api.steps import Scores
 from prunefuse_ray.errors import ConfigError, PruneFuseError, ScoreError
 from prunefuse_ray.networks import NetworkError
+from prunefuse_ray.selection import set_selection
+from prunefuse_ray.selection.rows import Files, vector_column
+from prunefuse_ray.storage import Place
 
 
 class Mine(nn.Module):
@@ -129,6 +133,28 @@ def test_every_strategy_for_sets_selects_different_samples(strategy, mine, image
     assert again.equals(selected)
 
 
+def test_many_samples_go_to_tasks_through_rays_store(local_ray, monkeypatch, tmp_path):
+    """Other nodes do not see the driver's disk."""
+    monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 40)
+    rng = np.random.default_rng(0)
+
+    def table(ids):
+        features = vector_column(rng.normal(size=(len(ids), 4)).astype(np.float32))
+        return pa.table({"id": ids, "score": rng.random(len(ids), np.float32), "feature": features})
+
+    def files(rows):
+        place = Place.at(str(tmp_path / f"{rows.num_rows}.parquet"))
+        place.write_table(rows)
+        return Files(where=place.parent, paths=(place.path,), sizes=(1,))
+
+    pool, known = table([f"s{n}" for n in rng.permutation(90)]), table(["a", "b", "c"])
+    strategy, chance = STRATEGIES["uncertainty_herding"], Chance(seed=0, round=0, classes=3)
+    expected = set_selection.select_set(strategy, files(pool), files(known), 7, chance, 2)
+    monkeypatch.setattr("tempfile.TemporaryDirectory", None)
+    scores, labeled = (Scores(strategy=strategy.name, classes=3, table=rows) for rows in (pool, known))
+    assert prunefuse_ray.select(scores, 7, labeled=labeled).equals(expected)
+
+
 def test_k_centers_are_the_farthest_points(mine, images):
     scores = prunefuse_ray.score(mine, images, "k_centers")
     labeled = prunefuse_ray.score(mine, images[:2], "k_centers", ids=[100, 101])
@@ -179,7 +205,7 @@ def test_what_has_a_label_is_not_selected_again(strategy, mine, images):
 
 def test_ids_that_name_several_samples_are_not_selected():
     table = pa.table({"id": ["a", "b", "a", "c"], "score": pa.array([0.9, 0.8, 0.7, 0.1], pa.float32())})
-    scores = prunefuse_ray.Scores(strategy="margin", classes=2, table=table)
+    scores = Scores(strategy="margin", classes=2, table=table)
     with pytest.raises(ConfigError, match="several samples have the id a"):
         prunefuse_ray.select(scores, 3)
     assert prunefuse_ray.select(scores, 2)["id"].to_pylist() == ["a", "b"]
