@@ -142,7 +142,8 @@ def score(
         id_column, input_column: of a Ray dataset.
         batch_size: of datasets and Ray datasets; the last one of a Ray dataset is filled up, so that a score does not
             depend on the batch that a sample is in.
-        device: default: a GPU where there is one.
+        device: default: a GPU where there is one; of a Ray dataset, a GPU of the cluster for each actor where it has
+            any.
         actors: smallest and largest number of scoring actors of a Ray dataset. Default: one, and what the cluster has
             room for.
         task: what the network's outputs mean; `prunefuse list tasks` shows all.
@@ -313,16 +314,18 @@ def _score_stream(
         raise ConfigError(
             f"data: has no column '{missing[0]}' ({', '.join(names)}); name it by id_column or input_column"
         )
-    gpu = torch.device(device).type == "cuda" if device else torch.cuda.is_available()
-    arguments = (network, strategy, task, prepare, columns, batch_size, device)
-    first = _StreamScorer(network, strategy, task, prepare, columns, 1, "cpu")
+    module = _in_evaluation(network).cpu()  # a machine without a GPU could not unpickle it
+    first = _StreamScorer(module, strategy, task, prepare, columns, 1, "cpu")
     first(data.take_batch(1, batch_format="numpy"))  # what is wrong is said here, and not by an actor
     total = ray.cluster_resources()
+    # The actors' machines decide, not the driver's, which may have another number of GPUs. An actor sees its own alone.
+    gpu = torch.device(device).type == "cuda" if device else total.get("GPU", 0) >= 1
+    where = "cuda" if gpu else device or "cpu"
     free = total.get("GPU", 0) if gpu else total.get("CPU", 0) - STREAM_CPUS
     least, most = actors or (1, max(1, int(free)))
     dataset = data.map_batches(
         _StreamScorer,
-        fn_constructor_args=arguments,
+        fn_constructor_args=(module, strategy, task, prepare, columns, batch_size, where),
         compute=ActorPoolStrategy(min_size=least, max_size=most),
         batch_size=batch_size,
         batch_format="numpy",

@@ -192,6 +192,23 @@ def test_a_ray_dataset_is_scored_by_actors_and_selected_from(mine, images, datas
         prunefuse_ray.score(mine, dataset, prepare=lambda batch: torch.zeros(0, 1, 8, 8), device="cpu")
 
 
+def test_the_cluster_says_whether_there_are_gpus(mine, dataset, monkeypatch):
+    """The driver may run on a machine with a GPU, and its cluster have none."""
+    import ray
+
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(type(dataset), "map_batches", lambda self, scorer, **how: asked.update(how))
+    prunefuse_ray.score(mine, dataset)
+    module, *_, device = asked["fn_constructor_args"]
+    assert (asked["num_gpus"], device) == (None, "cpu")
+    assert module is not mine, "the user's network stays where it is"
+    for gpus, wanted, expected in ((2, None, (1, "cuda")), (2, "cpu", (None, "cpu")), (0, "cuda:1", (1, "cuda"))):
+        monkeypatch.setattr(ray, "cluster_resources", lambda gpus=gpus: {"CPU": 8, "GPU": gpus})
+        prunefuse_ray.score(mine, dataset, device=wanted)
+        assert (asked["num_gpus"], asked["fn_constructor_args"][-1]) == expected
+
+
 @pytest.mark.parametrize("strategy", ["margin", "k_centers"])
 def test_what_has_a_label_is_not_selected_again(strategy, mine, images):
     scores = prunefuse_ray.score(mine, images, strategy, ids=range(70))
