@@ -112,10 +112,6 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
     taken = inventory.checked(inventory.take(seen), pool, account)
     account(lines(taken.inventory.to_json()))
     sizes = taken.inventory.sets["path"].sizes
-    channels = 1 if _all_gray(taken.inventory.sets["path"]) else 3
-    if channels == 1:
-        found.fields["channels"] = 1
-        found.why["channels"] = "all images that were looked at are gray"
     return Facts(
         samples=seen.info.rows,
         classes=CLUSTERS if TASKS[found.task].numbers else len(seen.info.classes),
@@ -124,7 +120,7 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
         holds="texts" if "text_column" in found.fields else "vectors" if "vector_column" in found.fields else "images",
         size=sizes.get("median"),
         mixed_sizes=bool(sizes) and sizes["smallest"] != sizes["largest"],
-        channels=channels,
+        channels=1 if _all_gray(taken.inventory.sets["path"]) else 3,
         cores=cores(),
         gpus=int(observe().gpus),
         budget=budget,

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -14,6 +15,7 @@ from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.data.recognize import recognize
 from prunefuse_ray.errors import PoolError
+from prunefuse_ray.networks import NetworkSpec, build
 from prunefuse_ray.run.proposal import MOST_LINES, Facts, budgets, propose, write
 from tests.support.pools import huggingface, image_folder, random_images, webdataset, write_pool, write_tar
 
@@ -315,6 +317,20 @@ def test_what_fits_follows_from_the_facts(change, chosen):
     pool = {"source": "images", "path": "p", "test_path": "t", **dict.fromkeys(("a", "b", "c", "d", "e"), 1)}
     text = write("x", pool, {}, propose(Facts(**FACTS | change)), ["one", "two", "three", "four"])
     assert text.count("\n") <= MOST_LINES
+
+
+@pytest.mark.parametrize(("size", "gpus", "channels"), [((480, 640), 1, 3), ((480, 640), 0, 1), ((28, 28), 1, 1)])
+def test_the_network_takes_the_channels_of_gray_images(size, gpus, channels):
+    facts = Facts(**FACTS | {"channels": 1, "size": size, "mixed_sizes": False, "gpus": gpus})
+    found = {c.field: c.value for c in propose(facts)}
+    assert found.get("pool.channels", 3) == channels
+    spec = NetworkSpec(
+        architecture=found["network.architecture"],
+        classes=10,
+        input_shape=(channels, *found.get("pool.image_size", size)),
+    )
+    with torch.device("meta"):
+        build(spec, seed=0)
 
 
 @pytest.mark.parametrize(
