@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -76,7 +76,8 @@ def main(argv: Sequence[str]) -> int:
     macs = info.rows * costs.proxy_macs * config.selection.passes
     has = observe()
     scoring = plan_scoring(config.scoring, has, macs)
-    found = estimate(config, info, costs, scoring.max_actors, asked)
+    held = _held_out(config, {setting: index.rows for setting, index in surveyed.indexes.items()})
+    found = estimate(config, info, costs, scoring.max_actors, asked, **held)
     notes = caveats(
         config, gpu=torch.cuda.is_available(), scoring=mine.scoring_rate is None, training=mine.training_rate is None
     )
@@ -117,6 +118,14 @@ def main(argv: Sequence[str]) -> int:
         console.print(line, markup=False)
     console.print("Seconds are of the work itself: the start of Ray's workers, and waits for machines, come on top.")
     return 0
+
+
+def _held_out(config: Config, rows: Mapping[str, int]) -> dict[str, int]:
+    """How large the sets are that trainings are evaluated on, of the samples under each setting of the pool."""
+    return {
+        "tested": config.pool.test_samples or rows.get("test_path", 0),
+        "validated": rows.get("validation_path", 0),
+    }
 
 
 def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.Namespace) -> Costs:
@@ -177,6 +186,7 @@ def _table(found: Estimate) -> Table:
 
 def _against(mine: argparse.Namespace) -> int:
     """A run's estimate, made on this machine from its own configuration, beside what its commits say."""
+    from prunefuse_ray.data.inventory import INVENTORY
     from prunefuse_ray.data.pool import PoolInfo
     from prunefuse_ray.data.reading import head
     from prunefuse_ray.data.survey import source_of
@@ -196,7 +206,10 @@ def _against(mine: argparse.Namespace) -> int:
     commits = {step: ledger.committed(step) for step in steps(config)}
     actors = [c.metrics["actors"][1] for c in commits.values() if c is not None and "actors" in c.metrics]
     samples = head(source_of(config.pool, ledger.root, "path"), SAMPLES)["sample"]
-    found = estimate(config, info, _costs(config, info, samples, mine), actors[0] if actors else 1)
+    account = ledger.root / INVENTORY
+    sets = account.read_json()["sets"] if account.exists() else {}  # earlier versions took none
+    held = _held_out(config, {setting: one["samples"] for setting, one in sets.items()})
+    found = estimate(config, info, _costs(config, info, samples, mine), actors[0] if actors else 1, **held)
     table = Table(box=box.SIMPLE)
     compared: list[dict[str, Any]] = []
     for name in ("phase", "MACs", "took", "seconds", "took", "ratio"):

@@ -1,12 +1,14 @@
 """What a run will take: by hand from the configuration, and against what a run took."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
 from prunefuse_ray.cli import main
-from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import PoolInfo
@@ -56,6 +58,23 @@ def test_an_estimate_by_hand():
     assert found.seconds() == 17 + 60 + 180
     assert found.bytes_read == (3 + 2) * 500_000  # three rounds fetch their samples, two score the pool
     assert found.bytes_stored == 1_700 * 32 + 3 * 4 * 10 + 4 * 50 + 150_000
+
+
+def test_evaluations_take_their_time():
+    """A test set of 40 and a validation set of 10. Each of 3 proxies: 2 epochs of 10, then 40. The fused network: 3
+    epochs of 10; 40 before the first, after each, at the end. A sample takes a third of what training on it does."""
+    finetuning = CONFIG.finetuning.model_copy(update={"evaluate_every": 1})
+    config = CONFIG.model_copy(update={"finetuning": finetuning})
+    found = estimate(config, INFO, COSTS, actors=2, tested=40, validated=10)
+    assert found.seconds("train") == pytest.approx(60 + 3 * (2 * 10 + 40) / (3 * 20))
+    assert found.seconds("finetune") == pytest.approx(180 + (3 * 10 + 5 * 40) / (3 * 5))
+    scratch = config.model_copy(update={"fusion": config.fusion.model_copy(update={"target": "scratch"})})
+    found = estimate(scratch, INFO, COSTS, actors=2, tested=40)
+    assert found.seconds("finetune") == pytest.approx(180 + 4 * 40 / (3 * 5)), "not before the first epoch"
+    shared = config.model_copy(update={"pool": config.pool.model_copy(update={"validation_share": 0.5})})
+    more, less = (estimate(shared, INFO, COSTS, actors=2, tested=t).seconds("train") for t in (60, 0))
+    assert more - less == pytest.approx(3 * 60 / (3 * 20))
+    assert less == pytest.approx(600 / 20 + 2 * (50 + 100 + 150) / (3 * 20)), "what is held out validates each epoch"
 
 
 def test_a_core_set_is_fine_tuned_on_alone():
@@ -168,6 +187,15 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
     assert rows["train"][:2] == rows["train"][2:4]
     assert rows["finetune"][:2] == rows["finetune"][2:4]
     assert rows["score"][4] == "10.4"  # 104 samples, 10 a second
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(to_tree(config)))
+    rates = ["--training-rate", "1e9", "--scoring-rate", "10", "--json"]
+    assert main(["plan", "--against", str(tmp_path / "tiny"), *rates]) == 0
+    assert main(["plan", "--config", str(tmp_path / "tiny.yaml"), *rates]) == 0
+    compared, foreseen = map(json.loads, capsys.readouterr().out.splitlines())
+    for phases in (compared, foreseen["phases"]):
+        for phase in ("train", "finetune"):  # evaluations count in seconds alone
+            found = [row for row in phases if row["phase"] == phase]
+            assert sum(row["seconds"] for row in found) > 1.01 * sum(row["macs"] for row in found) / 1e9
 
 
 @pytest.mark.slow
