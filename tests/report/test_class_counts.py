@@ -61,3 +61,10 @@ def test_labels_that_bring_nothing_are_said_to_be_hardly_worth_it():
     assert found == forecast(*zip(*points, strict=True), 500)
     assert "hardly worth it: the gain is expected to stay below 0.5 points" in words(found, CLASSIFICATION.metric)
     assert outlook(points, Metric(name="error", title="Error", share=False)) is None
+
+
+def test_a_short_last_round_does_not_say_what_a_whole_one_would_bring():
+    labels, accuracies = [100, 200, 300, 400, 403], [0.5, 0.62, 0.68, 0.72, 0.721]
+    found = outlook(list(zip(labels, accuracies, strict=True)), CLASSIFICATION.metric)
+    assert found == forecast(labels, accuracies, 100)
+    assert "hardly worth" not in words(found, CLASSIFICATION.metric)
