@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,8 +138,8 @@ def score(
             iterable of batches, or a `ray.data.Dataset`, which is scored by actors when its scores are read.
         strategy: a name; `prunefuse list strategies` shows them.
         ids: of the samples, in their order; default: their numbers. Of a Ray dataset `id_column` names them.
-        prepare: makes inputs of a batch (of a Ray dataset: a dict of arrays). Default: inputs as they are, as float32
-            unless they are integers.
+        prepare: makes inputs of a batch (of a Ray dataset: a dict of arrays; of a Dataset whose samples make no batch,
+            such as Pillow images: a list of them). Default: inputs as they are, as float32 unless they are integers.
         id_column, input_column: of a Ray dataset.
         batch_size: of datasets and Ray datasets; the last one of a Ray dataset is filled up, so that a score does not
             depend on the batch that a sample is in.
@@ -164,7 +165,7 @@ def score(
         columns = (id_column, input_column)
         return _score_stream(module, data, strategy, task, prepare, columns, batch_size, device, actors)
     scorer = _Scorer(module, strategy, task, device)
-    parts = [scorer(_inputs(batch, prepare)) for batch in _batches(data, batch_size)]
+    parts = [scorer(_inputs(batch, prepare)) for batch in _batches(data, batch_size, prepared=prepare is not None)]
     if not parts:
         raise ConfigError("data: holds no sample")
     count = sum(part.num_rows for part in parts)
@@ -339,7 +340,7 @@ def _is_ray(data: Any) -> bool:
     return any(t.__module__.startswith("ray.data") for t in type(data).__mro__)
 
 
-def _batches(data: Any, size: int) -> Iterator[Any]:
+def _batches(data: Any, size: int, *, prepared: bool) -> Iterator[Any]:
     if isinstance(data, Tensor):
         yield from data.split(size)
     elif isinstance(data, DataLoader):
@@ -352,7 +353,8 @@ def _batches(data: Any, size: int) -> Iterator[Any]:
         yield from data
     elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
         # Whoever goes through a loader draws from its generator, and the user's is the user's.
-        yield from DataLoader(data, batch_size=size, collate_fn=_collate, generator=torch.Generator())
+        collate = partial(_collate, prepared=prepared)
+        yield from DataLoader(data, batch_size=size, collate_fn=collate, generator=torch.Generator())
     elif isinstance(data, Iterable):
         yield from data
     else:
@@ -381,9 +383,18 @@ def _length(data: Any) -> int | None:
         return None
 
 
-def _collate(samples: list[Any]) -> Any:
-    """Inputs alone: labels may be missing, or of any kind."""
-    return default_collate([s[0] if isinstance(s, tuple | list) else s for s in samples])
+def _collate(samples: list[Any], *, prepared: bool) -> Any:
+    """Inputs alone: labels may be missing, or of any kind. What makes no batch is a list, for `prepare`."""
+    inputs = [s[0] if isinstance(s, tuple | list) else s for s in samples]
+    try:
+        return default_collate(inputs)
+    except (TypeError, RuntimeError) as error:  # of another type; of unequal shapes
+        if prepared:
+            return inputs
+        raise ConfigError(
+            f"data: samples of {type(inputs[0]).__name__} make no batch ({error}); give `prepare`, which makes a "
+            "tensor of a list of them"
+        ) from error
 
 
 def _inputs(batch: Any, prepare: Callable[[Any], Tensor] | None) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
@@ -118,6 +119,23 @@ def test_inputs_may_be_prepared_and_samples_named(mine, images):
     best = sorted(range(70), key=lambda n: (-scores.table["score"][n].as_py(), names[n]))[:5]
     assert selected["id"].to_pylist() == [names[n] for n in best]
     assert selected["rank"].to_pylist() == list(range(5))
+
+
+def test_samples_that_make_no_batch_are_prepared_as_a_list(mine, images):
+    pixels = (images[:, 0] * 255).byte().numpy()
+    pillows = [(Image.fromarray(p), 0) for p in pixels]
+    unequal = [torch.zeros(1, 8, 8 + n % 2) for n in range(70)]
+
+    def prepare(batch):
+        return torch.stack([torch.from_numpy(np.array(image))[None] for image in batch]) / 255
+
+    scores = prunefuse_ray.score(mine, pillows, prepare=prepare).table["score"].to_numpy()
+    np.testing.assert_allclose(scores, expected_margin(mine, torch.from_numpy(pixels)[:, None] / 255), atol=1e-5)
+    narrow = prunefuse_ray.score(mine, unequal, prepare=lambda batch: torch.stack([x[..., :8] for x in batch]))
+    assert len(narrow) == 70
+    for data, said in ((pillows, "samples of Image make no batch"), (unequal, "samples of Tensor make no batch")):
+        with pytest.raises(ConfigError, match=f"data: {said} .*; give `prepare`"):
+            prunefuse_ray.score(mine, data)
 
 
 @pytest.mark.parametrize("strategy", [n for n, s in STRATEGIES.items() if s.select is not None])
