@@ -75,9 +75,10 @@ def main(argv: Sequence[str]) -> int:
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     macs = info.rows * costs.proxy_macs * config.selection.passes
     has = observe()
-    scoring = plan_scoring(config.scoring, has, macs)
+    scoring = plan_scoring(config.scoring, has, macs, info.rows)
+    at_once = scoring.threads if scoring.here else scoring.max_actors
     held = _held_out(config, {setting: index.rows for setting, index in surveyed.indexes.items()})
-    found = estimate(config, info, costs, scoring.max_actors, asked, **held)
+    found = estimate(config, info, costs, at_once, asked, **held)
     notes = caveats(
         config, gpu=torch.cuda.is_available(), scoring=mine.scoring_rate is None, training=mine.training_rate is None
     )
@@ -86,13 +87,15 @@ def main(argv: Sequence[str]) -> int:
     except PlanError as error:  # the figures are good for the machines of another place
         notes.append(f"Here the run would be refused: {error}")
     if mine.json:
-        print(json.dumps({**_tree(found, scoring.max_actors, mine), "notes": notes}))
+        print(json.dumps({**_tree(found, scoring.here, mine), "notes": notes}))
         return 0
     console.print(_table(found))
     console.print(f"labels: {asked.words()}")
+    who = f"scoring actors: {at_once}, each with {scoring.cpus} CPU{'s' * (scoring.cpus > 1)} and"
+    if scoring.here:
+        who = f"scored by the driver itself, in {at_once} thread{'s' * (at_once > 1)}, with"
     console.print(
-        f"scoring actors: {scoring.max_actors}, each with {scoring.cpus} CPU{'s' * (scoring.cpus > 1)} and about "
-        f"{si(found.actor_bytes)}B of memory; "
+        f"{who} about {si(found.actor_bytes)}B of memory; "
         f"{si(found.bytes_read)}B read from the pool, {si(found.bytes_stored)}B stored; MACs {si(_macs(found))}"
     )
     if found.prepared_bytes:
@@ -152,7 +155,7 @@ def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.
     return costs
 
 
-def _tree(found: Estimate, actors: int, mine: argparse.Namespace) -> dict[str, Any]:
+def _tree(found: Estimate, here: bool, mine: argparse.Namespace) -> dict[str, Any]:
     return {
         "phases": [dataclasses.asdict(phase) for phase in found.phases],
         "labels": {
@@ -162,7 +165,8 @@ def _tree(found: Estimate, actors: int, mine: argparse.Namespace) -> dict[str, A
         },
         "seconds": found.seconds(),
         "macs": _macs(found),
-        "actors": actors,
+        "actors": 0 if here else found.actors,
+        "threads": found.actors if here else 0,  # of the driver, which scores by itself
         "actors_within": found.actors_within(mine.within * 3600) if mine.within else None,
         "actor_bytes": found.actor_bytes,
         "bytes_read": found.bytes_read,

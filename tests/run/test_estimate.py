@@ -198,6 +198,27 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
             assert sum(row["seconds"] for row in found) > 1.01 * sum(row["macs"] for row in found) / 1e9
 
 
+def test_what_the_driver_scores_by_itself_needs_no_actors(local_ray, capsys, monkeypatch):
+    from prunefuse_ray.commands import plan
+
+    monkeypatch.setattr(plan.console, "_width", 200)
+    monkeypatch.setattr("prunefuse_ray.distributed.resources.cores", lambda: 3)
+    rates = ["--preset", "digits", "--training-rate", "1e9", "--scoring-rate", "10"]
+    for more, actors, threads, said in (
+        ([], 0, 3, "scored by the driver itself, in 3 threads, with about"),
+        (["--scoring.actors", "[1,1]"], 1, 0, "scoring actors: 1, each with 1 CPU and about"),
+    ):
+        assert main(["plan", *rates, *more, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        scored = [p for p in found["phases"] if p["phase"] == "score"]
+        assert (found["actors"], found["threads"]) == (actors, threads)
+        assert sum(p["seconds"] for p in scored) == pytest.approx(
+            sum(p["samples"] for p in scored) / (10 * max(actors, threads))
+        )
+        assert main(["plan", *rates, *more]) == 0
+        assert said in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_code_of_ones_own_in_a_run_directory_has_to_be_trusted(local_ray, tiny_pool, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("prunefuse_ray.registry._trusted", set())
