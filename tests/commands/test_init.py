@@ -182,6 +182,20 @@ def test_a_missing_test_set_is_drawn_from_the_pool_and_missing_classes_are_asked
     assert "Name the classes" not in capsys.readouterr().out
 
 
+def test_the_command_that_is_told_is_the_one_that_was_given(here, local_ray, capsys):
+    """Without --out it would overwrite another file."""
+    (here / "my photos").mkdir()
+    for n, pixels in enumerate(random_images(10, size=16, channels=3)):
+        Image.fromarray(pixels).save(here / "my photos" / f"{n}.png")
+    (here / "prunefuse.yaml").write_text("mine")
+    assert main(["init", "my photos", "--labels", "5", "--out", "a b.yaml"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "prunefuse init 'my photos' --labels 5 --out 'a b.yaml' --classes cat,dog --force" in told
+    assert "What it costs: prunefuse plan --config 'a b.yaml' Then: prunefuse label --config 'a b.yaml'" in told
+    assert main(["init", "my photos", "--labels", "5", "--out", "a b.yaml", "--classes", "cat,dog", "--force"]) == 0
+    assert (here / "prunefuse.yaml").read_text() == "mine"
+
+
 def test_a_file_is_not_overwritten_and_a_test_set_in_the_pool_is_refused(here, local_ray, capsys):
     image_folder(here / "birds", each=8)
     assert main(["init", "birds", "--labels", "10"]) == 0
