@@ -120,7 +120,7 @@ def score(
     data: Any,
     strategy: str = "margin",
     *,
-    ids: Sequence[Any] | None = None,
+    ids: Sequence[Any] | npt.NDArray[Any] | Tensor | None = None,
     prepare: Callable[[Any], Tensor] | None = None,
     id_column: str = "id",
     input_column: str = "image",
@@ -169,7 +169,8 @@ def score(
     if not parts:
         raise ConfigError("data: holds no sample")
     count = sum(part.num_rows for part in parts)
-    names = pa.array(range(count)) if ids is None else pa.array(list(ids))
+    given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
+    names = pa.array(range(count) if given is None else list(given))
     if ids is None and (said := _length(data)) not in (None, count):
         raise ConfigError(
             f"data: hold {said} samples, but {count} came out (drop_last, or a collate_fn or `prepare` that leaves "

@@ -121,6 +121,11 @@ def test_inputs_may_be_prepared_and_samples_named(mine, images):
     assert selected["rank"].to_pylist() == list(range(5))
 
 
+@pytest.mark.parametrize("ids", [torch.arange(100, 170), np.arange(100, 170), range(100, 170)], ids=type)
+def test_ids_come_in_any_sequence(ids, mine, images):
+    assert prunefuse_ray.score(mine, images, ids=ids).table["id"].to_pylist() == list(range(100, 170))
+
+
 def test_samples_that_make_no_batch_are_prepared_as_a_list(mine, images):
     pixels = (images[:, 0] * 255).byte().numpy()
     pillows = [(Image.fromarray(p), 0) for p in pixels]
