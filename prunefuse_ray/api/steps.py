@@ -197,8 +197,8 @@ def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int =
 
     Raises:
         ScoreError: fewer than k samples, scores or features that are not finite.
-        ConfigError: the strategy begins with labeled samples, and none were given; ids that name several samples, or
-            labeled ones (where both scores have ids that the caller gave).
+        ConfigError: the strategy begins with labeled samples, and none were given, or those of another strategy; ids
+            that name several samples, or labeled ones (where both scores have ids that the caller gave).
     """
     strategy = STRATEGIES[scores.strategy]
     found = _selected(scores, strategy, k, labeled, seed, round)
@@ -219,6 +219,11 @@ def _selected(scores: Scores, strategy: Strategy, k: int, labeled: Scores | None
     if strategy.labeled and labeled is None:
         raise ConfigError(
             f"labeled: strategy '{strategy.name}' begins with the labeled samples; give what `score` makes of them"
+        )
+    if strategy.labeled and labeled is not None and labeled.strategy != strategy.name:
+        raise ConfigError(
+            f"labeled: scored by '{labeled.strategy}', but the scores are of '{strategy.name}', which begins with the "
+            "labeled samples; score both by it"
         )
     if k < 1:
         raise ConfigError(f"k: {k}; give one or more")

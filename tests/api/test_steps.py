@@ -243,6 +243,13 @@ def test_what_has_a_label_is_not_selected_again(strategy, mine, images):
     assert prunefuse_ray.select(scores, 5, labeled=numbered).num_rows == 5
 
 
+@pytest.mark.parametrize("by", ["margin", "typiclust"])
+def test_labeled_samples_are_scored_by_the_same_strategy(by, mine, images):
+    scores = prunefuse_ray.score(mine, images, "cal")
+    with pytest.raises(ConfigError, match=f"labeled: scored by '{by}', but the scores are of 'cal'"):
+        prunefuse_ray.select(scores, 5, labeled=prunefuse_ray.score(mine, images[:9], by))
+
+
 def test_ids_that_name_several_samples_are_not_selected():
     table = pa.table({"id": ["a", "b", "a", "c"], "score": pa.array([0.9, 0.8, 0.7, 0.1], pa.float32())})
     scores = Scores(strategy="margin", classes=2, table=table)
