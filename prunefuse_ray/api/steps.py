@@ -184,7 +184,15 @@ def score(
     return Scores(strategy=strategy, classes=scorer.clusters, table=table, numbered=ids is None)
 
 
-def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int = 0, round: int = 0) -> pa.Table:
+def select(
+    scores: Scores,
+    k: int,
+    *,
+    labeled: Scores | None = None,
+    initial: bool = False,
+    seed: int = 0,
+    round: int = 0,
+) -> pa.Table:
     """The k most wanted samples: (id, score, rank) in the order of selection, ties by id.
 
     A strategy that selects a set sees all candidates at once; of a large pool it works in two rounds on Ray, as a run
@@ -193,14 +201,18 @@ def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int =
     Args:
         labeled: scores of the samples that have labels, by the same network and strategy: for strategies that begin
             with them (k_centers, the coverage strategies, cal).
+        initial: there are no labels yet: the strategy selects the first ones, by features alone (typiclust, k_centers,
+            prob_cover, max_herding, facility_location).
         seed, round: what random draws depend on.
 
     Raises:
         ScoreError: fewer than k samples, scores or features that are not finite.
-        ConfigError: the strategy begins with labeled samples, and none were given, or those of another strategy; ids
-            that name several samples, or labeled ones (where both scores have ids that the caller gave).
+        ConfigError: the strategy begins with labeled samples, and none were given, or those of another strategy;
+            `initial` of one that asks a trained network; ids that name several samples, or labeled ones (where both
+            scores have ids that the caller gave).
     """
     strategy = STRATEGIES[scores.strategy]
+    _check_labeled(strategy, labeled, initial)
     found = _selected(scores, strategy, k, labeled, seed, round)
     if labeled is not None and not scores.numbered and not labeled.numbered:
         candidates = found["id"] if scores.table is None else scores.table["id"]
@@ -215,16 +227,31 @@ def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int =
     return found
 
 
-def _selected(scores: Scores, strategy: Strategy, k: int, labeled: Scores | None, seed: int, round: int) -> pa.Table:
-    if strategy.labeled and labeled is None:
+def _check_labeled(strategy: Strategy, labeled: Scores | None, initial: bool) -> None:
+    """ConfigError where a strategy lacks what it begins with, or has it of another one."""
+    if initial and labeled is not None:
         raise ConfigError(
-            f"labeled: strategy '{strategy.name}' begins with the labeled samples; give what `score` makes of them"
+            "initial: selects the first samples to label, and `labeled` holds some; leave one of them out"
         )
-    if strategy.labeled and labeled is not None and labeled.strategy != strategy.name:
+    if initial and not strategy.needs_no_training:
+        able = [name for name, other in STRATEGIES.items() if other.select and other.needs_no_training]
+        raise ConfigError(f"initial: '{strategy.name}' asks a trained network; score by one of {', '.join(able)}")
+    if initial or not strategy.labeled:
+        return
+    if labeled is None:
+        first = ", or initial=True where there are none yet" if strategy.needs_no_training else ""
+        raise ConfigError(
+            f"labeled: strategy '{strategy.name}' begins with the labeled samples; give what `score` makes of "
+            f"them{first}"
+        )
+    if labeled.strategy != strategy.name:
         raise ConfigError(
             f"labeled: scored by '{labeled.strategy}', but the scores are of '{strategy.name}', which begins with the "
             "labeled samples; score both by it"
         )
+
+
+def _selected(scores: Scores, strategy: Strategy, k: int, labeled: Scores | None, seed: int, round: int) -> pa.Table:
     if k < 1:
         raise ConfigError(f"k: {k}; give one or more")
     if strategy.select is None and scores.dataset is not None:

@@ -178,6 +178,23 @@ def test_many_samples_go_to_tasks_through_rays_store(local_ray, monkeypatch, tmp
     assert prunefuse_ray.select(scores, 7, labeled=labeled).equals(expected)
 
 
+@pytest.mark.parametrize("strategy", [n for n, s in STRATEGIES.items() if s.select and s.needs_no_training])
+def test_the_first_samples_are_selected_without_labels(strategy, mine, images):
+    scores = prunefuse_ray.score(mine, images, strategy)
+    with pytest.raises(ConfigError, match="or initial=True where there are none yet"):
+        prunefuse_ray.select(scores, 7)
+    selected = prunefuse_ray.select(scores, 7, initial=True)
+    assert len(set(selected["id"].to_pylist())) == 7
+    with pytest.raises(ConfigError, match="initial: selects the first samples to label, and `labeled` holds some"):
+        prunefuse_ray.select(scores, 7, initial=True, labeled=prunefuse_ray.score(mine, images[:9], strategy))
+
+
+@pytest.mark.parametrize("strategy", ["margin", "badge", "cal", "uncertainty_herding"])
+def test_what_asks_a_trained_network_does_not_select_the_first_samples(strategy, mine, images):
+    with pytest.raises(ConfigError, match=f"initial: '{strategy}' asks a trained network; score by one of k_centers"):
+        prunefuse_ray.select(prunefuse_ray.score(mine, images, strategy), 7, initial=True)
+
+
 def test_k_centers_are_the_farthest_points(mine, images):
     scores = prunefuse_ray.score(mine, images, "k_centers")
     labeled = prunefuse_ray.score(mine, images[:2], "k_centers", ids=[100, 101])
