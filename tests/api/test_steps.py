@@ -351,7 +351,10 @@ def without_the_third(samples):
         (lambda m, x: prunefuse_ray.select(prunefuse_ray.score(m, x), 0), "k: 0"),
         (lambda m, x: prunefuse_ray.prune(m, x[0, 0, 0]), "with the batch axis first"),
         (lambda m, x: prunefuse_ray.prune(m, x, ratio=1.5), "ratio: 1.5"),
-        (lambda m, x: prunefuse_ray.fuse(Mine(5), prunefuse_ray.prune(m, x)), ""),
+        (
+            lambda m, x: prunefuse_ray.fuse(Mine(5), prunefuse_ray.prune(m, x)),
+            "head.weight: the proxy's shape (3, 8) is not the kept shape (5, 8)",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_message(work, said, mine, images):
