@@ -77,8 +77,8 @@ def main(argv: Sequence[str]) -> int:
     has = observe()
     scoring = plan_scoring(config.scoring, has, macs, info.rows)
     at_once = scoring.threads if scoring.here else scoring.max_actors
-    held = _held_out(config, {setting: index.rows for setting, index in surveyed.indexes.items()})
-    found = estimate(config, info, costs, at_once, asked, **held)
+    tested, validated = _held_out(config, {setting: index.rows for setting, index in surveyed.indexes.items()})
+    found = estimate(config, info, costs, at_once, asked, tested=tested, validated=validated)
     notes = caveats(
         config, gpu=torch.cuda.is_available(), scoring=mine.scoring_rate is None, training=mine.training_rate is None
     )
@@ -123,12 +123,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _held_out(config: Config, rows: Mapping[str, int]) -> dict[str, int]:
-    """How large the sets are that trainings are evaluated on, of the samples under each setting of the pool."""
-    return {
-        "tested": config.pool.test_samples or rows.get("test_path", 0),
-        "validated": rows.get("validation_path", 0),
-    }
+def _held_out(config: Config, rows: Mapping[str, int]) -> tuple[int, int]:
+    """Samples of the test set and of the validation set.
+
+    Args:
+        rows: samples by setting of the pool.
+    """
+    return config.pool.test_samples or rows.get("test_path", 0), rows.get("validation_path", 0)
 
 
 def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.Namespace) -> Costs:
@@ -212,8 +213,9 @@ def _against(mine: argparse.Namespace) -> int:
     samples = head(source_of(config.pool, ledger.root, "path"), SAMPLES)["sample"]
     account = ledger.root / INVENTORY
     sets = account.read_json()["sets"] if account.exists() else {}  # earlier versions took none
-    held = _held_out(config, {setting: one["samples"] for setting, one in sets.items()})
-    found = estimate(config, info, _costs(config, info, samples, mine), actors[0] if actors else 1, **held)
+    tested, validated = _held_out(config, {setting: one["samples"] for setting, one in sets.items()})
+    costs = _costs(config, info, samples, mine)
+    found = estimate(config, info, costs, actors[0] if actors else 1, tested=tested, validated=validated)
     table = Table(box=box.SIMPLE)
     compared: list[dict[str, Any]] = []
     for name in ("phase", "MACs", "took", "seconds", "took", "ratio"):
