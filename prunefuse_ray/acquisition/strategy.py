@@ -128,3 +128,8 @@ class Strategy:
     pairwise: bool = False
     """`select` compares samples with each other, and so gets random parts of all but small pools (`Candidates.whole`);
     then what was selected there, with a random sample of the pool."""
+
+    @property
+    def needs_no_training(self) -> bool:
+        """Whether it makes sense of the pool before any label: by chance, or by features alone."""
+        return self.score is None or bool(self.select and not self.by_score and not self.gradients)

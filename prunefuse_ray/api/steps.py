@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +24,8 @@ from prunefuse_ray.errors import ConfigError, ScoreError, few
 from prunefuse_ray.inference.onnx import checked_onnx
 from prunefuse_ray.networks import NetworkSpec, Proxy, PruningSpec
 from prunefuse_ray.networks.specs import VALUES
-from prunefuse_ray.selection.rows import Files, Rows, matrices, vector_column
-from prunefuse_ray.storage import Place, table_bytes
+from prunefuse_ray.selection.rows import Rows, matrices, vector_column
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import ray.data
 
 BATCH = 64
-ROWS = "scores.parquet"
 
 
 def prune(
@@ -123,7 +122,7 @@ def score(
     data: Any,
     strategy: str = "margin",
     *,
-    ids: Sequence[Any] | None = None,
+    ids: Sequence[Any] | npt.NDArray[Any] | Tensor | None = None,
     prepare: Callable[[Any], Tensor] | None = None,
     id_column: str = "id",
     input_column: str = "image",
@@ -141,12 +140,13 @@ def score(
             iterable of batches, or a `ray.data.Dataset`, which is scored by actors when its scores are read.
         strategy: a name; `prunefuse list strategies` shows them.
         ids: of the samples, in their order; default: their numbers. Of a Ray dataset `id_column` names them.
-        prepare: makes inputs of a batch (of a Ray dataset: a dict of arrays). Default: inputs as they are, as float32
-            unless they are integers.
+        prepare: makes inputs of a batch (of a Ray dataset: a dict of arrays; of a Dataset whose samples make no batch,
+            such as Pillow images: a list of them). Default: inputs as they are, as float32 unless they are integers.
         id_column, input_column: of a Ray dataset.
         batch_size: of datasets and Ray datasets; the last one of a Ray dataset is filled up, so that a score does not
             depend on the batch that a sample is in.
-        device: default: a GPU where there is one.
+        device: default: a GPU where there is one; of a Ray dataset, a GPU of the cluster for each actor where it has
+            any.
         actors: smallest and largest number of scoring actors of a Ray dataset. Default: one, and what the cluster has
             room for.
         task: what the network's outputs mean; `prunefuse list tasks` shows all.
@@ -167,11 +167,12 @@ def score(
         columns = (id_column, input_column)
         return _score_stream(module, data, strategy, task, prepare, columns, batch_size, device, actors)
     scorer = _Scorer(module, strategy, task, device)
-    parts = [scorer(_inputs(batch, prepare)) for batch in _batches(data, batch_size)]
+    parts = [scorer(_inputs(batch, prepare)) for batch in _batches(data, batch_size, prepared=prepare is not None)]
     if not parts:
         raise ConfigError("data: holds no sample")
     count = sum(part.num_rows for part in parts)
-    names = pa.array(range(count)) if ids is None else pa.array(list(ids))
+    given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
+    names = pa.array(range(count) if given is None else list(given))
     if ids is None and (said := _length(data)) not in (None, count):
         raise ConfigError(
             f"data: hold {said} samples, but {count} came out (drop_last, or a collate_fn or `prepare` that leaves "
@@ -185,7 +186,15 @@ def score(
     return Scores(strategy=strategy, classes=scorer.clusters, table=table, numbered=ids is None)
 
 
-def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int = 0, round: int = 0) -> pa.Table:
+def select(
+    scores: Scores,
+    k: int,
+    *,
+    labeled: Scores | None = None,
+    initial: bool = False,
+    seed: int = 0,
+    round: int = 0,
+) -> pa.Table:
     """The k most wanted samples: (id, score, rank) in the order of selection, ties by id.
 
     A strategy that selects a set sees all candidates at once; of a large pool it works in two rounds on Ray, as a run
@@ -194,14 +203,18 @@ def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int =
     Args:
         labeled: scores of the samples that have labels, by the same network and strategy: for strategies that begin
             with them (k_centers, the coverage strategies, cal).
+        initial: there are no labels yet: the strategy selects the first ones, by features alone (typiclust, k_centers,
+            prob_cover, max_herding, facility_location).
         seed, round: what random draws depend on.
 
     Raises:
         ScoreError: fewer than k samples, scores or features that are not finite.
-        ConfigError: the strategy begins with labeled samples, and none were given; ids that name several samples, or
-            labeled ones (where both scores have ids that the caller gave).
+        ConfigError: the strategy begins with labeled samples, and none were given, or those of another strategy;
+            `initial` of one that asks a trained network; ids that name several samples, or labeled ones (where both
+            scores have ids that the caller gave).
     """
     strategy = STRATEGIES[scores.strategy]
+    _check_labeled(strategy, labeled, initial)
     found = _selected(scores, strategy, k, labeled, seed, round)
     if labeled is not None and not scores.numbered and not labeled.numbered:
         candidates = found["id"] if scores.table is None else scores.table["id"]
@@ -216,11 +229,31 @@ def select(scores: Scores, k: int, *, labeled: Scores | None = None, seed: int =
     return found
 
 
-def _selected(scores: Scores, strategy: Strategy, k: int, labeled: Scores | None, seed: int, round: int) -> pa.Table:
-    if strategy.labeled and labeled is None:
+def _check_labeled(strategy: Strategy, labeled: Scores | None, initial: bool) -> None:
+    """ConfigError where a strategy lacks what it begins with, or has it of another one."""
+    if initial and labeled is not None:
         raise ConfigError(
-            f"labeled: strategy '{strategy.name}' begins with the labeled samples; give what `score` makes of them"
+            "initial: selects the first samples to label, and `labeled` holds some; leave one of them out"
         )
+    if initial and not strategy.needs_no_training:
+        able = [name for name, other in STRATEGIES.items() if other.select and other.needs_no_training]
+        raise ConfigError(f"initial: '{strategy.name}' asks a trained network; score by one of {', '.join(able)}")
+    if initial or not strategy.labeled:
+        return
+    if labeled is None:
+        first = ", or initial=True where there are none yet" if strategy.needs_no_training else ""
+        raise ConfigError(
+            f"labeled: strategy '{strategy.name}' begins with the labeled samples; give what `score` makes of "
+            f"them{first}"
+        )
+    if labeled.strategy != strategy.name:
+        raise ConfigError(
+            f"labeled: scored by '{labeled.strategy}', but the scores are of '{strategy.name}', which begins with the "
+            "labeled samples; score both by it"
+        )
+
+
+def _selected(scores: Scores, strategy: Strategy, k: int, labeled: Scores | None, seed: int, round: int) -> pa.Table:
     if k < 1:
         raise ConfigError(f"k: {k}; give one or more")
     if strategy.select is None and scores.dataset is not None:
@@ -268,7 +301,8 @@ class _Scorer:
         if self.form is None:
             self.form = networks.with_features(self.network, x[:1])
         outputs = self.form(x)
-        logits, features = outputs if isinstance(outputs, tuple) else (outputs, None)
+        # A tuple of the network's own is none of logits and features, whatever it holds.
+        logits, features = (outputs, None) if self.form is self.network else outputs
         _check_logits(logits, x, self.task.output_axes)
         self.clusters = self.task.clusters(logits.shape[1])
         p_NC = self.task.probabilities(logits.float().cpu().numpy())
@@ -316,16 +350,18 @@ def _score_stream(
         raise ConfigError(
             f"data: has no column '{missing[0]}' ({', '.join(names)}); name it by id_column or input_column"
         )
-    gpu = torch.device(device).type == "cuda" if device else torch.cuda.is_available()
-    arguments = (network, strategy, task, prepare, columns, batch_size, device)
-    first = _StreamScorer(network, strategy, task, prepare, columns, 1, "cpu")
+    module = _in_evaluation(network).cpu()  # a machine without a GPU could not unpickle it
+    first = _StreamScorer(module, strategy, task, prepare, columns, 1, "cpu")
     first(data.take_batch(1, batch_format="numpy"))  # what is wrong is said here, and not by an actor
     total = ray.cluster_resources()
+    # The actors' machines decide, not the driver's, which may have another number of GPUs. An actor sees its own alone.
+    gpu = torch.device(device).type == "cuda" if device else total.get("GPU", 0) >= 1
+    where = "cuda" if gpu else device or "cpu"
     free = total.get("GPU", 0) if gpu else total.get("CPU", 0) - STREAM_CPUS
     least, most = actors or (1, max(1, int(free)))
     dataset = data.map_batches(
         _StreamScorer,
-        fn_constructor_args=arguments,
+        fn_constructor_args=(module, strategy, task, prepare, columns, batch_size, where),
         compute=ActorPoolStrategy(min_size=least, max_size=most),
         batch_size=batch_size,
         batch_format="numpy",
@@ -339,7 +375,7 @@ def _is_ray(data: Any) -> bool:
     return any(t.__module__.startswith("ray.data") for t in type(data).__mro__)
 
 
-def _batches(data: Any, size: int) -> Iterator[Any]:
+def _batches(data: Any, size: int, *, prepared: bool) -> Iterator[Any]:
     if isinstance(data, Tensor):
         yield from data.split(size)
     elif isinstance(data, DataLoader):
@@ -352,7 +388,8 @@ def _batches(data: Any, size: int) -> Iterator[Any]:
         yield from data
     elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
         # Whoever goes through a loader draws from its generator, and the user's is the user's.
-        yield from DataLoader(data, batch_size=size, collate_fn=_collate, generator=torch.Generator())
+        collate = partial(_collate, prepared=prepared)
+        yield from DataLoader(data, batch_size=size, collate_fn=collate, generator=torch.Generator())
     elif isinstance(data, Iterable):
         yield from data
     else:
@@ -381,9 +418,18 @@ def _length(data: Any) -> int | None:
         return None
 
 
-def _collate(samples: list[Any]) -> Any:
-    """Inputs alone: labels may be missing, or of any kind."""
-    return default_collate([s[0] if isinstance(s, tuple | list) else s for s in samples])
+def _collate(samples: list[Any], *, prepared: bool) -> Any:
+    """Inputs alone: labels may be missing, or of any kind. What makes no batch is a list, for `prepare`."""
+    inputs = [s[0] if isinstance(s, tuple | list) else s for s in samples]
+    try:
+        return default_collate(inputs)
+    except (TypeError, RuntimeError) as error:  # of another type; of unequal shapes
+        if prepared:
+            return inputs
+        raise ConfigError(
+            f"data: samples of {type(inputs[0]).__name__} make no batch ({error}); give `prepare`, which makes a "
+            "tensor of a list of them"
+        ) from error
 
 
 def _inputs(batch: Any, prepare: Callable[[Any], Tensor] | None) -> Tensor:
@@ -469,28 +515,20 @@ def _check_finite(table: pa.Table) -> None:
 def _select_set(
     strategy: Strategy, table: pa.Table, labeled: pa.Table | None, columns: tuple[str, ...], k: int, chance: Chance
 ) -> pa.Table:
-    from prunefuse_ray.selection.set_selection import PAIRWISE_ROWS, parts_of, select_set
+    from prunefuse_ray.selection.set_selection import in_two_rounds, rounds_of
     from prunefuse_ray.selection.shards import Shards
 
     rows = _rows(table, columns).sorted()
     known = None if labeled is None or not strategy.labeled else _rows(labeled, columns)
-    width = sum(v.shape[1] for v in rows.vectors)
-    count = len(rows.ids)
-    at_once = count <= PAIRWISE_ROWS if strategy.pairwise else not (
-        strategy.divisible and parts_of(count, len(known.ids) if known else 0, k, width) > 1
-    )  # fmt: skip
-    if at_once:
+    if (cut := rounds_of(strategy, rows, known, k)) is None:
         assert strategy.select is not None
         with Shards(rows, 0, known) as shards:
             return strategy.select(shards, k, chance)
-    from prunefuse_ray.distributed.machine import cores
     from prunefuse_ray.distributed.resources import settings_kept, start_ray
 
-    with settings_kept(), tempfile.TemporaryDirectory(prefix="prunefuse-select-") as folder:
+    with settings_kept():
         start_ray()
-        files = _files(Place.at(folder) / ROWS, table, columns)
-        mine = None if known is None else _files(Place.at(folder) / f"labeled-{ROWS}", labeled, columns)
-        return select_set(strategy, files, mine, k, chance, cores())
+        return in_two_rounds(strategy, rows, known, k, chance, cut)
 
 
 def _rows(table: pa.Table, columns: tuple[str, ...]) -> Rows:
@@ -499,10 +537,3 @@ def _rows(table: pa.Table, columns: tuple[str, ...]) -> Rows:
     vectors = [np.array(m) for m in matrices(table, columns)]
     ids = table["id"].combine_chunks()
     return Rows(ids=ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids, scores=scores, vectors=vectors)
-
-
-def _files(place: Place, table: pa.Table | None, columns: tuple[str, ...]) -> Files:
-    assert table is not None
-    content = table_bytes(table)
-    place.write_bytes(content, durable=False)
-    return Files(where=place.parent, paths=(place.path,), sizes=(len(content),), columns=columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +64,16 @@ def main(argv: Sequence[str]) -> int:
         found.fields["classes"] = None
         found.why["classes"] = "MISSING: the names that people choose from, such as [cat, dog]"
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.path.abspath(arguments.pool))).strip("-._") or "run"
-    command = (
-        f"prunefuse label --config {arguments.out}" if not found.labeled else f"prunefuse run --config {arguments.out}"
+    plan, command = (
+        shlex.join(["prunefuse", verb, "--config", arguments.out])
+        for verb in ("plan", "run" if found.labeled else "label")
     )
     what = "labels are numbers" if facts.numbers else f"{facts.classes or 'unnamed'} classes"
     head = [
         f"{facts.samples:,} samples, {what}; written by `prunefuse init` for this machine.",
         f"Labels: {found.why['labeled']}."
         + (" Their labels are used as if people gave them: a benchmark." * found.labeled),
-        f"What it costs: prunefuse plan --config {arguments.out}. Then: {command}",
+        f"What it costs: {plan}. Then: {command}",
         "All fields and their defaults: prunefuse run --help",
     ]
     text = proposal.write(name, found.fields, found.why, choices, head)
@@ -82,9 +84,10 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"\n{text}", markup=False)
     console.print(f"written: {arguments.out}", markup=False)
     if not facts.classes:
-        again = f"prunefuse init {arguments.pool} --classes cat,dog --force"
+        force = [] if arguments.force else ["--force"]
+        again = shlex.join(["prunefuse", "init", *argv, "--classes", "cat,dog", *force])
         console.print(f"Name the classes first: in {arguments.out}, or by {again}", markup=False)
-    console.print(f"What it costs: prunefuse plan --config {arguments.out}\nThen:          {command}", markup=False)
+    console.print(f"What it costs: {plan}\nThen:          {command}", markup=False)
     return 0
 
 
@@ -112,10 +115,6 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
     taken = inventory.checked(inventory.take(seen), pool, account)
     account(lines(taken.inventory.to_json()))
     sizes = taken.inventory.sets["path"].sizes
-    channels = 1 if _all_gray(taken.inventory.sets["path"]) else 3
-    if channels == 1:
-        found.fields["channels"] = 1
-        found.why["channels"] = "all images that were looked at are gray"
     return Facts(
         samples=seen.info.rows,
         classes=CLUSTERS if TASKS[found.task].numbers else len(seen.info.classes),
@@ -124,7 +123,7 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
         holds="texts" if "text_column" in found.fields else "vectors" if "vector_column" in found.fields else "images",
         size=sizes.get("median"),
         mixed_sizes=bool(sizes) and sizes["smallest"] != sizes["largest"],
-        channels=channels,
+        channels=1 if _all_gray(taken.inventory.sets["path"]) else 3,
         cores=cores(),
         gpus=int(observe().gpus),
         budget=budget,

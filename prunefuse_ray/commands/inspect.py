@@ -61,10 +61,11 @@ def main(argv: Sequence[str]) -> int:
     start_ray()
     found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
     known = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])
-    taken = inventory.checked(inventory.take(found, known, thorough=arguments.thorough), config.pool, account)
-    if arguments.json:
+    taken = inventory.take(found, known, thorough=arguments.thorough)
+    if arguments.json:  # also of a pool that is refused
         print(json.dumps(taken.inventory.to_json()))
-    else:
+    inventory.checked(taken, config.pool, (lambda _: None) if arguments.json else account)
+    if not arguments.json:
         account(lines(taken.inventory.to_json(), out.path if out else None))
     if out is not None:
         inventory.write(taken, out)

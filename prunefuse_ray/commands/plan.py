@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -75,8 +75,10 @@ def main(argv: Sequence[str]) -> int:
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     macs = info.rows * costs.proxy_macs * config.selection.passes
     has = observe()
-    scoring = plan_scoring(config.scoring, has, macs)
-    found = estimate(config, info, costs, scoring.max_actors, asked)
+    scoring = plan_scoring(config.scoring, has, macs, info.rows)
+    at_once = scoring.threads if scoring.here else scoring.max_actors
+    tested, validated = _held_out(config, {setting: index.rows for setting, index in surveyed.indexes.items()})
+    found = estimate(config, info, costs, at_once, asked, tested=tested, validated=validated)
     notes = caveats(
         config, gpu=torch.cuda.is_available(), scoring=mine.scoring_rate is None, training=mine.training_rate is None
     )
@@ -85,13 +87,15 @@ def main(argv: Sequence[str]) -> int:
     except PlanError as error:  # the figures are good for the machines of another place
         notes.append(f"Here the run would be refused: {error}")
     if mine.json:
-        print(json.dumps({**_tree(found, scoring.max_actors, mine), "notes": notes}))
+        print(json.dumps({**_tree(found, scoring.here, mine), "notes": notes}))
         return 0
     console.print(_table(found))
     console.print(f"labels: {asked.words()}")
+    who = f"scoring actors: {at_once}, each with {scoring.cpus} CPU{'s' * (scoring.cpus > 1)} and"
+    if scoring.here:
+        who = f"scored by the driver itself, in {at_once} thread{'s' * (at_once > 1)}, with"
     console.print(
-        f"scoring actors: {scoring.max_actors}, each with {scoring.cpus} CPU{'s' * (scoring.cpus > 1)} and about "
-        f"{si(found.actor_bytes)}B of memory; "
+        f"{who} about {si(found.actor_bytes)}B of memory; "
         f"{si(found.bytes_read)}B read from the pool, {si(found.bytes_stored)}B stored; MACs {si(_macs(found))}"
     )
     if found.prepared_bytes:
@@ -119,6 +123,15 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _held_out(config: Config, rows: Mapping[str, int]) -> tuple[int, int]:
+    """Samples of the test set and of the validation set.
+
+    Args:
+        rows: samples by setting of the pool.
+    """
+    return config.pool.test_samples or rows.get("test_path", 0), rows.get("validation_path", 0)
+
+
 def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.Namespace) -> Costs:
     """What the parts of the work cost on this machine, measured on some samples of the pool."""
     from prunefuse_ray import networks
@@ -143,7 +156,7 @@ def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.
     return costs
 
 
-def _tree(found: Estimate, actors: int, mine: argparse.Namespace) -> dict[str, Any]:
+def _tree(found: Estimate, here: bool, mine: argparse.Namespace) -> dict[str, Any]:
     return {
         "phases": [dataclasses.asdict(phase) for phase in found.phases],
         "labels": {
@@ -153,7 +166,8 @@ def _tree(found: Estimate, actors: int, mine: argparse.Namespace) -> dict[str, A
         },
         "seconds": found.seconds(),
         "macs": _macs(found),
-        "actors": actors,
+        "actors": 0 if here else found.actors,
+        "threads": found.actors if here else 0,  # of the driver, which scores by itself
         "actors_within": found.actors_within(mine.within * 3600) if mine.within else None,
         "actor_bytes": found.actor_bytes,
         "bytes_read": found.bytes_read,
@@ -177,6 +191,7 @@ def _table(found: Estimate) -> Table:
 
 def _against(mine: argparse.Namespace) -> int:
     """A run's estimate, made on this machine from its own configuration, beside what its commits say."""
+    from prunefuse_ray.data.inventory import INVENTORY
     from prunefuse_ray.data.pool import PoolInfo
     from prunefuse_ray.data.reading import head
     from prunefuse_ray.data.survey import source_of
@@ -196,7 +211,11 @@ def _against(mine: argparse.Namespace) -> int:
     commits = {step: ledger.committed(step) for step in steps(config)}
     actors = [c.metrics["actors"][1] for c in commits.values() if c is not None and "actors" in c.metrics]
     samples = head(source_of(config.pool, ledger.root, "path"), SAMPLES)["sample"]
-    found = estimate(config, info, _costs(config, info, samples, mine), actors[0] if actors else 1)
+    account = ledger.root / INVENTORY
+    sets = account.read_json()["sets"] if account.exists() else {}  # earlier versions took none
+    tested, validated = _held_out(config, {setting: one["samples"] for setting, one in sets.items()})
+    costs = _costs(config, info, samples, mine)
+    found = estimate(config, info, costs, actors[0] if actors else 1, tested=tested, validated=validated)
     table = Table(box=box.SIMPLE)
     compared: list[dict[str, Any]] = []
     for name in ("phase", "MACs", "took", "seconds", "took", "ratio"):

@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
     secure()
     quiet()
+    from prunefuse_ray.acquisition import AUTO
     from prunefuse_ray.run.rank import Ranking, Strategy, rank
 
     arguments, given = given_options(parser, argv, Ranking)
@@ -40,6 +41,11 @@ def main(argv: Sequence[str]) -> int:
     kept = {} if arguments.config is None else read_sections(arguments.config, Ranking.model_fields)
     if isinstance(selection := kept.get("selection"), dict):
         kept["selection"] = {name: selection[name] for name in Strategy.model_fields if name in selection}
+        if kept["selection"].get("strategy") == AUTO:
+            del kept["selection"]["strategy"]
+            if "strategy" not in given.get("selection", {}):
+                told = f"selection.strategy '{AUTO}' decides in the rounds of a run, and not here; --selection.strategy"
+                console.print(f"{told} names another one than the default", markup=False)
     config = validated(Ranking, kept, given)
     result = rank(
         config, arguments.network, arguments.out, arguments.top, arguments.trusted, account, arguments.predictions

@@ -26,13 +26,13 @@ StrategyName = Annotated[
 ]
 
 
-def _needs_no_training(strategy: Strategy) -> bool:
-    """Whether it makes sense of the pool before any label: by chance, or by features alone."""
-    return strategy.score is None or bool(strategy.select and not strategy.by_score and not strategy.gradients)
-
-
 InitialName = Annotated[
-    str, Named(registry=STRATEGIES, describe=lambda strategy: strategy.wants, fits=_needs_no_training)
+    str,
+    Named(
+        registry=STRATEGIES,
+        describe=lambda strategy: strategy.wants,
+        fits=lambda strategy: strategy.needs_no_training,
+    ),
 ]
 
 
@@ -103,8 +103,8 @@ class Selection(Section):
             raise ValueError(f"hold_back {self.hold_back:g} reads features, and strategy '{self.strategy}' has none")
         if any(s.wanted for s in self.later) and not self.wanted_classes:
             raise ValueError(f"strategy '{self.strategy}' asks for classes: name them in selection.wanted_classes")
-        if not _needs_no_training(STRATEGIES[self.initial]):
-            able = [name for name, strategy in STRATEGIES.items() if _needs_no_training(strategy)]
+        if not STRATEGIES[self.initial].needs_no_training:
+            able = [name for name, strategy in STRATEGIES.items() if strategy.needs_no_training]
             raise ValueError(f"initial '{self.initial}' asks a trained network: use one of {', '.join(able)}")
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from prunefuse_ray.acquisition.learning_curve import BAND, WORTH, Forecast, forecast
@@ -9,12 +10,13 @@ from prunefuse_ray.tasks.task import Metric
 
 
 def outlook(points: Sequence[tuple[int, float]], metric: Metric) -> Forecast | None:
-    """The forecast for as many labels as the last round has added; None where there are too few rounds, or the metric
-    has no largest value to count on."""
+    """The forecast for as many labels as the largest round has added (the last one may be a short one); None where
+    there are too few rounds, or the metric has no largest value to count on."""
     labels = [n for n, _ in points]
     if not metric.share or len(labels) < 2:
         return None
-    return forecast(labels, [value for _, value in points], labels[-1] - labels[-2])
+    most = max(more - before for before, more in itertools.pairwise(labels))
+    return forecast(labels, [value for _, value in points], most)
 
 
 def words(found: Forecast, metric: Metric) -> str:

@@ -246,11 +246,11 @@ def _over_labels(run: RunView) -> Html:
 
 
 def _predicted(found: Forecast) -> plots.Line:
-    _, low, _, high = map(np.array, zip(*found.curve, strict=True))
+    labels, low, middle, high = zip(*found.curve, strict=True)
     return plots.Line(
-        x=[n for n, *_ in found.curve],
-        y=list((low + high) / 2),
-        spread=list((high - low) / 2),
+        x=labels,
+        y=middle,
+        band=(low, high),
         color="proxy",
         strength=0.5,
         dashed=True,

@@ -98,7 +98,7 @@ class Line:
     strength: float = 1.0  # opacity
     dashed: bool = False
     points: bool = True
-    spread: Sequence[float] | None = None  # half the height of a band around it; NaN: none there
+    band: tuple[Sequence[float], Sequence[float]] | None = None  # lower and upper end; NaN: none there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +153,9 @@ def lines(
                 markeredgewidth=0,
                 clip_on=False,
             )
-            if line.spread is not None:
-                y, half = np.asarray(line.y, float), np.nan_to_num(np.asarray(line.spread, float))
-                axes.fill_between(line.x, y - half, y + half, color=COLOR[line.color], alpha=0.13, linewidth=0)
+            if line.band is not None:
+                low, high = (np.where(np.isnan(end), line.y, end) for end in line.band)
+                axes.fill_between(line.x, low, high, color=COLOR[line.color], alpha=0.13, linewidth=0)
         axes.margins(x=0.03, y=0.08)
         axes.set_xlabel(x_label)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -176,14 +176,36 @@ def trained(recipe: Recipe, labels: int, macs: int) -> tuple[int, int]:
     return samples, samples * samples_per_label(recipe) * macs
 
 
-def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: LabelsAsked | None = None) -> Estimate:
+def evaluated(recipe: Recipe, tested: int, validated: int, *, before: bool = False) -> int:
+    """Samples that a training only looks at: the validation set after every epoch, the test set at the end and as often
+    as `evaluate_every` says.
+
+    Args:
+        tested, validated: sizes of the two sets.
+        before: whether the network is also tested before the first epoch, as a fused one is.
+    """
+    often = before + recipe.epochs // recipe.evaluate_every if recipe.evaluate_every else 0
+    return (often + 1) * tested + recipe.epochs * validated
+
+
+def estimate(
+    config: Config,
+    info: PoolInfo,
+    costs: Costs,
+    actors: int,
+    asked: LabelsAsked | None = None,
+    *,
+    tested: int = 0,
+    validated: int = 0,
+) -> Estimate:
     """What the run of `config` on the pool of `info` takes with `actors` scoring actors.
 
     Args:
         asked: default: what a run without known labels asks for.
+        tested, validated: samples of the test set, and of a validation set of its own.
 
     MACs are counted as the run counts them: forward once, training three times (forward, gradient of the inputs,
-    gradient of the weights).
+    gradient of the weights). Evaluations count in seconds alone: a sample in a third of the time that training takes.
     """
     asked = asked or labels_asked(config)
     phases, passes, stored, decoded = [], 0, 0, False
@@ -191,7 +213,8 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
         if step.round < 0 and step.phase not in (PRETRAIN, SCORE):
             continue
         labels = config.selection.budgets[step.round] if step.round >= 0 else 0
-        learned = labels - round(labels * config.pool.validation_share)  # the others are held out
+        held = round(labels * config.pool.validation_share)
+        learned, checked = labels - held, held or validated
         samples, macs, seconds = 0, 0, 0.0
         match step.phase:
             case "label":
@@ -213,11 +236,14 @@ def estimate(config: Config, info: PoolInfo, costs: Costs, actors: int, asked: L
                 stored += 4 * costs.parameters[0]
             case "train":
                 samples, macs = trained(config.training, learned, costs.proxy_macs)
-                seconds = macs / (3 * costs.proxy_macs * costs.proxy_trained_per_second)
+                forward = macs / costs.proxy_macs + evaluated(config.training, tested, checked)
+                seconds = forward / (3 * costs.proxy_trained_per_second)
                 stored += 4 * costs.parameters[0]
             case "finetune":
                 samples, macs = trained(config.finetuning, config.coreset.kept(learned), costs.dense_macs)
-                seconds = macs / (3 * costs.dense_macs * costs.dense_trained_per_second)
+                fused = config.fusion.target == "fused"
+                forward = macs / costs.dense_macs + evaluated(config.finetuning, tested, checked, before=fused)
+                seconds = forward / (3 * costs.dense_trained_per_second)
                 if config.distilled:  # what the proxy says of the same samples
                     macs += samples * costs.proxy_macs
                     seconds += samples / (3 * costs.proxy_trained_per_second)

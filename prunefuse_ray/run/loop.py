@@ -126,7 +126,7 @@ def _carry_out(context: RunContext, step: Step) -> Commit:
     started, waited = time.perf_counter(), progress.waited()
     done = PHASES[step.phase](context, step)
     seconds = time.perf_counter() - started - (progress.waited() - waited)  # without waiting for people
-    # A training that was taken up again knows what its earlier starts took.
+    # A training or a scoring pass that was taken up again knows what its earlier starts took.
     metrics = {**done.metrics, "seconds": max(seconds, done.metrics.get("seconds", 0.0))}
     commit = context.ledger.commit(step, done.outputs, metrics, done.written)
     context.ledger.clear(step, *done.leftovers)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
 
+from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import to_tree
@@ -144,6 +146,34 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
 
 def not_read(config: Config) -> list[str]:
     """What is given, and has no effect beside the rest: arms of a sweep may differ in that."""
+    fusion, selector, rounds = config.fusion, config.selection.selector, len(config.selection.budgets)
+    notes = _undistilled(config)
+    fused = fusion.target == "fused"
+    read = networks.FUSION_RULES[fusion.rule].parameters if fused else {}
+    unread = dict.fromkeys(
+        name for rule in networks.FUSION_RULES.values() for name in rule.parameters if name not in read
+    )
+    if told := _not_default("fusion", fusion, unread):
+        notes.append(f"{told}: " + (f"not read by fusion.rule '{fusion.rule}'" if fused else "nothing is fused"))
+    pruning = [name for name in type(config.pruning).model_fields if name != "committee"]
+    if selector != "proxy" and (told := _not_default("pruning", config.pruning, pruning)):
+        notes.append(f"{told}: selection.selector '{selector}' prunes nothing")
+    if fusion.sync_every >= rounds:
+        notes.append(
+            f"fusion.sync_every {fusion.sync_every}: the run has {rounds} round{'s' * (rounds > 1)}, and no proxy "
+            "follows the last one"
+        )
+    return notes
+
+
+def _not_default(name: str, section: cfg.Section, fields: Iterable[str]) -> str:
+    """The fields that have other values than by default, as messages name them."""
+    values = {field: getattr(section, field) for field in fields}
+    others = [field for field in values if values[field] != type(section).model_fields[field].default]
+    return ", ".join(f"{name}.{field} {values[field]}" for field in others)
+
+
+def _undistilled(config: Config) -> list[str]:
     weight = config.distillation.weight
     if not weight or config.distilled:
         return []

@@ -86,16 +86,26 @@ def side(facts: Facts) -> int:
     return smaller if smaller <= 64 else min(most, smaller // 32 * 32)
 
 
+def photographs(facts: Facts) -> bool:
+    """Whether images are scaled to a size for one of torchvision's networks, which take three channels."""
+    return facts.size is not None and side(facts) > 64
+
+
 def _input(facts: Facts) -> list[Choice]:
     if facts.size is None:
         return []
-    pixels, (height, width) = side(facts), facts.size
+    gray: list[Choice] = []
+    if facts.channels == 1 and not photographs(facts):
+        gray = [Choice(field="pool.channels", value=1, why="all images that were looked at are gray")]
+    return [*gray, *_size(facts, facts.size)]
+
+
+def _size(facts: Facts, size: tuple[int, int]) -> list[Choice]:
+    pixels, (height, width) = side(facts), size
     if height == width == pixels and not facts.mixed_sizes:
         return []
     why = f"images are {height} x {width} in the middle; "
-    why += (
-        f"{pixels} is what {_machine_name(facts)} trains in reasonable time" if pixels < min(facts.size) else "square"
-    )
+    why += f"{pixels} is what {_machine_name(facts)} trains in reasonable time" if pixels < min(size) else "square"
     found = [Choice(field="pool.image_size", value=[pixels, pixels], why=why)]
     if facts.mixed_sizes and pixels >= 64:
         found.append(Choice(field="pool.crop_ratio", value=0.875, why="photographs: the center, as torchvision has it"))
@@ -111,9 +121,9 @@ def _network(facts: Facts) -> list[Choice]:
         name, why = TEXTS, "texts: their words and pairs of words, and what the pool says of these"
     elif facts.holds == "vectors":
         name, why = VECTORS, "vectors: a perceptron"
-    elif facts.size is not None and side(facts) > 64:
-        name = "torchvision:resnet50" if facts.gpus else "torchvision:resnet18"
-        why = f"photographs, on {_machine_name(facts)}"
+    elif photographs(facts):
+        name, why = "torchvision:resnet50", f"photographs, on {_machine_name(facts)}"
+        why += "; gray ones are read as RGB" * (facts.channels == 1)
     else:
         name = "resnet56" if facts.gpus else "resnet20"
         why = f"small images, on {_machine_name(facts)}"

@@ -388,7 +388,7 @@ def _score(
         config.pool.max_rejected,
         "Mend the pool and give another --out, or raise pool.max_rejected",
     )
-    metrics = {**scored.metrics, "seconds": time.perf_counter() - started}
+    metrics = {**scored.metrics, "seconds": max(time.perf_counter() - started, scored.metrics["seconds"])}
     ledger.commit(SCORE, {"rejected.parquet": rejected} if rejected.num_rows else {}, metrics, scored.written)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -59,6 +60,22 @@ class Rows:
             ids=self.ids.take(pa.array(rows)), scores=self.scores[rows], vectors=[v[rows] for v in self.vectors]
         )
 
+    def shape(self) -> tuple[int, list[int]]:
+        """As `Files.shape`."""
+        return len(self.ids), [v.shape[1] for v in self.vectors]
+
+    def cut(self, count: int) -> list[Rows]:
+        """At most `count` parts of about equal size; scores and vectors are views of these."""
+        ends = np.linspace(0, len(self.ids), max(1, min(count, len(self.ids))) + 1).astype(np.int64)
+        return [
+            Rows(
+                ids=self.ids.take(pa.array(np.arange(start, end))),  # a slice takes the whole buffer to another process
+                scores=self.scores[start:end],
+                vectors=[v[start:end] for v in self.vectors],
+            )
+            for start, end in itertools.pairwise(ends)
+        ]
+
     def sorted(self) -> Rows:
         """By rising id."""
         return self.take(pc.sort_indices(self.ids).to_numpy().astype(np.int64))
@@ -73,8 +90,10 @@ class Rows:
         )
 
 
-def read(files: Files) -> Rows:
-    """The rows that have a score, each column of vectors in one array made beforehand."""
+def read(files: Files | Rows) -> Rows:
+    """The rows that have a score, each column of vectors in one array made beforehand; rows in memory as they are."""
+    if isinstance(files, Rows):
+        return files
     rows, dimensions = files.shape()
     vectors = [np.empty((rows, d), np.float32) for d in dimensions]
     ids: list[pa.ChunkedArray] = []

@@ -76,17 +76,11 @@ def select_set(
     Raises:
         ScoreError: fewer than k scores, or vectors that are not finite.
     """
-    rows, dimensions = files.shape()
-    enough(rows, k)
-    if strategy.pairwise:
-        cut = pairwise(rows, k)
-        if cut.parts == 1:
-            return _select_among(strategy, labeled, k, chance, None, [read(files)])
+    enough(files.shape()[0], k)
+    if (cut := rounds_of(strategy, files, labeled, k)) is not None:
         return in_two_rounds(strategy, files, labeled, k, chance, cut)
-    if strategy.divisible:
-        parts = parts_of(rows, labeled.shape()[0] if labeled else 0, k, sum(dimensions))
-        if parts > 1:
-            return in_two_rounds(strategy, files, labeled, k, chance, divided(k, parts))
+    if strategy.pairwise:
+        return _select_among(strategy, labeled, k, chance, None, [read(files)])
 
     def whole() -> pa.Table:
         with shards_of(files, k, cpus, labeled) as shards:
@@ -164,6 +158,18 @@ class Rounds:
     """About so many random samples of the pool are shown to a second round."""
 
 
+def rounds_of(strategy: Strategy, source: Files | Rows, labeled: Files | Rows | None, k: int) -> Rounds | None:
+    """How two rounds are cut; None: the strategy sees all samples at once."""
+    rows, dimensions = source.shape()
+    if strategy.pairwise:
+        cut = pairwise(rows, k)
+        return cut if cut.parts > 1 else None
+    if not strategy.divisible:
+        return None
+    parts = parts_of(rows, labeled.shape()[0] if labeled else 0, k, sum(dimensions))
+    return divided(k, parts) if parts > 1 else None
+
+
 def divided(k: int, parts: int) -> Rounds:
     """For a divisible strategy in so many parts (`parts_of`)."""
     return Rounds(parts=parts, share=-(-k * SURPLUS // parts))
@@ -183,22 +189,22 @@ def pairwise(rows: int, k: int) -> Rounds:
 
 
 def in_two_rounds(
-    strategy: Strategy, files: Files, labeled: Files | None, k: int, chance: Chance, cut: Rounds
+    strategy: Strategy, source: Files | Rows, labeled: Files | Rows | None, k: int, chance: Chance, cut: Rounds
 ) -> pa.Table:
     """The files are read once, by tasks that deal their rows into piles of one part or some; then a task for every
-    pile, and one for every group of what was selected."""
-    rows, dimensions = files.shape()
+    pile, and one for every group of what was selected. Rows in memory go to the tasks through Ray's store."""
+    rows, dimensions = source.shape()
     piles = min(cut.parts, max(GROUPS, math.ceil(4 * rows * sum(dimensions) / PART_BYTES)))
     of_rows = cut.references / max(1, rows)
     deal = ray.remote(num_cpus=0.5, num_returns=piles + 1)(_deal)
     first = ray.remote(num_cpus=0.5, num_returns=2, scheduling_strategy="SPREAD")(_select_in_parts)
     second = ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")(_select_among)
-    dealt: list[Any] = [deal.remote(some, piles, chance, of_rows) for some in files.cut(max(GROUPS, piles))]
+    dealt: list[Any] = [deal.remote(some, piles, chance, of_rows) for some in source.cut(max(GROUPS, piles))]
     shown = ray.remote(num_cpus=0)(_gathered).remote(*(d[-1] for d in dealt)) if cut.references else None
     parts = [len(range(n, cut.parts, piles)) for n in range(piles)]
+    known: Any = ray.put(labeled)  # once for all tasks
     found: list[Any] = [
-        first.remote(strategy, labeled, cut.share, chance, piles, parts[n], *(d[n] for d in dealt))
-        for n in range(piles)
+        first.remote(strategy, known, cut.share, chance, piles, parts[n], *(d[n] for d in dealt)) for n in range(piles)
     ]
     del dealt  # each pile is forgotten as soon as its task is done
     groups = [found[g :: cut.groups] for g in range(cut.groups)]
@@ -207,7 +213,7 @@ def in_two_rounds(
         return _in_turn(
             ray.get(
                 [
-                    second.remote(strategy, labeled, share, chance, shown, *(rows for rows, _ in group))
+                    second.remote(strategy, known, share, chance, shown, *(rows for rows, _ in group))
                     for group, share in zip(groups, shares, strict=True)
                     if share
                 ]
@@ -223,7 +229,7 @@ def shares_of(k: int, rows: Sequence[int]) -> list[int]:
     return [end - before for before, end in itertools.pairwise([0, *ends])]
 
 
-def _deal(files: Files, piles: int, chance: Chance, share: float) -> tuple[Rows, ...]:
+def _deal(files: Files | Rows, piles: int, chance: Chance, share: float) -> tuple[Rows, ...]:
     """A task: rows by pile, and a random share of them. The hash of its id says where a row belongs, however the files
     are cut."""
     rows = read(files)
@@ -241,7 +247,7 @@ def _gathered(*rows: Rows) -> Rows:
 
 
 def _select_in_parts(
-    strategy: Strategy, labeled: Files | None, share: int, chance: Chance, piles: int, parts: int, *dealt: Rows
+    strategy: Strategy, labeled: Files | Rows | None, share: int, chance: Chance, piles: int, parts: int, *dealt: Rows
 ) -> tuple[list[Rows], int]:
     """The first round, a task: what the strategy selects of each part of a pile, in its order, and how many rows."""
     pile, known = _gathered(*dealt), labeled and read(labeled) if parts > 1 else labeled
@@ -261,7 +267,12 @@ def _select_in_part(strategy: Strategy, labeled: Files | Rows | None, share: int
 
 
 def _select_among(
-    strategy: Strategy, labeled: Files | None, k: int, chance: Chance, references: Rows | None, *found: list[Rows]
+    strategy: Strategy,
+    labeled: Files | Rows | None,
+    k: int,
+    chance: Chance,
+    references: Rows | None,
+    *found: list[Rows],
 ) -> pa.Table:
     """The second round, a task: the strategy among what the parts have selected."""
     rows = _gathered(*(part for parts in found for part in parts))

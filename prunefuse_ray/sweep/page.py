@@ -153,7 +153,7 @@ def _over_labels(view: _View) -> Html:
         plots.Line(
             x=list(by_labels),
             y=[s.mean for s in by_labels.values()],
-            spread=[s.std for s in by_labels.values()],
+            band=([s.mean - s.std for s in by_labels.values()], [s.mean + s.std for s in by_labels.values()]),
             color=view.color(p)[0],
             dashed=view.color(p)[1],
             label=view.label(p),

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
@@ -20,8 +21,13 @@ from torch.utils.data import (
 )
 
 import prunefuse_ray
-from prunefuse_ray.acquisition import STRATEGIES
+from prunefuse_ray.acquisition import STRATEGIES, Chance
+from prunefuse_ray.api.steps import Scores
 from prunefuse_ray.errors import ConfigError, PruneFuseError, ScoreError
+from prunefuse_ray.networks import NetworkError
+from prunefuse_ray.selection import set_selection
+from prunefuse_ray.selection.rows import Files, vector_column
+from prunefuse_ray.storage import Place
 
 
 class Mine(nn.Module):
@@ -37,6 +43,17 @@ class Mine(nn.Module):
 
     def forward(self, x):
         return self.head(self.body(x))
+
+
+class Several(nn.Module):
+    """A network that returns a tuple, as those with an auxiliary output do."""
+
+    def __init__(self, network, outputs):
+        super().__init__()
+        self.network, self.outputs = network, outputs
+
+    def forward(self, x):
+        return self.outputs(self.network(x))
 
 
 @pytest.fixture
@@ -104,6 +121,28 @@ def test_inputs_may_be_prepared_and_samples_named(mine, images):
     assert selected["rank"].to_pylist() == list(range(5))
 
 
+@pytest.mark.parametrize("ids", [torch.arange(100, 170), np.arange(100, 170), range(100, 170)], ids=type)
+def test_ids_come_in_any_sequence(ids, mine, images):
+    assert prunefuse_ray.score(mine, images, ids=ids).table["id"].to_pylist() == list(range(100, 170))
+
+
+def test_samples_that_make_no_batch_are_prepared_as_a_list(mine, images):
+    pixels = (images[:, 0] * 255).byte().numpy()
+    pillows = [(Image.fromarray(p), 0) for p in pixels]
+    unequal = [torch.zeros(1, 8, 8 + n % 2) for n in range(70)]
+
+    def prepare(batch):
+        return torch.stack([torch.from_numpy(np.array(image))[None] for image in batch]) / 255
+
+    scores = prunefuse_ray.score(mine, pillows, prepare=prepare).table["score"].to_numpy()
+    np.testing.assert_allclose(scores, expected_margin(mine, torch.from_numpy(pixels)[:, None] / 255), atol=1e-5)
+    narrow = prunefuse_ray.score(mine, unequal, prepare=lambda batch: torch.stack([x[..., :8] for x in batch]))
+    assert len(narrow) == 70
+    for data, said in ((pillows, "samples of Image make no batch"), (unequal, "samples of Tensor make no batch")):
+        with pytest.raises(ConfigError, match=f"data: {said} .*; give `prepare`"):
+            prunefuse_ray.score(mine, data)
+
+
 @pytest.mark.parametrize("strategy", [n for n, s in STRATEGIES.items() if s.select is not None])
 def test_every_strategy_for_sets_selects_different_samples(strategy, mine, images):
     scores = prunefuse_ray.score(mine, images, strategy)
@@ -115,6 +154,45 @@ def test_every_strategy_for_sets_selects_different_samples(strategy, mine, image
     assert len(set(selected["id"].to_pylist())) == 7
     again = prunefuse_ray.select(scores, 7, labeled=labeled)
     assert again.equals(selected)
+
+
+def test_many_samples_go_to_tasks_through_rays_store(local_ray, monkeypatch, tmp_path):
+    """Other nodes do not see the driver's disk."""
+    monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 40)
+    rng = np.random.default_rng(0)
+
+    def table(ids):
+        features = vector_column(rng.normal(size=(len(ids), 4)).astype(np.float32))
+        return pa.table({"id": ids, "score": rng.random(len(ids), np.float32), "feature": features})
+
+    def files(rows):
+        place = Place.at(str(tmp_path / f"{rows.num_rows}.parquet"))
+        place.write_table(rows)
+        return Files(where=place.parent, paths=(place.path,), sizes=(1,))
+
+    pool, known = table([f"s{n}" for n in rng.permutation(90)]), table(["a", "b", "c"])
+    strategy, chance = STRATEGIES["uncertainty_herding"], Chance(seed=0, round=0, classes=3)
+    expected = set_selection.select_set(strategy, files(pool), files(known), 7, chance, 2)
+    monkeypatch.setattr("tempfile.TemporaryDirectory", None)
+    scores, labeled = (Scores(strategy=strategy.name, classes=3, table=rows) for rows in (pool, known))
+    assert prunefuse_ray.select(scores, 7, labeled=labeled).equals(expected)
+
+
+@pytest.mark.parametrize("strategy", [n for n, s in STRATEGIES.items() if s.select and s.needs_no_training])
+def test_the_first_samples_are_selected_without_labels(strategy, mine, images):
+    scores = prunefuse_ray.score(mine, images, strategy)
+    with pytest.raises(ConfigError, match="or initial=True where there are none yet"):
+        prunefuse_ray.select(scores, 7)
+    selected = prunefuse_ray.select(scores, 7, initial=True)
+    assert len(set(selected["id"].to_pylist())) == 7
+    with pytest.raises(ConfigError, match="initial: selects the first samples to label, and `labeled` holds some"):
+        prunefuse_ray.select(scores, 7, initial=True, labeled=prunefuse_ray.score(mine, images[:9], strategy))
+
+
+@pytest.mark.parametrize("strategy", ["margin", "badge", "cal", "uncertainty_herding"])
+def test_what_asks_a_trained_network_does_not_select_the_first_samples(strategy, mine, images):
+    with pytest.raises(ConfigError, match=f"initial: '{strategy}' asks a trained network; score by one of k_centers"):
+        prunefuse_ray.select(prunefuse_ray.score(mine, images, strategy), 7, initial=True)
 
 
 def test_k_centers_are_the_farthest_points(mine, images):
@@ -154,6 +232,23 @@ def test_a_ray_dataset_is_scored_by_actors_and_selected_from(mine, images, datas
         prunefuse_ray.score(mine, dataset, prepare=lambda batch: torch.zeros(0, 1, 8, 8), device="cpu")
 
 
+def test_the_cluster_says_whether_there_are_gpus(mine, dataset, monkeypatch):
+    """The driver may run on a machine with a GPU, and its cluster have none."""
+    import ray
+
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(type(dataset), "map_batches", lambda self, scorer, **how: asked.update(how))
+    prunefuse_ray.score(mine, dataset)
+    module, *_, device = asked["fn_constructor_args"]
+    assert (asked["num_gpus"], device) == (None, "cpu")
+    assert module is not mine, "the user's network stays where it is"
+    for gpus, wanted, expected in ((2, None, (1, "cuda")), (2, "cpu", (None, "cpu")), (0, "cuda:1", (1, "cuda"))):
+        monkeypatch.setattr(ray, "cluster_resources", lambda gpus=gpus: {"CPU": 8, "GPU": gpus})
+        prunefuse_ray.score(mine, dataset, device=wanted)
+        assert (asked["num_gpus"], asked["fn_constructor_args"][-1]) == expected
+
+
 @pytest.mark.parametrize("strategy", ["margin", "k_centers"])
 def test_what_has_a_label_is_not_selected_again(strategy, mine, images):
     scores = prunefuse_ray.score(mine, images, strategy, ids=range(70))
@@ -165,9 +260,16 @@ def test_what_has_a_label_is_not_selected_again(strategy, mine, images):
     assert prunefuse_ray.select(scores, 5, labeled=numbered).num_rows == 5
 
 
+@pytest.mark.parametrize("by", ["margin", "typiclust"])
+def test_labeled_samples_are_scored_by_the_same_strategy(by, mine, images):
+    scores = prunefuse_ray.score(mine, images, "cal")
+    with pytest.raises(ConfigError, match=f"labeled: scored by '{by}', but the scores are of 'cal'"):
+        prunefuse_ray.select(scores, 5, labeled=prunefuse_ray.score(mine, images[:9], by))
+
+
 def test_ids_that_name_several_samples_are_not_selected():
     table = pa.table({"id": ["a", "b", "a", "c"], "score": pa.array([0.9, 0.8, 0.7, 0.1], pa.float32())})
-    scores = prunefuse_ray.Scores(strategy="margin", classes=2, table=table)
+    scores = Scores(strategy="margin", classes=2, table=table)
     with pytest.raises(ConfigError, match="several samples have the id a"):
         prunefuse_ray.select(scores, 3)
     assert prunefuse_ray.select(scores, 2)["id"].to_pylist() == ["a", "b"]
@@ -249,13 +351,26 @@ def without_the_third(samples):
         (lambda m, x: prunefuse_ray.select(prunefuse_ray.score(m, x), 0), "k: 0"),
         (lambda m, x: prunefuse_ray.prune(m, x[0, 0, 0]), "with the batch axis first"),
         (lambda m, x: prunefuse_ray.prune(m, x, ratio=1.5), "ratio: 1.5"),
-        (lambda m, x: prunefuse_ray.fuse(Mine(5), prunefuse_ray.prune(m, x)), ""),
+        (
+            lambda m, x: prunefuse_ray.fuse(Mine(5), prunefuse_ray.prune(m, x)),
+            "head.weight: the proxy's shape (3, 8) is not the kept shape (5, 8)",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_message(work, said, mine, images):
     with pytest.raises(PruneFuseError) as caught:
         work(mine, images)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "outputs", [lambda y: (y * 0, y), lambda y: (y,), lambda y: (y, y, y)], ids=["embedding", "one", "three"]
+)
+@pytest.mark.parametrize("strategy", ["margin", "badge"])
+def test_a_network_that_returns_a_tuple_is_refused(outputs, strategy, mine, images):
+    said = "gives tuple for 64 inputs" if strategy == "margin" else "whose last operation is an nn.Linear"
+    with pytest.raises(NetworkError, match=said):
+        prunefuse_ray.score(Several(mine, outputs), images, strategy)
 
 
 def test_a_network_that_diverged_is_said(mine, images):

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -14,6 +15,7 @@ from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.data.recognize import recognize
 from prunefuse_ray.errors import PoolError
+from prunefuse_ray.networks import NetworkSpec, build
 from prunefuse_ray.run.proposal import MOST_LINES, Facts, budgets, propose, write
 from tests.support.pools import huggingface, image_folder, random_images, webdataset, write_pool, write_tar
 
@@ -180,6 +182,20 @@ def test_a_missing_test_set_is_drawn_from_the_pool_and_missing_classes_are_asked
     assert "Name the classes" not in capsys.readouterr().out
 
 
+def test_the_command_that_is_told_is_the_one_that_was_given(here, local_ray, capsys):
+    """Without --out it would overwrite another file."""
+    (here / "my photos").mkdir()
+    for n, pixels in enumerate(random_images(10, size=16, channels=3)):
+        Image.fromarray(pixels).save(here / "my photos" / f"{n}.png")
+    (here / "prunefuse.yaml").write_text("mine")
+    assert main(["init", "my photos", "--labels", "5", "--out", "a b.yaml"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "prunefuse init 'my photos' --labels 5 --out 'a b.yaml' --classes cat,dog --force" in told
+    assert "What it costs: prunefuse plan --config 'a b.yaml' Then: prunefuse label --config 'a b.yaml'" in told
+    assert main(["init", "my photos", "--labels", "5", "--out", "a b.yaml", "--classes", "cat,dog", "--force"]) == 0
+    assert (here / "prunefuse.yaml").read_text() == "mine"
+
+
 def test_a_file_is_not_overwritten_and_a_test_set_in_the_pool_is_refused(here, local_ray, capsys):
     image_folder(here / "birds", each=8)
     assert main(["init", "birds", "--labels", "10"]) == 0
@@ -315,6 +331,20 @@ def test_what_fits_follows_from_the_facts(change, chosen):
     pool = {"source": "images", "path": "p", "test_path": "t", **dict.fromkeys(("a", "b", "c", "d", "e"), 1)}
     text = write("x", pool, {}, propose(Facts(**FACTS | change)), ["one", "two", "three", "four"])
     assert text.count("\n") <= MOST_LINES
+
+
+@pytest.mark.parametrize(("size", "gpus", "channels"), [((480, 640), 1, 3), ((480, 640), 0, 1), ((28, 28), 1, 1)])
+def test_the_network_takes_the_channels_of_gray_images(size, gpus, channels):
+    facts = Facts(**FACTS | {"channels": 1, "size": size, "mixed_sizes": False, "gpus": gpus})
+    found = {c.field: c.value for c in propose(facts)}
+    assert found.get("pool.channels", 3) == channels
+    spec = NetworkSpec(
+        architecture=found["network.architecture"],
+        classes=10,
+        input_shape=(channels, *found.get("pool.image_size", size)),
+    )
+    with torch.device("meta"):
+        build(spec, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,15 @@ def test_of_a_path_without_a_source_the_kind_is_guessed_and_told(photos, local_r
     assert (account["sets"]["path"]["samples"], account["sets"]["test_path"]["samples"]) == (2, 2)
 
 
+def test_json_of_a_pool_that_is_refused_is_json_alone(photos, local_ray, capsys):
+    image_folder(photos / "test")
+    command = ["inspect", str(photos / "photos"), "--pool.source", "images", "--pool.test_path", str(photos / "test")]
+    assert main([*command, "--pool.max_overlap", ".5", "--json"]) == 2
+    told = capsys.readouterr()
+    assert json.loads(told.out)["overlaps"]["test_path"]["held_out"] == 6
+    assert "pool.max_overlap: the pool holds the very bytes of 6 of the 6 samples" in told.err
+
+
 def test_the_file_of_a_run_is_understood_and_the_lists_are_written_on_request(photos, local_ray, capsys):
     (photos / "run.yaml").write_text(
         f"run: {{name: x}}\npool: {{source: images, path: {photos}/photos, test_path: {photos}/photos/dog}}\n"

@@ -1,8 +1,10 @@
 """The page's labels by class, and what it says of the next labels."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 from prunefuse_ray.acquisition.learning_curve import forecast
+from prunefuse_ray.report import plots
 from prunefuse_ray.report.outlook import outlook, words
 from prunefuse_ray.report.page import render
 from prunefuse_ray.tasks.classification import CLASSIFICATION
@@ -55,9 +57,28 @@ def test_what_more_labels_bring_is_said_and_drawn():
     assert "expected" not in Page(render(replace(run, rounds=views[:3]))).sections["metric"]
 
 
+def test_the_fitted_curve_is_drawn_as_the_median_of_its_band(monkeypatch):
+    """The band is not symmetric: its middle is another curve."""
+    accuracies, drawn = [0.5, 0.62, 0.68, 0.72, 0.75], Mock(wraps=plots.lines)
+    views = [round_view(r, {"train": {"test_accuracy": a}}, labels=100 * (r + 1)) for r, a in enumerate(accuracies)]
+    monkeypatch.setattr(plots, "lines", drawn)
+    render(run_view(rounds=views, result=None))
+    (line,) = [line for call in drawn.call_args_list for line in call.args[2] if line.dashed]
+    _, low, middle, high = zip(*forecast([100, 200, 300, 400, 500], accuracies, 100).curve, strict=True)
+    assert list(line.y) == list(middle)
+    assert [list(end) for end in line.band] == [list(low), list(high)]
+
+
 def test_labels_that_bring_nothing_are_said_to_be_hardly_worth_it():
     points = list(zip([500, 1000, 1500, 2000, 2500], [0.90, 0.930, 0.931, 0.930, 0.9305], strict=True))
     found = outlook(points, CLASSIFICATION.metric)
     assert found == forecast(*zip(*points, strict=True), 500)
     assert "hardly worth it: the gain is expected to stay below 0.5 points" in words(found, CLASSIFICATION.metric)
     assert outlook(points, Metric(name="error", title="Error", share=False)) is None
+
+
+def test_a_short_last_round_does_not_say_what_a_whole_one_would_bring():
+    labels, accuracies = [100, 200, 300, 400, 403], [0.5, 0.62, 0.68, 0.72, 0.721]
+    found = outlook(list(zip(labels, accuracies, strict=True)), CLASSIFICATION.metric)
+    assert found == forecast(labels, accuracies, 100)
+    assert "hardly worth" not in words(found, CLASSIFICATION.metric)

@@ -1,12 +1,14 @@
 """What a run will take: by hand from the configuration, and against what a run took."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
 from prunefuse_ray.cli import main
-from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.pool import PoolInfo
@@ -65,6 +67,23 @@ def test_a_teacher_is_asked_of_every_sample_that_is_fine_tuned_on():
     )
     assert [(p.samples, p.macs) for p in found] == [(900, without.macs + 900 * 100)]
     assert found[0].seconds == without.seconds + 900 / (3 * 20)
+
+
+def test_evaluations_take_their_time():
+    """A test set of 40 and a validation set of 10. Each of 3 proxies: 2 epochs of 10, then 40. The fused network: 3
+    epochs of 10; 40 before the first, after each, at the end. A sample takes a third of what training on it does."""
+    finetuning = CONFIG.finetuning.model_copy(update={"evaluate_every": 1})
+    config = CONFIG.model_copy(update={"finetuning": finetuning})
+    found = estimate(config, INFO, COSTS, actors=2, tested=40, validated=10)
+    assert found.seconds("train") == pytest.approx(60 + 3 * (2 * 10 + 40) / (3 * 20))
+    assert found.seconds("finetune") == pytest.approx(180 + (3 * 10 + 5 * 40) / (3 * 5))
+    scratch = config.model_copy(update={"fusion": config.fusion.model_copy(update={"target": "scratch"})})
+    found = estimate(scratch, INFO, COSTS, actors=2, tested=40)
+    assert found.seconds("finetune") == pytest.approx(180 + 4 * 40 / (3 * 5)), "not before the first epoch"
+    shared = config.model_copy(update={"pool": config.pool.model_copy(update={"validation_share": 0.5})})
+    more, less = (estimate(shared, INFO, COSTS, actors=2, tested=t).seconds("train") for t in (60, 0))
+    assert more - less == pytest.approx(3 * 60 / (3 * 20))
+    assert less == pytest.approx(600 / 20 + 2 * (50 + 100 + 150) / (3 * 20)), "what is held out validates each epoch"
 
 
 def test_a_core_set_is_fine_tuned_on_alone():
@@ -177,6 +196,36 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
     assert rows["train"][:2] == rows["train"][2:4]
     assert rows["finetune"][:2] == rows["finetune"][2:4]
     assert rows["score"][4] == "10.4"  # 104 samples, 10 a second
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(to_tree(config)))
+    rates = ["--training-rate", "1e9", "--scoring-rate", "10", "--json"]
+    assert main(["plan", "--against", str(tmp_path / "tiny"), *rates]) == 0
+    assert main(["plan", "--config", str(tmp_path / "tiny.yaml"), *rates]) == 0
+    compared, foreseen = map(json.loads, capsys.readouterr().out.splitlines())
+    for phases in (compared, foreseen["phases"]):
+        for phase in ("train", "finetune"):  # evaluations count in seconds alone
+            found = [row for row in phases if row["phase"] == phase]
+            assert sum(row["seconds"] for row in found) > 1.01 * sum(row["macs"] for row in found) / 1e9
+
+
+def test_what_the_driver_scores_by_itself_needs_no_actors(local_ray, capsys, monkeypatch):
+    from prunefuse_ray.commands import plan
+
+    monkeypatch.setattr(plan.console, "_width", 200)
+    monkeypatch.setattr("prunefuse_ray.distributed.resources.cores", lambda: 3)
+    rates = ["--preset", "digits", "--training-rate", "1e9", "--scoring-rate", "10"]
+    for more, actors, threads, said in (
+        ([], 0, 3, "scored by the driver itself, in 3 threads, with about"),
+        (["--scoring.actors", "[1,1]"], 1, 0, "scoring actors: 1, each with 1 CPU and about"),
+    ):
+        assert main(["plan", *rates, *more, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        scored = [p for p in found["phases"] if p["phase"] == "score"]
+        assert (found["actors"], found["threads"]) == (actors, threads)
+        assert sum(p["seconds"] for p in scored) == pytest.approx(
+            sum(p["samples"] for p in scored) / (10 * max(actors, threads))
+        )
+        assert main(["plan", *rates, *more]) == 0
+        assert said in capsys.readouterr().out
 
 
 @pytest.mark.slow

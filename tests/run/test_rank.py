@@ -237,6 +237,23 @@ def test_a_runs_own_file_says_how_its_pool_is_kept_and_ranked(tmp_path, monkeypa
     assert (config.selection.strategy, config.selection.pixel_share) == ("margin", 0.1)
 
 
+def test_the_file_that_init_writes_is_taken(tmp_path, monkeypatch, capsys):
+    """There the strategy is `auto`, which has no score of its own."""
+    found, file = [], tmp_path / "my.yaml"
+    monkeypatch.setattr(ranking, "rank", lambda config, *_: found.append(config) or NOTHING)
+    file.write_text("selection: {strategy: auto, pixel_share: 0.1, budgets: [10]}\n")
+    command = ["score", "network", "--out", str(tmp_path), "--config", str(file)]
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("selection.strategy 'auto' decides in the rounds of a run, and not here;")
+    assert main([*command, "--selection.strategy", "entropy"]) == 0
+    assert "auto" not in capsys.readouterr().out
+    assert [c.selection.strategy for c in found] == [ranking.Strategy().strategy, "entropy"]
+    assert "strategy" not in found[0].selection.model_fields_set, "the task may have another default"
+    assert found[0].selection.pixel_share == 0.1
+    assert main(["score", "network", "--out", str(tmp_path), "--selection.strategy", "auto"]) == 2
+
+
 @pytest.mark.faults
 def test_a_pass_that_was_killed_goes_on_with_the_rows_that_are_missing(given, passed, tmp_path):
     import ray

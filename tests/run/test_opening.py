@@ -1,0 +1,51 @@
+"""What is told before a run begins."""
+
+import pytest
+
+from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.run.opening import not_read
+
+DENSE = {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        ({}, []),
+        ({"fusion": {"epsilon": 0.3}}, ["fusion.epsilon 0.3: not read by fusion.rule 'keep'"]),
+        ({"fusion": {"rule": "scaled", "epsilon": 0.3}}, []),
+        (
+            {"fusion": {"rule": "scaled", "epsilon": 0.3, "shrink": 0.4}},
+            ["fusion.shrink 0.4: not read by fusion.rule 'scaled'"],
+        ),
+        ({"fusion": {"target": "scratch", "shrink": 0.4}}, ["fusion.shrink 0.4: nothing is fused"]),
+        ({"fusion": {"epsilon": 0.1, "shrink": 0.5}}, []),
+        (DENSE, []),
+        ({**DENSE, "pruning": {"ratio": 0.5, "steps": 1}}, []),
+        (
+            {**DENSE, "pruning": {"ratio": 0.8, "importance": "random", "steps": 5, "round_to": 8}},
+            [
+                "pruning.ratio 0.8, pruning.importance random, pruning.steps 5, pruning.round_to 8: "
+                "selection.selector 'dense' prunes nothing"
+            ],
+        ),
+        (
+            {"selection": {"selector": "svp:resnet8"}, "pruning": {"ratio": 0.8}},
+            ["pruning.ratio 0.8: selection.selector 'svp:resnet8' prunes nothing"],
+        ),
+        ({"pruning": {"ratio": 0.8, "steps": 5}}, []),
+        ({"pruning": {"committee": 4}}, []),
+        ({"selection": {"budgets": [10, 20, 30]}, "fusion": {"sync_every": 2}}, []),
+        (
+            {"selection": {"budgets": [10, 20, 30]}, "fusion": {"sync_every": 3}},
+            ["fusion.sync_every 3: the run has 3 rounds, and no proxy follows the last one"],
+        ),
+        (
+            {"selection": {"budgets": [10]}, "fusion": {"sync_every": 1}},
+            ["fusion.sync_every 1: the run has 1 round, and no proxy follows the last one"],
+        ),
+    ],
+    ids=str,
+)
+def test_what_has_no_effect_is_told(tree, told):
+    assert not_read(config_from_tree(tree)) == told
