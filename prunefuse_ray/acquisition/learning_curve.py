@@ -2,7 +2,7 @@
 
 The law is the usual one for learning curves (Hestness, J., et al., "Deep Learning Scaling is Predictable,
 Empirically", 2017, arXiv 1712.00409). No single fit is trusted: every limit a and exponent c of a grid has its best b
-and is weighted by how well it goes through the points (a Student likelihood whose noise is at least NOISE), and bands
+and is weighted by how well it goes through the points (a Student likelihood whose noise has a least value), and bands
 are quantiles over the grid. It knows nothing of what changes between rounds but their number of labels.
 """
 
@@ -45,24 +45,27 @@ class Forecast:
         return self.gain[-1] >= WORTH
 
 
-def forecast(labels: Sequence[int], values: Sequence[float], more: int, largest: float = 1.0) -> Forecast | None:
+def forecast(
+    labels: Sequence[int], values: Sequence[float], more: int, largest: float = 1.0, noise: float = NOISE
+) -> Forecast | None:
     """What `more` labels beyond the last round's are expected to bring; None for fewer than ROUNDS rounds.
 
     Args:
         values: the metric after each round, higher is better.
         largest: the metric's largest value.
+        noise: standard deviation of the values, at least.
     """
     if len(labels) < ROUNDS:
         return None
     n_P, y_P = np.asarray(labels, np.float64), np.asarray(values, np.float64)
-    limits = np.linspace(y_P.max() - 2 * NOISE, max(largest, y_P.max()), 200)
+    limits = np.linspace(y_P.max() - 2 * noise, max(largest, y_P.max()), 200)
     a_G, c_G = (g.ravel() for g in np.meshgrid(limits, np.geomspace(0.05, 3.0, 120), indexing="ij"))
     unit = n_P / n_P[0]  # keeps powers near one
     basis_GP = unit[None] ** -c_G[:, None]
     short_GP = a_G[:, None] - y_P[None]
     b_G = np.maximum((short_GP * basis_GP).sum(1) / (basis_GP**2).sum(1), 0.0)
     squares_G = ((short_GP - b_G[:, None] * basis_GP) ** 2).sum(1)
-    logs_G = -0.5 * len(y_P) * np.log(squares_G + len(y_P) * NOISE**2)
+    logs_G = -0.5 * len(y_P) * np.log(squares_G + len(y_P) * noise**2)
     weights_G = np.exp(logs_G - logs_G.max())
 
     def at(n: float) -> Floats:

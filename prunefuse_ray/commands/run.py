@@ -15,7 +15,7 @@ from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import account, console, quiet, si
 from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.report import baseline
-from prunefuse_ray.report.outlook import outlook, words
+from prunefuse_ray.report.outlook import words
 from prunefuse_ray.run.rounds import RoundLines
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Metric
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse_run(argv)
     quiet()
     from prunefuse_ray.run.loop import run, run_place
-    from prunefuse_ray.run.result import result_of
+    from prunefuse_ray.run.result import forecast_of, result_of
 
     place = run_place(config)
     console.print(f"run {config.run.name} in {place.path}", markup=False)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     console.print(closing_table(result, TASKS[config.task].metric))
     console.print(phase_line(result))
     metric = TASKS[config.task].metric
-    if found := outlook([(r["labels"], r[f"proxy_{metric.name}"]) for r in result["rounds"]], metric):
+    if found := forecast_of(result["rounds"], metric):
         console.print(words(found, metric))
     for line in baseline.words(result, metric):
         console.print(line)

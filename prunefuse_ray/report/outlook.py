@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
-from prunefuse_ray.acquisition.learning_curve import BAND, WORTH, Forecast, forecast
+from prunefuse_ray.acquisition.learning_curve import BAND, NOISE, WORTH, Forecast, forecast
 from prunefuse_ray.tasks.task import Metric
 
 
-def outlook(points: Sequence[tuple[int, float]], metric: Metric) -> Forecast | None:
-    """The forecast for as many labels as the largest round has added (the last one may be a short one); None where
-    there are too few rounds, or the metric has no largest value to count on."""
-    labels = [n for n, _ in points]
-    if not metric.share or len(labels) < 2:
+def outlook(points: Sequence[tuple[int, float | None]], metric: Metric, tested: int | None = None) -> Forecast | None:
+    """The forecast for as many labels as the largest round has added, and at least a fifth of those so far: what a few
+    bring says how few they are, and not what labels are worth. None where there are too few rounds, or the metric has
+    no largest value to count on.
+
+    Args:
+        points: (labels, metric) of the rounds; None where none was measured.
+        tested: samples that it was measured on. A share of so many is off by its standard error; None: not known.
+    """
+    known = [(n, value) for n, value in points if value is not None]
+    if not metric.share or len(known) < 2:
         return None
+    labels, values = zip(*known, strict=True)
     most = max(more - before for before, more in itertools.pairwise(labels))
-    return forecast(labels, [value for _, value in points], most)
+    share = min(1.0, max(0.0, sum(values) / len(values)))
+    noise = max(NOISE, math.sqrt(share * (1 - share) / tested)) if tested else NOISE
+    return forecast(labels, values, max(most, labels[-1] // 5), noise=noise)
 
 
 def words(found: Forecast, metric: Metric) -> str:

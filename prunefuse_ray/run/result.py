@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from prunefuse_ray.acquisition.learning_curve import Forecast
 from prunefuse_ray.config import Config
 from prunefuse_ray.method.steps import BASELINE, FINETUNE, INIT, LABEL, LEARN, PRETRAIN, SCORE, TRAIN, Step, steps
 from prunefuse_ray.report.outlook import outlook
 from prunefuse_ray.run.ledger import Ledger, label_count
-from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tasks import TASKS, Metric
+
+
+def forecast_of(rounds: Sequence[Mapping[str, Any]], metric: Metric) -> Forecast | None:
+    """What the next labels are expected to bring, by the `rounds` of a result."""
+    tested = [r["tested"] for r in rounds if r.get("tested")]
+    return outlook([(r["labels"], r[f"proxy_{metric.name}"]) for r in rounds], metric, min(tested, default=None))
 
 
 def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
@@ -32,14 +40,14 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
                 "strategy": metrics(Step(r - 1, SCORE)).get("strategy", "random"),
                 f"proxy_{metric.name}": metrics(Step(r, TRAIN)).get(metric.measured),
                 f"fused_{metric.name}": metrics(Step(r, FINETUNE)).get(metric.measured),
+                "tested": metrics(Step(r, TRAIN)).get("tested"),
                 "selection_macs": metrics(Step(r, SCORE)).get("macs", 0),
                 "dense_selection_macs": metrics(Step(r, SCORE)).get("dense_macs", 0),
                 "training_macs": metrics(Step(r, TRAIN)).get("macs", 0),
                 "seconds": {s.phase: metrics(s).get("seconds", 0.0) for s in phases},
             }
         )
-    known = [(r["labels"], r[f"proxy_{metric.name}"]) for r in rounds if r[f"proxy_{metric.name}"] is not None]
-    found = outlook(known, metric)
+    found = forecast_of(rounds, metric)
     init, first, learned, pretrained = (metrics(Step(-1, phase)) for phase in (INIT, SCORE, LEARN, PRETRAIN))
     return {
         "name": config.run.name,

@@ -513,6 +513,7 @@ def _tested(network: nn.Module, best: Weights | None, job: TrainingJob, device: 
     evaluation = _evaluated(network, job, _test(job), device)
     found: dict[str, Any] = {f"test_{name}": value for name, value in evaluation.result().items()}
     found |= {f"test_{name}": value for name, value in evaluation.shown().items()}
+    found["tested"] = len(_test(job))
     if isinstance(network, networks.Members):
         metric = TASKS[job.task].metric.name
         found[f"members_test_{metric}"] = [_evaluate(m, job, _test(job), device)[metric] for m in network.members]

@@ -13,11 +13,12 @@ def law(n, a=0.9, b=0.8, c=0.5, start=100):
 @pytest.mark.parametrize(
     ("a", "c"), [pytest.param(*one, marks=pytest.mark.slow) for one in ((0.9, 0.5), (0.95, 0.3), (0.8, 1.0))]
 )
-def test_the_band_holds_what_comes_in_most_runs(a, c):
+@pytest.mark.parametrize("noise", [NOISE, 0.03])
+def test_the_band_holds_what_comes_in_most_runs(a, c, noise):
     labels, hits, runs = [100, 200, 300, 500, 800], 0, 200
     rng = np.random.default_rng(0)
     for _ in range(runs):
-        found = forecast(labels, law(labels, a=a, c=c) + rng.normal(0, NOISE, 5), 400)
+        found = forecast(labels, law(labels, a=a, c=c) + rng.normal(0, noise, 5), 400, noise=noise)
         gain = law(1200, a=a, c=c) - law(800, a=a, c=c)
         hits += found.gain[0] <= gain <= found.gain[2]
     assert hits / runs > 0.7  # nominal: 80 %

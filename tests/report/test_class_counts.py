@@ -77,6 +77,19 @@ def test_labels_that_bring_nothing_are_said_to_be_hardly_worth_it():
     assert outlook(points, Metric(name="error", title="Error", share=False)) is None
 
 
+def test_small_rounds_do_not_make_labels_worthless():
+    found = outlook([(1000 + 10 * r, 0.50 + 0.002 * r) for r in range(6)], CLASSIFICATION.metric)
+    assert found.more == 210
+    assert "hardly worth" not in words(found, CLASSIFICATION.metric)
+
+
+def test_equal_figures_of_twenty_test_samples_say_nothing():
+    """One of them is five points; of a thousand the same figures say that the curve is flat."""
+    points = [(n, 0.75) for n in (100, 200, 300, 400)]
+    assert outlook(points, CLASSIFICATION.metric, tested=20).worth
+    assert not outlook(points, CLASSIFICATION.metric, tested=100_000).worth
+
+
 def test_a_short_last_round_does_not_say_what_a_whole_one_would_bring():
     labels, accuracies = [100, 200, 300, 400, 403], [0.5, 0.62, 0.68, 0.72, 0.721]
     found = outlook(list(zip(labels, accuracies, strict=True)), CLASSIFICATION.metric)
