@@ -32,7 +32,7 @@ from prunefuse_ray.scoring.backend_choice import FILE, SMALL_BATCH
 from prunefuse_ray.scoring.score_pass import ScorePass, score, write_scores
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
-from prunefuse_ray.tasks import TASKS, Metric
+from prunefuse_ray.tasks import TASKS
 
 
 def decide(
@@ -138,18 +138,22 @@ def strategy_of(context: RunContext, step: Step) -> Decision:
     if selection.strategy != AUTO:
         return Decision(strategy=selection.strategy, reason="selection.strategy")
     trained = context.ledger.require(Step(step.round, TRAIN)).metrics
-    return auto.decide(
-        Facts(
-            counts=class_counts(context.config.task, context.labels(step.round), len(context.info.classes)),
-            agreement=held_back_metric(trained, TASKS[context.config.task].metric),
-        )
-    )
+    counts = class_counts(context.config.task, context.labels(step.round), len(context.info.classes))
+    return auto.decide(facts(context.config, counts, trained))
 
 
-def held_back_metric(trained: Mapping[str, Any], metric: Metric) -> float | None:
-    """The metric of the weights that a training kept, on the validation set; None where there is none."""
-    measured = trained.get(f"validation_{metric.name}") or []
-    return max(measured, default=None)
+def facts(config: Config, counts: Sequence[int], trained: Mapping[str, Any]) -> Facts:
+    """What `auto` decides by.
+
+    A share of the labels (`pool.validation_share`) is no fair sample of the pool: after round 0 most of them were
+    selected because they are hard. The test set decides nothing.
+
+    Args:
+        counts: labels so far, by class.
+        trained: metrics of the round's training.
+    """
+    measured = trained.get(f"validation_{TASKS[config.task].metric.name}") or []
+    return Facts(counts=counts, agreement=max(measured, default=None) if config.pool.validation_path else None)
 
 
 def _network(context: RunContext, step: Step) -> Place:
