@@ -162,9 +162,11 @@ def test_people_label_it_with_the_initial_set(local_ray, pool, tmp_path, caplog)
         loop.run(config_of(pool, **merge(more, {"annotation": {"accept_partial": True}})))
     with open(first / "labels.csv", "w") as file:
         left_out = sorted(tested)[0]
-        file.write("id,label\n" + "".join(f"{i},{truth(i)}\n" for i in given if i != left_out))
+        file.write("id,label,unsure\n" + "".join(f"{i},{truth(i)},\n" for i in given if i != left_out))
+        file.write(f"{left_out},,yes\n")  # nobody can tell it
     with pytest.raises(LabelsWaiting, match=r"4 samples of round 1 wait"):
-        loop.run(config_of(pool, **merge(more, {"annotation": {"accept_partial": True}})))
+        loop.run(config)
+    assert not (root / "rounds/000/unknown.parquet").exists(), "it is none of the pool's samples"
     assert ids_of((root / "rounds/000/test").glob("*.parquet")) == tested - {left_out}
     assert len(pq.read_table(root / "rounds/000/labels.parquet")) == 10
     assert "the test set has 19 of the 20 samples that were drawn: 0 cannot be read, 1 have no label" in caplog.text
@@ -190,7 +192,8 @@ def test_what_cannot_be_is_refused_before_anything_is_written(local_ray, pool, t
 
 def test_labels_of_the_test_set_alone_are_not_taken(monkeypatch):
     """There would be nothing to learn from, and the round would stand."""
-    given = SimpleNamespace(labels=pa.table({"id": ["a"], "label": [0]}), outputs={}, metrics={})
+    none = pa.table({"id": pa.array([], pa.string())})
+    given = SimpleNamespace(labels=pa.table({"id": ["a"], "label": [0]}), unknown=none, outputs={}, metrics={})
     stand_ins = {"annotator_of": object(), "request_of": None, "wait_for_labels": None, "labeled": given}
     for name, value in stand_ins.items():
         monkeypatch.setattr(label, name, lambda *_, value=value: value)

@@ -92,6 +92,7 @@ def test_a_pool_that_no_phase_has_decoded_is_looked_through_before_it_is_learned
     ledger = SimpleNamespace(
         committed=lambda step: SimpleNamespace(metrics=done[step], files={}) if step in done else None,
         rejected=REJECTED.empty_table,
+        tables=lambda steps, name, schema: schema.empty_table(),
     )
     context = SimpleNamespace(
         config=config, ledger=ledger, info=SimpleNamespace(id_type="string"), pool=None, held_out_contents=None

@@ -77,8 +77,8 @@ def compares(config: Config, round_: int) -> bool:
 
 
 def run(context: RunContext, step: Step) -> Done:
-    """Score every sample of the pool that has no label; the labeled ones where a set strategy needs their features,
-    too."""
+    """Score every sample of the pool that people may still be asked about; the labeled ones where a set strategy needs
+    their features, too."""
     config, ledger = context.config, context.ledger
     macs = ledger.require(Step(-1, INIT)).metrics["macs_per_sample"]
     _check_choice(context, step)
@@ -91,7 +91,7 @@ def run(context: RunContext, step: Step) -> Done:
         record=ledger.write_file,
         source=with_groups(context.pool, config.pool),
         rows=context.info.rows,
-        exclude=labeled,
+        exclude=context.answered(step.round),
         network=_network(context, step),
         macs=macs["proxy"] * passes,
         classes=len(context.info.classes),
@@ -178,11 +178,11 @@ def weights_of(context: RunContext, step: Step, strategy: str) -> list[float]:
 
 
 def _overlaps(context: RunContext, round_: int, contents: Place, matches: pa.Table) -> dict[str, Any]:
-    """What of the held-out sets lies in the pool by its content: among what was scored, and among the labeled samples.
-    PoolError where that is more than allowed."""
+    """What of the held-out sets lies in the pool by its content: among what was scored, and among what was not, since
+    people have answered. PoolError where that is more than allowed."""
     held_out = HeldOut.at(contents).table
-    labeled = matches_of(_once(context.samples(round_), context.labels(round_)["id"].combine_chunks()), contents)
-    found = overlaps_of(pa.concat_tables([matches, labeled]), held_out)
+    answered = matches_of(_once(context.samples(round_), context.answered(round_)), contents)
+    found = overlaps_of(pa.concat_tables([matches, answered]), held_out)
     rows = {setting: pc.sum(pc.equal(held_out["set"], setting)).as_py() for setting in found}
     check_overlap(found, rows, context.config.pool.max_overlap)
     return {setting: asdict(overlap) for setting, overlap in found.items()}
@@ -219,10 +219,10 @@ def _score_labeled(
     )
 
 
-def _once(source: Source, labeled: pa.Array) -> Source:
-    """The labeled samples among those that people were asked about, each once. What they left without a label is in the
-    pool again; where it was selected again, and labeled then, it lies in two files."""
-    wanted, seen_L = IdSet.of(labeled), np.zeros(len(labeled), bool)
+def _once(source: Source, ids: pa.Array) -> Source:
+    """These among the samples that people were asked about, each once. What they left without a label is in the pool
+    again; where it was selected again, and labeled then, it lies in two files."""
+    wanted, seen_L = IdSet.of(ids), np.zeros(len(ids), bool)
     others = dict[str, np.ndarray]()
     for number, file in enumerate(source.files):
         rows = tables(part(source, [number]), [source.id_column])
