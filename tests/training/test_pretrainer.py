@@ -13,8 +13,8 @@ from prunefuse_ray.config.training import Pretraining, Recipe
 from prunefuse_ray.data.unlabeled import Unlabeled
 from prunefuse_ray.distributed.resources import TrainingPlan
 from prunefuse_ray.storage import Place
-from prunefuse_ray.training import checkpoints, pretrainer
-from prunefuse_ray.training.pretext import PRETEXTS
+from prunefuse_ray.training import checkpoints, pretext, pretrainer
+from prunefuse_ray.training.pretext import PRETEXTS, VICReg
 from prunefuse_ray.training.pretrainer import PretrainingJob, macs_of, pretrain, steps_of
 from tests.support.nets import OWN
 from tests.support.pools import source, write_pool
@@ -117,6 +117,16 @@ def test_members_of_a_committee_learn_each_for_itself(pool, tmp_path):
     assert own.keys() == first.keys()
     # The heads of both are drawn one after the other: the first member's is the same.
     assert all(torch.allclose(own[name], first[name], atol=1e-5) for name in own)
+
+
+def test_both_views_of_vicreg_are_cropped_for_themselves(pool, tmp_path, monkeypatch):
+    """Else it does not learn that crops and flips say nothing."""
+    shown, views = [], VICReg.views
+    monkeypatch.setattr(pretext, "strong_view", lambda values_N, _: values_N)
+    monkeypatch.setattr(VICReg, "views", lambda *given: shown.append(views(*given)[0]) or views(*given))
+    pretrain(job(pool, method="vicreg", epochs=1), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    unlike = [(first != second).flatten(1).any(1) for first, second in (each.chunk(2) for each in shown)]
+    assert torch.cat(unlike).float().mean() > 0.5
 
 
 def test_vicreg_prefers_spread_unrelated_features_that_views_share():
