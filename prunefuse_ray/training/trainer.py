@@ -249,8 +249,8 @@ def _train(config: dict[str, Any]) -> None:
             entry |= {f"validation_{name}": value for name, value in found.items()}
             metric = task.metric.name
             merit = found[metric] if tells else -found["loss"]
-            if state.best is None or merit > state.best["merit"]:
-                state.best, best = {"epoch": state.epoch, "merit": merit}, weights_of(network)
+            if state.improves(merit, found["loss"]):
+                best = weights_of(network)
         if world > 1 and job.validation is not None:  # all workers have to stop after the same epoch
             state.best = ray.train.collective.broadcast_from_rank_zero(state.best)
         state.history.append(entry)
