@@ -25,8 +25,8 @@ PARTS = 64
 
 def unlabeled(context: RunContext, round_: int, validation: pa.Array) -> Unlabeled:
     """The samples that a training of a round may learn from without their labels: all of the pool but those held out
-    for validation, those of the contents of the held-out sets, rejected ones, and those that rounds so far have held
-    back as foreign. A pool that no phase has looked through yet is looked through first.
+    for validation, those of the contents that the pool has still to be compared with, rejected ones, and those that
+    rounds so far have held back as foreign. A pool that no phase has looked through yet is looked through first.
 
     Args:
         validation: ids of the labeled samples that are held out.

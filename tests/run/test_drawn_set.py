@@ -12,9 +12,9 @@ import pytest
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands import plan
 from prunefuse_ray.config.files import config_from_tree, merge
-from prunefuse_ray.data import draw
+from prunefuse_ray.data import draw, inventory
 from prunefuse_ray.data.survey import survey
-from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting
+from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting, PoolError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.report.page import render
 from prunefuse_ray.run import loop
@@ -97,6 +97,18 @@ def test_nothing_of_the_test_set_is_selected_or_scored(finished, pool):
     assert selected | scored | aside == ids_of(pool.rglob("*.parquet"))
     assert any("20 of these samples, drawn by a hash of their ids; never selected; 2 more" in line for line in said)
     assert ledger.read_pool()["rows"] == 60
+
+
+def test_what_has_its_content_in_a_large_pool_is_counted_and_refused(local_ray, pool, tmp_path, monkeypatch):
+    """A pool that is not looked at whole: what would be left out of a smaller one is found when it is scored."""
+    monkeypatch.setattr(inventory, "ALL_ROWS", 30)
+    more = {"run": {"directory": str(tmp_path), "name": "large"}}
+    with pytest.raises(PoolError, match=r"the very bytes of 2 of the 20 samples of pool\.test_samples \(s"):
+        loop.run(config_of(pool, **more))
+    ledger = loop.run(config_of(pool, **merge(more, {"pool": {"max_overlap": 0.1}})))
+    assert ledger.read_pool()["rows"] == 62
+    told = ledger.require(Step(0, "score")).metrics["overlaps"]["test_samples"]
+    assert (told["samples"], told["held_out"]) == (2, 2)
 
 
 def test_the_networks_are_tested_on_it(finished):
