@@ -63,8 +63,8 @@ from prunefuse_ray.training.recipe import (
     distillation_weight,
     learning_rate,
     lengthened,
+    passes_of_step,
     samples_per_epoch,
-    samples_per_label,
 )
 from prunefuse_ray.training.recipe import (
     optimizer as recipe_optimizer,
@@ -516,8 +516,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     macs = networks.macs(loaded.network, job.form.network_shape)
     job = replace(job, recipe=lengthened(job.recipe, macs), memory=plan.sample_bytes)
     if plan.in_process:
-        batch = min(job.recipe.batch_size, job.labels.num_rows)
-        per_step = samples_per_label(job.recipe) * macs * batch
+        per_step = macs * passes_of_step(job.recipe, min(job.recipe.batch_size, job.labels.num_rows))
         torch.set_num_threads(training_threads(per_step, plan.cores or cores()))
     large = sample_bytes(job.labels.num_rows, job.training_form) > plan.sample_bytes
     file = f"prunefuse-{uuid.uuid4().hex}" if large else None

@@ -10,6 +10,7 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.config.files import config_from_tree, merge
+from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.errors import ConfigError, LedgerError, TrainingError
 from prunefuse_ray.inference.saved_networks import network_files
@@ -250,6 +251,14 @@ def test_the_estimate_counts_both():
     assert macs == 3 * samples * 1000
     labeled, cost = trained(learned.training, 1000, 10)
     assert cost == labeled * (3 + 4 * 2) * 10
+
+
+def test_a_step_has_as_many_unlabeled_samples_however_few_labels_there_are():
+    unlabeled = {"method": "fixmatch", "ratio": 4, "steps": 100}
+    recipe = Recipe(epochs=10, batch_size=32, label_smoothing=0, unlabeled=unlabeled)
+    # 100 steps of 10 labeled samples, three passes each, and of 4 x 32 others, four passes each.
+    assert trained(recipe, 10, 7) == (100 * 10, 100 * (3 * 10 + 4 * 128) * 7)
+    assert trained(recipe, 64, 7) == (100 * 32, 100 * (3 * 32 + 4 * 128) * 7)
 
 
 def test_texts_are_refused_by_name():
