@@ -19,7 +19,7 @@ from prunefuse_ray.run import loop, unlabeled
 from prunefuse_ray.run.estimate import pretraining, trained
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.opening import other_memory
-from prunefuse_ray.run.phases import train
+from prunefuse_ray.run.phases import pretrain, train
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.run.rounds import pretraining_line
 from prunefuse_ray.schemas import REJECTED
@@ -223,6 +223,18 @@ def test_auto_goes_by_labels_per_class():
     assert decide(few, 10).method == "rotation"
     assert decide(many, 3).method == "none"
     assert "333 labels a class" in decide(many, 3).reason
+    assert "333 labels a target" in decide(config(pretraining={"method": "auto"}, task="regression"), 3).reason
+
+
+def test_a_run_whose_pretraining_learned_nothing_says_so(undisturbed, monkeypatch, caplog, tiny_pool, tmp_path):
+    def listen(event, step, _):
+        if (event, step) == ("done", Step(-1, "pretrain")):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "HARDLY", 1.1)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(tiny(tiny_pool, tmp_path, **LEARNING), listen)
+    assert "pre-training: the network tells" in caplog.text
 
 
 def test_a_network_that_is_sure_of_nothing_is_told_of():
