@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from prunefuse_ray.acquisition.draws import FILLING
 from prunefuse_ray.acquisition.fixed_point import Points, nearest
 from prunefuse_ray.acquisition.k_means import k_means
 from prunefuse_ray.acquisition.max_coverage import Coverage, Ints, Kernel
@@ -48,8 +49,6 @@ REFERENCES_PER_SAMPLE = 1
 """f is estimated on so many samples, or so many for each that is wanted, if that is more."""
 WEIGHTS = 2.0**10
 """The largest weight, in the whole numbers that `Coverage` takes."""
-FILLING = 3_000_000
-"""Added to a round's number: its draws are none of those that selected samples (`greedy.RACES`)."""
 
 
 def _select(kernel: Callable[[Candidates, Part, Points, int, Chance], Kernel], by_uncertainty: bool) -> Callable:
