@@ -16,7 +16,8 @@ All four maximize f(S) = sum over samples i of w_i * max over labeled and select
 **The kernel's width** is not tuned: it is the median distance from a sample to the nearest of the labeled ones and k
 random others, so the reach of one sample among so many. It shrinks as labels grow, by which uncertainty herding goes
 from covering to asking what is uncertain. The paper takes the smallest distance between two labeled samples, which a
-pair of near-duplicates makes zero.
+pair of near-duplicates makes zero. The k are drawn among what is selected from: in the second of two rounds (below)
+among what the parts have selected.
 
 Where nothing more is to be gained (all balls cover, all that is left are duplicates), chance decides.
 
