@@ -32,6 +32,11 @@ def labels_schema(id_type: str, label: pa.DataType = CLASS) -> pa.Schema:
     return pa.schema([("id", arrow_type(id_type)), ("label", label), ("source", pa.string())])
 
 
+def unknown_schema(id_type: str) -> pa.Schema:
+    """Samples that people looked at, and of which nobody could tell the label: `unknown.parquet`."""
+    return pa.schema([("id", arrow_type(id_type))])
+
+
 def doubts_schema(id_type: str, label: pa.DataType = CLASS) -> pa.Schema:
     """The labeled samples by rising probability of their label under the proxy: `doubts.parquet`."""
     return pa.schema(

@@ -4,12 +4,14 @@ The rule, the first that applies:
 
 1. Fewer than FEW labels a class: `uncertainty_herding`. What the network is unsure of means little yet, and typical,
    different samples win (Hacohen et al. 2022; Bae et al. 2025, whose strategy does both).
-2. The commonest class has more than IMBALANCED times the labels of the rarest: `margin`, which asks at the borders of
+2. A class has no label yet: `uncertainty_herding`. A network does not doubt because of a class that it has never seen,
+   so `margin` does not look for it; what covers the pool comes across it.
+3. The commonest class has more than IMBALANCED times the labels of the rarest: `margin`, which asks at the borders of
    the rare classes (CIFAR-10-LT, factor 50, 2,000 labels: 3.5 points above random).
-3. The network's metric on the held-back labels (a validation set) is below UNSURE: `uncertainty_herding`, as in 1.
-4. MANY labels a class or more: `margin`. No strategy of a single network decisively beats it there ("Deep Active
+4. The network's metric on `pool.validation_path` is below UNSURE: `uncertainty_herding`, as in 1.
+5. MANY labels a class or more: `margin`. No strategy of a single network decisively beats it there ("Deep Active
    Learning: A Reality Check", arXiv 2403.14800), and it costs nothing beside the scores.
-5. Else `uncertainty_herding`.
+6. Else `uncertainty_herding`.
 
 Evidence is to move the numbers; they stand here alone.
 """
@@ -28,7 +30,7 @@ FEW = 25
 MANY = 500
 IMBALANCED = 5.0
 UNSURE = 0.5
-"""Accuracy on the held-back labels; where samples have several labels, mAP."""
+"""Accuracy on the validation set; where samples have several labels, mAP."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Facts:
     counts: Sequence[int]
     """Labels so far, by class."""
     agreement: float | None
-    """The network's metric on held-back labels; None where none are held back."""
+    """The network's metric on `pool.validation_path`; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +58,14 @@ def decide(facts: Facts) -> Decision:
     labels = f"{per_class:,.0f} labels a class"
     if per_class < FEW:
         return Decision(strategy="uncertainty_herding", reason=f"few labels ({labels}, below {FEW})")
+    if missing := sum(count == 0 for count in facts.counts):
+        reason = f"no label yet of {missing:,} of {len(facts.counts):,} classes"
+        return Decision(strategy="uncertainty_herding", reason=reason)
     if commonest > IMBALANCED * rarest:
         reason = f"imbalanced classes ({commonest:,} labels of one, {rarest:,} of another, above {IMBALANCED:g} to 1)"
         return Decision(strategy="margin", reason=reason)
     if facts.agreement is not None and facts.agreement < UNSURE:
-        reason = f"the network reaches {facts.agreement:.0%} on the held-back labels, below {UNSURE:.0%}"
+        reason = f"the network reaches {facts.agreement:.0%} on pool.validation_path, below {UNSURE:.0%}"
         return Decision(strategy="uncertainty_herding", reason=reason)
     if per_class >= MANY:
         return Decision(strategy="margin", reason=f"many labels ({labels}, {MANY} or more)")

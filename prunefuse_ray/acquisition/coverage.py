@@ -16,7 +16,8 @@ All four maximize f(S) = sum over samples i of w_i * max over labeled and select
 **The kernel's width** is not tuned: it is the median distance from a sample to the nearest of the labeled ones and k
 random others, so the reach of one sample among so many. It shrinks as labels grow, by which uncertainty herding goes
 from covering to asking what is uncertain. The paper takes the smallest distance between two labeled samples, which a
-pair of near-duplicates makes zero.
+pair of near-duplicates makes zero. The k are drawn among what is selected from: in the second of two rounds (below)
+among what the parts have selected.
 
 Where nothing more is to be gained (all balls cover, all that is left are duplicates), chance decides.
 
@@ -34,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from prunefuse_ray.acquisition.draws import FILLING
 from prunefuse_ray.acquisition.fixed_point import Points, nearest
 from prunefuse_ray.acquisition.k_means import k_means
 from prunefuse_ray.acquisition.max_coverage import Coverage, Ints, Kernel
@@ -48,8 +50,6 @@ REFERENCES_PER_SAMPLE = 1
 """f is estimated on so many samples, or so many for each that is wanted, if that is more."""
 WEIGHTS = 2.0**10
 """The largest weight, in the whole numbers that `Coverage` takes."""
-FILLING = 3_000_000
-"""Added to a round's number: its draws are none of those that selected samples (`greedy.RACES`)."""
 
 
 def _select(kernel: Callable[[Candidates, Part, Points, int, Chance], Kernel], by_uncertainty: bool) -> Callable:

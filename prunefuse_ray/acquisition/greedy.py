@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from prunefuse_ray.acquisition.draws import RACES
 from prunefuse_ray.acquisition.fixed_point import CENTERS_AT_ONCE, ROWS_AT_ONCE, Float64s, Points
 from prunefuse_ray.acquisition.hashing import hash_ids, mix
 
@@ -26,9 +27,6 @@ TOO_CLOSE = 1e6
 """Added to the key of a point of the rule `apart` that is too close to a center; scores are far smaller."""
 OPEN = 2.0**120
 """Squared distance to the nearest center while there is none: beyond any real one, and a power of two."""
-RACES = 2_000_000
-"""Added to a round's number: the numbers of a race are none of those by which samples were drawn at random. Else all
-samples with small clocks of round 0 would be in the initial set, and a race among the others draws the farthest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from prunefuse_ray.acquisition.draws import TYPICAL
 from prunefuse_ray.acquisition.fixed_point import Points
 from prunefuse_ray.acquisition.k_means import k_means
 from prunefuse_ray.acquisition.quotas import best_of_groups, place_in_group, round_robin
@@ -29,8 +30,6 @@ MEMBER_BYTES = 2**28
 """Features of all members that are looked at, at most."""
 DISTANCES_AT_ONCE = 2**20
 """A cluster from which many are wanted has all of those as members."""
-TYPICAL = 4_000_000
-"""Added to a round's number: chance that draws members is none that drew samples (`greedy.RACES`)."""
 
 Ints = npt.NDArray[np.int64]
 

@@ -42,7 +42,10 @@ class Take:
 
     annotations: pa.Table
     missing: int
-    """Samples that go back to the pool without a label."""
+    """Samples without a label."""
+    unknown: tuple[Id, ...] = ()
+    """Those of them that people looked at, and nobody could tell: they are not asked about again. The others go back to
+    the pool."""
     notes: tuple[str, ...] = ()
     """`Answers.notes`"""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -70,7 +73,7 @@ def decide(
 ) -> Take | Wait | Refuse:
     """What to do with the answers to a round that asked for `ids`. Faults are never passed over; missing labels are,
     on request, as soon as one sample has a label. An annotator who cannot tell a sample's class has answered: where
-    nobody can, the sample returns to the pool."""
+    nobody can, the sample is unknown."""
     given = Counter(answers.annotations["id"].to_pylist())
     unsure = Counter(id_ for id_, _ in answers.unsure)
     missing = tuple(i for i in ids if given[i] + unsure[i] < labels_per_sample)
@@ -80,11 +83,14 @@ def decide(
     if not given or (missing and not accept_partial):
         return Wait(missing=missing or tuple(ids), notes=answers.notes)
     lacking = sum(given[i] == 0 for i in ids)
-    unknown = [i for i in ids if unsure[i] and not given[i]]
-    notes = [f"nobody could tell the class of {len(unknown)} samples ({named(unknown)}); they return to the pool"]
+    unknown = tuple(i for i in ids if unsure[i] and not given[i])
+    notes = [
+        f"nobody could tell the class of {len(unknown)} samples ({named(unknown)}); they are not asked about again"
+    ]
     return Take(
         annotations=answers.annotations,
         missing=lacking,
+        unknown=unknown,
         notes=(*answers.notes, *(notes if unknown else ())),
         files=answers.files,
     )

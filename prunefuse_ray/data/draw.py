@@ -15,6 +15,7 @@ import ray
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.acquisition.draws import TEST_SET
 from prunefuse_ray.acquisition.ranking import best
 from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.data.index import Index
@@ -24,8 +25,6 @@ from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.storage import Place
 
-DRAW = (0, 4_000_000)
-"""Seed and number of the draw: none of those that select."""
 IDS_FILE, TWINS_FILE = "pool/test-ids.parquet", "pool/test-twins.parquet"
 
 
@@ -59,7 +58,7 @@ def _of_source(source: Source, count: int) -> pa.Table | None:
 
 def _drawn(ids: pa.ChunkedArray, count: int) -> pa.Table:
     ids = ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())
-    return best(pa.table({"id": ids, "score": pa.array(random_scores(ids_to_numpy(ids), *DRAW))}), count)
+    return best(pa.table({"id": ids, "score": pa.array(random_scores(ids_to_numpy(ids), *TEST_SET))}), count)
 
 
 def twins(digests: pa.Table, drawn: pa.Array) -> pa.Array:

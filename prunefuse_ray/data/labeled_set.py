@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.acquisition.draws import HELD_OUT
 from prunefuse_ray.data.ids import IdSet, ids_to_numpy
 from prunefuse_ray.data.images import image_size, sample_values
 from prunefuse_ray.data.pool import Source, part
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 5
 """Faults that are named."""
-HELD_OUT = 1_000_000
-"""In place of a round's number: the draw that holds samples out is none of the draws that select."""
 
 
 @dataclass(frozen=True, kw_only=True)

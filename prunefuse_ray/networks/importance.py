@@ -31,5 +31,7 @@ IMPORTANCES: dict[str, Importance] = {
         kind="LAMPImportance",
     ),
     "fpgm": Importance(about="distance from the others (arXiv 1811.00250)", kind="FPGMImportance"),
-    "bn_scale": Importance(about="gain of its batch norm (arXiv 1708.06519)", kind="BNScaleImportance"),
+    "bn_scale": Importance(
+        about="gain of its batch norm (arXiv 1708.06519), which tells nothing before training", kind="BNScaleImportance"
+    ),
 }

@@ -31,7 +31,7 @@ from prunefuse_ray.method.selector import network_spec
 from prunefuse_ray.method.steps import INIT, LABEL, Step
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import KNOWN_SAMPLES, Ledger, Output
-from prunefuse_ray.schemas import REJECTED, arrow_type, labels_schema
+from prunefuse_ray.schemas import REJECTED, arrow_type, labels_schema, unknown_schema
 from prunefuse_ray.scoring.score_pass import check_rejected
 from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.selection.top_k import REMEDY
@@ -46,6 +46,7 @@ CHECKED_ROWS = 256
 KNOWN_LABELS = "known/labels.parquet"
 KNOWN_TEST = "known/test.parquet"
 """Labels that are known beforehand of samples of the test set that was drawn: (id, label)."""
+UNKNOWN = "unknown.parquet"
 TEST_IDS, TEST, TEST_CONTENTS = "test-ids.parquet", "test", "test-contents.parquet"
 """Of a test set that was drawn, in round 0: what of it can be used, its samples with their labels, their contents."""
 
@@ -140,6 +141,17 @@ class RunContext:
         given = self.ledger.labels(steps, self.info.id_type, self.task.label_type)
         begun = self.config.pool.known_labels is not None and self.ledger.committed(Step(-1, INIT))
         return pa.concat_tables([self._known(), given]) if begun else given
+
+    def answered(self, up_to: int) -> pa.Array:
+        """Ids of the samples that nobody has to be asked about after so many rounds: the labeled ones, and those that
+        nobody could tell."""
+        return pa.concat_arrays([self.labels(up_to)["id"].combine_chunks(), self.unknown(up_to)])
+
+    def unknown(self, up_to: int) -> pa.Array:
+        """Ids of the samples of which nobody could tell the label, in the rounds so far. What people cannot tell, the
+        network doubts most: it would be put before them in every round again."""
+        steps = [Step(r, LABEL) for r in range(up_to + 1)]
+        return self.ledger.tables(steps, UNKNOWN, unknown_schema(self.info.id_type))["id"].combine_chunks()
 
     def _known(self) -> pa.Table:
         return self.ledger.read_table(Step(-1, INIT), KNOWN_LABELS, self.labels_schema)

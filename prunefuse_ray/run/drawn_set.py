@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.acquisition.draws import ORDER
 from prunefuse_ray.data.contents import digests_of
-from prunefuse_ray.data.draw import DRAW, within
+from prunefuse_ray.data.draw import within
 from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.data.inventory import HELD_OUT_FILE
 from prunefuse_ray.data.labeled_set import own_labels
@@ -27,7 +28,6 @@ from prunefuse_ray.storage import table_bytes
 logger = logging.getLogger(__name__)
 
 SETTING = "test_samples"
-ORDER = (DRAW[0], DRAW[1] + 1)
 NAMED = 10
 """Classes without a sample in the test set."""
 

@@ -33,7 +33,7 @@ from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.tasks import TASKS, Task
 from prunefuse_ray.training.augmentation import network_inputs
 from prunefuse_ray.training.pretrainer import macs_of, steps_of
-from prunefuse_ray.training.recipe import lengthened, samples_per_epoch, samples_per_label
+from prunefuse_ray.training.recipe import lengthened, passes_of_step, passes_per_epoch, steps_per_epoch
 from prunefuse_ray.training.trainer import arithmetic
 
 SCORE_ROW_BYTES = 32
@@ -172,8 +172,9 @@ def trained(recipe: Recipe, labels: int, macs: int) -> tuple[int, int]:
     """Samples that have a label, repetitions counted, and MACs of a training on so many labels. Of unlabeled samples
     as many as there may be are counted: the network is taken to be sure of all."""
     recipe = lengthened(recipe, macs)
-    samples = recipe.epochs * samples_per_epoch(recipe, labels)
-    return samples, samples * samples_per_label(recipe) * macs
+    steps = recipe.epochs * passes_per_epoch(recipe, labels) * steps_per_epoch(labels, recipe.batch_size)
+    batch = min(labels, recipe.batch_size)
+    return steps * batch, steps * passes_of_step(recipe, batch) * macs
 
 
 def evaluated(recipe: Recipe, tested: int, validated: int, *, before: bool = False) -> int:
@@ -363,7 +364,7 @@ def _features(selector: networks.Selector, form: Form) -> int:
 
 
 def _step_macs(recipe: Recipe, macs: int) -> int:
-    return samples_per_label(recipe) * macs * recipe.batch_size
+    return passes_of_step(recipe, recipe.batch_size) * macs
 
 
 def _training_rate(

@@ -23,7 +23,7 @@ from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import LabelError, LabelsWaiting
 from prunefuse_ray.method.steps import LABEL, Step
 from prunefuse_ray.run.ledger import Ledger
-from prunefuse_ray.schemas import arrow_type, labels_schema
+from prunefuse_ray.schemas import arrow_type, labels_schema, unknown_schema
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
 
@@ -186,6 +186,8 @@ class Labeled:
     """What a round's labels come to."""
 
     labels: pa.Table
+    unknown: pa.Table
+    """`unknown_schema`"""
     outputs: Mapping[str, pa.Table]
     metrics: Mapping[str, Any]
 
@@ -200,6 +202,7 @@ def labeled(take: annotation.Take, id_type: str, kind: str, task: Task) -> Label
     )
     return Labeled(
         labels=labels,
+        unknown=pa.table([pa.array(take.unknown, arrow_type(id_type))], unknown_schema(id_type)),
         outputs={"labels.parquet": labels, "annotations.parquet": take.annotations, "agreement.parquet": votes},
         metrics={
             "missing": take.missing,

@@ -349,6 +349,12 @@ class Ledger:
             raise LedgerError(f"{self.root.path}: '{name}' of {step} has schema {table.schema}, expected {schema}")
         return table
 
+    def tables(self, steps: Iterable[Step], name: str, schema: pa.Schema) -> pa.Table:
+        """The tables of this name, as one, of those of the steps that have committed one."""
+        commits = [(step, self.committed(step)) for step in steps]
+        found = [s for s, c in commits if c is not None and self._below(self.place(s, name).path) in c.files]
+        return pa.concat_tables([schema.empty_table(), *(self.read_table(step, name, schema) for step in found)])
+
     def read_network(self, step: Step, name: str) -> dict[str, bytes]:
         """The files of a network (weights.safetensors, network.json) committed below `name`."""
         prefix = self._below(self.place(step, name).path) + "/"

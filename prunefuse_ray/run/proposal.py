@@ -189,7 +189,7 @@ def _selection(facts: Facts) -> list[Choice]:
     if facts.samples > HUGE_POOL:
         strategy, why_strategy = "margin", "two likely classes; quick for a pool of this size"
     else:
-        strategy, why_strategy = "auto", "decides in each round by labels a class and accuracy, and says why"
+        strategy, why_strategy = "auto", "decides in each round by labels a class, and says why"
     return [
         Choice(field="selection.strategy", value=strategy, why=why_strategy),
         Choice(field="selection.budgets", value=found, why=why),

@@ -25,8 +25,8 @@ PARTS = 64
 
 def unlabeled(context: RunContext, round_: int, validation: pa.Array) -> Unlabeled:
     """The samples that a training of a round may learn from without their labels: all of the pool but those held out
-    for validation, those of the contents of the held-out sets, rejected ones, and those that rounds so far have held
-    back as foreign. A pool that no phase has looked through yet is looked through first.
+    for validation, those of the contents that the pool has still to be compared with, rejected ones, and those that
+    rounds so far have held back as foreign. A pool that no phase has looked through yet is looked through first.
 
     Args:
         validation: ids of the labeled samples that are held out.
@@ -37,19 +37,15 @@ def unlabeled(context: RunContext, round_: int, validation: pa.Array) -> Unlabel
     rejected = context.ledger.rejected()["id"].cast(id_type).combine_chunks()
     return Unlabeled(
         source=context.pool,
-        exclude=pa.concat_arrays([validation.cast(id_type), rejected, *_held_back(context, round_)]),
+        exclude=pa.concat_arrays([validation.cast(id_type), rejected, _held_back(context, round_)]),
         held_out=context.held_out_contents,
     )
 
 
-def _held_back(context: RunContext, round_: int) -> list[pa.Array]:
-    found = []
-    for step in (Step(r, SELECT) for r in range(round_ + 1)):
-        commit = context.ledger.committed(step)  # a pre-training comes before the first selection
-        if commit is not None and f"{step.directory}/{HELD_BACK}" in commit.files:
-            table = context.ledger.read_table(step, HELD_BACK, held_back_schema(context.info.id_type))
-            found.append(table["id"].combine_chunks())
-    return found
+def _held_back(context: RunContext, round_: int) -> pa.Array:
+    """None yet in a pre-training, which comes before the first selection."""
+    selected = [Step(r, SELECT) for r in range(round_ + 1)]
+    return context.ledger.tables(selected, HELD_BACK, held_back_schema(context.info.id_type))["id"].combine_chunks()
 
 
 def _looked_through(context: RunContext) -> bool:

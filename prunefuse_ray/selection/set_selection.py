@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError
 
 from prunefuse_ray.acquisition import Chance, Strategy, hash_ids, random_scores
 from prunefuse_ray.acquisition.coverage import REFERENCES, REFERENCES_PER_SAMPLE
+from prunefuse_ray.acquisition.draws import SHOWN
 from prunefuse_ray.acquisition.greedy import TOO_CLOSE, Rule
 from prunefuse_ray.acquisition.ranking import ranked
 from prunefuse_ray.data.ids import ids_to_numpy
@@ -47,8 +48,6 @@ GROUP_SAMPLES = 32_000
 SECOND_PAIRS = 5 * 10**7, 3 * 10**8
 """Pairs of candidates and references for which it has time, at least and at most: between them an eighth of the first
 round's. 10^7 take about a second of a core."""
-SHOWN = 5_000_000
-"""Added to a round's number: the draw that shows samples to the second round is none that selected samples."""
 
 T = TypeVar("T")
 

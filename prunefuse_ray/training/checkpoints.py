@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,8 @@ class State:
     seen: int = 0
     """How many samples those were."""
     best: dict[str, float] | None = None
-    """The epoch of highest validation accuracy so far, and that accuracy; the first of several."""
+    """The epoch of highest merit on the validation set so far, of several that of the lowest loss, and both figures.
+    since: the first epoch of this merit. 0.1 kept neither `since` nor the loss."""
     guessed: int = 0
     """Unlabeled samples that those steps looked at, of all workers."""
     sure: int = 0
@@ -61,9 +63,20 @@ class State:
         """Names in the order of progress, so that the last one is the newest."""
         return f"epoch-{self.epoch:04d}-step-{self.step:06d}"
 
+    def improves(self, merit: float, loss: float) -> bool:
+        """Whether the epoch that is done is the best so far; then `best` is that. On a small validation set many epochs
+        reach the same accuracy, the first of them at a high learning rate: the loss tells them apart."""
+        before = self.best
+        if before is None or merit > before["merit"]:
+            self.best = {"epoch": self.epoch, "merit": merit, "loss": loss, "since": self.epoch}
+        elif merit == before["merit"] and loss < before.get("loss", math.inf):
+            self.best = {**before, "epoch": self.epoch, "loss": loss, "since": before.get("since", before["epoch"])}
+        return self.best is not before
+
     def finished(self, recipe: cfg.Recipe) -> bool:
-        """Whether all epochs are done, or none of the last `patience` was better on the validation set."""
-        waited = recipe.patience and self.best and self.epoch - self.best["epoch"] >= recipe.patience
+        """Whether all epochs are done, or none of the last `patience` had a higher merit on the validation set."""
+        best = self.best
+        waited = recipe.patience and best and self.epoch - best.get("since", best["epoch"]) >= recipe.patience
         return self.epoch == recipe.epochs or bool(waited)
 
 

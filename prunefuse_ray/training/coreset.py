@@ -25,12 +25,11 @@ from torch import Tensor
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.acquisition.draws import CORE_SET
 from prunefuse_ray.data.ids import ids_to_numpy
 
 EARLY = 0.2
 """Share of the epochs, at least one."""
-CHANCE = 5_000_000
-"""In place of a round's number: the draw among equals is none that selects samples."""
 
 
 class Hardness:
@@ -96,7 +95,7 @@ def coreset(labels: pa.Table, found: pa.Table | None, settings: cfg.Coreset, see
         found: `hardness_table` of these samples; None: `settings.by` is random.
     """
     ids = labels["id"].combine_chunks()
-    drawn_N = random_scores(ids_to_numpy(ids), seed, CHANCE)
+    drawn_N = random_scores(ids_to_numpy(ids), seed, CORE_SET)
     scores_N = np.zeros(len(ids), np.float32)
     if found is not None:
         place = pc.index_in(ids, value_set=found["id"].combine_chunks())

@@ -6,6 +6,7 @@ To add one: write a `Pretext` and name it in PRETEXTS and in `config.Pretraining
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -27,11 +28,11 @@ class Pretext(ABC):
         """What reads the network's features (N, D), and is thrown away afterwards."""
 
     @abstractmethod
-    def views(self, values_N: Tensor, uniform_KN: Tensor) -> tuple[Tensor, Tensor]:
+    def views(self, weak: Sequence[Tensor], uniform_KN: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is shown of samples, uint8 (passes * N, H, W, C), and what it is to say of it, if anything.
 
         Args:
-            values_N: samples in their weak view, uint8 (N, H, W, C).
+            weak: for each pass a weak view of the samples of its own, uint8 (N, H, W, C).
             uniform_KN: (draws, N) random numbers in [0, 1).
         """
 
@@ -60,7 +61,8 @@ class Rotation(Pretext):
     def head(self, features: int) -> nn.Module:
         return nn.Linear(features, 4)
 
-    def views(self, values_N: Tensor, uniform_KN: Tensor) -> tuple[Tensor, Tensor]:
+    def views(self, weak: Sequence[Tensor], uniform_KN: Tensor) -> tuple[Tensor, Tensor]:
+        (values_N,) = weak
         turns_N = (4 * uniform_KN[0].to(values_N.device)).long()
         turned = values_N.clone()
         for turn in range(1, 4):
@@ -92,8 +94,8 @@ class VICReg(Pretext):
             nn.Linear(self.width, self.width),
         )
 
-    def views(self, values_N: Tensor, uniform_KN: Tensor) -> tuple[Tensor, Tensor]:
-        views = [strong_view(values_N, some) for some in uniform_KN.split(DRAWS)]
+    def views(self, weak: Sequence[Tensor], uniform_KN: Tensor) -> tuple[Tensor, Tensor]:
+        views = [strong_view(values_N, some) for values_N, some in zip(weak, uniform_KN.split(DRAWS), strict=True)]
         return torch.cat(views), torch.empty(0, dtype=torch.int64)
 
     def loss(self, outputs: Tensor, targets: Tensor, world: int) -> tuple[Tensor, dict[str, Tensor]]:

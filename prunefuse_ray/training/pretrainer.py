@@ -180,10 +180,11 @@ def _steps(
     for i in range(state.step, min(length, steps - state.epoch * length)):
         step = state.epoch * length + i
         generator = step_generator(job.seed, SALT, step)
-        draws, uniform_KB = draw(size, generator), torch.rand(pretext.draws, size, generator=generator)
+        draws = [draw(size, generator) for _ in range(pretext.passes)]  # what views share is not learned to ignore
+        uniform_KB = torch.rand(pretext.draws, size, generator=generator)
         values_N = pool.values(pool.places(step)[own]).to(device)
-        values_N = weak_view(values_N, draws[own], job.views, job.form)
-        values_N, targets = pretext.views(values_N, uniform_KB[:, own].to(device))
+        weak = [weak_view(values_N, some[own], job.views, job.form) for some in draws]
+        values_N, targets = pretext.views(weak, uniform_KB[:, own].to(device))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(schedule, step, steps / STRETCHES)
         with (

@@ -32,14 +32,16 @@ def lengthened(recipe: cfg.Recipe, macs: int) -> cfg.Recipe:
         return recipe
     steps = unlabeled.steps
     if unlabeled.macs is not None:
-        steps = max(1, int(unlabeled.macs / (macs * recipe.batch_size * samples_per_label(recipe))))
+        steps = max(1, int(unlabeled.macs / (macs * passes_of_step(recipe, recipe.batch_size))))
     return recipe.model_copy(update={"min_steps": steps})
 
 
-def samples_per_label(recipe: cfg.Recipe) -> int:
-    """Forward passes of a step to one labeled sample, a backward pass as two: three for the sample itself; one for the
-    guess on each unlabeled one, and three to learn from it where it is sure, which here all are."""
-    return 3 + 4 * recipe.unlabeled.ratio if recipe.unlabeled.used else 3
+def passes_of_step(recipe: cfg.Recipe, labeled: int) -> int:
+    """Forward passes of a step on so many labeled samples, a backward pass as two: three for each of them; one for the
+    guess on each unlabeled one, and three to learn from it where it is sure, which here all are. Of unlabeled samples a
+    step has `ratio` times a whole batch, also where there are fewer labels than that."""
+    unlabeled = recipe.batch_size * recipe.unlabeled.ratio if recipe.unlabeled.used else 0
+    return 3 * labeled + 4 * unlabeled
 
 
 def samples_per_epoch(recipe: cfg.Recipe, samples: int) -> int:

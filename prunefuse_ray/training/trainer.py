@@ -63,8 +63,8 @@ from prunefuse_ray.training.recipe import (
     distillation_weight,
     learning_rate,
     lengthened,
+    passes_of_step,
     samples_per_epoch,
-    samples_per_label,
 )
 from prunefuse_ray.training.recipe import (
     optimizer as recipe_optimizer,
@@ -252,8 +252,8 @@ def _train(config: dict[str, Any]) -> None:
             entry |= {f"validation_{name}": value for name, value in found.items()}
             metric = task.metric.name
             merit = found[metric] if tells else -found["loss"]
-            if state.best is None or merit > state.best["merit"]:
-                state.best, best = {"epoch": state.epoch, "merit": merit}, weights_of(network)
+            if state.improves(merit, found["loss"]):
+                best = weights_of(network)
         if world > 1 and job.validation is not None:  # all workers have to stop after the same epoch
             state.best = ray.train.collective.broadcast_from_rank_zero(state.best)
         state.history.append(entry)
@@ -533,8 +533,7 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
     macs = networks.macs(loaded.network, job.form.network_shape)
     job = replace(job, recipe=lengthened(job.recipe, macs), memory=plan.sample_bytes)
     if plan.in_process:
-        batch = min(job.recipe.batch_size, job.labels.num_rows)
-        per_step = samples_per_label(job.recipe) * macs * batch
+        per_step = macs * passes_of_step(job.recipe, min(job.recipe.batch_size, job.labels.num_rows))
         torch.set_num_threads(training_threads(per_step, plan.cores or cores()))
     large = sample_bytes(job.labels.num_rows, job.training_form) > plan.sample_bytes
     file = f"prunefuse-{uuid.uuid4().hex}" if large else None

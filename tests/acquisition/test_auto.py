@@ -10,8 +10,11 @@ from prunefuse_ray.acquisition.auto import Facts, decide
     ("counts", "agreement", "strategy", "said"),
     [
         ([3] * 10, None, "uncertainty_herding", "few labels (3 labels a class, below 25)"),
-        ([200, 0], 0.9, "margin", "imbalanced classes (200 labels of one, 0 of another, above 5 to 1)"),
-        ([500, 101], 0.3, "uncertainty_herding", "reaches 30% on the held-back labels, below 50%"),
+        ([200, 0], 0.9, "uncertainty_herding", "no label yet of 1 of 2 classes"),  # what margin does not look for
+        ([5000, 0, 0], None, "uncertainty_herding", "no label yet of 2 of 3 classes"),
+        ([1] * 100 + [0] * 900, None, "uncertainty_herding", "few labels (0 labels a class, below 25)"),
+        ([200, 2], 0.9, "margin", "imbalanced classes (200 labels of one, 2 of another, above 5 to 1)"),
+        ([500, 101], 0.3, "uncertainty_herding", "reaches 30% on pool.validation_path, below 50%"),
         ([100] * 10, 0.9, "uncertainty_herding", "between few and many labels (100 labels a class)"),
         ([100] * 10, None, "uncertainty_herding", "between few and many"),
         ([5000] * 10, 0.9, "margin", "many labels (5,000 labels a class, 500 or more)"),

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefuse_ray.acquisition import hash_ids, random_scores
+from prunefuse_ray.acquisition import draws, hash_ids, random_scores
+from prunefuse_ray.acquisition.draws import HELD_OUT
 from prunefuse_ray.acquisition.fixed_point import Points, cluster_sums, exponent, nearest, to_fixed
 from prunefuse_ray.acquisition.greedy import clocks
 from prunefuse_ray.acquisition.probabilities import gradient_factor, softmax
 from prunefuse_ray.acquisition.quotas import place_in_group, round_robin
 from prunefuse_ray.acquisition.uncertainty import entropy, least_confidence, margin
-from prunefuse_ray.data.labeled_set import HELD_OUT
+from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.method.steps import FINETUNE, round_seed
 
 PROBABILITIES = np.array([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3], [0.9, 0.06, 0.04]])
 LOGITS = np.log(PROBABILITIES).astype(np.float32) + 7
@@ -89,12 +91,33 @@ def test_clocks_are_exponential_and_depend_on_the_id_alone():
 def test_draws_for_different_purposes_have_nothing_in_common():
     """Clocks, initial set, random choices and held-out samples all hash the same ids with the same seed."""
     ids = np.array([f"s{i}" for i in range(20_000)], object)
-    draws = {("random", r): random_scores(ids, 0, r) for r in (0, 1, 2, HELD_OUT)}
-    draws |= {("clock", r): np.exp(-clocks(ids, 0, r)) for r in (0, 1, 2)}
-    for (one, x), (other, y) in itertools.combinations(draws.items(), 2):
+    found = {("random", r): random_scores(ids, 0, r) for r in (0, 1, 2, HELD_OUT)}
+    found |= {("clock", r): np.exp(-clocks(ids, 0, r)) for r in (0, 1, 2)}
+    for (one, x), (other, y) in itertools.combinations(found.items(), 2):
         assert abs(np.corrcoef(x, y)[0, 1]) < 0.03, (one, other)
         both = np.mean((x > 0.9) & (y > 0.9))  # what a choice looks at: the extremes
         assert both == pytest.approx(0.01, abs=0.003), (one, other)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7, 2_001])
+def test_no_two_purposes_have_the_numbers_of_a_draw_in_common(seed):
+    rounds, config = range(-1, 1_001), config_from_tree({"run": {"seed": seed}})
+    by_round = {name: {(seed, getattr(draws, name) + r) for r in rounds} for name in BY_ROUND}
+    fixed_seed = {name: {value} for name, value in vars(draws).items() if isinstance(value, tuple)}
+    others = {
+        "random": {(seed, r) for r in rounds},
+        "HELD_OUT": {(seed, HELD_OUT)},
+        "CORE_SET": {(round_seed(config, r, FINETUNE), draws.CORE_SET) for r in rounds},
+    }
+    numbers = by_round | fixed_seed | others
+    assert numbers.keys() == {name for name in vars(draws) if name.isupper()} | {"random"}, "all of them"
+    meet = {frozenset(pair) for pair in itertools.combinations(numbers, 2) if numbers[pair[0]] & numbers[pair[1]]}
+    assert meet == (KEPT if seed == 0 else set())
+
+
+BY_ROUND = ("RACES", "FILLING", "TYPICAL", "SHOWN")
+KEPT = {frozenset({"STATISTICS", "RACES"}), frozenset({"TEST_SET", "TYPICAL"})}
+"""What recorded runs depend on (`acquisition/draws.py`)."""
 
 
 # --- points in fixed point ---

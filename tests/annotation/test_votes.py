@@ -70,6 +70,15 @@ def test_a_sample_is_done_when_it_has_as_many_labels_as_were_asked():
     assert taken.missing == 0, "b keeps the one label that it has"
 
 
+def test_what_nobody_can_tell_is_unknown_and_what_nobody_looked_at_is_missing():
+    answers = Answers(annotations=given_labels(("a", 1, "x")), unsure={("a", "y"): NOW, ("b", "y"): NOW})
+    assert decided(answers) == Wait(missing=("c",))
+    taken = decided(answers, partial=True)
+    assert isinstance(taken, Take)
+    assert (taken.missing, taken.unknown) == (2, ("b",))
+    assert taken.notes == ("nobody could tell the class of 1 samples (b); they are not asked about again",)
+
+
 @pytest.mark.parametrize("partial", [False, True])
 def test_faults_are_never_passed_over(partial):
     refused = decided(Answers(annotations=given_labels(("a", 1, "")), faults=("bad",)), partial=partial)

@@ -12,9 +12,9 @@ import pytest
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands import plan
 from prunefuse_ray.config.files import config_from_tree, merge
-from prunefuse_ray.data import draw
+from prunefuse_ray.data import draw, inventory
 from prunefuse_ray.data.survey import survey
-from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting
+from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting, PoolError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.report.page import render
 from prunefuse_ray.run import loop
@@ -99,6 +99,18 @@ def test_nothing_of_the_test_set_is_selected_or_scored(finished, pool):
     assert ledger.read_pool()["rows"] == 60
 
 
+def test_what_has_its_content_in_a_large_pool_is_counted_and_refused(local_ray, pool, tmp_path, monkeypatch):
+    """A pool that is not looked at whole: what would be left out of a smaller one is found when it is scored."""
+    monkeypatch.setattr(inventory, "ALL_ROWS", 30)
+    more = {"run": {"directory": str(tmp_path), "name": "large"}}
+    with pytest.raises(PoolError, match=r"the very bytes of 2 of the 20 samples of pool\.test_samples \(s"):
+        loop.run(config_of(pool, **more))
+    ledger = loop.run(config_of(pool, **merge(more, {"pool": {"max_overlap": 0.1}})))
+    assert ledger.read_pool()["rows"] == 62
+    told = ledger.require(Step(0, "score")).metrics["overlaps"]["test_samples"]
+    assert (told["samples"], told["held_out"]) == (2, 2)
+
+
 def test_the_networks_are_tested_on_it(finished):
     _, _, root, _ = finished
     table = pq.read_table(root / "rounds/000/test")
@@ -162,9 +174,11 @@ def test_people_label_it_with_the_initial_set(local_ray, pool, tmp_path, caplog)
         loop.run(config_of(pool, **merge(more, {"annotation": {"accept_partial": True}})))
     with open(first / "labels.csv", "w") as file:
         left_out = sorted(tested)[0]
-        file.write("id,label\n" + "".join(f"{i},{truth(i)}\n" for i in given if i != left_out))
+        file.write("id,label,unsure\n" + "".join(f"{i},{truth(i)},\n" for i in given if i != left_out))
+        file.write(f"{left_out},,yes\n")  # nobody can tell it
     with pytest.raises(LabelsWaiting, match=r"4 samples of round 1 wait"):
-        loop.run(config_of(pool, **merge(more, {"annotation": {"accept_partial": True}})))
+        loop.run(config)
+    assert not (root / "rounds/000/unknown.parquet").exists(), "it is none of the pool's samples"
     assert ids_of((root / "rounds/000/test").glob("*.parquet")) == tested - {left_out}
     assert len(pq.read_table(root / "rounds/000/labels.parquet")) == 10
     assert "the test set has 19 of the 20 samples that were drawn: 0 cannot be read, 1 have no label" in caplog.text
@@ -190,7 +204,8 @@ def test_what_cannot_be_is_refused_before_anything_is_written(local_ray, pool, t
 
 def test_labels_of_the_test_set_alone_are_not_taken(monkeypatch):
     """There would be nothing to learn from, and the round would stand."""
-    given = SimpleNamespace(labels=pa.table({"id": ["a"], "label": [0]}), outputs={}, metrics={})
+    none = pa.table({"id": pa.array([], pa.string())})
+    given = SimpleNamespace(labels=pa.table({"id": ["a"], "label": [0]}), unknown=none, outputs={}, metrics={})
     stand_ins = {"annotator_of": object(), "request_of": None, "wait_for_labels": None, "labeled": given}
     for name, value in stand_ins.items():
         monkeypatch.setattr(label, name, lambda *_, value=value: value)

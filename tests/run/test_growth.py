@@ -15,7 +15,7 @@ from prunefuse_ray.run.growth import check, compare
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import POOL_FILES
 from prunefuse_ray.storage import Place
-from tests.support.annotators import CLASSES, answer
+from tests.support.annotators import CLASSES, answer, asked
 from tests.support.pools import image_folder, parquet_pool, random_images, write_pool
 from tests.support.runs import tiny
 
@@ -200,6 +200,21 @@ def test_a_pool_with_nothing_left_is_said_while_it_may_still_grow(local_ray, tmp
     (tmp_path / "more" / "part-0.parquet").rename(tmp_path / "pool" / "part-1.parquet")
     loop.run(config)
     assert pq.read_table(tmp_path / "runs/tiny/rounds/001/labels.parquet").num_rows == 3
+
+
+def test_what_nobody_could_tell_is_not_left_in_a_pool_that_may_grow(local_ray, tmp_path):
+    write_pool(tmp_path / "pool", random_images(12))
+    write_pool(tmp_path / "test", random_images(12, seed=1), first_id=900)
+    people = {"annotation": {"kind": "files"}, "pool": {"allow_growth": True, "classes": CLASSES}}
+    config = tiny(tmp_path, tmp_path / "runs", **people, selection={"budgets": [8, 12]})
+    with pytest.raises(LabelsWaiting):
+        loop.run(config)
+    first = tmp_path / "runs/tiny/rounds/000/to_label"
+    (unknown,) = {row["id"] for row in asked(first)} - set(answer(first, leave=1))
+    (first / "labels-eve.csv").write_text(f"id,label,unsure\n{unknown},,yes\n")
+    with pytest.raises(ScoreError, match="round 1 wants 5 samples, but only 4 usable"):
+        loop.run(config)
+    assert not (tmp_path / "runs/tiny/rounds/000/grown").exists()
 
 
 def test_a_pool_whose_labels_are_no_classes_grows(tmp_path, local_ray):

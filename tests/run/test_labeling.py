@@ -110,6 +110,29 @@ def test_samples_left_without_a_label_are_no_centers(local_ray, unlabeled, tmp_p
     assert len(pq.read_table(root / "rounds/000/scores")) == 60 - len(ids)
 
 
+@pytest.mark.parametrize("strategy", ["margin", "random"])
+def test_a_sample_that_nobody_could_tell_is_not_asked_about_again(local_ray, unlabeled, tmp_path, caplog, strategy):
+    """Else the next round has it again, as it has all that is left here."""
+    config, root = config_for(unlabeled, tmp_path, budgets=(10, 59)), tmp_path / "tiny"
+    config = config.model_copy(update={"selection": config.selection.model_copy(update={"strategy": strategy})})
+    with pytest.raises(LabelsWaiting):
+        loop.run(config)
+    first = root / "rounds/000/to_label"
+    (unknown,) = {row["id"] for row in asked(first)} - set(answer(first, leave=1))
+    (first / "labels-eve.csv").write_text(f"id,label,unsure\n{unknown},,yes\n")
+    with pytest.raises(LabelsWaiting, match="50 samples of round 1"):
+        loop.run(config)
+    assert f"nobody could tell the class of 1 samples ({unknown}); they are not asked about again" in caplog.text
+    assert pq.read_table(root / "rounds/000/unknown.parquet").to_pylist() == [{"id": unknown}]
+    assert unknown not in pq.read_table(root / "rounds/001/selected.parquet")["id"].to_pylist()
+    if strategy == "margin":
+        assert unknown not in pq.read_table(root / "rounds/000/scores")["id"].to_pylist()
+    answer(root / "rounds/001/to_label")
+    loop.run(config)
+    assert len(labels_of(root, 0)) + len(labels_of(root, 1)) == 59
+    assert not (root / "rounds/001/unknown.parquet").exists()
+
+
 def test_the_guess_is_that_of_the_saved_proxy(local_ray, unlabeled, tmp_path):
     import torch
 

@@ -10,6 +10,7 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.config.files import config_from_tree, merge
+from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.errors import ConfigError, LedgerError, TrainingError
 from prunefuse_ray.inference.saved_networks import network_files
@@ -18,7 +19,7 @@ from prunefuse_ray.run import loop, unlabeled
 from prunefuse_ray.run.estimate import pretraining, trained
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.opening import other_memory
-from prunefuse_ray.run.phases import train
+from prunefuse_ray.run.phases import pretrain, train
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.run.rounds import pretraining_line
 from prunefuse_ray.schemas import REJECTED
@@ -92,6 +93,7 @@ def test_a_pool_that_no_phase_has_decoded_is_looked_through_before_it_is_learned
     ledger = SimpleNamespace(
         committed=lambda step: SimpleNamespace(metrics=done[step], files={}) if step in done else None,
         rejected=REJECTED.empty_table,
+        tables=lambda steps, name, schema: schema.empty_table(),
     )
     context = SimpleNamespace(
         config=config, ledger=ledger, info=SimpleNamespace(id_type="string"), pool=None, held_out_contents=None
@@ -221,6 +223,18 @@ def test_auto_goes_by_labels_per_class():
     assert decide(few, 10).method == "rotation"
     assert decide(many, 3).method == "none"
     assert "333 labels a class" in decide(many, 3).reason
+    assert "333 labels a target" in decide(config(pretraining={"method": "auto"}, task="regression"), 3).reason
+
+
+def test_a_run_whose_pretraining_learned_nothing_says_so(undisturbed, monkeypatch, caplog, tiny_pool, tmp_path):
+    def listen(event, step, _):
+        if (event, step) == ("done", Step(-1, "pretrain")):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "HARDLY", 1.1)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(tiny(tiny_pool, tmp_path, **LEARNING), listen)
+    assert "pre-training: the network tells" in caplog.text
 
 
 def test_a_network_that_is_sure_of_nothing_is_told_of():
@@ -249,6 +263,14 @@ def test_the_estimate_counts_both():
     assert macs == 3 * samples * 1000
     labeled, cost = trained(learned.training, 1000, 10)
     assert cost == labeled * (3 + 4 * 2) * 10
+
+
+def test_a_step_has_as_many_unlabeled_samples_however_few_labels_there_are():
+    unlabeled = {"method": "fixmatch", "ratio": 4, "steps": 100}
+    recipe = Recipe(epochs=10, batch_size=32, label_smoothing=0, unlabeled=unlabeled)
+    # 100 steps of 10 labeled samples, three passes each, and of 4 x 32 others, four passes each.
+    assert trained(recipe, 10, 7) == (100 * 10, 100 * (3 * 10 + 4 * 128) * 7)
+    assert trained(recipe, 64, 7) == (100 * 32, 100 * (3 * 32 + 4 * 128) * 7)
 
 
 def test_texts_are_refused_by_name():

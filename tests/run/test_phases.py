@@ -21,7 +21,7 @@ from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.context import Done
 from prunefuse_ray.run.ledger import Ledger
-from prunefuse_ray.run.phases import finetune, train
+from prunefuse_ray.run.phases import finetune, init, train
 from prunefuse_ray.run.phases.report import _cells
 from prunefuse_ray.storage import Place
 from tests.report.test_page import Page
@@ -109,6 +109,31 @@ def test_scores_that_are_not_finite_stop_the_round_and_name_ids(local_ray, tiny_
     ledger = Ledger(Place.at(str(tmp_path / "tiny")))
     assert ledger.committed(Step(0, "train")) is not None
     assert ledger.committed(Step(0, "score")) is None
+
+
+def test_gains_that_are_all_alike_prune_with_a_warning(local_ray, tiny_pool, tmp_path, caplog):
+    class EndedError(Exception):
+        pass
+
+    def listen(event, step, _):
+        if (event, step) == ("done", Step(-1, "init")):
+            raise EndedError
+
+    for importance in ("magnitude", "bn_scale"):
+        change = {"run": {"name": importance}, "pruning": {"importance": importance}}
+        with pytest.raises(EndedError):
+            loop.run(tiny(tiny_pool, tmp_path, **change), listen)
+        assert ("the first channels of every layer are pruned" in caplog.text) == (importance == "bn_scale")
+
+
+def test_gains_of_a_trained_network_say_something():
+    spec = networks.NetworkSpec(architecture="tests.support.nets:tiny", classes=2, input_shape=(1, 8, 8))
+    dense = networks.Dense(network=networks.build(spec, seed=0), spec=spec)
+    proxy = networks.prune(dense.network, spec, networks.PruningSpec(ratio=0.5))
+    assert "begin with network.weights" in init.chance_alone("bn_scale", dense, proxy)
+    assert init.chance_alone("bn_scale", dense, dense) is None, "nothing is pruned"
+    dense.network[1].weight.data[3] = 0.5
+    assert init.chance_alone("bn_scale", dense, proxy) is None
 
 
 # --- what scoring sees of a large pool ---
@@ -282,7 +307,7 @@ def test_a_validation_set_chooses_the_weights(local_ray, tiny_pool, tmp_path, ki
     for phase in (Step(0, "train"), Step(1, "train"), Step(1, "finetune")):
         metrics = Ledger(Place.at(str(tmp_path / "runs" / "tiny"))).committed(phase).metrics
         accuracies = metrics["validation_accuracy"]
-        assert accuracies.index(max(accuracies)) + 1 == metrics["best_epoch"]
+        assert accuracies[metrics["best_epoch"] - 1] == max(accuracies)
         assert len(accuracies) == metrics["epochs"]
     seen = metrics["macs"] / metrics["epochs"]
     full = 32 if kind == "share" else 40  # whole batches of 8 out of the 40 labels, or out of those not held out

@@ -21,12 +21,11 @@ from prunefuse_ray.report.page import render
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import select, train
-from prunefuse_ray.run.phases.score import held_back_metric
+from prunefuse_ray.run.phases.score import facts
 from prunefuse_ray.run.result import result_of
 from prunefuse_ray.run.view import view_run
 from prunefuse_ray.selection.rows import Rows
 from prunefuse_ray.selection.shards import Shards
-from prunefuse_ray.tasks.classification import CLASSIFICATION
 from tests.run.test_loop import kill_at_each
 from tests.selection.test_coverage_selection import squares
 from tests.selection.test_set_selection import apart, badge, k_centers
@@ -321,11 +320,18 @@ def test_what_is_like_no_labeled_sample_is_held_back_and_named(local_ray, tiny_p
 
 
 @pytest.mark.parametrize(
-    ("trained", "agreement"),
-    [({"validation_accuracy": [0.3, 0.6, 0.5], "best_epoch": 1}, 0.6), ({"test_accuracy": 0.9}, None)],
+    ("pool", "trained", "strategy"),
+    [
+        ({"validation_path": "v"}, {"validation_accuracy": [0.3, 0.4, 0.2], "best_epoch": 1}, "uncertainty_herding"),
+        ({"validation_path": "v"}, {"validation_accuracy": [0.3, 0.6, 0.5], "best_epoch": 1}, "margin"),
+        ({}, {"test_accuracy": 0.3}, "margin"),
+        ({"validation_share": 0.1}, {"validation_accuracy": [0.3, 0.4, 0.2], "best_epoch": 1}, "margin"),
+    ],
 )
-def test_the_test_set_decides_nothing(trained, agreement):
-    assert held_back_metric(trained, CLASSIFICATION.metric) == agreement
+def test_auto_goes_by_a_validation_set_of_its_own_alone(pool, trained, strategy):
+    """Neither by the test set, nor by labels that the strategy itself has selected."""
+    config = config_from_tree({"pool": {"source": "parquet", "path": "a", "test_path": "b", **pool}})
+    assert auto.decide(facts(config, [600, 600], trained)).strategy == strategy
 
 
 def test_a_class_that_there_is_not_cannot_be_wanted(local_ray, tiny_pool, tmp_path):

@@ -12,9 +12,10 @@ from prunefuse_ray import networks
 from prunefuse_ray.config.training import Pretraining, Recipe
 from prunefuse_ray.data.unlabeled import Unlabeled
 from prunefuse_ray.distributed.resources import TrainingPlan
+from prunefuse_ray.run.phases.pretrain import hardly_learned
 from prunefuse_ray.storage import Place
-from prunefuse_ray.training import checkpoints, pretrainer
-from prunefuse_ray.training.pretext import PRETEXTS
+from prunefuse_ray.training import checkpoints, pretext, pretrainer
+from prunefuse_ray.training.pretext import PRETEXTS, VICReg
 from prunefuse_ray.training.pretrainer import PretrainingJob, macs_of, pretrain, steps_of
 from tests.support.nets import OWN
 from tests.support.pools import source, write_pool
@@ -45,12 +46,24 @@ def job(pool, network=None, **settings):
 def test_turns_are_learned_and_the_classifier_stays(pool, tmp_path):
     result = pretrain(job(pool), IN_PROCESS, Place.at(str(tmp_path / "t")))
     assert np.mean(result.metrics["right"][-3:]) > 0.9 > 0.5 > result.metrics["right"][0]
+    assert hardly_learned(result.metrics) is None
     assert result.metrics["steps"] == 60
     assert result.metrics["macs"] == 3 * 20 * 60 * networks.macs(networks.build(SPEC, seed=0), (1, 8, 8))
     before, after = networks.build(SPEC, seed=0).state_dict(), weights(result)
     assert torch.equal(before["8.weight"], after["8.weight"])
     assert not torch.equal(before["0.weight"], after["0.weight"])
     assert after["1.num_batches_tracked"] == 60
+
+
+def test_turns_that_nobody_can_tell_are_said_not_to_be_learned(tmp_path):
+    plain = np.random.default_rng(0).integers(0, 256, (ROWS, 1, 1, 1)).repeat(8, 1).repeat(8, 2)
+    write_pool(tmp_path / "pool", plain.astype(np.uint8), files=2)
+    pool = Unlabeled(source=source(tmp_path / "pool"), exclude=pa.array([], pa.string()))
+    result = pretrain(job(pool), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    said = hardly_learned(result.metrics)
+    assert said is not None
+    assert f"tells {np.mean(result.metrics['right'][-5:]):.0%} of the turns" in said
+    assert "set pretraining.method to vicreg or none" in said
 
 
 def test_one_that_is_interrupted_at_the_end_of_a_stretch_goes_on(pool, tmp_path, monkeypatch):
@@ -117,6 +130,16 @@ def test_members_of_a_committee_learn_each_for_itself(pool, tmp_path):
     assert own.keys() == first.keys()
     # The heads of both are drawn one after the other: the first member's is the same.
     assert all(torch.allclose(own[name], first[name], atol=1e-5) for name in own)
+
+
+def test_both_views_of_vicreg_are_cropped_for_themselves(pool, tmp_path, monkeypatch):
+    """Else it does not learn that crops and flips say nothing."""
+    shown, views = [], VICReg.views
+    monkeypatch.setattr(pretext, "strong_view", lambda values_N, _: values_N)
+    monkeypatch.setattr(VICReg, "views", lambda *given: shown.append(views(*given)[0]) or views(*given))
+    pretrain(job(pool, method="vicreg", epochs=1), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    unlike = [(first != second).flatten(1).any(1) for first, second in (each.chunk(2) for each in shown)]
+    assert torch.cat(unlike).float().mean() > 0.5
 
 
 def test_vicreg_prefers_spread_unrelated_features_that_views_share():

@@ -12,6 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from prunefuse_ray.acquisition import random_scores
+from prunefuse_ray.acquisition.draws import BASELINE
 from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import own_labels
@@ -26,8 +27,6 @@ from prunefuse_ray.tasks import Task
 from prunefuse_ray.tasks.baseline import Compared, Features
 from prunefuse_ray.training import baseline
 
-DRAW = (0, 3_000_000)
-"""Seed and number of the draws: none of those that select."""
 TESTED = {True: 10_000, False: 50_000}
 """Of a larger test set so many samples are tested, of images and of others."""
 NGRAMS = 1_024
@@ -51,7 +50,7 @@ def run(context: RunContext, step: Step) -> Done:
         if isinstance(form, NgramForm):
             return baseline.of_texts(x, test)
         if isinstance(form, ImageForm):
-            return baseline.of_images(x, test, context.drawn(baseline.POOL, *DRAW)[1])
+            return baseline.of_images(x, test, context.drawn(baseline.POOL, *BASELINE)[1])
         return baseline.of_vectors(form.numbers(x), form.numbers(test))
 
     compared = Compared(labeled=x, targets_N=y_N, test=test, classes=context.info.classes, features=features)
@@ -82,7 +81,7 @@ def _tested(task: Task, outputs_NC: npt.NDArray[np.floating], truth_N: npt.NDArr
 
 def _drawn(labels: pa.Table, most: int) -> pa.Table:
     """Labels (id, label), at most so many, by a hash of the id."""
-    order = np.argsort(random_scores(ids_to_numpy(labels["id"]), *DRAW), kind="stable")[-most:]
+    order = np.argsort(random_scores(ids_to_numpy(labels["id"]), *BASELINE), kind="stable")[-most:]
     return labels.take(pa.array(np.sort(order)))
 
 

@@ -12,7 +12,8 @@ def run(context: RunContext, step: Step) -> Done:
     same command looks again."""
     outputs, metrics = growth.grow(context.config, context.ledger, context.info)
     labels = context.labels(step.round).num_rows
-    left = context.info.rows + metrics["samples"] - labels - context.ledger.rejected().num_rows
+    gone = labels + len(context.unknown(step.round)) + context.ledger.rejected().num_rows
+    left = context.info.rows + metrics["samples"] - gone
     if left < (wanted := to_select(context.config, step.round + 1, labels)):
         raise too_few(step.round + 1, wanted, left)
     return Done(outputs=outputs, metrics=metrics)

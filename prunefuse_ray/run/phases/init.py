@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunefuse_ray import networks
 from prunefuse_ray.data.account import LEFT_OUT_FILE
@@ -34,6 +35,8 @@ def run(context: RunContext, step: Step) -> Done:
     for note in weights.get("notes", []):
         logger.warning("network.weights: %s", note)
     selector = make_selector(config, dense)
+    if told := chance_alone(config.pruning.importance, dense, selector):
+        logger.warning(told)
     known = _take_known(context, step)
     _check_pixels(context, known)
     shape = context.form.network_shape
@@ -58,6 +61,20 @@ def run(context: RunContext, step: Step) -> Done:
                 "proxy": networks.macs(selector.network, shape),
             },
         },
+    )
+
+
+def chance_alone(importance: str, dense: networks.Dense, selector: networks.Selector) -> str | None:
+    """What people should know where channels are judged by the gains of batch norms, and these are all alike, as they
+    are before a training."""
+    gains = [m.weight for m in dense.network.modules() if isinstance(m, _BatchNorm) and m.weight is not None]
+    pruned = isinstance(selector, networks.Proxy | networks.Committee)
+    if not pruned or importance != "bn_scale" or any(bool((gain != gain[0]).any()) for gain in gains):
+        return None
+    return (
+        "pruning.importance bn_scale: the network is untrained, all gains of a batch norm are alike, and so the first "
+        "channels of every layer are pruned; begin with network.weights, or take 'magnitude', in a run of another "
+        "run.name"
     )
 
 

@@ -15,7 +15,7 @@ from prunefuse_ray.errors import LabelError
 from prunefuse_ray.method.steps import REQUEST, Step
 from prunefuse_ray.run import drawn_set
 from prunefuse_ray.run.class_counts import class_counts, warn_of_missing
-from prunefuse_ray.run.context import Done, RunContext
+from prunefuse_ray.run.context import UNKNOWN, Done, RunContext
 from prunefuse_ray.run.labeling import annotator_of, labeled, request_of, wait_for_labels
 from prunefuse_ray.run.phases.select import selected_of
 
@@ -89,7 +89,7 @@ def _from_people(context: RunContext, step: Step, before: int, tested: pa.Array)
     request = request_of(context.config, context.ledger, context.info, step.round)
     taken = wait_for_labels(annotator, request, annotation)
     result = labeled(taken, context.info.id_type, annotation.kind, context.task)
-    labels = outside(result.labels, tested)
+    labels, unknown = outside(result.labels, tested), outside(result.unknown, tested)
     if not before + labels.num_rows:
         raise LabelError(
             f"round {step.round}: all labels so far are of the test set (pool.test_samples), and nothing can be "
@@ -97,7 +97,11 @@ def _from_people(context: RunContext, step: Step, before: int, tested: pa.Array)
         )
     copied = context.ledger.files(Step(step.round, REQUEST), "samples")[0]
     done = Done(
-        outputs={**result.outputs, "labels.parquet": labels},
+        outputs={
+            **result.outputs,
+            "labels.parquet": labels,
+            **({UNKNOWN: unknown} if unknown.num_rows else {}),
+        },
         metrics={"labels": before + labels.num_rows, **result.metrics},
         written=context.ledger.root.fs.get_file_info(copied),
     )

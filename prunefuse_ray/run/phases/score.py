@@ -32,7 +32,7 @@ from prunefuse_ray.scoring.backend_choice import FILE, SMALL_BATCH
 from prunefuse_ray.scoring.score_pass import ScorePass, score, write_scores
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
-from prunefuse_ray.tasks import TASKS, Metric
+from prunefuse_ray.tasks import TASKS
 
 
 def decide(
@@ -77,8 +77,8 @@ def compares(config: Config, round_: int) -> bool:
 
 
 def run(context: RunContext, step: Step) -> Done:
-    """Score every sample of the pool that has no label; the labeled ones where a set strategy needs their features,
-    too."""
+    """Score every sample of the pool that people may still be asked about; the labeled ones where a set strategy needs
+    their features, too."""
     config, ledger = context.config, context.ledger
     macs = ledger.require(Step(-1, INIT)).metrics["macs_per_sample"]
     _check_choice(context, step)
@@ -91,7 +91,7 @@ def run(context: RunContext, step: Step) -> Done:
         record=ledger.write_file,
         source=with_groups(context.pool, config.pool),
         rows=context.info.rows,
-        exclude=labeled,
+        exclude=context.answered(step.round),
         network=_network(context, step),
         macs=macs["proxy"] * passes,
         classes=len(context.info.classes),
@@ -138,18 +138,22 @@ def strategy_of(context: RunContext, step: Step) -> Decision:
     if selection.strategy != AUTO:
         return Decision(strategy=selection.strategy, reason="selection.strategy")
     trained = context.ledger.require(Step(step.round, TRAIN)).metrics
-    return auto.decide(
-        Facts(
-            counts=class_counts(context.config.task, context.labels(step.round), len(context.info.classes)),
-            agreement=held_back_metric(trained, TASKS[context.config.task].metric),
-        )
-    )
+    counts = class_counts(context.config.task, context.labels(step.round), len(context.info.classes))
+    return auto.decide(facts(context.config, counts, trained))
 
 
-def held_back_metric(trained: Mapping[str, Any], metric: Metric) -> float | None:
-    """The metric of the weights that a training kept, on the validation set; None where there is none."""
-    measured = trained.get(f"validation_{metric.name}") or []
-    return max(measured, default=None)
+def facts(config: Config, counts: Sequence[int], trained: Mapping[str, Any]) -> Facts:
+    """What `auto` decides by.
+
+    A share of the labels (`pool.validation_share`) is no fair sample of the pool: after round 0 most of them were
+    selected because they are hard. The test set decides nothing.
+
+    Args:
+        counts: labels so far, by class.
+        trained: metrics of the round's training.
+    """
+    measured = trained.get(f"validation_{TASKS[config.task].metric.name}") or []
+    return Facts(counts=counts, agreement=max(measured, default=None) if config.pool.validation_path else None)
 
 
 def _network(context: RunContext, step: Step) -> Place:
@@ -174,11 +178,11 @@ def weights_of(context: RunContext, step: Step, strategy: str) -> list[float]:
 
 
 def _overlaps(context: RunContext, round_: int, contents: Place, matches: pa.Table) -> dict[str, Any]:
-    """What of the held-out sets lies in the pool by its content: among what was scored, and among the labeled samples.
-    PoolError where that is more than allowed."""
+    """What of the held-out sets lies in the pool by its content: among what was scored, and among what was not, since
+    people have answered. PoolError where that is more than allowed."""
     held_out = HeldOut.at(contents).table
-    labeled = matches_of(_once(context.samples(round_), context.labels(round_)["id"].combine_chunks()), contents)
-    found = overlaps_of(pa.concat_tables([matches, labeled]), held_out)
+    answered = matches_of(_once(context.samples(round_), context.answered(round_)), contents)
+    found = overlaps_of(pa.concat_tables([matches, answered]), held_out)
     rows = {setting: pc.sum(pc.equal(held_out["set"], setting)).as_py() for setting in found}
     check_overlap(found, rows, context.config.pool.max_overlap)
     return {setting: asdict(overlap) for setting, overlap in found.items()}
@@ -215,10 +219,10 @@ def _score_labeled(
     )
 
 
-def _once(source: Source, labeled: pa.Array) -> Source:
-    """The labeled samples among those that people were asked about, each once. What they left without a label is in the
-    pool again; where it was selected again, and labeled then, it lies in two files."""
-    wanted, seen_L = IdSet.of(labeled), np.zeros(len(labeled), bool)
+def _once(source: Source, ids: pa.Array) -> Source:
+    """These among the samples that people were asked about, each once. What they left without a label is in the pool
+    again; where it was selected again, and labeled then, it lies in two files."""
+    wanted, seen_L = IdSet.of(ids), np.zeros(len(ids), bool)
     others = dict[str, np.ndarray]()
     for number, file in enumerate(source.files):
         rows = tables(part(source, [number]), [source.id_column])

@@ -168,12 +168,11 @@ def _select(
 
 
 def _random(context: RunContext, step: Step, k: int) -> pa.Table:
-    """The k samples of highest random score that are not labeled and can be decoded."""
+    """The k samples of highest random score that people have not answered yet, and that can be decoded."""
     id_type = arrow_type(context.info.id_type)
     while True:
         rejected = context.ledger.rejected()["id"].cast(id_type)
-        labeled = context.labels(step.round - 1)["id"].combine_chunks()
-        exclude = pa.concat_arrays([labeled, rejected.combine_chunks()])
+        exclude = pa.concat_arrays([context.answered(step.round - 1), rejected.combine_chunks()])
         selected = select_random(context.pool, k, context.config.run.seed, step.round, exclude)
         if selected.num_rows < k:
             raise too_few(step.round, k, selected.num_rows)
