@@ -10,7 +10,7 @@ from prunefuse_ray.acquisition.learning_curve import BAND, NOISE, WORTH, Forecas
 from prunefuse_ray.tasks.task import Metric
 
 
-def outlook(points: Sequence[tuple[int, float | None]], metric: Metric, tested: int | None = None) -> Forecast | None:
+def outlook(points: Sequence[tuple[int, float | None]], metric: Metric, tested: float | None = None) -> Forecast | None:
     """The forecast for as many labels as the largest round has added, and at least a fifth of those so far: what a few
     bring says how few they are, and not what labels are worth. None where there are too few rounds, or the metric has
     no largest value to count on.
