@@ -198,7 +198,8 @@ def channels_last(network: nn.Module) -> nn.Module:
 def _formatted(network: nn.Module) -> nn.Module:
     """The network with its tensors of four axes in channels-last format, in place. `Module.to` would bring those of
     five into it, too, which have no such format: weights of 3-D convolutions, tables of positions."""
-    return network._apply(lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t)
+    # Not `contiguous`, which leaves weights of one input channel as they are: their gradients would have other strides.
+    return network._apply(lambda t: t.to(t.dtype, memory_format=torch.channels_last) if t.ndim == 4 else t)
 
 
 def _strided_pointwise(conv: nn.Conv2d) -> bool:
