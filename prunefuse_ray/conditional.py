@@ -11,7 +11,7 @@ import posixpath
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import pyarrow.fs as pafs
@@ -114,7 +114,7 @@ def conditional(place: Place) -> Conditional:
             address = {"endpoint": f"{options.get('scheme') or 'https'}://{endpoint}"} if endpoint else {}
             store: Any = S3Store(
                 bucket,
-                **profile_keys(),  # type: ignore[arg-type]
+                credential_provider=_profile(),
                 region=options.get("region") or "us-east-1",
                 virtual_hosted_style_request=not endpoint,
                 client_options={"allow_http": True},
@@ -144,21 +144,38 @@ def _azure_address(told: Mapping[str, Any]) -> dict[str, Any]:
     return {"endpoint": f"{scheme}://{host}", "client_options": {"allow_http": scheme == "http"}}
 
 
+RENEWED = timedelta(minutes=5)
+
+
 def profile_keys() -> dict[str, str]:
     """The keys of the profile in AWS's shared file of credentials, which obstore does not read, and Arrow does; none
     where the environment has others."""
     if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
         return {}
-    files = configparser.ConfigParser(interpolation=None)
-    files.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or os.path.expanduser("~/.aws/credentials"))
+    files = configparser.ConfigParser(interpolation=None, strict=False)
+    with suppress(configparser.Error, UnicodeDecodeError, OSError):  # then others say what is missing
+        files.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or os.path.expanduser("~/.aws/credentials"))
     name = os.environ.get("AWS_PROFILE") or "default"
     found = files[name] if files.has_section(name) else {}
     keys = {
         "access_key_id": "aws_access_key_id",
         "secret_access_key": "aws_secret_access_key",
-        "session_token": "aws_session_token",
+        "token": "aws_session_token",
     }
-    return {ours: found[theirs] for ours, theirs in keys.items() if theirs in found}
+    given = {ours: found[theirs] for ours, theirs in keys.items() if theirs in found}
+    return given if given.keys() >= {"access_key_id", "secret_access_key"} else {}
+
+
+def _profile() -> Any:
+    """What obstore asks for a profile's keys, every few minutes: whoever writes temporary ones into the file has newer
+    ones by then. None where there is no such profile."""
+    if not profile_keys():
+        return None
+
+    def keys() -> dict[str, Any]:
+        return {**profile_keys(), "expires_at": datetime.now(UTC) + RENEWED}
+
+    return keys
 
 
 def _trouble(place: Place, error: Exception) -> OSError:

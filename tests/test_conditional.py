@@ -170,6 +170,16 @@ def test_keys_of_a_profile_serve_conditional_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
     monkeypatch.setenv("AWS_PROFILE", "work")
     assert module.profile_keys() == {"access_key_id": "A", "secret_access_key": "B%"}
+    keys = module._profile()
+    assert keys()["secret_access_key"] == "B%"
+    (tmp_path / "keys").write_text("[work]\naws_access_key_id = C\naws_secret_access_key = D\naws_session_token = E\n")
+    assert {k: v for k, v in keys().items() if k != "expires_at"} == {
+        "access_key_id": "C", "secret_access_key": "D", "token": "E",
+    }, "temporary keys are renewed in the file"  # fmt: skip
+    for broken in (b"x = 1\n[work]\n", b"[work]\naws_access_key_id = A\n", b"\xff[work]"):
+        (tmp_path / "keys").write_bytes(broken)
+        assert module.profile_keys() == {}
+        assert module._profile() is None
     monkeypatch.setenv("AWS_PROFILE", "other")
     assert module.profile_keys() == {}
     monkeypatch.setenv("AWS_PROFILE", "work")

@@ -4,10 +4,11 @@ The rule, the first that applies:
 
 1. Fewer than FEW labels a class: `uncertainty_herding`. What the network is unsure of means little yet, and typical,
    different samples win (Hacohen et al. 2022; Bae et al. 2025, whose strategy does both).
-2. A class has no label yet: `uncertainty_herding`. A network does not doubt because of a class that it has never seen,
-   so `margin` does not look for it; what covers the pool comes across it.
-3. The commonest class has more than IMBALANCED times the labels of the rarest: `margin`, which asks at the borders of
-   the rare classes (CIFAR-10-LT, factor 50, 2,000 labels: 3.5 points above random).
+2. A class has no label yet, below MANY labels a class: `uncertainty_herding`. A network does not doubt because of a
+   class that it has never seen, so `margin` does not look for it; what covers the pool comes across it. A class that so
+   many labels have not met may not be there at all.
+3. The commonest class has more than IMBALANCED times the labels of the rarest of those that have any: `margin`, which
+   asks at the borders of the rare classes (CIFAR-10-LT, factor 50, 2,000 labels: 3.5 points above random).
 4. The network's metric on `pool.validation_path` is below UNSURE: `uncertainty_herding`, as in 1.
 5. MANY labels a class or more: `margin`. No strategy of a single network decisively beats it there ("Deep Active
    Learning: A Reality Check", arXiv 2403.14800), and it costs nothing beside the scores.
@@ -54,11 +55,11 @@ class Decision:
 def decide(facts: Facts) -> Decision:
     """The strategy of the next selection."""
     per_class = sum(facts.counts) / max(1, len(facts.counts))
-    rarest, commonest = min(facts.counts, default=0), max(facts.counts, default=0)
+    rarest, commonest = min(filter(None, facts.counts), default=0), max(facts.counts, default=0)
     labels = f"{per_class:,.0f} labels a class"
     if per_class < FEW:
         return Decision(strategy="uncertainty_herding", reason=f"few labels ({labels}, below {FEW})")
-    if missing := sum(count == 0 for count in facts.counts):
+    if (missing := sum(count == 0 for count in facts.counts)) and per_class < MANY:
         reason = f"no label yet of {missing:,} of {len(facts.counts):,} classes"
         return Decision(strategy="uncertainty_herding", reason=reason)
     if commonest > IMBALANCED * rarest:

@@ -225,7 +225,7 @@ def _over_labels(run: RunView) -> Html:
     ]
     drawn: Html = tag("p", "No network has been tested yet.", class_="note")
     caption = f"{run.metric.title} on the test set after training on the labels so far, the initial set included."
-    tested = _value(run.rounds[-1], "train", "tested") if run.rounds else None
+    tested = min((n for view in run.rounds if (n := _value(view, "train", "tested"))), default=None)
     if found := outlook(proxy, run.metric, tested):
         series.append(_predicted(found))
         caption += f" Dashed: the proxy's learning curve as it is fitted, with its 80% band. {words(found, run.metric)}"

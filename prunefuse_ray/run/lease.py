@@ -133,10 +133,11 @@ class Lease:
         place = self._place(self.number)
         try:
             self._store.put(place, self._content(), None)
+            if (before := self._store.version(place)) is None:
+                raise Changed(place.path)  # who came after, while this process slept, has removed it
+            self._store.put(place, self._content(), before)
         except Changed as error:
             raise self.refusal() from error
-        before = self._store.version(place)
-        self._store.put(place, self._content(), before)
         for outdated in (None, before):  # stores know both conditions, one, or none
             try:
                 self._store.put(place, b"{}", outdated)

@@ -21,7 +21,7 @@ WRITTEN_BY_OTHERS = {
     REQUEST: ("samples", "test-samples"),
     LABEL: ("samples", "test"),
     TRAIN: ("training",),
-    SCORE: ("scores", "scores-checkpoint", "labeled", "labeled-checkpoint"),
+    SCORE: ("scores", "scores-checkpoint", "labeled", "labeled-checkpoint", "scores-by"),
     FINETUNE: ("finetuning",),
 }
 """Directories of a phase into which tasks, actors and trainings write, each file under a name of its own. What people

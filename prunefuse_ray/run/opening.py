@@ -144,15 +144,17 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     return context
 
 
+OF_RULES = ("epsilon", "shrink")
+"""Fields of `fusion` that some of the rules here read. Rules of other packages are not loaded to ask them."""
+
+
 def not_read(config: Config) -> list[str]:
     """What is given, and has no effect beside the rest: arms of a sweep may differ in that."""
     fusion, selector, rounds = config.fusion, config.selection.selector, len(config.selection.budgets)
     notes = _undistilled(config)
     fused = fusion.target == "fused"
     read = networks.FUSION_RULES[fusion.rule].parameters if fused else {}
-    unread = dict.fromkeys(
-        name for rule in networks.FUSION_RULES.values() for name in rule.parameters if name not in read
-    )
+    unread = [name for name in OF_RULES if name not in read]
     if told := _not_default("fusion", fusion, unread):
         notes.append(f"{told}: " + (f"not read by fusion.rule '{fusion.rule}'" if fused else "nothing is fused"))
     pruning = [name for name in type(config.pruning).model_fields if name != "committee"]

@@ -122,10 +122,14 @@ def score(
     )
 
 
+ENOUGH = 0.1
+"""Share of a pass that its last start has to have scored to tell how quick the others were: less is its own start."""
+
+
 def of_all_starts(seconds: float, rows: int, kept: int) -> float:
     """What a pass has taken in all, where earlier starts had scored `kept` of its rows: they are taken to have been as
-    quick as the last one, which nobody can ask where it scored none."""
-    return seconds * rows / (rows - kept) if kept < rows else seconds
+    quick as the last one. Where that scored hardly any, its seconds alone are known."""
+    return seconds * rows / (rows - kept) if rows - kept >= max(1, ENOUGH * rows) else seconds
 
 
 def _with_decoding(what: ScorePass, job: ScoringJob, plan: ScoringPlan) -> ScoringPlan:

@@ -454,3 +454,18 @@ def test_the_samples_of_a_command_that_was_killed_go_with_the_next_one(request_,
     for desk in (living, last):
         desk.close()
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_who_goes_on_at_another_page_of_the_round_may_answer_there(request_):
+    """And who then goes on at the first one, that has not looked meanwhile, is refused, and nothing is lost."""
+    here, there = Desk(request_), Desk(request_)
+    here.answer("anna", [(0, 1)])
+    there.read_others()
+    there.answer("anna", [(1, 1)])
+    with pytest.raises(LabelError, match="was changed by another program"):
+        here.answer("anna", [(2, 1)])
+    assert given(request_) == {("a", "anna"): "dog", ("b", "anna"): "dog"}
+    assert numbers(there.undo("anna")) == [1]
+    assert numbers(there.undo("anna")) == [0]
+    here.close()
+    there.close()

@@ -95,3 +95,13 @@ def test_a_short_last_round_does_not_say_what_a_whole_one_would_bring():
     found = outlook(list(zip(labels, accuracies, strict=True)), CLASSIFICATION.metric)
     assert found == forecast(labels, accuracies, 100)
     assert "hardly worth" not in words(found, CLASSIFICATION.metric)
+
+
+def test_a_round_under_way_leaves_the_band_as_wide_as_the_test_set_makes_it(monkeypatch):
+    """Its own training has no figures yet."""
+    figures = [{"train": {"test_accuracy": 0.5 + r / 10, "tested": 20}} for r in range(4)] + [{}]
+    views = [round_view(r, metrics, labels=100 * (r + 1)) for r, metrics in enumerate(figures)]
+    asked = Mock(return_value=None)
+    monkeypatch.setattr("prunefuse_ray.report.page.outlook", asked)
+    render(run_view(rounds=views, result=None))
+    assert asked.call_args.args[2] == 20

@@ -219,3 +219,12 @@ def test_a_store_that_ignores_a_condition_is_noticed(root, known, monkeypatch, c
     mine = held(root)
     mine.check()
     assert ("the store ignores the condition" in caplog.text) == (len(known) < 2)
+
+
+def test_a_claim_that_an_heir_has_removed_is_no_claim(root, monkeypatch):
+    """This process slept between its two writes."""
+    store = Obeys("new", "same")
+    monkeypatch.setattr(store, "version", lambda place: None)
+    monkeypatch.setattr(lease, "conditional", lambda place: store)
+    with pytest.raises(LedgerError, match="another process is driving this run"):
+        Lease(root).acquire()

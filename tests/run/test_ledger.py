@@ -4,7 +4,6 @@ import errno
 import fcntl
 import json
 import os
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +14,7 @@ from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import Step, steps
 from prunefuse_ray.run import lease
+from prunefuse_ray.run import ledger as module
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.leftovers import remove_leftovers
@@ -303,11 +303,11 @@ def test_a_directory_is_synchronized_once(ledger, synchronized):
     assert sum(name.endswith(".parquet") for name in synchronized) == 20
 
 
-def test_who_only_looks_whether_a_run_is_driven_keeps_no_driver_out(ledger):
+def test_who_only_looks_whether_a_run_is_driven_keeps_no_driver_out(ledger, monkeypatch):
     ledger.lock()
     ledger.unlock()
-    looking = open(ledger.root.path + "/.lock")  # noqa: SIM115 (closed by the timer)
+    looking = open(ledger.root.path + "/.lock")  # noqa: SIM115 (closed meanwhile)
     fcntl.flock(looking, fcntl.LOCK_SH)
-    threading.Timer(0.1, looking.close).start()
+    monkeypatch.setattr(module.time, "sleep", lambda _: looking.close())
     ledger.lock()
     ledger.unlock()

@@ -2,8 +2,9 @@
 
 import pytest
 
+from prunefuse_ray import networks
 from prunefuse_ray.config.files import config_from_tree
-from prunefuse_ray.run.opening import not_read
+from prunefuse_ray.run.opening import OF_RULES, not_read
 
 DENSE = {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}
 
@@ -49,3 +50,12 @@ DENSE = {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}
 )
 def test_what_has_no_effect_is_told(tree, told):
     assert not_read(config_from_tree(tree)) == told
+
+
+def test_rules_of_other_packages_are_not_loaded_to_tell_what_is_not_read(monkeypatch):
+    """One that cannot be loaded would end the runs of those who do not ask for it."""
+    monkeypatch.setattr(networks.FUSION_RULES, "values", lambda: pytest.fail("all rules were loaded"))
+    assert not_read(config_from_tree({})) == []
+    monkeypatch.undo()
+    own = [rule for rule in networks.FUSION_RULES.values() if type(rule).__module__.startswith("prunefuse_ray.")]
+    assert set(OF_RULES) == {name for rule in own for name in rule.parameters}

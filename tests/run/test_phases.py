@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from prunefuse_ray import networks, progress
+from prunefuse_ray.acquisition.auto import Decision
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import config_from_tree, merge
 from prunefuse_ray.data import inventory
@@ -22,6 +24,7 @@ from prunefuse_ray.run import loop
 from prunefuse_ray.run.context import Done
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import finetune, init, train
+from prunefuse_ray.run.phases import score as score_phase
 from prunefuse_ray.run.phases.report import _cells
 from prunefuse_ray.storage import Place
 from tests.report.test_page import Page
@@ -370,3 +373,35 @@ def test_a_core_set_without_a_class_says_so(caplog):
     job = Job(pa.table({"id": ["a", "b", "c", "d"], "label": [0, 0, 1, 1]}))
     assert finetune._on_coreset(context, Step(2, "finetune"), job).labels["id"].to_pylist() == ["a", "b"]
     assert "round 2, finetune: the core-set holds none of 1 of 3 classes (dog)" in caplog.text
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "of an earlier version"])
+def test_scores_that_were_begun_by_another_strategy_are_not_gone_on_with(
+    local_ray, tiny_pool, tmp_path, monkeypatch, noted
+):
+    """`auto` may decide otherwise in another version: half of the scores would lack what the strategy reads."""
+    config = tiny(tiny_pool, tmp_path, selection={"strategy": "auto", "budgets": [10, 18]})
+    really, decisions = score_phase.score, iter(["margin", "uncertainty_herding"])
+    monkeypatch.setattr(
+        score_phase.auto, "decide", lambda facts: Decision(strategy=next(decisions), reason="for this test")
+    )
+
+    def score_and_end(*args):
+        really(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(score_phase, "score", score_and_end)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(config)
+    files = list((tmp_path / "tiny/rounds/000/scores").glob("*.parquet"))
+    assert files
+    assert "feature" not in pq.read_schema(files[0]).names
+    assert (tmp_path / "tiny/rounds/000/scores-by/margin").exists()
+    if not noted:
+        shutil.rmtree(tmp_path / "tiny/rounds/000/scores-by")
+    ledger = loop.run(config)
+    assert ledger.require(Step(0, "score")).metrics["strategy"] == "uncertainty_herding"
+    for file in (tmp_path / "tiny/rounds/000/scores").glob("*.parquet"):
+        assert "feature" in pq.read_schema(file).names
+    assert not (tmp_path / "tiny/rounds/000/scores-by").exists()

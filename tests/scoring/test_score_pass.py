@@ -48,6 +48,7 @@ def test_the_seconds_of_a_pass_are_those_of_all_its_starts(what, monkeypatch):
     assert of_all_starts(6.0, 100, 0) == 6.0
     assert of_all_starts(6.0, 100, 75) == 24.0
     assert of_all_starts(6.0, 100, 100) == 6.0, "the last start scored nothing"
+    assert of_all_starts(12.0, 1_000, 999) == 12.0, "and here it took its time to begin"
     whole = score(what, Scoring(), JOB, HERE, what.out.delete)
     rows = pa.concat_tables(pq.read_table(f.path, filesystem=what.out.fs) for f in whole.written)
     again = replace(what, out=what.root / "again")
@@ -59,4 +60,4 @@ def test_the_seconds_of_a_pass_are_those_of_all_its_starts(what, monkeypatch):
         return again.out.written()
 
     monkeypatch.setattr(score_pass, "write_scores", the_rest)
-    assert 0.39 < score(again, Scoring(), JOB, HERE, again.out.delete).metrics["seconds"] < 4
+    assert score(again, Scoring(), JOB, HERE, again.out.delete).metrics["seconds"] > 0.39

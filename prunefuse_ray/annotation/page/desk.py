@@ -82,11 +82,9 @@ class Desk:
         """Those of them that this process has written: the others may be another command's, of this round, too."""
         self._given: dict[str, dict[int, Answer]] = defaultdict(dict)
         self._others: dict[str, dict[int, Answer]] = {}
-        self.read_others()
-        self._done: dict[str, list[dict[int, Answer | None]]] = {
-            person: [{n: None} for n in given] for person, given in self._given.items()
-        }
+        self._done: dict[str, list[dict[int, Answer | None]]] = {}
         """What each person has answered at once -> what was there before; the last at the end."""
+        self.read_others()
         self._skipped: dict[str, list[int]] = defaultdict(list)
         self._lent: dict[int, tuple[str, float]] = {}
         self.last_answer = 0.0
@@ -99,14 +97,16 @@ class Desk:
         for number, person, answer in self._answers(read_answers(self.request, lambda n: not n.startswith(PREFIX))):
             found[person or "files"][number] = answer
         pages: dict[str, dict[int, Answer]] = defaultdict(dict)
-        theirs = self._answers(read_answers(self.request, lambda n: n.startswith(PREFIX) and n not in self._written))
-        for number, person, answer in sorted(theirs, key=lambda a: a[2].time):
+        theirs = read_answers(self.request, lambda n: n.startswith(PREFIX) and n not in self._written)
+        for number, person, answer in sorted(self._answers(theirs), key=lambda a: a[2].time):
             pages[person][number] = answer
         with self._lock:
             self._others = found
+            for name in {*self._files, *theirs.files} - self._written:
+                self._files[name] = {theirs.files.get(name)}
             for person in {*self._given, *pages}:
                 if page_file(person) not in self._written:
-                    self._given[person] = pages[person]
+                    self._given[person], self._done[person] = pages[person], [{n: None} for n in pages[person]]
 
     def _answers(self, answers: Answers) -> list[tuple[int, str, Answer]]:
         labels = [

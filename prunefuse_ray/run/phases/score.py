@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -33,6 +34,8 @@ from prunefuse_ray.scoring.score_pass import ScorePass, score, write_scores
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
+
+logger = logging.getLogger(__name__)
 
 
 def decide(
@@ -99,6 +102,7 @@ def run(context: RunContext, step: Step) -> Done:
         out=ledger.place(step, "scores"),
         checkpoint=ledger.place(step, "scores-checkpoint"),
     )
+    _begun_alike(context, step, what, by.strategy)
     held_out = context.held_out_contents if compares(config, step.round) else None
     job = decide(
         config, context.form, context.scoring, by.strategy, weights_of(context, step, by.strategy), held_out,
@@ -114,7 +118,7 @@ def run(context: RunContext, step: Step) -> Done:
     return Done(
         outputs={},
         written=[*scored.written, *known],
-        leftovers=("scores-checkpoint", "labeled-checkpoint"),
+        leftovers=("scores-checkpoint", "labeled-checkpoint", BY),
         metrics={
             **scored.metrics,
             "strategy": by.strategy,
@@ -126,6 +130,23 @@ def run(context: RunContext, step: Step) -> Done:
             "actors": [context.scoring.min_actors, context.scoring.max_actors],
         },
     )
+
+
+BY = "scores-by"
+"""Names the strategy by which a pass that is not over was begun."""
+
+
+def _begun_alike(context: RunContext, step: Step, what: ScorePass, strategy: str) -> None:
+    """Begin a pass anew that was begun by another strategy: `auto` of another version may decide otherwise."""
+    ledger, selection = context.ledger, context.config.selection
+    begun = [file.base_name for file in ledger.place(step, BY).written()]
+    unknown = not begun and selection.strategy == AUTO and step.round >= 0  # an earlier version did not note it
+    if what.out.written() and (unknown or begun not in ([], [strategy])):
+        logger.warning("round %d, %s: begun by another strategy, so it begins anew", step.round, step.phase)
+        ledger.clear(step, "scores", "scores-checkpoint", "labeled", "labeled-checkpoint")
+    if begun != [strategy]:
+        ledger.clear(step, BY)
+        ledger.write_file(f"{step.directory}/{BY}/{strategy}", b"")
 
 
 def strategy_of(context: RunContext, step: Step) -> Decision:
