@@ -378,6 +378,15 @@ def test_gcp_workers_have_no_address_outside_and_an_account_of_their_own():
         assert ("serviceAccounts" in kind["node_config"]) == (key != "head")
 
 
+def test_gcp_disks_are_of_a_type_that_machines_with_an_l4_take():
+    """Without a type the API takes pd-standard, which G2 machines refuse."""
+    config = launcher("gcp")
+    zone = config["provider"]["availability_zone"]
+    for kind in config["available_node_types"].values():
+        types = [disk["initializeParams"]["diskType"] for disk in kind["node_config"]["disks"]]
+        assert types == [f"zones/{zone}/diskTypes/pd-balanced"]
+
+
 def test_azure_machines_are_what_rays_template_takes():
     """What the launcher hands to Azure: parameters of its template, whose own values the file does not give."""
     import ray
