@@ -415,6 +415,32 @@ def test_azure_machines_are_what_rays_template_takes():
     assert {"subscription_id", "resource_group", "location", "msi_name", "msi_resource_group"} <= provider.keys()
 
 
+def test_the_readme_names_the_rights_that_the_launcher_gives():
+    """Read from Ray: GCP's list of roles, and Azure's assignment, which has no condition."""
+    import ray
+
+    text = " ".join((CLUSTER / "README.md").read_text(encoding="utf-8").split())
+    private = Path(ray.__file__).parent / "autoscaler" / "_private"
+    gcp = (private / "gcp" / "config.py").read_text()
+    (given,) = re.findall(r"^DEFAULT_SERVICE_ACCOUNT_ROLES = \[(.*?)\]", gcp, re.DOTALL | re.MULTILINE)
+    called = {
+        "roles/compute.admin": "Compute Admin",
+        "roles/storage.objectAdmin": "Storage Object Admin",
+        "roles/iam.serviceAccountUser": "Service Account User",
+        "roles/iam.roleViewer": "Role Viewer",
+    }
+    assert set(re.findall(r'"(roles/\S+)"', given)) == called.keys()
+    assert [role for role in called.values() if role not in text] == []
+    azure = json.loads((private / "_azure" / "azure-config-template.json").read_text())
+    (assigned,) = (r for r in azure["resources"] if r["type"].endswith("/roleAssignments"))
+    assert "condition" not in assigned
+    assert (assigned["properties"]["roleDefinitionId"], assigned["properties"]["scope"]) == (
+        "[variables('contributor')]",
+        "[resourceGroup().id]",
+    )
+    assert "RoleAssignmentExists" in text
+
+
 def test_onprem_roles_are_given_when_ray_starts():
     """The launcher has no node types for machines at hand."""
     config = launcher("onprem")
