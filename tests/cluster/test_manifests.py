@@ -5,6 +5,9 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -722,6 +725,59 @@ def test_the_image_is_pinned_unprivileged_and_has_a_home():
     assert "RAY_AUTH_MODE=token" in home.split()
     installs = [rest for what, rest in steps if what == "RUN" and "pip install" in rest]
     assert all("--constraint constraints.txt" in rest or "--no-deps" in rest for rest in installs)
+
+
+def test_the_image_asks_for_the_dependencies_of_the_extras(tmp_path):
+    steps = instructions()
+    (extras,) = (rest.partition("=")[2].strip('"') for what, rest in steps if what == "ARG" and "EXTRAS=" in rest)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = project["optional-dependencies"]
+    assert set(extras.split(",")) <= optional.keys()
+    (install,) = (rest for what, rest in steps if what == "RUN" and "tomllib" in rest)
+    (command,) = re.findall(r"(python -c .*?) > requirements.txt", install)
+
+    def asked(extras):
+        environment = {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "EXTRAS": extras,
+        }
+        done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+        return done.stdout.splitlines()
+
+    assert asked(extras) == project["dependencies"] + optional["openvino"]
+    assert asked("") == project["dependencies"]
+    assert asked("openvino, timm") == project["dependencies"] + optional["openvino"] + optional["timm"]
+    assert asked("opnvino") == [], "an extra that there is not ends the build"
+
+
+@pytest.mark.parametrize("user", ["ray:1000", "ray:1001", ""])
+def test_the_image_has_a_user_with_the_given_id_and_a_home(user, tmp_path):
+    """Of a base that has a user `ray` and of one that has none; stand-ins write down what would be done."""
+    (setup,) = (rest for what, rest in instructions() if what == "RUN" and "useradd" in rest)
+    (command,) = re.findall(r"(if ! id ray.*?; fi) ", setup)
+    for name in ("useradd", "usermod", "chown"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "id").write_text(f"#!/bin/sh\n{'echo ' + user[4:] if user else 'exit 1'}\n")
+    (tmp_path / "id").chmod(0o755)
+    command = command.replace("${UID}", "1001")  # a shell may have a UID of its own
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=True)
+    assert (
+        done.stdout.splitlines()
+        == {
+            "ray:1000": ["usermod --uid 1001 ray", "chown -R ray /home/ray"],
+            "ray:1001": [],
+            "": ["useradd --create-home --uid 1001 --shell /bin/bash ray"],
+        }[user]
+    )
+
+
+def test_files_name_the_driver_that_the_pinned_cuda_needs():
+    """CUDA 13 needs a driver of version 580 or newer; with other pins these sentences need another number."""
+    assert PINS["cuda-toolkit"].startswith("13.")
+    for file in ("Dockerfile", "README.md", "aws.yaml", "gcp.yaml", "azure.yaml"):
+        assert "580 or newer" in " ".join((CLUSTER / file).read_text(encoding="utf-8").split()), file
 
 
 def test_compilers_stay_in_the_stage_that_builds():
