@@ -616,6 +616,8 @@ def test_pods_are_confined(which):
                     "memory",
                 }
             )
+            # Objects that Ray spills go to a node's disk, which others use, too; the submitter has none.
+            assert ("ephemeral-storage" in container["resources"]["limits"]) == (template is not submitter)
             assert not container["securityContext"].get("privileged")
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
     assert all(g["template"]["spec"]["automountServiceAccountToken"] is False for g in spec["workerGroupSpecs"])

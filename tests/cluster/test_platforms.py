@@ -15,7 +15,7 @@ import yaml
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.run import events
 from prunefuse_ray.scoring import meter
-from tests.cluster.test_manifests import CLUSTER, JOBS, KUBERAY, PINS
+from tests.cluster.test_manifests import CLUSTER, JOB_FIELDS, JOBS, KUBERAY, PINS, faults
 from tests.support import ROOT
 
 SLURM = CLUSTER / "slurm.sh"
@@ -137,14 +137,40 @@ def test_anyscale_runs_digits_in_the_image():
 
 
 @pytest.mark.parametrize("which", JOBS)
-def test_a_queue_of_kueue_is_one_line(which):
+def test_kueue_and_kuberay_take_a_job_with_the_changes_that_its_comment_asks(which):
+    """The rules are those of Kueue's webhook (raycluster.ValidateCreate) and of KubeRay 1.7's validation."""
     text = (KUBERAY / f"{which}.yaml").read_text()
     asked, count = re.subn(r"^  # (labels: \{kueue\.x-k8s\.io/queue-name: .*\})$", r"  \1", text, flags=re.MULTILINE)
     assert count == 1
     job = yaml.safe_load(asked)
     assert list(job["metadata"]["labels"]) == ["kueue.x-k8s.io/queue-name"]
-    assert job["spec"] == yaml.safe_load(text)["spec"]
-    assert job["spec"]["shutdownAfterJobFinishes"], "Kueue admits no other jobs"
+    cluster = job["spec"]["rayClusterSpec"]
+    cluster["enableInTreeAutoscaling"] = False
+    for group in cluster["workerGroupSpecs"]:
+        group["replicas"] = group["minReplicas"] + 1
+    assert refused(job) == []
+    assert faults(job["spec"], JOB_FIELDS) == []
+    as_it_stands = yaml.safe_load(asked)
+    assert refused(as_it_stands) == ["Kueue: enableInTreeAutoscaling"]
+    del cluster["autoscalerOptions"]
+    names = [group["groupName"] for group in cluster["workerGroupSpecs"]]
+    assert refused(job) == [f"KubeRay: {key} of {n}" for n in names for key in ("idleTimeoutSeconds", "priority")]
+
+
+def refused(job):
+    cluster = job["spec"]["rayClusterSpec"]
+    rules = {
+        "Kueue: shutdownAfterJobFinishes": not job["spec"]["shutdownAfterJobFinishes"],
+        "Kueue: enableInTreeAutoscaling": cluster["enableInTreeAutoscaling"],
+        "Kueue: a group of the name head": "head" in [g["groupName"] for g in cluster["workerGroupSpecs"]],
+    }
+    second = cluster.get("autoscalerOptions", {}).get("version") == "v2"
+    for group in cluster["workerGroupSpecs"]:
+        name, counts = group["groupName"], [group[key] for key in ("minReplicas", "replicas", "maxReplicas")]
+        for key in ("idleTimeoutSeconds", "priority"):
+            rules[f"KubeRay: {key} of {name}"] = key in group and not second
+        rules[f"KubeRay: replicas of {name}"] = counts != sorted(counts)
+    return [rule for rule, broken in rules.items() if broken]
 
 
 # --- Grafana ---
