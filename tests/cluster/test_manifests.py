@@ -207,7 +207,9 @@ def test_secrets_would_be_seen(text):
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_versions_are_those_the_tests_ran_with(path):
     text = path.read_text(encoding="utf-8")
-    ray = re.findall(r"(?:rayVersion: \"|rayproject/ray:|\bray(?:\[[a-z,]+\])?==|:ray)(\d+\.\d+\.\d+)", text)
+    ray = re.findall(
+        r"(?:rayVersion: \"|(?:rayproject|anyscale)/ray:|\bray(?:\[[a-z,]+\])?==|:ray)(\d+\.\d+\.\d+)", text
+    )
     torch = re.findall(r"(?:\btorch==|-torch)(\d+\.\d+\.\d+)", text)
     assert set(ray) <= {PINS["ray"]}
     assert set(torch) <= {PINS["torch"]}
@@ -710,8 +712,8 @@ def test_the_readmes_submissions_are_taken():
 # --- the image ------------------------------------------------------------------------------------------------------
 
 
-def instructions():
-    text = re.sub(r"^\s*#.*\n", "", (CLUSTER / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+def instructions(file="Dockerfile"):
+    text = re.sub(r"^\s*#.*\n", "", (CLUSTER / file).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     return [tuple(line.split(None, 1)) for line in text.splitlines() if line.strip()]
 
 

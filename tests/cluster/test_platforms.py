@@ -15,7 +15,7 @@ import yaml
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.run import events
 from prunefuse_ray.scoring import meter
-from tests.cluster.test_manifests import CLUSTER, JOB_FIELDS, JOBS, KUBERAY, PINS, faults
+from tests.cluster.test_manifests import CLUSTER, JOB_FIELDS, JOBS, KUBERAY, PINS, faults, instructions
 from tests.support import ROOT
 
 SLURM = CLUSTER / "slurm.sh"
@@ -131,6 +131,20 @@ def test_anyscale_runs_digits_in_the_image():
     assert job["image_uri"].endswith(f":ray{PINS['ray']}-torch{PINS['torch']}")
     assert job["max_retries"] > 0
     runs_digits(job["entrypoint"])
+
+
+def test_the_image_of_anyscale_keeps_anyscales_ray_and_adds_the_package():
+    """A PATH would hide Anyscale's packages, and RAY_AUTH_MODE=token asks for a token that it does not give."""
+    assert "anyscale.Dockerfile" in (CLUSTER / "anyscale.yaml").read_text()
+    steps = instructions("anyscale.Dockerfile")
+    assert steps[0] == ("FROM", f"anyscale/ray:{PINS['ray']}-slim-py311")
+    assert {what for what, _ in steps} == {"FROM", "ARG", "COPY", "RUN"}, "no ENV and no USER"
+    copied = [s for what, rest in steps if what == "COPY" for s in rest.split()[1:-1]]
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    (install,) = (rest for what, rest in steps if what == "RUN")
+    assert install.startswith("pip install --no-cache-dir --constraint /home/ray/prunefuse/constraints.txt ")
+    assert ("ARG", 'EXTRAS="openvino"') in steps
+    assert ("ARG", 'EXTRAS="openvino"') in instructions()
 
 
 # --- Kueue ---
