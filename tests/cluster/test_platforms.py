@@ -50,9 +50,13 @@ def allocation(tmp_path):
     stand_in = tmp_path / "bin"
     stand_in.mkdir()
     asked = tmp_path / "asked"
+    (tmp_path / "resolved").write_text("10.0.0.1 fd00::1\n")
+    (tmp_path / "interfaces").write_text("10.0.0.1 172.17.0.1 fd00::1\n")
     commands = {
         "scontrol": "echo node-1; echo node-2",
-        "srun": 'case "$*" in *hostname*) echo "10.0.0.1 fd00::1";; *) printf "%s\\n" "$SRUN_CPUS_PER_TASK" '
+        "hostname": f'case "$1" in --ip-address) cat {tmp_path}/resolved;; *) cat {tmp_path}/interfaces;; esac',
+        "srun": 'case "$*" in *hostname*) while [ "$1" != bash ]; do shift; done; exec "$@";; '
+        '*) printf "%s\\n" "$SRUN_CPUS_PER_TASK" "$RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT" '
         f'"$RAY_AUTH_MODE" "$(stat -c %a "$RAY_AUTH_TOKEN_PATH")" "$(wc -c < "$RAY_AUTH_TOKEN_PATH")" "$@" > {asked};'
         f' [ ! -e {tmp_path}/starts ] || touch "$RAY_AUTH_TOKEN_PATH.ended";; esac',
     }
@@ -71,8 +75,9 @@ def allocation(tmp_path):
         }  # fmt: skip
         subprocess.run(["bash", str(SLURM), *options], env=environment, check=True)
         assert not list((tmp_path / "home/.ray-auth").iterdir()), "the token goes with the job"
-        cpus, mode, rights, length, *words = asked.read_text().splitlines()
+        cpus, wait, mode, rights, length, *words = asked.read_text().splitlines()
         assert cpus == "8", "srun takes it from nowhere else"
+        assert int(wait) > 30, "Ray's own limit is short for nodes that read it from a shared disk"
         assert (mode, rights, length) == ("token", "600", "64")
         return words
 
@@ -102,6 +107,31 @@ def test_slurm_gives_every_node_to_one_ray(allocation):
 def test_slurm_hands_on_the_options_of_a_run(allocation):
     words = allocation("--preset", "imdb", "--run.name", "two words")
     assert words[-5:] == ["run", "--preset", "imdb", "--run.name", "two words"]
+
+
+@pytest.mark.parametrize(
+    ("resolved", "interfaces", "address"),
+    [
+        ("127.0.1.1", "10.0.0.7 172.17.0.1", "10.0.0.7"),
+        ("::1 127.0.1.1 10.0.0.7", "172.17.0.1", "10.0.0.7"),
+        ("fe80::1 127.0.0.53", "fe80::1 10.0.0.7", "10.0.0.7"),
+        ("", "10.0.0.7", "10.0.0.7"),
+    ],
+)
+def test_slurm_gives_an_address_that_other_nodes_reach(allocation, tmp_path, resolved, interfaces, address):
+    """Debian's and Ubuntu's /etc/hosts has the machine's own name at 127.0.1.1."""
+    (tmp_path / "resolved").write_text(f"{resolved}\n")
+    (tmp_path / "interfaces").write_text(f"{interfaces}\n")
+    words = allocation()
+    assert words[words.index("--address") + 1] == f"{address}:6379"
+    assert f"RAY_ADDRESS={address}:6379" in words
+
+
+def test_slurm_says_when_a_node_has_no_address(allocation, tmp_path):
+    for file in ("resolved", "interfaces"):
+        (tmp_path / file).write_text("127.0.1.1\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        allocation()
 
 
 def test_slurm_does_not_call_a_run_done_that_never_began(allocation, tmp_path):
