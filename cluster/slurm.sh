@@ -31,8 +31,16 @@ ended="$RAY_AUTH_TOKEN_PATH.ended"
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH" "$ended"' EXIT
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | awk 'NR == 1')
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
+# /etc/hosts of Debian and Ubuntu may give a node its own name at 127.0.1.1, which is of no use to the others: then the
+# first address of its interfaces.
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" \
+  bash -c 'hostname --ip-address; hostname --all-ip-addresses; true' \
+  | awk '{for (i = 1; i <= NF; i++) if (!found && $i !~ /^(127\.|::1$|fe80:)/) {print $i; found = 1}}')
+[ -n "$address" ] || { echo "node $head has no address that other nodes can reach" >&2; exit 1; }
 [ "$#" -gt 0 ] || set -- --preset digits --run.directory "$PWD/runs"
+
+# Importing Ray from a shared file system may take minutes on a cold node; symmetric-run would wait for 30 s.
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT="${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT:-300}"
 
 # One task on each node: the first starts Ray's head and the run, the others join, and all end with the run.
 srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 ray symmetric-run \

@@ -79,6 +79,22 @@ def test_what_can_be_named_is_listed(capsys, kind):
     assert capsys.readouterr().out.count("\n") == 2 + len(KINDS[kind]().rows)
 
 
+def test_the_tutorial_of_clusters_ends_what_it_started():
+    page = (ROOT / "docs" / "tutorials" / "cluster.md").read_text(encoding="utf-8")
+    assert page.index("ray up cluster/aws.yaml") < page.index("ray down cluster/aws.yaml")
+    assert page.index("ray start --head") < page.index("`ray stop`")
+
+
+def test_pages_that_link_to_what_is_in_cluster_name_the_file():
+    """GitHub does not fill in snippets: anchors of cluster/README.md are not in docs/how-to/clusters.md there."""
+    own = (ROOT / "docs" / "how-to" / "clusters.md").read_text(encoding="utf-8")
+    anchors = {re.sub(r"[^a-z- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)", own, re.M)}
+    for page in DOCUMENTS:
+        text = page.read_text(encoding="utf-8")
+        linked = set(re.findall(r"clusters\.md#([\w-]+)", text))
+        assert linked <= anchors or "`cluster/README.md`" in text, page
+
+
 def test_the_files_that_the_architecture_names_are_there():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z_]+/[a-z_/]*(?:[a-z_]+\.py|))`", text))

@@ -5,6 +5,9 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,7 +207,9 @@ def test_secrets_would_be_seen(text):
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_versions_are_those_the_tests_ran_with(path):
     text = path.read_text(encoding="utf-8")
-    ray = re.findall(r"(?:rayVersion: \"|rayproject/ray:|\bray(?:\[[a-z,]+\])?==|:ray)(\d+\.\d+\.\d+)", text)
+    ray = re.findall(
+        r"(?:rayVersion: \"|(?:rayproject|anyscale)/ray:|\bray(?:\[[a-z,]+\])?==|:ray)(\d+\.\d+\.\d+)", text
+    )
     torch = re.findall(r"(?:\btorch==|-torch)(\d+\.\d+\.\d+)", text)
     assert set(ray) <= {PINS["ray"]}
     assert set(torch) <= {PINS["torch"]}
@@ -378,6 +383,15 @@ def test_gcp_workers_have_no_address_outside_and_an_account_of_their_own():
         assert ("serviceAccounts" in kind["node_config"]) == (key != "head")
 
 
+def test_gcp_disks_are_of_a_type_that_machines_with_an_l4_take():
+    """Without a type the API takes pd-standard, which G2 machines refuse."""
+    config = launcher("gcp")
+    zone = config["provider"]["availability_zone"]
+    for kind in config["available_node_types"].values():
+        types = [disk["initializeParams"]["diskType"] for disk in kind["node_config"]["disks"]]
+        assert types == [f"zones/{zone}/diskTypes/pd-balanced"]
+
+
 def test_azure_machines_are_what_rays_template_takes():
     """What the launcher hands to Azure: parameters of its template, whose own values the file does not give."""
     import ray
@@ -404,6 +418,32 @@ def test_azure_machines_are_what_rays_template_takes():
     provider = launcher("azure")["provider"]
     assert (provider["use_internal_ips"], provider["use_external_head_ip"]) == (True, True)
     assert {"subscription_id", "resource_group", "location", "msi_name", "msi_resource_group"} <= provider.keys()
+
+
+def test_the_readme_names_the_rights_that_the_launcher_gives():
+    """Read from Ray: GCP's list of roles, and Azure's assignment, which has no condition."""
+    import ray
+
+    text = " ".join((CLUSTER / "README.md").read_text(encoding="utf-8").split())
+    private = Path(ray.__file__).parent / "autoscaler" / "_private"
+    gcp = (private / "gcp" / "config.py").read_text()
+    (given,) = re.findall(r"^DEFAULT_SERVICE_ACCOUNT_ROLES = \[(.*?)\]", gcp, re.DOTALL | re.MULTILINE)
+    called = {
+        "roles/compute.admin": "Compute Admin",
+        "roles/storage.objectAdmin": "Storage Object Admin",
+        "roles/iam.serviceAccountUser": "Service Account User",
+        "roles/iam.roleViewer": "Role Viewer",
+    }
+    assert set(re.findall(r'"(roles/\S+)"', given)) == called.keys()
+    assert [role for role in called.values() if role not in text] == []
+    azure = json.loads((private / "_azure" / "azure-config-template.json").read_text())
+    (assigned,) = (r for r in azure["resources"] if r["type"].endswith("/roleAssignments"))
+    assert "condition" not in assigned
+    assert (assigned["properties"]["roleDefinitionId"], assigned["properties"]["scope"]) == (
+        "[variables('contributor')]",
+        "[resourceGroup().id]",
+    )
+    assert "RoleAssignmentExists" in text
 
 
 def test_onprem_roles_are_given_when_ray_starts():
@@ -578,6 +618,8 @@ def test_pods_are_confined(which):
                     "memory",
                 }
             )
+            # Objects that Ray spills go to a node's disk, which others use, too; the submitter has none.
+            assert ("ephemeral-storage" in container["resources"]["limits"]) == (template is not submitter)
             assert not container["securityContext"].get("privileged")
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
     assert all(g["template"]["spec"]["automountServiceAccountToken"] is False for g in spec["workerGroupSpecs"])
@@ -670,8 +712,8 @@ def test_the_readmes_submissions_are_taken():
 # --- the image ------------------------------------------------------------------------------------------------------
 
 
-def instructions():
-    text = re.sub(r"^\s*#.*\n", "", (CLUSTER / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+def instructions(file="Dockerfile"):
+    text = re.sub(r"^\s*#.*\n", "", (CLUSTER / file).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     return [tuple(line.split(None, 1)) for line in text.splitlines() if line.strip()]
 
 
@@ -687,6 +729,59 @@ def test_the_image_is_pinned_unprivileged_and_has_a_home():
     assert "RAY_AUTH_MODE=token" in home.split()
     installs = [rest for what, rest in steps if what == "RUN" and "pip install" in rest]
     assert all("--constraint constraints.txt" in rest or "--no-deps" in rest for rest in installs)
+
+
+def test_the_image_asks_for_the_dependencies_of_the_extras(tmp_path):
+    steps = instructions()
+    (extras,) = (rest.partition("=")[2].strip('"') for what, rest in steps if what == "ARG" and "EXTRAS=" in rest)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = project["optional-dependencies"]
+    assert set(extras.split(",")) <= optional.keys()
+    (install,) = (rest for what, rest in steps if what == "RUN" and "tomllib" in rest)
+    (command,) = re.findall(r"(python -c .*?) > requirements.txt", install)
+
+    def asked(extras):
+        environment = {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "EXTRAS": extras,
+        }
+        done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+        return done.stdout.splitlines()
+
+    assert asked(extras) == project["dependencies"] + optional["openvino"]
+    assert asked("") == project["dependencies"]
+    assert asked("openvino, timm") == project["dependencies"] + optional["openvino"] + optional["timm"]
+    assert asked("opnvino") == [], "an extra that there is not ends the build"
+
+
+@pytest.mark.parametrize("user", ["ray:1000", "ray:1001", ""])
+def test_the_image_has_a_user_with_the_given_id_and_a_home(user, tmp_path):
+    """Of a base that has a user `ray` and of one that has none; stand-ins write down what would be done."""
+    (setup,) = (rest for what, rest in instructions() if what == "RUN" and "useradd" in rest)
+    (command,) = re.findall(r"(if ! id ray.*?; fi) ", setup)
+    for name in ("useradd", "usermod", "chown"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "id").write_text(f"#!/bin/sh\n{'echo ' + user[4:] if user else 'exit 1'}\n")
+    (tmp_path / "id").chmod(0o755)
+    command = command.replace("${UID}", "1001")  # a shell may have a UID of its own
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=True)
+    assert (
+        done.stdout.splitlines()
+        == {
+            "ray:1000": ["usermod --uid 1001 ray", "chown -R ray /home/ray"],
+            "ray:1001": [],
+            "": ["useradd --create-home --uid 1001 --shell /bin/bash ray"],
+        }[user]
+    )
+
+
+def test_files_name_the_driver_that_the_pinned_cuda_needs():
+    """CUDA 13 needs a driver of version 580 or newer; with other pins these sentences need another number."""
+    assert PINS["cuda-toolkit"].startswith("13.")
+    for file in ("Dockerfile", "README.md", "aws.yaml", "gcp.yaml", "azure.yaml"):
+        assert "580 or newer" in " ".join((CLUSTER / file).read_text(encoding="utf-8").split()), file
 
 
 def test_compilers_stay_in_the_stage_that_builds():

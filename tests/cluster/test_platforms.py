@@ -15,7 +15,7 @@ import yaml
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.run import events
 from prunefuse_ray.scoring import meter
-from tests.cluster.test_manifests import CLUSTER, JOBS, KUBERAY, PINS
+from tests.cluster.test_manifests import CLUSTER, JOB_FIELDS, JOBS, KUBERAY, PINS, faults, instructions
 from tests.support import ROOT
 
 SLURM = CLUSTER / "slurm.sh"
@@ -50,9 +50,13 @@ def allocation(tmp_path):
     stand_in = tmp_path / "bin"
     stand_in.mkdir()
     asked = tmp_path / "asked"
+    (tmp_path / "resolved").write_text("10.0.0.1 fd00::1\n")
+    (tmp_path / "interfaces").write_text("10.0.0.1 172.17.0.1 fd00::1\n")
     commands = {
         "scontrol": "echo node-1; echo node-2",
-        "srun": 'case "$*" in *hostname*) echo "10.0.0.1 fd00::1";; *) printf "%s\\n" "$SRUN_CPUS_PER_TASK" '
+        "hostname": f'case "$1" in --ip-address) cat {tmp_path}/resolved;; *) cat {tmp_path}/interfaces;; esac',
+        "srun": 'case "$*" in *hostname*) while [ "$1" != bash ]; do shift; done; exec "$@";; '
+        '*) printf "%s\\n" "$SRUN_CPUS_PER_TASK" "$RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT" '
         f'"$RAY_AUTH_MODE" "$(stat -c %a "$RAY_AUTH_TOKEN_PATH")" "$(wc -c < "$RAY_AUTH_TOKEN_PATH")" "$@" > {asked};'
         f' [ ! -e {tmp_path}/starts ] || touch "$RAY_AUTH_TOKEN_PATH.ended";; esac',
     }
@@ -71,8 +75,9 @@ def allocation(tmp_path):
         }  # fmt: skip
         subprocess.run(["bash", str(SLURM), *options], env=environment, check=True)
         assert not list((tmp_path / "home/.ray-auth").iterdir()), "the token goes with the job"
-        cpus, mode, rights, length, *words = asked.read_text().splitlines()
+        cpus, wait, mode, rights, length, *words = asked.read_text().splitlines()
         assert cpus == "8", "srun takes it from nowhere else"
+        assert int(wait) > 30, "Ray's own limit is short for nodes that read it from a shared disk"
         assert (mode, rights, length) == ("token", "600", "64")
         return words
 
@@ -104,6 +109,31 @@ def test_slurm_hands_on_the_options_of_a_run(allocation):
     assert words[-5:] == ["run", "--preset", "imdb", "--run.name", "two words"]
 
 
+@pytest.mark.parametrize(
+    ("resolved", "interfaces", "address"),
+    [
+        ("127.0.1.1", "10.0.0.7 172.17.0.1", "10.0.0.7"),
+        ("::1 127.0.1.1 10.0.0.7", "172.17.0.1", "10.0.0.7"),
+        ("fe80::1 127.0.0.53", "fe80::1 10.0.0.7", "10.0.0.7"),
+        ("", "10.0.0.7", "10.0.0.7"),
+    ],
+)
+def test_slurm_gives_an_address_that_other_nodes_reach(allocation, tmp_path, resolved, interfaces, address):
+    """Debian's and Ubuntu's /etc/hosts has the machine's own name at 127.0.1.1."""
+    (tmp_path / "resolved").write_text(f"{resolved}\n")
+    (tmp_path / "interfaces").write_text(f"{interfaces}\n")
+    words = allocation()
+    assert words[words.index("--address") + 1] == f"{address}:6379"
+    assert f"RAY_ADDRESS={address}:6379" in words
+
+
+def test_slurm_says_when_a_node_has_no_address(allocation, tmp_path):
+    for file in ("resolved", "interfaces"):
+        (tmp_path / file).write_text("127.0.1.1\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        allocation()
+
+
 def test_slurm_does_not_call_a_run_done_that_never_began(allocation, tmp_path):
     (tmp_path / "starts").unlink()
     with pytest.raises(subprocess.CalledProcessError):
@@ -133,18 +163,58 @@ def test_anyscale_runs_digits_in_the_image():
     runs_digits(job["entrypoint"])
 
 
+def test_the_image_of_anyscale_keeps_anyscales_ray_and_adds_the_package():
+    """A PATH would hide Anyscale's packages, and RAY_AUTH_MODE=token asks for a token that it does not give."""
+    assert "anyscale.Dockerfile" in (CLUSTER / "anyscale.yaml").read_text()
+    steps = instructions("anyscale.Dockerfile")
+    assert steps[0] == ("FROM", f"anyscale/ray:{PINS['ray']}-slim-py311")
+    assert {what for what, _ in steps} == {"FROM", "ARG", "COPY", "RUN"}, "no ENV and no USER"
+    copied = [s for what, rest in steps if what == "COPY" for s in rest.split()[1:-1]]
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    (install,) = (rest for what, rest in steps if what == "RUN")
+    assert install.startswith("pip install --no-cache-dir --constraint /home/ray/prunefuse/constraints.txt ")
+    assert ("ARG", 'EXTRAS="openvino"') in steps
+    assert ("ARG", 'EXTRAS="openvino"') in instructions()
+
+
 # --- Kueue ---
 
 
 @pytest.mark.parametrize("which", JOBS)
-def test_a_queue_of_kueue_is_one_line(which):
+def test_kueue_and_kuberay_take_a_job_with_the_changes_that_its_comment_asks(which):
+    """The rules are those of Kueue's webhook (raycluster.ValidateCreate) and of KubeRay 1.7's validation."""
     text = (KUBERAY / f"{which}.yaml").read_text()
     asked, count = re.subn(r"^  # (labels: \{kueue\.x-k8s\.io/queue-name: .*\})$", r"  \1", text, flags=re.MULTILINE)
     assert count == 1
     job = yaml.safe_load(asked)
     assert list(job["metadata"]["labels"]) == ["kueue.x-k8s.io/queue-name"]
-    assert job["spec"] == yaml.safe_load(text)["spec"]
-    assert job["spec"]["shutdownAfterJobFinishes"], "Kueue admits no other jobs"
+    cluster = job["spec"]["rayClusterSpec"]
+    cluster["enableInTreeAutoscaling"] = False
+    for group in cluster["workerGroupSpecs"]:
+        group["replicas"] = group["minReplicas"] + 1
+    assert refused(job) == []
+    assert faults(job["spec"], JOB_FIELDS) == []
+    as_it_stands = yaml.safe_load(asked)
+    assert refused(as_it_stands) == ["Kueue: enableInTreeAutoscaling"]
+    del cluster["autoscalerOptions"]
+    names = [group["groupName"] for group in cluster["workerGroupSpecs"]]
+    assert refused(job) == [f"KubeRay: {key} of {n}" for n in names for key in ("idleTimeoutSeconds", "priority")]
+
+
+def refused(job):
+    cluster = job["spec"]["rayClusterSpec"]
+    rules = {
+        "Kueue: shutdownAfterJobFinishes": not job["spec"]["shutdownAfterJobFinishes"],
+        "Kueue: enableInTreeAutoscaling": cluster["enableInTreeAutoscaling"],
+        "Kueue: a group of the name head": "head" in [g["groupName"] for g in cluster["workerGroupSpecs"]],
+    }
+    second = cluster.get("autoscalerOptions", {}).get("version") == "v2"
+    for group in cluster["workerGroupSpecs"]:
+        name, counts = group["groupName"], [group[key] for key in ("minReplicas", "replicas", "maxReplicas")]
+        for key in ("idleTimeoutSeconds", "priority"):
+            rules[f"KubeRay: {key} of {name}"] = key in group and not second
+        rules[f"KubeRay: replicas of {name}"] = counts != sorted(counts)
+    return [rule for rule, broken in rules.items() if broken]
 
 
 # --- Grafana ---

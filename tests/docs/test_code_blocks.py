@@ -77,6 +77,11 @@ def test_a_command_line_names_what_there_is(block, line, capsys):
             name, _, extra = package.rstrip("]").partition("[")
             project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
             assert (name, not extra or extra in project["optional-dependencies"]) == (project["name"], True)
+        case ["pip", "install", "--constraint", file, package]:
+            assert (ROOT / file).is_file()
+            checkout, _, extra = package.rstrip("]").partition("[")
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+            assert (checkout, not extra or extra in project["optional-dependencies"]) == (".", True)
         case ["python", script, *arguments] if script == "jobs/benchmark.py":
             benchmark = importlib.import_module("prunefuse_ray.benchmarks." + arguments[0])
             assert benchmark.__doc__
