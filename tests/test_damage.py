@@ -19,7 +19,9 @@ from tests.support.disturbed import counted
 from tests.support.runs import tiny
 
 HERE = {"scoring": {"batch_size": 8}, "selection": {"budgets": [10, 18, 26]}}
-BESIDE = re.compile(r"\.lock|scoring\.json|events\.jsonl|result\.json|report\.html|(rounds/\d+/)?metrics\.json")
+BESIDE = re.compile(
+    r"\.lock|scoring\.json|events\.jsonl|result\.json|report\.html|commits/report\.json|(rounds/\d+/)?metrics\.json"
+)
 """Files that nothing of a selection is read from: their loss may pass without a word."""
 OVER = re.compile(r"rounds/000/(proxies|scores)/.*")
 """Files that a run which has come to its second round reads no more before it ends."""

@@ -181,7 +181,7 @@ def test_a_sweep_that_searches(local_ray, tiny_pool, tmp_path):
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_a_killed_sweep_that_searches_loses_no_draw(tiny_pool, tmp_path):
-    """SIGKILL of the command in the first training of its second draw."""
+    """SIGKILL of the command in the first training of its second draw, which may live on for a moment."""
     pytest.importorskip("optuna")
     own = tree(tiny_pool, tmp_path, space={"training.lr": {"loguniform": [0.01, 0.2]}}, search="optuna", samples=3)
     own["arms"], own["concurrency"], own["loggers"] = {}, 1, []
@@ -195,12 +195,14 @@ def test_a_killed_sweep_that_searches_loses_no_draw(tiny_pool, tmp_path):
     first.send_signal(signal.SIGKILL)
     first.wait()
     time.sleep(1.0)
-    drawn = read_draws(Place.at(str(root)))
+    drawn, before = read_draws(Place.at(str(root))), read_sweep(Place.at(str(root))).trials
     kept = {p: p.stat().st_mtime_ns for p in root.rglob("commits/*.json")}
     assert labeled[0] in kept
     output, _ = (again := start(file, tmp_path)).communicate(timeout=900)
     assert again.returncode == 0, output
-    assert "1 of them were complete already" in output
+    complete = sum(r.outcome.status == COMPLETE for r in before)
+    assert f"{complete} of them were complete already" in output
+    assert complete >= 1
     assert {p: p.stat().st_mtime_ns for p in kept} == kept, "a committed phase was done again"
     after = read_draws(Place.at(str(root)))
     assert (after[: len(drawn)], len(after)) == (drawn, 3)
