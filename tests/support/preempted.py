@@ -51,22 +51,22 @@ def main(directory: Path) -> None:
     done = threading.Event()
 
     def watch() -> None:
-        announced = False
+        announced: subprocess.Popen | None = None
         while not done.is_set():
             if (directory / "training").exists():
                 checkpoints.update(p.parent.name for p in directory.glob("training/**/state.safetensors"))
-            if not announced and STEPS_LOG.exists() and STEPS_LOG.stat().st_size:
-                subprocess.run(
+            if announced is None and STEPS_LOG.exists() and STEPS_LOG.stat().st_size:
+                announced = subprocess.Popen(  # it takes seconds, in which checkpoints come and go
                     [
                         *("ray", "drain-node", "--address", cluster.address, "--node-id", spot.node_id),
                         *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed"),
                         *("--deadline-remaining-seconds", "8"),
                     ],
-                    check=True,
-                    capture_output=True,
+                    stdout=subprocess.DEVNULL,
                 )
-                announced = True
             time.sleep(0.1)
+        assert announced is not None
+        assert announced.wait() == 0
 
     thread = threading.Thread(target=watch)
     thread.start()
