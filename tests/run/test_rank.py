@@ -117,6 +117,11 @@ def test_another_network_pool_or_question_is_refused(given, passed, tmp_path, ca
         assert "another --out" in error
 
 
+def held(directory):
+    """What its files hold, but for the lock, which says since when."""
+    return {p.relative_to(directory): p.read_bytes() for p in directory.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
 @pytest.mark.parametrize("when", ["before the survey", "meanwhile"])
 def test_a_pass_that_another_command_began_meanwhile_is_not_ones_own(
     given, passed, tmp_path, monkeypatch, capsys, when
@@ -131,13 +136,11 @@ def test_a_pass_that_another_command_began_meanwhile_is_not_ones_own(
         return really and really(*args, **more)
 
     monkeypatch.setattr(ranking, name, quicker)
-    before = {p: p.read_bytes() for p in passed.rglob("*") if p.is_file()}
+    kept = held(passed)
     assert main(["score", str(tmp_path / "other"), *arguments(given, out, "--scoring.features", "true")[1:]]) == 2
     said = "network.weights_sha256" if really is None else "another command began to score here meanwhile"
     assert said in capsys.readouterr().err
-    assert {out / p.relative_to(passed): content for p, content in before.items()} == {
-        p: p.read_bytes() for p in out.rglob("*") if p.is_file()
-    }
+    assert held(out) == kept
     Ledger(Place.at(str(out))).lock()  # it was given back
 
 
