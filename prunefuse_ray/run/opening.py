@@ -151,8 +151,11 @@ OF_RULES = ("epsilon", "shrink")
 def not_read(config: Config) -> list[str]:
     """What is given, and has no effect beside the rest: arms of a sweep may differ in that."""
     fusion, selector, rounds = config.fusion, config.selection.selector, len(config.selection.budgets)
-    notes = _undistilled(config)
-    fused = fusion.target == "fused"
+    notes, fused = list[str](), fusion.target == "fused"
+    if (weight := config.distillation.weight) and not config.distilled:
+        notes.append(
+            f"distillation.weight {weight:g}: a target from scratch has no proxy to learn from; it does without"
+        )
     read = networks.FUSION_RULES[fusion.rule].parameters if fused else {}
     unread = [name for name in OF_RULES if name not in read]
     if told := _not_default("fusion", fusion, unread):
@@ -173,13 +176,6 @@ def _not_default(name: str, section: cfg.Section, fields: Iterable[str]) -> str:
     values = {field: getattr(section, field) for field in fields}
     others = [field for field in values if values[field] != type(section).model_fields[field].default]
     return ", ".join(f"{name}.{field} {values[field]}" for field in others)
-
-
-def _undistilled(config: Config) -> list[str]:
-    weight = config.distillation.weight
-    if not weight or config.distilled:
-        return []
-    return [f"distillation.weight {weight:g}: a target from scratch has no proxy to learn from; it does without"]
 
 
 def other_memory(config: Config, began: Config, form: Form, rows: int) -> str | None:

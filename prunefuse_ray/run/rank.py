@@ -353,8 +353,8 @@ def _score(
     if form.network_shape != saved.spec.input_shape:
         raise ConfigError(f"pool: its samples are {form.network_shape}, but the network takes {saved.spec.input_shape}")
     macs = networks.macs(saved.network, saved.spec.input_shape)
-    plan = plan_scoring(config.scoring, observe(), info.rows * macs, info.rows)
-    plan = replace(plan, check=ledger.check_lease)
+    planned = plan_scoring(config.scoring, observe(), info.rows * macs, info.rows)
+    plan = replace(planned, check=ledger.check_lease)
     what = ScorePass(
         root=ledger.root,
         record=ledger.write_file,

@@ -189,17 +189,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(data, tmp
 def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(data, tmp_path, monkeypatch, epoch, optimizer):
     recipe = {"optimizer": optimizer, "lr": 0.1 if optimizer == "sgd" else 1e-3}
     whole = train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "whole")))
-    persist = checkpoints._persist
-
-    def stop(local, where, name):
-        persist(local, where, name)
-        if name.startswith(f"epoch-{epoch:04d}"):
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_persist", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(job(data, dropping(), recipe=recipe), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    stopped(job(data, dropping(), recipe=recipe), Place.at(str(tmp_path / "t")), monkeypatch, epoch)
     epochs = []
     steps = trainer._steps
     monkeypatch.setattr(trainer, "_steps", lambda *a: (epochs.append(a[5].epoch), steps(*a))[1])
@@ -231,7 +221,7 @@ def test_a_training_stopped_by_a_preemption_goes_on_from_the_step_it_was_in(data
     assert resumed.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-6)
 
 
-def stopped(data, where, monkeypatch, epoch):
+def stopped(made, where, monkeypatch, epoch):
     """A training in the driver that was killed after so many epochs."""
     persist = checkpoints._persist
 
@@ -243,14 +233,14 @@ def stopped(data, where, monkeypatch, epoch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "_persist", stop)
         with pytest.raises(KeyboardInterrupt):
-            train(job(data), IN_PROCESS, where)
+            train(made, IN_PROCESS, where)
 
 
 def test_a_training_goes_on_from_the_last_whole_checkpoint(data, tmp_path, monkeypatch):
     """Beside one of which a worker group has copied a part."""
     whole = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "whole")))
     where = Place.at(str(tmp_path / "t"))
-    stopped(data, where, monkeypatch, epoch=3)
+    stopped(job(data), where, monkeypatch, epoch=3)
     [file] = checkpoints.stored(where)
     (where / "epoch-0004-step-000000" / "state.safetensors").write_bytes(file.read_bytes()[:-100])
     epochs = []
@@ -264,7 +254,7 @@ def test_a_training_goes_on_from_the_last_whole_checkpoint(data, tmp_path, monke
 def test_a_training_goes_on_with_another_plan(data, tmp_path, local_ray, monkeypatch):
     """In the driver, then on workers, also where Ray Train's own note was cut off by a kill, and back."""
     where = Place.at(str(tmp_path / "t"))
-    stopped(data, where, monkeypatch, epoch=2)
+    stopped(job(data), where, monkeypatch, epoch=2)
     (where / "checkpoint_manager_snapshot.json").write_bytes(b'{"ray_version": "2')
     plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
     group = train(job(data), plan, where)

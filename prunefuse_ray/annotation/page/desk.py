@@ -73,10 +73,7 @@ class Desk:
         self.asked: list[Asked] = list(request.asked().values())
         self._number = {one.id: n for n, one in enumerate(self.asked)}
         self._lock = threading.Lock()
-        own = read_answers(request, lambda name: name.startswith(PREFIX))
-        if own.faults:
-            raise LabelError("labels of the page that were changed by hand:\n  " + "\n  ".join(own.faults))
-        self._files: dict[str, set[str | None]] = {name: {digest} for name, digest in own.files.items()}
+        self._files: dict[str, set[str | None]] = {}
         """File of the page -> the digests that it may have, as this process left it."""
         self._written: set[str] = set()
         """Those of them that this process has written: the others may be another command's, of this round, too."""
@@ -84,15 +81,17 @@ class Desk:
         self._others: dict[str, dict[int, Answer]] = {}
         self._done: dict[str, list[dict[int, Answer | None]]] = {}
         """What each person has answered at once -> what was there before; the last at the end."""
-        self.read_others()
+        if faults := self.read_others():
+            raise LabelError("labels of the page that were changed by hand:\n  " + "\n  ".join(faults))
         self._skipped: dict[str, list[int]] = defaultdict(list)
         self._lent: dict[int, tuple[str, float]] = {}
         self.last_answer = 0.0
         """When the last answer of this process came (`time.monotonic`)."""
         self.spool = Spool(request, self._number)
 
-    def read_others(self) -> None:
-        """Take in what files hold by now that others write: nobody is asked for that again."""
+    def read_others(self) -> Sequence[str]:
+        """Take in what files hold by now that others write: nobody is asked for that again. Returns what is wrong with
+        those of pages."""
         found: dict[str, dict[int, Answer]] = defaultdict(dict)
         for number, person, answer in self._answers(read_answers(self.request, lambda n: not n.startswith(PREFIX))):
             found[person or "files"][number] = answer
@@ -107,6 +106,7 @@ class Desk:
             for person in {*self._given, *pages}:
                 if page_file(person) not in self._written:
                     self._given[person], self._done[person] = pages[person], [{n: None} for n in pages[person]]
+        return theirs.faults
 
     def _answers(self, answers: Answers) -> list[tuple[int, str, Answer]]:
         labels = [

@@ -94,7 +94,7 @@ def run(context: RunContext, step: Step) -> Done:
         record=ledger.write_file,
         source=with_groups(context.pool, config.pool),
         rows=context.info.rows,
-        exclude=context.answered(step.round),
+        exclude=pa.concat_arrays([labeled, context.unknown(step.round)]),
         network=_network(context, step),
         macs=macs["proxy"] * passes,
         classes=len(context.info.classes),
