@@ -124,6 +124,8 @@ def disk_trouble(error: BaseException) -> str | None:
 REFUSED = ("ACCESS_DENIED", "HTTP status 401", "HTTP status 403", "ExpiredToken", "INVALID_ACCESS_KEY_ID",
            "InvalidAccessKeyId", "EXPIRED_TOKEN", "SIGNATURE_DOES_NOT_MATCH", "REQUEST_EXPIRED")  # fmt: skip
 """What a store says of credentials that it does not take (any more)."""
+BROKEN_OFF = "Failed to flush response stream"
+"""What Arrow's client of S3 says of an answer whose connection died in its middle."""
 STORE = re.compile(r"AWS Error|google::cloud::|GcsFileSystem|Azure|object store|Generic (S3|GCS) error|HTTP status")
 
 
@@ -138,6 +140,8 @@ def store_trouble(error: BaseException) -> str | None:
         line = next(found for found in text.splitlines() if STORE.search(found)).strip()
         if any(word in line for word in REFUSED):
             remedy = "the credentials are not taken, or not any more: renew them, or give them the right"
+        elif BROKEN_OFF in line:
+            remedy = "the connection broke in the middle of an answer"
         else:
             remedy = "it was asked again for as long as run.store_patience allows: look whether the store is there"
         return f"object store: {line}; {remedy}. Nothing that is recorded is lost; the same command goes on from there"

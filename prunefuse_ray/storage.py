@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from prunefuse_ray.errors import ConfigError, LedgerError, is_container
+from prunefuse_ray.errors import BROKEN_OFF, ConfigError, LedgerError, is_container
 
 PATIENCE = 60.0
 """Seconds for which a request to an object store is tried again, with growing pauses: one that throttles or is away for
@@ -114,8 +114,17 @@ class Place:
         return sha256.hexdigest()
 
     def read_bytes(self) -> bytes:
-        with self.fs.open_input_file(self.path) as file:  # of a stream a store would be asked for each 256 KiB
-            return file.readall()
+        """The file's content. An answer that broke off in its middle, as that of a machine that slept meanwhile, is
+        asked for again: the store's client repeats requests, but not those."""
+        broken = 0
+        while True:
+            try:
+                with self.fs.open_input_file(self.path) as file:  # of a stream a store would be asked for each 256 KiB
+                    return file.readall()
+            except OSError as error:
+                broken += 1
+                if broken > 2 or BROKEN_OFF not in str(error):
+                    raise
 
     def write_bytes(self, data: bytes, *, durable: bool = True) -> None:
         """Write the file whole: on a local disk under another name, synchronized, then renamed; an object store's
@@ -186,10 +195,12 @@ class Place:
     def read_table(self, schema: pa.Schema) -> pa.Table:
         """A Parquet file with exactly this schema; LedgerError otherwise."""
         try:
-            table = pq.read_table(pa.BufferReader(self.read_bytes()), page_checksum_verification=True)
+            data = self.read_bytes()
+        except FileNotFoundError as error:
+            raise LedgerError(f"{self.path}: is gone; restore it or start under another --run.name") from error
+        try:
+            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise LedgerError(f"{self.path}: is gone; restore it or start under another --run.name") from error
             raise LedgerError(
                 f"{self.path}: not a readable Parquet file ({error}); restore it or start under another --run.name"
             ) from error

@@ -1,5 +1,6 @@
 """Small files, whole or not at all, on a local disk and on a filesystem that is none."""
 
+import contextlib
 import errno
 import os
 import pickle
@@ -12,7 +13,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from prunefuse_ray import storage
-from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.errors import ConfigError, LedgerError, store_trouble
 from prunefuse_ray.progress import temporary
 from prunefuse_ray.storage import Place, below, parted
 
@@ -140,6 +141,28 @@ def test_a_store_that_refuses_for_a_while_is_asked_again(monkeypatch):
     finally:
         server.shutdown()
     assert len(asked) >= 4
+
+
+@pytest.mark.parametrize("broken", [2, 3])
+def test_an_answer_that_broke_off_is_asked_for_again(broken):
+    """The driver was suspended in the middle of reading, and its connection died meanwhile."""
+    said = "AWS Error INTERNAL_FAILURE during GetObject operation: Failed to flush response stream (eof: 0, bad: 1)"
+    asked = []
+
+    def opened(path):
+        asked.append(path)
+        file = contextlib.nullcontext(SimpleNamespace(readall=lambda: b"labels"))
+        if len(asked) <= broken:
+            file = contextlib.nullcontext(SimpleNamespace(readall=lambda: (_ for _ in ()).throw(OSError(said))))
+        return file
+
+    place = Place(SimpleNamespace(open_input_file=opened), "bucket/labels.parquet")
+    if broken < 3:
+        assert place.read_bytes() == b"labels"
+        return
+    with pytest.raises(OSError, match="Failed to flush") as caught:  # and not that the file is damaged
+        place.read_table(pa.schema([("id", pa.string())]))
+    assert "the connection broke in the middle of an answer" in store_trouble(caught.value)
 
 
 def test_a_tilde_is_the_home_unless_something_is_called_so(tmp_path, monkeypatch):
