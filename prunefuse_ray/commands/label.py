@@ -56,6 +56,11 @@ def main(argv: Sequence[str]) -> int:
             f"the page asks for classes of a sample, which task '{config.task}' has not: `prunefuse run` says where to "
             "write labels.csv"
         )
+    if config.annotation.accept_partial:
+        console.print(
+            "annotation.accept_partial has no effect on the page, which waits for every sample of a round. To go on "
+            "without some, end this command and give `prunefuse run ... --accept-partial`"
+        )
     page = PageServer(config.run.name, port=mine.port)
     console.print(f"label in the browser: {page.address}")
     console.print("(only from this machine; whoever has the address may label. Ctrl-C ends it: labels are saved)")

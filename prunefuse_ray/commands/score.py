@@ -55,4 +55,6 @@ def main(argv: Sequence[str]) -> int:
         console.print(f"finished in {result.seconds:.0f} s: {result.root.path}/ranked.parquet", markup=False)
     else:
         console.print(f"this was complete already: {result.root.path}/ranked.parquet", markup=False)
+    if arguments.predictions:
+        console.print(f"predictions: {result.root.path}/predictions/*.parquet", markup=False)
     return 0

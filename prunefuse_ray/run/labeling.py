@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +128,7 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
     annotator.ask(request)
     deadline = time.monotonic() + config.wait
     answers, seen = annotator.collect(request), None  # who does not answer at all is said at once
+    looks = _looks(annotator, request, answers)
     while True:
         decision = annotation.decide(
             request.ids,
@@ -139,7 +140,7 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
             seen = answers.files, answers.faults
             with progress.waiting():
                 time.sleep(AT_REST)
-            answers = _by_now(annotator, request, answers)
+            answers = next(looks)
             continue
         match decision:
             case annotation.Take():
@@ -159,16 +160,20 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
                     raise LabelsWaiting(_waiting(annotator, request, missing) + said)
                 with progress.waiting():
                     time.sleep(min(POLL, left))
-                answers, seen = _by_now(annotator, request, answers), (answers.files, answers.faults)
+                seen, answers = (answers.files, answers.faults), next(looks)
 
 
-def _by_now(annotator: Annotator, request: Request, before: Answers) -> Answers:
-    """What they have given; `before` where nobody answers: somebody may at the next look."""
-    try:
-        return annotator.collect(request)
-    except annotation.Away as error:
-        logger.warning("%s. The run goes on waiting", error)
-        return before
+def _looks(annotator: Annotator, request: Request, answers: Answers) -> Iterator[Answers]:
+    """What they have given at each look; as before where nobody answers, which is said once."""
+    said = None
+    while True:
+        try:
+            answers, said = annotator.collect(request), None
+        except annotation.Away as error:
+            if str(error) != said:
+                said = str(error)
+                logger.warning("%s. The run goes on waiting", said)
+        yield answers
 
 
 def _waiting(annotator: Annotator, request: Request, missing: tuple[Any, ...]) -> str:

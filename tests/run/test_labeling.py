@@ -338,16 +338,20 @@ def test_a_run_that_was_moved_or_has_grown_keeps_its_project(tmp_path):
     assert len(markers) == 1
 
 
-def test_a_server_that_is_away_for_a_while_does_not_end_the_wait(monkeypatch):
+def test_a_server_that_is_away_for_a_while_does_not_end_the_wait(monkeypatch, caplog):
+    """It is said once, however often the run looks, and again when the server goes away another time."""
     monkeypatch.setattr(labeling, "POLL", 0.01)
     monkeypatch.setattr("urllib3.util.Retry.sleep", lambda *_: None)
 
     class Restarting(Slow):
+        tries = 0
+
         def collect(self, request):
-            if self.looks == 1:
-                self.looks += 1
+            self.tries += 1
+            if self.tries in (2, 3, 4, 6):
                 Client("http://127.0.0.1:9", "token").call("GET", "/users")
             return super().collect(request)
 
     taken = labeling.wait_for_labels(Restarting(), Asks(), Annotation(kind="files", wait=60))
     assert taken.annotations.num_rows == 1
+    assert caplog.text.count("The run goes on waiting") == 2
