@@ -11,7 +11,7 @@ from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.registry import trust
 from prunefuse_ray.storage import Place, below
-from prunefuse_ray.sweep.analysis import COSTS, best_config, compared_at, points
+from prunefuse_ray.sweep.analysis import COSTS, best_config, compared_at, measured_network, pareto, points
 from prunefuse_ray.sweep.results import column, read_sweep, table
 
 if TYPE_CHECKING:
@@ -48,6 +48,21 @@ class SweepResults:
         import pandas as pd
 
         return pd.DataFrame(rows)
+
+    def front(self, cost: str = "selection_macs") -> pd.DataFrame:
+        """The Pareto front: the rows of `combinations` that no other one beats in both, by rising cost.
+
+        Args:
+            cost: selection_macs, selection_training_macs, dense_selection_macs, total_macs, selection_seconds, seconds.
+
+        Raises:
+            ValueError: no such cost.
+        """
+        if cost not in COSTS:
+            raise ValueError(f"cost: '{cost}' is none of {', '.join(COSTS)}")
+        found = points(self._result)
+        names = [p.name for p in pareto(found, cost, measured_network(found, self._result.sweep))]
+        return self.combinations.set_index("point", drop=False).loc[names].reset_index(drop=True)
 
     @property
     def compared(self) -> str:

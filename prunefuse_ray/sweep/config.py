@@ -167,10 +167,10 @@ class Sweep(Section):
     """The network whose metric is compared, at the last label budget (where budgets differ: the largest at which all
     trials measure it); the best combination goes to best.yaml."""
     scheduler: Literal["auto", "asha", "median", "none"] = "auto"
-    """asha: after rounds 2, 4, 8, ... trials whose metric is below the median there are stopped. median: after every
-    round from the second on, trials whose best metric is below the median of the others' means so far. Both need the
-    metric after every round (fused: fusion.evaluate every) and the same budgets in all trials, three or more. auto:
-    asha where the space has distributions and that is so."""
+    """asha: after the second, fourth, eighth, ... round trials whose metric is below the median there are stopped.
+    median: after every round from the second on, trials whose best metric is below the median of the others' means so
+    far. Both need the metric after every round (fused: fusion.evaluate every) and the same budgets in all trials, three
+    or more. auto: asha where the space has distributions and that is so."""
     concurrency: Positive | None = None
     """Trials at a time. Default, and upper bound: what the cluster can run."""
     resources: PerTrial | None = None

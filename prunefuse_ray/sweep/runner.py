@@ -44,6 +44,7 @@ from prunefuse_ray.run.opening import check, check_inputs
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place, be_patient
 from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, ends, stops_early, sweep_path, trials
+from prunefuse_ray.sweep.loggers import loggers_of
 from prunefuse_ray.sweep.results import (
     COMPLETE,
     FAILED,
@@ -58,7 +59,6 @@ from prunefuse_ray.sweep.results import (
 from prunefuse_ray.sweep.search import Draws, check_search, optuna, point_of
 from prunefuse_ray.sweep.sharing import inputs_keys
 from prunefuse_ray.sweep.trial import POLL, Desk, TrialJob, drive
-from prunefuse_ray.tracking import TRACKERS
 from prunefuse_ray.training.trainer import OTHER_WORKERS
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     stopping = stops_early(sweep, probes)
     directory = Ledger(root)
     _check_unchanged_sweep(root, sweep)
-    loggers = _loggers(sweep, root)
+    loggers = loggers_of(sweep, root.name)
     start_ray()
     progress.tell(doing="while looking through the pools")
     has = observe()
@@ -444,20 +444,6 @@ def placement(nodes: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[s
     return {"node:__internal_head__": 0.0001}, (
         {"label_selector": {"ray.io/market-type": "on-demand"}} if steady else {}
     )
-
-
-def _loggers(sweep: Sweep, root: Place) -> list[tune.Callback]:
-    """Ray's own callbacks of the trackers. Where these log to, their environment variables say."""
-    found: list[tune.Callback] = []
-    for name in sweep.loggers:
-        tracker = TRACKERS[name]
-        if tracker.callback is None:
-            raise PlanError(f"loggers: {name} has no callback for Ray Tune, which logs the trials: leave it out")
-        try:
-            found.append(tracker.callback(root.name))
-        except (ImportError, RuntimeError, AssertionError) as error:  # how Ray says that a package is missing
-            raise PlanError(f"loggers: {tracker.lacks() or error}, or leave it out") from error
-    return found
 
 
 def wanted(sweep: Sweep, ordered: int, drawn: int) -> int:

@@ -68,7 +68,7 @@ def _callback(sweep: str) -> Any:
         raise ImportError(why)
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    return MLflowLoggerCallback(experiment_name=sweep)
+    return MLflowLoggerCallback(experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", sweep))
 
 
 MLFLOW = Tracker(

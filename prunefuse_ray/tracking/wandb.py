@@ -43,7 +43,7 @@ def _callback(sweep: str) -> Any:
         raise ImportError(why)
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    return WandbLoggerCallback(project=sweep)
+    return WandbLoggerCallback(project=os.environ.get("WANDB_PROJECT", sweep))
 
 
 WANDB = Tracker(

@@ -17,6 +17,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from ray import tune
+from ray.tune.callback import CallbackList
 from ray.tune.execution.tune_controller import TuneController
 
 import prunefuse_ray
@@ -32,6 +34,7 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep import runner as sweeping
 from prunefuse_ray.sweep.analysis import write_results
 from prunefuse_ray.sweep.config import sweep_from_tree, trials
+from prunefuse_ray.sweep.loggers import Careful, loggers_of
 from prunefuse_ray.sweep.page import render_sweep
 from prunefuse_ray.sweep.results import (
     COMPLETE,
@@ -416,6 +419,12 @@ def test_results_are_data_frames(swept):
     row = found.combinations.set_index("point").loc["fuse"]
     assert row["fused_accuracy_mean"] == last["fused_accuracy"].item()
     assert (row["seeds"], row["labels"]) == (1, 18)
+    planes = found.combinations[["selection_macs_mean", "fused_accuracy_mean"]].dropna().values.tolist()
+    beaten = [any((x <= cost and y >= value) and [x, y] != [cost, value] for x, y in planes) for cost, value in planes]
+    front = found.front("selection_macs")[["selection_macs_mean", "fused_accuracy_mean"]].values.tolist()
+    assert front == sorted({tuple(p): p for p, b in zip(planes, beaten, strict=True) if not b}.values())
+    with pytest.raises(ValueError, match="cost: 'euros' is none of selection_macs, "):
+        found.front("euros")
     assert found.best.run.name == "swept-best"
     assert found.compared == "at the last label budget"
     assert found.run("fuse_seed-0").finished
@@ -597,7 +606,36 @@ def test_the_command_says_why_no_trial_is_stopped_early(capsys, tmp_path, monkey
 def test_loggers_that_are_not_installed_are_refused(local_ray, tiny_pool, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(PlanError, match=r"pip install 'prunefuse-ray\[wandb\]'"):
-        sweeping._loggers(sweep_from_tree({"loggers": ["wandb"]}), Place.at(str(tmp_path)))
+        loggers_of(sweep_from_tree({"loggers": ["wandb"]}), "swept")
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_trial_start", "on_trial_result", "on_trial_complete"])
+def test_a_tracker_that_is_away_ends_no_sweep(caplog, hook):
+    """Told once, and not tried again: Tune would wait for it at every row. Others are still told."""
+    told = []
+
+    class Away(tune.Callback):
+        """A server that cannot be reached from some moment on."""
+
+    class Here(tune.Callback):
+        def on_trial_result(self, iteration, trials, trial, result, **info):
+            told.append(result)
+
+    def unreachable(self, *args, **info):
+        told.append(hook)
+        raise ConnectionError("http://tracker:5000 refuses")
+
+    setattr(Away, hook, unreachable)
+    callbacks = CallbackList([Careful("mlflow", Away()), Careful("other", Here())])
+    callbacks.setup()
+    for number in range(3):
+        callbacks.on_trial_start(iteration=0, trials=[], trial=number)
+        callbacks.on_trial_result(iteration=0, trials=[], trial=number, result={"row": number})
+        callbacks.on_trial_complete(iteration=0, trials=[], trial=number)
+    assert told.count(hook) == 1
+    assert [row for row in told if row != hook] == [{"row": n} for n in range(3)]
+    assert caplog.text.count("mlflow gets nothing more of this sweep") == 1
+    assert "http://tracker:5000 refuses" in caplog.text
 
 
 # --- kills ---
