@@ -225,9 +225,10 @@ def estimate(
                 passes += 1
                 samples = info.rows - labels
                 asked_again = config.selection.passes if step.round >= 0 else 1  # no initial strategy asks a committee
-                macs = samples * costs.proxy_macs * asked_again
+                known = labels if any(map(config.selection.reads_labeled, config.selection.later)) else 0
+                macs = (samples + known) * costs.proxy_macs * asked_again
                 rate = costs.again_per_second if decoded and costs.again_per_second else costs.scored_per_second
-                seconds, decoded = samples / (rate * actors), True
+                seconds, decoded = (samples + known) / (rate * actors), True
                 stored += samples * (SCORE_ROW_BYTES + 4 * _numbers(config, step.round, costs))
             case "pretrain":
                 passes += 1

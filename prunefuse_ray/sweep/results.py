@@ -107,7 +107,8 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
     selecting = [Step(q, phase) for q in scored for phase in ("train", "score")]
     selecting += [Step(q, "select") for q in range(0 if -1 in scored else 1, round_ + 1)]
     needs_proxy = config.fusion.target == "fused" or config.coreset.by_hardness
-    learned = [Step(-1, PRETRAIN)] if scored or needs_proxy else []
+    own = config.selection.selector == "dense"  # the network that is pre-trained is the target, too
+    learned = [Step(-1, PRETRAIN)] if scored or needs_proxy or own else []
     selecting += learned if scored else []
     # A proxy that was pruned from a target has all that the target's training cost behind it.
     selecting += [Step(q, FINETUNE) for q in range(max(scored, default=0)) if is_sync(config, q)]

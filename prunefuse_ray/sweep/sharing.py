@@ -109,7 +109,8 @@ def _parents(config: Config, step: Step) -> list[Step]:
         case "baseline":
             return [Step(len(config.selection.budgets) - 1, "label")]
         case "fuse":
-            return [Step(r, "train"), origin] if fused else []
+            own = config.selection.selector == "dense" and config.pretraining.used
+            return [Step(r, "train"), origin] if fused else [Step(-1, "pretrain")] if own else []
         case "finetune":
             trained = fused or config.coreset.by_hardness
             return [Step(r, "fuse"), Step(r, "label"), *([Step(r, "train")] if trained else [])]

@@ -212,8 +212,8 @@ def _train(config: dict[str, Any]) -> None:
         networks.meet(network, lambda: _labeled(samples, job, saved.spec.classes, device))
     if restored is None and job.recalibrate:
         networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
-        if recipe.evaluate_every and rank == 0:
-            state.history.append({"epoch": 0, **_evaluate(network, job, _test(job), device)})
+    if restored is None and (job.recalibrate or job.met) and recipe.evaluate_every and rank == 0:
+        state.history.append({"epoch": 0, **_evaluate(network, job, _test(job), device)})
     parallel = on_workers(network, saved.spec.architecture) if world > 1 else network
 
     def checkpoint(metrics: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +25,7 @@ from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.run.rounds import pretraining_line
 from prunefuse_ray.schemas import REJECTED
 from prunefuse_ray.storage import Place
+from prunefuse_ray.sweep.results import round_row
 from prunefuse_ray.training import checkpoints
 from tests.run.test_estimate import INFO
 from tests.run.test_phases import spoiled, spoiled_config
@@ -72,6 +74,21 @@ def test_a_run_pretrains_once_and_every_round_begins_with_that(undisturbed):
         assert trained_["macs"] > 0
     assert committed(undisturbed, Step(1, "finetune")).metrics["unlabeled"] == 9 * 16
     assert not (undisturbed / "pretraining").exists(), "its checkpoints were left behind"
+
+
+def test_the_target_of_classic_active_learning_begins_with_what_was_pre_trained(local_ray, tiny_pool, tmp_path):
+    """As PruneFuse's does through fusion: else a comparison of the two would be one of pre-training."""
+    change = {"pretraining": {"method": "rotation", "epochs": 1, "batch_size": 16}, "fusion": {"target": "scratch"}}
+    loop.run(tiny(tiny_pool, tmp_path, **change, selection={"budgets": [10, 18], "selector": "dense"}))
+    root = tmp_path / "tiny"
+    learned, target, first = (load(root / name) for name in ("pretrained/0", "rounds/001/fused-initial", "dense"))
+    for name, tensor in learned.network.state_dict().items():
+        assert torch.equal(tensor, target.network.state_dict()[name])
+    assert not torch.equal(learned.network.state_dict()["0.weight"], first.network.state_dict()["0.weight"])
+    ledger = Ledger(Place.at(str(root)))
+    paid = [Step(-1, "pretrain"), Step(0, "train"), Step(0, "score"), Step(1, "finetune")]
+    told = round_row(ledger, ledger.read_config(), 1)
+    assert told["total_macs"] == sum(committed(root, step).metrics["macs"] for step in paid)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +184,7 @@ def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, t
         return found
 
     monkeypatch.setattr("prunefuse_ray.run.phases.train.unlabeled", noted)
-    change = merge(LEARNING, {"selection": {"hold_back": 0.5}, "pretraining": {"method": "none"}})
+    change = merge(LEARNING, {"selection": {"hold_back": 0.8}, "pretraining": {"method": "none"}})
     if known:  # from the features of which also the initial set is selected
         (tmp_path / "known.csv").write_text("id,label\n" + "".join(f"s{i:04d},{i % 2}\n" for i in range(6)))
         file = str(tmp_path / "known.csv")
@@ -180,7 +197,7 @@ def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, t
     assert [r for r, _, _ in seen] == [0, 1, 1]
     for round_, excluded, validation in seen:
         assert validation
-        assert excluded == validation.union(*held_back[: round_ + 1])
+        assert excluded == validation | held_back[round_]
 
 
 @pytest.mark.parametrize("actors", [None, pytest.param([1, 1], marks=pytest.mark.slow)])
@@ -287,7 +304,25 @@ def test_texts_are_refused_by_name():
 def test_the_prior_is_of_labels_drawn_at_random(undisturbed):
     labels = pq.read_table(undisturbed / "rounds/000/labels.parquet")["label"].to_pylist()
     context = _Context(undisturbed)
-    assert unlabeled.prior(context, 1) == pytest.approx([(labels.count(c) + 1) / 12 for c in (0, 1)])
+    assert unlabeled.prior(context, 1) == unlabeled.shares([labels.count(c) for c in (0, 1)])
+
+
+def test_unevenness_that_chance_explains_is_no_prior():
+    """A balanced pool by a hundred labels; a long tail by a thousand; no label at all, and one."""
+    assert unlabeled.shares([10, 7, 14, 9, 12, 8, 11, 6, 13, 10]) == pytest.approx([0.1] * 10)
+    assert unlabeled.shares([500, 250, 125, 60, 30, 15, 10, 5, 3, 2])[0] == pytest.approx(0.5, abs=0.01)
+    assert unlabeled.shares([0, 0]) == unlabeled.shares([1, 0]) == pytest.approx([0.5, 0.5])
+    assert unlabeled.shares([30, 0]) == pytest.approx([31 / 32, 1 / 32])
+
+
+def test_the_prior_is_nearer_to_the_truth_than_what_was_drawn():
+    """On average over draws: much nearer for equal classes, and as near for a long tail."""
+    rng, tail = np.random.default_rng(0), 0.7 ** np.arange(10)
+    for truth_C, share in ((np.full(10, 0.1), 0.3), (tail / tail.sum(), 1.03)):
+        drawn = rng.multinomial(200, truth_C, 300)
+        prior = np.array([unlabeled.shares(row.tolist()) for row in drawn])
+        assert prior.sum(1) == pytest.approx(1.0)
+        assert ((prior - truth_C) ** 2).sum(1).mean() < (((drawn + 1) / 210 - truth_C) ** 2).sum(1).mean() * share
 
 
 class _Context:

@@ -280,6 +280,16 @@ def test_a_run_starts_from_a_trained_network(local_ray, tiny_pool, trained_file,
     loop.run(config)  # the run holds what it took from the file
 
 
+def test_an_exactly_fused_network_begins_as_its_proxy(local_ray, tiny_pool, tmp_path):
+    """Its batch norms are not re-estimated: the proxy's statistics, of augmented samples in training, are right."""
+    change = {"fusion": {"rule": "function_preserving"}, "finetuning": {"evaluate_every": 1, "precision": "fp32"}}
+    loop.run(tiny(tiny_pool, tmp_path, **merge(change, {"training": {"precision": "fp32"}})))
+    ledger = Ledger(Place.at(str(tmp_path / "tiny")))
+    proxy, fused = (ledger.committed(Step(2, phase)).metrics for phase in ("train", "finetune"))
+    assert fused["evaluations"][0]["epoch"] == 0
+    assert fused["evaluations"][0]["loss"] == pytest.approx(proxy["test_loss"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [(None, "network.weights"), (b"x", "neither safetensors nor"), ("other", "missing: 1.bias, ")],

@@ -26,6 +26,7 @@ from prunefuse_ray.run.result import result_of
 from prunefuse_ray.run.view import view_run
 from prunefuse_ray.selection.rows import Rows
 from prunefuse_ray.selection.shards import Shards
+from prunefuse_ray.storage import Place
 from tests.run.test_loop import kill_at_each
 from tests.selection.test_coverage_selection import squares
 from tests.selection.test_set_selection import apart, badge, k_centers
@@ -71,6 +72,10 @@ def test_k_centers_starts_from_the_labeled_features_of_the_same_proxy(local_ray,
     assert selected(root)["id"].to_pylist() == scores["id"].take(rows).to_pylist()
     assert selected(root)["score"].to_pylist() == scores["score"].take(rows).to_pylist()
     assert selected(root)["rank"].to_pylist() == list(range(8))
+    ledger = Ledger(Place.at(str(tmp_path / "tiny")))
+    told, one = ledger.require(Step(0, "score")).metrics, ledger.require(Step(-1, "init")).metrics["macs_per_sample"]
+    assert told["macs"] == (scores.num_rows + labeled.num_rows) * one["proxy"], "the labeled ones cost as much"
+    assert told["dense_macs"] == (scores.num_rows + labeled.num_rows) * one["dense"]
 
 
 def test_badge_reads_gradients_that_the_saved_proxy_gives(local_ray, tiny_pool, tmp_path):
@@ -311,6 +316,7 @@ def test_what_is_like_no_labeled_sample_is_held_back_and_named(local_ray, tiny_p
     told = ledger.committed(Step(1, "select")).metrics
     assert told["held_back"] == held.num_rows > 0
     x, known = (matrix(read(root, name), "feature") for name in ("scores", "labeled"))
+    x, known = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, known))
     near = dict(zip(read(root, "scores")["id"].to_pylist(), np.sqrt(squares(x, known)).min(1), strict=True))
     assert {i for i, d in near.items() if d > told["held_back_beyond"]} == set(held["id"].to_pylist())
     assert not set(held["id"].to_pylist()) & set(selected(root)["id"].to_pylist())

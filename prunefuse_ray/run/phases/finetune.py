@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from prunefuse_ray import networks
 from prunefuse_ray.errors import few
 from prunefuse_ray.method.selector import proxies
 from prunefuse_ray.method.steps import FUSE, TRAIN, Step, round_seed
@@ -29,7 +30,7 @@ def run(context: RunContext, step: Step) -> Done:
         config.finetuning,
         teacher=ledger.read_network(Step(step.round, TRAIN), proxies(config)) if config.distilled else None,
         distillation=config.distillation if config.distilled else None,
-        recalibrate=fused,
+        recalibrate=fused and not networks.FUSION_RULES[config.fusion.rule].exact,
         met=fused,
     )
     kept = {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from prunefuse_ray import networks
 from prunefuse_ray.method.selector import fused_network, proxies, trusted
-from prunefuse_ray.method.steps import FINETUNE, INIT, TRAIN, Step, base
+from prunefuse_ray.method.steps import FINETUNE, INIT, PRETRAIN, TRAIN, Step, base
 from prunefuse_ray.run.context import Done, RunContext
 
 
 def run(context: RunContext, step: Step) -> Done:
-    """The target network before its training: fused, or for comparisons the dense one as it was initialized."""
+    """The target network before its training: fused, or for comparisons the dense one as it was initialized, or
+    pre-trained where it selects itself."""
     config, ledger = context.config, context.ledger
     origin = base(config, step.round)
     dense = networks.from_files(
@@ -19,6 +20,9 @@ def run(context: RunContext, step: Step) -> Done:
         trusted(config),
     )
     target = dense.network
+    if config.selection.selector == "dense" and config.pretraining.used:  # the network that selects is the target
+        learned = ledger.read_network(Step(-1, PRETRAIN), proxies(config, "pretrained"))
+        target = networks.from_files(learned, trusted(config)).network
     if config.fusion.target == "fused":
         proxy = networks.from_files(ledger.read_network(Step(step.round, TRAIN), proxies(config)), trusted(config))
         target = fused_network(config, target, proxy)

@@ -114,18 +114,20 @@ def run(context: RunContext, step: Step) -> Done:
     context.note_rejected(scored.rejected)
     shared = {} if held_out is None else _overlaps(context, step.round, held_out, scored.held_out)
     reads_labeled = config.selection.reads_labeled(read)
-    known = _score_labeled(context, step, what, scored.job, labeled) if len(labeled) and reads_labeled else []
+    asked_again = len(labeled) if reads_labeled else 0
+    known = _score_labeled(context, step, what, scored.job, labeled) if asked_again else []
     return Done(
         outputs={},
         written=[*scored.written, *known],
         leftovers=("scores-checkpoint", "labeled-checkpoint", BY),
         metrics={
             **scored.metrics,
+            "macs": scored.metrics["macs"] + asked_again * what.macs,
             "strategy": by.strategy,
             "reason": by.reason,
             "class_weights": list(scored.job.class_weights),
             "overlaps": shared,
-            "dense_macs": scored.metrics["samples"] * macs["dense"] * passes,
+            "dense_macs": (scored.metrics["samples"] + asked_again) * macs["dense"] * passes,
             **({} if context.prepared is None else {"prepared": usage(context.prepared, context.form)}),
             "actors": [context.scoring.min_actors, context.scoring.max_actors],
         },
