@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from scipy import stats
 
 import prunefuse_ray
 from prunefuse_ray.cli import main
@@ -51,9 +52,9 @@ def with_tables(text: str) -> str:
 
 def comparison(name: str) -> str:
     """Mean ± standard deviation over seeds of the target network: a row for each arm of a sweep, a column for each
-    number of labels; where the sweep has a reference, how far an arm is ahead of it (paired by seed, the mean over the
-    numbers of labels that follow the initial set), and likewise for rare classes; and the simplest model on the labels
-    of each arm's end."""
+    number of labels; where the sweep has a reference, how far an arm is ahead of it, with the 95 % interval of
+    Student's t (paired by seed, the mean over the numbers of labels that follow the initial set), and likewise for rare
+    classes; and the simplest model on the labels of each arm's end."""
     tree = json.loads((FIGURES / f"{name}.json").read_text(encoding="utf-8"))
     metric = Metric(name="m", title=tree["metric"], share=tree["share"])
 
@@ -63,7 +64,11 @@ def comparison(name: str) -> str:
     budgets = sorted({row["labels"] for row in tree["rows"]})
     reference = tree.get("reference")
     compared = {"ahead of": "fused"} | ({"rare classes, ahead of": "rare"} if "rare" in tree["rows"][0] else {})
-    columns = {f"{what} {tree['arms'][reference]}": value for what, value in compared.items()} if reference else {}
+    columns = (
+        {f"{what} {tree['arms'][reference]} (95 % interval)": value for what, value in compared.items()}
+        if reference
+        else {}
+    )
     head = [tree["metric"], *(f"{labels:,} labels" for labels in budgets), *columns, "simplest model, same labels"]
     lines = [head, ["---"] * len(head)]
     for arm, title in tree["arms"].items():
@@ -72,15 +77,24 @@ def comparison(name: str) -> str:
         ahead = []
         for value in columns.values():
             by_seed = [] if arm == reference else _ahead(tree["rows"], arm, reference, value)
-            ahead.append(("+" if statistics.mean(by_seed) >= 0 else "") + cell(by_seed) if by_seed else "")
+            told = metric.spread(statistics.mean(by_seed), interval(by_seed)) if by_seed else ""
+            ahead.append("+" * (bool(by_seed) and statistics.mean(by_seed) >= 0) + told)
         simplest = cell([row["baseline"] for row in rows if row["labels"] == budgets[-1]])
         lines.append([title, *cells, *ahead, simplest])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def interval(differences: Sequence[float]) -> float:
+    """Half of the 95 % interval of their mean (Student's t); NaN of a single one."""
+    n = len(differences)
+    return float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n) if n > 1 else math.nan
+
+
 def _ahead(rows: Sequence[Any], arm: str, reference: str, value: str) -> list[float]:
-    """For each seed, the mean difference of two arms after the initial set, which they have in common."""
-    first = min(row["labels"] for row in rows)
+    """For each seed, the mean difference of two arms after the initial set, which they have in common (of a sweep with
+    one number of labels, there)."""
+    budgets = sorted({row["labels"] for row in rows})
+    first = budgets[0] if len(budgets) > 1 else -1
     by = {(row["arm"], row["seed"], row["labels"]): row[value] for row in rows if row["labels"] > first}
     seeds = sorted({seed for name, seed, _ in by if name == arm})
     return [

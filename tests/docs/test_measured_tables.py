@@ -1,0 +1,108 @@
+"""Tables that are written by hand say what the files of their sweeps say."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from tests.support import ROOT
+
+FIGURES = ROOT / "docs/explanation/figures"
+RESULTS, COMMITTEES, README = "docs/explanation/results.md", "docs/how-to/committees.md", "README.md"
+LOOP, FUSION = "cifar10_small_comparison", "cifar10_small_fusion"
+BUDGETS = (1_000, 2_500, 5_000)
+
+WHOLE_LOOP = {
+    "PruneFuse, p = .5": "prunefuse-p50",
+    "PruneFuse, p = .8": "prunefuse-p80",
+    "PruneFuse, [committee](../how-to/committees.md) of 2": "committee-2",
+    "the same, `bald`": "committee-2-bald",
+    "the same, `function_preserving`": "committee-2-preserving",
+    "PruneFuse, committee of 4, `function_preserving`": "committee-4-preserving",
+    "the dense network selects (classic active learning)": "dense",
+    "ResNet-8 selects (Selection via Proxy)": "svp-resnet8",
+    "random selection": "random",
+}
+RULES = {"keep": "keep", "function_preserving": "preserving", "scaled": "scaled", "positional": "positional"}
+AMONG_COMMITTEES = {
+    "from scratch": "scratch",
+    "from scratch, longer": "scratch-longer",
+    "one proxy, p = .75": "p75-keep",
+    "one proxy, p = .5": "p50-keep",
+    "committee of 2, `keep`": "committee-2-keep",
+    "committee of 2, `function_preserving`": "committee-2-preserving",
+    "committee of 4, `function_preserving`": "committee-4-preserving",
+}
+
+
+def rows_of(document, title):
+    """The cells of the table rows of this title."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return [line.strip("|\n").split("|")[1:] for line in text.splitlines() if line.startswith(f"| {title} |")]
+
+
+def measured(sweep, arm, labels, column="fused_accuracy"):
+    table = pd.read_csv(FIGURES / f"{sweep}.csv")
+    values = table[(table["arm"] == arm) & (table["labels"] == labels)][column]
+    assert len(values) == 3, "three seeds"
+    return f"{100 * values.mean():.1f} ± {100 * values.std():.1f}"
+
+
+def tera(sweep, arm):
+    table = pd.read_csv(FIGURES / f"{sweep}.csv")
+    return f"{table[(table['arm'] == arm) & (table['labels'] == 5_000)]['total_macs'].mean() / 1e12:.1f} T"
+
+
+def cells(row):
+    return [re.sub(r"[*]", "", cell).strip() for cell in row]
+
+
+@pytest.mark.parametrize("title", WHOLE_LOOP)
+def test_the_whole_loop(title):
+    (row,) = rows_of(RESULTS, title)
+    found = cells(row)
+    assert found[:3] == [measured(LOOP, WHOLE_LOOP[title], n) for n in BUDGETS]
+    assert found[5] == tera(LOOP, WHOLE_LOOP[title])
+
+
+@pytest.mark.parametrize("title", ["PruneFuse, p = .5", "PruneFuse, p = .8", "random selection"])
+def test_the_readme(title):
+    (row,) = rows_of(README, title)
+    assert cells(row)[:3] == [measured(LOOP, WHOLE_LOOP[title], n) for n in BUDGETS]
+
+
+def test_random_selection_at_equal_cost_stands_beside_the_method():
+    """What a user would do instead with the same multiply-accumulates."""
+    expected = [measured(FUSION, "scratch-longer", n) for n in (1_000, 5_000)]
+    for document, title in (
+        (README, "random selection, 23 epochs: as many MACs in all as p = .5"),
+        (RESULTS, "random selection, 23 epochs ([below](#fusion-rules-and-distillation))"),
+    ):
+        (row,) = rows_of(document, title)
+        assert [cells(row)[0], cells(row)[2]] == expected
+    assert tera(FUSION, "scratch-longer") == tera(LOOP, "prunefuse-p50") == "14.1 T"
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("told", "arm"), [("", ""), (", distilled", "-distilled")])
+def test_fusion_rules(rule, told, arm):
+    (row,) = rows_of(RESULTS, f"`{rule}`{told}")
+    arms = [f"p{p}-{RULES[rule]}{arm}" for p in (50, 70)]
+    assert cells(row) == [measured(FUSION, a, n) for a in arms for n in (1_000, 5_000)]
+
+
+@pytest.mark.parametrize(
+    ("title", "arm"), [("from scratch", "scratch"), ("from scratch, 23 epochs instead of 15", "scratch-longer")]
+)
+def test_what_fusion_is_compared_with(title, arm):
+    (row,) = [r for r in rows_of(RESULTS, title) if len(r) == 4]
+    assert cells(row) == 2 * [measured(FUSION, arm, n) for n in (1_000, 5_000)]
+
+
+@pytest.mark.parametrize("title", AMONG_COMMITTEES)
+def test_committees(title):
+    (row,) = rows_of(COMMITTEES, title)
+    found, arm = cells(row), AMONG_COMMITTEES[title]
+    assert found[:2] == [measured(FUSION, arm, n) for n in (1_000, 5_000)]
+    assert found[2] == tera(FUSION, arm)
+    assert found[3] in ("", measured(FUSION, arm, 5_000, "proxy_accuracy"))
