@@ -25,10 +25,17 @@ FORMATS: Mapping[str, str] = {
 def main(argv: Sequence[str]) -> int:
     """Write a trained network in another format, checked against the network itself; or what a run selected."""
     parser = argparse.ArgumentParser(prog="prunefuse export", description=main.__doc__)
-    parser.add_argument("directory", help="a network's directory (RUN/fused) or a finished run's (a path or URI)")
+    parser.add_argument(
+        "directory",
+        help="a run's directory (a path or URI); for onnx, torch and huggingface of a finished run, or RUN/fused alone",
+    )
     about = "; ".join(f"{name}: {words}" for name, words in FORMATS.items())
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help=f"{about} (default: onnx)")
-    parser.add_argument("--out", metavar="PATH", help="where to write it (default: that name, in the directory)")
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        help="where to write it (default: that name; of onnx and torch in the network's directory, else in the run)",
+    )
     parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
     arguments = parser.parse_args(list(argv))
     from prunefuse_ray.storage import Place
