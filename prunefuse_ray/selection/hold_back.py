@@ -1,11 +1,9 @@
 """Samples that are like none of the labeled ones: named, and held back from the selection.
 
 A sample that belongs to no class lies far from all labeled samples in the features (Sun, Y., et al., "Out-of-
-Distribution Detection with Deep Nearest Neighbors", ICML 2022, section 3; here the nearest labeled sample is the
-neighbor). As there, features count at unit length: how long they are says how sure the network is. What is far is told
-by labeled samples: USUAL of them are nearer to another one; of those that the network was not trained on, if there are
-any, since it has drawn the others together. A class that has no label yet is far from all, too, so this is for pools
-with foreign samples, once every class has labels.
+Distribution Detection with Deep Nearest Neighbors", ICML 2022; here the nearest labeled sample is the neighbor). What
+is far is told by the labeled samples themselves: USUAL of them are nearer to another one. A class that has no label yet
+is far from all, too, so this is for pools with foreign samples, once every class has labels.
 """
 
 from __future__ import annotations
@@ -20,7 +18,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prunefuse_ray.acquisition import hash_ids
-from prunefuse_ray.acquisition.fixed_point import Float32s, Points, exponent, nearest, to_fixed
+from prunefuse_ray.acquisition.fixed_point import (
+    Float32s,
+    Points,
+    exponent,
+    magnitudes,
+    nearest,
+    to_fixed,
+    within,
+    within_reach,
+)
 from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.distributed.remote import GROUPS, over
 from prunefuse_ray.selection.rows import READ_BYTES, Files, matrices, read
@@ -39,27 +46,24 @@ class Kept:
     files: Files
     """Copies of the score files in which samples that are held back have no score."""
     held: pa.Table
-    """(id, distance) by falling distance, ties by id: of features of unit length, to the nearest labeled sample."""
+    """(id, distance) by falling distance, ties by id: Euclidean, to the nearest labeled sample."""
     limit: float
     """Samples beyond this distance are held back."""
 
 
-def hold_back(files: Files, labeled: Files, times: float, out: Place, unlearned: pa.Array | None = None) -> Kept:
+def hold_back(files: Files, labeled: Files, times: float, out: Place) -> Kept:
     """Leave out samples that are more than `times` the usual distance from every labeled one.
 
     Args:
         files: with all columns that the selection reads; `feature` is one of them.
         out: where copies of the score files are written.
-        unlearned: ids of labeled samples that the network was not trained on.
     """
     known = read(replace(labeled, columns=("feature",)))
     (vectors_ND,) = known.vectors
-    power = exponent(1.0, vectors_ND.shape[1])
-    points = Points.of([to_fixed(_unit(vectors_ND), power)])
-    told_N = np.zeros(len(known.ids), bool)
-    if unlearned is not None:
-        told_N = pc.is_in(known.ids, value_set=unlearned).to_numpy(zero_copy_only=False)
-    limit = times * usual_distance(points, hash_ids(ids_to_numpy(known.ids)), told_N)
+    reach = within_reach(float(np.abs(vectors_ND).max(initial=0.0)), magnitudes(vectors_ND))
+    power = exponent(reach, vectors_ND.shape[1])
+    points = Points.of([within(vectors_ND, power)])
+    limit = times * usual_distance(points, hash_ids(ids_to_numpy(known.ids)))
     out.fs.create_dir(out.path, recursive=True)
     args = (points, power, limit, out)
     parts = list(over(_hold_back, files.cut(GROUPS), *args, size=sum(files.sizes)))
@@ -76,14 +80,9 @@ def hold_back(files: Files, labeled: Files, times: float, out: Place, unlearned:
     )
 
 
-def usual_distance(points: Points, hashes_N: np.ndarray, told_N: np.ndarray) -> float:
-    """The distance within which USUAL of the labeled samples have another one, in the points' own unit.
-
-    Args:
-        told_N: of which samples this is judged; of all, if it is of none.
-    """
-    among = np.flatnonzero(told_N) if told_N.any() else np.arange(len(hashes_N))
-    judged = among[np.argsort(hashes_N[among], kind="stable")][:JUDGED]
+def usual_distance(points: Points, hashes_N: np.ndarray) -> float:
+    """The distance within which USUAL of the labeled samples have another one, in the points' own unit."""
+    judged = np.argsort(hashes_N, kind="stable")[:JUDGED]
     squares = []
     for row in np.array_split(judged, max(1, len(judged) // 256)):
         d_MN = points.distances(points.take(row))
@@ -127,10 +126,4 @@ def _without_far(rows: pa.Table, known: Points, power: int, limit: float) -> tup
 
 
 def _distances(features_ND: Float32s, known: Points, power: int) -> np.ndarray:
-    return np.sqrt(nearest(Points.of([to_fixed(_unit(features_ND), power)]), known)[1])
-
-
-def _unit(vectors_ND: Float32s) -> Float32s:
-    """At unit length; zeros stay zeros. The sums are of float64: that of a sample far off has no end in float32."""
-    length_N1 = np.linalg.norm(vectors_ND.astype(np.float64), axis=1, keepdims=True)
-    return (vectors_ND / np.where(length_N1 > 0, length_N1, 1.0)).astype(np.float32)
+    return np.sqrt(nearest(Points.of([to_fixed(features_ND, power)]), known)[1])

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from prunefuse_ray.acquisition import Chance, Strategy
 from prunefuse_ray.config import Config
-from prunefuse_ray.data.labeled_set import held_out
 from prunefuse_ray.distributed.resources import cpus_now
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.method.steps import SCORE, SELECT, Step, to_select
@@ -121,11 +120,7 @@ def _from_scores(
     if selection.hold_back is None or labeled is None:
         return *_select(context, scored, plan, strategy, scores, labeled), None
     context.ledger.clear(step, KEPT)
-    unlearned = None
-    if share := context.config.pool.validation_share:
-        _, held = held_out(context.labels(scored.round), share, context.config.run.seed)
-        unlearned = held["id"].combine_chunks()
-    kept = hold_back(scores, labeled, selection.hold_back, context.ledger.place(step, KEPT), unlearned)
+    kept = hold_back(scores, labeled, selection.hold_back, context.ledger.place(step, KEPT))
     if (left := context.ledger.require(scored).metrics["samples"] - kept.held.num_rows) < plan.k:
         raise ScoreError(
             f"selection.hold_back {selection.hold_back:g} leaves {left} samples; round {step.round} wants {plan.k}: "
