@@ -184,7 +184,7 @@ def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, t
         return found
 
     monkeypatch.setattr("prunefuse_ray.run.phases.train.unlabeled", noted)
-    change = merge(LEARNING, {"selection": {"hold_back": 0.8}, "pretraining": {"method": "none"}})
+    change = merge(LEARNING, {"selection": {"hold_back": 0.5}, "pretraining": {"method": "none"}})
     if known:  # from the features of which also the initial set is selected
         (tmp_path / "known.csv").write_text("id,label\n" + "".join(f"s{i:04d},{i % 2}\n" for i in range(6)))
         file = str(tmp_path / "known.csv")

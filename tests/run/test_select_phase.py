@@ -316,7 +316,6 @@ def test_what_is_like_no_labeled_sample_is_held_back_and_named(local_ray, tiny_p
     told = ledger.committed(Step(1, "select")).metrics
     assert told["held_back"] == held.num_rows > 0
     x, known = (matrix(read(root, name), "feature") for name in ("scores", "labeled"))
-    x, known = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, known))
     near = dict(zip(read(root, "scores")["id"].to_pylist(), np.sqrt(squares(x, known)).min(1), strict=True))
     assert {i for i, d in near.items() if d > told["held_back_beyond"]} == set(held["id"].to_pylist())
     assert not set(held["id"].to_pylist()) & set(selected(root)["id"].to_pylist())
