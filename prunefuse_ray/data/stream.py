@@ -121,17 +121,25 @@ class _Files(Datasource):
         ]
 
 
+PIECES = 16
+"""Of a row group of samples, at most. For each it is read from its start: 8 times over for so many, and 500 times for
+the 1,024 that a large one could be cut into."""
+
+
 def spans(source: Source, chunk: int, count: int) -> list[Source]:
-    """The source cut into at least `count` parts where it has as many chunks of so many rows: groups of files, or
-    parts of files, where these are fewer."""
+    """The source cut into at least `count` parts where it has as many chunks of so many rows, and row groups enough:
+    groups of files, or parts of files, where these are fewer."""
     if len(source.files) >= count:
         return groups(source, count)
     parts = []
     for number, file in enumerate(source.files):
         with source.fs.open_input_file(file) as opened_file:
-            rows = pq.read_metadata(opened_file).num_rows
+            metadata = pq.read_metadata(opened_file)
+        rows = metadata.num_rows
         chunks = math.ceil(rows / chunk)
         pieces = min(chunks, math.ceil(count / len(source.files)))
+        if not source.roots:  # an index holds no samples
+            pieces = min(pieces, PIECES * metadata.num_row_groups)
         edges = [min(rows, chunk * (chunks * i // pieces)) for i in range(pieces + 1)] if pieces else []
         parts += [replace(part(source, [number]), spans=(pair,)) for pair in itertools.pairwise(edges)]
     return parts

@@ -272,6 +272,29 @@ def test_parts_cover_every_row_once_and_begin_where_chunks_do(tmp_path_factory, 
     assert sorted(seen) == [(files[0], i) for i in range(70)] + [(files[1], i) for i in range(30)]
 
 
+def test_a_row_group_is_not_read_for_each_of_its_chunks(tmp_path, monkeypatch):
+    """A piece of a row group is read from its start: for a piece of every chunk, half as often as there are chunks."""
+    file, rows = str(tmp_path / "one.parquet"), 64 * 16
+    pq.write_table(pa.table({"id": range(rows), "image": pa.array([b"x"] * rows, pa.binary())}), file)
+    assert pq.read_metadata(file).num_row_groups == 1
+    one = Source(fs=pafs.LocalFileSystem(), files=(file,), sizes=(1,), label_column=None)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 16)
+    passed, really = [], FileRows._next
+
+    def watched(file_rows):
+        table = really(file_rows)
+        passed.extend([table.num_rows] if table.column_names == ["image"] else [])
+        return table
+
+    monkeypatch.setattr(FileRows, "_next", watched)
+    parts = spans(one, 16, 1_024)
+    assert sum(len(read(part)) for part in parts) == rows
+    assert len(parts) == 16
+    assert sum(passed) <= 16 * rows
+    index = dataclasses.replace(one, roots=(Place.at(str(tmp_path)),))
+    assert len(spans(index, 16, 1_024)) == 64, "an index holds no samples"
+
+
 def test_the_originals_are_opened_only_where_something_is_decoded(source, tmp_path, monkeypatch):
     read(kept(source, tmp_path))
     opened = []
