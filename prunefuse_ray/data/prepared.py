@@ -124,7 +124,8 @@ def _decoded(
             if found is None:
                 if not source.roots:
                     table = samples.take(start, len(rows))
-                if file is not None and file.has_room:  # whole, or the next pass would find a part of it
+                # Whole, or the next pass would find a part of it; of a few rows that would be much for little.
+                if file is not None and file.has_room and 2 * wanted_N.sum() >= len(rows):
                     found = _decode(table, source, form)
                     # A file that is closed, or away, may be there the next time.
                     away = bool(source.roots) and source.opener is None and None in found.digests

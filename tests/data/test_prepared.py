@@ -107,6 +107,19 @@ def test_only_wanted_rows_are_handed_on_and_whole_chunks_are_kept(source, tmp_pa
     assert len(chunk_files(tmp_path)) == 7
 
 
+@pytest.mark.parametrize("format_", ["raw", "jpeg"])
+def test_for_a_few_rows_no_chunk_is_decoded(source, tmp_path, monkeypatch, format_):
+    """A thousand samples drawn from a million would decode nearly all of it."""
+    mine, seen, real = kept(source, tmp_path, format=format_), [], prepared.read_column
+    monkeypatch.setattr(prepared, "read_column", lambda column, form: seen.append(len(column)) or real(column, form))
+    found = read(mine, only=pa.array(["s1", "s20", "s21"]))
+    assert seen == [1, 2]
+    assert not chunk_files(tmp_path)
+    whole = read(mine)
+    assert {id_: whole[id_] for id_ in found} == found
+    assert len(chunk_files(tmp_path)) == 7
+
+
 def test_unwanted_rows_are_not_decoded(source, monkeypatch):
     seen = []
     real = prepared.read_column
