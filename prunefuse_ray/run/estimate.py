@@ -27,6 +27,7 @@ from prunefuse_ray.data.sample_format import Form, decode_column
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import STREAM_CPUS, training_threads
 from prunefuse_ray.method.steps import PRETRAIN, SCORE, steps
+from prunefuse_ray.run.context import kept_samples
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.scoring.backend_choice import rate_here
 from prunefuse_ray.scoring.scorer import ScoringJob
@@ -340,7 +341,7 @@ def measured_costs(
         dense_trained = _training_rate(TASKS[config.task], dense, config.finetuning, form, seconds, device)
     finally:
         torch.set_num_threads(threads)
-    kept = room(config.prepared, form, samples=rows, free_bytes=None)
+    kept = room(config.prepared, form, samples=kept_samples(config, rows), free_bytes=None)
     return Costs(
         proxy_macs=proxy_macs,
         dense_macs=dense_macs,
