@@ -334,6 +334,10 @@ def measured_costs(
         if samples:
             column = pa.chunked_array([pa.array(samples)])
             decode = len(samples) / _seconds_of(lambda: decode_column(column, form), seconds)
+        scored = 1 / (1 / forward + 1 / decode)
+        if gpus := config.scoring.gpus:  # other CPUs decode meanwhile: of this machine's, those that an actor comes to
+            share = cores() * min(1.0, gpus / max(1, torch.cuda.device_count()))
+            scored = min(forward, decode * max(1.0, share - config.scoring.cpus))
         device = torch.device("cuda" if config.workers.gpu and torch.cuda.is_available() else "cpu")
         torch.set_num_threads(training_threads(_step_macs(config.training, proxy_macs), cores()))
         proxy_trained = _training_rate(TASKS[config.task], selector, config.training, form, seconds, device)
@@ -346,7 +350,7 @@ def measured_costs(
         proxy_macs=proxy_macs,
         dense_macs=dense_macs,
         parameters=(networks.parameters(selector.network), networks.parameters(dense.network)),
-        scored_per_second=1 / (1 / forward + 1 / decode),
+        scored_per_second=scored,
         proxy_trained_per_second=proxy_trained,
         dense_trained_per_second=dense_trained,
         actor_bytes=peak_bytes(),

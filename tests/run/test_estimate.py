@@ -211,6 +211,7 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
     from prunefuse_ray.commands import plan
 
     config = tiny(tiny_pool, tmp_path, selection={"budgets": [16, 24]})
+    monkeypatch.setattr("prunefuse_ray.distributed.resources.cores", lambda: 2)
     loop.run(config)
     monkeypatch.setattr(plan.console, "_width", 200)
     assert main(["plan", "--against", str(tmp_path / "tiny"), "--training-rate", "1e9", "--scoring-rate", "10",
@@ -219,7 +220,7 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
     assert rows["score"][:2] == rows["score"][2:4]  # "1.2 M" foreseen, "1.2 M" counted
     assert rows["train"][:2] == rows["train"][2:4]
     assert rows["finetune"][:2] == rows["finetune"][2:4]
-    assert rows["score"][4] == "10.4"  # 104 samples, 10 a second
+    assert rows["score"][4] == "5.2"  # 104 samples, 10 a second in each of two threads
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(to_tree(config)))
     rates = ["--training-rate", "1e9", "--scoring-rate", "10", "--json"]
     assert main(["plan", "--against", str(tmp_path / "tiny"), *rates]) == 0
