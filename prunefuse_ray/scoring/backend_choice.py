@@ -30,7 +30,7 @@ from prunefuse_ray.data.sample_format import decode_column, random_samples
 from prunefuse_ray.distributed.machine import cache, cpu
 from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.distributed.resources import ScoringPlan
-from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.networks.backends import AUTO, BACKENDS, Backend
 from prunefuse_ray.networks.specs import first_line
@@ -97,13 +97,8 @@ def worth_trying(
         return {scoring.backend: BACKENDS[scoring.backend]}, {}
     device, precision = _device_type(gpu), None if scoring.precision == "auto" else scoring.precision
     found: dict[str, Backend] = {}
-    left_out: dict[str, str] = {}
-    for name in BACKENDS:
-        try:
-            backend = BACKENDS[name]
-        except ConfigError as error:  # another package's, which this run did not ask for
-            left_out[name] = str(error)
-            continue
+    left_out = BACKENDS.broken()  # other packages', which this run did not ask for
+    for name, backend in BACKENDS.loadable().items():
         if macs < backend.auto.get(device, math.inf) or backend.refusal(
             device=device, precision=precision, features=features
         ):
