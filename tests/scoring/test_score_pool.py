@@ -181,6 +181,31 @@ def test_actors_fill_their_batches(network, tmp_path, local_ray, monkeypatch):
     assert ray.data.DataContext.get_current().target_max_block_size == 28 * 1_040
 
 
+@pytest.mark.slow
+def test_actors_go_on_with_the_rows_that_are_missing(source, network, tmp_path, local_ray, monkeypatch):
+    whole, actors = scores(source, network, tmp_path / "whole"), dataclasses.replace(HERE, here=False, max_actors=1)
+    log = tmp_path / "given"
+
+    class Watched(scorer.Scorer):
+        def __call__(self, rows):
+            with open(log, "a") as file:
+                file.write(f"{rows.num_rows}\n")
+            if 150 in rows["id"].to_pylist() and len(log.read_text().split()) < 20:
+                time.sleep(2)  # what was scored before is written meanwhile
+                raise RuntimeError("broken")
+            return super().__call__(rows)
+
+    monkeypatch.setattr(scorer, "Scorer", Watched)
+    job = dataclasses.replace(JOB, call_rows=16)
+    with pytest.raises(Exception, match="broken"):
+        scores(source, network, tmp_path / "out", actors, job)
+    kept = sum(pq.read_metadata(file).num_rows for file in (tmp_path / "out").glob("*.parquet"))
+    assert 0 < kept < ROWS - 2
+    log.write_text("0\n" * 20)
+    assert scores(source, network, tmp_path / "out", actors, job).cast(whole.schema).equals(whole)
+    assert sum(map(int, log.read_text().split())) == ROWS - 2 - kept
+
+
 @pytest.mark.parametrize(("chunk", "call_rows", "batch", "block", "given"), [
     (111, 512, 512, 102, 510),  # 224 x 224 x 3
     (111, 64, 64, 64, 64),
