@@ -85,6 +85,21 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
+    def broken(self) -> dict[str, str]:
+        """Why entries cannot be loaded, by their names: of other packages, which may not fit this version."""
+        why = {}
+        for name in self:
+            try:
+                self[name]
+            except ConfigError as error:
+                why[name] = str(error)
+        return why
+
+    def loadable(self) -> dict[str, T]:
+        """The entries but those that are `broken`."""
+        broken = self.broken()
+        return {name: self[name] for name in self if name not in broken}
+
     def check(self, name: str, besides: Collection[str] = ()) -> str:
         """`name`, if there is such an entry, or if it is one of the words that a field takes besides; ValueError, for
         validators, where it is neither."""

@@ -1,8 +1,10 @@
 """What stands beside the code agrees with it: bounds and pins, markers and targets, version, license, citation."""
 
+import ast
 import re
+import sys
 import tomllib
-from importlib.metadata import distributions
+from importlib.metadata import distributions, packages_distributions
 
 import pytest
 import yaml
@@ -40,6 +42,23 @@ def test_every_dependency_is_pinned_within_its_bounds(requirement):
     pinned = pins("constraints.txt")
     if (name := canonicalize_name(requirement.name)) != "wandb":  # no test installs it
         assert pinned[name] in requirement.specifier
+
+
+BROUGHT = {"psutil": "ray", "pydantic_core": "pydantic", "urllib3": "requests"}
+"""Packages that are parts of what others are made of."""
+
+
+def test_what_is_imported_is_declared():
+    """Of what stands at the head of modules: the rest is an extra, or asked for where it may be missing."""
+    there = packages_distributions()
+    required = {canonicalize_name(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
+    for file in (ROOT / "prunefuse_ray").rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"prunefuse_ray"}:
+                brings = {BROUGHT.get(name, name), *there.get(name, ())}
+                assert required & set(map(canonicalize_name, brings)), f"{file}: {name}"
 
 
 def test_every_marker_has_a_target_that_contributors_are_told_of():

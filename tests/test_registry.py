@@ -47,6 +47,13 @@ def test_what_is_no_entry_is_said(name, said):
         OURS.check(name)
 
 
+def test_an_entry_that_cannot_be_loaded_is_named_and_the_others_are_there():
+    broken = Registry("color", "builtins:str", "prunefuse_ray.none", {"red": "tests.test_registry:RED", "off": "no:X"})
+    assert broken.loadable() == {"red": "#f00"}
+    assert list(broken.broken()) == ["off"]
+    assert "cannot import 'no:X'" in broken.broken()["off"]
+
+
 def test_words_that_a_field_takes_besides_are_names_too():
     assert OURS.check("any", ["any", "none"]) == "any"
     with pytest.raises(ValueError, match=r"color 'ani' \(did you mean 'any'\?\); known: any, none, red, wrong"):

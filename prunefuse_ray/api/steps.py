@@ -236,7 +236,7 @@ def _check_labeled(strategy: Strategy, labeled: Scores | None, initial: bool) ->
             "initial: selects the first samples to label, and `labeled` holds some; leave one of them out"
         )
     if initial and not strategy.needs_no_training:
-        able = [name for name, other in STRATEGIES.items() if other.select and other.needs_no_training]
+        able = [name for name, other in STRATEGIES.loadable().items() if other.select and other.needs_no_training]
         raise ConfigError(f"initial: '{strategy.name}' asks a trained network; score by one of {', '.join(able)}")
     if initial or not strategy.labeled:
         return

@@ -162,7 +162,7 @@ def look(directory: str) -> Facts:
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
         shared_memory_gib=shutil.disk_usage(shm).total / GIB if shm.is_dir() else None,
         gpus=gpus,
-        backends={name: backend.lacks() or "" for name, backend in BACKENDS.items()},
+        backends={n: backend.lacks() or "" for n, backend in BACKENDS.loadable().items()} | BACKENDS.broken(),
         decode_ms=_decode_ms(),
         directory=directory,
         write_mib=write,

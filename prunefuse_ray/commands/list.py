@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich import box
 from rich.markup import escape
@@ -16,8 +17,11 @@ from prunefuse_ray.commands.terminal import console
 from prunefuse_ray.config.sources import PATHS, POOL_SOURCES
 from prunefuse_ray.networks.backends import BACKENDS
 from prunefuse_ray.networks.fusion import FUSION_RULES
+from prunefuse_ray.registry import Registry
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tracking import TRACKERS
+
+T = TypeVar("T")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,64 +71,66 @@ class Listed:
         return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
+def listed(field: str, titles: tuple[str, ...], registry: Registry[T], cells: Callable[[T], tuple[str, ...]]) -> Listed:
+    """The entries of a registry; of another package's that cannot be loaded, why."""
+    rows = {name: cells(entry) for name, entry in registry.loadable().items()}
+    broken = {name: (why, *[""] * (len(titles) - 1)) for name, why in registry.broken().items()}
+    return Listed(field=field, titles=titles, rows=rows | broken)
+
+
 def strategies() -> Listed:
     def needs(members: bool, features: bool) -> str:
         return ", ".join(["a committee, or dropout masks"] * members + ["features"] * features)
 
-    return Listed(
-        field="selection.strategy",
-        titles=("wants samples with", "needs", "paper"),
-        rows={n: (s.wants, needs(s.members, s.select is not None), s.paper) for n, s in STRATEGIES.items()},
+    return listed(
+        "selection.strategy",
+        ("wants samples with", "needs", "paper"),
+        STRATEGIES,
+        lambda s: (s.wants, needs(s.members, s.select is not None), s.paper),
     )
 
 
 def sources() -> Listed:
-    return Listed(
-        field="pool.source",
-        titles=("pool.path names", "id of a sample", "label", "takes", "may grow"),
-        rows={
-            name: (
-                source.help,
-                source.ids,
-                source.labels,
-                ", ".join(field for field in source.fields if field not in PATHS),
-                "yes" if source.may_grow else "no",
-            )
-            for name, source in POOL_SOURCES.items()
-        },
+    return listed(
+        "pool.source",
+        ("pool.path names", "id of a sample", "label", "takes", "may grow"),
+        POOL_SOURCES,
+        lambda source: (
+            source.help,
+            source.ids,
+            source.labels,
+            ", ".join(field for field in source.fields if field not in PATHS),
+            "yes" if source.may_grow else "no",
+        ),
     )
 
 
 def backends() -> Listed:
     """With what keeps each from running on this machine."""
-    return Listed(
-        field="scoring.backend",
-        titles=("runs", "limits", "here"),
-        rows={name: (b.about, b.limits, b.lacks() or "yes") for name, b in BACKENDS.items()},
+    return listed(
+        "scoring.backend", ("runs", "limits", "here"), BACKENDS, lambda b: (b.about, b.limits, b.lacks() or "yes")
     )
 
 
 def fusion_rules() -> Listed:
-    return Listed(
-        field="fusion.rule",
-        titles=("the other weights", "limits", "paper"),
-        rows={name: (rule.about, rule.limits, rule.paper) for name, rule in FUSION_RULES.items()},
+    return listed(
+        "fusion.rule",
+        ("the other weights", "limits", "paper"),
+        FUSION_RULES,
+        lambda rule: (rule.about, rule.limits, rule.paper),
     )
 
 
 def tasks() -> Listed:
-    return Listed(
-        field="task",
-        titles=("labels", "compared by"),
-        rows={name: (task.about, task.metric.title.lower()) for name, task in TASKS.items()},
-    )
+    return listed("task", ("labels", "compared by"), TASKS, lambda task: (task.about, task.metric.title.lower()))
 
 
 def trackers() -> Listed:
-    return Listed(
-        field="run.trackers",
-        titles=("where the figures go", "in sweeps"),
-        rows={name: (t.about, "yes" if t.callback else "no") for name, t in TRACKERS.items()},
+    return listed(
+        "run.trackers",
+        ("where the figures go", "in sweeps"),
+        TRACKERS,
+        lambda t: (t.about, "yes" if t.callback else "no"),
     )
 
 

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     macs = info.rows * costs.proxy_macs * config.selection.passes
     has = observe()
     scoring = plan_scoring(config.scoring, has, macs, info.rows)
-    at_once = scoring.threads if scoring.here else scoring.max_actors
+    _, at_once = scoring.at_once
     tested, validated = _held_out(config, {setting: index.rows for setting, index in surveyed.indexes.items()})
     found = estimate(config, info, costs, at_once, asked, tested=tested, validated=validated)
     notes = caveats(

@@ -79,7 +79,7 @@ class Selection(Section):
             refused = [s for s in self.later if s.score is None or s.select is not None]
             if value is not None and refused:
                 why = "selects a set of its own" if refused[0].select is not None else "asks no network"
-                others = [name for name, s in STRATEGIES.items() if s.score is not None and s.select is None]
+                others = [n for n, s in STRATEGIES.loadable().items() if s.score is not None and s.select is None]
                 raise ValueError(
                     f"{field} {value} cannot be combined with strategy '{self.strategy}', which {why}: leave it out, "
                     f"or set strategy to one that scores each sample by itself ({', '.join(others)})"
@@ -94,7 +94,7 @@ class Selection(Section):
     def _weighable(self) -> Selection:
         for field in ("class_balance", "wanted_classes"):
             if getattr(self, field) and any(s.score is None or (s.select and not s.by_score) for s in self.later):
-                able = [n for n, s in STRATEGIES.items() if s.score is not None and (s.by_score or not s.select)]
+                able = [n for n, s in STRATEGIES.loadable().items() if s.score and (s.by_score or not s.select)]
                 raise ValueError(
                     f"{field} weighs scores, and strategy '{self.strategy}' does not go by them: leave it out, or set "
                     f"strategy to one of {', '.join(able)}"
@@ -104,7 +104,7 @@ class Selection(Section):
         if any(s.wanted for s in self.later) and not self.wanted_classes:
             raise ValueError(f"strategy '{self.strategy}' asks for classes: name them in selection.wanted_classes")
         if not STRATEGIES[self.initial].needs_no_training:
-            able = [name for name, strategy in STRATEGIES.items() if strategy.needs_no_training]
+            able = [name for name, strategy in STRATEGIES.loadable().items() if strategy.needs_no_training]
             raise ValueError(f"initial '{self.initial}' asks a trained network: use one of {', '.join(able)}")
         return self
 

@@ -21,9 +21,9 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +124,8 @@ def _decoded(
             if found is None:
                 if not source.roots:
                     table = samples.take(start, len(rows))
-                if file is not None and file.has_room:  # whole, or the next pass would find a part of it
+                # Whole, or the next pass would find a part of it; of a few rows that would be much for little.
+                if file is not None and file.has_room and 2 * wanted_N.sum() >= len(rows):
                     found = _decode(table, source, form)
                     # A file that is closed, or away, may be there the next time.
                     away = bool(source.roots) and source.opener is None and None in found.digests
@@ -203,6 +204,11 @@ def pool_name(pool: cfg.Pool) -> str:
     """The name under which all runs on a pool find what is kept of it."""
     paths = [pool.source, *(Place.at(path).path for path in as_list(pool.path))]
     return hashlib.blake2b("\n".join(paths).encode(errors="replace"), digest_size=6).hexdigest()
+
+
+def run_name(run: Place) -> str:
+    """The name under which a run finds what is kept of the samples in its own directory."""
+    return hashlib.blake2b(run.path.encode(errors="replace"), digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,32 +385,35 @@ def open_prepared(
     tell: Callable[[list[str]], None] = lambda _: None,
     *,
     name: str,
+    own: str | None = None,
 ) -> Prepared | None:
     """The place where decoded samples of a run are kept; None where they are not.
 
     Args:
         runs: the directory that holds the run's.
-        samples: of the pool.
+        samples: of the pool, and those that the run keeps under a name of its own.
         tell: is told, in lines, where the prepared pool lies, what it takes, and what was removed for it.
         name: of the pool (`pool_name`).
+        own: of the run (`run_name`), where it has samples in its own directory.
     """
     place = runs / ".prepared" if settings.directory is None else Place.at(settings.directory)
+    names = [one for one in (name, own) if one is not None]
     free, there = None, 0
     if place.local:
         kinds: tuple[Literal["raw", "jpeg"], ...] = ("raw", "jpeg")
-        kept = [_directory(Prepared(place=place, name=name, format=kind), form) for kind in kinds]
-        there = sum(file.size for one in kept for file in one.files())
+        kept = [_directory(Prepared(place=place, name=one, format=kind), form) for one in names for kind in kinds]
+        there = sum(file.size for one in kept for file in _files(one))
         free = _free(place) + there  # what is kept needs no more room
     found = room(settings, form, samples=samples, free_bytes=free)
     if found is None:
         return None
     prepared = Prepared(place=place, name=name, format=found.format, share=found.share)
-    mine = _directory(prepared, form)
+    mine, *_ = spared = [_directory(replace(prepared, name=one), form) for one in names]
     before = _directory(Prepared(place=place, format=found.format), form)  # as earlier versions named it
-    if place.local and not there and before.exists():
-        with suppress(OSError):
+    if place.local:
+        with suppress(OSError):  # it is not there, or not alone
             os.rename(before.path, mine.path)
-    removed = evict(place, mine.path, found.limit - min(found.bytes, found.limit))
+    removed = evict(place, [one.path for one in spared], found.limit - min(found.bytes, found.limit))
     with suppress(OSError):  # what cannot be written there is said of every chunk
         (mine / USED).write_bytes(b"", durable=False)
     told = [f"prepared pool: {found.format}, {found.bytes / 2**30:.1f} GiB in {place.path}"]
@@ -417,31 +426,54 @@ def open_prepared(
     return prepared
 
 
-def evict(place: Place, mine: str, limit: int) -> list[str]:
-    """Remove the prepared pools in `place` but `mine` that were used longest ago, until the others take no more than
-    `limit` bytes; their paths. A run that reads one decodes again."""
+def evict(place: Place, spared: Collection[str], limit: int) -> list[str]:
+    """Remove the prepared pools in `place` but the `spared` ones that were used longest ago, until the others take no
+    more than `limit` bytes; their paths. A run that reads one decodes again. What cannot be removed is left."""
     sizes: dict[str, int] = {}
     used: dict[str, float] = {}
-    for file in place.files(recursive=True):
-        directory, name = file.path.removeprefix(f"{place.path}/").partition("/")[::2]
-        ours = name.endswith(".chunk") or name == USED
-        if DIRECTORY.fullmatch(directory) and ours and f"{place.path}/{directory}" != mine:
-            sizes[directory] = sizes.get(directory, 0) + file.size
-            used[directory] = max(used.get(directory, 0.0), file.mtime_ns or 0.0)
+    for path in _directories(place):
+        if path not in spared and (files := _files(Place(place.fs, path))):
+            sizes[path] = sum(file.size for file in files)
+            used[path] = max(file.mtime_ns or 0.0 for file in files)
     removed, left = [], sum(sizes.values())
-    for directory in sorted(sizes, key=lambda name: (used[name], name)):
+    for path in sorted(sizes, key=lambda path: (used[path], path)):
         if left <= limit:
             break
-        (place / directory).delete()
-        removed.append((place / directory).path)
-        left -= sizes[directory]
+        try:
+            Place(place.fs, path).delete()
+        except FileNotFoundError:  # another run removes it at this moment
+            left -= sizes[path]
+        except OSError as error:
+            logger.warning("prepared pool: %s cannot be removed to make room (%s)", path, error)
+        else:
+            left -= sizes[path]
+            removed.append(path)
     return removed
 
 
 def usage(prepared: Prepared, form: Form) -> dict[str, Any]:
     """What is kept of the pool in one form: format, files, bytes."""
-    files = [file for file in _directory(prepared, form).written() if file.base_name.endswith(".chunk")]
+    files = [file for file in _files(_directory(prepared, form)) if file.base_name.endswith(".chunk")]
     return {"format": prepared.format, "files": len(files), "bytes": sum(file.size for file in files)}
+
+
+def _directories(place: Place) -> list[str]:
+    """The paths of all that is kept of forms and pools in a place."""
+    try:
+        found = place.fs.get_file_info(pafs.FileSelector(place.path, allow_not_found=True))
+    except OSError as error:
+        logger.warning("prepared pool: %s cannot be listed (%s)", place.path, error)
+        return []
+    return [i.path for i in found if i.type == pafs.FileType.Directory and DIRECTORY.fullmatch(i.base_name)]
+
+
+def _files(directory: Place) -> list[pafs.FileInfo]:
+    """What is kept in a directory, as far as it can be read."""
+    try:
+        return [file for file in directory.files() if file.base_name.endswith(".chunk") or file.base_name == USED]
+    except OSError as error:
+        logger.warning("prepared pool: %s cannot be listed (%s)", directory.path, error)
+        return []
 
 
 def _free(place: Place) -> int:

@@ -42,7 +42,13 @@ def rows(source: Source, *, only: pa.Array | IdSet | None = None, label: bool = 
 
 
 def decoded_stream(
-    source: Source, form: Form, *, exclude: pa.Array | IdSet | None = None, held_out: Place | None = None
+    source: Source,
+    form: Form,
+    *,
+    exclude: pa.Array | IdSet | None = None,
+    held_out: Place | None = None,
+    block: int | None = None,
+    tasks: int | None = None,
 ) -> ray.data.Dataset:
     """The source as a Dataset of (id, decoded, rejected, converted[, held_out][, group]), without the rows of
     `exclude`: decoded where the pool is read, or taken from the prepared pool.
@@ -52,12 +58,21 @@ def decoded_stream(
 
     Args:
         held_out: contents of the held-out sets (`contents.HeldOut`); `held_out` is the row that has a sample's content.
+        block: rows of a block, all but the last one of each reading task; default: as Ray cuts them, by their bytes.
+        tasks: that read, at most; default: as many as Ray asks for.
     """
     excluded = ray.put(IdSet.of(exclude)) if exclude is not None and len(exclude) else None
-    reading = partial(_decode, form=form, excluded=excluded, held_out=held_out)
-    return ray.data.read_datasource(
-        _Files(source, lambda count: spans(source, chunk_rows(form), count), reading), num_cpus=READING_CPUS
-    )
+    reading = partial(_decode, form=form, excluded=excluded, held_out=held_out, block=block)
+    parts: Callable[[int], list[Source]] = partial(spans, source, chunk_rows(form))
+    if tasks is not None:
+        cut = parts(min(tasks, READ_TASKS))
+        # Asked for more than these, Ray would split what they give once more.
+        tasks, parts = max(1, len(cut)), lambda _: cut
+    dataset = ray.data.read_datasource(_Files(source, parts, reading), override_num_blocks=tasks, num_cpus=READING_CPUS)
+    if block is not None:
+        # Ray hands on as it is what has more bytes than this, but not half as many again: about 1.2 times as many.
+        dataset.context.target_max_block_size = int(0.8 * block * (math.prod(form.shape) + ROW_BYTES))
+    return dataset
 
 
 def decoded_values(rows: pa.Table, form: Form) -> np.ndarray:
@@ -65,6 +80,8 @@ def decoded_values(rows: pa.Table, form: Form) -> np.ndarray:
     return fixed_values(rows["decoded"].combine_chunks(), form)
 
 
+ROW_BYTES = 64
+"""Of a row of `decoded_stream` beside its sample, about."""
 READ_TASKS = 1_024
 """At most. Ray asks for one for each block of 4 MiB: of 10 TB for millions, which the driver makes one by one."""
 
@@ -104,17 +121,25 @@ class _Files(Datasource):
         ]
 
 
+PIECES = 16
+"""Of a row group of samples, at most. For each it is read from its start: 8 times over for so many, and 500 times for
+the 1,024 that a large one could be cut into."""
+
+
 def spans(source: Source, chunk: int, count: int) -> list[Source]:
-    """The source cut into at least `count` parts where it has as many chunks of so many rows: groups of files, or
-    parts of files, where these are fewer."""
+    """The source cut into at least `count` parts where it has as many chunks of so many rows, and row groups enough:
+    groups of files, or parts of files, where these are fewer."""
     if len(source.files) >= count:
         return groups(source, count)
     parts = []
     for number, file in enumerate(source.files):
         with source.fs.open_input_file(file) as opened_file:
-            rows = pq.read_metadata(opened_file).num_rows
+            metadata = pq.read_metadata(opened_file)
+        rows = metadata.num_rows
         chunks = math.ceil(rows / chunk)
         pieces = min(chunks, math.ceil(count / len(source.files)))
+        if not source.roots:  # an index holds no samples
+            pieces = min(pieces, PIECES * metadata.num_row_groups)
         edges = [min(rows, chunk * (chunks * i // pieces)) for i in range(pieces + 1)] if pieces else []
         parts += [replace(part(source, [number]), spans=(pair,)) for pair in itertools.pairwise(edges)]
     return parts
@@ -124,10 +149,23 @@ def _rows(source: Source, only: Any, label: bool) -> Iterator[pa.Table]:
     return rows(source, only=None if only is None else ray.get(only), label=label)
 
 
-def _decode(source: Source, form: Form, excluded: Any, held_out: Place | None) -> Iterator[pa.Table]:
+def _decode(source: Source, form: Form, excluded: Any, held_out: Place | None, block: int | None) -> Iterator[pa.Table]:
     contents = None if held_out is None else HeldOut.at(held_out)
-    for chunk in decoded(source, form, exclude=None if excluded is None else ray.get(excluded)):
-        yield decoded_rows(chunk, contents)
+    chunks = decoded(source, form, exclude=None if excluded is None else ray.get(excluded))
+    found = (decoded_rows(chunk, contents) for chunk in chunks)
+    yield from found if block is None else regrouped(found, block)
+
+
+def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The rows of some tables in tables of so many rows, the last one of what is left."""
+    rest: pa.Table | None = None
+    for table in tables:
+        whole = table if rest is None else pa.concat_tables([rest, table])
+        end = whole.num_rows - whole.num_rows % rows
+        yield from (whole.slice(first, rows) for first in range(0, end, rows))
+        rest = whole.slice(end) if end < whole.num_rows else None
+    if rest is not None:
+        yield rest
 
 
 def decoded_rows(chunk: Chunk, held_out: HeldOut | None = None) -> pa.Table:

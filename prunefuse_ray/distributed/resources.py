@@ -135,6 +135,11 @@ class ScoringPlan:
     """Asked before the driver writes, where it scores itself: raises where another one has taken its run over."""
 
     @property
+    def at_once(self) -> tuple[int, int]:
+        """How many score at the same time, at least and at most: actors, or threads of the driver."""
+        return (self.threads, self.threads) if self.here else (self.min_actors, self.max_actors)
+
+    @property
     def placement(self) -> dict[str, Any]:
         """Options of Ray's for scoring tasks and actors. A preference: where no scoring machine has room, any machine
         but the head serves, so that nothing hangs while a spot market is empty."""

@@ -21,7 +21,7 @@ from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.inventory import HELD_OUT_FILE
 from prunefuse_ray.data.labeled_set import held_out
 from prunefuse_ray.data.pool import PoolInfo, Prepared, Source, groups
-from prunefuse_ray.data.prepared import readable
+from prunefuse_ray.data.prepared import readable, run_name
 from prunefuse_ray.data.sample_format import Form, decode_column, form_of
 from prunefuse_ray.data.stream import rows, stream
 from prunefuse_ray.distributed.remote import over
@@ -60,6 +60,12 @@ class Done:
     written: list[pafs.FileInfo] = field(default_factory=list)
     leftovers: tuple[str, ...] = ()
     """Names that are no longer needed once the phase is committed."""
+
+
+def kept_samples(config: Config, rows: int) -> int:
+    """How many samples a run keeps decoded: those of its pool, of so many rows, and those that it labels, which it
+    reads from files of its own."""
+    return rows + config.selection.budgets[-1] + config.pool.test_samples
 
 
 @dataclass(kw_only=True)
@@ -107,11 +113,17 @@ class RunContext:
         return Source(
             fs=self.ledger.root.fs,
             sample_column="sample",
-            prepared=self.prepared,
+            prepared=self._beside,
             files=tuple(paths),
             sizes=tuple(sizes),
             task=self.config.task,
         )
+
+    @property
+    def _beside(self) -> Prepared | None:
+        """Where decoded samples of the run's own files are kept: apart from the pool's, which is never removed for this
+        run, and which every run on the pool would add its own to."""
+        return None if self.prepared is None else replace(self.prepared, name=run_name(self.ledger.root))
 
     @property
     def held_out_contents(self) -> Place | None:
@@ -166,7 +178,7 @@ class RunContext:
             fs=self.ledger.root.fs,
             sample_column="sample",
             task=self.config.task,
-            prepared=self.prepared,
+            prepared=self._beside,
             files=tuple(p for paths, _ in found for p in paths),
             sizes=tuple(s for _, sizes in found for s in sizes),
         )

@@ -27,6 +27,7 @@ from prunefuse_ray.data.sample_format import Form, decode_column
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import STREAM_CPUS, training_threads
 from prunefuse_ray.method.steps import PRETRAIN, SCORE, steps
+from prunefuse_ray.run.context import kept_samples
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.scoring.backend_choice import rate_here
 from prunefuse_ray.scoring.scorer import ScoringJob
@@ -334,6 +335,10 @@ def measured_costs(
         if samples:
             column = pa.chunked_array([pa.array(samples)])
             decode = len(samples) / _seconds_of(lambda: decode_column(column, form), seconds)
+        scored = 1 / (1 / forward + 1 / decode)
+        if gpus := config.scoring.gpus:  # other CPUs decode meanwhile: of this machine's, those that an actor comes to
+            share = cores() * min(1.0, gpus / max(1, torch.cuda.device_count()))
+            scored = min(forward, decode * max(1.0, share - config.scoring.cpus))
         device = torch.device("cuda" if config.workers.gpu and torch.cuda.is_available() else "cpu")
         torch.set_num_threads(training_threads(_step_macs(config.training, proxy_macs), cores()))
         proxy_trained = _training_rate(TASKS[config.task], selector, config.training, form, seconds, device)
@@ -341,12 +346,12 @@ def measured_costs(
         dense_trained = _training_rate(TASKS[config.task], dense, config.finetuning, form, seconds, device)
     finally:
         torch.set_num_threads(threads)
-    kept = room(config.prepared, form, samples=rows, free_bytes=None)
+    kept = room(config.prepared, form, samples=kept_samples(config, rows), free_bytes=None)
     return Costs(
         proxy_macs=proxy_macs,
         dense_macs=dense_macs,
         parameters=(networks.parameters(selector.network), networks.parameters(dense.network)),
-        scored_per_second=1 / (1 / forward + 1 / decode),
+        scored_per_second=scored,
         proxy_trained_per_second=proxy_trained,
         dense_trained_per_second=dense_trained,
         actor_bytes=peak_bytes(),

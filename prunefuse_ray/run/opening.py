@@ -17,7 +17,7 @@ from prunefuse_ray.data.account import LEFT_OUT_FILE, lines
 from prunefuse_ray.data.known_labels import check_known_labels, known_count
 from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.pool import PoolInfo
-from prunefuse_ray.data.prepared import open_prepared, pool_name
+from prunefuse_ray.data.prepared import open_prepared, pool_name, run_name
 from prunefuse_ray.data.sample_format import Form, form_of
 from prunefuse_ray.data.survey import materialize, source_of, survey
 from prunefuse_ray.distributed.resources import (
@@ -52,7 +52,7 @@ from prunefuse_ray.method.steps import (
     steps,
 )
 from prunefuse_ray.run import growth
-from prunefuse_ray.run.context import RunContext
+from prunefuse_ray.run.context import RunContext, kept_samples
 from prunefuse_ray.run.environment import changes, environment
 from prunefuse_ray.run.ledger import HASHED_HERE, Ledger
 from prunefuse_ray.run.leftovers import remove_leftovers
@@ -119,8 +119,15 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         logger.warning(told)
     for told in changes(before, environment(config)) if begun_before else ():
         logger.warning(told)
-    runs_at, name = Place.at(config.run.directory), pool_name(config.pool)
-    prepared = open_prepared(config.prepared, runs_at, form, info.rows, tell, name=name)
+    prepared = open_prepared(
+        config.prepared,
+        Place.at(config.run.directory),
+        form,
+        kept_samples(config, info.rows),
+        tell,
+        name=pool_name(config.pool),
+        own=run_name(ledger.root),
+    )
     pool = source_of(config.pool, ledger.root, "path", task=config.task)
     drawn = bool(config.pool.test_samples)
     test = None if drawn else source_of(config.pool, ledger.root, "test_path", task=config.task)

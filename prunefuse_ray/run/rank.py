@@ -74,8 +74,8 @@ class Strategy(cfg.Section):
     def _scores(cls, value: str) -> str:
         strategy = None if value == AUTO else STRATEGIES[STRATEGIES.check(value)]
         if strategy is None or strategy.score is None or strategy.select is not None or strategy.wanted:
-            scored = [n for n, s in STRATEGIES.items() if s.score is not None and s.select is None and not s.wanted]
-            raise ValueError(f"'{value}' gives no scores by which samples are ranked; use one of {', '.join(scored)}")
+            able = [n for n, s in STRATEGIES.loadable().items() if s.score and s.select is None and not s.wanted]
+            raise ValueError(f"'{value}' gives no scores by which samples are ranked; use one of {', '.join(able)}")
         return value
 
 

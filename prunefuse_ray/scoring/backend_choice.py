@@ -30,12 +30,14 @@ from prunefuse_ray.data.sample_format import decode_column, random_samples
 from prunefuse_ray.distributed.machine import cache, cpu
 from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.distributed.resources import ScoringPlan
-from prunefuse_ray.errors import ConfigError, LedgerError
+from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.networks.backends import AUTO, BACKENDS, Backend
+from prunefuse_ray.networks.specs import first_line
 from prunefuse_ray.progress import temporary
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
 from prunefuse_ray.storage import Place, sealed
+from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,9 @@ SMALL_BATCH = 64
 BATCH_SIZES = {False: (64, 128, 256, 32), True: (512, 2048, 128)}
 """Without and with a GPU; the likeliest first. On CPUs a batch of 512 was 2.4 times slower than one of 64 (it leaves
 the caches)."""
+BATCH_OUTPUTS = 2**25
+"""Of networks that answer for every pixel a batch has no more outputs than this: as float32, and as probabilities in
+float64, every scorer holds all of them."""
 
 CALL_SECONDS = 1.0
 """What an actor is given at once keeps it busy for about so long: enough to hide what a call costs, little enough to
@@ -92,13 +97,8 @@ def worth_trying(
         return {scoring.backend: BACKENDS[scoring.backend]}, {}
     device, precision = _device_type(gpu), None if scoring.precision == "auto" else scoring.precision
     found: dict[str, Backend] = {}
-    left_out: dict[str, str] = {}
-    for name in BACKENDS:
-        try:
-            backend = BACKENDS[name]
-        except ConfigError as error:  # another package's, which this run did not ask for
-            left_out[name] = str(error)
-            continue
+    left_out = BACKENDS.broken()  # other packages', which this run did not ask for
+    for name, backend in BACKENDS.loadable().items():
         if macs < backend.auto.get(device, math.inf) or backend.refusal(
             device=device, precision=precision, features=features
         ):
@@ -111,13 +111,25 @@ def worth_trying(
 
 
 def candidates(
-    scoring: cfg.Scoring, backends: Mapping[str, Backend], *, macs: float, gpu: bool, fast_bf16: bool
+    scoring: cfg.Scoring,
+    backends: Mapping[str, Backend],
+    *,
+    macs: float,
+    gpu: bool,
+    fast_bf16: bool,
+    most: int | None = None,
 ) -> list[Arithmetic]:
     """The backends with each precision and batch size that comes into question, in the order in which they are tried:
     the special ones before the general, the likeliest batch size of each before the others. Of a pass too small to be
-    worth a measurement, the general one's."""
+    worth a measurement, the general one's.
+
+    Args:
+        most: samples of a batch, where the configuration does not say how many.
+    """
     large = macs >= MACS_WORTH_MEASURING
     batches = BATCH_SIZES[gpu] if large else (SMALL_BATCH,)
+    if most is not None:
+        batches = tuple(dict.fromkeys(min(size, most) for size in batches))
     if scoring.batch_size is not None:
         batches = (scoring.batch_size,)
     ordered = list(backends.items())[::-1] if large else list(backends.items())[:1]
@@ -201,7 +213,8 @@ def fastest(
     """
     backends, left_out = worth_trying(scoring, macs=macs, features=job.features, gpu=job.gpu)
     fast_bf16 = networks.fast_bf16(torch.device(_device_type(job.gpu)))
-    found = candidates(scoring, backends, macs=macs, gpu=job.gpu, fast_bf16=fast_bf16)
+    most = _largest_batch(network, job) if TASKS[job.task].pixels else None
+    found = candidates(scoring, backends, macs=macs, gpu=job.gpu, fast_bf16=fast_bf16, most=most)
     if macs < MACS_WORTH_MEASURING:
         return {"chosen": asdict(found[0]), "measured": [], "left_out": {}}
     memory = cache() / "scoring" / f"{_memory_key(network, job, found)}.json"
@@ -215,8 +228,12 @@ def fastest(
         found.remove(candidate)
         try:
             rates[candidate] = rate_of(network, candidate.of(job))
-        except networks.NetworkError as error:
+        except (networks.NetworkError, torch.OutOfMemoryError) as error:
             name = candidate.backend
+            if isinstance(error.__cause__ or error, torch.OutOfMemoryError):  # of a GPU; a backend may have wrapped it
+                left_out[f"{name} in batches of {candidate.batch_size}"] = first_line(error)
+                found = [one for one in found if one.backend != name or one.batch_size < candidate.batch_size]
+                continue
             chosen = scoring.precision == "auto" and candidate.precision != "fp32"
             if chosen and isinstance(error, networks.PrecisionError):
                 left_out[f"{name} in {candidate.precision}"] = str(error)
@@ -240,6 +257,13 @@ def fastest(
     with contextlib.suppress(OSError):  # a home directory that is not there, or read-only: the next run measures again
         memory.write_bytes(sealed(result))
     return {**result, "remembered": False}
+
+
+def _largest_batch(network: Place, job: ScoringJob) -> int:
+    """How many samples have BATCH_OUTPUTS together, at least one: by the outputs of one."""
+    one = replace(job, backend="eager", precision="fp32", batch_size=1, features=False, gpu=False)
+    outputs, _ = Scorer(network, one).forward(np.zeros((1, *job.form.shape), np.uint8))
+    return max(1, BATCH_OUTPUTS // outputs.size)
 
 
 def _memory_key(network: Place, job: ScoringJob, found: Sequence[Arithmetic]) -> str:
@@ -314,17 +338,19 @@ def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]
     }
     if not len(decoded_N):
         return found
-    plain = replace(job, backend="eager", precision="fp32")
+    # In float32, unfolded, a batch takes several times the memory of the job's own.
+    plain = replace(job, backend="eager", precision="fp32", batch_size=min(job.batch_size, SMALL_BATCH))
     scorers = [Scorer(network, j) for j in (job, plain)]
-    used, exact = (s.task.probabilities(s.forward(decoded_N)[0]) for s in scorers)
+    scores: list[Any] = []
+    apart: list[float] = []
+    for start in range(0, len(decoded_N), job.batch_size):  # the outputs of all may not fit into memory
+        some_N = decoded_N[start : start + job.batch_size]
+        used, exact = (s.task.probabilities(s.forward(some_N)[0]) for s in scorers)
+        scores.append([s.score(p) for s, p in zip(scorers, (used, exact), strict=True)])
+        apart.append(np.abs(used - exact).max())
     k = max(1, round(TOP_SHARE * len(decoded_N)))
-    tops = [
-        set(np.argsort(-s.score(p), kind="stable")[:k].tolist()) for s, p in zip(scorers, (used, exact), strict=True)
-    ]
-    return found | {
-        "largest_difference": float(np.abs(used - exact).max()),
-        "same_top": len(tops[0] & tops[1]) / k,
-    }
+    tops = [set(np.argsort(-s_N, kind="stable")[:k].tolist()) for s_N in np.concatenate(scores, axis=1)]
+    return found | {"largest_difference": float(np.max(apart)), "same_top": len(tops[0] & tops[1]) / k}
 
 
 def unlike(found: Mapping[str, Any]) -> str | None:

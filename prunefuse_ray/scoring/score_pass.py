@@ -6,6 +6,7 @@ Into files that are kept as they are written: after a kill the same pass goes on
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 DECODED = 64
 """Samples by which decoding is timed."""
+NEARLY = 0.9
+"""Share of what there is room for with which a pool counts as prepared: that of single chunks is decided by chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +141,10 @@ def _with_decoding(what: ScorePass, job: ScoringJob, plan: ScoringPlan) -> Scori
     if plan.alone or plan.gpus or rate is None:
         return plan
     if (kept := what.source.prepared) is not None:
-        prepared = usage(kept, job.form)["files"] * chunk_rows(job.form)
-        if prepared >= kept.share * what.rows:
+        used = usage(kept, job.form)
+        # By bytes where they tell: the last chunk of a file is a short one, and of a small file the only one.
+        raw = used["bytes"] // math.prod(job.form.shape) if kept.format == "raw" else math.inf
+        if min(raw, used["files"] * chunk_rows(job.form)) >= NEARLY * kept.share * what.rows:
             return plan
     sample = head(what.source, DECODED)["sample"]
     started = time.perf_counter()

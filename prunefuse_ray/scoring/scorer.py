@@ -5,9 +5,11 @@ Ray Data's row checkpoints make it resumable: after a kill, the same call scores
 
 from __future__ import annotations
 
+import hashlib
+import math
 import queue
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +29,8 @@ from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.prepared import chunk_rows, decoded
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, preprocessing_from_bytes
-from prunefuse_ray.data.stream import decoded_rows, decoded_stream, decoded_values, spans
-from prunefuse_ray.distributed.resources import ScoringPlan
+from prunefuse_ray.data.stream import decoded_rows, decoded_stream, decoded_values, regrouped, spans
+from prunefuse_ray.distributed.resources import ScoringPlan, cpus_now
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.scoring.meter import ScoringMeter
 from prunefuse_ray.selection.rows import vector_column
@@ -36,6 +38,8 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 
 FILES_PER_POOL = 500  # score files are bundled so that even 10^9 rows make about this many
+CALLS = 16
+"""Of actors that a reading task feeds, where that leaves one for every CPU and actor: its last rows fill no batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,12 +201,21 @@ def score_pool(
         delete_checkpoint_on_success=False,
         override_filesystem=checkpoint.fs,
     )
+    # Ray gives an actor whole blocks, and cuts those into as many rows as it was asked for and a rest, which costs a
+    # batch: so these rows are whole blocks. None is larger than a chunk, which a reading task holds anyway.
+    given = job.call_rows or job.batch_size * 4
+    blocks = math.ceil(given / chunk_rows(job.form))
+    block = given // blocks
+    given = block * blocks
+    tasks = max(plan.max_actors, math.ceil(cpus_now()), rows // (CALLS * given))
     try:
-        dataset = decoded_stream(source, job.form, exclude=exclude, held_out=job.held_out).map_batches(
+        dataset = decoded_stream(
+            source, job.form, exclude=exclude, held_out=job.held_out, block=block, tasks=tasks
+        ).map_batches(
             Scorer,
             fn_constructor_args=(network, job),
             compute=ActorPoolStrategy(min_size=plan.min_actors, max_size=plan.max_actors),
-            batch_size=job.call_rows or job.batch_size * 4,
+            batch_size=given,
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=plan.cpus,
@@ -231,12 +244,19 @@ def _score_here(
 ) -> None:
     """Score in this process: no other one has to start. A file for every part of the pool, so that after a kill only
     parts that are missing are scored."""
-    parts, excluded = spans(source, chunk_rows(job.form), HERE_PARTS), IdSet.of(exclude)
+    chunk, excluded = chunk_rows(job.form), IdSet.of(exclude)
+    # A chunk of the prepared pool is read and written whole; else a part may be a batch, so that all threads get some.
+    parts = spans(source, chunk if source.prepared is not None else min(chunk, job.batch_size), HERE_PARTS)
+    cut = hashlib.blake2b(repr([(one.sizes, one.spans) for one in parts]).encode(), digest_size=4).hexdigest()
+    missing = {f"{HERE}{cut}-{number:03d}.parquet": one for number, one in enumerate(parts)}
+    for file in out.written():
+        if missing.pop(file.base_name, None) is None:  # of another cut, an earlier version's: its rows are in others
+            plan.check()
+            Place(out.fs, file.path).delete()
     todo: queue.SimpleQueue[tuple[str, Source]] = queue.SimpleQueue()
-    done = {file.base_name for file in out.written()}
-    for number, one in enumerate(parts):
-        if (name := f"{HERE}{number:03d}.parquet") not in done:
-            todo.put((name, one))
+    for item in missing.items():
+        todo.put(item)
+    whole = job.batch_size * max(1, chunk // job.batch_size)
     stopped = threading.Event()
     held_out = None if job.held_out is None else HeldOut.at(job.held_out)
 
@@ -248,10 +268,11 @@ def _score_here(
             except queue.Empty:
                 return
             scores = []
-            for chunk in decoded(one, job.form, exclude=excluded):
+            chunks = decoded(one, job.form, exclude=excluded)
+            for rows in regrouped((decoded_rows(some, held_out) for some in chunks), whole):
                 if stopped.is_set():
                     return
-                scores.append(scorer(decoded_rows(chunk, held_out)))
+                scores.append(scorer(rows))
             if scores:
                 plan.check()
                 (out / name).write_table(pa.concat_tables(scores))
@@ -267,7 +288,7 @@ def _score_here(
         scorers = [Scorer(network, job) for _ in range(callers)]
     with ThreadPoolExecutor(len(scorers), thread_name_prefix="scorer") as pool:
         try:
-            for worker in [pool.submit(work, scorer) for scorer in scorers]:
+            for worker in as_completed([pool.submit(work, scorer) for scorer in scorers]):
                 worker.result()
         finally:
             stopped.set()

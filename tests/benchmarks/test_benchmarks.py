@@ -7,11 +7,13 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from prunefuse_ray.benchmarks import (
     bare,
     centers,
     coverage,
+    gpu,
     measure,
     memory,
     overhead,
@@ -215,6 +217,22 @@ def test_a_pass_on_paper():
     assert paper["hours"] == pytest.approx(10**9 / 1e5 / 3600)
     assert (paper["driver_cores"], paper["stream_cores"]) == (0.5, 2.0)
     assert paper["rows_per_second_at_which_the_driver_is_full"] == 200_000
+
+
+def test_a_decoder_that_fails_takes_no_other_figure_with_it():
+    class Bench(gpu.Bench):
+        def decoding_there(self):
+            raise RuntimeError("nvJPEG is not there")
+
+        def __getattribute__(self, name):
+            quick = name in ("bare", "scoring", "overlapped", "busy", "training", "decoding")
+            return (lambda *_: 2.0) if quick else super().__getattribute__(name)
+
+    bench = Bench(gpu.Sizes(architecture="resnet8", side=16, batch=2), torch.device("cpu"))
+    bench.device = torch.device("cuda")
+    found = gpu.run(bench)
+    assert found["figures"]["decoded_core"] == 2.0
+    assert found["skipped"] == {"decoded_gpu": "RuntimeError: nvJPEG is not there"}
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from prunefuse_ray.cli import main
 from prunefuse_ray.commands import doctor
 from prunefuse_ray.commands.doctor import Facts, advice
 from prunefuse_ray.storage import Place
+from tests.support.packages import install
 
 GOOD = Facts(
     python="3.11", ray="2.60", torch="2.11", cpu="a CPU", cores=8, instructions=("avx2",), fast_bf16=True,
@@ -78,3 +79,16 @@ def test_the_command_tells_of_this_machine_and_leaves_nothing_behind(tmp_path, c
     assert main(["doctor", "--directory", str(tmp_path / "kept")]) == 0
     assert "backend openvino" in capsys.readouterr().out
     assert list((tmp_path / "kept").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["doctor", "--json", "--directory"], ["list", "backends", "--json"]])
+def test_another_packages_backend_that_cannot_be_loaded_is_told(tmp_path, capsys, monkeypatch, command):
+    install(tmp_path, "older", "import a_name_that_is_gone", {"prunefuse_ray.backends": {"theirs": "older:BACKEND"}})
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(doctor, "TRIAL_BYTES", 2**16)
+    assert main([*command, *([str(tmp_path / "runs")] if "--directory" in command else [])]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = told["backends"] if "backends" in told else {row["name"]: row["runs"] for row in told}
+    assert "cannot import 'older:BACKEND'" in found["theirs"]
+    assert "torch" in found

@@ -107,6 +107,19 @@ def test_only_wanted_rows_are_handed_on_and_whole_chunks_are_kept(source, tmp_pa
     assert len(chunk_files(tmp_path)) == 7
 
 
+@pytest.mark.parametrize("format_", ["raw", "jpeg"])
+def test_for_a_few_rows_no_chunk_is_decoded(source, tmp_path, monkeypatch, format_):
+    """A thousand samples drawn from a million would decode nearly all of it."""
+    mine, seen, real = kept(source, tmp_path, format=format_), [], prepared.read_column
+    monkeypatch.setattr(prepared, "read_column", lambda column, form: seen.append(len(column)) or real(column, form))
+    found = read(mine, only=pa.array(["s1", "s20", "s21"]))
+    assert seen == [1, 2]
+    assert not chunk_files(tmp_path)
+    whole = read(mine)
+    assert {id_: whole[id_] for id_ in found} == found
+    assert len(chunk_files(tmp_path)) == 7
+
+
 def test_unwanted_rows_are_not_decoded(source, monkeypatch):
     seen = []
     real = prepared.read_column
@@ -115,7 +128,7 @@ def test_unwanted_rows_are_not_decoded(source, monkeypatch):
     assert seen == [1, 1]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.parametrize("share", [0.0, 0.2])
 def test_where_there_is_room_for_a_part_the_rest_is_decoded(source, tmp_path, share):
     plain = read(source)
     for _ in range(2):
@@ -272,6 +285,29 @@ def test_parts_cover_every_row_once_and_begin_where_chunks_do(tmp_path_factory, 
     assert sorted(seen) == [(files[0], i) for i in range(70)] + [(files[1], i) for i in range(30)]
 
 
+def test_a_row_group_is_not_read_for_each_of_its_chunks(tmp_path, monkeypatch):
+    """A piece of a row group is read from its start: for a piece of every chunk, half as often as there are chunks."""
+    file, rows = str(tmp_path / "one.parquet"), 64 * 16
+    pq.write_table(pa.table({"id": range(rows), "image": pa.array([b"x"] * rows, pa.binary())}), file)
+    assert pq.read_metadata(file).num_row_groups == 1
+    one = Source(fs=pafs.LocalFileSystem(), files=(file,), sizes=(1,), label_column=None)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 16)
+    passed, really = [], FileRows._next
+
+    def watched(file_rows):
+        table = really(file_rows)
+        passed.extend([table.num_rows] if table.column_names == ["image"] else [])
+        return table
+
+    monkeypatch.setattr(FileRows, "_next", watched)
+    parts = spans(one, 16, 1_024)
+    assert sum(len(read(part)) for part in parts) == rows
+    assert len(parts) == 16
+    assert sum(passed) <= 16 * rows
+    index = dataclasses.replace(one, roots=(Place.at(str(tmp_path)),))
+    assert len(spans(index, 16, 1_024)) == 64, "an index holds no samples"
+
+
 def test_the_originals_are_opened_only_where_something_is_decoded(source, tmp_path, monkeypatch):
     read(kept(source, tmp_path))
     opened = []
@@ -349,10 +385,45 @@ def test_what_was_used_longest_ago_makes_room_and_nothing_else_is_touched(tmp_pa
         (tmp_path / precious).mkdir()
         (tmp_path / precious / "x.chunk").write_bytes(bytes(1000))
     mine = f"{tmp_path}/aaaaaaaaaaaa-raw"
-    assert evict(Place.at(str(tmp_path)), mine, 200) == []
-    assert evict(Place.at(str(tmp_path)), mine, 100) == [f"{tmp_path}/bbbbbbbbbbbb-jpeg"]
+    assert evict(Place.at(str(tmp_path)), [mine], 200) == []
+    assert evict(Place.at(str(tmp_path)), [mine], 100) == [f"{tmp_path}/bbbbbbbbbbbb-jpeg"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "aaaaaaaaaaaa-raw", "aaaaaaaaaaaa-raw-mine", "cccccccccccc-raw", "photos"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("why", "others"), [(PermissionError, 1), (FileNotFoundError, 0)])
+def test_what_cannot_be_removed_keeps_no_run_from_starting(tmp_path, monkeypatch, caplog, why, others):
+    """It is another user's, and the next one makes room; or another run has just removed it."""
+    names = ("aaaaaaaaaaaa-raw", "bbbbbbbbbbbb-raw", "cccccccccccc-raw")
+    for number, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.chunk").write_bytes(bytes(100))
+        os.utime(tmp_path / name / "x.chunk", (number, number))
+    really = Place.delete
+
+    def delete(place):
+        if place.name == names[0]:
+            raise why(place.path)
+        really(place)
+
+    monkeypatch.setattr(Place, "delete", delete)
+    assert evict(Place.at(str(tmp_path)), [], 250) == [f"{tmp_path}/{names[1]}"][:others]
+    assert ("cannot be removed" in caplog.text) == bool(others)
+    (tmp_path / names[1]).mkdir(exist_ok=True)
+    (tmp_path / names[1] / "x.chunk").write_bytes(bytes(100))
+    listed = Place.files
+    monkeypatch.setattr(Place, "delete", really)
+
+    def files(place, **more):
+        if place.name == names[0]:
+            raise PermissionError(13, "no right to read", place.path)
+        return listed(place, **more)
+
+    monkeypatch.setattr(Place, "files", files)
+    assert sorted(evict(Place.at(str(tmp_path)), [], 0)) == [f"{tmp_path}/{name}" for name in names[1:]]
+    assert f"{names[0]} cannot be listed" in caplog.text
+    (tmp_path / "a file").write_text("")
+    assert evict(Place.at(str(tmp_path / "a file")), [], 0) == []
 
 
 def keep(found, form, size):
@@ -369,6 +440,18 @@ def test_pools_of_one_form_make_room_for_each_other(tmp_path):
         keep(found, form, 150_528_000)
     assert sum(f.stat().st_size for f in tmp_path.rglob("*.chunk")) <= 0.2 * 2**30
     assert any("removed to make room" in line for line in told)
+
+
+def test_what_a_run_keeps_of_its_own_counts_and_is_spared(tmp_path):
+    form, told = ImageForm(height=224, width=224, channels=3), []
+    place, limit = Place.at(str(tmp_path)), cfg.Prepared(max_gb=0.3)
+    for own in ("1" * 12, "2" * 12):
+        for _ in range(2):
+            found = open_prepared(limit, place, form, 2_000, told.extend, name="a" * 12, own=own)
+            keep(found, form, 150_528_000)
+            keep(dataclasses.replace(found, name=own), form, 150_528_000)
+        assert {file.parent.name.split("-")[1] for file in tmp_path.rglob("x.chunk")} == {"a" * 12, own}
+    assert sum("removed to make room" in line for line in told) == 1
 
 
 def test_what_is_used_is_kept_longer_than_what_was_written_later(tmp_path):

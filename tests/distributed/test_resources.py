@@ -13,6 +13,7 @@ from prunefuse_ray.distributed.resources import (
     STREAM_CPUS,
     Machine,
     Resources,
+    ScoringPlan,
     beside_decoding,
     cores,
     idle_gpus,
@@ -222,3 +223,9 @@ def test_gpus_that_nobody_uses_are_told():
         (Workers(), Scoring(), 0),
     ):
         assert idle_gpus(workers, scoring, cluster(8, gpus=gpus)) is None
+
+
+def test_the_driver_scores_in_threads_where_it_needs_no_actors():
+    plan = ScoringPlan(min_actors=1, max_actors=5, cpus=1, gpus=0.0, threads=3)
+    assert plan.at_once == (1, 5)
+    assert dataclasses.replace(plan, here=True).at_once == (3, 3)

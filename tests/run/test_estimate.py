@@ -159,7 +159,31 @@ def test_costs_have_the_features_and_the_prepared_pool():
     form = ImageForm(height=16, width=16, channels=3)
     costs = measured_costs(config, dense, dense, form, [], rows=100_000, seconds=0.0)
     assert (costs.features, costs.gradients) == (64, 10)
-    assert costs.prepared_bytes == 100_000 * 16 * 16 * 3
+    assert costs.prepared_bytes == (100_000 + config.selection.budgets[-1]) * 16 * 16 * 3
+
+
+@pytest.mark.parametrize(
+    ("scoring", "gpus", "scored"),
+    [
+        ({}, 0, 1 / (1 / 100 + 1 / 10)),
+        ({"gpus": 1}, 0, 7 * 10),
+        ({"gpus": 1}, 2, 3 * 10),
+        ({"gpus": 0.25}, 1, 10),
+        ({"gpus": 1, "cpus": 9}, 1, 10),
+    ],
+)
+def test_beside_a_gpu_other_cpus_decode(monkeypatch, scoring, gpus, scored):
+    """Of 8 cores, each of which decodes 10 samples a second; the network scores 100."""
+    spec = NetworkSpec(architecture="resnet8", classes=10, input_shape=(3, 16, 16))
+    dense = Dense(network=build(spec, seed=0), spec=spec)
+    config = config_from_tree({"scoring": scoring})
+    form = ImageForm(height=16, width=16, channels=3)
+    monkeypatch.setattr("prunefuse_ray.run.estimate.rate_here", lambda *_: 100.0)
+    monkeypatch.setattr("prunefuse_ray.run.estimate._seconds_of", lambda *_: 0.1)
+    monkeypatch.setattr("prunefuse_ray.run.estimate.cores", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    costs = measured_costs(config, dense, dense, form, [b"x"], rows=1_000)
+    assert costs.scored_per_second == pytest.approx(scored)
 
 
 @pytest.mark.parametrize(("seconds", "actors"), [(1e9, 1), (274, 1), (241, 34), (240, None), (1, None)])
@@ -187,6 +211,7 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
     from prunefuse_ray.commands import plan
 
     config = tiny(tiny_pool, tmp_path, selection={"budgets": [16, 24]})
+    monkeypatch.setattr("prunefuse_ray.distributed.resources.cores", lambda: 2)
     loop.run(config)
     monkeypatch.setattr(plan.console, "_width", 200)
     assert main(["plan", "--against", str(tmp_path / "tiny"), "--training-rate", "1e9", "--scoring-rate", "10",
@@ -195,7 +220,7 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
     assert rows["score"][:2] == rows["score"][2:4]  # "1.2 M" foreseen, "1.2 M" counted
     assert rows["train"][:2] == rows["train"][2:4]
     assert rows["finetune"][:2] == rows["finetune"][2:4]
-    assert rows["score"][4] == "10.4"  # 104 samples, 10 a second
+    assert rows["score"][4] == "5.2"  # 104 samples, 10 a second in each of two threads
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(to_tree(config)))
     rates = ["--training-rate", "1e9", "--scoring-rate", "10", "--json"]
     assert main(["plan", "--against", str(tmp_path / "tiny"), *rates]) == 0

@@ -161,6 +161,80 @@ def test_no_strategy_rules_a_backend_out():
         config_from_tree({"scoring": {"backend": backend, "features": True}, "selection": {"strategy": "badge"}})
 
 
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    """(a network with three outputs for every pixel, a job that scores by it)"""
+    spec = networks.NetworkSpec(architecture="fcn_resnet8", classes=3, input_shape=(1, 8, 8))
+    place = Place.at(str(tmp_path_factory.mktemp("segmenter")))
+    for name, data in networks.to_files(networks.Dense(network=networks.build(spec, seed=0), spec=spec)).items():
+        (place / name).write_bytes(data)
+    return place, dataclasses.replace(JOB, task="segmentation")
+
+
+def test_the_check_holds_the_outputs_of_a_batch(segmenter, monkeypatch):
+    """Those of 256 photographs with 19 classes for every pixel are 25 GB."""
+    network, job = segmenter
+    seen, forward = [], Scorer.forward
+    monkeypatch.setattr(Scorer, "forward", lambda s, decoded_N: seen.append(len(decoded_N)) or forward(s, decoded_N))
+    table = pa.table({"id": range(60), "sample": [encode_png(p) for p in random_images(60)]})
+    found = backend_choice.deviation(network, job, table)
+    assert (max(seen), sum(seen)) == (16, 2 * 60)
+    assert found["checked"] == 60
+    assert 0 < found["largest_difference"] < 1e-5
+    assert found["same_top"] == 1
+
+
+def test_the_check_sees_a_difference_in_any_slice(saved, monkeypatch):
+    forward = Scorer.forward
+
+    def other(scorer, decoded_N):
+        outputs, features = forward(scorer, decoded_N)
+        last = scorer.job.backend != "eager" and len(decoded_N) < scorer.job.batch_size
+        return outputs + last * np.arange(10), features
+
+    monkeypatch.setattr(Scorer, "forward", other)
+    table = pa.table({"id": range(60), "sample": [encode_png(p) for p in random_images(60)]})
+    assert backend_choice.deviation(saved, JOB, table)["largest_difference"] > 0.1
+
+
+@pytest.mark.parametrize("macs", [SMALL, LARGE])
+def test_a_batch_has_no_more_outputs_than_fit(segmenter, measured, monkeypatch, tmp_path, macs):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backend_choice, "BATCH_OUTPUTS", 50 * 3 * 8 * 8)
+    network, job = segmenter
+    found = fastest(Scoring(backend="torch"), network, job, macs)
+    assert found["chosen"]["batch_size"] == 50
+    assert measured == ([] if macs == SMALL else [("torch", 50), ("torch", 32)])
+    monkeypatch.setattr(backend_choice, "BATCH_OUTPUTS", 1)
+    assert fastest(Scoring(backend="torch"), network, job, macs)["chosen"]["batch_size"] == 1
+    assert fastest(Scoring(batch_size=64), network, job, SMALL)["chosen"]["batch_size"] == 64, "as people say"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_batch_that_does_not_fit_a_gpu_is_gone_without(saved, measured, monkeypatch, tmp_path, wrapped):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backend_choice, "BATCH_SIZES", {False: (64, 256, 32)})
+    rate = backend_choice.rate_of
+
+    def tight(network, job):
+        rate(network, job)
+        if job.batch_size > 32:
+            full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nSee the documentation")
+            if wrapped:
+                raise networks.NetworkError("scoring.backend: cannot compile this network here") from full
+            raise full
+        return 100.0
+
+    monkeypatch.setattr(backend_choice, "rate_of", tight)
+    found = fastest(Scoring(backend="torch"), saved, JOB, LARGE)
+    assert found["chosen"]["batch_size"] == 32
+    assert measured == [("torch", 64), ("torch", 32)], "no larger one is tried"
+    assert list(found["left_out"]) == ["torch in batches of 64"]
+    assert "\n" not in found["left_out"]["torch in batches of 64"]
+    with pytest.raises(networks.NetworkError, match="torch in batches of 64"):
+        fastest(Scoring(backend="torch", batch_size=64), saved, JOB, LARGE)
+
+
 def test_what_was_measured_once_is_kept(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(backend_choice, "MEASURED_SECONDS", 0.01)
     monkeypatch.setattr(backend_choice, "BATCH_SIZES", {False: (16, 32)})

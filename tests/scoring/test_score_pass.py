@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray.config.scoring import Scoring
+from prunefuse_ray.data.pool import Prepared
 from prunefuse_ray.errors import ScoreError
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.scoring import score_pass
@@ -61,3 +63,19 @@ def test_the_seconds_of_a_pass_are_those_of_all_its_starts(what, monkeypatch):
 
     monkeypatch.setattr(score_pass, "write_scores", the_rest)
     assert score(again, Scoring(), JOB, HERE, again.out.delete).metrics["seconds"] > 0.39
+
+
+@pytest.mark.parametrize(("files", "bytes_", "format_", "decodes"), [
+    (13, ROWS * 64, "raw", False), (13, ROWS * 64 // 2, "raw", True), (6, ROWS * 64, "raw", True),
+    (13, ROWS * 64 // 5, "jpeg", False), (6, ROWS * 64 // 5, "jpeg", True),
+])  # fmt: skip
+def test_short_chunks_do_not_count_as_whole_ones(what, monkeypatch, files, bytes_, format_, decodes):
+    """A pool of many small files has a chunk of each."""
+    kept = replace(what.source, prepared=Prepared(place=what.root / "kept", format=format_))
+    monkeypatch.setattr(score_pass, "chunk_rows", lambda _: 16)
+    monkeypatch.setattr(score_pass, "usage", lambda *_: {"files": files, "bytes": bytes_})
+    monkeypatch.setattr(score_pass, "measured_rate", lambda _: 1e9)
+    monkeypatch.setattr(score_pass, "beside_decoding", lambda *_, **__: "with decoding")
+    plan = replace(HERE, here=False, alone=False)
+    found = score_pass._with_decoding(replace(what, source=kept), SimpleNamespace(form=JOB.form), plan)
+    assert found == ("with decoding" if decodes else plan)

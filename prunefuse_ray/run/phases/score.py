@@ -129,7 +129,7 @@ def run(context: RunContext, step: Step) -> Done:
             "overlaps": shared,
             "dense_macs": (scored.metrics["samples"] + asked_again) * macs["dense"] * passes,
             **({} if context.prepared is None else {"prepared": usage(context.prepared, context.form)}),
-            "actors": [context.scoring.min_actors, context.scoring.max_actors],
+            "actors": list(context.scoring.at_once),
         },
     )
 
