@@ -59,7 +59,7 @@ class Selection(Section):
     hold_back: Annotated[float, Field(gt=0)] | None = None
     """Hold back samples that belong to no class: those that are farther, by features, from every labeled sample than
     this many times the distance within which 95 % of the labeled ones have another. For pools with foreign samples,
-    once every class has labels; 2 is a careful start."""
+    once every class has labels; 1 holds back about one in twenty of the pool's own, too, and 2 hardly anything."""
     pixel_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of an image's pixels, the most uncertain ones, whose mean is its score; 1: all of them. For task
     segmentation."""

@@ -1,6 +1,8 @@
 """Tables that are written by hand say what the files of their sweeps say."""
 
+import json
 import re
+import statistics
 
 import pandas as pd
 import pytest
@@ -106,3 +108,24 @@ def test_committees(title):
     assert found[:2] == [measured(FUSION, arm, n) for n in (1_000, 5_000)]
     assert found[2] == tera(FUSION, arm)
     assert found[3] in ("", measured(FUSION, arm, 5_000, "proxy_accuracy"))
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ("the pool's own samples", "pool"),
+        ("two other classes of CIFAR-10", "other classes"),
+        ("photographs of Imagenette", "photographs"),
+        ("digits", "digits"),
+    ],
+)
+def test_samples_that_belong_to_no_class(title, kind):
+    seeds = json.loads((FIGURES / "hold_back.json").read_text(encoding="utf-8"))["seeds"]
+
+    def told(values):
+        return f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+
+    raw, unit = ("" if kind == "pool" else told([s[of]["auroc"][kind] for s in seeds]) for of in ("raw", "unit"))
+    held = [told([s["raw"]["held back, usual by labeled"][t][kind] for s in seeds]) for t in ("1.0", "1.25", "2.0")]
+    (row,) = rows_of(RESULTS, title)
+    assert cells(row) == [raw, *held, unit]
