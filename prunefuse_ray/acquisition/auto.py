@@ -56,7 +56,7 @@ def decide(facts: Facts) -> Decision:
     """The strategy of the next selection."""
     per_class = sum(facts.counts) / max(1, len(facts.counts))
     rarest, commonest = min(filter(None, facts.counts), default=0), max(facts.counts, default=0)
-    labels = f"{per_class:,.0f} labels a class"
+    labels = f"{per_class:,.0f} labels a class" if per_class >= 10 else f"{per_class:.2g} labels a class"
     if per_class < FEW:
         return Decision(strategy="uncertainty_herding", reason=f"few labels ({labels}, below {FEW})")
     if (missing := sum(count == 0 for count in facts.counts)) and per_class < MANY:

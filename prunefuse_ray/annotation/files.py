@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import posixpath
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 
 WRITERS = 8
+ON_PAGE = "PRUNEFUSE_ON_PAGE"
+"""Variable of the environment of a run that `prunefuse label` started: people have the page open already."""
 
 
 class Files:
@@ -44,6 +47,8 @@ class Files:
         return read_answers(request)
 
     def remedy(self, request: Request) -> str:
+        if os.environ.get(ON_PAGE):
+            return "on the page"
         task = TASKS[request.task]
         page = (
             f"Label them in the browser: prunefuse label {_run(request.place)}. Or write"

@@ -84,8 +84,9 @@ def decide(
         return Wait(missing=missing or tuple(ids), notes=answers.notes)
     lacking = sum(given[i] == 0 for i in ids)
     unknown = tuple(i for i in ids if unsure[i] and not given[i])
+    samples, they = ("sample", "it is") if len(unknown) == 1 else ("samples", "they are")
     notes = [
-        f"nobody could tell the class of {len(unknown)} samples ({named(unknown)}); they are not asked about again"
+        f"nobody could tell the class of {len(unknown)} {samples} ({named(unknown)}); {they} not asked about again"
     ]
     return Take(
         annotations=answers.annotations,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +27,7 @@ from prunefuse_ray.acquisition.ranking import best, ranked
 from prunefuse_ray.errors import ConfigError, ScoreError, few
 from prunefuse_ray.inference.onnx import checked_onnx
 from prunefuse_ray.networks import NetworkSpec, Proxy, PruningSpec
-from prunefuse_ray.networks.specs import VALUES
+from prunefuse_ray.networks.specs import VALUES, first_line
 from prunefuse_ray.selection.rows import Rows, matrices, vector_column
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
@@ -66,15 +70,20 @@ def prune(
     """
     if not isinstance(example, Tensor) or example.ndim < 2:
         raise ConfigError("example: give one input or more as a tensor, with the batch axis first")
+    module = _module(network, "network")
+    with _named("example", example[:1]):
+        logits = _logits(_in_evaluation(module), example[:1])
     spec = NetworkSpec(
         architecture=type(network).__name__,
-        classes=int(_logits(_in_evaluation(network), example[:1]).shape[1]),
+        classes=int(logits.shape[1]),
         input_shape=tuple(example.shape[1:]),
         real=example.ndim == 2 and example.is_floating_point(),
         values=min([VALUES, *(m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding))]),
     )
     pruning = PruningSpec(ratio=ratio, importance=importance, steps=steps, round_to=round_to, seed=seed)
-    return networks.prune(network, spec, pruning)
+    proxy = networks.prune(network, spec, pruning)
+    proxy.origin = _digest(network)
+    return proxy
 
 
 def fuse(network: nn.Module, proxy: Proxy, rule: str = "keep", **parameters: float) -> nn.Module:
@@ -89,7 +98,17 @@ def fuse(network: nn.Module, proxy: Proxy, rule: str = "keep", **parameters: flo
     Raises:
         NetworkError: a proxy of another network, or a rule that cannot be applied to it.
     """
-    return networks.fuse(network, proxy, rule, **parameters)
+    if not isinstance(proxy, Proxy):
+        raise ConfigError(
+            f"proxy: a {type(proxy).__name__}; give the Proxy that `prune` gave, whose `network` you have trained"
+        )
+    fused = networks.fuse(_module(network, "network"), proxy, rule, **parameters)
+    if proxy.origin and proxy.origin != _digest(network):
+        raise networks.NetworkError(
+            "network: has other weights than the one that the proxy was pruned from; give that one, as it was then "
+            "(a cell that makes the network anew, or training it, changes them)"
+        )
+    return fused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +179,7 @@ def score(
     if found.score is None or found.members or found.wanted:
         why = "asks no network" if found.score is None else "needs a committee, or wanted classes: use a run"
         raise ConfigError(f"strategy: '{strategy}' {why}; name another one")
-    module = network.network if isinstance(network, Proxy) else network
+    module = network.network if isinstance(network, Proxy) else _module(network, "network")
     if _is_ray(data):
         if ids is not None:
             raise ConfigError("ids: a Ray dataset has them in a column of its own; name it by id_column")
@@ -168,20 +187,23 @@ def score(
         return _score_stream(module, data, strategy, task, prepare, columns, batch_size, device, actors)
     scorer = _Scorer(module, strategy, task, device)
     parts = [scorer(_inputs(batch, prepare)) for batch in _batches(data, batch_size, prepared=prepare is not None)]
-    if not parts:
-        raise ConfigError("data: holds no sample")
     count = sum(part.num_rows for part in parts)
+    if not count:
+        raise ConfigError("data: holds no sample")
     given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
-    names = pa.array(range(count) if given is None else list(given))
+    try:
+        names = pa.array(range(count) if given is None else list(given))
+    except pa.ArrowException as error:
+        raise ConfigError(f"ids: are not all of one type ({error})") from error
     if ids is None and (said := _length(data)) not in (None, count):
         raise ConfigError(
             f"data: hold {said} samples, but {count} came out (drop_last, or a collate_fn or `prepare` that leaves "
             "some out, do that), so nobody would know which sample has which score; name those that come out by `ids`"
         )
-    if len(names) != count or len(names.unique()) != count:
-        raise ConfigError(
-            f"ids: {len(names)} with {len(names.unique())} different ones, but the data hold {count} samples"
-        )
+    if len(names) != count:
+        raise ConfigError(f"ids: {len(names)}, but the data hold {count} samples; give one for each, in their order")
+    if again := [i for i, n in Counter(names.to_pylist()).items() if n > 1]:
+        raise ConfigError(f"ids: several samples have the id {few(again, 5)}; an id must name one sample")
     table = pa.concat_tables(parts).add_column(0, "id", names)
     return Scores(strategy=strategy, classes=scorer.clusters, table=table, numbered=ids is None)
 
@@ -213,6 +235,8 @@ def select(
             `initial` of one that asks a trained network; ids that name several samples, or labeled ones (where both
             scores have ids that the caller gave).
     """
+    if not isinstance(scores, Scores):
+        raise ConfigError(f"scores: a {type(scores).__name__}; give what `score` gave")
     strategy = STRATEGIES[scores.strategy]
     _check_labeled(strategy, labeled, initial)
     found = _selected(scores, strategy, k, labeled, seed, round)
@@ -254,8 +278,8 @@ def _check_labeled(strategy: Strategy, labeled: Scores | None, initial: bool) ->
 
 
 def _selected(scores: Scores, strategy: Strategy, k: int, labeled: Scores | None, seed: int, round: int) -> pa.Table:
-    if k < 1:
-        raise ConfigError(f"k: {k}; give one or more")
+    if not isinstance(k, Integral) or k < 1:
+        raise ConfigError(f"k: {k}; give a whole number, one or more")
     if strategy.select is None and scores.dataset is not None:
         return ranked(_best_of(scores.dataset, k))
     table = scores.to_table()
@@ -277,7 +301,15 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], *,
     Raises:
         PlanError: the extra `onnx` is not installed, the network cannot be exported, or the logits differ.
     """
-    content = checked_onnx(_in_evaluation(network).cpu(), example.cpu(), {"classes": list(classes)} if classes else {})
+    module = _in_evaluation(_module(network, "network")).cpu()
+    if not isinstance(example, Tensor) or example.ndim < 2:
+        raise ConfigError("example: give one input or more as a tensor, with the batch axis first")
+    x = example.cpu()
+    with _named("example", x[:1]), torch.inference_mode():
+        outputs = module(x[:1])
+    if classes and isinstance(outputs, Tensor) and len(classes) != outputs.shape[1]:
+        raise ConfigError(f"classes: {len(classes)} names, but the network gives {outputs.shape[1]} logits")
+    content = checked_onnx(module, x, {"classes": list(classes)} if classes else {})
     Place.at(os.fspath(path)).write_bytes(content)
 
 
@@ -298,12 +330,18 @@ class _Scorer:
     @torch.inference_mode()
     def __call__(self, inputs: Tensor) -> pa.Table:
         x = inputs.to(self.device)
-        if self.form is None:
-            self.form = networks.with_features(self.network, x[:1])
-        outputs = self.form(x)
+        with _named("data", x):
+            if self.form is None:
+                self.form = networks.with_features(self.network, x[:1])
+            outputs = self.form(x)
         # A tuple of the network's own is none of logits and features, whatever it holds.
         logits, features = (outputs, None) if self.form is self.network else outputs
         _check_logits(logits, x, self.task.output_axes)
+        if self.task is CLASSIFICATION and logits.shape[1] < 2:
+            raise networks.NetworkError(
+                "network: gives one logit; classification needs one for each class, so two for yes and no: "
+                "torch.cat([torch.zeros_like(z), z], 1) makes them of one"
+            )
         self.clusters = self.task.clusters(logits.shape[1])
         p_NC = self.task.probabilities(logits.float().cpu().numpy())
         assert self.strategy.score is not None
@@ -444,6 +482,39 @@ def _inputs(batch: Any, prepare: Callable[[Any], Tensor] | None) -> Tensor:
     return first.float() if first.is_floating_point() else first
 
 
+def _digest(network: nn.Module) -> str:
+    """Of the parameters alone: statistics change whenever the network is run in training mode."""
+    digest = hashlib.sha256()
+    for name, tensor in network.named_parameters():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _module(network: Any, name: str) -> nn.Module:
+    """ConfigError where it is none."""
+    if isinstance(network, Proxy):
+        raise ConfigError(f"{name}: a Proxy; give its `network`")
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{name}: a {type(network).__name__}; give an nn.Module")
+    return network
+
+
+@contextmanager
+def _named(name: str, x: Tensor) -> Iterator[None]:
+    """What fails inside is said with the shape that the network was given."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        shape = f"{tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}"
+        raise ConfigError(
+            f"{name}: the network cannot run on inputs of {shape} ({first_line(error)}); the first axis is the batch, "
+            "the others as the network takes them"
+        ) from error
+
+
 def _in_evaluation(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).eval().requires_grad_(False)
 
@@ -465,6 +536,8 @@ def _check_logits(logits: Any, x: Tensor, axes: int = 2) -> None:
 
 def _strategy(name: str, task: str) -> Strategy:
     """ConfigError where the task has no such strategy."""
+    if name == "auto":
+        raise ConfigError("strategy: 'auto' decides in a run, round by round; name one, such as margin")
     known = TASKS[task].strategies
     if name not in known and TASKS[task] is not CLASSIFICATION:
         raise ConfigError(f"strategy: '{name}' makes no sense for task '{task}'; use one of {', '.join(known)}")

@@ -88,6 +88,13 @@ def main(argv: Sequence[str]) -> int:
         again = shlex.join(["prunefuse", "init", *argv, "--classes", "cat,dog", *force])
         console.print(f"Name the classes first: in {arguments.out}, or by {again}", markup=False)
     console.print(f"What it costs: {plan}\nThen:          {command}", markup=False)
+    each = proposal.budgets(facts)[-1] / max(facts.classes, 1)
+    if facts.holds == "images" and not facts.labeled and facts.classes and each < proposal.FEW_A_CLASS:
+        console.print(
+            f"Few: from {each:.0f} labels a class, a network that starts from nothing learns little. More labels, "
+            "trained weights (network.weights) or the unlabeled pool (pretraining, training.unlabeled) help most.",
+            markup=False,
+        )
     return 0
 
 

@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     trust(mine.trusted)
     ledger, config = _run(None if configured else mine.run, rest)
     from prunefuse_ray.annotation.page import PageServer
+    from prunefuse_ray.method.steps import REPORT, Step
     from prunefuse_ray.run.browser import LOOKS_EVERY, Follower, starter
     from prunefuse_ray.tasks import TASKS
 
@@ -61,6 +62,13 @@ def main(argv: Sequence[str]) -> int:
             "annotation.accept_partial has no effect on the page, which waits for every sample of a round. To go on "
             "without some, end this command and give `prunefuse run ... --accept-partial`"
         )
+    if ledger.exists and ledger.committed(Step(-1, REPORT)) and not ledger.budgets_change(config):
+        console.print(
+            f"this run is complete already; report: {ledger.root.path}/report.html. More budgets go on with it, "
+            "--run.name OTHER starts another",
+            markup=False,
+        )
+        return 0
     page = PageServer(config.run.name, port=mine.port)
     console.print(f"label in the browser: {page.address}")
     console.print("(only from this machine; whoever has the address may label. Ctrl-C ends it: labels are saved)")

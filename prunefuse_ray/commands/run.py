@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,15 +30,15 @@ def main(argv: Sequence[str]) -> int:
 
     place = run_place(config)
     console.print(f"run {config.run.name} in {place.path}", markup=False)
-    started = time.perf_counter()
     lines = RoundLines(config, console.print)
     with _display(place):
         ledger = run(config, lines, tell=account)
     if lines.steps_done:
-        finished = f"finished in {time.perf_counter() - started:.0f} s"
+        finished = "finished; {seconds:.0f} s of work in all"
     else:
         finished = "this run was complete already; --run.name OTHER starts another"
     result = result_of(config, ledger)
+    finished = finished.format(seconds=result["seconds"])
     console.print(closing_table(result, TASKS[config.task].metric))
     console.print(phase_line(result))
     metric = TASKS[config.task].metric

@@ -12,8 +12,20 @@ import ray
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.storage import Place
 
+WORKING_DIRECTORIES = "working_dir_files"
+"""In the path of every copy of a working directory that Ray makes on a node."""
 ANSWER_WITHIN = 60.0
 """Seconds that a node has to answer; one that is too busy for it is asked again before the next phase."""
+
+
+def check_lasting(root: Place) -> None:
+    """LedgerError where the directory lies in the copy of the working directory that Ray makes for a job: one for each
+    version of its files, so that after an edit the same command would begin again and ask for all labels anew."""
+    if root.local and WORKING_DIRECTORIES in Path(root.path).parts:
+        raise LedgerError(
+            f"run.directory: '{root.path}' lies in the copy of the working directory that Ray made for this job, which "
+            "another version of your files does not share, and which Ray removes: give an absolute path or a URI"
+        )
 
 
 class SharedDirectory:
@@ -23,6 +35,7 @@ class SharedDirectory:
     """
 
     def __init__(self, root: Place) -> None:
+        check_lasting(root)
         self.root = root
         self._seen = {ray.get_runtime_context().get_node_id()}
 

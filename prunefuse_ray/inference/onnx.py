@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -104,8 +105,9 @@ def _exported(graph: nn.Module, example: Tensor, name: str) -> Any:
             assert program is not None
             return program.model_proto
     except Exception as error:  # torch.onnx raises errors of its own, of torch.export and of onnxscript
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise PlanError(f"--format onnx: this network cannot be exported: {lines[0]}") from error
+        cause = error.__cause__ or error  # torch.onnx's own first line says only which of its steps failed
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).strip().splitlines() or [type(cause).__name__]
+        raise PlanError(f"onnx: this network cannot be exported: {lines[0]}") from error
 
 
 def trial_samples(predictor: Predictor, count: int) -> Tensor:

@@ -24,6 +24,8 @@ class Proxy:
     kept: KeptIndices
     spec: NetworkSpec
     pruning: PruningSpec
+    origin: str = ""
+    """Digest of the dense network's parameters, where `prunefuse_ray.prune` has pruned it; '' is not compared."""
 
 
 def gather(state: Mapping[str, Tensor], kept: KeptIndices) -> dict[str, Tensor]:

@@ -46,9 +46,9 @@ def _sheets(view: RoundView) -> Html:
 
 
 def _range(samples: Sequence[Chosen]) -> str:
-    """The scores of some samples in the order they were chosen, as part of a title."""
+    """The highest and the lowest score of some samples, as part of a title: a set is not chosen in their order."""
     known = [one.score for one in samples if number(one.score) is not None]
-    return f": scores {html.score(known[0])} to {html.score(known[-1])}" if known else ""
+    return f": scores {html.score(max(known))} to {html.score(min(known))}" if known else ""
 
 
 def _images(samples: Iterable[Chosen]) -> Html:

@@ -318,8 +318,8 @@ dl, dd { margin: 0; }
 .tiles dt { font-size: 13px; }
 .tiles dd { font-size: 13px; line-height: 1.35; color: var(--muted); }
 .tiles dd.value { font-size: 24px; line-height: 1.25; font-weight: 600; color: var(--ink); white-space: nowrap; }
-.facts div { display: grid; grid-template-columns: 108px 1fr; gap: 10px; padding: 5px 0; align-items: baseline; }
-.facts div + div { border-top: 1px solid var(--line); }
+.facts > div { display: grid; grid-template-columns: 108px 1fr; gap: 10px; padding: 5px 0; align-items: baseline; }
+.facts > div + div { border-top: 1px solid var(--line); }
 .facts dd { overflow-wrap: anywhere; }
 .facts { font-size: 14px; }
 .two { display: grid; grid-template-columns: minmax(0, 7fr) minmax(0, 4fr); gap: 16px 40px; align-items: start; }

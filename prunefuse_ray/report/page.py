@@ -7,6 +7,7 @@ same bytes. Whatever a run has not measured yet is left out or shown as "–".
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -155,6 +156,7 @@ def _summary(run: RunView) -> str:
     if view and fused:
         words = f"With {words}, the fused network reaches {_written_metric(run, _fused(run, view))} on the test set"
         words += "." if proxy is None else f"; its proxy reaches {_written_metric(run, proxy)}."
+        words += _uncertain(run, view, _fused(run, view))
     elif proxy is not None:
         words = f"With {words}, the proxy reaches {_written_metric(run, proxy)} on the test set; nothing is fused{yet}"
     else:
@@ -167,6 +169,27 @@ def _summary(run: RunView) -> str:
         done = [phase for phase in _phases(run) if phase in _phases_of(run.rounds[-1])]
         words += f" Last finished: {done[-1] if done else 'nothing'} of round {run.rounds[-1].round}."
     return words
+
+
+FEW_POINTS = 0.05
+
+
+def wilson(share: float, tested: float) -> tuple[float, float]:
+    """The 95 % interval of a share of so many samples (Wilson 1927)."""
+    z2 = 1.96**2 / tested
+    middle, half = share + z2 / 2, 1.96 * math.sqrt(share * (1 - share) / tested + z2 / (4 * tested))
+    return (middle - half) / (1 + z2), (middle + half) / (1 + z2)
+
+
+def _uncertain(run: RunView, view: RoundView, share: float | None) -> str:
+    """How far off an accuracy on so few test samples may be; '' where that is less than FEW_POINTS."""
+    tested = _value(view, "train", "tested")
+    if run.metric.name != "accuracy" or share is None or not tested:
+        return ""
+    low, high = wilson(share, tested)
+    if high - low < 2 * FEW_POINTS:
+        return ""
+    return f" The test set has {count(tested)} samples: the accuracy may be from {low:.0%} to {high:.0%} (95 %)."
 
 
 def _headline(run: RunView) -> list[tuple[str, Child, Child]]:
@@ -263,8 +286,7 @@ def _facts(run: RunView) -> Iterator[tuple[str, Child]]:
     yield (
         "Pool",
         (
-            tag("span", _at(run.pool, "path") or "", class_="id"),
-            tag("br"),
+            *((tag("span", path, class_="id"), tag("br")) if (path := _at(run.pool, "path")) else ()),
             f"{count(_at(run.pool, 'rows'))} samples, {count(_at(run.pool, 'files'))} files, "
             f"{quantity(_at(run.pool, 'bytes'), 'B')}",
         ),
@@ -274,7 +296,7 @@ def _facts(run: RunView) -> Iterator[tuple[str, Child]]:
         more = ", …" if len(classes) > CLASSES_SHOWN else ""
         yield "Targets" if run.numbers else "Classes", f"{len(classes):,}: {', '.join(classes[:CLASSES_SHOWN])}{more}"
     if told := baseline.words(run.result or {}, run.metric):
-        yield "Baseline", join((tag("span", line) for line in told), tag("br"))
+        yield "Baseline", join((tag("span", line.removeprefix("baseline ")) for line in told), tag("br"))
     if learned := _at(run.result, "learned"):
         yield (
             "Learned from the pool",

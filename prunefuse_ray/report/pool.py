@@ -104,5 +104,8 @@ def _counted(counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> Ht
 
 def _classes(counts: Mapping[str, int]) -> str:
     """Every class with its count, in the order of their numbers."""
-    shown = [f"{n} {name}: {count(known)}" for n, (name, known) in enumerate(counts.items())]
+    shown = [
+        (name if name == str(n) else f"{n} {name}") + f": {count(known)}"
+        for n, (name, known) in enumerate(counts.items())
+    ]
     return ", ".join(shown[:CLASSES]) + (", …" if len(shown) > CLASSES else "")

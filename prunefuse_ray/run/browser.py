@@ -6,11 +6,14 @@ moment, and people may write label files beside it.
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +25,15 @@ from prunefuse_ray.annotation.page import Desk, PageServer, Status
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.errors import PruneFuseError
 from prunefuse_ray.method.steps import BASELINE, LABEL, REPORT, REQUEST, Step, steps
+from prunefuse_ray.report.html import duration
 from prunefuse_ray.run.labeling import request_of
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.under_way import Looker, alone, left
 
 LOOKS_EVERY = 0.5
+WORK_EVERY = 3.0
 SECOND_THOUGHTS = 4.0
 """Seconds after the last label in which it can still be taken back, and after the last change of a file in which that
 may still be being written, before the run is started."""
@@ -79,6 +86,7 @@ class Follower:
         """
         self.ledger, self.config, self.page, self._start = ledger, config, page, start
         self.child: subprocess.Popen | None = None
+        self._looker, self._looked, self._told = Looker(ledger.root), -math.inf, ""
         self._desk: Desk | None = None
         self._ended: int | None = None
         self._started_at: Step | None = None
@@ -127,6 +135,22 @@ class Follower:
             self.child.wait()
         if self._desk is not None:
             self._desk.close()
+
+    def _doing(self) -> str:
+        """What it is doing and what is left of that; '' where nobody can tell. Looked up every few seconds:
+        an object store is asked for it."""
+        if time.monotonic() - self._looked < WORK_EVERY:
+            return self._told
+        self._looked, self._told = time.monotonic(), ""
+        with suppress(OSError, PruneFuseError):
+            now = self._looker.look()
+            if now.state != "running" or now.step is None:
+                self._told = ": taking the labels" if now.state == "waiting" else ": starting"
+            else:
+                rest = left(now.work, now.seconds) if now.work is not None else None
+                self._told = f": {alone(now.step.doing)}"
+                self._told += "" if rest is None else f", about {duration(int(rest))} left"
+        return self._told
 
     def _next(self) -> Step | None:
         """The first step that is not recorded."""
@@ -188,7 +212,10 @@ class Follower:
                 if desk is not None and self._start is None and not self.ledger.driven:
                     said = "Every sample has its label. Give the run's command again, and it goes on."
                 else:
-                    said = f"The run is at work {next_.doing if next_ else ''}. New samples appear here by themselves."
+                    said = f"The run is at work{self._doing()}."
+                    last = len(self.config.selection.budgets) - 1
+                    if next_ is None or (next_.phase not in (BASELINE, REPORT) and next_.round < last):
+                        said += "\nNew samples appear here by themselves."
                 self.page.show(None, Status(state="running", message=said))
 
 
@@ -200,4 +227,7 @@ def starter(config: Config, folder: Path) -> Callable[[], subprocess.Popen]:
     """
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(to_tree(config), sort_keys=False), encoding="utf-8")
-    return lambda: subprocess.Popen([sys.executable, "-m", "prunefuse_ray", "run", "--config", str(file)])
+    environment = {**os.environ, annotation.ON_PAGE: "1"}
+    return lambda: subprocess.Popen(
+        [sys.executable, "-m", "prunefuse_ray", "run", "--config", str(file)], env=environment
+    )

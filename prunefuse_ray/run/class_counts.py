@@ -30,6 +30,6 @@ def warn_of_missing(counts: Sequence[int], classes: Sequence[str], round_: int) 
     """The network cannot learn a class of which it has no label, and uncertainty does not look for it."""
     if missing := without_labels(counts, classes):
         logger.warning(
-            f"round {round_}: no label yet of {len(missing)} of {len(classes)} classes ({few(missing, NAMED)}): "
+            f"round {round_}: {len(missing)} of {len(classes)} classes have no label yet ({few(missing, NAMED)}): "
             "the network cannot learn these; give some by pool.known_labels, or select more"
         )

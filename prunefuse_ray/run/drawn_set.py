@@ -108,7 +108,7 @@ def _warn(context: RunContext, tested: pa.Array, labeled: int, counts: list[int]
             labeled, len(context.drawn_test), unusable, without,
         )  # fmt: skip
     if none := without_labels(counts, context.info.classes):
-        logger.warning("the test set has no sample of %s: nothing is measured of them", few(none, NAMED))
+        logger.warning("the test set has no sample of %s: it says nothing about these classes", few(none, NAMED))
 
 
 def _joined(context: RunContext, step: Step, labels: pa.Table) -> list:

@@ -16,6 +16,8 @@ import yaml
 from prunefuse_ray.config.following import TEXTS, VECTORS
 
 MOST_LINES = 40
+FEW_A_CLASS = 10
+"""Labels of a class from which a network without trained weights learns little."""
 LARGE_POOL = 200_000
 """Samples from which scoring is what takes the time."""
 MOST_TESTED = 10_000
@@ -104,8 +106,8 @@ def _size(facts: Facts, size: tuple[int, int]) -> list[Choice]:
     pixels, (height, width) = side(facts), size
     if height == width == pixels and not facts.mixed_sizes:
         return []
-    why = f"images are {height} x {width} in the middle; "
-    why += f"{pixels} is what {_machine_name(facts)} trains in reasonable time" if pixels < min(size) else "square"
+    why = f"the median image is {height} x {width}; "
+    why += f"{pixels} is what {_machine_name(facts)} can train in reasonable time" if pixels < min(size) else "square"
     found = [Choice(field="pool.image_size", value=[pixels, pixels], why=why)]
     if facts.mixed_sizes and pixels >= 64:
         found.append(Choice(field="pool.crop_ratio", value=0.875, why="photographs: the center, as torchvision has it"))

@@ -199,7 +199,7 @@ class Looker:
         done = {}
         plan = steps(self._config)
         if self._ledger.committed(Step(-1, REPORT)):  # it may have ended without a baseline
-            plan = [one for one in plan if one.phase != BASELINE]
+            plan = [one for one in plan if one.phase != BASELINE or self._ledger.committed(one)]
         for one in plan:
             if (commit := self._ledger.committed(one)) is None:
                 break

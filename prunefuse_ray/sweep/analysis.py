@@ -199,13 +199,17 @@ def relative(point: Point, reference: Point | None, cost: str) -> float | None:
     return mine.mean / theirs.mean if mine and theirs and theirs.mean else None
 
 
+DIGITS = 9
+"""In which means are compared: that of the same accuracies in another order differs in the sixteenth."""
+
+
 def pareto(found: Sequence[Point], cost: str, network: str) -> list[Point]:
     """Points than which no other is at once cheaper and more accurate, by rising cost (means over seeds)."""
 
     def key(point: Point) -> tuple[float, float]:
         final = point.final(network)
         assert final is not None
-        return point.costs[cost].mean, -final.mean
+        return point.costs[cost].mean, -round(final.mean, DIGITS)
 
     front: list[Point] = []
     for point in sorted((p for p in found if p.final(network) and cost in p.costs), key=key):
@@ -222,7 +226,7 @@ def best(found: Sequence[Point], network: str) -> Point | None:
     def key(point: Point) -> tuple[float, float]:
         final = point.final(network)
         assert final is not None
-        return final.mean, -point.costs["selection_macs"].mean
+        return round(final.mean, DIGITS), -point.costs["selection_macs"].mean
 
     return max((p for p in measured if p.seeds == most), key=key, default=None)
 

@@ -29,7 +29,9 @@ class WatchedSweep:
 
     def look(self) -> Now:
         """The sweep as it is now: how its trials ended, and what those that have begun are doing."""
-        names = [t.name for t in trials_of(read_recorded(self.root / "sweep.yaml", Sweep), self.root)]
+        sweep = read_recorded(self.root / "sweep.yaml", Sweep)
+        names = [t.name for t in trials_of(sweep, self.root)]
+        whole = max(len(names), sweep.samples * len(sweep.seeds) if sweep.search != "random" else 0)  # some to be drawn
         found = {name: self._ended.get(name) or outcome(self.root, name) for name in names}
         # Failed ones are tried again by the next command.
         self._ended = {n: o for n, o in found.items() if o.status in (COMPLETE, STOPPED)}
@@ -38,14 +40,15 @@ class WatchedSweep:
         now = {name: looker.look() for name, looker in self._lookers.items()}
         running = [f"{name}: {words(one)}" for name, one in now.items() if one.state == "running"]
         count = Counter(o.status for o in found.values())
-        ended = len(names) - count[UNFINISHED]
-        counts = f"{count[COMPLETE]} of {len(names)} trials complete"
+        count[UNFINISHED] += whole - len(names)
+        ended = whole - count[UNFINISHED]
+        counts = f"{count[COMPLETE]} of {whole} trials complete"
         counts += "".join(f", {count[status]} {status}" for status in (STOPPED, FAILED) if count[status])
         return Now(
             state=_state(now, count[UNFINISHED]),
             words="; ".join(running[:SHOWN]) + (f"; and {more} more" if (more := len(running) - SHOWN) > 0 else ""),
             counts=counts,
-            share=ended / len(names) if count[UNFINISHED] else None,
+            share=ended / whole if count[UNFINISHED] else None,
             version=" ".join([counts, *(f"{name} {looker.version}" for name, looker in self._lookers.items())]),
         )
 

@@ -32,7 +32,8 @@ class Careful(tune.Callback):
         except Exception as error:
             self._left_out = True
             logger.warning(
-                "loggers: %s gets nothing more of this sweep until the command is given again: %s: %s",
+                "loggers: %s gets nothing more of this sweep until the command is given again, and then only of trials "
+                "that are not complete: %s: %s",
                 self._name,
                 type(error).__name__,
                 error,

@@ -387,7 +387,10 @@ def _trials(view: _View) -> Html:
 
 def _configuration(view: _View) -> Html:
     sweep = to_tree(view.sweep)
-    asked = [(f, str(axis)) for f, axis in view.sweep.space.items()]
+    asked = [
+        (f, ", ".join(f"{how} {values}" for how, values in axis.items() if values is not None))
+        for f, axis in (sweep["space"] or {}).items()
+    ]
     asked += [
         (f"arm {arm}", ", ".join(f"{k} {v}" for k, v in flatten(o).items())) for arm, o in view.sweep.arms.items()
     ]

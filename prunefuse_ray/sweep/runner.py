@@ -36,6 +36,7 @@ from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.survey import Survey, materialize, survey
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import Resources, observe, plan_scoring, plan_training, start_ray
+from prunefuse_ray.distributed.shared_directory import check_lasting
 from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
 from prunefuse_ray.method.steps import INIT, Step
 from prunefuse_ray.run import growth
@@ -107,6 +108,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     be_patient(sweep.base.run.store_patience)
     progress.tell(retries=sweep.base.run.retries, patience=sweep.base.run.store_patience)
     root = sweep_place(sweep)
+    check_lasting(root)
     check_search(sweep)
     found = trials_of(sweep, root)
     searches = sweep.search != "random"

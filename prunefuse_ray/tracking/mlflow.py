@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from typing import Any
@@ -13,10 +14,15 @@ EXPERIMENT = "prunefuse_ray"
 """Where MLFLOW_EXPERIMENT_NAME names none."""
 TAG = "prunefuse_ray.run"
 """By which a run is found again."""
+SWEEP = "prunefuse_ray.sweep"
+"""The same for trials: their sweep's directory."""
 MOST_PARAMETERS = 100
 """In one request."""
 LONGEST = 500
 """Characters of a parameter that every server takes."""
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""About 14 seconds for a server that is away. MLflow's own are four minutes for each request, in which a run or a sweep
+would stand still."""
 ENDED: dict[Status, str] = {"done": "FINISHED", "failed": "FAILED"}
 
 
@@ -25,6 +31,7 @@ class _Run:
         from mlflow import MlflowClient
         from mlflow.entities import Param, ViewType
 
+        _be_brief()
         self._client, self._metric = MlflowClient(), run.metric
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         known = self._client.get_experiment_by_name(name)
@@ -63,12 +70,33 @@ class _Run:
         return {point.step for point in self._client.get_metric_history(self._id, name)}
 
 
+def _be_brief() -> None:
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+
+
 def _callback(sweep: str) -> Any:
     if why := MLFLOW.lacks():
         raise ImportError(why)
+    _be_brief()
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    return MLflowLoggerCallback(experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", sweep))
+    class Trials(MLflowLoggerCallback):
+        """A trial that was interrupted goes on as the same MLflow run: Ray's own begins another one each time, and what
+        it left stays RUNNING for good."""
+
+        def log_trial_start(self, trial: Any) -> None:
+            directory = hashlib.sha256(trial.storage.experiment_fs_path.encode()).hexdigest()[:16]
+            self.tags[SWEEP] = directory
+            if trial not in self._trial_runs:
+                client = self.mlflow_util._get_client()
+                mine = f"tags.`{SWEEP}` = '{directory}' and tags.trial_name = '{trial}' and status != 'FINISHED'"
+                if found := client.search_runs([self.mlflow_util.experiment_id], mine):
+                    self._trial_runs[trial] = found[0].info.run_id
+                    client.update_run(self._trial_runs[trial], status="RUNNING")
+            super().log_trial_start(trial)
+
+    return Trials(experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", sweep))
 
 
 MLFLOW = Tracker(

@@ -14,7 +14,7 @@ from prunefuse_ray.acquisition.auto import Facts, decide
         ([900, 90, 0], None, "uncertainty_herding", "no label yet of 1 of 3 classes"),
         ([900, 900, 0], None, "margin", "many labels (600 labels a class, 500 or more)"),  # it may not be there at all
         ([5000, 10, 0], None, "margin", "imbalanced classes (5,000 labels of one, 10 of another, above 5 to 1)"),
-        ([1] * 100 + [0] * 900, None, "uncertainty_herding", "few labels (0 labels a class, below 25)"),
+        ([1] * 100 + [0] * 900, None, "uncertainty_herding", "few labels (0.1 labels a class, below 25)"),
         ([200, 2], 0.9, "margin", "imbalanced classes (200 labels of one, 2 of another, above 5 to 1)"),
         ([500, 101], 0.3, "uncertainty_herding", "reaches 30% on pool.validation_path, below 50%"),
         ([100] * 10, 0.9, "uncertainty_herding", "between few and many labels (100 labels a class)"),

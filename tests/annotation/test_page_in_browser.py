@@ -194,7 +194,10 @@ def slowly(desk, what, seconds=1.0):
 def test_all_guesses_are_those_that_are_seen(opened):
     window, request, _ = opened({**images(3), "x.png": b"no image"}, guesses=[0, 0, 0, 0])
     window.until(lambda: window.texts(".broken"))
-    window.keys("v", "a")
+    window.keys("v")
+    loaded = "return [...document.querySelectorAll('#samples img')].filter(i => i.complete && i.naturalWidth).length"
+    window.until(lambda: window.driver.execute_script(loaded) == 3)
+    window.keys("a")
     window.until(lambda: len(given(request)) == 1)
     time.sleep(0.5)
     assert len(given(request)) == 1, "of those that are shown one at a time the others are not seen"

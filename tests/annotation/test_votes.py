@@ -76,7 +76,7 @@ def test_what_nobody_can_tell_is_unknown_and_what_nobody_looked_at_is_missing():
     taken = decided(answers, partial=True)
     assert isinstance(taken, Take)
     assert (taken.missing, taken.unknown) == (2, ("b",))
-    assert taken.notes == ("nobody could tell the class of 1 samples (b); they are not asked about again",)
+    assert taken.notes == ("nobody could tell the class of 1 sample (b); it is not asked about again",)
 
 
 @pytest.mark.parametrize("partial", [False, True])

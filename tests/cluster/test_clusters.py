@@ -49,7 +49,7 @@ def test_two_hosts_run_a_submitted_job_that_is_stopped_and_resumed(tmp_path):
     assert "was stopped" in seen["stopped"]
     code, output = seen["resumed"]
     assert code == 0, output
-    assert "finished in" in output
+    assert "finished; " in output
     assert "succeeded" in output
     assert seen["trained once"]
     assert [len(ids) for ids in chosen(tmp_path / "runs" / "first")] == [40, 20]

@@ -18,7 +18,7 @@ from PIL import Image
 
 from prunefuse_ray.report import html, plots
 from prunefuse_ray.report.contact_sheets import SHOWN, TEXTS_SHOWN
-from prunefuse_ray.report.page import render
+from prunefuse_ray.report.page import render, wilson
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
 from prunefuse_ray.tasks import Metric
 from prunefuse_ray.tasks.classification import CLASSIFICATION
@@ -207,6 +207,12 @@ def unfinished(drop: set[str], **changed: Any) -> RunView:
     phases = {key: value for key, value in last.metrics["phases"].items() if key not in drop}
     last = dataclasses.replace(last, metrics=last.metrics | {"phases": phases})
     return run_view(**{"complete": False, "result": None, "rounds": [run.rounds[0], last]} | changed)
+
+
+def test_the_interval_of_an_accuracy_is_wilsons():
+    """Known values: 8 of 10, and none of 20."""
+    assert wilson(0.8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)
+    assert wilson(0.0, 20) == pytest.approx((0.0, 0.161), abs=1e-3)
 
 
 def test_the_headline_tells_labels_accuracies_cost_and_time(page: Page) -> None:

@@ -164,7 +164,7 @@ def test_the_file_that_a_run_is_started_by_goes_with_the_command(tmp_path, monke
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(browser, "Follower", Looking)
-    monkeypatch.setattr(browser.subprocess, "Popen", lambda command: command)
+    monkeypatch.setattr(browser.subprocess, "Popen", lambda command, env: command)
     monkeypatch.setattr(label.time, "sleep", lambda _: None)
     given = ["--preset", "digits", "--annotation.kind", "files", "--run.directory", str(tmp_path / "runs")]
     assert main(["label", *given]) == 0
@@ -211,6 +211,24 @@ def test_a_finished_run_that_is_given_more_budgets_goes_on(tmp_path):
     assert follower.look() == "start"
     Ledger(root).take_budgets(config(10, 20))  # what the run does first
     assert follower.look() == "wait"
+
+
+def test_a_finished_run_opens_no_page(tmp_path, capsys, monkeypatch):
+    """Nobody would see it: it closes as soon as it says that the run is finished."""
+    config = config_from_tree(
+        {
+            "annotation": {"kind": "files"},
+            "selection": {"budgets": [10]},
+            "run": {"directory": str(tmp_path), "name": "r"},
+        }
+    )
+    ledger = Ledger(Place.at(str(tmp_path / "r")))
+    ledger.create(to_tree(config), {})
+    for step in steps(config):
+        ledger.commit(step, {}, {})
+    monkeypatch.setattr("prunefuse_ray.annotation.page.PageServer", lambda *_, **__: pytest.fail("a page"))
+    assert main(["label", str(tmp_path / "r")]) == 0
+    assert "this run is complete already" in " ".join(capsys.readouterr().out.split())
 
 
 def test_another_configuration_is_refused_before_anybody_labels(tmp_path):

@@ -122,7 +122,7 @@ def test_a_sample_that_nobody_could_tell_is_not_asked_about_again(local_ray, unl
     (first / "labels-eve.csv").write_text(f"id,label,unsure\n{unknown},,yes\n")
     with pytest.raises(LabelsWaiting, match="50 samples of round 1"):
         loop.run(config)
-    assert f"nobody could tell the class of 1 samples ({unknown}); they are not asked about again" in caplog.text
+    assert f"nobody could tell the class of 1 sample ({unknown}); it is not asked about again" in caplog.text
     assert pq.read_table(root / "rounds/000/unknown.parquet").to_pylist() == [{"id": unknown}]
     assert unknown not in pq.read_table(root / "rounds/001/selected.parquet")["id"].to_pylist()
     if strategy == "margin":

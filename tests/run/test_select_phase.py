@@ -357,7 +357,7 @@ def test_a_class_without_labels_is_named(local_ray, tmp_path, caplog):
     config = tiny(tmp_path / "pool", tmp_path, selection={"budgets": [6, 8]})
     root = choose(config)
     assert Ledger(loop.run_place(config)).committed(Step(0, "label")).metrics["class_counts"] == [6, 0]
-    assert "round 0: no label yet of 1 of 2 classes (1)" in caplog.text
+    assert "round 0: 1 of 2 classes have no label yet (1)" in caplog.text
     assert root
 
 

@@ -213,6 +213,19 @@ def test_the_best_goes_into_a_configuration_that_a_run_takes():
     assert (config.pruning.ratio, config.finetuning.evaluate_every) == (0.5, 2)
 
 
+def test_the_order_of_a_sum_decides_nothing():
+    """0.9750000000000001 and 0.975 are the same accuracies, summed in another order: the cheaper one is the best, and
+    alone on the front."""
+
+    def point(name, mean, cost):
+        costs = {"selection_macs": Stat(cost, 0.0, 2), "seconds": Stat(cost, 0.0, 2)}
+        return SimpleNamespace(name=name, seeds=2, costs=costs, final=lambda network: Stat(mean, 0.0, 2))
+
+    dear, cheap = point("dear", 0.9750000000000001, 2.0), point("cheap", 0.975, 1.0)
+    assert best([dear, cheap], "fused") is cheap
+    assert pareto([dear, cheap], "seconds", "fused") == [cheap]
+
+
 def test_a_point_with_fewer_finished_seeds_is_not_the_best():
     measured = result()
     half = [r for r in measured.trials if r.trial.name != "fuse_seed-1"]

@@ -775,6 +775,13 @@ def test_mlflow_gets_every_trial(local_ray, tiny_pool, tmp_path, monkeypatch):
     assert run.info.status == "FINISHED"
     assert run.data.metrics["labels"] == 18
     assert run.data.params["trial/arm"] == "fuse"
+    # Interrupted before its end, the trial goes on as the same run.
+    client.update_run(run.info.run_id, status="RUNNING")
+    (tmp_path / "sweeps/swept/outcomes/fuse_seed-0.json").unlink()
+    (tmp_path / "sweeps/swept/trials/fuse_seed-0/commits/report.json").unlink()
+    run_sweep(sweep_from_tree(made))
+    (again,) = client.search_runs([run.info.experiment_id])
+    assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
 
 
 def test_configs_of_trials_are_whole(swept):

@@ -192,6 +192,25 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path, monkeypatch):
     assert [p.step for p in curve] == [10, 11, 12]
 
 
+def test_a_server_of_mlflow_that_is_away_is_waited_for_briefly(monkeypatch):
+    """MLflow's own patience is four minutes for each request, in which a run or a sweep would stand still."""
+    pytest.importorskip("mlflow")
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+
+    for variable in (MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT):
+        monkeypatch.delenv(variable.name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with monkeypatch.context() as asked_once:
+        asked_once.setenv(MLFLOW_HTTP_REQUEST_MAX_RETRIES.name, "0")  # what a user says counts
+        with pytest.raises(Exception, match="Max retries exceeded"):
+            TRACKERS["mlflow"].open(a_run())
+        assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 0
+    monkeypatch.setattr("mlflow.MlflowClient", lambda: (_ for _ in ()).throw(ConnectionError("away")))
+    with pytest.raises(ConnectionError):
+        TRACKERS["mlflow"].open(a_run())
+    assert (MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(), MLFLOW_HTTP_REQUEST_TIMEOUT.get()) == (3, 30)
+
+
 def test_wandb_offline_writes_a_run_that_can_be_synchronized(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

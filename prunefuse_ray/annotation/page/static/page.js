@@ -43,6 +43,7 @@ async function look() {
   try {
     fresh = await ask(`/state?name=${encodeURIComponent(name)}`);
   } catch (error) {
+    if (state?.state === "finished") return; // the command ends then; what the page says of the run stays
     at("state").textContent = error.status === 401 ? error.message : "the command has ended";
     if (!samples.length) say(error.status === 401 ? error.message : "The command that served this page has ended.");
     return;
@@ -353,7 +354,7 @@ function draw() {
   document.body.classList.toggle("alone", !asking);
   if (asking) {
     const rest = total - state.done;
-    say(trouble ? trouble : samples.length ? state.message : rest
+    say(!name ? "" : trouble ? trouble : samples.length ? state.message : rest
       ? `Nothing is left for you here. ${rest} ${rest === 1 ? "sample waits" : "samples wait"} for somebody else's label.\n${state.message}`
       : `Every sample has its label. The run goes on in a moment; U takes the last one back.\n${state.message}`);
   } else if (state.state === "stopped") {
