@@ -49,5 +49,5 @@ def test_the_drivers_own_node_is_not_asked(local_ray, tmp_path, monkeypatch):
 def test_a_directory_in_the_copy_that_ray_makes_for_a_job_is_refused(local_ray, tmp_path):
     """Another version of the files is another copy: the same command would ask for all labels anew."""
     copy = tmp_path / "runtime_resources/working_dir_files/_ray_pkg_0add/runs/first"
-    with pytest.raises(LedgerError, match=r"lies in the copy of the working directory .*give an absolute path or a URI"):
+    with pytest.raises(LedgerError, match=r"lies in the copy of the working .*give an absolute path or a URI"):
         SharedDirectory(Place.at(str(copy)))

@@ -777,7 +777,6 @@ def test_mlflow_gets_every_trial(local_ray, tiny_pool, tmp_path, monkeypatch):
     assert run.data.params["trial/arm"] == "fuse"
     # Interrupted before its end, the trial goes on as the same run.
     client.update_run(run.info.run_id, status="RUNNING")
-    (tmp_path / "sweeps/swept/outcomes/fuse_seed-0.json").unlink()
     (tmp_path / "sweeps/swept/trials/fuse_seed-0/commits/report.json").unlink()
     run_sweep(sweep_from_tree(made))
     (again,) = client.search_runs([run.info.experiment_id])
