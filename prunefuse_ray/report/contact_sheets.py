@@ -47,7 +47,7 @@ def _sheets(view: RoundView) -> Html:
 
 def _range(samples: Sequence[Chosen]) -> str:
     """The highest and the lowest score of some samples, as part of a title: a set is not chosen in their order."""
-    known = [one.score for one in samples if number(one.score) is not None]
+    known = [score for one in samples if (score := number(one.score)) is not None]
     return f": scores {html.score(max(known))} to {html.score(min(known))}" if known else ""
 
 

@@ -87,7 +87,7 @@ def _callback(sweep: str) -> Any:
 
         def log_trial_start(self, trial: Any) -> None:
             directory = hashlib.sha256(trial.storage.experiment_fs_path.encode()).hexdigest()[:16]
-            self.tags[SWEEP] = directory
+            self.tags = {**(self.tags or {}), SWEEP: directory}
             if trial not in self._trial_runs:
                 client = self.mlflow_util._get_client()
                 mine = f"tags.`{SWEEP}` = '{directory}' and tags.trial_name = '{trial}' and status != 'FINISHED'"
