@@ -87,6 +87,9 @@ def given_options(
     """Add an option for every field of `model` to the parser; what it parsed, and the fields given as a tree."""
     fields: dict[str, Any] = {name: (f.annotation, f) for name, f in model.model_fields.items()}
     settings = create_model("Overrides", __base__=_Overrides, **fields)
+    # An error begins with the usage: that of a hundred fields would push it off the screen.
+    files = " ".join(str(a.metavar or a.dest).upper() for a in parser._get_positional_actions())
+    parser.usage = f"%(prog)s [options] [--SECTION.FIELD VALUE ...] {files}".rstrip()
     source: CliSettingsSource = CliSettingsSource(settings, root_parser=parser)
     arguments = parser.parse_args(list(argv))
     given = {name: value for name, value in vars(arguments).items() if value is not None}  # before it is taken apart

@@ -219,16 +219,13 @@ def commands() -> str:
     for name in COMMANDS:
         text = help_of(name)
         if "--pool.path" in text:
-            text = _without_fields(name, text)
+            text = _without_fields(text)
         lines += [f"## prunefuse {name}\n", "```text", text.rstrip(), "```\n"]
     return "\n".join(lines)
 
 
-def _without_fields(command: str, text: str) -> str:
+def _without_fields(text: str) -> str:
     """A help text without the fields of the configuration, which have a reference of their own."""
-    positional = " ".join(re.findall(r"(?m)^  ([A-Z]+)\b", text[: text.find("options:")]))
-    usage = f"usage: prunefuse {command} [options] [--SECTION.FIELD VALUE ...] {positional}".rstrip()
-    text = re.sub(r"\Ausage:.*?\n\n", f"{usage}\n\n", text, count=1, flags=re.DOTALL)
     text = re.sub(r"(?m)^  --\w+\.\w+.*\n(?: {6,}.*\n)*", "", text)
     text = re.sub(r"(?m)^[\w. ]+ options:\n(?:  (?!-).*\n)*(?=\n|\Z)", "", text)
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n\n  --SECTION.FIELD VALUE: see Configuration\n"
