@@ -14,11 +14,14 @@ from prunefuse_ray.commands import COMMANDS, EXIT_CODES
 from prunefuse_ray.commands.networks import _rate
 from prunefuse_ray.commands.run import closing_table, phase_line
 from prunefuse_ray.commands.terminal import si
-from prunefuse_ray.config.files import PRESETS
+from prunefuse_ray.config.files import PRESETS, config_from_tree, to_tree
 from prunefuse_ray.errors import LabelsWaiting
+from prunefuse_ray.method.steps import steps
 from prunefuse_ray.networks import Dense, NetworkSpec, build
-from prunefuse_ray.run.rounds import round_line
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.rounds import RoundLines, round_line
 from prunefuse_ray.scoring import backend_choice
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 ACCURACY = CLASSIFICATION.metric
@@ -209,3 +212,17 @@ def test_code_of_ones_own_is_found_in_the_working_directory(tmp_path):
     command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "mine:tiny, input 1,8,8" in done.stdout, done.stderr
+
+
+def test_the_line_of_a_round_tells_of_what_an_earlier_command_did(tmp_path):
+    """It was stopped after the round's training: its accuracy and time belong to the round as well."""
+    config = config_from_tree({"selection": {"budgets": [50, 100]}})
+    ledger, said = Ledger(Place.at(str(tmp_path))), []
+    ledger.create(to_tree(config), {})
+    metrics = {"label": {"labels": 50}, "train": {"test_accuracy": 0.912}, "score": {"samples": 1387}}
+    mine = [s for s in steps(config) if s.round == 0]
+    for step in mine:
+        ledger.commit(step, {}, {"seconds": 2.0, **metrics.get(step.phase, {})})
+    lines = RoundLines(config, ledger.root, said.append)
+    lines("done", mine[-1], ledger.committed(mine[-1]))
+    assert said == [f"round 0: 50 labels, proxy 91.2%, 1,387 scored, {2.0 * len(mine):.1f} s"]

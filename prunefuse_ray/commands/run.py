@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
     place = run_place(config)
     console.print(f"run {config.run.name} in {place.path}", markup=False)
-    lines = RoundLines(config, console.print)
+    lines = RoundLines(config, place, console.print)
     with _display(place):
         ledger = run(config, lines, tell=account)
     if lines.steps_done:

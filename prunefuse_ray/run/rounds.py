@@ -7,16 +7,17 @@ from typing import Any
 
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.method.steps import LEARN, PRETRAIN, steps
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Metric
 
 
 class RoundLines:
-    """A listener of `loop.run` that says a line per round as it ends."""
+    """A listener of `loop.run` that says a line per round as it ends, whichever commands carried out its phases."""
 
-    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
-        self.config, self.metric, self.say = config, TASKS[config.task].metric, say
+    def __init__(self, config: Config, place: Place, say: Callable[[str], None]) -> None:
+        self.config, self.place, self.metric, self.say = config, place, TASKS[config.task].metric, say
         self.steps_done = 0
-        self._figures: dict[int, dict[str, Any]] = {}
 
     def __call__(self, event: str, step: Any, commit: Any) -> None:
         if event == "start":
@@ -28,16 +29,12 @@ class RoundLines:
             self.say(pretraining_line(commit.metrics))
         if step.round < 0:
             return
-        figures = self._figures.setdefault(step.round, {"seconds": 0.0})
-        figures[step.phase] = commit.metrics
-        figures["seconds"] += commit.metrics["seconds"]
-        if self._last(step):
-            planned = self.config.selection.budgets[step.round]  # where an earlier command took the labels
-            labels = figures.get("label", {}).get("labels", planned)
-            self.say(round_line(step.round, labels, figures, self.metric))
-
-    def _last(self, step: Any) -> bool:
-        return [s for s in steps(self.config) if s.round == step.round][-1] == step
+        mine = [s for s in steps(self.config) if s.round == step.round]
+        if mine[-1] == step:
+            ledger = Ledger(self.place)
+            figures: dict[str, Any] = {s.phase: ledger.require(s).metrics for s in mine}
+            figures["seconds"] = sum(metrics["seconds"] for metrics in figures.values())
+            self.say(round_line(step.round, figures["label"]["labels"], figures, self.metric))
 
 
 def learned_line(learned: dict[str, Any]) -> str:
