@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -97,8 +97,11 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def loadable(self) -> dict[str, T]:
         """The entries but those that are `broken`."""
-        broken = self.broken()
-        return {name: self[name] for name in self if name not in broken}
+        found = {}
+        for name in self:
+            with suppress(ConfigError):
+                found[name] = self[name]
+        return found
 
     def check(self, name: str, besides: Collection[str] = ()) -> str:
         """`name`, if there is such an entry, or if it is one of the words that a field takes besides; ValueError, for

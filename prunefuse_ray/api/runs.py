@@ -177,10 +177,11 @@ def execute(
         for line in lines:
             say(line)
 
+    place = loop.run_place(found)
     threads = torch.get_num_threads()  # a training in this process takes as many as pay for it
     try:
-        with settings_kept(), nullcontext() if tell is None else display(loop.run_place(found)):
-            ledger = loop.run(found, RoundLines(found, loop.run_place(found), say), tell=account)
+        with settings_kept(), nullcontext() if tell is None else display(place):
+            ledger = loop.run(found, RoundLines(found, place, say), tell=account)
     finally:
         torch.set_num_threads(threads)
     return Run(ledger.root.path if ledger.root.local else below(found.run.directory, found.run.name))

@@ -68,8 +68,7 @@ def prune(
 
     Kousar, Bhatti, Moon 2026 (arXiv 2603.26138), section 3.
     """
-    if not isinstance(example, Tensor) or example.ndim < 2:
-        raise ConfigError("example: give one input or more as a tensor, with the batch axis first")
+    _check_example(example)
     module = _module(network, "network")
     with _named("example", example[:1]):
         logits = _logits(_in_evaluation(module), example[:1])
@@ -202,7 +201,8 @@ def score(
         )
     if len(names) != count:
         raise ConfigError(f"ids: {len(names)}, but the data hold {count} samples; give one for each, in their order")
-    if again := [i for i, n in Counter(names.to_pylist()).items() if n > 1]:
+    if len(names.unique()) != count:
+        again = [i for i, n in Counter(names.to_pylist()).items() if n > 1]
         raise ConfigError(f"ids: several samples have the id {few(again, 5)}; an id must name one sample")
     table = pa.concat_tables(parts).add_column(0, "id", names)
     return Scores(strategy=strategy, classes=scorer.clusters, table=table, numbered=ids is None)
@@ -302,8 +302,7 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], *,
         PlanError: the extra `onnx` is not installed, the network cannot be exported, or the logits differ.
     """
     module = _in_evaluation(_module(network, "network")).cpu()
-    if not isinstance(example, Tensor) or example.ndim < 2:
-        raise ConfigError("example: give one input or more as a tensor, with the batch axis first")
+    _check_example(example)
     x = example.cpu()
     with _named("example", x[:1]), torch.inference_mode():
         outputs = module(x[:1])
@@ -487,7 +486,7 @@ def _digest(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in network.named_parameters():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -498,6 +497,11 @@ def _module(network: Any, name: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name}: a {type(network).__name__}; give an nn.Module")
     return network
+
+
+def _check_example(example: Any) -> None:
+    if not isinstance(example, Tensor) or example.ndim < 2:
+        raise ConfigError("example: give one input or more as a tensor, with the batch axis first")
 
 
 @contextmanager

@@ -43,7 +43,6 @@ def main(argv: Sequence[str]) -> int:
     trust(mine.trusted)
     ledger, config = _run(None if configured else mine.run, rest)
     from prunefuse_ray.annotation.page import PageServer
-    from prunefuse_ray.method.steps import REPORT, Step
     from prunefuse_ray.run.browser import LOOKS_EVERY, Follower, starter
     from prunefuse_ray.tasks import TASKS
 
@@ -62,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
             "annotation.accept_partial has no effect on the page, which waits for every sample of a round. To go on "
             "without some, end this command and give `prunefuse run ... --accept-partial`"
         )
-    if ledger.exists and ledger.committed(Step(-1, REPORT)) and not ledger.budgets_change(config):
+    if ledger.exists and ledger.complete(config):
         console.print(
             f"this run is complete already; report: {ledger.root.path}/report.html. More budgets go on with it, "
             "--run.name OTHER starts another",

@@ -33,12 +33,11 @@ def main(argv: Sequence[str]) -> int:
     lines = RoundLines(config, place, console.print)
     with _display(place):
         ledger = run(config, lines, tell=account)
+    result = result_of(config, ledger)
     if lines.steps_done:
-        finished = "finished; {seconds:.0f} s of work in all"
+        finished = f"finished; {result['seconds']:.0f} s of work in all"
     else:
         finished = "this run was complete already; --run.name OTHER starts another"
-    result = result_of(config, ledger)
-    finished = finished.format(seconds=result["seconds"])
     console.print(closing_table(result, TASKS[config.task].metric))
     console.print(phase_line(result))
     metric = TASKS[config.task].metric

@@ -203,12 +203,16 @@ def _directory(prepared: Prepared, form: Form) -> Place:
 def pool_name(pool: cfg.Pool) -> str:
     """The name under which all runs on a pool find what is kept of it."""
     paths = [pool.source, *(Place.at(path).path for path in as_list(pool.path))]
-    return hashlib.blake2b("\n".join(paths).encode(errors="replace"), digest_size=6).hexdigest()
+    return _short("\n".join(paths))
 
 
 def run_name(run: Place) -> str:
     """The name under which a run finds what is kept of the samples in its own directory."""
-    return hashlib.blake2b(run.path.encode(errors="replace"), digest_size=6).hexdigest()
+    return _short(run.path)
+
+
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

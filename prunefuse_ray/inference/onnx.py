@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from prunefuse_ray.data.sample_format import random_samples
 from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import PlanError
 from prunefuse_ray.inference.predictor import Predictor
+from prunefuse_ray.networks.specs import first_line
 
 OPSET = 20
 BATCHES = (1, 3)  # sizes that the exported graph is tried with
@@ -106,8 +106,7 @@ def _exported(graph: nn.Module, example: Tensor, name: str) -> Any:
             return program.model_proto
     except Exception as error:  # torch.onnx raises errors of its own, of torch.export and of onnxscript
         cause = error.__cause__ or error  # torch.onnx's own first line says only which of its steps failed
-        lines = re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).strip().splitlines() or [type(cause).__name__]
-        raise PlanError(f"onnx: this network cannot be exported: {lines[0]}") from error
+        raise PlanError(f"onnx: this network cannot be exported: {first_line(cause)}") from error
 
 
 def trial_samples(predictor: Predictor, count: int) -> Tensor:

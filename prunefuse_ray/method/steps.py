@@ -114,6 +114,11 @@ def start(config: Config, round_: int) -> tuple[Step, str]:
     return (Step(-1, PRETRAIN), "pretrained") if config.pretraining.used else (origin, "proxies")
 
 
+def pretrained_target(config: Config) -> bool:
+    """Whether the target begins with what was pre-trained: where the dense network selects, it is the target, too."""
+    return config.selection.selector == "dense" and config.pretraining.used
+
+
 def to_select(config: Config, round_: int, labels: int) -> int:
     """How many samples round `round_` adds to `labels` that there are: in round 0 those known beforehand; what earlier
     rounds left open is made up."""

@@ -27,12 +27,12 @@ def unsuited(module: str, why: str) -> NetworkError:
     return NetworkError(f"network.architecture: module {module or '(the network itself)'}: {why}")
 
 
-def plain(error: Exception) -> str:
+def plain(error: BaseException) -> str:
     """What an error of another library says, without the colors that some put in for terminals."""
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error)).strip() or type(error).__name__
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     return plain(error).splitlines()[0]
 
 

@@ -172,6 +172,7 @@ def _summary(run: RunView) -> str:
 
 
 FEW_POINTS = 0.05
+"""Half of the width of an interval that is worth a sentence."""
 
 
 def wilson(share: float, tested: float) -> tuple[float, float]:

@@ -34,6 +34,7 @@ from prunefuse_ray.run.under_way import Looker, alone, left
 
 LOOKS_EVERY = 0.5
 WORK_EVERY = 3.0
+"""Seconds between looks at how far the run has come, while people wait."""
 SECOND_THOUGHTS = 4.0
 """Seconds after the last label in which it can still be taken back, and after the last change of a file in which that
 may still be being written, before the run is started."""
@@ -156,10 +157,10 @@ class Follower:
         """The first step that is not recorded."""
         if not self.ledger.exists:
             return Step(-1, "init")
+        if self.ledger.complete(self.config):
+            return None
         plan = steps(self.config)
         if self.ledger.committed(Step(-1, REPORT)):
-            if not self.ledger.budgets_change(self.config):
-                return None
             # The run takes them when it is started, and takes back its end.
             self.ledger, plan = Ledger(self.ledger.root), [s for s in plan if s.phase not in (BASELINE, REPORT)]
         return next((step for step in plan if self.ledger.committed(step) is None), Step(-1, REPORT))

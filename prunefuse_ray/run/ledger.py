@@ -118,6 +118,10 @@ class Ledger:
         """Whether a configuration that `check_config` let pass has other label budgets than the run."""
         return self.read_config().selection.budgets != config.selection.budgets
 
+    def complete(self, config: Config) -> bool:
+        """Whether the run has come to its end, by a configuration that `check_config` let pass."""
+        return self.committed(Step(-1, REPORT)) is not None and not self.budgets_change(config)
+
     def take_budgets(self, config: Config) -> None:
         """Record the label budgets of a configuration that `check_config` let pass. What the run came to with fewer is
         not its end any more."""

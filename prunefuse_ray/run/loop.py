@@ -20,7 +20,7 @@ from prunefuse_ray.data.survey import source_of
 from prunefuse_ray.distributed.resources import importing, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
 from prunefuse_ray.errors import LabelsWaiting, LedgerError
-from prunefuse_ray.method.steps import GROW, REPORT, Step, steps
+from prunefuse_ray.method.steps import GROW, Step, steps
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
 from prunefuse_ray.run.labeling import annotator_of, changed_answers
@@ -68,8 +68,7 @@ def run(
         ledger.check_config(config)
         for changed in changed_answers(config, ledger):
             logger.warning(changed)
-        complete = ledger.committed(Step(-1, REPORT)) and not ledger.budgets_change(config)
-        if complete and still_complete(config, ledger):
+        if ledger.complete(config) and still_complete(config, ledger):
             return ledger
     check_trackers(config)
     annotator_of(config.annotation)  # says what it lacks before anything starts

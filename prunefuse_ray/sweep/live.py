@@ -11,7 +11,18 @@ from prunefuse_ray.run.under_way import Looker, UnderWay, words
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import Sweep
 from prunefuse_ray.sweep.page import render_sweep
-from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, UNFINISHED, Outcome, outcome, read_sweep, trials_of
+from prunefuse_ray.sweep.results import (
+    COMPLETE,
+    FAILED,
+    STOPPED,
+    UNFINISHED,
+    Outcome,
+    outcome,
+    read_draws,
+    read_sweep,
+    trials_of,
+    wanted,
+)
 
 SHOWN = 4
 """Trials that are under way of which the page tells, at most."""
@@ -31,7 +42,7 @@ class WatchedSweep:
         """The sweep as it is now: how its trials ended, and what those that have begun are doing."""
         sweep = read_recorded(self.root / "sweep.yaml", Sweep)
         names = [t.name for t in trials_of(sweep, self.root)]
-        whole = max(len(names), sweep.samples * len(sweep.seeds) if sweep.search != "random" else 0)  # some to be drawn
+        whole = len(names) if sweep.search == "random" else wanted(sweep, len(names), len(read_draws(self.root)))
         found = {name: self._ended.get(name) or outcome(self.root, name) for name in names}
         # Failed ones are tried again by the next command.
         self._ended = {n: o for n, o in found.items() if o.status in (COMPLETE, STOPPED)}

@@ -18,7 +18,7 @@ import pyarrow.csv
 from prunefuse_ray.config.files import merge, overlay, to_tree
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import BASELINE, FINETUNE, PRETRAIN, REPORT, Step, is_sync, steps
+from prunefuse_ray.method.steps import BASELINE, FINETUNE, PRETRAIN, REPORT, Step, is_sync, pretrained_target, steps
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place, parted
@@ -107,8 +107,7 @@ def round_row(ledger: Ledger, config: Config, round_: int) -> dict[str, Any]:
     selecting = [Step(q, phase) for q in scored for phase in ("train", "score")]
     selecting += [Step(q, "select") for q in range(0 if -1 in scored else 1, round_ + 1)]
     needs_proxy = config.fusion.target == "fused" or config.coreset.by_hardness
-    own = config.selection.selector == "dense"  # the network that is pre-trained is the target, too
-    learned = [Step(-1, PRETRAIN)] if scored or needs_proxy or own else []
+    learned = [Step(-1, PRETRAIN)] if scored or needs_proxy or pretrained_target(config) else []
     selecting += learned if scored else []
     # A proxy that was pruned from a target has all that the target's training cost behind it.
     selecting += [Step(q, FINETUNE) for q in range(max(scored, default=0)) if is_sync(config, q)]
@@ -179,6 +178,11 @@ def read_draws(root: Place) -> list[dict[str, Any]]:
     """What a search has drawn so far (`draws/NNN.json`), in its order."""
     files = {int(file.base_name.partition(".")[0]): Place(root.fs, file.path) for file in (root / "draws").written()}
     return [dict(place.read_json()) for _, place in sorted(files.items())]
+
+
+def wanted(sweep: Sweep, ordered: int, drawn: int) -> int:
+    """How many trials a search carries out: those that are there, and those that are still to be drawn."""
+    return ordered + max(0, sweep.samples - drawn) * len(sweep.seeds)
 
 
 def draw_of(name: str) -> int:

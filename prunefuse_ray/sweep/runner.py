@@ -56,6 +56,7 @@ from prunefuse_ray.sweep.results import (
     read_draws,
     round_row,
     trials_of,
+    wanted,
 )
 from prunefuse_ray.sweep.search import Draws, check_search, optuna, point_of
 from prunefuse_ray.sweep.sharing import inputs_keys
@@ -446,11 +447,6 @@ def placement(nodes: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[s
     return {"node:__internal_head__": 0.0001}, (
         {"label_selector": {"ray.io/market-type": "on-demand"}} if steady else {}
     )
-
-
-def wanted(sweep: Sweep, ordered: int, drawn: int) -> int:
-    """How many trials a search carries out: those that are there, and those that are still to be drawn."""
-    return ordered + max(0, sweep.samples - drawn) * len(sweep.seeds)
 
 
 def _measured(root: Place, sweep: Sweep, trial: Trial) -> float | None:

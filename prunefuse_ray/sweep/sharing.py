@@ -23,7 +23,7 @@ from typing import Any
 
 from prunefuse_ray.config.files import flatten, to_tree
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.method.steps import REPORT, Step, base, learns, start, steps, to_select
+from prunefuse_ray.method.steps import REPORT, Step, base, learns, pretrained_target, start, steps, to_select
 from prunefuse_ray.run.ledger import OF_MACHINES, decides
 
 AFTER = ("finetuning.", "coreset.", "fusion.", "distillation.")
@@ -109,8 +109,7 @@ def _parents(config: Config, step: Step) -> list[Step]:
         case "baseline":
             return [Step(len(config.selection.budgets) - 1, "label")]
         case "fuse":
-            own = config.selection.selector == "dense" and config.pretraining.used
-            return [Step(r, "train"), origin] if fused else [Step(-1, "pretrain")] if own else []
+            return [Step(r, "train"), origin] if fused else [Step(-1, "pretrain")] * pretrained_target(config)
         case "finetune":
             trained = fused or config.coreset.by_hardness
             return [Step(r, "fuse"), Step(r, "label"), *([Step(r, "train")] if trained else [])]

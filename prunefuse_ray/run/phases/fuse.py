@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prunefuse_ray import networks
 from prunefuse_ray.method.selector import fused_network, proxies, trusted
-from prunefuse_ray.method.steps import FINETUNE, INIT, PRETRAIN, TRAIN, Step, base
+from prunefuse_ray.method.steps import FINETUNE, INIT, PRETRAIN, TRAIN, Step, base, pretrained_target
 from prunefuse_ray.run.context import Done, RunContext
 
 
@@ -13,16 +13,14 @@ def run(context: RunContext, step: Step) -> Done:
     pre-trained where it selects itself."""
     config, ledger = context.config, context.ledger
     origin = base(config, step.round)
-    dense = networks.from_files(
-        ledger.read_network(origin, "dense")
-        if origin.phase == INIT
-        else ledger.read_network(Step(origin.round, FINETUNE), "fused"),
-        trusted(config),
-    )
+    if pretrained_target(config):
+        files = ledger.read_network(Step(-1, PRETRAIN), proxies(config, "pretrained"))
+    elif origin.phase == INIT:
+        files = ledger.read_network(origin, "dense")
+    else:
+        files = ledger.read_network(Step(origin.round, FINETUNE), "fused")
+    dense = networks.from_files(files, trusted(config))
     target = dense.network
-    if config.selection.selector == "dense" and config.pretraining.used:  # the network that selects is the target
-        learned = ledger.read_network(Step(-1, PRETRAIN), proxies(config, "pretrained"))
-        target = networks.from_files(learned, trusted(config)).network
     if config.fusion.target == "fused":
         proxy = networks.from_files(ledger.read_network(Step(step.round, TRAIN), proxies(config)), trusted(config))
         target = fused_network(config, target, proxy)
