@@ -20,6 +20,7 @@ from prunefuse_ray.report.outlook import outlook, words
 from prunefuse_ray.report.view import RoundView, RunView, ScoreHistogram
 
 CLASSES_SHOWN = 12
+LOSSES_SHOWN = 10
 HIDDEN = 0.1  # of the longest bar: what is shorter can hardly be compared
 WIDTH = 1080  # px, of the page's text
 
@@ -318,6 +319,18 @@ def _facts(run: RunView) -> Iterator[tuple[str, Child]]:
     if parts["cpus"] != DASH:
         nodes = "node" if parts["nodes"] == "1" else "nodes"
         yield "Cluster", f"{parts['nodes']} {nodes}, {parts['cpus']} CPUs, {parts['gpus']} GPUs"
+    lost = [(f"round {view.round}, {phase}", told) for view in run.rounds for phase, told in _lost(_phases_of(view))]
+    lost = [("pretrain", told) for told in _at(run.pretraining, "lost_workers") or []] + lost
+    if lost:
+        lines = [f"{where}: {told}" for where, told in lost[:LOSSES_SHOWN]]
+        lines += [f"and {len(lost) - LOSSES_SHOWN:,} more"] if len(lost) > LOSSES_SHOWN else []
+        yield "Training lost workers", join((tag("span", line) for line in lines), tag("br"))
+
+
+def _lost(phases: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Phase -> how workers of its training ended too early; the training went on from a checkpoint each time."""
+    for phase, metrics in phases.items():
+        yield from ((phase, str(told)) for told in _at(metrics, "lost_workers") or [])
 
 
 def _rounds(run: RunView) -> Html | None:

@@ -61,7 +61,7 @@ from prunefuse_ray.sweep.results import (
 from prunefuse_ray.sweep.search import Draws, check_search, optuna, point_of
 from prunefuse_ray.sweep.sharing import inputs_keys
 from prunefuse_ray.sweep.trial import POLL, Desk, TrialJob, drive
-from prunefuse_ray.training.trainer import OTHER_WORKERS
+from prunefuse_ray.training.worker_group import OTHER_WORKERS
 
 logger = logging.getLogger(__name__)
 

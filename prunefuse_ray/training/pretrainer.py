@@ -32,7 +32,8 @@ from prunefuse_ray.training.checkpoints import State, registered, restore, save,
 from prunefuse_ray.training.pretext import PRETEXTS, Pretext
 from prunefuse_ray.training.recipe import learning_rate, parameter_groups
 from prunefuse_ray.training.semi_supervised import step_generator
-from prunefuse_ray.training.trainer import PREEMPTION_STEPS, Notice, TrainingResult, arithmetic, fit, on_workers
+from prunefuse_ray.training.trainer import PREEMPTION_STEPS, Notice, TrainingResult, arithmetic, on_workers
+from prunefuse_ray.training.worker_group import fit
 
 STRETCHES = 20
 """Checkpoints, and figures, of a pre-training."""

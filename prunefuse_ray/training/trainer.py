@@ -13,14 +13,13 @@ import contextlib
 import copy
 import hashlib
 import json
-import logging
 import math
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,6 @@ import pyarrow as pa
 import ray.train
 import ray.train.collective
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
 from prunefuse_ray import config as cfg
@@ -42,18 +39,15 @@ from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import TrainingPlan, training_threads
-from prunefuse_ray.errors import PruneFuseError
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Evaluation, Task
 from prunefuse_ray.training.augmentation import center, draw, held_form, masked_view, network_inputs, weak_view
 from prunefuse_ray.training.checkpoints import (
     State,
     Weights,
-    newest,
     registered,
     restore,
     save,
-    tidy,
     under,
     weights_of,
 )
@@ -70,8 +64,7 @@ from prunefuse_ray.training.recipe import (
     optimizer as recipe_optimizer,
 )
 from prunefuse_ray.training.semi_supervised import Guesser
-
-logger = logging.getLogger(__name__)
+from prunefuse_ray.training.worker_group import fit
 
 EVALUATION_BATCHES = {"cpu": 64, "cuda": 500}
 """On CPUs larger ones leave the caches: 500 took 1.5 times as long as 64 (ResNet-20, 32 x 32)."""
@@ -82,10 +75,6 @@ is a hundred times as much."""
 NAMED_ROWS = 10_000
 PREEMPTION_STEPS = 16
 """Steps between two looks for an announced preemption; a look is a barrier for all workers."""
-OTHER_WORKERS = (
-    "another number of them learns another network, so that the same seed may select other samples (workers.count "
-    "with two equal numbers keeps the number)"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -545,65 +534,3 @@ def train(job: TrainingJob, plan: TrainingPlan, where: Place) -> TrainingResult:
         ids = job.labels.sort_by("id")["id"].combine_chunks()
         hardness = hardness_table(ids, under("hardness.", tensors))
     return TrainingResult(network=networks.to_files(loaded), metrics=metrics, hardness=hardness)
-
-
-class _Trainer(TorchTrainer):
-    """Ray's handler of SIGINT would stay after the training, and end this process with 0; an interrupt comes here."""
-
-    controller: Any = None
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        self.controller = controller
-
-
-def fit(
-    function: Callable[[dict[str, Any]], None], config: dict[str, Any], plan: TrainingPlan, where: Place
-) -> tuple[Weights, dict[str, Any]]:
-    """Run a training function by a plan; the tensors of its last checkpoint, and what it reported last.
-
-    Args:
-        function: is given `config`, with `gpu`, with `where` it finds its checkpoints, and in `storage` where it has to
-            store them itself (None: Ray Train does), after a call of `check`.
-        config: holds a `job`, whose name tells its checkpoints from others.
-    """
-    plan.check()
-    tidy(where, training := config["job"].name)
-    own = {"storage": where, "check": plan.check} if plan.in_process else {"storage": None, "check": bool}
-    trainer = _Trainer(
-        # As a part of the function: Ray Train stores that once, and a `train_loop_config` several times in each worker.
-        partial(function, {**config, **own, "where": where, "gpu": plan.gpu}),
-        scaling_config=ScalingConfig(
-            num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
-            use_gpu=plan.gpu,
-            resources_per_worker=None if plan.in_process else {"CPU": plan.cpus} | ({"GPU": 1} if plan.gpu else {}),
-            label_selector=plan.placement,  # type: ignore[call-arg]
-        ),
-        run_config=RunConfig(
-            name=where.name,
-            storage_path=where.path.rpartition("/")[0],
-            storage_filesystem=where.fs,
-            failure_config=FailureConfig(max_failures=plan.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:  # of a worker group; inside the driver errors come as they are
-        for failure in getattr(error, "worker_failures", {}).values():
-            if isinstance(failure, PruneFuseError):
-                raise failure from None
-        raise
-    except KeyboardInterrupt:
-        if trainer.controller is not None:  # else its workers would train on for as long as this process lives
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.get(trainer.controller.abort.remote(), timeout=5)
-        raise
-    finally:
-        progress.trained(0.0)
-    plan.check()
-    final = newest(where, training)
-    assert final is not None
-    assert result.metrics is not None
-    if len(several := result.metrics["workers"]) > 1:
-        logger.warning("a training had %s workers: %s", ", then ".join(map(str, several)), OTHER_WORKERS)
-    return final[2], result.metrics

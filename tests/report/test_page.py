@@ -643,6 +643,27 @@ def test_the_pass_for_the_initial_set_is_part_of_the_cost() -> None:
     assert page.row("before round 0")[2] == "20.0 s"
 
 
+def test_workers_that_a_training_lost_are_told() -> None:
+    view = run_view()
+    assert "lost workers" not in render(view)
+    first, *others = view.rounds
+    phases = first.metrics["phases"]
+    phases = {
+        **phases,
+        "train": {**phases["train"], "lost_workers": [f"worker {n} (its machine is gone)" for n in range(12)]},
+    }
+    rounds = [dataclasses.replace(first, metrics={**first.metrics, "phases": phases}), *others]
+    shown = render(
+        dataclasses.replace(
+            view, rounds=rounds, pretraining={"method": "rotation", "lost_workers": ["worker 7 (killed)"]}
+        )
+    )
+    assert "pretrain: worker 7 (killed)" in shown
+    assert "round 0, train: worker 8 (its machine is gone)" in shown
+    assert "round 0, train: worker 9" not in shown
+    assert "and 3 more" in shown
+
+
 def test_a_core_set_is_said():
     run = run_view()
     last = run.rounds[-1]

@@ -21,7 +21,7 @@ from prunefuse_ray.data.labeled_set import Samples
 from prunefuse_ray.distributed.resources import TrainingPlan
 from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.storage import Place
-from prunefuse_ray.training import checkpoints, trainer
+from prunefuse_ray.training import checkpoints, trainer, worker_group
 from prunefuse_ray.training.trainer import TrainingJob, train
 from tests.support.nets import OWN, STRUCK
 from tests.support.pools import random_images, source, write_pool
@@ -126,7 +126,7 @@ def test_what_a_user_can_put_right_comes_out_of_a_worker_group_as_it_went_in(dat
     def failing(_):
         raise ray.train.WorkerGroupError("rank 1", {1: PoolError("pool.test_path: is gone")})
 
-    monkeypatch.setattr(trainer.TorchTrainer, "fit", failing)
+    monkeypatch.setattr(worker_group.TorchTrainer, "fit", failing)
     with pytest.raises(PoolError, match="is gone"):
         train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
 
@@ -375,7 +375,7 @@ def test_the_smallest_labeled_sets_are_trained_on(data, tmp_path, local_ray, cou
 
 
 @pytest.mark.faults
-def test_a_killed_worker_costs_its_epoch_and_changes_nothing(data, tmp_path, local_ray):
+def test_a_killed_worker_costs_its_epoch_and_changes_nothing(data, tmp_path, local_ray, caplog):
     spec = networks.NetworkSpec(architecture="tests.support.nets:fragile", classes=2, input_shape=(1, 8, 8))
     dense = networks.Dense(network=networks.build(spec, seed=0), spec=spec)
     STRUCK.touch()  # the first training is left in peace
@@ -390,6 +390,39 @@ def test_a_killed_worker_costs_its_epoch_and_changes_nothing(data, tmp_path, loc
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(weights(struck)[name], tensor, atol=1e-4, rtol=1e-4)
     assert len(struck.metrics["train_loss"]) == 4
+    assert struck.metrics["lost_workers"] == ["worker 0 (its process was killed or crashed)"]
+    assert "a training lost worker 0 (its process was killed or crashed); its workers start again" in caplog.text
+    assert "lost_workers" not in whole.metrics
+
+
+def died(message, actor="a", **more):
+    return ray.exceptions.RayActorError(actor_id=actor, error_msg=message, **more)
+
+
+@pytest.mark.parametrize(
+    ("failures", "told"),
+    [
+        ({1: died("...\nThe actor died because its node has died. Node Id: ab")}, "worker 1 (its machine is gone)"),
+        ({1: died("has died", preempted=True)}, "worker 1 (its machine was taken back)"),
+        (
+            {0: died("its worker process has died. Detail: killed due to the node running low on memory")},
+            "worker 0 (its machine was short of memory)",
+        ),
+        ({0: RuntimeError("connection closed"), 1: died("its node has died")}, "worker 1 (its machine is gone)"),
+        ({2: ValueError("no such label\nmore")}, "worker 2 (ValueError: no such label)"),
+        ({2: ValueError()}, "worker 2 (ValueError: no message)"),
+    ],
+)
+def test_it_is_told_how_workers_ended(failures, told):
+    assert worker_group.ends(failures) == told
+
+
+def test_a_dead_worker_is_told_of_once(tmp_path):
+    """Ray Train finds it dead at each look while it waits for the deadline of a preemption."""
+    losses = worker_group._Losses(str(tmp_path / "lost"))
+    for actor in ("a", "a", "b"):
+        losses.after_exception(None, {0: died("its node has died", actor)})
+    assert len((tmp_path / "lost").read_text().splitlines()) == 2
 
 
 # --- validation ---
@@ -554,7 +587,7 @@ def test_a_training_that_was_taken_over_stores_and_removes_nothing(data, tmp_pat
 
 def test_ctrl_c_in_a_worker_group_is_this_commands_own():
     before = signal.getsignal(signal.SIGINT)
-    group = trainer._Trainer(lambda: None, scaling_config=ray.train.ScalingConfig(num_workers=1))
+    group = worker_group._Trainer(lambda: None, scaling_config=ray.train.ScalingConfig(num_workers=1))
     group._register_sigint_handler("the controller")
     assert group.controller == "the controller"
     assert signal.getsignal(signal.SIGINT) is before

@@ -17,7 +17,8 @@ from prunefuse_ray.method.steps import PRETRAIN, SYNC, Step, round_seed, start, 
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.unlabeled import prior, unlabeled
 from prunefuse_ray.scoring.predictions import doubts, predict
-from prunefuse_ray.training.trainer import OTHER_WORKERS, TrainingJob, TrainingResult, train
+from prunefuse_ray.training.trainer import TrainingJob, TrainingResult, train
+from prunefuse_ray.training.worker_group import OTHER_WORKERS
 
 logger = logging.getLogger(__name__)
 

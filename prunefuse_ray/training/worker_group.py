@@ -1,0 +1,188 @@
+"""Ray Train as this project runs it: a training function inside the driver, or over a group of workers, and what
+becomes of those."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchTrainer
+
+from prunefuse_ray import progress
+from prunefuse_ray.distributed.resources import TrainingPlan
+from prunefuse_ray.errors import PruneFuseError, shortened
+from prunefuse_ray.storage import Place
+from prunefuse_ray.training.checkpoints import Weights, newest, tidy
+
+logger = logging.getLogger(__name__)
+
+OTHER_WORKERS = (
+    "another number of them learns another network, so that the same seed may select other samples (workers.count "
+    "with two equal numbers keeps the number)"
+)
+LOOKS = 1.0
+"""Seconds between two looks for workers that were lost."""
+FOUND_BY_RAY = (
+    ("node has died", "its machine is gone"),
+    ("low on memory", "its machine was short of memory"),
+    ("worker process has died", "its process was killed or crashed"),
+)
+"""What Ray writes of an actor that died, and what that means."""
+
+
+def fit(
+    function: Callable[[dict[str, Any]], None], config: dict[str, Any], plan: TrainingPlan, where: Place
+) -> tuple[Weights, dict[str, Any]]:
+    """Run a training function by a plan; the tensors of its last checkpoint, and what it reported last: with
+    `lost_workers`, where there were any.
+
+    Args:
+        function: is given `config`, with `gpu`, with `where` it finds its checkpoints, and in `storage` where it has to
+            store them itself (None: Ray Train does), after a call of `check`.
+        config: holds a `job`, whose name tells its checkpoints from others.
+    """
+    plan.check()
+    tidy(where, training := config["job"].name)
+    own = {"storage": where, "check": plan.check} if plan.in_process else {"storage": None, "check": bool}
+    with _losses(plan) as (callbacks, lost):
+        trainer = _Trainer(
+            # As a part of the function: Ray Train stores that once, and a `train_loop_config` several times per worker.
+            partial(function, {**config, **own, "where": where, "gpu": plan.gpu}),
+            scaling_config=ScalingConfig(
+                num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
+                use_gpu=plan.gpu,
+                resources_per_worker=None if plan.in_process else {"CPU": plan.cpus} | ({"GPU": 1} if plan.gpu else {}),
+                label_selector=plan.placement,  # type: ignore[call-arg]
+            ),
+            run_config=RunConfig(
+                name=where.name,
+                storage_path=where.path.rpartition("/")[0],
+                storage_filesystem=where.fs,
+                failure_config=FailureConfig(max_failures=plan.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                callbacks=callbacks,  # type: ignore[arg-type]
+            ),
+        )
+        result = _fitted(trainer)
+    plan.check()
+    final = newest(where, training)
+    assert final is not None
+    assert result.metrics is not None
+    if len(several := result.metrics["workers"]) > 1:
+        logger.warning("a training had %s workers: %s", ", then ".join(map(str, several)), OTHER_WORKERS)
+    return final[2], result.metrics | ({"lost_workers": lost} if lost else {})
+
+
+class _Trainer(TorchTrainer):
+    """Ray's handler of SIGINT would stay after the training, and end this process with 0; an interrupt comes here."""
+
+    controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+
+
+def _fitted(trainer: _Trainer) -> ray.train.Result:
+    try:
+        return trainer.fit()
+    except ray.train.TrainingFailedError as error:  # of a worker group; inside the driver errors come as they are
+        for failure in getattr(error, "worker_failures", {}).values():
+            if isinstance(failure, PruneFuseError):
+                raise failure from None
+        raise
+    except KeyboardInterrupt:
+        if trainer.controller is not None:  # else its workers would train on for as long as this process lives
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(trainer.controller.abort.remote(), timeout=5)
+        raise
+    finally:
+        progress.trained(0.0)
+
+
+class _Losses(UserCallback):
+    """Notes workers that ended too early, in Ray Train's controller: another process on the machine of the driver."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.told: set[object] = set()
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        # While the deadline of an announced preemption is waited for, the same worker is found dead at each look.
+        actors = {getattr(_failure(error), "actor_id", None) for error in worker_exceptions.values()} - {None}
+        if actors and actors <= self.told:
+            return
+        self.told |= actors
+        with open(self.path, "ab", buffering=0) as file:  # whole lines: the driver reads at the same time
+            file.write(json.dumps(ends(worker_exceptions)).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def _losses(plan: TrainingPlan) -> Iterator[tuple[list[UserCallback], list[str]]]:
+    """What has to be called back to notice losses of workers. Within it, each is told as a warning when it happens, and
+    put into the list."""
+    lost: list[str] = []
+    if plan.in_process:
+        yield [], lost
+        return
+    done = threading.Event()
+
+    def follow(path: Path) -> None:
+        with path.open() as file:
+            last = False
+            while not last:
+                last = done.wait(LOOKS)
+                for line in file:
+                    lost.append(json.loads(line))
+                    logger.warning(
+                        "a training lost %s; its workers start again from the last checkpoint, as far as "
+                        "workers.max_failures (%d) allows", lost[-1], plan.max_failures,
+                    )  # fmt: skip
+
+    with tempfile.TemporaryDirectory(dir=progress.temporary()) as directory:
+        path = Path(directory) / "lost.jsonl"
+        path.touch()
+        thread = threading.Thread(target=follow, args=[path], name="lost workers", daemon=True)
+        thread.start()
+        try:
+            yield [_Losses(str(path))], lost
+        finally:
+            done.set()
+            thread.join()
+
+
+def ends(failures: Mapping[int, Exception]) -> str:
+    """How workers ended, for people: those that Ray found dead, else those that raised an error, as the others of a
+    group do then.
+
+    Args:
+        failures: rank -> its error.
+    """
+    found = {rank: _failure(error) for rank, error in sorted(failures.items())}
+    dead = {rank: error for rank, error in found.items() if isinstance(error, ray.exceptions.RayError)}
+    return ", ".join(f"worker {rank} ({_end(error)})" for rank, error in (dead or found).items())
+
+
+def _failure(error: Exception) -> Exception:
+    """What a look at a worker failed with."""
+    found: Exception = getattr(error, "health_check_failure", error)
+    return found
+
+
+def _end(error: Exception) -> str:
+    if getattr(error, "preempted", False):
+        return "its machine was taken back"
+    text = str(error)
+    for words, meaning in FOUND_BY_RAY:
+        if words in text:
+            return meaning
+    return shortened(f"{type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else 'no message'}")
