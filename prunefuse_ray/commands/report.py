@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from prunefuse_ray import interrupts, progress
+from prunefuse_ray import interrupts
 from prunefuse_ray.commands.terminal import TRUSTED_CODE_HELP, console
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.registry import trust
@@ -65,18 +66,20 @@ def _serve(place: Place, sweep: bool, port: int, opened: bool) -> int:
             f"{place.path}: is no directory of a run or a sweep (it has neither config.yaml nor sweep.yaml); "
             "`prunefuse run` begins one"
         )
-    progress.tell(doing="while the report was served")
     watched: Watched = WatchedSweep(place) if sweep else WatchedRun(place)
     page = LiveReport(watched, port=port)
-    console.print(f"the {watched.kind} in the browser: {page.address}")
-    console.print(
-        f"(only from this machine, or through a forwarded port; Ctrl-C ends the page, not the {watched.kind})"
-    )
-    if opened:
-        page.open()
     try:
+        console.print(f"the {watched.kind} in the browser: {page.address}")
+        console.print(
+            f"(only from this machine, or through a forwarded port; Ctrl-C ends the page, not the {watched.kind})"
+        )
+        if opened:
+            page.open()
         while True:
             interrupts.check()  # a signal that came where its exception was lost
             time.sleep(0.5)
+    except KeyboardInterrupt:
+        print(f"the page is closed; the {watched.kind} is as it was", file=sys.stderr)
+        return interrupts.exit_code()
     finally:
         page.close()

@@ -105,7 +105,7 @@ def test_the_command_serves_until_a_signal(ledger):  # noqa: F811
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "interrupted while the report was served; the same command goes on\n"
+    assert errors == "the page is closed; the run is as it was\n"
 
 
 def test_what_cannot_be_served_is_refused(tmp_path):
