@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import io
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,6 +23,8 @@ from prunefuse_ray.run.processes import end_with_parent
 def entry(argv: Sequence[str] | None = None) -> int:
     """`main` as the command line: signals end it in an orderly way, and where it starts Ray itself, a supervisor goes
     on with it when Ray dies."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 ends no run
     arguments = list(sys.argv[1:] if argv is None else argv)
     supervised = os.environ.pop(supervisor.CHILD, None)  # no process below this one may take it for its own
     if supervised is None and supervisor.wanted(arguments, os.environ):
@@ -67,6 +71,16 @@ def _failed(error: Exception) -> int:
     return 1
 
 
+def _reader_gone() -> bool:
+    """Whether nobody reads the output any more (`| head`); then nothing more is written there."""
+    look = select.poll()
+    look.register(sys.stdout.fileno(), select.POLLOUT)
+    gone = any(event & select.POLLERR for _, event in look.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
+
+
 def lost_by_ray(error: BaseException) -> BaseException | None:
     """What in an error says that Ray lost a process, a node or itself; None where our own code raised it."""
     ray = sys.modules.get("ray")
@@ -96,8 +110,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     message)."""
     # At its end Python collects garbage among half a million objects of imported libraries, for two seconds.
     atexit.register(gc.freeze)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # code of one's own, `module:name`, is found as with `python -m`
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        print("error: the working directory is gone: change to another one", file=sys.stderr)
+        return 2
+    if here not in sys.path:
+        sys.path.append(here)  # code of one's own, `module:name`, is found as with `python -m`
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         print(f"prunefuse_ray {prunefuse_ray.__version__}")
@@ -112,10 +131,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Imported only when asked for: reading a report must not import Ray.
         command = importlib.import_module(f"prunefuse_ray.commands.{arguments[0]}")
-        return command.main(arguments[1:])
+        code: int = command.main(arguments[1:])
+        sys.stdout.flush()
+        return code
     except PruneFuseError as error:
         print(f"{error.heading}: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        if not _reader_gone():
+            raise
+        return 141
     except Exception as error:
         if (said := disk_trouble(error) or store_trouble(error)) is None:
             raise

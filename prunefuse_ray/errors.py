@@ -8,6 +8,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that a terminal may obey. Names in a pool hold anything."""
+
 
 class PruneFuseError(Exception):
     """A condition that the user can put right; the message is meant to be read as it stands."""
@@ -16,7 +19,7 @@ class PruneFuseError(Exception):
     heading = "error"
 
     def __str__(self) -> str:
-        return without_secrets(shortened(super().__str__()))
+        return CONTROL.sub("\ufffd", without_secrets(shortened(super().__str__())))
 
 
 class ConfigError(PruneFuseError):

@@ -18,7 +18,6 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any, ClassVar, TypeAlias
@@ -208,11 +207,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _known(self) -> bool:
         """Whether the browser has the cookie."""
         page = self.server.page
-        try:
-            found = SimpleCookie(self.headers.get("Cookie", "")).get(page.cookie)
-        except CookieError:
-            found = None
-        return found is not None and _same(found.value, page.token)
+        # Ports share cookies, and http.cookies gives up at much of what other programs of this machine set.
+        pairs = (one.strip().partition("=") for one in self.headers.get("Cookie", "").split(";"))
+        return any(name == page.cookie and _same(value, page.token) for name, _, value in pairs)
 
     def _check_cookie(self) -> None:
         if not self._known():

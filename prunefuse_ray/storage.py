@@ -44,6 +44,8 @@ def repetitions(seconds: float) -> int:
     return round(math.log2(seconds / 0.025 + 2))
 
 
+SCHEMES = {"s3": "s3", "gcs": "gs", "abfs": "abfs"}
+"""Arrow's name of a filesystem -> that of its URIs."""
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]+\.tmp")
 """Names of files that are being written: `Place.write_bytes`, `conditional.Links`."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -74,6 +76,12 @@ class Place:
     @property
     def local(self) -> bool:
         return isinstance(self.fs, pafs.LocalFileSystem)
+
+    @property
+    def uri(self) -> str:
+        """As people name it: the path, on an object store with its scheme and without its options."""
+        scheme = SCHEMES.get(self.fs.type_name)
+        return self.path if scheme is None else f"{scheme}://{self.path}"
 
     @property
     def name(self) -> str:

@@ -13,9 +13,9 @@ from prunefuse_ray.cli import main
 from prunefuse_ray.commands import COMMANDS, EXIT_CODES
 from prunefuse_ray.commands.networks import _rate
 from prunefuse_ray.commands.run import closing_table, phase_line
-from prunefuse_ray.commands.terminal import si
+from prunefuse_ray.commands.terminal import account, si
 from prunefuse_ray.config.files import PRESETS, config_from_tree, to_tree
-from prunefuse_ray.errors import LabelsWaiting
+from prunefuse_ray.errors import LabelsWaiting, PoolError
 from prunefuse_ray.method.steps import steps
 from prunefuse_ray.networks import Dense, NetworkSpec, build
 from prunefuse_ray.run.ledger import Ledger
@@ -226,3 +226,63 @@ def test_the_line_of_a_round_tells_of_what_an_earlier_command_did(tmp_path):
     lines = RoundLines(config, ledger.root, said.append)
     lines("done", mine[-1], ledger.committed(mine[-1]))
     assert said == [f"round 0: 50 labels, proxy 91.2%, 1,387 scored, {2.0 * len(mine):.1f} s"]
+
+
+PRINTS = """
+import sys
+from prunefuse_ray.commands.terminal import console
+sys.stdin.readline()
+console.print("nobody reads this")
+console.print("nor this")
+print("went on", file=sys.stderr)
+"""
+
+
+def test_a_reader_that_has_gone_ends_no_work():
+    """`prunefuse run ... | head`"""
+    with subprocess.Popen(
+        [sys.executable, "-c", PRINTS], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stderr.read() == "went on\n"
+    assert process.returncode == 0
+
+
+def test_a_table_that_nobody_reads_is_no_traceback():
+    code = (
+        "import sys; from prunefuse_ray.cli import entry; sys.stdin.readline(); sys.exit(entry(['presets', '--json']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_a_terminal_that_is_not_utf_8_ends_no_command():
+    code = "from prunefuse_ray.cli import entry; entry(['--version']); print('\u2013')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, b"?")
+
+
+def test_a_working_directory_that_is_gone_is_said(tmp_path, monkeypatch, capsys):
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path / "x")
+    (tmp_path / "x").rmdir()
+    assert main(["presets"]) == 2
+    assert capsys.readouterr().err == "error: the working directory is gone: change to another one\n"
+
+
+def test_names_of_a_pool_tell_a_terminal_nothing(capsys):
+    account(["a\x1b[2Jb"])
+    assert capsys.readouterr().out == "a\ufffd[2Jb\n"
+    assert str(PoolError("a\x1b[2Jb\tc\nd")) == "a\ufffd[2Jb\tc\nd"

@@ -10,7 +10,7 @@ from prunefuse_ray.acquisition.probabilities import entropy_of
 from prunefuse_ray.acquisition.strategy import Probabilities, Scores, Strategy
 
 TIES = 1e-3
-"""Share of `bald` in `vote_entropy`."""
+"""Share of `bald` in `vote_entropy`, at most."""
 
 
 def bald(p_MNC: Probabilities) -> Scores:
@@ -22,11 +22,13 @@ def bald(p_MNC: Probabilities) -> Scores:
 
 def vote_entropy(p_MNC: Probabilities) -> Scores:
     """Entropy in nats of the members' votes, in [0, log M]. Dagan and Engelson, "Committee-Based Sampling for Training
-    Probabilistic Classifiers", 1995. Few members give few values: a thousandth of it is `bald`, which decides among
-    equal votes, and is 0 where there is nothing to disagree about."""
-    classes = p_MNC.shape[2]
+    Probabilistic Classifiers", 1995. Few members give few values: a small share of it is `bald`, which decides among
+    equal votes, weighs less than one vote, and is 0 where there is nothing to disagree about."""
+    members, _, classes = p_MNC.shape
+    # Of two classes, equal votes and those with one more on a side are about 2 / members² apart.
+    ties = min(TIES, 1 / (members**2 * max(1.0, math.log(min(members, classes)))))
     votes_NC = (p_MNC.argmax(axis=2)[..., None] == np.arange(classes)).mean(axis=0)
-    entropy_N = (1 - TIES) * entropy_of(votes_NC) + TIES * bald(p_MNC)
+    entropy_N = (1 - ties) * entropy_of(votes_NC) + ties * bald(p_MNC)
     entropy_N[~np.isfinite(p_MNC).all(axis=(0, 2))] = np.nan  # argmax makes a vote of NaN, too
     return entropy_N.astype(np.float32)
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import posixpath
 import re
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 
 from prunefuse_ray.annotation.label_files import SAMPLES, read_answers
@@ -67,7 +68,7 @@ class Files:
 
 def _run(place: Place) -> str:
     """The directory of the run that a round's folder belongs to, as people name it."""
-    return place.parent.parent.parent.path if place.local else "RUN_DIRECTORY"
+    return shlex.quote(place.parent.parent.parent.path) if place.local else "RUN_DIRECTORY"
 
 
 def _absolute(folder: str) -> str:

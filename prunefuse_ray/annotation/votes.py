@@ -81,7 +81,8 @@ def decide(
         said = [f"{len(missing)} of {len(ids)} samples lack labels: {named(missing)}"] if missing and given else []
         return Refuse(faults=(*answers.faults, *said))
     if not given or (missing and not accept_partial):
-        return Wait(missing=missing or tuple(ids), notes=answers.notes)
+        silent = () if missing or not unsure else ("every sample is marked as unsure: at least one needs a label",)
+        return Wait(missing=missing or tuple(ids), notes=(*answers.notes, *silent))
     lacking = sum(given[i] == 0 for i in ids)
     unknown = tuple(i for i in ids if unsure[i] and not given[i])
     samples, they = ("sample", "it is") if len(unknown) == 1 else ("samples", "they are")

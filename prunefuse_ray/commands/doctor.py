@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from prunefuse_ray.commands.terminal import console, quiet
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     table = Table(box=box.SIMPLE, show_header=False)
     for pair in rows(facts):
-        table.add_row(*pair)
+        table.add_row(*map(escape, pair))
     console.print(table)
     for line in advised or ["nothing to improve was found"]:
         console.print(f"- {line}", markup=False)

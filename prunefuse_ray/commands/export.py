@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def _graph(directory: str, out: Place | None, name: str, content: bytes) -> str:
 
     out = out or network_place(directory) / name
     out.write_bytes(content)
-    return f"{out.path}: {len(content):,} bytes, logits as the network's own"
+    return f"{out.uri}: {len(content):,} bytes, logits as the network's own"
 
 
 def _hub(directory: str, out: Place | None, trusted: str | None) -> str:
@@ -85,7 +86,10 @@ def _hub(directory: str, out: Place | None, trusted: str | None) -> str:
     for name, content in files.items():
         (out / name).write_bytes(content)
     card = "with the run's figures" if result else "without figures, since no result.json lies beside the network"
-    return f"{out.path}: {', '.join(files)}; card {card}. Add a license, then: hf upload OWNER/NAME {out.path}"
+    upload = f"hf upload OWNER/NAME {shlex.quote(out.path)}"
+    if not out.local:
+        upload = "copy the folder to this machine and give hf upload OWNER/NAME FOLDER"
+    return f"{out.uri}: {', '.join(files)}; card {card}. Add a license, then: {upload}"
 
 
 def _selected(format_: str, directory: str, out: Place | None, trusted: str | None) -> str:
@@ -98,4 +102,4 @@ def _selected(format_: str, directory: str, out: Place | None, trusted: str | No
     ledger = Ledger(Place.at(directory))
     config = ledger.read_config()
     out = out or ledger.root / format_
-    return f"{out.path}: {WRITERS[format_](config, ledger, out):,} selected images with labels, scores and rounds"
+    return f"{out.uri}: {WRITERS[format_](config, ledger, out):,} selected images with labels, scores and rounds"

@@ -33,6 +33,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", metavar="FILE", default="prunefuse.yaml", help="default: prunefuse.yaml")
     parser.add_argument("--force", action="store_true", help="overwrite the file")
     arguments = parser.parse_args(list(argv))
+    if "://" in arguments.out:
+        raise ConfigError(f"--out {arguments.out}: a configuration is read from a local file; name one")
     if os.path.exists(arguments.out) and not arguments.force:
         raise ConfigError(f"--out {arguments.out}: is there already; name another file, or overwrite it with --force")
     if arguments.labels is not None and arguments.labels < 2:

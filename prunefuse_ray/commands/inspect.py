@@ -12,6 +12,7 @@ from prunefuse_ray.commands.options import given_options
 from prunefuse_ray.commands.terminal import account, console, quiet
 from prunefuse_ray.config.files import preset_path, read_sections, validated
 from prunefuse_ray.distributed.security import secure
+from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 
@@ -42,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
     file = arguments.config if arguments.preset is None else preset_path(arguments.preset)
     tree = {} if file is None else read_sections(file, Inspection.model_fields)
     if arguments.path is not None:
+        if "path" in given.get("pool", {}):
+            raise ConfigError("--pool.path: POOL names the pool already; give one of them")
         given["pool"] = {"path": arguments.path, **given.get("pool", {})}
         if file is None and "source" not in given["pool"]:
             given = _guessed(arguments.path, given, tell=not arguments.json)
@@ -66,11 +69,11 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(taken.inventory.to_json()))
     inventory.checked(taken, config.pool, (lambda _: None) if arguments.json else account)
     if not arguments.json:
-        account(lines(taken.inventory.to_json(), out.path if out else None))
+        account(lines(taken.inventory.to_json(), out.uri if out else None))
     if out is not None:
         inventory.write(taken, out)
         if not arguments.json:
-            console.print(f"written: {out.path}", markup=False)
+            console.print(f"written: {out.uri}", markup=False)
     return 0
 
 

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if ledger.exists and ledger.complete(config):
         console.print(
-            f"this run is complete already; report: {ledger.root.path}/report.html. More budgets go on with it, "
+            f"this run is complete already; report: {ledger.root.uri}/report.html. More budgets go on with it, "
             "--run.name OTHER starts another",
             markup=False,
         )
@@ -95,7 +95,7 @@ def _run(directory: str | None, rest: list[str]) -> tuple[Ledger, Config]:
     from prunefuse_ray.networks.architectures import is_custom
     from prunefuse_ray.run.ledger import Ledger
     from prunefuse_ray.run.loop import run_place
-    from prunefuse_ray.storage import Place, parted
+    from prunefuse_ray.storage import Place, be_patient, parted
 
     if directory is None:
         from prunefuse_ray.commands.options import parse_run
@@ -103,6 +103,7 @@ def _run(directory: str | None, rest: list[str]) -> tuple[Ledger, Config]:
         if not rest:
             raise ConfigError("label: name the directory of a run, or a configuration with --config FILE")
         config = parse_run(rest)
+        be_patient(config.run.store_patience)
         ledger = Ledger(run_place(config))
         if ledger.exists:
             ledger.check_config(config)  # before anybody labels
@@ -115,6 +116,8 @@ def _run(directory: str | None, rest: list[str]) -> tuple[Ledger, Config]:
     config = ledger.read_config()
     for name in filter(is_custom, trusted(config)):
         check_trusted(name, "network")
+    be_patient(config.run.store_patience)
+    ledger = Ledger(Place.at(directory))
     parent, name = parted(ledger.root.path if ledger.root.local else directory)
     run = config.run.model_copy(update={"directory": parent, "name": name})  # wherever it lies by now
     return ledger, config.model_copy(update={"run": run})

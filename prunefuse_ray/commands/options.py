@@ -88,7 +88,8 @@ def given_options(
     fields: dict[str, Any] = {name: (f.annotation, f) for name, f in model.model_fields.items()}
     settings = create_model("Overrides", __base__=_Overrides, **fields)
     # An error begins with the usage: that of a hundred fields would push it off the screen.
-    files = " ".join(str(a.metavar or a.dest).upper() for a in parser._get_positional_actions())
+    places = [(str(a.metavar or a.dest).upper(), a.nargs == "?") for a in parser._get_positional_actions()]
+    files = " ".join(f"[{name}]" if optional else name for name, optional in places)
     parser.usage = f"%(prog)s [options] [--SECTION.FIELD VALUE ...] {files}".rstrip()
     source: CliSettingsSource = CliSettingsSource(settings, root_parser=parser)
     arguments = parser.parse_args(list(argv))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from prunefuse_ray.config.schema import Config
     from prunefuse_ray.data.pool import PoolInfo
+    from prunefuse_ray.distributed.resources import ScoringPlan
     from prunefuse_ray.run.estimate import Costs, Estimate
 
 SAMPLES = 64
@@ -48,7 +49,11 @@ def main(argv: Sequence[str]) -> int:
     for name in ("within", "node_cpus", "scoring_rate", "training_rate"):
         if (value := getattr(mine, name)) is not None and not 0 < value < math.inf:
             raise ConfigError(f"--{name.replace('_', '-')} {value:g}: give a number above zero")
+    if mine.node_cpus is not None and mine.within is None:
+        raise ConfigError("--node-cpus: is of the machines that --within counts; give --within HOURS, too")
     if mine.against:
+        if mine.within is not None:
+            raise ConfigError("--within: --against compares a run with what it took; leave it out")
         if rest:
             raise ConfigError(f"{rest[0]}: --against takes the configuration of the run directory; leave it out")
         return _against(mine)
@@ -87,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
     except PlanError as error:  # the figures are good for the machines of another place
         notes.append(f"Here the run would be refused: {error}")
     if mine.json:
-        print(json.dumps({**_tree(found, scoring.here, mine), "notes": notes}))
+        print(json.dumps({**_tree(found, scoring, mine), "notes": notes}))
         return 0
     console.print(_table(found))
     console.print(f"labels: {asked.words()}")
@@ -156,7 +161,11 @@ def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.
     return costs
 
 
-def _tree(found: Estimate, here: bool, mine: argparse.Namespace) -> dict[str, Any]:
+def _tree(found: Estimate, scoring: ScoringPlan, mine: argparse.Namespace) -> dict[str, Any]:
+    from prunefuse_ray.distributed.machine import cores
+    from prunefuse_ray.run.estimate import nodes_for
+
+    actors = found.actors_within(mine.within * 3600) if mine.within else None
     return {
         "phases": [dataclasses.asdict(phase) for phase in found.phases],
         "labels": {
@@ -166,9 +175,10 @@ def _tree(found: Estimate, here: bool, mine: argparse.Namespace) -> dict[str, An
         },
         "seconds": found.seconds(),
         "macs": _macs(found),
-        "actors": 0 if here else found.actors,
-        "threads": found.actors if here else 0,  # of the driver, which scores by itself
-        "actors_within": found.actors_within(mine.within * 3600) if mine.within else None,
+        "actors": 0 if scoring.here else found.actors,
+        "threads": found.actors if scoring.here else 0,  # of the driver, which scores by itself
+        "actors_within": actors,
+        "nodes_within": (nodes_for(actors, scoring.cpus, mine.node_cpus or cores()) or None) if actors else None,
         "actor_bytes": found.actor_bytes,
         "bytes_read": found.bytes_read,
         "bytes_stored": found.bytes_stored,

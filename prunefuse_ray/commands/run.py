@@ -47,9 +47,9 @@ def main(argv: Sequence[str]) -> int:
         console.print(line)
     if result["rejected"]:
         console.print(
-            f"{result['rejected']} samples could not be used: {ledger.root.path}/rejected.parquet", markup=False
+            f"{result['rejected']} samples could not be used: {ledger.root.uri}/rejected.parquet", markup=False
         )
-    console.print(f"{finished}; report: {ledger.root.path}/report.html", markup=False)
+    console.print(f"{finished}; report: {ledger.root.uri}/report.html", markup=False)
     return 0
 
 

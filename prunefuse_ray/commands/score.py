@@ -52,9 +52,9 @@ def main(argv: Sequence[str]) -> int:
     )
     console.print(f"{result.scored:,} scored, {result.rejected:,} could not be used, {result.ranked:,} ranked")
     if result.seconds:
-        console.print(f"finished in {result.seconds:.0f} s: {result.root.path}/ranked.parquet", markup=False)
+        console.print(f"finished in {result.seconds:.0f} s: {result.root.uri}/ranked.parquet", markup=False)
     else:
-        console.print(f"this was complete already: {result.root.path}/ranked.parquet", markup=False)
+        console.print(f"this was complete already: {result.root.uri}/ranked.parquet", markup=False)
     if arguments.predictions:
-        console.print(f"predictions: {result.root.path}/predictions/*.parquet", markup=False)
+        console.print(f"predictions: {result.root.uri}/predictions/*.parquet", markup=False)
     return 0

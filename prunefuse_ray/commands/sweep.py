@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.sweep.runner import run_sweep, sweep_place
 
     root = sweep_place(sweep)
-    console.print(f"sweep {sweep.base.run.name} in {root.path}: {count} trials", markup=False)
+    console.print(f"sweep {sweep.base.run.name} in {root.uri}: {count} trials", markup=False)
     if sweep.scheduler == "auto" and sweep.draws and not stops:
         console.print(f"no trial is stopped early: asha {incomparable(sweep, found)}", markup=False)
     progress = Progress(
@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> int:
     if unfinished:
         console.print(f"{unfinished} trials are unfinished; the same command goes on with them")
     if (root / "best.yaml").exists():
-        console.print(f"best configuration: {root.path}/best.yaml", markup=False)
-    console.print(f"{progress.seconds():.0f} s; report: {root.path}/report.html", markup=False)
+        console.print(f"best configuration: {root.uri}/best.yaml", markup=False)
+    console.print(f"{progress.seconds():.0f} s; report: {root.uri}/report.html", markup=False)
     return NOT_ALL_TRIALS if failed or unfinished else 0
 
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 
 from rich.console import Console
 
+from prunefuse_ray.errors import CONTROL
+
 TRUSTED_HELP = "the network's architecture, if it is code of your own (package.module:function) to be imported"
 
 TRUSTED_CODE_HELP = "code of your own (module:name) that the directory names and that may be imported; may be repeated"
 
-console = Console(highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read (`| head`) has gone: the work goes on, and says nothing more."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = _Console(highlight=False, soft_wrap=True)
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = 160  # of a pipe or a log nothing is known, and a table that is cut there has lost its figures
 
@@ -32,9 +43,9 @@ def quiet() -> None:
 
 
 def account(lines: Sequence[str]) -> None:
-    """Print the account of a pool: what its names hold is no markup."""
+    """Print the account of a pool: what its names hold is no markup, and nothing that a terminal obeys."""
     for line in lines:
-        console.print(line, markup=False)
+        console.print(CONTROL.sub("\ufffd", line), markup=False)
 
 
 def si(value: float) -> str:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,8 @@ class Found:
     columns: Mapping[str, Any]
     """Where they lie in the file (`offset` and `bytes`), or they themselves (`sample`)."""
     left_out: Sequence[LeftOut] = ()
+    untyped: bool = False
+    """Labels come from a notation in which people write names of classes, too: a whole number may be one."""
 
 
 Scan = Callable[..., Iterator[Found]]
@@ -193,12 +196,13 @@ def _scan_files(
         name, path = listing.names[n], paths[n]
         for found in scan(Place(listing.fs, path), name, *columns):
             left_out += found.left_out
-            read = task.label_of_cells if isinstance(samples.label_column, tuple) else task.label
+            as_numbers = partial(_unambiguous, task) if found.untyped else task.label
+            read = task.label_of_cells if isinstance(samples.label_column, tuple) else as_numbers
             codes = [read(given, classes) if samples.labeled else None for given in found.labels]
             if samples.labeled:
                 pairs = zip(found.ids, found.labels, codes, strict=True)
                 wrong = [(i, given) for i, given, code in pairs if code is None]
-                bad += [f"{given!r} (id '{i}')" for i, given in wrong[:5]]
+                bad += [f"{_told(task, given, classes)} (id '{i}')" for i, given in wrong[:5]]
                 bad_rows += len(wrong)
             found_tables.append(
                 pa.table(
@@ -227,6 +231,20 @@ def _scan_files(
         left_out=replace(omitted, parts=()),
     )
     return found_here, _of_files(rows, new), pa.concat_tables([NAMES.empty_table(), *omitted.parts])
+
+
+def _unambiguous(task: Task, given: Any, classes: Sequence[str]) -> Any:
+    """A label as the task has it; None where it is none, or whole numbers that are the names of other classes."""
+    found, several = task.label(given, classes), isinstance(given, list)
+    if found is None or not all(type(one) is int for one in (given if several else [given])):
+        return found
+    by_name = task.label([str(one) for one in given] if several else str(given), classes)
+    return found if by_name in (None, found) else None
+
+
+def _told(task: Task, given: Any, classes: Sequence[str]) -> str:
+    may_be = ", which may be the number of a class or the name of another (strings are names)"
+    return f"{given!r}{may_be if task.label(given, classes) is not None else ''}"
 
 
 _TYPES = {"offset": pa.int64(), "bytes": pa.int64()}

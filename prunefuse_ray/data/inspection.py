@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
@@ -276,6 +277,11 @@ def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
         rows += table.num_rows
         if ids.null_count:
             raise PoolError(f"pool.id_column: '{source.id_column}' has {ids.null_count} null ids; fill them in")
+        if not pa.types.is_integer(ids.type) and (empty := pc.sum(pc.equal(ids, "")).as_py()):
+            raise PoolError(
+                f"pool.id_column: '{source.id_column}' has {empty} empty ids, which no table of labels can name; fill "
+                "them in"
+            )
         normal, own = normal_ids(ids), id_hashes(ids)
         digest = (digest + digest_of(own)) % 2**64
         hashes.append(own if normal is ids else id_hashes(normal))

@@ -6,6 +6,7 @@ A network that is tested on what it was trained on looks better than it is, and 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -73,9 +74,14 @@ def check_outside(pool: cfg.Pool, directory: Place, field: str) -> None:
     """ConfigError where what is written to a directory would lie in the pool, and become samples."""
     for path in (p for setting in PATHS for p in as_list(getattr(pool, setting))):
         place = Place.at(path)
-        inside = f"{directory.path}/".startswith(f"{place.path}/") and place.fs.equals(directory.fs)
+        inside = f"{_real(directory)}/".startswith(f"{_real(place)}/") and place.fs.equals(directory.fs)
         if inside and not is_pattern(place):
             raise ConfigError(
                 f"{field}: '{directory.path}' lies in the pool's folder '{place.path}': what is written there would "
                 "become samples; name another directory"
             )
+
+
+def _real(place: Place) -> str:
+    """Without links on the way."""
+    return os.path.realpath(place.path or "/").rstrip("/") if place.local else place.path

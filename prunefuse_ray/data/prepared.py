@@ -354,13 +354,16 @@ WORTH = 32 * 2**20
 DEFAULT_GB = 100.0
 
 
-def room(settings: cfg.Prepared, form: Form, *, samples: int, free_bytes: int | None) -> Room | None:
+def room(
+    settings: cfg.Prepared, form: Form, *, samples: int, free_bytes: int | None, also: Collection[Form] = ()
+) -> Room | None:
     """What to keep of so many samples; None: nothing.
 
     Args:
+        also: other forms in which they are kept beside that.
         free_bytes: on the disk; None for an object store.
     """
-    size = samples * math.prod(form.shape)
+    size = samples * sum(math.prod(one.shape) for one in (form, *also))
     if (
         settings.format == "none"
         or isinstance(form, TextForm | VectorForm)
@@ -390,6 +393,7 @@ def open_prepared(
     *,
     name: str,
     own: str | None = None,
+    also: Collection[Form] = (),
 ) -> Prepared | None:
     """The place where decoded samples of a run are kept; None where they are not.
 
@@ -399,20 +403,27 @@ def open_prepared(
         tell: is told, in lines, where the prepared pool lies, what it takes, and what was removed for it.
         name: of the pool (`pool_name`).
         own: of the run (`run_name`), where it has samples in its own directory.
+        also: other forms in which the run reads the pool.
     """
+    forms = (form, *also)
     place = runs / ".prepared" if settings.directory is None else Place.at(settings.directory)
     names = [one for one in (name, own) if one is not None]
     free, there = None, 0
     if place.local:
         kinds: tuple[Literal["raw", "jpeg"], ...] = ("raw", "jpeg")
-        kept = [_directory(Prepared(place=place, name=one, format=kind), form) for one in names for kind in kinds]
+        kept = [
+            _directory(Prepared(place=place, name=one, format=kind), each)
+            for each in forms
+            for one in names
+            for kind in kinds
+        ]
         there = sum(file.size for one in kept for file in _files(one))
         free = _free(place) + there  # what is kept needs no more room
-    found = room(settings, form, samples=samples, free_bytes=free)
+    found = room(settings, form, samples=samples, free_bytes=free, also=also)
     if found is None:
         return None
     prepared = Prepared(place=place, name=name, format=found.format, share=found.share)
-    mine, *_ = spared = [_directory(replace(prepared, name=one), form) for one in names]
+    mine, *_ = spared = [_directory(replace(prepared, name=one), each) for each in forms for one in names]
     before = _directory(Prepared(place=place, format=found.format), form)  # as earlier versions named it
     if place.local:
         with suppress(OSError):  # it is not there, or not alone

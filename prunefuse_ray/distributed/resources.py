@@ -70,6 +70,8 @@ class Resources:
     """What the cluster may grow to; None where it stays as it is."""
     cores: int = 0
     """Cores of this machine for training inside the driver; 0: all of them."""
+    shared: bool = False
+    """Others plan with it, too: Ray alone can say which GPU is whose."""
 
     def part(self, runs: int) -> Resources:
         """What each of `runs` runs may plan with, when they share the cluster. The CPUs left to reading and writing
@@ -82,6 +84,7 @@ class Resources:
             cpus=cpus,
             gpus=self.gpus / runs,
             cores=max(1, (self.cores or cores()) // runs),
+            shared=True,
             roles={role: (c / runs, g / runs) for role, (c, g) in self.roles.items()},
             autoscaler=None,  # what it may bring is nobody's yet: every run would plan with all of it
         )
@@ -266,6 +269,7 @@ def observe() -> Resources:
         roles=roles,
         machines=machines,
         autoscaler=autoscaler(),
+        shared=bool(os.environ.get("RAY_ADDRESS")),
     )
 
 
@@ -359,7 +363,8 @@ def idle_gpus(workers: cfg.Workers, scoring: cfg.Scoring, has: Resources) -> str
 
 
 def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
-    """Inside the driver for one worker on one machine, else a worker group; PlanError where it would not fit even the
+    """Inside the driver for one worker on one machine, whose GPU no other run may be given; else a worker group.
+    PlanError where it would not fit even the
     cluster that the autoscaler can make."""
     smallest = workers.count[0]
     plan = TrainingPlan(
@@ -370,7 +375,7 @@ def plan_training(workers: cfg.Workers, has: Resources) -> TrainingPlan:
         cores=has.cores,
         sample_bytes=int(workers.sample_memory_gb * 2**30),
     )
-    if workers.count == (1, 1) and has.in_process and (not workers.gpu or has.gpus >= 1):
+    if workers.count == (1, 1) and has.in_process and (not workers.gpu or (has.gpus >= 1 and not has.shared)):
         return plan
     labeled = has.has_role("training")
     cpus, gpus = has.roles.get("training", (0.0, 0.0)) if labeled else (has.cpus, has.gpus)

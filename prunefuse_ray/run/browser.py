@@ -93,6 +93,7 @@ class Follower:
         self._started_at: Step | None = None
         self._files: list[tuple[Any, ...]] = []
         self._changed, self._complete, self._faults = 0.0, False, ""
+        self._idle = False
 
     def look(self) -> Act:
         """Look once, and do what follows."""
@@ -145,6 +146,7 @@ class Follower:
         self._looked, self._told = time.monotonic(), ""
         with suppress(OSError, PruneFuseError):
             now = self._looker.look()
+            self._idle = self._start is None and now.state in ("not begun", "interrupted", "failed")
             if now.state != "running" or now.step is None:
                 self._told = ": taking the labels" if now.state == "waiting" else ": starting"
             else:
@@ -204,7 +206,7 @@ class Follower:
                 assert desk is not None
                 self.page.show(desk, Status(state="asking", message=self._faults))
             case "finish":
-                where = self.ledger.root.path
+                where = self.ledger.root.uri
                 self.page.show(None, Status(state="finished", message=f"The run is finished: {where}/report.html"))
             case "stop":
                 said = f"The run has ended with code {self._ended}; the terminal of the command says why."
@@ -214,6 +216,8 @@ class Follower:
                     said = "Every sample has its label. Give the run's command again, and it goes on."
                 else:
                     said = f"The run is at work{self._doing()}."
+                    if self._idle:
+                        said = "The run is not at work: give its command (again)."
                     last = len(self.config.selection.budgets) - 1
                     if next_ is None or (next_.phase not in (BASELINE, REPORT) and next_.round < last):
                         said += "\nNew samples appear here by themselves."

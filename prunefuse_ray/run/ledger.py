@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import posixpath
+import shlex
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +34,7 @@ from prunefuse_ray.method.steps import BASELINE, INIT, LABEL, PRETRAIN, REPORT, 
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import CLASS, REJECTED, labels_schema
-from prunefuse_ray.storage import Place, json_bytes, sealed, synchronize, table_bytes
+from prunefuse_ray.storage import Place, below, json_bytes, sealed, synchronize, table_bytes
 
 EXECUTION_FIELDS = (
     "run.directory",
@@ -159,13 +160,15 @@ class Ledger:
             raise LedgerError(
                 f"{self.root.path} was started with another configuration:\n  {lines}\n"
                 "Give the same fields to resume it (where and how fast it runs may change, and the budgets of rounds "
-                f"that have selected nothing yet), or another --run.name to start afresh{self._with_labels()}"
+                f"that have selected nothing yet), or another --run.name to start afresh{self._with_labels(config)}"
             )
 
-    def _with_labels(self) -> str:
+    def _with_labels(self, config: Config) -> str:
         """How to begin another run with the labels that this one has, once it is done."""
-        labels = self.root / "labels.csv"
-        return f", with the labels of this one: --pool.known_labels {labels.path}" if labels.exists() else ""
+        if not (self.root / "labels.csv").exists():
+            return ""
+        labels = below(below(config.run.directory, config.run.name), "labels.csv")
+        return f", with the labels of this one: --pool.known_labels {shlex.quote(labels)}"
 
     def lock(self) -> None:
         """Make this process the only driver of the run directory: by a lock of the filesystem, which a kill releases,

@@ -98,6 +98,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         scoring, training = check(config, info, has, runs, known=known_count(known, found.drawn))
         taken = inventory.checked(inventory.take(found, known), config.pool, tell)
         info = replace(info, rows=info.rows - taken.inventory.twins)
+        check_budget(config, info.rows, known_count(known, found.drawn))
         ledger.lock()
         if ledger.exists:
             raise LedgerError(
@@ -127,6 +128,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         tell,
         name=pool_name(config.pool),
         own=run_name(ledger.root),
+        also=_unlabeled_forms(config, form),
     )
     pool = source_of(config.pool, ledger.root, "path", task=config.task)
     drawn = bool(config.pool.test_samples)
@@ -153,6 +155,13 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
 
 OF_RULES = ("epsilon", "shrink")
 """Fields of `fusion` that some of the rules here read. Rules of other packages are not loaded to ask them."""
+
+
+def _unlabeled_forms(config: Config, form: Form) -> set[Form]:
+    """Forms in which trainings read the whole pool, where they are not the one in which it is scored."""
+    recipes = [recipe for recipe in (config.training, config.finetuning) if recipe.unlabeled.used]
+    recipes += [config.training] if config.pretraining.used else []
+    return {held_form(form, recipe) for recipe in recipes} - {form}
 
 
 def not_read(config: Config) -> list[str]:

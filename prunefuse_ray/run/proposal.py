@@ -239,7 +239,7 @@ def write(name: str, pool: Mapping[str, Any], why: Mapping[str, str], choices: l
         else:
             tree[section] = choice.value
         reasons[choice.field] = choice.why
-    lines = [f"# {line}" for line in head]
+    lines = [f"# {_in_a_line(line)}" for line in head]
     for section, fields in tree.items():
         if section in reasons:
             lines.append(_commented(f"{section}: {_flow(fields)}", reasons[section]))
@@ -256,8 +256,14 @@ def _flow(value: Any) -> str:
     )
 
 
+def _in_a_line(text: str) -> str:
+    """As a comment of YAML can hold it. It may name columns and folders of a pool, which hold anything: after the end
+    of a line it would be configuration."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def _commented(line: str, why: str) -> str:
-    why = " ".join(why.split())
+    why = _in_a_line(why)
     if not why:
         return line
     written = f"{line.ljust(44)}  # {why}"

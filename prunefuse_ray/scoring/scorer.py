@@ -92,6 +92,8 @@ class Scorer:
         self.job, self.task = job, TASKS[job.task].with_units(told).of_share(job.pixel_share)
         self.meter = ScoringMeter()
         self.device = torch.device("cuda" if job.gpu else "cpu")
+        if job.gpu:
+            torch.backends.cudnn.allow_tf32 = False  # else convolutions in float32 have ten bits
         example = self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8))
         loaded: torch.nn.Module = networks.from_files(files, job.trusted).network
         if job.masks:

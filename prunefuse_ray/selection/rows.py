@@ -37,12 +37,13 @@ class Files:
         return [replace(self, paths=g.files, sizes=g.sizes) for g in groups(source, count)]
 
     def shape(self) -> tuple[int, list[int]]:
-        """Rows, and dimensions of each column's vectors; reads the files' ends only."""
+        """Rows that have a score (those that were rejected or held back stand there without), and dimensions of each
+        column's vectors; reads the files' ends only."""
         rows, dimensions = 0, [0] * len(self.columns)
         for path in self.paths:
             with self.where.fs.open_input_file(path) as stream:
                 file = pq.ParquetFile(stream)
-                rows += file.metadata.num_rows
+                rows += file.metadata.num_rows - _without_score(file.metadata)
                 dimensions = [file.schema_arrow.field(c).type.list_size for c in self.columns]
         return rows, dimensions
 
@@ -88,6 +89,11 @@ class Rows:
             scores=np.concatenate([p.scores for p in filled]),
             vectors=[np.concatenate(column) for column in zip(*(p.vectors for p in filled), strict=True)],
         )
+
+
+def _without_score(metadata: pq.FileMetaData) -> int:
+    place = metadata.schema.names.index("score")
+    return sum(metadata.row_group(g).column(place).statistics.null_count for g in range(metadata.num_row_groups))
 
 
 def read(files: Files | Rows) -> Rows:

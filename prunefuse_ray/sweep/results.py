@@ -221,7 +221,7 @@ def recorded_sweep(root: Place, path: str, overrides: Mapping[str, Any], setting
             f"--resume {path}: there is no sweep to go on with (no sweep.yaml); begin one with --config or --preset"
         )
     tree = to_tree(read_recorded(root / "sweep.yaml", Sweep))
-    parent, name = parted(path)
+    parent, name = parted(root.path if root.local else path)
     tree["base"] = overlay(merge(tree["base"], {"run": {"directory": parent, "name": name}}), overrides)
     return sweep_from_tree({**tree, **settings})
 

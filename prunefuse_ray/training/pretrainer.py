@@ -6,6 +6,7 @@ step alone, and a resumed pre-training ends with the weights of an undisturbed o
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
@@ -123,6 +124,7 @@ def _pretrain(config: dict[str, Any]) -> None:
     )
     restored = restore(network, optimizer, config["where"], job.name, rank)
     state = State() if restored is None else restored[0]
+    state.seen = state.seen or (state.epoch * length + state.step) * job.settings.batch_size  # 0.1 did not count
     held = held_form(job.form, job.views)
     pool = PoolBatches(job.pool, held, batch=job.settings.batch_size, seed=job.seed, memory=config["memory"])
     parallel = on_workers(network, loaded.spec.architecture) if world > 1 else network
@@ -193,14 +195,15 @@ def _steps(
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)) + rank)
-            outputs = network(network_inputs(job.form, values_N))
+            with networks.lone_samples(network) if len(values_N) < 2 else contextlib.nullcontext():
+                outputs = network(network_inputs(job.form, values_N))
         found = [pretext.loss(each.float(), targets, world) for each in outputs]
         loss = torch.stack([one for one, _ in found]).sum()  # each member's counts whole, as if it were alone
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         total += loss.detach() / len(found)
-        state.step = i + 1
+        state.step, state.seen = i + 1, state.seen + size - size % world
         if state.step == length or step + 1 == steps or state.step % PREEMPTION_STEPS == 0 or interrupts.requested():
             state.loss = float(total)  # not at every step: it waits for the device
             yield {name: sum(float(told[name].detach()) for _, told in found) / len(found) for name in found[0][1]}
@@ -208,13 +211,13 @@ def _steps(
 
 def _metrics(state: State, job: PretrainingJob, length: int, macs: int) -> dict[str, Any]:
     done = state.epoch * length + state.step
-    samples = done * job.settings.batch_size
+    samples = state.seen
     names = [name for name in (state.history[-1] if state.history else {}) if name != "steps"]
     return {
         "method": job.settings.method,
         "steps": done,
         "epochs": samples / job.rows,
-        "macs": macs_of(job.settings, done, macs),
+        "macs": 3 * macs * PRETEXTS[job.settings.method].passes * samples,
         "seconds": state.seconds,
         "samples_per_second": samples / state.seconds if state.seconds else 0.0,
         "workers": state.workers,

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ray.train.torch
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from prunefuse_ray.data.unlabeled import PoolBatches
 from prunefuse_ray.tasks import Task
 from prunefuse_ray.training.augmentation import draw, network_inputs, weak_view
 from prunefuse_ray.training.strong_view import DRAWS, strong_view
+from prunefuse_ray.training.worker_group import over_workers
 
 Shares = npt.NDArray[np.float64]
 MOMENTUM = 0.99
@@ -52,6 +52,8 @@ class Guessed:
     labels_N: Tensor
     mean_C: list[float]
     """The mean guess so far, of all workers, before it is aligned."""
+    sure: int
+    """Samples of the step of whose label the network is sure, of all workers."""
 
 
 class Guesser:
@@ -82,14 +84,17 @@ class Guesser:
         own = slice(self.rank, None, self.world)
         values_N = self.pool.values(self.pool.places(step)[own]).to(next(network.parameters()).device)
         p_NC = self._probabilities(network, task, weak_view(values_N, weak[own], self.recipe, self.form), arithmetic)
-        batch_C = _over_workers(p_NC.sum(0), self.world) / self.pool.batch
+        batch_C = over_workers(p_NC.sum(0), self.world) / self.pool.batch
         mean = MOMENTUM * np.array(mean_C) + (1 - MOMENTUM) * batch_C if mean_C else batch_C
         guess_N, sure_N = task.guesses(aligned(p_NC, mean, self.prior_C) if self.recipe.unlabeled.alignment else p_NC)
         sure = torch.from_numpy(sure_N >= self.recipe.unlabeled.threshold).nonzero().flatten()
         views_N = weak_view(values_N[sure], again[own][sure], self.recipe, self.form)
         if len(sure):
             views_N = strong_view(views_N, uniform_KB[:, own][:, sure])
-        return Guessed(values_N=views_N, labels_N=torch.from_numpy(guess_N)[sure], mean_C=mean.tolist())
+        (everywhere,) = over_workers(np.array([len(sure)], np.float64), self.world)
+        return Guessed(
+            values_N=views_N, labels_N=torch.from_numpy(guess_N)[sure], mean_C=mean.tolist(), sure=int(everywhere)
+        )
 
     @torch.no_grad()
     def _probabilities(self, network: nn.Module, task: Task, values_N: Tensor, arithmetic: Any) -> Shares:
@@ -98,11 +103,3 @@ class Guesser:
             outputs = task.consensus(network(network_inputs(self.form, values_N)))
         network.train()
         return task.probabilities(outputs.float().cpu().numpy())
-
-
-def _over_workers(sum_C: Shares, world: int) -> Shares:
-    if world == 1:
-        return sum_C
-    total = torch.from_numpy(sum_C).to(ray.train.torch.get_device())
-    torch.distributed.all_reduce(total)
-    return total.cpu().numpy()

@@ -64,7 +64,7 @@ from prunefuse_ray.training.recipe import (
     optimizer as recipe_optimizer,
 )
 from prunefuse_ray.training.semi_supervised import Guesser
-from prunefuse_ray.training.worker_group import fit
+from prunefuse_ray.training.worker_group import fit, over_workers
 
 EVALUATION_BATCHES = {"cpu": 64, "cuda": 500}
 """On CPUs larger ones leave the caches: 500 took 1.5 times as long as 64 (ResNet-20, 32 x 32)."""
@@ -169,6 +169,8 @@ def _train(config: dict[str, Any]) -> None:
     world, rank = context.get_world_size(), context.get_world_rank()
     device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
     recipe, task = job.recipe, job.fitted_task
+    if recipe.precision == "fp32":
+        torch.backends.cudnn.allow_tf32 = False  # else convolutions in float32 have ten bits
 
     saved = networks.from_files(job.network, job.trusted)
     network = networks.channels_last(saved.network.to(device))
@@ -229,7 +231,8 @@ def _train(config: dict[str, Any]) -> None:
                     state.seconds = before + time.perf_counter() - started
                     checkpoint(_metrics(state, samples, job, config["macs"]))
                     interrupts.check()
-        entry = {"epoch": state.epoch + 1, "train_loss": state.loss / max(1, state.seen)}
+        loss, seen = over_workers(np.array([state.loss, state.seen], np.float64), world)
+        entry = {"epoch": state.epoch + 1, "train_loss": loss / max(1, seen)}
         if guesser is not None:
             entry |= {"guessed": state.guessed, "sure": state.sure}
         state.epoch, state.step, state.loss, state.seen, state.guessed, state.sure = state.epoch + 1, 0, 0.0, 0, 0, 0
@@ -391,7 +394,7 @@ def _steps(
         if guessed is not None and guesser is not None:
             state.mean_guess_C = guessed.mean_C
             state.guessed += guesser.pool.batch
-            state.sure += len(guessed.labels_N) * world
+            state.sure += guessed.sure
         if i + 1 == steps or (i + 1) % PREEMPTION_STEPS == 0 or interrupts.requested():
             state.loss = float(total)  # not at every step: it waits for the device
             yield

@@ -4,6 +4,7 @@ becomes of those."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import tempfile
@@ -13,14 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import ray
 import ray.train
+import ray.train.torch
+import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
 from prunefuse_ray import progress
 from prunefuse_ray.distributed.resources import TrainingPlan
-from prunefuse_ray.errors import PruneFuseError, shortened
+from prunefuse_ray.errors import PlanError, PruneFuseError, shortened
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training.checkpoints import Weights, newest, tidy
 
@@ -52,6 +57,11 @@ def fit(
         config: holds a `job`, whose name tells its checkpoints from others.
     """
     plan.check()
+    if plan.in_process and plan.gpu and not torch.cuda.is_available():
+        raise PlanError(
+            "workers.gpu: Ray sees a GPU on this machine, but torch cannot use it (torch.cuda.is_available() is "
+            "false): install a torch for its CUDA driver, or set workers.gpu to false"
+        )
     tidy(where, training := config["job"].name)
     own = {"storage": where, "check": plan.check} if plan.in_process else {"storage": None, "check": bool}
     with _losses(plan) as (callbacks, lost):
@@ -74,6 +84,9 @@ def fit(
             ),
         )
         result = _fitted(trainer)
+    if plan.in_process and plan.gpu:
+        gc.collect()
+        torch.cuda.empty_cache()  # what torch only keeps for itself is taken from the actors that score on this GPU
     plan.check()
     final = newest(where, training)
     assert final is not None
@@ -81,6 +94,15 @@ def fit(
     if len(several := result.metrics["workers"]) > 1:
         logger.warning("a training had %s workers: %s", ", then ".join(map(str, several)), OTHER_WORKERS)
     return final[2], result.metrics | ({"lost_workers": lost} if lost else {})
+
+
+def over_workers(values: npt.NDArray[np.float64], world: int) -> npt.NDArray[np.float64]:
+    """The sum over all workers of a group, on each of them."""
+    if world == 1:
+        return values
+    total = torch.from_numpy(values).to(ray.train.torch.get_device())
+    torch.distributed.all_reduce(total)
+    return total.cpu().numpy()
 
 
 class _Trainer(TorchTrainer):
@@ -122,7 +144,8 @@ class _Losses(UserCallback):
         if actors and actors <= self.told:
             return
         self.told |= actors
-        with open(self.path, "ab", buffering=0) as file:  # whole lines: the driver reads at the same time
+        # Whole lines, since the driver reads at the same time. An error here would end the training.
+        with contextlib.suppress(OSError), open(self.path, "ab", buffering=0) as file:
             file.write(json.dumps(ends(worker_exceptions)).encode() + b"\n")
 
 

@@ -26,6 +26,14 @@ def test_equal_votes_are_ordered_by_how_sure_the_members_are():
     assert np.argsort(-vote_entropy(p)).tolist() == [1, 0, 2]
 
 
+def test_sure_members_do_not_outweigh_a_vote():
+    """A hundred members: 50 to 50 and hardly sure, against 51 to 49 and sure."""
+    even = [[0.51, 0.49]] * 50 + [[0.49, 0.51]] * 50
+    odd = [[1.0, 0.0]] * 51 + [[0.0, 1.0]] * 49
+    scores = vote_entropy(np.array([even, odd]).transpose(1, 0, 2))
+    assert scores[0] > scores[1]
+
+
 @pytest.mark.parametrize("score", [bald, consensus_kl, vote_entropy])
 def test_members_that_agree_disagree_about_nothing(score):
     one = softmax(np.random.default_rng(1).normal(0, 50, (1, 20, 5)).astype(np.float32))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from datetime import UTC, datetime
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from prunefuse_ray.annotation import Files, Request, request_schema
+from prunefuse_ray.annotation.files import _run
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.storage import Place
 from tests.support.pools import random_images
@@ -242,3 +244,8 @@ def test_what_comes_from_the_pool_is_no_formula_in_the_table_and_is_read_back(tm
     (row,) = table(request)
     assert (row["id"], row["text"], row["guess"]) == ("'=1+1", "'=HYPERLINK(1)", "'@SUM(A1)")
     assert labels(give(request, "id,label\n'=1+1,b\n")) == {("=1+1", ""): 1}
+
+
+def test_the_command_that_is_offered_can_be_given_as_it_stands(tmp_path):
+    folder = Place.at(str(tmp_path / "my runs" / "x" / "rounds" / "000" / "to_label"))
+    assert shlex.split(f"prunefuse label {_run(folder)}")[2:] == [str(tmp_path / "my runs" / "x")]

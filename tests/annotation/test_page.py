@@ -16,6 +16,7 @@ from prunefuse_ray.annotation.page import Desk, PageServer, Status
 from prunefuse_ray.annotation.page.desk import Spool, checked_name, page_file
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.errors import LabelError
+from prunefuse_ray.loopback import Refused
 from tests.annotation.test_files import CLASSES, place, request_at
 from tests.support.pools import random_images
 
@@ -232,6 +233,14 @@ def test_the_token_opens_the_page_and_leaves_its_address(page):
     assert stranger.get("/", Cookie=f"{page.cookie}=wrong")[0] == 401
 
 
+@pytest.mark.parametrize("other", ['theme={"mode":"dark"}', "alone", "version=1; path=/"])
+def test_cookies_of_other_programs_on_this_machine_do_no_harm(page, other):
+    """Ports share them."""
+    client = Client(page, cookie=False)
+    assert client.get("/state", Cookie=f"{other}; {page.cookie}={page.token}")[0] == 200
+    assert client.get("/state", Cookie=f"{other}; {page.cookie}=wrong")[0] == 401
+
+
 def test_the_address_that_a_browser_is_opened_with_is_good_for_one_visit(page, monkeypatch):
     """It stands in the list of processes, which everybody on the machine can read."""
     opened = []
@@ -367,6 +376,37 @@ def test_who_waits_for_a_sample_is_told_when_its_round_is_over():
     assert told == ["the samples are of a round that is over"]
     with pytest.raises(LookupError):
         spool.read(0)
+
+
+def test_a_name_is_the_same_however_it_is_typed(page):
+    composed, apart = "M\u00fcller", "Mu\u0308ller"
+    Client(page).post("/answer", {"desk": "m-1", "name": composed, "answers": [{"n": 0, "label": 1}]})
+    assert Client(page).get(f"/state?name={urllib.parse.quote(apart)}")[1]["mine"] == 1
+
+
+def test_a_round_that_ends_during_a_request_is_said_to_be_over(page):
+    """`show` comes from another thread, between any two steps of it."""
+
+    class Ending(PageServer):
+        looks = 0
+
+        @property
+        def _desk(self):
+            self.looks += 1
+            return page.desk if self.looks == 1 else None
+
+        @_desk.setter
+        def _desk(self, _):
+            pass
+
+    server = Ending("birds")
+    try:
+        server.looks = 0
+        assert server._current({"desk": "m-1"}) is page.desk
+        with pytest.raises(Refused, match="is over"):
+            server._current({"desk": "m-1"})
+    finally:
+        server.close()
 
 
 def test_samples_of_another_command_on_this_port_cannot_be_labeled(page, request_, tmp_path):

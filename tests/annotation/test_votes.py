@@ -70,6 +70,13 @@ def test_a_sample_is_done_when_it_has_as_many_labels_as_were_asked():
     assert taken.missing == 0, "b keeps the one label that it has"
 
 
+def test_a_round_that_nobody_can_tell_anything_about_says_so():
+    answers = Answers(annotations=given_labels(), unsure={(id_, "x"): NOW for id_ in "abc"})
+    wait = decided(answers)
+    assert isinstance(wait, Wait)
+    assert wait.notes == ("every sample is marked as unsure: at least one needs a label",)
+
+
 def test_what_nobody_can_tell_is_unknown_and_what_nobody_looked_at_is_missing():
     answers = Answers(annotations=given_labels(("a", 1, "x")), unsure={("a", "y"): NOW, ("b", "y"): NOW})
     assert decided(answers) == Wait(missing=("c",))

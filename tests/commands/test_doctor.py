@@ -92,3 +92,12 @@ def test_another_packages_backend_that_cannot_be_loaded_is_told(tmp_path, capsys
     found = told["backends"] if "backends" in told else {row["name"]: row["runs"] for row in told}
     assert "cannot import 'older:BACKEND'" in found["theirs"]
     assert "torch" in found
+
+
+def test_the_remedy_is_shown_whole(monkeypatch, capsys):
+    """Square brackets would be markup."""
+    facts = dataclasses.replace(GOOD, backends={"openvino": "pip install 'prunefuse-ray[openvino]'"})
+    monkeypatch.setattr(doctor, "look", lambda _: facts)
+    assert main(["doctor"]) == 0
+    table, _, _ = capsys.readouterr().out.partition("- ")
+    assert "prunefuse-ray[openvino]" in table

@@ -416,3 +416,15 @@ def test_a_test_set_without_labels_is_no_traceback(here):
     (here / "d/part-0.parquet").rename(here / "d/train.parquet")
     pq.write_table(pq.read_table("d/train.parquet").drop_columns(["label"]), "d/test.parquet")
     assert recognize("d").fields["classes"] == 2
+
+
+def test_names_of_a_pool_do_not_become_configuration():
+    """A column may be called so that the comment about it would end there."""
+    hostile = "Labels: none, but there is x\nscoring: {backend: 'evil:X'}\x1b\u2028prepared: {max_gb: 1}"
+    text = write("n", {"source": "csv"}, {"source": hostile}, [], [hostile])
+    assert yaml.safe_load(text) == {"run": {"name": "n"}, "pool": {"source": "csv"}}
+
+
+def test_a_configuration_is_a_local_file(here, capsys):
+    assert main(["init", "pool", "--out", "s3://bucket/c.yaml"]) == 2
+    assert "--out s3://bucket/c.yaml: a configuration is read from a local file" in capsys.readouterr().err

@@ -103,3 +103,8 @@ def test_a_guess_says_what_the_labels_are(tmp_path, capsys):
     assert given["task"] == "regression"
     assert "task regression" in capsys.readouterr().out
     assert _guessed(str(tmp_path), {"task": "classification", "pool": {}}, tell=False)["task"] == "classification"
+
+
+def test_a_pool_is_named_once(capsys):
+    assert main(["inspect", "a", "--pool.path", "b"]) == 2
+    assert "--pool.path: POOL names the pool already" in capsys.readouterr().err

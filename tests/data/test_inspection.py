@@ -57,3 +57,11 @@ def test_null_ids_are_refused(tmp_path, local_ray):
     with pytest.raises(PoolError) as caught:
         survey(parquet_pool(tmp_path))
     assert str(caught.value) == "pool.id_column: 'id' has 1 null ids; fill them in"
+
+
+def test_empty_ids_are_refused(tmp_path, local_ray):
+    """A table of labels cannot name them: their labels would be paid for and never be taken."""
+    write_pool(tmp_path / "pool", random_images(3), id=["a", "", "c"])
+    write_pool(tmp_path / "test", random_images(2))
+    with pytest.raises(PoolError, match="'id' has 1 empty ids, which no table of labels can name"):
+        survey(parquet_pool(tmp_path))

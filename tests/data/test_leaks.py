@@ -113,3 +113,12 @@ def test_a_run_directory_in_the_pool_is_refused(tmp_path):
     check_outside(pool, Place.at(str(tmp_path / "photos2")), "run.directory")
     pattern = images(str(tmp_path / "photos" / "*.png"), tmp_path / "test")
     check_outside(pattern, inside, "run.directory")
+
+
+def test_a_directory_in_the_pool_is_found_behind_links(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    pool = cfg.Pool(source="parquet", path=str(tmp_path / "link"), test_path=str(tmp_path / "test"))
+    with pytest.raises(ConfigError, match=r"--out: .* lies in the pool's folder"):
+        check_outside(pool, Place.at(str(tmp_path / "real" / "out")), "--out")
+    check_outside(pool, Place.at(str(tmp_path / "other")), "--out")

@@ -468,6 +468,15 @@ def test_what_is_used_is_kept_longer_than_what_was_written_later(tmp_path):
     assert left == {"a" * 12}
 
 
+def test_every_form_in_which_the_pool_is_kept_counts():
+    """A pre-training with random crops reads the uncropped images."""
+    form = ImageForm(height=224, width=224, channels=3, crop_ratio=0.875)
+    limit = cfg.Prepared(max_gb=1)
+    alone = room(limit, form, samples=100_000, free_bytes=None)
+    both = room(limit, form, samples=100_000, free_bytes=None, also=[form.uncropped])
+    assert both.share == pytest.approx(alone.share / (1 + 1 / 0.875**2), rel=0.01)
+
+
 def test_what_is_kept_already_needs_no_more_room(tmp_path, monkeypatch):
     form, told = ImageForm(height=224, width=224, channels=3), []
     monkeypatch.setattr(

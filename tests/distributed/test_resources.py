@@ -141,6 +141,14 @@ def test_one_worker_on_this_machine_trains_inside_the_driver():
     assert not plan_training(Workers(count=(1, 2)), cluster(4)).in_process
 
 
+def test_runs_that_share_a_machine_are_given_their_gpus_by_ray():
+    """Inside their drivers all of them would train on the first one."""
+    four = cluster(34, gpus=4)
+    assert plan_training(Workers(gpu=True), four).in_process
+    assert plan_training(Workers(gpu=True), four.part(4)).workers == (1, 1)
+    assert plan_training(Workers(), four.part(4)).in_process
+
+
 @pytest.mark.parametrize("workers", [{"count": (5, 6)}, {"count": (1, 2), "cpus": 8}, {"gpu": True}])
 def test_training_that_does_not_fit_is_refused(workers):
     with pytest.raises(PlanError, match=r"workers\.count: .* do not fit 4 CPUs and 0 GPUs"):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from prunefuse_ray import interrupts
+from prunefuse_ray import interrupts, storage
 from prunefuse_ray.annotation.page import Desk, PageServer
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands import label
@@ -264,3 +264,23 @@ def test_a_run_that_goes_on_is_not_asked_for_its_budgets(tmp_path, monkeypatch):
     Ledger(root).create(to_tree(config), {})
     monkeypatch.setattr(Ledger, "read_config", lambda _: pytest.fail("it was read"))
     assert Follower(Ledger(root), config, None, None)._next().phase == "init"
+
+
+def test_a_run_that_is_not_at_work_is_not_said_to_be(tmp_path):
+    """`label --no-run`: somebody else has to start it."""
+    shown = []
+    page = SimpleNamespace(show=lambda desk, status: shown.append(status.message))
+    config = config_from_tree({"annotation": {"kind": "files"}})
+    Follower(Ledger(Place.at(str(tmp_path / "none"))), config, page, None).look()
+    assert shown[0].startswith("The run is not at work: give its command (again).")
+
+
+def test_the_page_waits_for_a_store_as_long_as_the_run_does(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(storage, "be_patient", told.append)
+    directory = ["--run.directory", str(tmp_path), "--annotation.kind", "files"]
+    _, config = label._run(None, [*directory, "--run.store_patience", "600"])
+    ledger = Ledger(Place.at(str(tmp_path / "there")))
+    ledger.create(to_tree(config), {})
+    label._run(ledger.root.path, [])
+    assert told == [600.0, 600.0]

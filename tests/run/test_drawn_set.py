@@ -156,6 +156,23 @@ def test_its_labels_serve_the_next_run(finished, local_ray, pool, tmp_path):
     assert ids_of((tmp_path / "next/rounds/000/test").glob("*.parquet")) == set(drawn(pool).to_pylist())
 
 
+def test_known_labels_that_fill_the_first_round_leave_the_test_set_to_it(finished, local_ray, pool, tmp_path, caplog):
+    """And a known label of a sample that was left out, as one of the test set has its content, is left out with it."""
+    _, _, root, _ = finished
+    tested, twins = set(drawn(pool).to_pylist()), ids_of([root / draw.TWINS_FILE])
+    known = [row for row in rows(root / "labels.csv") if row["id"] not in tested]
+    with open(tmp_path / "known.csv", "w") as file:
+        file.write("id,label\n" + "".join(f"{row['id']},{row['label']}\n" for row in known))
+        file.write("".join(f"{i},0\n" for i in twins))
+    more = {"run": {"directory": str(tmp_path), "name": "filled"}, "selection": {"budgets": [30]}}
+    loop.run(config_of(pool, **merge(more, {"pool": {"known_labels": str(tmp_path / "known.csv")}})))
+    assert "2 labels are left out, of samples that have the content of one of the test set" in caplog.text
+    filled = tmp_path / "filled"
+    assert ids_of([filled / "known/labels.parquet"]) == {row["id"] for row in known}
+    assert ids_of([filled / "rounds/000/labels.parquet"]) == set()
+    assert ids_of((filled / "rounds/000/test").glob("*.parquet")) == tested
+
+
 def test_people_label_it_with_the_initial_set(local_ray, pool, tmp_path, caplog):
     more = {"run": {"directory": str(tmp_path), "name": "people"}, "annotation": {"kind": "files"},
             "selection": {"budgets": [10, 14]}, "pool": {"classes": CLASSES}}  # fmt: skip
@@ -200,6 +217,14 @@ def test_what_cannot_be_is_refused_before_anything_is_written(local_ray, pool, t
         config_from_tree({"pool": {"test_samples": 5}})
     with pytest.raises(ConfigError, match=r"pool\.test_samples: 82 of a pool of 82 samples leave none"):
         survey(config_of(pool, pool={"test_samples": 82}).pool)
+
+
+def test_a_budget_that_needs_what_has_the_test_sets_content_is_refused(local_ray, pool, tmp_path):
+    """Before the run begins, not when its second command finds fewer samples."""
+    more = {"run": {"directory": str(tmp_path), "name": "many"}, "selection": {"budgets": [10, 62]}}
+    with pytest.raises(ConfigError, match=r"62 labels, but the pool has 60 samples"):
+        loop.run(config_of(pool, **more))
+    assert not (tmp_path / "many/config.yaml").exists()
 
 
 def test_labels_of_the_test_set_alone_are_not_taken(monkeypatch):

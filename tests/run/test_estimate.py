@@ -274,6 +274,8 @@ def test_code_of_ones_own_in_a_run_directory_has_to_be_trusted(local_ray, tiny_p
         (["--scoring-rate", "nan"], "--scoring-rate nan: give a number above zero"),
         (["--against", "x", "--run.seed", "1"], "--run.seed: --against takes the configuration of the run directory"),
         (["--against", "/nowhere"], "is this a run directory?"),
+        (["--node-cpus", "8"], "--node-cpus: is of the machines that --within counts"),
+        (["--against", "x", "--within", "2"], "--within: --against compares a run with what it took"),
     ],
 )
 def test_bad_arguments_are_one_message(arguments, said, capsys):

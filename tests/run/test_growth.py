@@ -1,5 +1,7 @@
 """Pools between two rounds: what may change, what may not, and that a round sees exactly what it saw."""
 
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +15,7 @@ from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import growth, loop
 from prunefuse_ray.run.growth import check, compare
 from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.run.phases import grow as grow_phase
 from prunefuse_ray.schemas import POOL_FILES
 from prunefuse_ray.storage import Place
 from tests.support.annotators import CLASSES, answer, asked
@@ -200,6 +203,24 @@ def test_a_pool_with_nothing_left_is_said_while_it_may_still_grow(local_ray, tmp
     (tmp_path / "more" / "part-0.parquet").rename(tmp_path / "pool" / "part-1.parquet")
     loop.run(config)
     assert pq.read_table(tmp_path / "runs/tiny/rounds/001/labels.parquet").num_rows == 3
+
+
+def test_unreadable_samples_of_a_drawn_test_set_are_none_of_the_pools(monkeypatch):
+    """100 samples, 10 of them drawn, one of these unreadable: all 90 others may be labeled."""
+    monkeypatch.setattr(growth, "grow", lambda *_: ({}, {"samples": 0}))
+    rejected = pa.table({"id": ["t0"], "reason": ["damaged"]})
+    context = SimpleNamespace(
+        config=config_from_tree({"selection": {"budgets": [40, 90]}}),
+        ledger=SimpleNamespace(rejected=lambda: rejected),
+        info=SimpleNamespace(rows=90),
+        labels=lambda _: pa.table({"id": [f"a{n}" for n in range(40)]}),
+        unknown=lambda _: [],
+        drawn_test=pa.array([f"t{n}" for n in range(10)]),
+    )
+    assert grow_phase.run(context, Step(0, "grow")).metrics == {"samples": 0}
+    context.drawn_test = pa.array([], pa.string())
+    with pytest.raises(ScoreError, match="wants 50 samples, but only 49"):
+        grow_phase.run(context, Step(0, "grow"))
 
 
 def test_what_nobody_could_tell_is_not_left_in_a_pool_that_may_grow(local_ray, tmp_path):

@@ -354,6 +354,25 @@ def test_rows_without_a_score_are_never_chosen(tmp_path, sharded):
         select("k_centers", made.files, made.known, N // 2 + 1, sharded)
 
 
+def test_references_are_drawn_among_what_can_be_chosen(tmp_path, local_ray):
+    """What is rejected or held back stands in the score files without a score, and may be most of them."""
+    made = Made(tmp_path)
+    alone = made.files
+    rows = pa.concat_tables([pq.read_table(path) for path in alone.paths])
+    far = rows.set_column(0, "id", pa.array(made.ids + N))
+    far = far.set_column(1, "score", pa.nulls(N, pa.float32()))
+    among = tmp_path / "among.parquet"
+    pq.write_table(pa.concat_tables([rows, *[far] * 20]), among)
+    mixed = replace(alone, paths=(str(among),), sizes=(among.stat().st_size,))
+    assert mixed.shape() == alone.shape()
+    cut = set_selection.Rounds(parts=4, share=20, references=30)
+    chance = Chance(seed=0, round=0)
+    found = [
+        set_selection.in_two_rounds(STRATEGIES["max_herding"], files, None, 10, chance, cut) for files in (alone, mixed)
+    ]
+    assert found[0].equals(found[1])
+
+
 def test_features_that_are_not_finite_are_named(tmp_path, local_ray, monkeypatch):
     monkeypatch.setattr(shards, "BYTES_WORTH_AN_ACTOR", 64)
     made = Made(tmp_path)

@@ -248,7 +248,7 @@ def test_the_base_may_build_on_a_preset_and_the_command_line_wins(tmp_path):
     assert (sweep.base.run.name, sweep.base.run.directory, sweep.concurrency) == ("mine", "elsewhere", 3)
 
 
-def test_resuming_takes_what_the_directory_has_recorded(tmp_path):
+def test_resuming_takes_what_the_directory_has_recorded(tmp_path, monkeypatch):
     place = Place.at(str(tmp_path / "moved" / "swept"))
     with pytest.raises(LedgerError, match=r"swept: there is no sweep to go on with .* begin one with --config"):
         parse_sweep(["--resume", str(tmp_path / "moved/swept")])
@@ -260,6 +260,8 @@ def test_resuming_takes_what_the_directory_has_recorded(tmp_path):
     assert found.base.scoring.actors == (1, 1)
     with pytest.raises(SystemExit):
         parse_sweep(["--resume", "x", "--config", "y"])
+    monkeypatch.chdir(tmp_path / "moved" / "swept")
+    assert sweep_path(parse_sweep(["--resume", "."])) == str(tmp_path / "moved" / "swept")
 
 
 def test_seeds_of_the_command_line_replace_the_files():

@@ -1,5 +1,6 @@
 """Pre-training: its tasks, its budget, exact resume, and what comes of the classifier and of committees."""
 
+import dataclasses
 import math
 import signal
 
@@ -173,3 +174,20 @@ def test_a_worker_group_learns_the_same(pool, tmp_path, local_ray, method):
     # With batch-norm statistics per worker the weights agree roughly.
     difference = (weights(group)["3.weight"] - weights(alone)["3.weight"]).norm() / weights(alone)["3.weight"].norm()
     assert difference < 0.3
+
+
+def test_what_workers_leave_out_of_a_batch_is_not_counted(pool):
+    """Three workers learn from 126 of 128 samples."""
+    state = checkpoints.State(epoch=1, seen=126, history=[{"steps": 1, "loss": 1.0}])
+    found = pretrainer._metrics(state, job(pool, batch_size=128), length=1, macs=10)
+    assert (found["macs"], found["epochs"]) == (3 * 10 * PRETEXTS["rotation"].passes * 126, 126 / ROWS)
+
+
+@pytest.mark.slow
+def test_a_sample_each_is_enough(pool, tmp_path, local_ray):
+    """A batch norm behind the pooling sees one value a channel then."""
+    spec = dataclasses.replace(SPEC, architecture="tests.support.nets:normed")
+    mine = job(pool, networks.Dense(network=networks.build(spec, seed=0), spec=spec), batch_size=2, epochs=0.2)
+    plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
+    found = pretrain(mine, plan, Place.at(str(tmp_path / "t"))).metrics
+    assert found["epochs"] == pytest.approx(0.2, abs=2 / ROWS)

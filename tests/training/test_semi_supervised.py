@@ -155,6 +155,15 @@ def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray):
     assert difference < 0.4
 
 
+@pytest.mark.slow
+def test_workers_count_what_all_of_them_are_sure_of(data, tmp_path, local_ray):
+    """Of five samples the first worker has three."""
+    sure_of_all = {**RECIPE["unlabeled"], "ratio": 1, "threshold": 0.0}
+    plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
+    made = semi(data, recipe={"batch_size": 5, "epochs": 2, "unlabeled": sure_of_all})
+    assert set(train(made, plan, Place.at(str(tmp_path / "t"))).metrics["sure"]) == {1.0}
+
+
 def test_guesses_go_through_what_workers_share(data):
     """It gives all of them the same batch-norm statistics first."""
     seen = []

@@ -19,7 +19,7 @@ from prunefuse_ray.data import labeled_set
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import Samples
 from prunefuse_ray.distributed.resources import TrainingPlan
-from prunefuse_ray.errors import LedgerError, PoolError
+from prunefuse_ray.errors import LedgerError, PlanError, PoolError
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import checkpoints, trainer, worker_group
 from prunefuse_ray.training.trainer import TrainingJob, train
@@ -355,6 +355,7 @@ def test_a_worker_group_trains_the_same_job(data, tmp_path, local_ray):
     group = train(job(data), plan, Place.at(str(tmp_path / "group")))
     alone = train(job(data), IN_PROCESS, Place.at(str(tmp_path / "alone")))
     assert group.metrics["epochs"] == 4
+    assert group.metrics["train_loss"][0] == pytest.approx(alone.metrics["train_loss"][0], rel=0.05)
     assert group.metrics["macs"] == alone.metrics["macs"]
     difference = (weights(group)["8.weight"] - weights(alone)["8.weight"]).norm() / weights(alone)["8.weight"].norm()
     assert difference < 0.3
@@ -415,6 +416,32 @@ def died(message, actor="a", **more):
 )
 def test_it_is_told_how_workers_ended(failures, told):
     assert worker_group.ends(failures) == told
+
+
+def test_a_loss_that_cannot_be_noted_ends_nothing(tmp_path):
+    worker_group._Losses(str(tmp_path / "gone" / "lost")).after_exception(None, {0: died("its node has died")})
+
+
+def test_a_gpu_that_torch_cannot_use_is_not_replaced_by_the_cpu(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(PlanError, match=r"workers\.gpu: Ray sees a GPU .* torch cannot use it"):
+        train(job(data), dataclasses.replace(IN_PROCESS, gpu=True), Place.at(str(tmp_path / "t")))
+
+
+def test_the_gpu_is_given_back_after_a_training_in_the_driver(data, tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append(True))
+    train(job(data), dataclasses.replace(IN_PROCESS, gpu=True), Place.at(str(tmp_path / "t")))
+    assert called
+
+
+def test_float32_has_all_its_bits(data, tmp_path, monkeypatch):
+    """On a GPU convolutions would take TF32, unless told."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    train(job(data, recipe={"precision": "fp32", "epochs": 1, "warmup_epochs": 0}), IN_PROCESS, Place.at(str(tmp_path)))
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_dead_worker_is_told_of_once(tmp_path):

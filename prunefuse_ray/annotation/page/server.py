@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 from prunefuse_ray.annotation.page.desk import Desk, checked_name
+from prunefuse_ray.data.paths import normal
 from prunefuse_ray.loopback import Answer, LoopbackServer, Refused, as_json, whole
 from prunefuse_ray.tasks import TASKS
 
@@ -59,17 +60,12 @@ class PageServer(LoopbackServer):
         self._desk = desk
         self._status = status
 
-    @property
-    def _shown(self) -> str:
-        """Tells the page that its samples are of another round, also where that is another command's on its port."""
-        return "" if self._desk is None else f"{self._desk.request.marker}-{self._desk.request.round}"
-
     # --- the answers to requests ---
 
     def get(self, path: str, query: dict[str, str]) -> Answer:
         """(media type, body)"""
         if path == "/state":
-            return as_json(self._state(query.get("name", "")))
+            return as_json(self._state(normal(" ".join(query.get("name", "").split()))))
         if path not in ("/batch", "/image"):
             return super().get(path, query)
         desk = self._current(query)
@@ -104,19 +100,25 @@ class PageServer(LoopbackServer):
 
     def _current(self, said: dict[str, Any]) -> Desk:
         """The desk that a request is about; a page that shows samples of a round before must not label this one's."""
-        if self._desk is None or said.get("desk") != self._shown:
+        desk = self._desk  # once: `show` puts another one there from another thread
+        if desk is None or said.get("desk") != _named(desk):
             raise Refused(HTTPStatus.CONFLICT, "the samples are of a round that is over")
-        return self._desk
+        return desk
 
     def _state(self, name: str) -> dict[str, Any]:
         desk = self._desk
-        state: dict[str, Any] = {"title": self.title, **asdict(self._status), "desk": self._shown}
+        state: dict[str, Any] = {"title": self.title, **asdict(self._status), "desk": _named(desk)}
         if desk is not None:
             request = desk.request
             state |= {"round": request.round, "classes": list(request.classes), "texts": request.texts}
             state |= {"several": TASKS[request.task].several}
             state |= {"wanted": desk.wanted, **desk.progress(name)}
         return state
+
+
+def _named(desk: Desk | None) -> str:
+    """Tells the page that its samples are of another round, also where that is another command's on its port."""
+    return "" if desk is None else f"{desk.request.marker}-{desk.request.round}"
 
 
 def _answer(one: Any) -> tuple[int, int | list[int] | None]:

@@ -92,6 +92,7 @@ class _Scan:
             some = [one for one in some if one[1][1]]
             values = [row.get(sample) for _, (_, row) in some]
             yield Found(
+                untyped=True,
                 ids=[f"{name}:{n}" if id_ is None else _id(row.get(id_), id_, place, line) for n, (line, row) in some],
                 labels=[_label(row, label, place, line) for _, (line, row) in some],
                 columns={

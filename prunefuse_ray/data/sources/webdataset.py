@@ -49,6 +49,7 @@ def _scan(place: Place, name: str, label: str | None, image: str, key_ends: str)
     found = list(scan_tar(place, label, image, key_ends))
     samples = [item for item in found if isinstance(item, Sample)]
     yield Found(
+        untyped=True,
         ids=[f"{name.removesuffix('.tar')}/{s.key}" for s in samples],
         labels=[s.label for s in samples],
         columns={"offset": [s.offset for s in samples], "bytes": [s.bytes for s in samples]},

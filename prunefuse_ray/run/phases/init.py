@@ -15,6 +15,7 @@ from prunefuse_ray.data.draw import outside, within
 from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.known_labels import in_pool, read_known
 from prunefuse_ray.data.labeled_set import check_masks
+from prunefuse_ray.errors import few
 from prunefuse_ray.method.selector import dense_network, input_digests, make_selector, proxies
 from prunefuse_ray.method.steps import LEARN, Step, learns
 from prunefuse_ray.run.context import KNOWN_LABELS, KNOWN_TEST, Done, RunContext
@@ -24,6 +25,8 @@ from prunefuse_ray.run.phases.learn import STATISTICS_FILE
 from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
+
+NAMED = 5
 
 
 def run(context: RunContext, step: Step) -> Done:
@@ -90,6 +93,19 @@ def _check_pixels(context: RunContext, known: Done) -> None:
         check_masks(context.copied(known.written), labels)
 
 
+def _without_twins(context: RunContext, labels: pa.Table) -> pa.Table:
+    """Without labels of samples that have the content of one of the drawn test set: these are none of the pool's."""
+    if context.pool.without is None:
+        return labels
+    twins_N = context.pool.without.holds(labels["id"])
+    if twins_N.any():
+        logger.warning(
+            "pool.known_labels: %d labels are left out, of samples that have the content of one of the test set (%s)",
+            twins_N.sum(), few(labels["id"].filter(pa.array(twins_N)).to_pylist(), NAMED),
+        )  # fmt: skip
+    return labels.filter(pa.array(~twins_N))
+
+
 def _pool_files(context: RunContext) -> list[pafs.FileInfo]:
     """What was written of the pool before the first phase: from here on its content is recorded."""
     root = context.ledger.root
@@ -105,6 +121,7 @@ def _take_known(context: RunContext, step: Step) -> Done:
     known = read_known(path, context.info, TASKS[context.config.task])
     everywhere = in_pool(known.table, replace(context.pool, without=None))
     labels, tested = outside(everywhere, context.drawn_test), within(everywhere, context.drawn_test)
+    labels = _without_twins(context, labels)
     ids = labels["id"].combine_chunks()
     bad = context.undecodable(ids)
     context.note_rejected(bad)

@@ -70,8 +70,9 @@ def _from_oracle(context: RunContext, step: Step, before: int) -> Done:
     ids = selected_of(context, step.round)["id"].combine_chunks()
     written = context.copy_samples(step, "samples", ids, label=True)
     fs = context.ledger.root.fs
-    found = pa.concat_tables([pq.read_table(f.path, filesystem=fs, columns=["id", "label"]) for f in written])
-    found = found.sort_by("id")
+    none = context.labels_schema.empty_table().select(["id", "label"])  # the known labels are the whole initial set
+    tables = [pq.read_table(f.path, filesystem=fs, columns=["id", "label"]) for f in written] or [none]
+    found = pa.concat_tables(tables).sort_by("id")
     labels = found.append_column("source", pa.array(["oracle"] * found.num_rows))
     return Done(
         outputs={"labels.parquet": labels.cast(context.labels_schema)},

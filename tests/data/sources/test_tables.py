@@ -51,6 +51,19 @@ def test_json_lines_with_ids_of_their_own(tmp_path, local_ray):
     assert {i: (r["sample"], r["label"]) for i, r in seen.items()} == {"a1": ("fine", 1), "a2": (None, 0)}
 
 
+def test_a_number_that_is_the_name_of_another_class_is_refused(tmp_path, local_ray):
+    """As CSV it would be the name."""
+    line = {"key": "a1", "text": "fine", "label": 1}
+    written(tmp_path, "a.jsonl", json.dumps(line))
+    with pytest.raises(PoolError, match=r"1, which may be the number of a class or the name of another .*id 'a1'"):
+        found(tmp_path, "jsonl", id_column="key", classes=["1", "2", "3"])
+    _, seen = found(tmp_path, "jsonl", id_column="key", classes=["0", "1", "2"])
+    assert seen["a1"]["label"] == 1
+    written(tmp_path, "a.jsonl", json.dumps({**line, "label": "1"}))
+    _, seen = found(tmp_path, "jsonl", id_column="key", classes=["1", "2", "3"])
+    assert seen["a1"]["label"] == 0
+
+
 def test_utf_16_is_read_where_it_says_so(tmp_path, local_ray):
     for part, text in (("pool", "fine"), ("test", "well")):
         (tmp_path / part).mkdir()

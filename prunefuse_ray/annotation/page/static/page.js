@@ -197,7 +197,10 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Enter") event.preventDefault(); // it would press a button again
     return;
   }
-  if (event.ctrlKey) { if (event.key === "z") { event.preventDefault(); undo(); } return; }
+  if (event.ctrlKey) { // in the search box it takes back what was typed
+    if (event.key === "z" && event.target !== at("find")) { event.preventDefault(); undo(); }
+    return;
+  }
   if (event.target === at("find")) {
     if (event.key === "Enter" && !event.repeat && found.length && at("find").value.trim()) { choose(found[0]); closeFind(); }
     if (event.key === "Escape") closeFind();
