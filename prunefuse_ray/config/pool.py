@@ -91,7 +91,7 @@ class Pool(Section):
     name for every image, its mask: with path data/images and mask_folder masks, of images/a/1.jpg masks/a/1.png."""
     group_column: str | None = None
     """Column of strings or integers (site, patient, camera, ...) by which `selection.per_group: group` shares out the
-    choice; samples without a value are a group of their own."""
+    selection; samples without a value are a group of their own."""
     sample_key: Literal["first_dot", "last_dot"] = "first_dot"
     """Where the key of a WebDataset sample ends in the names of its members: at the first dot, which is WebDataset's
     own rule, or at the last one, for names that hold dots themselves (cat.v2.0001.jpg)."""
