@@ -20,6 +20,7 @@ from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import refuse_pickles, tables
+from prunefuse_ray.data.sources.huggingface import scan_arrow
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.method.selector import trusted
 from prunefuse_ray.networks import NETWORK_FILE, WEIGHTS_FILE, NetworkError, NetworkSpec
@@ -134,6 +135,14 @@ def test_a_pool_of_pickled_objects_is_refused_unread(mark, tmp_path, column):
         next(tables(source, [column]))
     with pytest.raises(PoolError, match="pickled"):
         load_samples(source, ImageForm(height=8, width=8, channels=1))
+
+
+def test_pickled_labels_of_an_arrow_stream_are_refused_unread(mark, tmp_path):
+    table = pa.table({"image": pa.array([b"x"]), "label": pickled_column(mark, 1)})
+    with pa.ipc.new_stream(tmp_path / "a.arrow", table.schema) as stream:
+        stream.write_table(table)
+    with pytest.raises(PoolError, match="pickled"):
+        list(scan_arrow(Place.at(str(tmp_path / "a.arrow")), "image", "label"))
 
 
 def test_pickles_inside_other_columns_are_found(mark):

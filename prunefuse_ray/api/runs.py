@@ -178,10 +178,12 @@ def execute(
             say(line)
 
     place = loop.run_place(found)
-    threads = torch.get_num_threads()  # a training in this process takes as many as pay for it
+    # A training in this process takes as many threads as pay for it, and arithmetic by its recipe.
+    threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
     try:
         with settings_kept(), nullcontext() if tell is None else display(place):
             ledger = loop.run(found, RoundLines(found, place, say), tell=account)
     finally:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = tf32
     return Run(ledger.root.path if ledger.root.local else below(found.run.directory, found.run.name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 from collections import Counter
@@ -76,7 +75,7 @@ def prune(
         architecture=type(network).__name__,
         classes=int(logits.shape[1]),
         input_shape=tuple(example.shape[1:]),
-        real=example.ndim == 2 and example.is_floating_point(),
+        real=example.ndim != 4 and example.is_floating_point(),
         values=min([VALUES, *(m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding))]),
     )
     pruning = PruningSpec(ratio=ratio, importance=importance, steps=steps, round_to=round_to, seed=seed)
@@ -422,7 +421,9 @@ def _batches(data: Any, size: int, *, prepared: bool) -> Iterator[Any]:
                 "IterableDataset or with in_order=False, so nobody would know which sample has which score; give one "
                 "without (of some samples: torch.utils.data.Subset)"
             )
-        yield from data
+        with torch.random.fork_rng(devices=[]):  # an iterator draws a seed for its workers
+            batches = iter(data)
+        yield from batches
     elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
         # Whoever goes through a loader draws from its generator, and the user's is the user's.
         collate = partial(_collate, prepared=prepared)
@@ -520,7 +521,11 @@ def _named(name: str, x: Tensor) -> Iterator[None]:
 
 
 def _in_evaluation(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network).eval().requires_grad_(False)
+    found = networks.copied(network).eval()
+    try:
+        return found.requires_grad_(False)
+    except ValueError as error:  # of layers that are to be made by their first input
+        raise networks.NetworkError(f"network: {first_line(error)}; run lazy layers on one input first") from error
 
 
 def _logits(network: nn.Module, x: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def fusion_rules() -> Listed:
 
 
 def tasks() -> Listed:
-    return listed("task", ("labels", "compared by"), TASKS, lambda task: (task.about, task.metric.title.lower()))
+    return listed("task", ("labels", "compared by"), TASKS, lambda task: (task.about, task.metric.inside))
 
 
 def trackers() -> Listed:

@@ -74,10 +74,13 @@ def closing_table(result: dict[str, Any], metric: Metric) -> Table:
         values = [r[f"{network}_{metric.name}"] for r in rounds]
         return ["" if value is None else metric.text(value) for value in values]
 
+    from prunefuse_ray.report.names import names
+
+    selects, target = names(result.get("selector"), result.get("target"))
     columns = {
         "labels": ([str(r["labels"]) for r in rounds], ""),
-        "proxy": (tested("proxy"), ""),
-        "fused": (tested("fused"), ""),
+        selects: (tested("proxy"), ""),
+        target: (tested("fused"), ""),
         "selection MACs": ([si(r["selection_macs"]) for r in rounds], si(result["selection_macs"])),
         "of dense": (
             [_share(r["selection_macs"], r["dense_selection_macs"]) for r in rounds],

@@ -48,11 +48,17 @@ def _range(image: Image.Image, values: np.ndarray) -> Range:
     if image.mode == "F":
         if least < 0 or most > 1:
             raise Rejected(f"32-bit floats from {least:g} to {most:g}, not within 0..1; {remedy}")
-        return 0.0, 1.0
+        return _as_meant(image, 1.0)
     if image.mode == "I" and image.format not in ("PNG", "PPM"):  # of these Pillow makes 16-bit values
         raise Rejected(f"32-bit integers from {least:g} to {most:g}; {remedy}")
     bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))
-    return 0.0, float(2 ** (bits[0] if isinstance(bits, tuple) else bits) - 1)
+    return _as_meant(image, float(2 ** (bits[0] if isinstance(bits, tuple) else bits) - 1))
+
+
+def _as_meant(image: Image.Image, largest: float) -> Range:
+    """(black, white). In TIFF zero may be white; of 8 bits and fewer Pillow turns that round itself."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return (largest, 0.0) if tags.get(ExifTags.Base.PhotometricInterpretation) == 0 else (0.0, largest)
 
 
 class Colors:

@@ -25,6 +25,8 @@ OTHER_PROGRAMS = frozenset({"EPS", "WMF"})
 """Formats that Pillow hands to another program: what comes from a pool must start none."""
 NOT_DECODED = frozenset({"BUFR", "GRIB", "HDF5", "MPEG"})
 """Formats that Pillow knows by name alone."""
+UNTOLD = frozenset({"BLP", "ICNS", "ICO"})
+"""Formats whose head does not say how large the image is: Pillow decodes it to tell."""
 COMMON = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 """Tried first."""
 NEEDED = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
@@ -57,7 +59,7 @@ def formats() -> tuple[str, ...]:
     Image.init()
     for module in dict.fromkeys(PLUGINS.values()):
         _plug_in(module)
-    known = [f for f in Image.OPEN if f not in OTHER_PROGRAMS | NOT_DECODED]
+    known = [f for f in Image.OPEN if f not in OTHER_PROGRAMS | NOT_DECODED | UNTOLD]
     usable = [f for f in known if f not in NEEDED or features.check(NEEDED[f]) or _plugged_in(f)]
     return (*(f for f in COMMON if f in usable), *(f for f in usable if f not in COMMON))
 
@@ -203,7 +205,7 @@ def conversions(image: Image.Image, channels: int) -> tuple[str, ...]:
     if mode[0] in "IF":
         kinds.append(_depth(mode))
         mode = "L"
-    elif image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in _tiles(image)):
+    elif any(_deep(image.format, tile) for tile in _tiles(image)):
         kinds.append("16 bits to 8")
     colors = mode.rstrip("AaX")
     if colors not in ORDINARY[target]:
@@ -222,6 +224,13 @@ def conversions(image: Image.Image, channels: int) -> tuple[str, ...]:
 def _tiles(image: Any) -> Any:
     """The parts that an image file consists of; the last of each says how its pixels are packed."""
     return getattr(image, "tile", ())
+
+
+def _deep(format_: str | None, tile: Any) -> bool:
+    """Whether a part of a file has more than 8 bits a channel, though Pillow's mode has 8."""
+    if format_ == "PPM":
+        return isinstance(tile[3], tuple) and isinstance(tile[3][-1], int) and tile[3][-1] > 255
+    return format_ in ("PNG", "SGI", "TIFF") and (tile[0] == "SGI16" or ";16" in str(tile[3]))
 
 
 def _depth(mode: str) -> str:

@@ -20,10 +20,14 @@ import math
 import os
 import re
 import shutil
+import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,10 +41,19 @@ from PIL import Image
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.ids import IdSet, id_hashes
+from prunefuse_ray.data.image_files import PACKAGES
 from prunefuse_ray.data.images import ImageForm, encode, plain_samples
 from prunefuse_ray.data.paths import as_list
 from prunefuse_ray.data.pool import Prepared, Source
-from prunefuse_ray.data.reading import PLACES, FileRows, canonical_columns, canonical_rows, live, opened
+from prunefuse_ray.data.reading import (
+    LOADED_ROWS,
+    PLACES,
+    FileRows,
+    canonical_columns,
+    canonical_rows,
+    live,
+    opened,
+)
 from prunefuse_ray.data.sample_format import Decoded, Form, read_column
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.data.vectors import VectorForm
@@ -122,17 +135,15 @@ def _decoded(
                 file = ChunkFile(prepared=source.prepared, form=form, key=_key(rows, source, number, start, form))
             found = None if file is None else file.read(len(rows))
             if found is None:
-                if not source.roots:
-                    table = samples.take(start, len(rows))
                 # Whole, or the next pass would find a part of it; of a few rows that would be much for little.
                 if file is not None and file.has_room and 2 * wanted_N.sum() >= len(rows):
-                    found = _decode(table, source, form)
+                    found = _decode(table, source, form, samples, start, np.ones(len(rows), bool))
                     # A file that is closed, or away, may be there the next time.
                     away = bool(source.roots) and source.opener is None and None in found.digests
                     found = file.as_read(found) if away else file.write(found)
                 else:
-                    mine = pa.array(wanted_N)
-                    rows, found = rows.filter(mine), _decode(table.filter(mine), source, form)
+                    rows = rows.filter(pa.array(wanted_N))
+                    found = _decode(table, source, form, samples, start, wanted_N)
                     found = found if file is None else file.as_read(found)
                     wanted_N = wanted_N[wanted_N]
             plain = rows.drop_columns([c for c in PLACES if c in rows.column_names])
@@ -149,21 +160,43 @@ def _wanted(
     return wanted_N
 
 
-def _decode(table: pa.Table, source: Source, form: Form) -> Decoded:
-    """The samples of rows of a source's file: of an index, opened first."""
-    if not source.roots:
-        return read_column(plain_samples(table[source.sample_column]), form)
-    parts = [read_column(part["sample"], form) for part in opened(canonical_rows(table, source), source)]
-    return Decoded.joined(parts, form.shape)
+def _decode(
+    table: pa.Table, source: Source, form: Form, samples: FileRows, start: int, wanted_N: npt.NDArray[np.bool_]
+) -> Decoded:
+    """The samples of those of a chunk's rows that are wanted, of an index opened first. Some at a time: encoded they
+    may take a hundred times as much memory.
+
+    Args:
+        samples: of the source's file, where they stand in it; the chunk's begin at row `start`.
+    """
+    if source.roots:
+        columns = (p["sample"] for p in opened(canonical_rows(table.filter(pa.array(wanted_N)), source), source))
+    else:
+        pieces = ((n, wanted_N[n : n + LOADED_ROWS]) for n in range(0, len(wanted_N), LOADED_ROWS))
+        columns = (
+            plain_samples(samples.take(start + n, len(piece)).filter(pa.array(piece))[source.sample_column])
+            for n, piece in pieces
+            if piece.any()
+        )
+    return Decoded.joined([read_column(column, form) for column in columns], form.shape)
 
 
 # --- the files of chunks ---
 
 
+@cache
+def _decoders(kind: str) -> tuple[str, ...]:
+    """What decodes such a form beside Pillow, where it is there: with it other samples can be read."""
+    packages = {"ImageForm": PACKAGES, "TokenForm": {"tokenizers": "tokenizers"}}.get(kind, {})
+    found = tuple(f"{name} {version(name)}" for module, name in sorted(packages.items()) if find_spec(module))
+    return (*found, unicodedata.unidata_version) if kind == "NgramForm" else found
+
+
 def form_digest(form: Form) -> str:
     """A short name of what decoding gives: the form without what only the network sees, and the decoder's version."""
     tree = {k: v for k, v in asdict(form).items() if k not in ("mean", "std")}
-    told = json.dumps([VERSION, type(form).__name__, tree, PIL.__version__], sort_keys=True)
+    kind = type(form).__name__
+    told = json.dumps([VERSION, kind, tree, PIL.__version__, *_decoders(kind)], sort_keys=True)
     return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
 
 

@@ -422,7 +422,7 @@ def _webdataset(found: Recognized, root: Place, files: dict[str, list[str]]) -> 
 def _label_field(content: bytes) -> str | None:
     try:
         tree = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return next((w for w in LABELS if isinstance(tree, dict) and type(tree.get(w)) is int), None)
 

@@ -23,6 +23,7 @@ from .precision import fast_bf16
 from .pretrained import Named, is_name, named_weights
 from .pruning import prune, split
 from .specs import NetworkError, NetworkSpec, PrecisionError, PruningSpec
+from .structure import copied
 from .trained import Loaded, load_trained, shard_names
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "channels_last",
     "check_partition",
     "compose",
+    "copied",
     "encoder_spec",
     "example_input",
     "fast_bf16",

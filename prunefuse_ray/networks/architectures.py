@@ -73,7 +73,7 @@ def construct(spec: NetworkSpec, *, seed: int) -> nn.Module:
 
 
 def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tensor:
-    """Random samples of the shape that `spec` names: (N, C, H, W) or (N, L) floats, (N, L) int64 bytes or tokens, of
+    """Random samples of the shape that `spec` names: floats, such as (N, C, H, W), (N, L) int64 bytes or tokens, of
     which the last quarter is behind the end of the text, or (N, L, 2) int64 hashes and counts."""
     generator = torch.Generator().manual_seed(seed)
     shape = (samples, *spec.input_shape)
@@ -83,7 +83,7 @@ def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tens
         return tokens
     if len(spec.input_shape) == 1 and not spec.real:
         return torch.randint(spec.values, shape, generator=generator)
-    if len(spec.input_shape) == 2:
+    if len(spec.input_shape) == 2 and not spec.real:
         return torch.stack([torch.randint(top, shape[:2], generator=generator) for top in (2**24, 4)], -1)
     return torch.randn(shape, generator=generator)
 

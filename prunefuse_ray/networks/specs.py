@@ -63,12 +63,12 @@ class NetworkSpec:
     classes: int
     """Number of classes, at least 2."""
     input_shape: tuple[int, ...]
-    """(C, H, W) of an image, (L,) of a sequence of bytes or tokens, (L, 2) of L n-grams with their counts; without the
-    batch dimension."""
+    """(C, H, W) of an image, (L,) of a sequence of bytes or tokens, (L, 2) of L n-grams with their counts, any shape of
+    real numbers; without the batch dimension."""
     config: str | None = None
     """Of an encoder of the library transformers its configuration, JSON with sorted keys (`encoders.encoder_spec`)."""
     real: bool = False
-    """Whether (L,) are real numbers."""
+    """Whether these are real numbers where they might be others; images always are."""
     values: int = VALUES
     """Where (L,) are whole numbers, they are below this."""
 
@@ -78,7 +78,9 @@ class NetworkSpec:
         if not _is_int(self.classes) or self.classes < 1:
             raise NetworkError(f"classes: {self.classes!r} is not an integer of at least 1")
         shape = self.input_shape
-        known = isinstance(shape, tuple) and (len(shape) in (1, 3) or (len(shape) == 2 and shape[1] == 2))
+        known = isinstance(shape, tuple) and (
+            len(shape) in (1, 3) or (len(shape) == 2 and shape[1] == 2) or (self.real and len(shape) > 0)
+        )
         if not known or not all(_is_int(n) and n > 0 for n in shape):
             raise NetworkError(
                 f"input_shape: {shape!r} is none of (channels, height, width), (length,) and (length, 2) in positive "

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from prunefuse_ray.networks.indices import added, grid
-from prunefuse_ray.networks.specs import NetworkError
+from prunefuse_ray.networks.specs import NetworkError, first_line
 
 CROSS_CHANNEL_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
 """Normalizations whose statistics mix channels: pruning changes what they compute."""
@@ -82,11 +82,27 @@ def refill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         _adapt(prefix, module)
 
 
+def copied(network: nn.Module) -> nn.Module:
+    """A copy; NetworkError where torch makes none."""
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:  # of the modules' own code, so anything may come
+        raise NetworkError(
+            f"network: cannot be copied ({first_line(error)}); take off what a module keeps of its last run, and "
+            "weight normalization, and run lazy layers on one input first"
+        ) from error
+
+
 def filled(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """A copy with these tensors; see `refill`."""
-    result = copy.deepcopy(network)
+    result = copied(network)
     refill(result, state)
     return result
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether every input channel of a convolution leads into outputs of its own."""
+    return isinstance(module, _ConvNd) and module.groups == module.in_channels > 1
 
 
 def damp_cross(
@@ -98,7 +114,7 @@ def damp_cross(
     parameters are added, not multiplied.
     """
     owner = modules[name.rpartition(".")[0]]
-    if not isinstance(owner, (nn.Linear, _ConvNd, nn.MultiheadAttention)) or tensor.ndim < 2:
+    if not isinstance(owner, (nn.Linear, _ConvNd, nn.MultiheadAttention)) or tensor.ndim < 2 or is_depthwise(owner):
         return
     axis = 0 if getattr(owner, "transposed", False) else 1
     if dims[axis] is not None:
@@ -129,7 +145,7 @@ def _adapt(name: str, module: nn.Module) -> None:
         reference = module.weight if module.weight is not None else module.running_mean
         if reference is not None:
             module.num_features = len(reference)
-    elif isinstance(module, nn.LayerNorm):
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         if module.elementwise_affine:
             module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.GroupNorm):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prunefuse_ray.report.names import names
 from prunefuse_ray.tasks.task import Metric
 
 
@@ -23,5 +24,6 @@ def words(result: Mapping[str, Any], metric: Metric) -> list[str]:
     fused = result.get(f"fused_{metric.name}")
     if fused is not None and fused < baseline:
         lost = metric.difference(fused - baseline)
-        told.append(f"The fused network LOSES to the baseline ({lost}): use that, or another network or recipe.")
+        _, target = names(result.get("selector"), result.get("target"))
+        told.append(f"The {target} network LOSES to the baseline ({lost}): use that, or another network or recipe.")
     return told

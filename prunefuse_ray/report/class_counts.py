@@ -41,7 +41,7 @@ def section(run: RunView) -> Html | None:
 def _recall(run: RunView) -> tuple[str, list[float | None]] | None:
     """By class, of the last network that was tested: the fused one of a round before its proxy."""
     for view in reversed(run.rounds):
-        for phase, network in (("finetune", "fused"), ("train", "proxy")):
+        for phase, network in (("finetune", run.names[1]), ("train", run.names[0])):
             recall = view.metrics.get("phases", {}).get(phase, {}).get("test_recall")
             if recall and len(recall) == len(run.pool.get("classes") or []):
                 return network, recall

@@ -13,16 +13,20 @@ def section(run: RunView) -> Html | None:
     view = next((view for view in reversed(run.rounds) if view.doubts), None)
     if view is None:
         return None
+    name, all_ = run.names[0], f"All labels in this order: rounds/{view.round:03d}/doubts.parquet."
     words = (
-        f"The proxy of round {view.round} thinks another class more likely than these labels; the least likely "
-        "label comes first. Rare but right samples are among them, and labels that the proxy has learnt by heart are "
-        f"not. All labels in this order: rounds/{view.round:03d}/doubts.parquet."
+        f"The {name} of round {view.round} thinks another class more likely than these labels; the least likely label "
+        f"comes first. Rare but right samples are among them, and labels that it has learnt by heart are not. {all_}"
     )
     if run.numbers:
         words = (
-            f"The proxy of round {view.round} is farthest from these labels; the percentage is how likely a value as "
-            "far off would be, were errors as wide as the labels themselves. All labels in this order: "
-            f"rounds/{view.round:03d}/doubts.parquet."
+            f"The {name} of round {view.round} is farthest from these labels; the percentage is how likely a value as "
+            f"far off would be, were errors as wide as the labels themselves. {all_}"
+        )
+    if run.pixels:
+        words = (
+            f"The masks of which the {name} of round {view.round} is least sure; the percentage is the mean "
+            f"probability of the given classes over their pixels. {all_}"
         )
     written = all(one.image is None for one in view.doubts)
     shown = tag("ul", map(_text, view.doubts), class_="texts") if written else _sheet(view.doubts)

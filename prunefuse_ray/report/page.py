@@ -30,7 +30,7 @@ def render(run: RunView) -> str:
     sections = {
         "metric": (run.metric.title, _over_labels(run)),
         "pool": ("Pool", pool.section(run)),
-        "numbers": ("Predicted numbers", numbers.section(run)),
+        "numbers": (numbers.title(run), numbers.section(run)),
         "rounds": ("Rounds", _rounds(run)),
         "classes": ("Classes", class_counts.section(run)),
         "cost": ("Time and MACs", _cost(run)),
@@ -100,6 +100,11 @@ def _fused(run: RunView, view: RoundView) -> float | None:
     return measured
 
 
+def _its(run: RunView) -> str:
+    """The network that selects, beside the one that is wanted."""
+    return "its proxy" if run.names == ("proxy", "fused") else f"the {run.names[0]}"
+
+
 def _written_metric(run: RunView, value: float | None) -> str:
     return DASH if value is None else run.metric.text(value)
 
@@ -153,13 +158,15 @@ def _summary(run: RunView) -> str:
     view = next(reversed(fused or tested or run.rounds), None)
     words = f"{count(view.labels if view else 0)} of {count(_at(run.pool, 'rows'))} pool samples labeled"
     proxy = _proxy(run, view) if view else None
+    selects, target = run.names
     yet = "." if run.complete else " yet."
     if view and fused:
-        words = f"With {words}, the fused network reaches {_written_metric(run, _fused(run, view))} on the test set"
-        words += "." if proxy is None else f"; its proxy reaches {_written_metric(run, proxy)}."
+        words = f"With {words}, the {target} network reaches {_written_metric(run, _fused(run, view))} on the test set"
+        words += "." if proxy is None else f"; {_its(run)} reaches {_written_metric(run, proxy)}."
         words += _uncertain(run, view, _fused(run, view))
     elif proxy is not None:
-        words = f"With {words}, the proxy reaches {_written_metric(run, proxy)} on the test set; nothing is fused{yet}"
+        words = f"With {words}, the {selects} reaches {_written_metric(run, proxy)} on the test set; "
+        words += f"nothing is {'fused' if target == 'fused' else 'trained with its labels'}{yet}"
     else:
         words += f"; no network is trained{yet}"
     words += "".join(f" {line}" for line in baseline.words(run.result or {}, run.metric)[1:])
@@ -204,10 +211,11 @@ def _headline(run: RunView) -> list[tuple[str, Child, Child]]:
     )
     macs, dense_macs = _selection_macs(run)
 
-    against = "not fused" if run.complete else "not fused yet"
+    selects, target = run.names
+    against = ("not fused" if target == "fused" else "not trained") + " yet" * (not run.complete)
     if fused is not None:
         against = (
-            "after fine-tuning" if its_proxy is None else f"{run.metric.difference(fused - its_proxy)} on its proxy"
+            "after fine-tuning" if its_proxy is None else f"{run.metric.difference(fused - its_proxy)} on {_its(run)}"
         )
     grown = "not trained yet"
     if proxy is not None:
@@ -221,8 +229,8 @@ def _headline(run: RunView) -> list[tuple[str, Child, Child]]:
         share += f", {count(tested)} more for the test set"
     return [
         ("Labels used", count(_labels(run)), share),
-        (f"Fused {run.metric.title.lower()}", _written_metric(run, fused), against),
-        (f"Proxy {run.metric.title.lower()}", _written_metric(run, proxy), grown),
+        (f"{target.capitalize()} {run.metric.inside}", _written_metric(run, fused), against),
+        (f"{selects.capitalize()} {run.metric.inside}", _written_metric(run, proxy), grown),
         ("Selection MACs", percent(_share(macs, dense_macs)), cost),
         (
             "Wall time" if run.complete else "Time so far",
@@ -236,16 +244,17 @@ def _headline(run: RunView) -> list[tuple[str, Child, Child]]:
 
 
 def _over_labels(run: RunView) -> Html:
+    selects, target = run.names
     proxy = [(view.labels, a) for view in run.rounds if (a := _proxy(run, view)) is not None]
     fused = [(view.labels, a) for view in run.rounds if (a := _fused(run, view)) is not None]
     series = [
         plots.Line(
             x=[x for x, _ in points],
             y=[y for _, y in points],
-            color=name,
+            color=color,
             label=f"{name} {run.metric.text(points[-1][1])}",
         )
-        for name, points in (("proxy", proxy), ("fused", fused))
+        for color, name, points in (("proxy", selects, proxy), ("fused", target, fused))
         if points
     ]
     drawn: Html = tag("p", "No network has been tested yet.", class_="note")
@@ -253,12 +262,13 @@ def _over_labels(run: RunView) -> Html:
     tested = min((n for view in run.rounds if (n := _value(view, "train", "tested"))), default=None)
     if found := outlook(proxy, run.metric, tested):
         series.append(_predicted(found))
-        caption += f" Dashed: the proxy's learning curve as it is fitted, with its 80% band. {words(found, run.metric)}"
+        caption += f" Dashed: the {selects}'s learning curve as it is fitted, with its 80% band. "
+        caption += words(found, run.metric)
     if series:
         drawn = html.figure(
             plots.lines(
                 "metric",
-                f"{run.metric.title} of the proxy and the fused network on the test set over the number of labels",
+                f"{run.metric.title} of the {selects} and the {target} network on the test set over the labels",
                 series,
                 size=(665, 300),
                 x_label="labels",
@@ -448,8 +458,12 @@ def _cost_table(run: RunView, phases: list[str]) -> Html:
     def sums(key: str) -> dict[str, float | None]:
         return {phase: _total(_value(view, phase, key) for view in run.rounds) for phase in phases}
 
+    before = [] if run.initial is None else [("score, for the initial set", run.initial)]
+    if run.pretraining is not None:
+        before.append((f"pretrain ({run.pretraining['method']})", run.pretraining))
     seconds, macs = sums("seconds"), sums("macs")
-    all_seconds, all_macs = _total(seconds.values()), _total(macs.values())
+    all_seconds = _total([*seconds.values(), *(number(figures.get("seconds")) for _, figures in before)])
+    all_macs = _total([*macs.values(), *(number(figures.get("macs")) for _, figures in before)])
     rows: list[Sequence[Child]] = [
         (
             html.swatch(plots.phase_color(phase), phase),
@@ -463,14 +477,11 @@ def _cost_table(run: RunView, phases: list[str]) -> Html:
         )
         for phase in phases
     ]
-    before = [] if run.initial is None else [("score, for the initial set", run.initial)]
-    if run.pretraining is not None:
-        before.append((f"pretrain ({run.pretraining['method']})", run.pretraining))
     for title, figures in before:
         own, cost = number(figures.get("seconds")), number(figures.get("macs"))
-        all_seconds, all_macs = _total((all_seconds, own)), _total((all_macs, cost))
+        shares = percent(_share(own, all_seconds)), percent(_share(cost, all_macs))
         told = count(figures.get("epochs")), _rounded(number(figures.get("samples_per_second")))
-        rows.insert(0, (title, "", duration(own), "", quantity(cost), "", *told))
+        rows.insert(0, (title, "", duration(own), shares[0], quantity(cost), shares[1], *told))
     sum_of = tag("b", "all phases"), tag("b", duration(all_seconds)), tag("b", quantity(all_macs))
     rows.append((sum_of[0], "", sum_of[1], "", sum_of[2], "", "", ""))
     wall = _run_seconds(run)
@@ -521,26 +532,29 @@ def _training(run: RunView) -> Html | None:
     drawings = []
     if losses:
         caption = "Mean training loss of each epoch." + (" Stronger: later rounds." if len(losses) > 1 else "")
-        drawn = plots.lines("losses", "Training loss of the proxy per epoch", losses, size=(520, 250), x_label="epoch")
-        drawings.append(html.figure(drawn, caption, title="Proxy"))
+        drawn = plots.lines(
+            "losses", f"Training loss of the {run.names[0]} per epoch", losses, size=(520, 250), x_label="epoch"
+        )
+        drawings.append(html.figure(drawn, caption, title=run.names[0].capitalize()))
     if tuned:
         caption = f"{run.metric.title} on the test set while it was fine-tuned; epoch 0 is before that."
         last = [view for view in run.rounds if _value(view, "finetune", run.metric.measured) is not None]
         proxy = _proxy(run, last[-1]) if last else None
         if proxy is not None:
             ends = min(line.x[0] for line in tuned), max(line.x[-1] for line in tuned)
-            same = plots.Line(x=ends, y=(proxy, proxy), color="proxy", label="proxy", dashed=True, points=False)
+            same = plots.Line(x=ends, y=(proxy, proxy), color="proxy", label=run.names[0], dashed=True, points=False)
             tuned = [same, *tuned]
-            caption += f" Dashed: the proxy it was fused from, in round {last[-1].round}."
+            fused_from = "the proxy it was fused from" if run.names == ("proxy", "fused") else _its(run)
+            caption += f" Dashed: {fused_from}, in round {last[-1].round}."
         drawn = plots.lines(
             "tuning",
-            f"{run.metric.title} of the fused network on the test set per epoch",
+            f"{run.metric.title} of the {run.names[1]} network on the test set per epoch",
             tuned,
             size=(520, 250),
             x_label="epoch",
             y_percent=run.metric.share,
         )
-        drawings.append(html.figure(drawn, caption, title="Fused network"))
+        drawings.append(html.figure(drawn, caption, title=f"{run.names[1].capitalize()} network"))
     if not drawings:
         return None
     return html.section("training", "Training", tag("div", *drawings, class_="two even"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from prunefuse_ray.report.names import names
 from prunefuse_ray.tasks.task import Metric
 
 
@@ -85,9 +86,20 @@ class RunView:
     """The account of the pool, as it was taken before the run began (`inventory.json`); None of older runs."""
     numbers: bool = False
     """Whether labels are numbers, and what else are classes are the names of the targets."""
+    pixels: bool = False
+    """Whether labels are of pixels."""
     beside: tuple[Metric, ...] = ()
     """Figures that are shown beside the metric."""
     pretraining: Mapping[str, Any] | None = None
     """What the network that selects learned from the pool before any label, with its cost; None where nothing was."""
     initial: Mapping[str, Any] | None = None
     """The pass that scored the pool for the initial set, with its cost; None where scores did not select that."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What its two networks are called: the one that selects, and the one that is wanted."""
+        selection, fusion = self.config.get("selection"), self.config.get("fusion")
+        return names(
+            selection.get("selector") if isinstance(selection, Mapping) else None,
+            fusion.get("target") if isinstance(fusion, Mapping) else None,
+        )

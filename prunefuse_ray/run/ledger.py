@@ -15,6 +15,7 @@ import shlex
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import IO, Any, TypeAlias
@@ -221,11 +222,12 @@ class Ledger:
         return False
 
     def unlock(self) -> None:
-        if self._lease is not None:
-            self._lease.release()
-        if self._lock is not None:
-            self._lock.close()
-        self._lock = self._lease = None
+        lease, lock, self._lease, self._lock = self._lease, self._lock, None, None
+        if lease is not None:
+            with suppress(OSError):  # the store is away: the claim runs out, and what ended the run is to be said
+                lease.release()
+        if lock is not None:
+            lock.close()
 
     def check_lease(self) -> None:
         """LedgerError where this process was the driver and, suspended for long, is so no more: it must neither write

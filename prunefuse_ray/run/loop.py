@@ -81,8 +81,8 @@ def run(
     try:
         context = open_run(config, ledger, runs, tell)
         telemetry = Telemetry(ledger, config.run.name, TASKS[config.task].metric)
+        tracking = Tracking(config, ledger)  # what it refuses comes first: else the run would look as if it went on
         telemetry.record("run_started", version=prunefuse_ray.__version__, cluster=context.has.to_json())
-        tracking = Tracking(config, ledger)
         try:
             if done := list(takewhile(ledger.committed, steps(config))):
                 _note(context, done[-1])  # a kill may have come between its commit and its note

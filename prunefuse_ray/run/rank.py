@@ -174,7 +174,7 @@ def rank(
             _rank(ledger, info, top)
         if predictions and ledger.committed(PREDICT) is None:
             assert told is not None
-            _predict(ledger, source, files, form, told, saved)
+            _predict(ledger, source, files, form, told, saved, info.bytes)
     finally:
         ledger.unlock()
     return _result(ledger, time.perf_counter() - started)
@@ -410,6 +410,7 @@ def _predict(
     form: Form,
     told: Preprocessing,
     saved: networks.Selector,
+    size: float,
 ) -> None:
     ledger.clear(PREDICT, PREDICTIONS)
     out = ledger.place(PREDICT, PREDICTIONS)
@@ -421,6 +422,7 @@ def _predict(
         told.classes,
         out,
         task=told.task,
+        size=size,
         units=told.units,
         trusted=(saved.spec.architecture,),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.method.steps import LEARN, PRETRAIN, steps
+from prunefuse_ray.report.names import names
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Metric
@@ -34,7 +35,8 @@ class RoundLines:
             ledger = Ledger(self.place)
             figures: dict[str, Any] = {s.phase: ledger.require(s).metrics for s in mine}
             figures["seconds"] = sum(metrics["seconds"] for metrics in figures.values())
-            self.say(round_line(step.round, figures["label"]["labels"], figures, self.metric))
+            called = names(self.config.selection.selector, self.config.fusion.target)
+            self.say(round_line(step.round, figures["label"]["labels"], figures, self.metric, called))
 
 
 def learned_line(learned: dict[str, Any]) -> str:
@@ -57,11 +59,17 @@ def pretraining_line(metrics: dict[str, Any]) -> str:
     )
 
 
-def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric) -> str:
-    """What one round came to, in a line."""
+def round_line(
+    round_: int, labels: int, figures: dict[str, Any], metric: Metric, called: tuple[str, str] = ("proxy", "fused")
+) -> str:
+    """What one round came to, in a line.
+
+    Args:
+        called: `report.names.names`.
+    """
     parts = [f"round {round_}: {labels} labels"]
     if "train" in figures:
-        parts.append(f"proxy {metric.text(figures['train'][metric.measured])}")
+        parts.append(f"{called[0]} {metric.text(figures['train'][metric.measured])}")
         if sure := figures["train"].get("sure"):
             parts.append(f"sure of {sure[-1]:.0%} of the unlabeled")
     counts = figures.get("label", {}).get("class_counts")
@@ -71,5 +79,5 @@ def round_line(round_: int, labels: int, figures: dict[str, Any], metric: Metric
     if "score" in figures:
         parts.append(f"{figures['score']['samples']:,} scored")
     if "finetune" in figures:
-        parts.append(f"fused {metric.text(figures['finetune'][metric.measured])}")
+        parts.append(f"{called[1]} {metric.text(figures['finetune'][metric.measured])}")
     return ", ".join([*parts, f"{figures['seconds']:.1f} s"])

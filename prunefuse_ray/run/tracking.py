@@ -14,7 +14,7 @@ from typing import Any
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import flatten, to_tree
-from prunefuse_ray.errors import ConfigError, PlanError
+from prunefuse_ray.errors import ConfigError, PlanError, without_secrets
 from prunefuse_ray.method.steps import Step, steps
 from prunefuse_ray.networks.specs import first_line
 from prunefuse_ray.run.ledger import Ledger
@@ -116,5 +116,5 @@ class Tracking:
             logger.warning(
                 "run.trackers: %s did not take the figures (%s); the run goes on, and tells those of its rounds again "
                 "where it is started again before its end",
-                name, first_line(error),
+                name, without_secrets(first_line(error)),
             )  # fmt: skip

@@ -53,6 +53,7 @@ def view_run(ledger: Ledger, result: Mapping[str, Any] | None = None) -> RunView
         complete=result is not None,
         metric=TASKS[config.task].metric,
         numbers=TASKS[config.task].numbers,
+        pixels=TASKS[config.task].pixels,
         beside=TASKS[config.task].beside,
         config=to_tree(config),
         pool={"rows": info.rows, "files": info.files, "bytes": info.bytes, "classes": info.classes, "path": info.path},
@@ -102,7 +103,7 @@ def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list
     task = TASKS[config.task]
     schema = doubts_schema(info.id_type, task.label_type)
     rows = ledger.read_table(step, "doubts.parquet", schema)
-    if not task.numbers:
+    if not task.numbers and not task.pixels:
         other = [a != b for a, b in zip(rows["label"].to_pylist(), rows["guess"].to_pylist(), strict=True)]
         rows = rows.filter(pa.array(other, pa.bool_()))
     rows = rows.slice(0, SHEET)

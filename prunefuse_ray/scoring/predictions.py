@@ -70,14 +70,19 @@ def export(
     out: Place,
     *,
     task: str,
+    size: float,
     units: Mapping[str, Any] | None = None,
     trusted: Collection[str] = (),
 ) -> int:
     """What a network says of every sample that can be read, into Parquet files below `out`: (id, prediction as
-    `Task.label_type`, its probability, null where it has none, and words for people). Returns how many there are."""
+    `Task.label_type`, its probability, null where it has none, and words for people). Returns how many there are.
+
+    Args:
+        size: bytes of all samples, which may lie elsewhere than in the source's own files.
+    """
     parts = list(enumerate(groups(source)))
     args = (network, form, tuple(classes), out, task, units, tuple(trusted))
-    return sum(over(_export, parts, *args, size=sum(source.sizes)))
+    return sum(over(_export, parts, *args, size=size))
 
 
 def _export(

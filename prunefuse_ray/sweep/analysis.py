@@ -13,7 +13,7 @@ import pyarrow.csv
 import yaml
 
 from prunefuse_ray.config.files import merge, to_tree
-from prunefuse_ray.method.steps import steps
+from prunefuse_ray.method.steps import pretrained_target, steps
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import Sweep
 from prunefuse_ray.sweep.results import SweepResult, TrialResult, column, read_sweep, table
@@ -46,6 +46,8 @@ class Catching:
     scratch_epochs: float
     """Of the scratch targets, the mean over the seeds: with `patience` each may stop after another number."""
     scratch: Stat
+    share: float | None
+    """Epochs needed, of those of the scratch target of the same seed; the mean over the seeds that reached it."""
     every: int
     """Epochs between two measurements: the resolution."""
 
@@ -160,24 +162,30 @@ def _catching(members: Sequence[TrialResult], everyone: Sequence[TrialResult]) -
     if scratch is None:
         return None
     reached = [n for n in needed if n is not None]
+    shares = [n / e for n, e in zip(needed, epochs, strict=True) if n is not None]
     return Catching(
         epochs=stat(reached), reached=len(reached), seeds=len(needed), scratch_epochs=statistics.fmean(epochs),
+        share=statistics.fmean(shares) if shares else None,
         scratch=scratch, every=max(gaps),
     )  # fmt: skip
 
 
 def _is_twin(other: TrialResult, member: TrialResult) -> bool:
-    """Whether `other` trained from scratch on the same labels, for as long, and on as many workers."""
+    """Whether `other` trained from scratch on the same labels (of a core-set by hardness: as the same network found
+    them), for as long, and on as many workers."""
     assert member.tuning is not None
     mine, theirs = member.trial.config, other.trial.config
+    judges = [(c.selection.selector, c.pruning, c.training, c.pretraining) for c in (mine, theirs)]
     recipes = [c.finetuning.model_copy(update={"evaluate_every": 0}) for c in (mine, theirs)]
     return (
         other.tuning is not None
         and theirs.fusion.target == "scratch"
+        and not pretrained_target(theirs)
         and theirs.network == mine.network
         and theirs.workers.count == mine.workers.count
         and recipes[0] == recipes[1]
         and theirs.coreset == mine.coreset
+        and (not mine.coreset.by_hardness or judges[0] == judges[1])
         and other.tuning.labels_key == member.tuning.labels_key
     )
 

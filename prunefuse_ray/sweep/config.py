@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,8 +107,10 @@ class Axis(Section):
         return list(self.quniform[:2])
 
     def as_shown(self, value: Any) -> Any:
-        """A drawn number to four digits, inside the bounds."""
-        bounds = self.uniform or self.loguniform or (self.quniform[:2] if self.quniform else None)
+        """A drawn number to four digits, inside the bounds; of a grid as it is, since Optuna takes no other back."""
+        if self.quniform is not None:
+            return float(f"{value:.12g}")
+        bounds = self.uniform or self.loguniform
         return value if bounds is None else float(np.clip(rounded(value), *bounds))
 
     def draw(self, rng: np.random.Generator) -> Any:
@@ -230,6 +233,15 @@ class Sweep(Section):
                     f"search: {self.search} draws every field by what came out, which leaves no room for {why}: make "
                     "it a choice in `space`, or set search to random"
                 )
+            for field, axis in self.draws.items():
+                if axis.quniform is None:
+                    continue
+                *ends, step = axis.quniform
+                if any(not math.isclose(end / step, round(end / step)) for end in ends):
+                    raise ValueError(
+                        f"space: {field}: quniform {[*ends, step]}: {self.search} takes only bounds that are "
+                        "multiples of the step"
+                    )
             if pools := [field for field in self.space if field.startswith("pool.")]:
                 raise ValueError(
                     f"search: '{pools[0]}' makes pools of its own, each of which is looked through before the first "

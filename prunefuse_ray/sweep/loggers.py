@@ -8,7 +8,7 @@ from typing import Any
 
 from ray import tune
 
-from prunefuse_ray.errors import PlanError
+from prunefuse_ray.errors import PlanError, without_secrets
 from prunefuse_ray.sweep.config import Sweep
 from prunefuse_ray.tracking import TRACKERS
 
@@ -23,9 +23,11 @@ class Careful(tune.Callback):
 
     def __init__(self, name: str, callback: tune.Callback) -> None:
         self._name, self._callback, self._left_out = name, callback, False
+        self._told: dict[str, int] = {}
+        """Trial -> rounds that were logged in this start: one that was lost and taken up again tells them again."""
 
     def _call(self, hook: str, *args: Any, **info: Any) -> None:
-        if self._left_out:
+        if self._left_out or (hook == "on_trial_result" and self._again(**info)):
             return
         try:
             getattr(self._callback, hook)(*args, **info)
@@ -36,8 +38,14 @@ class Careful(tune.Callback):
                 "that are not complete: %s: %s",
                 self._name,
                 type(error).__name__,
-                error,
+                without_secrets(str(error)),
             )
+
+    def _again(self, trial: Any, result: dict[str, Any], **_: Any) -> bool:
+        name, passed = str(getattr(trial, "trial_id", trial)), result.get("budgets_passed", 0)
+        before = self._told.get(name, 0)
+        self._told[name] = max(passed, before)
+        return bool(result.get("before")) and passed <= before
 
 
 def _forwarded(hook: str) -> Callable[..., None]:

@@ -126,7 +126,7 @@ def _headline(view: _View) -> Iterator[tuple[str, Child, Child]]:
         f"{view.status[STOPPED]} stopped, {view.status[FAILED]} failed",
     )
     if view.best is not None and (final := view.best.final(view.network)) is not None:
-        yield f"Best {view.metric.title.lower()}", view.metric.text(final.mean), view.best.name
+        yield f"Best {view.metric.inside}", view.metric.text(final.mean), view.best.name
         share = relative(view.best, view.reference(view.best), "selection_macs")
         yield "Its selection MACs", percent(share), f"of {_of(view)}"
     shared = sum(n for r in view.result.trials for n in r.shared.values())
@@ -298,9 +298,7 @@ def _tip(view: _View, point: Point, on_front: bool) -> str:
     """What is told of a combination where the pointer rests on its mark."""
     lines = [point.name + (" (on the Pareto front)" if on_front else "")]
     lines += [f"{field}: {value}" for field, value in point.values.items()]
-    lines.append(
-        f"{view.metric.title.lower()} {view.spread(point.final(view.network))}, {counted(point.seeds, 'seed')}"
-    )
+    lines.append(f"{view.metric.inside} {view.spread(point.final(view.network))}, {counted(point.seeds, 'seed')}")
     lines.append(f"{count(point.labels)} labels")
     lines += [
         f"{cost.replace('_', ' ')} {quantity(s.mean)}" for cost, s in point.costs.items() if "seconds" not in cost
@@ -321,20 +319,19 @@ def _epochs(view: _View) -> Html | None:
         needed = DASH
         if c.epochs is not None:
             needed = f"{c.epochs.mean:.1f}" + ("" if math.isnan(c.epochs.std) else f" ± {c.epochs.std:.1f}")
-        share = percent(c.epochs.mean / c.scratch_epochs if c.epochs else None)
         scratch = view.spread(c.scratch), f"{c.scratch_epochs:.4g}"
-        rows.append([p.name, *scratch, f"{c.reached} of {c.seeds}", needed, share, c.every])
+        rows.append([p.name, *scratch, f"{c.reached} of {c.seeds}", needed, percent(c.share), c.every])
     if not rows:
         return None
     lead = (
-        f"Fine-tuning epochs after which the fused network first reaches the final {view.metric.title.lower()} of the "
+        f"Fine-tuning epochs after which the fused network first reaches the final {view.metric.inside} of the "
         "same network trained from scratch, with the same recipe, on the same labels (last budget). Epoch 0 is the "
         "fused network before any training. Mean over the seeds that reached it."
     )
     head = ("Combination", "Scratch", "Its epochs", "Reached", "Epochs needed", "Of scratch", "Measured every")
     return html.section(
         "epochs",
-        f"Epochs to the {view.metric.title.lower()} of training from scratch",
+        f"Epochs to the {view.metric.inside} of training from scratch",
         html.table(head, rows),
         lead=lead,
     )

@@ -41,7 +41,7 @@ from prunefuse_ray.errors import LedgerError, PlanError, PruneFuseError
 from prunefuse_ray.method.steps import INIT, Step
 from prunefuse_ray.run import growth
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, OF_MACHINES, Ledger
-from prunefuse_ray.run.opening import check, check_inputs
+from prunefuse_ray.run.opening import OF_THE_POOL, check, check_inputs
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place, be_patient
 from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, ends, stops_early, sweep_path, trials
@@ -214,6 +214,8 @@ def _record(
     pools = {pool_key(trial.config): trial.config.pool for trial in todo}
     for key, (info, new) in infos.items():
         if new is not None:
+            for name in OF_THE_POOL:  # of a start that was killed, or found the pool changing, before it was recorded
+                (root / "pools" / key / name).delete()
             tell(lines(new.taken.inventory.to_json(), (root / "pools" / key).path))
             materialize(new.found, root / "pools" / key)
             inventory.write(new.taken, root / "pools" / key)
@@ -405,9 +407,27 @@ class _Past:
         self.trial_id = name
 
 
+class _Halving(AsyncHyperBandScheduler):
+    """Ray's, for trials that an earlier start or try has begun: what they had passed is recorded, and not decided
+    again."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if result.get("before") else decision
+
+
 class _Median(MedianStoppingRule):
-    """Ray's takes what a trial ended with for one more round: its last one would count twice, and without any (it
-    failed in its first) every later comparison would fail."""
+    """The same of Ray's. It takes what a trial ended with for one more round: its last one would count twice, and
+    without any (it failed in its first) every later comparison would fail."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if not result.get("before"):
+            return super().on_trial_result(tune_controller, trial, result)
+        # Each round once, and no empty list: the rule looks at the last of every one that there is.
+        told = self._results.get(trial, [])
+        if self._metric in result and all(r[self._time_attr] != result[self._time_attr] for r in told):
+            self._results[trial].append(result)
+        return TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Its rounds have been told."""
@@ -423,7 +443,7 @@ def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial], rounds: int) -
         # A trial that is paused to let others catch up would begin its round anew.
         scheduler = _Median(**by, min_time_slice=math.inf)  # type: ignore[arg-type]
     else:
-        scheduler = AsyncHyperBandScheduler(**by, max_t=rounds, reduction_factor=2)
+        scheduler = _Halving(**by, max_t=rounds, reduction_factor=2)
     for trial in found:
         ledger = Ledger(root / "trials" / trial.name)
         if outcome(root, trial.name).status in (COMPLETE, STOPPED) and ledger.exists:
@@ -432,7 +452,7 @@ def _scheduler(sweep: Sweep, root: Place, found: Sequence[Trial], rounds: int) -
             for r in range(len(trial.config.selection.budgets)):
                 row = round_row(ledger, trial.config, r)
                 if row.get(sweep.metric) is not None:
-                    scheduler.on_trial_result(None, past, row)  # type: ignore[arg-type]
+                    scheduler.on_trial_result(None, past, {**row, "before": True})
     return scheduler
 
 
@@ -473,7 +493,14 @@ def _fit(
     lasting = ray.remote(num_cpus=0, resources=resources, max_restarts=-1, max_task_retries=-1)(Desk)
     desk = lasting.remote(_already_done(root, trials_of(sweep, root)))
     configs = {t.name: to_tree(t.config) for t in ordered}
-    job = TrialJob(root=root, configs=configs, sweep=to_tree(sweep), runs=at_once, directory=os.getcwd())
+    job = TrialJob(
+        root=root,
+        configs=configs,
+        sweep=to_tree(sweep),
+        runs=at_once,
+        directory=os.getcwd(),
+        address=os.environ.get("RAY_ADDRESS"),
+    )
     for trial in ordered:
         outcome_place(root, trial.name).delete()  # what failed before is tried again
     os.environ |= TUNE

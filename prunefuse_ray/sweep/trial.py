@@ -66,6 +66,8 @@ class TrialJob:
     """Where a search draws more."""
     runs: int
     directory: str
+    address: str | None = None
+    """RAY_ADDRESS of the sweep's driver: Ray gives it to the driver of a job, and not to its workers."""
 
     def config_of(self, name: str) -> dict[str, Any]:
         if name in self.configs:
@@ -77,6 +79,8 @@ class TrialJob:
 
 def drive(name: str, job: TrialJob, desk: Any) -> dict[str, str] | None:
     """Drive one trial to its end, in a task. Returns None, or how it failed; what Ray lost is raised, to be retried."""
+    if job.address:  # a run asks by it whether the cluster is others', too, and whether machines may be taken away
+        os.environ["RAY_ADDRESS"] = job.address
     if os.path.isdir(job.directory):
         os.chdir(job.directory)  # relative paths mean what they meant where the sweep was started
     try:
@@ -100,6 +104,9 @@ def _run(name: str, job: TrialJob, desk: Any) -> None:
     if not ledger.exists:
         _begin(ledger, job.root / "pools" / pool_key(config), tree)
     keys = inputs_keys(config, ledger.read_pool())
+    for step, key in keys.items():  # an earlier try may not have come to tell of it, or told a desk that was lost
+        if ledger.committed(step):
+            desk.finish.remote(key, name)
     *plan, _ = steps(config)
     ends = {step.round: step for step in plan if step.round >= 0}
     last = max(ends)

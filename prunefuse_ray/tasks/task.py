@@ -45,6 +45,11 @@ class Metric:
         """Its key among the figures of a trained network."""
         return f"test_{self.name}"
 
+    @property
+    def inside(self) -> str:
+        """In the middle of a sentence: `accuracy`, but `mAP`."""
+        return self.title.lower() if self.title[1:].islower() else self.title
+
     def text(self, value: float) -> str:
         return f"{value:.1%}" if self.share else f"{value:.3f}"
 

@@ -34,7 +34,7 @@ from prunefuse_ray.training.pretext import PRETEXTS, Pretext
 from prunefuse_ray.training.recipe import learning_rate, parameter_groups
 from prunefuse_ray.training.semi_supervised import step_generator
 from prunefuse_ray.training.trainer import PREEMPTION_STEPS, Notice, TrainingResult, arithmetic, on_workers
-from prunefuse_ray.training.worker_group import fit
+from prunefuse_ray.training.worker_group import ANNOUNCED, fit
 
 STRETCHES = 20
 """Checkpoints, and figures, of a pre-training."""
@@ -129,9 +129,9 @@ def _pretrain(config: dict[str, Any]) -> None:
     pool = PoolBatches(job.pool, held, batch=job.settings.batch_size, seed=job.seed, memory=config["memory"])
     parallel = on_workers(network, loaded.spec.architecture) if world > 1 else network
 
-    def checkpoint() -> None:
+    def checkpoint(**more: Any) -> None:
         config["check"]()
-        metrics = _metrics(state, job, length, config["macs"])
+        metrics = {**_metrics(state, job, length, config["macs"]), **more}
         save(rank, metrics, network, optimizer, state, storage, training=job.name)
 
     if state.epoch * length + state.step < steps:
@@ -148,9 +148,9 @@ def _pretrain(config: dict[str, Any]) -> None:
                 progress.trained(state.epoch + state.step / length)
                 if state.step == length or state.epoch * length + state.step == steps:
                     continue  # the stretch is done: its checkpoint below holds what is told of it
-                if notice.arrived(state.step) or interrupts.requested():
+                if (arrived := notice.arrived(state.step)) or interrupts.requested():
                     state.seconds = before + time.perf_counter() - started
-                    checkpoint()
+                    checkpoint(**{ANNOUNCED: arrived})
                     interrupts.check()
         state.history.append({"steps": state.step, "loss": state.loss / state.step, **told})
         state.seconds = before + time.perf_counter() - started

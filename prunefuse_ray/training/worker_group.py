@@ -35,6 +35,8 @@ OTHER_WORKERS = (
     "another number of them learns another network, so that the same seed may select other samples (workers.count "
     "with two equal numbers keeps the number)"
 )
+ANNOUNCED = "announced"
+"""In what a worker reports: the end of a machine of its group was announced. Ray Train starts the group anew then."""
 LOOKS = 1.0
 """Seconds between two looks for workers that were lost."""
 FOUND_BY_RAY = (
@@ -138,15 +140,22 @@ class _Losses(UserCallback):
         self.path = path
         self.told: set[object] = set()
 
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        if any(reported.get(ANNOUNCED) for reported in metrics):
+            self._note("a machine (its end was announced)")
+
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         # While the deadline of an announced preemption is waited for, the same worker is found dead at each look.
         actors = {getattr(_failure(error), "actor_id", None) for error in worker_exceptions.values()} - {None}
         if actors and actors <= self.told:
             return
         self.told |= actors
+        self._note(ends(worker_exceptions))
+
+    def _note(self, lost: str) -> None:
         # Whole lines, since the driver reads at the same time. An error here would end the training.
         with contextlib.suppress(OSError), open(self.path, "ab", buffering=0) as file:
-            file.write(json.dumps(ends(worker_exceptions)).encode() + b"\n")
+            file.write(json.dumps(lost).encode() + b"\n")
 
 
 @contextlib.contextmanager

@@ -459,3 +459,44 @@ def test_a_network_of_vectors_is_pruned_and_fused():
     assert proxy.network[0].out_features == 4
     fused = prunefuse_ray.fuse(network, proxy, "function_preserving")
     torch.testing.assert_close(fused.eval()(x), proxy.network.eval()(x))
+
+
+def test_a_network_of_series_is_pruned_and_fused():
+    network = nn.Sequential(
+        nn.Conv1d(6, 16, 3, padding=1), nn.BatchNorm1d(16), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
+        nn.Linear(16, 3),
+    ).eval()  # fmt: skip
+    series = torch.randn(4, 6, 32)
+    proxy = prunefuse_ray.prune(network, series, ratio=0.5)
+    fused = prunefuse_ray.fuse(network, proxy, "function_preserving").eval()
+    torch.testing.assert_close(fused(series), proxy.network.eval()(series), atol=1e-5, rtol=1e-5)
+
+
+def test_the_norm_of_roots_is_pruned_with_its_layer():
+    network = nn.Sequential(nn.Linear(8, 32), nn.RMSNorm(32), nn.ReLU(), nn.Linear(32, 3))
+    proxy = prunefuse_ray.prune(network, torch.randn(2, 8), ratio=0.5)
+    assert proxy.network[1].normalized_shape == (16,)
+    assert prunefuse_ray.fuse(network, proxy, "keep")(torch.randn(2, 8)).shape == (2, 3)
+
+
+class Keeping(nn.Module):
+    """Keeps what it computed last, as networks with auxiliary losses do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.kept = nn.Linear(8, 16), nn.Linear(16, 3), None
+
+    def forward(self, x):
+        self.kept = self.body(x)
+        return self.head(self.kept.relu())
+
+
+@pytest.mark.parametrize("kind", ["keeps a tensor", "lazy"])
+def test_a_network_that_cannot_be_copied_is_said(kind):
+    inputs = torch.randn(4, 8)
+    network = Keeping() if kind == "keeps a tensor" else nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.Linear(16, 3))
+    if kind == "keeps a tensor":
+        network(inputs).sum().backward()
+    for work in (lambda: prunefuse_ray.score(network, inputs), lambda: prunefuse_ray.prune(network, inputs, ratio=0.5)):
+        with pytest.raises(NetworkError, match=r"cannot be copied|run lazy layers on one input first"):
+            work()

@@ -49,6 +49,13 @@ def test_deep_gray_is_scaled_from_its_range(values, given, expected, kind):
     assert kinds == (kind,)
 
 
+def test_where_zero_is_white_deep_gray_is_no_negative():
+    """Of 8 bits Pillow turns it round itself."""
+    deep = encoded(Image.fromarray(ramp(np.uint16, 65535)), tiffinfo={262: 0})
+    out, _ = read(deep, GRAY8)
+    assert (out[0, 0, 0], out[-1, -1, 0]) == (255, 0)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -209,3 +209,18 @@ def test_what_viewers_show_otherwise_or_not_at_all_is_made_plain(image, format_,
         form = ImageForm(height=shown.height, width=shown.width, channels=3)
         network = form.decode(encoded(image, format_))
         assert np.abs(np.asarray(shown, int) - network).max() <= 12, "people see what the network sees"
+
+
+def test_formats_that_are_decoded_to_tell_their_size_are_not_taken():
+    """An icon of 16 x 16 may hold an image of any size, which Pillow decodes when it opens the file."""
+    png = encoded(Image.new("1", (900, 900)))
+    icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 1, len(png), 22) + png
+    with pytest.raises(Rejected):
+        RGB8.decode(icon)
+    assert ".ico" not in extensions()
+
+
+def test_deep_colors_of_every_format_are_counted():
+    out, kinds = read(b"P6 8 8 65535\n" + bytes(384), RGB8)
+    assert out.shape == (8, 8, 3)
+    assert "16 bits to 8" in kinds

@@ -494,3 +494,15 @@ def test_what_an_earlier_version_kept_is_read(tmp_path):
     keep(prepared.Prepared(place=Place.at(str(tmp_path / ".prepared"))), form, 10)
     found = open_prepared(cfg.Prepared(), Place.at(str(tmp_path)), form, 1_000, name="a" * 12)
     assert prepared.usage(found, form)["files"] == 1
+
+
+def test_what_a_plugin_can_read_is_not_taken_from_before_it_was_installed(monkeypatch):
+    form = ImageForm(height=8, width=8, channels=3)
+    digests = []
+    for found in (None, True):
+        prepared._decoders.cache_clear()
+        monkeypatch.setattr(prepared, "find_spec", lambda name, found=found: found if name == "pillow_heif" else None)
+        monkeypatch.setattr(prepared, "version", lambda name: "1.0")
+        digests.append(form_digest(form))
+    prepared._decoders.cache_clear()
+    assert digests[0] != digests[1]

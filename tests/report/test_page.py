@@ -638,9 +638,28 @@ def test_a_run_of_another_task_is_told_by_its_own_metric():
 def test_the_pass_for_the_initial_set_is_part_of_the_cost() -> None:
     first = {"seconds": 10.0, "macs": 2_000_000_000, "dense_macs": 16_000_000_000, "samples_per_second": 200.0}
     page = Page(render(run_view(initial=first)))
-    assert page.row("score, for the initial set")[2:5] == ["10.0 s", "", "2.00 G"]
+    assert page.row("score, for the initial set")[2:6] == ["10.0 s", "7.7%", "2.00 G", "4.1%"]
     assert page.row("all phases")[4] == "48.9 G"
     assert page.row("before round 0")[2] == "20.0 s"
+
+
+def test_only_what_was_fused_is_called_so() -> None:
+    run = run_view(config={"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}})
+    page = render(run)
+    assert "the target network reaches 90.0% on the test set; the selector reaches 87.5%." in page
+    assert "Target accuracy" in page
+    assert not re.search("fused network|fused from|its proxy|Fused accuracy|Proxy accuracy", page)
+
+
+def test_the_figure_beside_the_metric_is_told_in_its_own_unit() -> None:
+    pixels = Metric(name="pixel_accuracy", title="Pixel accuracy")
+    first, last = run_view().rounds
+    phases = {**last.metrics["phases"], "train": {**last.metrics["phases"]["train"], "test_pixel_accuracy": 0.9}}
+    rounds = [first, dataclasses.replace(last, metrics={**last.metrics, "phases": phases})]
+    page = render(run_view(rounds=rounds, beside=(pixels,)))
+    assert "Pixel accuracy on the test set over the number of labels." in page
+    assert "Predicted numbers" not in page
+    assert "units of the labels" not in page
 
 
 def test_workers_that_a_training_lost_are_told() -> None:

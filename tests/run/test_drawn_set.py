@@ -156,21 +156,34 @@ def test_its_labels_serve_the_next_run(finished, local_ray, pool, tmp_path):
     assert ids_of((tmp_path / "next/rounds/000/test").glob("*.parquet")) == set(drawn(pool).to_pylist())
 
 
-def test_known_labels_that_fill_the_first_round_leave_the_test_set_to_it(finished, local_ray, pool, tmp_path, caplog):
-    """And a known label of a sample that was left out, as one of the test set has its content, is left out with it."""
+def known_file(file, rows_, twins=()):
+    with open(file, "w") as lines:
+        lines.write("id,label\n" + "".join(f"{row['id']},{row['label']}\n" for row in rows_))
+        lines.write("".join(f"{i},0\n" for i in twins))
+    return {"pool": {"known_labels": str(file)}}
+
+
+def test_known_labels_that_fill_the_first_round_leave_the_test_set_to_it(finished, local_ray, pool, tmp_path):
     _, _, root, _ = finished
-    tested, twins = set(drawn(pool).to_pylist()), ids_of([root / draw.TWINS_FILE])
+    tested = set(drawn(pool).to_pylist())
     known = [row for row in rows(root / "labels.csv") if row["id"] not in tested]
-    with open(tmp_path / "known.csv", "w") as file:
-        file.write("id,label\n" + "".join(f"{row['id']},{row['label']}\n" for row in known))
-        file.write("".join(f"{i},0\n" for i in twins))
     more = {"run": {"directory": str(tmp_path), "name": "filled"}, "selection": {"budgets": [30]}}
-    loop.run(config_of(pool, **merge(more, {"pool": {"known_labels": str(tmp_path / "known.csv")}})))
-    assert "2 labels are left out, of samples that have the content of one of the test set" in caplog.text
+    loop.run(config_of(pool, **merge(more, known_file(tmp_path / "known.csv", known))))
     filled = tmp_path / "filled"
-    assert ids_of([filled / "known/labels.parquet"]) == {row["id"] for row in known}
     assert ids_of([filled / "rounds/000/labels.parquet"]) == set()
     assert ids_of((filled / "rounds/000/test").glob("*.parquet")) == tested
+
+
+def test_a_known_label_of_what_has_the_test_sets_content_is_left_out_with_it(
+    finished, local_ray, pool, tmp_path, caplog
+):
+    _, _, root, _ = finished
+    tested, twins = set(drawn(pool).to_pylist()), ids_of([root / draw.TWINS_FILE])
+    known = [row for row in rows(root / "labels.csv") if row["id"] not in tested][:5]
+    more = {"run": {"directory": str(tmp_path), "name": "twins"}, "selection": {"budgets": [10]}}
+    loop.run(config_of(pool, **merge(more, known_file(tmp_path / "known.csv", known, twins))))
+    assert "2 labels are left out, of samples that have the content of one of the test set" in caplog.text
+    assert ids_of([tmp_path / "twins/known/labels.parquet"]) == {row["id"] for row in known}
 
 
 def test_people_label_it_with_the_initial_set(local_ray, pool, tmp_path, caplog):

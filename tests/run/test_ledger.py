@@ -311,3 +311,16 @@ def test_who_only_looks_whether_a_run_is_driven_keeps_no_driver_out(ledger, monk
     monkeypatch.setattr(module.time, "sleep", lambda _: looking.close())
     ledger.lock()
     ledger.unlock()
+
+
+def test_a_store_that_is_away_at_the_end_hides_nothing(tmp_path):
+    """Giving a lease back is a courtesy: what ended the run is what has to be said."""
+
+    def away():
+        raise OSError("object store: away")
+
+    ledger = Ledger(Place.at(str(tmp_path / "r")))
+    ledger.lock()
+    ledger._lease = SimpleNamespace(release=away)
+    ledger.unlock()
+    Ledger(ledger.root).lock()

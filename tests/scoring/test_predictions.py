@@ -81,7 +81,7 @@ def test_predictions_are_written_as_they_come(saved, tmp_path, monkeypatch):
     monkeypatch.setattr("prunefuse_ray.data.prepared.chunk_rows", lambda form: 1)
     out = Place.at(str(tmp_path / "out"))
     (tmp_path / "out").mkdir()
-    count = export(source, network, FORM, ["a", "b"], out, task="classification", trusted=OWN)
+    count = export(source, network, FORM, ["a", "b"], out, task="classification", size=0, trusted=OWN)
     files = [pq.ParquetFile(file.path) for file in out.written()]
     assert count == 5 == sum(file.num_row_groups for file in files)
     rows = pa.concat_tables(file.read() for file in files).sort_by("id")

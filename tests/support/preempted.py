@@ -26,7 +26,7 @@ from prunefuse_ray.training.trainer import TrainingJob, train
 from tests.support.nets import OWN, STEPS_LOG
 from tests.support.pools import random_images, source, write_pool
 
-SAMPLES, BATCH, EPOCHS = 800, 4, 2
+SAMPLES, BATCH, EPOCHS = 1600, 4, 2
 
 
 def main(directory: Path) -> None:
@@ -57,7 +57,8 @@ def main(directory: Path) -> None:
                 checkpoints.update(p.parent.name for p in directory.glob("training/**/state.safetensors"))
             if not announced and STEPS_LOG.exists() and STEPS_LOG.stat().st_size:
                 # As `ray drain-node` does, which takes seconds to start: on a busy machine the training would be over.
-                deadline = int(1000 * (time.time() + 8))
+                # On such a machine sixteen steps, from one look for a notice to the next, take seconds.
+                deadline = int(1000 * (time.time() + 20))
                 announced, why = ray._raylet.GcsClient(address=cluster.address).drain_node(
                     spot.node_id, autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION, "reclaimed", deadline
                 )

@@ -10,7 +10,7 @@ from prunefuse_ray.config.files import PRESETS, to_tree
 from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.run.opening import not_read
 from prunefuse_ray.storage import Place
-from prunefuse_ray.sweep.config import load_sweep, stops_early, sweep_from_tree, sweep_path, trials
+from prunefuse_ray.sweep.config import Axis, load_sweep, stops_early, sweep_from_tree, sweep_path, trials
 from prunefuse_ray.sweep.results import read_sweep
 
 SWEEPS = sorted(p for p in PRESETS.glob("*.yaml") if "base" in yaml.safe_load(p.read_text()))
@@ -262,6 +262,16 @@ def test_resuming_takes_what_the_directory_has_recorded(tmp_path, monkeypatch):
         parse_sweep(["--resume", "x", "--config", "y"])
     monkeypatch.chdir(tmp_path / "moved" / "swept")
     assert sweep_path(parse_sweep(["--resume", "."])) == str(tmp_path / "moved" / "swept")
+
+
+def test_a_draw_of_a_fine_grid_is_told_as_it_is():
+    """Optuna takes no value back that is not of its grid."""
+    axis = Axis(quniform=(0.5, 0.75, 0.03125))
+    assert axis.as_shown(0.53125) == 0.53125
+    with pytest.raises(ConfigError, match="takes only bounds that are multiples of the step"):
+        sweep_from_tree(
+            {"search": "optuna", "samples": 2, "space": {"distillation.weight": {"quniform": [0.1, 0.9, 0.2]}}}
+        )
 
 
 def test_seeds_of_the_command_line_replace_the_files():

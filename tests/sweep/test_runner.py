@@ -24,6 +24,7 @@ from ray.tune.execution.tune_controller import TuneController
 import prunefuse_ray
 from prunefuse_ray.cli import main
 from prunefuse_ray.config.files import config_from_tree, load_config, merge, to_tree
+from prunefuse_ray.data import draw
 from prunefuse_ray.distributed.autoscaler import Autoscaler, NodeType
 from prunefuse_ray.distributed.resources import Resources
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
@@ -52,7 +53,7 @@ from prunefuse_ray.sweep.results import (
 )
 from prunefuse_ray.sweep.runner import concurrency, in_order, placement, run_sweep, wanted
 from prunefuse_ray.sweep.sharing import inputs_keys
-from prunefuse_ray.sweep.trial import Desk, TrialJob, _run
+from prunefuse_ray.sweep.trial import Desk, TrialJob, _run, drive
 from tests.support import ROOT
 from tests.support.runs import TINY
 
@@ -273,6 +274,97 @@ def test_the_median_rule_goes_on_with_what_earlier_starts_measured(tmp_path, mon
     assert rule.on_trial_result(waiting, trial, {"budgets_passed": 2, "proxy": value}) == decision
     few = sweeping._scheduler(sweep, Place.at(str(tmp_path)), found[:1], 3)
     assert few.on_trial_result(waiting, trial, {"budgets_passed": 2, "proxy": 0.0}) == "CONTINUE"
+
+
+def test_a_complete_trial_that_was_behind_once_ends_no_later_start(tmp_path, monkeypatch):
+    """Rounds of earlier starts are recorded, and not judged."""
+    base = {"selection": {"budgets": [50, 100, 150]}}
+    sweep = sweep_from_tree({"base": base, "metric": "proxy", "scheduler": "median", "seeds": [0, 1, 2, 3]})
+    found = trials(sweep)
+    curves = [[0.8, 0.8, 0.8]] * 3 + [[0.1, 0.5, 0.9]]
+    past(monkeypatch, {t.name: c for t, c in zip(found, curves, strict=True)})
+    rule = sweeping._scheduler(sweep, Place.at(str(tmp_path)), found, 3)
+    assert sorted(len(rounds) for rounds in rule._results.values()) == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_a_round_that_was_passed_is_not_judged_again(tmp_path, monkeypatch, kind):
+    """A trial tells its earlier rounds again in each start, and when it was lost."""
+    base = {"selection": {"budgets": [50, 100, 150]}}
+    sweep = sweep_from_tree({"base": base, "metric": "proxy", "scheduler": kind, "seeds": [0, 1, 2]})
+    found = trials(sweep)
+    past(monkeypatch, {t.name: [0.8] * 3 for t in found})
+    rule = sweeping._scheduler(sweep, Place.at(str(tmp_path)), found, 3)
+    trial = sweeping._Past("behind")
+    rule.on_trial_add(None, trial)
+    for _ in range(2):
+        row = {"budgets_passed": 2, "proxy": 0.1, "before": True}
+        assert rule.on_trial_result(None, trial, row) == "CONTINUE"
+    if kind == "median":
+        assert len(rule._results[trial]) == 1
+
+
+def test_nothing_of_a_look_that_came_to_nothing_is_left(tmp_path, monkeypatch):
+    """Of a start that was killed, or found the pool changing, before the pool was recorded."""
+    sweep = sweep_from_tree({"base": {"run": {"directory": str(tmp_path), "name": "s"}}})
+    trial, *_ = trials(sweep)
+    key = pool_key(trial.config)
+    stale = Place.at(str(tmp_path / "s")) / "pools" / key / draw.TWINS_FILE
+    stale.write_bytes(b"old")
+    for module, name in ((sweeping, "materialize"), (sweeping.inventory, "write"), (sweeping.growth, "record")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(sweeping, "lines", lambda *_: [])
+    new = sweeping._New(None, SimpleNamespace(inventory=SimpleNamespace(to_json=dict)))
+    infos = {key: (SimpleNamespace(to_json=dict), new)}
+    sweeping._record(Place.at(str(tmp_path / "s")), sweep, [trial], infos, lambda _: None)
+    assert not stale.exists()
+
+
+def test_a_trial_that_comes_back_tells_what_it_has_done(tmp_path, monkeypatch):
+    """It may have been lost between a commit and the word of it: others would wait for its whole run."""
+    config = config_from_tree({"selection": {"budgets": [50, 100]}, "run": {"directory": str(tmp_path), "name": "t"}})
+    ledger = Ledger(Place.at(str(tmp_path / "t")))
+    ledger.create(to_tree(config), {"rows": 1})
+    ledger.commit(Step(-1, "init"), {}, {"seconds": 1.0})
+    told = []
+    desk = SimpleNamespace(
+        post=SimpleNamespace(remote=lambda *_: None), finish=SimpleNamespace(remote=lambda key, _: told.append(key))
+    )
+    monkeypatch.setattr("prunefuse_ray.sweep.trial.loop.run", lambda *_, **__: None)
+    monkeypatch.setattr("prunefuse_ray.sweep.trial.round_row", lambda *_: {})
+    _run("a", TrialJob(root=Place.at(str(tmp_path)), configs={"a": to_tree(config)}, runs=1, directory="."), desk)
+    assert told == [inputs_keys(config, {"rows": 1})[Step(-1, "init")]]
+
+
+def test_a_trial_knows_that_its_cluster_is_not_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", "x")
+    monkeypatch.delenv("RAY_ADDRESS")  # both are undone after the test
+    seen = []
+    monkeypatch.setattr("prunefuse_ray.sweep.trial._run", lambda *_: seen.append(os.environ.get("RAY_ADDRESS")))
+    monkeypatch.setattr("prunefuse_ray.sweep.trial.ray.get", lambda _: None)
+    desk = SimpleNamespace(release=SimpleNamespace(remote=lambda _: None))
+    job = TrialJob(root=Place.at(str(tmp_path)), configs={}, runs=1, directory="", address="10.0.0.1:6379")
+    drive("a", job, desk)
+    assert seen == ["10.0.0.1:6379"]
+
+
+def test_a_trial_that_was_lost_is_not_logged_twice():
+    got = []
+    careful = Careful("t", SimpleNamespace(on_trial_result=lambda **i: got.append(i["result"]["budgets_passed"])))
+    trial = SimpleNamespace(trial_id="a")
+    for number, before in ((1, False), (2, False), (1, True), (2, True), (3, False)):
+        row = {"budgets_passed": number, "before": before}
+        careful.on_trial_result(iteration=0, trials=[], trial=trial, result=row)
+    assert got == [1, 2, 3]
+
+
+def test_what_a_tracker_says_holds_no_password(caplog):
+    def fail(**_):
+        raise RuntimeError("API request to https://me:secret@host/api failed")
+
+    Careful("mlflow", SimpleNamespace(on_trial_start=fail)).on_trial_start(iteration=0, trials=[], trial=None)
+    assert "secret" not in caplog.text
+    assert "@host/api failed" in caplog.text
 
 
 def test_parts_of_a_cluster_leave_the_streams_their_cpus():

@@ -26,7 +26,7 @@ def test_an_announced_preemption_costs_the_steps_after_its_checkpoint_only(tmp_p
         },
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     told = json.loads(run.stdout.splitlines()[-1])
@@ -40,4 +40,5 @@ def test_an_announced_preemption_costs_the_steps_after_its_checkpoint_only(tmp_p
     assert len(told["steps"]) == 3
     assert told["workers"] == [2, 1]
     assert "2, then 1 workers" in run.stderr
+    assert "a training lost a machine (its end was announced); its workers start again" in run.stderr
     assert told["epochs"] == EPOCHS == len(told["losses"])

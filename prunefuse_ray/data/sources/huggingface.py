@@ -17,6 +17,7 @@ from prunefuse_ray.data.classes import check_order, contradiction, features_name
 from prunefuse_ray.data.index import Found, Index, scanned
 from prunefuse_ray.data.left_out import LeftOut
 from prunefuse_ray.data.paths import Listing, as_list, check_names, locate
+from prunefuse_ray.data.reading import refuse_pickles
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader
 from prunefuse_ray.errors import PoolError
@@ -117,9 +118,20 @@ def arrow_schema(place: Place) -> pa.Schema:
         with _open_arrow(place) as stream:
             schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
         _ = schema.names  # they may not be UTF-8
-        return schema
     except (OSError, EOFError, ValueError, pa.ArrowException) as error:
         raise PoolError(f"{place.path}: no Arrow stream file ({error}){pointed(place)}; copy it again") from error
+    refuse_pickles(schema, place.path)
+    return schema
+
+
+def _number(schema: pa.Schema, column: str, place: Place) -> int:
+    """The place of a column. Arrow has -1 for one that is missing or there twice, and takes that for the last one."""
+    if (number := schema.get_field_index(column)) < 0:
+        raise PoolError(
+            f"'{place.path}' has no column '{column}', or several; it has {', '.join(schema.names)}; mend it, or name "
+            "the datasets that belong together"
+        )
+    return number
 
 
 def scan_arrow(place: Place, sample: str, label: str | None) -> Iterator[tuple[np.ndarray, np.ndarray, Sequence[Any]]]:
@@ -129,26 +141,27 @@ def scan_arrow(place: Place, sample: str, label: str | None) -> Iterator[tuple[n
     """
     with _open_arrow(place) as stream:
         schema = arrow_schema(place)
+        number, labeled = _number(schema, sample, place), None if label is None else _number(schema, label, place)
         pa.ipc.read_message(stream)
         while True:
             try:
                 message = pa.ipc.read_message(stream)
                 batch = pa.ipc.read_record_batch(message, schema)
                 batch.validate()
-                labels = _labels(batch, schema, label)
+                labels = _labels(batch, labeled)
             except EOFError:
                 return
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise PoolError(f"{place.path}: cut off, or damaged ({error}); copy it again") from error
             body, end = message.body, stream.tell()
-            starts, sizes = _ranges(batch.column(schema.get_field_index(sample)), body, place)
+            starts, sizes = _ranges(batch.column(number), body, place)
             yield starts + (end - body.size), sizes, labels
 
 
-def _labels(batch: pa.RecordBatch, schema: pa.Schema, label: str | None) -> Sequence[Any]:
-    if label is None:
+def _labels(batch: pa.RecordBatch, number: int | None) -> Sequence[Any]:
+    if number is None:
         return [None] * batch.num_rows
-    column = batch.column(schema.get_field_index(label))
+    column = batch.column(number)
     column.validate(full=True)  # damaged offsets would be followed anywhere
     return column.to_pylist()
 

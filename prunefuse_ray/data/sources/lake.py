@@ -331,7 +331,9 @@ def _position_deletes(tasks: Iterable[Any], samples: SampleSet, path: str) -> di
     query = path.partition("?")[2] if "/" in path else ""
     found: dict[str, list[np.ndarray]] = defaultdict(list)
     for delete_file, data_files in applying.items():
-        place = Place.at(_plain(delete_file) + (f"?{query}" if query else ""))
+        name = _plain(delete_file)
+        name = name.replace("%", "%25") if "://" in name else name  # it is a name, and no encoding of one
+        place = Place.at(name + (f"?{query}" if query else ""))
         table = pq.read_table(place.path, columns=["file_path", "pos"], filesystem=place.fs)
         for file in data_files:
             mine = table.filter(pc.equal(table["file_path"].cast(pa.string()), file))

@@ -73,6 +73,12 @@ def _refuse_tables(samples: SampleSet, listing: Listing) -> None:
     lie there, too."""
     for path in as_list(samples.paths):
         place = Place.at(path)
+        if (place / ".hoodie").is_directory:
+            raise PoolError(
+                f"{samples.field}: '{path}' is a table of Hudi, whose folder keeps earlier versions of its files, and "
+                "rows that it has deleted; write its newest version as plain Parquet, or name the files themselves by "
+                "a pattern, if all of them are meant"
+            )
         metadata = [file.base_name for file in (place / "metadata").files()]
         kinds = {
             "delta": (place / "_delta_log").is_directory,

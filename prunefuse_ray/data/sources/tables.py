@@ -145,7 +145,7 @@ def vector_of(cell: Any) -> list[float] | None:
         cells = cell if isinstance(cell, list) else []
     try:
         return [math.nan if one is None else float(one) for one in cells] or None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -192,10 +192,10 @@ def _json_rows(place: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]
                     raise _lacks(place, lost[0], list(row))
                 first = False
                 yield line, row
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise _fault(place, line, f"no JSON ({error}); one object a line, mend it") from error
         except UnicodeError as error:
             raise _encoding(place, line + 1, error) from error
+        except (ValueError, RecursionError) as error:
+            raise _fault(place, line, f"no JSON ({error}); one object a line, mend it") from error
 
 
 class _opened:

@@ -161,7 +161,7 @@ def _members(place: Place, key_ends: str) -> Iterator[_Member | LeftOut]:
             while (info := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # or the archive's whole listing would stay in memory
                 if not info.isdir():
-                    yield _member(tar, info, key_ends)
+                    yield _member(tar, info, key_ends, place.path)
             # Reading ends at the first block of zeros: another archive may follow in the same file.
             ahead.seek(tar.offset)
             if not (rest := ahead.read(READ_AHEAD)):
@@ -178,7 +178,7 @@ def _members(place: Place, key_ends: str) -> Iterator[_Member | LeftOut]:
         ) from error
 
 
-def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, key_ends: str) -> _Member | LeftOut:
+def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, key_ends: str, where: str) -> _Member | LeftOut:
     name = info.name.encode(errors="surrogateescape").decode(errors="replace")
     if not info.isreg() or info.issparse():
         return LeftOut(name, "link" if info.issym() or info.islnk() else "not a plain file")
@@ -188,8 +188,11 @@ def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, key_ends: str) -> _Memb
         return LeftOut(name, "no extension")
 
     def read() -> bytes:
-        file = tar.extractfile(info)
-        return b"" if file is None else file.read()
+        try:
+            file = tar.extractfile(info)
+            return b"" if file is None else file.read()
+        except tarfile.TarError as error:
+            raise PoolError(f"{where}: not an uncompressed tar file ({error}); copy it again") from error
 
     return _Member(
         key=matched[1], kind=matched[2].lower(), name=name, offset=info.offset_data, bytes=info.size, read=read
@@ -201,7 +204,7 @@ def _label(content: bytes, field: str) -> Any:
         return content.decode(errors="replace").strip()
     try:
         return json.loads(content).get(field)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
 
 

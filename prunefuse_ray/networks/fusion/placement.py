@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from prunefuse_ray.networks.fusion.prenorm import fuse_prenorm, residual_stream
 from prunefuse_ray.networks.fusion.rule import Parts
 from prunefuse_ray.networks.indices import KeptIndices, grid, write
-from prunefuse_ray.networks.structure import damp_cross
+from prunefuse_ray.networks.structure import damp_cross, is_depthwise
 
 
 def in_blocks(parts: Parts, factor: float) -> dict[str, Tensor]:
@@ -41,7 +41,8 @@ def _averaged(owner: nn.Module, dims: tuple[Tensor | None, ...], values: list[Te
     """What each member writes of a tensor of this module."""
     if all(index is None for index in dims):  # the classifier's bias, or a counter
         return [torch.stack(values).mean(0) if values[0].is_floating_point() else values[0]] * len(values)
-    if isinstance(owner, (nn.Linear, _ConvNd)) and len(dims) > 1 and dims[0] is None:
+    outputs = 1 if getattr(owner, "transposed", False) and not is_depthwise(owner) else 0
+    if isinstance(owner, (nn.Linear, _ConvNd)) and len(dims) > 1 and dims[outputs] is None:
         # Whole outputs that read the members' channels, as the classifier's do, sum over the members.
         return [value / len(values) for value in values]
     return values

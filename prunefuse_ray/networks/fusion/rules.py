@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from prunefuse_ray.networks.fusion.rule import FusionRule, Parts
+from prunefuse_ray.networks.specs import NetworkError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +15,13 @@ PAPER = "Kousar, Bhatti and Moon 2026 (arXiv 2603.26138)"
 EXACT_FOR = (
     "convolutions with batch normalization, transformers that normalize before every block, and encoders of texts"
 )
+
+
+def _share(parts: Parts, name: str) -> float:
+    value = parts.parameters[name]
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise NetworkError(f"fusion.{name}: {value!r} is no share from 0 to 1")
+    return value
 
 
 def _keep(parts: Parts) -> Mapping[str, Tensor]:
@@ -34,13 +42,13 @@ def _scaled(parts: Parts) -> Mapping[str, Tensor]:
     from prunefuse_ray.networks.structure import filled
 
     verify(filled(parts.dense, preserving(parts, 0.0)), parts)  # else the weights that it scales are the wrong ones
-    return preserving(parts, parts.parameters["epsilon"])
+    return preserving(parts, _share(parts, "epsilon"))
 
 
 def _shrink_perturb(parts: Parts) -> Mapping[str, Tensor]:
     from prunefuse_ray.networks.fusion.placement import shrunk
 
-    return shrunk(parts, parts.parameters["shrink"])
+    return shrunk(parts, _share(parts, "shrink"))
 
 
 def _variance_transfer(parts: Parts) -> Mapping[str, Tensor]:

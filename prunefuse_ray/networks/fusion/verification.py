@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +9,7 @@ from prunefuse_ray.networks.committee import Ensemble
 from prunefuse_ray.networks.fusion.rule import Parts
 from prunefuse_ray.networks.probe import in_highest_precision, probe_inputs
 from prunefuse_ray.networks.specs import NetworkError
+from prunefuse_ray.networks.structure import copied
 
 
 def verify(fused: nn.Module, parts: Parts) -> None:
@@ -22,7 +21,7 @@ def verify(fused: nn.Module, parts: Parts) -> None:
     def outputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         inputs = probe_inputs(spec, dtype)
         expected, found = (
-            copy.deepcopy(each).cpu().to(dtype).eval()(inputs)
+            copied(each).cpu().to(dtype).eval()(inputs)
             for each in (members[0] if len(members) == 1 else Ensemble(members), fused)
         )
         return expected, found

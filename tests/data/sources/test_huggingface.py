@@ -134,3 +134,14 @@ def test_caches_beside_datasets_that_a_pattern_or_a_folder_names_are_no_samples(
         "sets/a/data-00000-of-00001.arrow", "sets/b/data-00000-of-00001.arrow",
     ]  # fmt: skip
     assert [o.reason for o in found.left_out].count("not in state.json") == 2
+
+
+def test_a_file_that_lacks_a_column_is_refused(tmp_path):
+    """Arrow would take its last column for that."""
+    table = pa.table({"text": ["a"], "url": ["b"], "grade": [1]})
+    with pa.ipc.new_stream(tmp_path / "x.arrow", table.schema) as stream:
+        stream.write_table(table)
+    with pytest.raises(PoolError, match="no column 'label', or several; it has text, url, grade"):
+        list(scan_arrow(here(tmp_path / "x.arrow"), "text", "label"))
+    with pytest.raises(PoolError, match="no column 'content'"):
+        list(scan_arrow(here(tmp_path / "x.arrow"), "content", None))

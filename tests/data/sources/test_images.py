@@ -121,14 +121,14 @@ def test_files_of_every_format_that_pillow_decodes_are_samples(tmp_path, local_r
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "dog").mkdir()
     image = Image.fromarray(np.full((8, 8, 3), 90, np.uint8))
-    for ending in ("jfif", "gif", "avif", "jpe", "ppm", "jp2", "webp", "tga", "ico", "TIF"):
+    for ending in ("jfif", "gif", "avif", "jpe", "ppm", "jp2", "webp", "tga", "TIF"):
         image.save(tmp_path / "train" / "cat" / f"a.{ending}")
     image.save(tmp_path / "train" / "dog" / "b.png")
     (tmp_path / "train" / "cat" / "c.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
     (tmp_path / "train" / "cat" / "empty.png").write_bytes(b"")
     pool = cfg.Pool(source="images", path=str(tmp_path / "train"), test_path=str(tmp_path / "val"), image_size=(8, 8))
     found = survey(pool)
-    assert found.info.rows == 11
+    assert found.info.rows == 10
     assert found.indexes["path"].left_out.counts == {"empty": 1, "extension .eps": 1}
     root = Place.at(str(tmp_path / "run"))
     materialize(found, root)

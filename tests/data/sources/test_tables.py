@@ -181,3 +181,7 @@ def test_rows_of_empty_cells_are_counted_and_leave_the_others_their_numbers(tmp_
     tree = {"source": "csv", "path": str(tmp_path / "pool"), "test_path": str(tmp_path / "test"), "classes": NAMES}
     index = survey(cfg.Pool.model_validate({**tree, "text_column": "text"})).indexes["path"]
     assert dict(index.left_out.counts) == {"row of empty cells": 1}
+
+
+def test_a_number_beyond_all_numbers_is_no_vector():
+    assert vector_of([10**400]) is None

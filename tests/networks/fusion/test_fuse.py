@@ -102,6 +102,26 @@ def test_variance_transfer_scales_the_other_weights_as_training_scaled_the_proxy
     assert len(grown) > 3, "each layer has its own"
 
 
+@pytest.mark.parametrize(("rule", "parameters"), [("shrink_perturb", {"shrink": 50}), ("scaled", {"epsilon": -3})])
+def test_a_parameter_of_a_rule_is_a_share(pair, rule, parameters):
+    with pytest.raises(NetworkError, match=r"fusion\.(shrink|epsilon): (50|-3) is no share from 0 to 1"):
+        fuse(*pair, rule, **parameters)
+
+
+def test_an_upsampling_of_each_channel_for_itself_keeps_the_new_ones():
+    """Its weights are (inputs, outputs per group): a channel leads to itself alone."""
+    own = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 8, 4, 2, 1, groups=8),
+        nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    spec = NetworkSpec(architecture="own", classes=5, input_shape=(3, 8, 8))
+    proxy = prune(own, spec, PruningSpec(ratio=0.5))
+    fused = fuse(own, proxy, "function_preserving")
+    weights, new = fused[3].weight, ~kept_mask(own[3].weight, proxy.kept["3.weight"])
+    assert torch.equal(weights[new], own[3].weight[new])
+    assert new.any()
+
+
 def test_positional_ignores_where_weights_came_from(pair):
     dense, proxy = pair
     fused = fuse(dense, proxy, "positional").state_dict()
