@@ -23,6 +23,10 @@ from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, first_line, 
 from prunefuse_ray.networks.structure import damp_cross, damp_queries, query_rows, refill
 
 
+FEW = 2
+"""Channels of a layer: with so few a rectifier may let nothing pass."""
+
+
 def check_alignment(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> None:
     """Raises NetworkError unless every kept channel meets the same channels in the proxy as in the dense network.
 
@@ -33,6 +37,12 @@ def check_alignment(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec) -> N
     expected, found = pruned.logits, masked.logits
     size = expected.abs().max()
     if not expected.isfinite().all() or (expected[:1] - expected[1:]).abs().max() <= tolerance**2 * size:
+        narrowest = min((len(index) for dims in kept.values() for index in dims if index is not None), default=FEW + 1)
+        if narrowest <= FEW:
+            raise NetworkError(
+                f"pruning.ratio: leaves {narrowest} channel{'s' * (narrowest > 1)} of a layer of {spec.architecture}, "
+                "whose outputs then hardly depend on its inputs; use a lower ratio"
+            )
         raise NetworkError(
             f"network.architecture: {spec.architecture} cannot be pruned: with random weights its outputs do not "
             "depend on its inputs, so nothing shows whether its channels were followed rightly"

@@ -637,6 +637,13 @@ def test_indices_that_are_out_of_place_are_noticed(monkeypatch):
         prune(dense, spec, PruningSpec(ratio=0.5))
 
 
+def test_a_ratio_that_leaves_too_little_is_called_that():
+    """And not an architecture that cannot be pruned."""
+    spec = NetworkSpec(architecture="torchvision:resnet18", classes=10, input_shape=(3, 32, 32))
+    with pytest.raises(NetworkError, match=r"pruning\.ratio: leaves 1 channel of a layer .*; use a lower ratio"):
+        prune(build(spec, seed=0), spec, PruningSpec(ratio=0.99))
+
+
 def test_frozen_layers_are_pruned_and_stay_frozen_through_fusion():
     spec = spec_of(ConvolutionalHead)
     dense = build(spec, seed=0)
