@@ -129,3 +129,26 @@ def test_samples_that_belong_to_no_class(title, kind):
     held = [told([s["raw"]["held back, usual by labeled"][t][kind] for s in seeds]) for t in ("1.0", "1.25", "2.0")]
     (row,) = rows_of(RESULTS, title)
     assert cells(row) == [raw, *held, unit]
+
+
+def of_seeds(file, labels, column, arm=None):
+    """As the text of README has it: mean ± standard deviation over the seeds of a file."""
+    tree = json.loads((FIGURES / f"{file}.json").read_text(encoding="utf-8"))
+    rows = tree["rounds"] if arm is None else [row for row in tree["rows"] if row["arm"] == arm]
+    values = [100 * row[column] for row in rows if row["labels"] == labels]
+    assert len(values) == 3, "three seeds"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} %"
+
+
+def test_the_text_of_the_readme():
+    text = " ".join((ROOT / README).read_text(encoding="utf-8").split())
+    for said in (
+        f"reaches {of_seeds('kmeans_cifar10', 1_000, 'baseline')} at 1,000 labels and "
+        f"{of_seeds('kmeans_cifar10', 5_000, 'baseline')} at 5,000",
+        f"1,000 random labels, fused network {of_seeds('texts_imdb', 1_000, 'fused')}, TF-IDF with logistic regression "
+        f"{of_seeds('texts_imdb', 1_000, 'baseline')}",
+        f"`margin` {of_seeds('texts_selected', 400, 'fused', 'margin')}, random samples "
+        f"{of_seeds('texts_selected', 400, 'fused', 'random-fused')}, TF-IDF with logistic regression on random "
+        f"samples {of_seeds('texts_selected', 400, 'baseline', 'random-fused')}",
+    ):
+        assert said in text
