@@ -343,7 +343,8 @@ def test_a_run_goes_on_when_ray_dies_again_and_again(undisturbed, tmp_path):
     done = finish(process, tmp_path, time.monotonic(), timeout=600)
     assert done.code == 0, done.errors
     assert selected(tmp_path) == undisturbed[0]
-    lines = done.errors.splitlines()
+    # A kill may leave a file that was half written, of which the next driver tells.
+    lines = [line for line in done.errors.splitlines() if "files that a driver left when it was killed" not in line]
     assert 2 <= len(lines) <= 3, done.errors  # Ray replaces some starting workers by itself
     assert all("started again" in line for line in lines), done.errors
 
