@@ -145,10 +145,10 @@ def test_the_text_of_the_readme():
     for said in (
         f"reaches {of_seeds('kmeans_cifar10', 1_000, 'baseline')} at 1,000 labels and "
         f"{of_seeds('kmeans_cifar10', 5_000, 'baseline')} at 5,000",
-        f"1,000 random labels, fused network {of_seeds('texts_imdb', 1_000, 'fused')}, TF-IDF with logistic regression "
-        f"{of_seeds('texts_imdb', 1_000, 'baseline')}",
-        f"`margin` {of_seeds('texts_selected', 400, 'fused', 'margin')}, random samples "
-        f"{of_seeds('texts_selected', 400, 'fused', 'random-fused')}, TF-IDF with logistic regression on random "
-        f"samples {of_seeds('texts_selected', 400, 'baseline', 'random-fused')}",
+        f"1,000 randomly chosen samples, the fused network reaches {of_seeds('texts_imdb', 1_000, 'fused')} and TF-IDF "
+        f"with logistic regression {of_seeds('texts_imdb', 1_000, 'baseline')}",
+        f"PruneFuse reaches {of_seeds('texts_selected', 400, 'fused', 'margin')} with `margin` and "
+        f"{of_seeds('texts_selected', 400, 'fused', 'random-fused')} with random samples; TF-IDF with logistic "
+        f"regression on random samples reaches {of_seeds('texts_selected', 400, 'baseline', 'random-fused')}",
     ):
         assert said in text
