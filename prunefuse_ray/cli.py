@@ -35,7 +35,7 @@ def entry(argv: Sequence[str] | None = None) -> int:
     try:
         code = main(arguments)
     except KeyboardInterrupt:
-        print(f"interrupted {progress.now.doing}; the same command goes on", file=sys.stderr, flush=True)
+        print(f"interrupted {progress.now.doing}; the same command resumes", file=sys.stderr, flush=True)
         code = interrupts.exit_code()
     except SystemExit as ended:
         if ended.code not in (None, 0, 2):  # not argparse's: code of one's own ends the command, and would do so again

@@ -102,7 +102,7 @@ def few(several: Sequence[object], most: int, between: str = ", ", more: str = "
 DISK_REMEDIES = {
     errno.ENOSPC: "free some space, or name another directory",
     errno.EDQUOT: "free some space, ask for a larger quota, or name another directory",
-    errno.EFBIG: "files may not be so large there: raise the limit, or name another directory",
+    errno.EFBIG: "the file is larger than is allowed there: raise the limit, or name another directory",
     errno.EROFS: "make it writable, or name another directory",
     errno.EACCES: "give yourself the right to read and write there, or name another directory",
     errno.EPERM: "give yourself the right to read and write there, or name another directory",
@@ -120,7 +120,7 @@ def disk_trouble(error: BaseException) -> str | None:
             path = getattr(one, "filename2", None) or getattr(one, "filename", None) or _path_in(str(one))
             notes = [note for cause in causes(error) for note in getattr(cause, "__notes__", ())]
             where = f"{path or notes[0]}: " if path or notes else ""
-            return f"{where}{os.strerror(code)}: {DISK_REMEDIES[code]}; the same command goes on from what is recorded"
+            return f"{where}{os.strerror(code)}: {DISK_REMEDIES[code]}; the same command resumes from what is recorded"
     return None
 
 
@@ -142,12 +142,12 @@ def store_trouble(error: BaseException) -> str | None:
             continue
         line = next(found for found in text.splitlines() if STORE.search(found)).strip()
         if any(word in line for word in REFUSED):
-            remedy = "the credentials are not taken, or not any more: renew them, or give them the right"
+            remedy = "the credentials are not accepted, or no longer: renew them, or grant them access"
         elif BROKEN_OFF in line:
             remedy = "the connection broke in the middle of an answer"
         else:
-            remedy = "it was asked again for as long as run.store_patience allows: look whether the store is there"
-        return f"object store: {line}; {remedy}. Nothing that is recorded is lost; the same command goes on from there"
+            remedy = "it was retried for as long as run.store_patience allows: check that the store is available"
+        return f"object store: {line}; {remedy}. Nothing that is recorded is lost; the same command resumes from there"
     return None
 
 

@@ -306,7 +306,9 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], *,
     with _named("example", x[:1]), torch.inference_mode():
         outputs = module(x[:1])
     if classes and isinstance(outputs, Tensor) and len(classes) != outputs.shape[1]:
-        raise ConfigError(f"classes: {len(classes)} names, but the network gives {outputs.shape[1]} logits")
+        raise ConfigError(
+            f"classes: {len(classes)} names, but the network gives {outputs.shape[1]} logits; give one name for each"
+        )
     content = checked_onnx(module, x, {"classes": list(classes)} if classes else {})
     Place.at(os.fspath(path)).write_bytes(content)
 

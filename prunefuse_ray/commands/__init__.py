@@ -9,7 +9,7 @@ GROUPS = {
         "doctor": "what this machine or cluster can do, and what would make it faster",
     },
     "Run": {
-        "run": "carry out, or go on with, a run",
+        "run": "start or resume a run",
         "label": "label a run's samples in the browser; the run goes on by itself",
         "sweep": "many runs on Ray Tune, sharing what they have in common",
         "score": "score a pool with a saved network",
@@ -26,8 +26,8 @@ GROUPS = {
 COMMANDS = tuple(name for commands in GROUPS.values() for name in commands)
 EXIT_CODES = {
     0: "done",
-    1: "a bug, Ray died too often, or trials of a sweep that failed",
+    1: "a bug, too many crashes of Ray, or failed trials of a sweep",
     2: "something to correct; one message names it",
-    3: "samples wait for labels; the same command goes on",
-    130: "interrupted (Ctrl-C; 143: SIGTERM); the same command goes on",
+    3: "samples wait for labels; the same command resumes",
+    130: "interrupted (Ctrl-C; 143: SIGTERM); the same command resumes",
 }

@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     each = proposal.budgets(facts)[-1] / max(facts.classes, 1)
     if facts.holds == "images" and not facts.labeled and facts.classes and each < proposal.FEW_A_CLASS:
         console.print(
-            f"Few: from {each:.0f} labels a class, a network that starts from nothing learns little. More labels, "
+            f"Few labels: from {each:.0f} per class, a network with random weights learns little. More labels, "
             "trained weights (network.weights) or the unlabeled pool (pretraining, training.unlabeled) help most.",
             markup=False,
         )

@@ -53,8 +53,8 @@ def main(argv: Sequence[str]) -> int:
         )
     if not (TASKS[config.task].one_class or TASKS[config.task].several):
         raise ConfigError(
-            f"the page asks for classes of a sample, which task '{config.task}' has not: `prunefuse run` says where to "
-            "write labels.csv"
+            f"the page asks for classes of a whole sample, and task '{config.task}' has none: `prunefuse run` says "
+            "where to write labels.csv"
         )
     if config.annotation.accept_partial:
         console.print(

@@ -39,7 +39,7 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
         allow_abbrev=False,
         formatter_class=_Help,
         description="Run a sweep: a YAML file of a base configuration, arms, a search space and seeds.\n"
-        "The same command again goes on with it, and so does --resume SWEEP. The fields of a run below override the\n"
+        "The same command resumes it, and so does --resume SWEEP. The fields of a run below override the\n"
         "sweep's base; --run.directory and --run.name are the sweep's own.",
     )
     parser.add_argument("--concurrency", type=int, metavar="N", help="trials at a time; bounded by the cluster")

@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
             console.print(f"the run would start {most} at most: set scoring.actors to [1, {actors}]", markup=False)
     for line in notes:
         console.print(line, markup=False)
-    console.print("Seconds are of the work itself: the start of Ray's workers, and waits for machines, come on top.")
+    console.print("Seconds cover the work itself; starting Ray's workers and waiting for machines take extra time.")
     return 0
 
 

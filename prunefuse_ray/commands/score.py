@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
         if kept["selection"].get("strategy") == AUTO:
             del kept["selection"]["strategy"]
             if "strategy" not in given.get("selection", {}):
-                told = f"selection.strategy '{AUTO}' decides in the rounds of a run, and not here; --selection.strategy"
-                console.print(f"{told} names another one than the default", markup=False)
+                told = f"selection.strategy '{AUTO}' decides in the rounds of a run, and not here; the default is used"
+                console.print(f"{told}; --selection.strategy names another one", markup=False)
     config = validated(Ranking, kept, given)
     result = rank(
         config, arguments.network, arguments.out, arguments.top, arguments.trusted, account, arguments.predictions

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         console.print(f"failed: {r.trial.name}: {r.outcome.message}", markup=False)
     unfinished = sum(r.outcome.status == UNFINISHED for r in result.trials)
     if unfinished:
-        console.print(f"{unfinished} trials are unfinished; the same command goes on with them")
+        console.print(f"{unfinished} trials are unfinished; the same command resumes them")
     if (root / "best.yaml").exists():
         console.print(f"best configuration: {root.uri}/best.yaml", markup=False)
     console.print(f"{progress.seconds():.0f} s; report: {root.uri}/report.html", markup=False)

@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if (key.tag, key.value) in seen:
-                    raise yaml.MarkedYAMLError(problem=f"'{key.value}' stands twice", problem_mark=key.start_mark)
+                    raise yaml.MarkedYAMLError(problem=f"'{key.value}' is given twice", problem_mark=key.start_mark)
                 seen.add((key.tag, key.value))
         return node
 
@@ -84,7 +84,7 @@ def _check_size(tree: Any) -> None:
         value = todo.pop()
         count += 1
         if count > MOST_VALUES:
-            raise ValueError(f"it comes to more than {MOST_VALUES} values by its references (&, *)")
+            raise ValueError(f"its references (&, *) expand to more than {MOST_VALUES} values")
         if isinstance(value, str):
             value.encode()  # a half of a pair of code units alone, "\\ud800", is no text
         todo += [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -129,7 +129,7 @@ def validated(
     except UnicodeEncodeError as error:  # of the command line: bytes that are no UTF-8
         given = flatten(merge(tree, over or {}))
         named = ", ".join(field for field, value in given.items() if value == error.object)
-        raise ConfigError(f"{named}: {shown(error.object)} is no text in UTF-8") from error
+        raise ConfigError(f"{named}: {shown(error.object)} is not valid UTF-8") from error
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,9 +69,9 @@ class Pruning(Section):
     steps: Positive = 1
     """Number of pruning steps on the way to the ratio."""
     committee: Positive = 1
-    """Disjoint proxies that together cover the dense network; above 1 the ratio is 1 - 1 / committee (its default
-    then, also where a file or a sweep's base has another). They are trained side by side, vote, and are fused into one
-    network."""
+    """Disjoint proxies that together cover the dense network. Above 1 the ratio is 1 - 1 / committee: a committee given
+    on the command line or in an arm replaces the ratio of the file or the sweep's base. They are trained side by side,
+    vote, and are fused into one network."""
     round_to: Positive | None = None
     """Bring kept channel counts to the nearest multiple of this, at least one, since vector units compute whole
     multiples anyway (CPUs with matrix units: 16, GPUs: 8); layers that are no wider than it keep the exact share. What
@@ -127,7 +127,7 @@ class Distillation(Section):
 
     weight: Share = 0.0
     """Weight w of the distillation term: loss = (1-w) CE + w T^2 KL(proxy || fused). The paper's method has one; by
-    default it is off, since a teacher weaker than its pupil costs accuracy (docs: results)."""
+    default it is off, since a teacher weaker than its student costs accuracy (docs: results)."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Temperature T of both softmaxes."""
     decay: Literal["none", "linear"] = "linear"

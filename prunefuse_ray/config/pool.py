@@ -70,25 +70,26 @@ class Pool(Section):
     text_column: str | None = None
     """Column of texts (strings) in place of images."""
     vector_column: str | None = None
-    """Column of vectors in place of images: lists of numbers, all equally many, such as the embeddings of a foundation
+    """Column of vectors in place of images: lists of numbers, all of one length, such as the embeddings of a foundation
     model. Those with NaN or infinite numbers are rejected."""
     text_form: Literal["ngrams", "bytes", "tokens"] = "bytes"
     """What a network reads of a text: its words and pairs of words (ngrams), its bytes, or what `tokenizer` makes of it
-    (tokens). Default: ngrams for the architecture textngrams, which is that of texts, tokens for transformers:FOLDER,
+    (tokens). Default: ngrams for textngrams (the default architecture of texts), tokens for transformers:FOLDER,
     bytes for others."""
     text_length: Positive = 1024
-    """Different n-grams, bytes or tokens of a text that the network reads; longer texts are cut, shorter ones filled
-    up. Default for tokens: 256."""
+    """Distinct n-grams, or bytes or tokens, that the network reads of a text; longer texts are truncated, shorter ones
+    padded. Default for tokens: 256."""
     tokenizer: PathOrUri | None = None
-    """For text_form tokens: a tokenizer.json, or the folder that has one. Default: the encoder's folder, of
-    network.architecture. The run keeps its content beside its networks."""
+    """For text_form tokens: a tokenizer.json, or the folder that has one. Default: the encoder's folder, which
+    network.architecture names. The run keeps a copy beside its networks."""
     label_column: str | Annotated[list[str], Field(min_length=2)] = "label"
     """Column of labels (integers 0 .. classes-1, or what the task says), asked only for selected samples. Or several
     columns that are one label together: a number each for task regression, 0 and 1 for each class of multi_label. Where
     people give the labels (annotation.kind), only the test set needs it."""
     mask_folder: str | None = None
     """Of image folders, for task segmentation: the folder beside `path` (`test_path`, ...) that holds a PNG of the same
-    name for every image, its mask: with path data/images and mask_folder masks, of images/a/1.jpg masks/a/1.png."""
+    name for every image, its mask: with path data/images and mask_folder masks, data/masks/a/1.png is the mask of
+    data/images/a/1.jpg."""
     group_column: str | None = None
     """Column of strings or integers (site, patient, camera, ...) by which `selection.per_group: group` shares out the
     selection; samples without a value are a group of their own."""
@@ -116,8 +117,8 @@ class Pool(Section):
     max_rejected: Share = 0.01
     """Share of the pool that may be unreadable before the run stops."""
     max_overlap: Share = 0.01
-    """Share of the test set, or of the validation set, whose very bytes may also lie in the pool. They are counted and
-    named; above this the run is refused. A file or an id in both is always refused."""
+    """Share of the test set, or of the validation set, that may be in the pool too, byte for byte. Such samples are
+    counted and named; above this share the run is refused. A file or an id in both is always refused."""
     mean: list[float] = [0.5]
     """Per-channel mean that is subtracted from pixels scaled to 0..1; one value serves all channels."""
     std: list[Annotated[float, Field(gt=0)]] = [0.25]
@@ -185,7 +186,7 @@ class Pool(Section):
         if self.text_column is not None and self.vector_column is not None:
             raise ValueError("text_column and vector_column are both set: a sample is one of them")
         if self.crop_ratio < 1 and self.other_sizes == "reject":
-            raise ValueError("crop_ratio crops scaled images, but other_sizes is 'reject': set one of them back")
+            raise ValueError("crop_ratio crops scaled images, but other_sizes is 'reject': set crop_ratio to 1")
         for field in ("mean", "std"):
             if len(getattr(self, field)) not in (1, self.channels):
                 raise ValueError(

@@ -54,9 +54,9 @@ class Run(Section):
     """Seed of initialization, initial set, shuffling and augmentation: the same seed gives the same selected ids."""
     store_patience: float = Field(60.0, gt=0)
     """Seconds for which a request to an object store is tried again, with growing pauses, before the run ends with a
-    message; the same command goes on."""
+    message; the same command resumes."""
     trackers: list[TrackerName] = Field([])
-    """Where the figures of every round are shown beside the run directory: names that `prunefuse list trackers` prints
+    """Where the metrics of every round are logged besides the run directory: names of `prunefuse list trackers`
     (tensorboard, mlflow, wandb), or module:name for one of your own. They are configured by their own environment
     variables. A sweep has `loggers` instead."""
     retries: int = Field(3, ge=0)
@@ -72,7 +72,7 @@ class Annotation(Section):
     kind: Literal["oracle", "files", "label_studio"] = "oracle"
     """oracle (pool.label_column; for benchmarks), files (people label in the browser with `prunefuse label`, or fill in
     a table, a round at a time), label_studio (a Label Studio server). While labels are awaited the command ends with
-    exit code 3; the same command again goes on."""
+    exit code 3; the same command resumes the run."""
     labels_per_sample: Positive = 1
     """Labels by different annotators that a sample needs; the majority counts. Not for oracle."""
     accept_partial: bool = False
@@ -166,8 +166,8 @@ class Config(Section):
         for field, recipe in (("training", self.training), ("finetuning", self.finetuning)):
             if TASKS[self.task].numbers and recipe.label_smoothing:
                 raise ValueError(
-                    f"{field}.label_smoothing {recipe.label_smoothing:g} spreads probability over classes, which task "
-                    f"'{self.task}' has not: set it to 0"
+                    f"{field}.label_smoothing {recipe.label_smoothing:g} spreads probability over classes, and task "
+                    f"'{self.task}' has none: set it to 0"
                 )
         return self
 
@@ -193,8 +193,8 @@ class Config(Section):
         ):
             if value:
                 raise ValueError(
-                    f"{field} {value} goes by the one class of a sample, which task '{self.task}' has not: set it to "
-                    f"{unset}"
+                    f"{field} {value} goes by the one class of a sample, and task '{self.task}' has no such class: set "
+                    f"it to {unset}"
                 )
         return self
 
@@ -254,7 +254,7 @@ class Config(Section):
         for name in others:
             if getattr(self.pool, name) != own.get(name, Pool.model_fields[name].default):
                 what = "texts" if name in TEXT_FIELDS else "images"
-                fault = f"pool.{name} is for {what}, and these samples are none: leave it out"
+                fault = f"pool.{name} is for {what}, but these samples are not {what}: leave it out"
                 pool = unread(self.pool, info, name, fault)
                 self = self.model_copy(update={"pool": pool})
         architecture = self.network.architecture
@@ -351,8 +351,8 @@ class Config(Section):
             )
         if masks and members > 1:
             raise ValueError(
-                f"selection.dropout_masks {masks} and pruning.committee {members} are two committees: set one of them "
-                "back"
+                f"selection.dropout_masks {masks} and pruning.committee {members} are two committees: set the first to "
+                "0, or the second to 1"
             )
         if masks and not any(asked):
             raise ValueError(
@@ -370,7 +370,7 @@ class Config(Section):
         if members > 1 and self.selection.selector != "proxy":
             raise ValueError(
                 f"pruning.committee {members} is of proxies, but selection.selector is '{self.selection.selector}': "
-                "set one of them back"
+                "set the first to 1, or the second to proxy"
             )
         if members > 1 and not FUSION_RULES[self.fusion.rule].committees:
             raise ValueError(

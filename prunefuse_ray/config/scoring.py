@@ -38,7 +38,7 @@ class Scoring(Section):
     """Samples per forward pass; the last one is padded, so every pass has the same shape. Default: measured once for
     a large pool, 64 for a small one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of scoring (training has its own). auto: bf16 for a large pool where the device is fast in it."""
+    """Arithmetic of scoring (training has its own). auto: bf16 for a large pool where the device has it in hardware."""
     backend: BackendName = AUTO
     """What runs the network."""
     features: bool = False
@@ -53,7 +53,7 @@ class Scoring(Section):
     @classmethod
     def _of_one_or_whole(cls, value: float) -> float:
         if value > 1 and value % 1:
-            raise ValueError(f"{value:g} is neither a share of one GPU nor a number of whole ones, as Ray gives them")
+            raise ValueError(f"{value:g} is neither a share of one GPU nor a whole number of GPUs: give e.g. 0.5 or 2")
         return value
 
     @model_validator(mode="after")
@@ -80,5 +80,5 @@ class Prepared(Section):
     """Where it lies: a local path (each node then has its own), or a URI. Default: .prepared in run.directory, shared
     by all runs there."""
     max_gb: Annotated[float, Field(gt=0)] | None = None
-    """GiB that all prepared pools there may take. What does not fit is decoded in every pass; what was used longest ago
-    is removed. Default: 100, and no more than half of what is free on a local disk."""
+    """GiB that all prepared pools there may take. What does not fit is decoded in every pass; the least recently used
+    pools are removed. Default: 100, and no more than half of what is free on a local disk."""

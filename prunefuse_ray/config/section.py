@@ -38,7 +38,7 @@ def no_credentials(value: str) -> str:
     if (at and not is_container(scheme, before)) or (scheme != "file" and rest and options - STORE_OPTIONS):
         raise ValueError(
             "holds credentials, or an option that may be one; give credentials by the environment or the machine's "
-            f"role, not in the path. After a question mark stand {', '.join(sorted(STORE_OPTIONS))} only; as a "
+            f"role, not in the path. Allowed after a question mark: {', '.join(sorted(STORE_OPTIONS))}; as a "
             "wildcard in a URI use * or [...]"
         )
     return value

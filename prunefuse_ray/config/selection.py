@@ -45,24 +45,24 @@ class Selection(Section):
     """Strategy of the initial set. One that selects by features (typiclust, say) reads those of the selecting network
     before any training: worth it with trained weights (network.weights)."""
     per_group: Literal["predicted", "group"] | None = None
-    """Choose equally many of each class that the network predicts (predicted), or of each value of pool.group_column
-    (group), as far as there are so many. Only with strategies that score each sample by itself."""
+    """Choose the same number of samples from each class that the network predicts (predicted), or from each value of
+    pool.group_column (group), as far as each has enough. Only with strategies that score each sample by itself."""
     class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Prefer classes with few labels: scores are multiplied by the inverse frequency of the predicted class, raised to
     this power; 0: no preference. Only with strategies that go by scores."""
     wanted_classes: list[str] = []
-    """Classes, by name, of which more samples are wanted: scores of others count an eighth, under the strategy
-    rare_classes nothing. Only with strategies that go by scores."""
+    """Classes, by name, of which more samples are wanted: the scores of other classes are divided by eight; the
+    strategy rare_classes sets them to zero. Only with strategies that go by scores."""
     min_distance: Annotated[float, Field(gt=0)] | None = None
     """Leave out samples whose features are nearer than this (Euclidean distance) to a better one or a labeled one.
     Only with strategies that score each sample by itself."""
     hold_back: Annotated[float, Field(gt=0)] | None = None
-    """Hold back samples that belong to no class: those that are farther, by features, from every labeled sample than
-    this many times the distance within which 95 % of the labeled ones have another. For pools with foreign samples,
-    once every class has labels; 1 holds back about one in twenty of the pool's own, too, and 2 hardly anything."""
+    """Hold back samples that belong to no class: those whose nearest labeled sample, by features, is farther than this
+    many times the distance within which 95 % of the labeled samples have another one. For pools with foreign samples,
+    once every class has labels; 1 holds back about one in twenty of the pool's own, too, and 2 hardly any."""
     pixel_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of an image's pixels, the most uncertain ones, whose mean is its score; 1: all of them. For task
-    segmentation."""
+    """An image's score is the mean over this share of its pixels, the most uncertain ones; 1: over all of them. For
+    task segmentation."""
     dropout_masks: Annotated[int, Field(ge=0)] = 0
     """Monte Carlo dropout: score each sample under this many dropout masks (10, say), which act as the committee for
     strategies such as bald. The masks are drawn anew in each round and are the same for all samples. 0: none. For
@@ -100,7 +100,10 @@ class Selection(Section):
                     f"strategy to one of {', '.join(able)}"
                 )
         if self.hold_back is not None and any(s.score is None for s in self.later):
-            raise ValueError(f"hold_back {self.hold_back:g} reads features, and strategy '{self.strategy}' has none")
+            raise ValueError(
+                f"hold_back {self.hold_back:g} reads features, and strategy '{self.strategy}' has none: leave it out, "
+                "or use another strategy"
+            )
         if any(s.wanted for s in self.later) and not self.wanted_classes:
             raise ValueError(f"strategy '{self.strategy}' asks for classes: name them in selection.wanted_classes")
         if not STRATEGIES[self.initial].needs_no_training:

@@ -22,9 +22,9 @@ class Unlabeled(Section):
     """What a training learns from samples of the pool that have no label, beside those that have one."""
 
     method: Literal["none", "fixmatch"] = "none"
-    """fixmatch: what the network says of a weak view of a sample (`augment`), where it is sure, is the label of a
-    strong view of it (colors, turns, shears, shifts, cutout), after Sohn et al. 2020 (arXiv 2001.07685). For
-    images."""
+    """fixmatch: where the network is sure of a weakly augmented view of a sample (`augment`), its prediction is the
+    label of a strongly augmented view (colors, rotations, shears, shifts, cutout), after Sohn et al. 2020 (arXiv
+    2001.07685). For images."""
     steps: Positive = 4000
     """Smallest number of optimizer steps, instead of `min_steps`: the labeled batches of `epochs` alone are too few to
     learn from a pool."""
@@ -32,14 +32,15 @@ class Unlabeled(Section):
     """The same as multiply-accumulates, instead of `steps`, counted as if the network were sure of every sample.
     `epochs` passes over the labels are made in any case."""
     ratio: Positive = 4
-    """Unlabeled samples to one labeled sample of a batch."""
+    """Unlabeled samples per labeled sample in a batch."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Probability from which on the network counts as sure."""
+    """Probability at and above which the network counts as sure."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Weight of the unlabeled loss."""
     alignment: bool = True
-    """Distribution alignment (Berthelot et al. 2020, arXiv 1911.09785): over many batches the guesses are brought to
-    the shares of the classes among the labels that were chosen at random (of all labels where none were)."""
+    """Distribution alignment (Berthelot et al. 2020, arXiv 1911.09785): the guesses are rescaled so that, over many
+    batches, classes have the same shares as among the labels that were chosen at random (all labels where none
+    were)."""
 
     @property
     def used(self) -> bool:
@@ -57,16 +58,16 @@ class Recipe(Section):
     batch_size: Positive = 32
     """Samples per optimizer step, over all workers together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd, or adamw (Loshchilov and Hutter, arXiv 1711.05101), which transformers are trained by; it wants a learning
-    rate of 1e-3 and less."""
+    """sgd, or adamw (Loshchilov and Hutter, arXiv 1711.05101), which is usual for transformers; it needs a learning
+    rate of 1e-3 or less."""
     lr: Annotated[float, Field(gt=0)] = 0.1
     """Peak learning rate at this batch size."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD; of AdamW its first beta."""
+    """Momentum of SGD; for AdamW, its first beta."""
     nesterov: bool = True
-    """Nesterov's form of momentum; of SGD alone."""
+    """Nesterov momentum; for SGD only."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    """L2 penalty on weights (not on biases and normalization parameters); of AdamW apart from the gradient."""
+    """L2 penalty on weights (not on biases and normalization parameters); for AdamW, decoupled from the gradient."""
     schedule: Literal["cosine", "step"] = "cosine"
     """cosine: warm-up, then cosine to zero. step: `lr` times `step_factor` at each of `milestones`."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 3.0
@@ -114,7 +115,7 @@ class Recipe(Section):
                 "milestones to []",
             )  # fmt: skip
         if self.schedule == "step" and any(m >= self.epochs for m in self.milestones):
-            raise ValueError(f"milestones {self.milestones} reach beyond the last of {self.epochs} epochs")
+            raise ValueError(f"milestones {self.milestones} reach beyond the last of {self.epochs} epochs: lower them")
         return self
 
 
@@ -123,7 +124,7 @@ class Coreset(Section):
 
     by: Literal["none", "random", "el2n", "forgetting"] = "none"
     """none: on all labeled samples. el2n: on those with the largest errors early in the proxy's training (Paul et al.
-    2021, arXiv 2107.07075). forgetting: on those that it unlearned most often (Toneva et al. 2019, arXiv 1812.05159).
+    2021, arXiv 2107.07075). forgetting: on those that it forgot most often (Toneva et al. 2019, arXiv 1812.05159).
     random: on a random part, for comparison. For one class per sample."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """The part that is kept. Below a third, the hardest samples alone are worse than a random part."""
@@ -145,9 +146,10 @@ class Pretraining(Section):
     """What the network that selects learns from the pool before it sees a label; every round begins with that."""
 
     method: Literal["none", "auto", "rotation", "vicreg"] = "none"
-    """rotation: which of four ways a square sample is turned (Gidaris et al. 2018, arXiv 1803.07728). vicreg: like
-    features for two strong views of a sample, unlike ones otherwise (Bardes et al. 2022, arXiv 2105.04906). auto:
-    rotation where the first label budget has at most 250 labels a class, nothing above. For images."""
+    """rotation: tell by which of four angles a square sample is rotated (Gidaris et al. 2018, arXiv 1803.07728).
+    vicreg: similar features for two strongly augmented views of a sample, different ones otherwise (Bardes et al. 2022,
+    arXiv 2105.04906). auto: rotation where the first label budget has at most 250 labels per class, nothing above that.
+    For images."""
     epochs: Annotated[float, Field(gt=0)] = 8.0
     """Passes over the pool."""
     macs: Annotated[float, Field(gt=0)] | None = None

@@ -146,12 +146,12 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, samples: str) 
     if samples == "text_column" and not pa.types.is_string(plain_type(schema.field(source.sample_column).type)):
         raise PoolError(
             f"pool.text_column: '{source.sample_column}' is of type "
-            f"{schema.field(source.sample_column).type}; texts are strings"
+            f"{schema.field(source.sample_column).type}; name a column of strings"
         )
     if samples == "vector_column" and not _is_vector(schema.field(source.sample_column).type):
         raise PoolError(
             f"pool.vector_column: '{source.sample_column}' is of type "
-            f"{schema.field(source.sample_column).type}; vectors are lists of numbers"
+            f"{schema.field(source.sample_column).type}; name a column of lists of numbers"
         )
     if source.group_column is not None:
         kind = schema.field(source.group_column).type

@@ -54,7 +54,10 @@ def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.n
     leaks.check_files(listings)
     classes = _classes(pool, reader, listings)
     if len(classes) < (fewest := TASKS[task].fewest_classes) and (classes or any(s.labeled for s in sets)):
-        raise PoolError(f"pool.classes: {len(classes)} classes; task '{task}' takes at least {fewest}")
+        raise PoolError(
+            f"pool.classes: {len(classes)} classes; task '{task}' takes at least {fewest}: give a pool with more, or "
+            "name them all in pool.classes"
+        )
     if (most := TASKS[task].most_classes) is not None and len(classes) > most:
         raise PoolError(f"pool.classes: {len(classes)} classes; task '{task}' takes at most {most}: leave some out")
     indexes = {samples.setting: reader.index(samples, listing, classes) for samples, listing in listings}

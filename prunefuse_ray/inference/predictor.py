@@ -182,7 +182,7 @@ def load(path: str | os.PathLike[str], *, trusted: str | None = None) -> Predict
         )
     told = preprocessing_from_bytes(files[PREPROCESSING_FILE])
     if ":" in told.task and told.task != trusted:
-        raise LedgerError(f"{place.path}: names a task of its own, '{told.task}': name the same as `trusted` if you do")
+        raise LedgerError(f"{place.path}: names a task of its own, '{told.task}'; give it as `trusted` if you trust it")
     network = read_network(files, place, trusted).network
     return Predictor(network, TASKS[told.task].with_units(told.units), told.form, told.classes)
 

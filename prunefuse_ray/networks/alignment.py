@@ -22,7 +22,6 @@ from prunefuse_ray.networks.probe import in_highest_precision, probe_inputs
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec, first_line, unsuited
 from prunefuse_ray.networks.structure import damp_cross, damp_queries, query_rows, refill
 
-
 FEW = 2
 """Channels of a layer: with so few a rectifier may let nothing pass."""
 

@@ -27,7 +27,7 @@ IMPORTANCES: dict[str, Importance] = {
     "magnitude_l1": Importance(about="L1 norm of its weights", kind="MagnitudeImportance", options={"p": 1}),
     "random": Importance(about="chance", kind="RandomImportance"),
     "lamp": Importance(
-        about="L2 norm beside those that are larger (arXiv 2010.07611), which keeps the channels that magnitude keeps",
+        about="L2 norm relative to the larger ones (arXiv 2010.07611), which keeps the channels that magnitude keeps",
         kind="LAMPImportance",
     ),
     "fpgm": Importance(about="distance from the others (arXiv 1811.00250)", kind="FPGMImportance"),

@@ -16,16 +16,16 @@ def section(run: RunView) -> Html | None:
     name, all_ = run.names[0], f"All labels in this order: rounds/{view.round:03d}/doubts.parquet."
     words = (
         f"The {name} of round {view.round} thinks another class more likely than these labels; the least likely label "
-        f"comes first. Rare but right samples are among them, and labels that it has learnt by heart are not. {all_}"
+        f"comes first. Some are right but unusual; wrong labels that it has memorized are not among them. {all_}"
     )
     if run.numbers:
         words = (
-            f"The {name} of round {view.round} is farthest from these labels; the percentage is how likely a value as "
-            f"far off would be, were errors as wide as the labels themselves. {all_}"
+            f"The {name} of round {view.round} is farthest from these labels; the percentage is the probability of an "
+            f"error at least as large, if errors varied as much as the labels do. {all_}"
         )
     if run.pixels:
         words = (
-            f"The masks of which the {name} of round {view.round} is least sure; the percentage is the mean "
+            f"These are the masks that the {name} of round {view.round} is least sure of; the percentage is the mean "
             f"probability of the given classes over their pixels. {all_}"
         )
     written = all(one.image is None for one in view.doubts)

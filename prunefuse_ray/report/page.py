@@ -373,7 +373,7 @@ def _rounds(run: RunView) -> Html | None:
     why = [f"round {view.round} by {view.strategy}: {view.reason}" for view in run.rounds if view.reason]
     decided = tag("p", f"Selected {'; '.join(why)}.", class_="note") if why else None
     held = [words for view in run.rounds if (words := _held_back(view))]
-    left = tag("p", f"Held back as like no labeled sample: {'; '.join(held)}.", class_="note") if held else None
+    left = tag("p", f"Held back, unlike any labeled sample: {'; '.join(held)}.", class_="note") if held else None
     kept = [
         f"round {view.round} on {count(n)} of its {count(view.labels)} labels"
         for view in run.rounds

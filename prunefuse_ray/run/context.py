@@ -213,7 +213,7 @@ class RunContext:
         if found != len(ids):
             raise PoolError(
                 f"pool.path: {len(ids)} samples were selected or known, but the pool gave {found} of them; it has "
-                "changed since the run began"
+                "changed since the run began: restore the pool, or start under another --run.name"
             )
         return written
 

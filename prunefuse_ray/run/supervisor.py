@@ -101,7 +101,7 @@ def decide(code: int, killed_for: str, told: Told, restarts: int, starts_failed:
     allowed = RETRIES if told.retries is None else told.retries
     if restarts >= allowed:
         again = f"; given up after {restarts} restarts (run.retries)" if restarts else " (run.retries: 0)"
-        return End(code=1, message=f"{what}{again}; the same command goes on")
+        return End(code=1, message=f"{what}{again}; the same command resumes")
     return Restart(reason=what)
 
 
@@ -255,7 +255,7 @@ def _interrupted(number: int, told: Told, folder: Folder) -> int:
     folder.close(keep=False)
     if told.returned is not None:  # it has said so itself, or was done when the signal came
         return told.returned
-    say(f"interrupted {told.doing}; the same command goes on")
+    say(f"interrupted {told.doing}; the same command resumes")
     return EXIT_CODES[signal.Signals(number)]
 
 

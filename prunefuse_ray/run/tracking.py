@@ -114,7 +114,7 @@ class Tracking:
             work()
         except Exception as error:
             logger.warning(
-                "run.trackers: %s did not take the figures (%s); the run goes on, and tells those of its rounds again "
-                "where it is started again before its end",
+                "run.trackers: %s did not take the figures (%s); the run goes on, and sends those of its rounds again "
+                "if it is restarted before its end",
                 name, without_secrets(first_line(error)),
             )  # fmt: skip

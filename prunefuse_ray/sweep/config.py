@@ -173,11 +173,11 @@ class Sweep(Section):
     """asha: after the second, fourth, eighth, ... round trials whose metric is below the median there are stopped.
     median: after every round from the second on, trials whose best metric is below the median of the others' means so
     far. Both need the metric after every round (fused: fusion.evaluate every) and the same budgets in all trials, three
-    or more. auto: asha where the space has distributions and that is so."""
+    or more. auto: asha where the space has distributions and these conditions hold."""
     concurrency: Positive | None = None
     """Trials at a time. Default, and upper bound: what the cluster can run."""
     resources: PerTrial | None = None
-    """What each trial has of the cluster at least, as {cpus: 8, gpus: 1}: bounds the trials at a time. Default: what
+    """The least that each trial needs, as {cpus: 8, gpus: 1}: limits how many run at a time. Default: what
     its actors and workers need (scoring.actors, workers.count)."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a trial is restarted after its process or node was lost. Its own errors are not retried."""
@@ -193,7 +193,7 @@ class Sweep(Section):
     @classmethod
     def _different(cls, value: list[int]) -> list[int]:
         if len(set(value)) < len(value):
-            raise ValueError(f"{value} names a seed twice: each gives the same run again")
+            raise ValueError(f"{value} names a seed twice, which would repeat the same run: name each one once")
         return value
 
     @model_validator(mode="after")

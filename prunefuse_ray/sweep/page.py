@@ -130,11 +130,11 @@ def _headline(view: _View) -> Iterator[tuple[str, Child, Child]]:
         share = relative(view.best, view.reference(view.best), "selection_macs")
         yield "Its selection MACs", percent(share), f"of {_of(view)}"
     shared = sum(n for r in view.result.trials for n in r.shared.values())
-    yield "Shared work", counted(shared, "phase"), "taken over from another trial"
+    yield "Shared work", counted(shared, "phase"), "reused from another trial"
     yield (
         "Work of all trials",
         duration(sum(r.rows[-1]["seconds"] for r in view.result.trials if r.rows)),
-        "as if alone",
+        "as if nothing were shared",
     )
 
 
@@ -239,11 +239,11 @@ def _cost(view: _View) -> Html | None:
             ]
         )
     lead = (
-        f"Compared {view.where}. What it took to choose these labels, over all rounds: scoring the pool, and training "
+        f"Compared {view.where}. The cost of choosing these labels, over all rounds: scoring the pool, and training "
         "the networks that scored it (and the targets that these were pruned from). All MACs are these and those of "
-        "the target: of the proxy fused into it, and of "
-        f"its own training. Shares are of {_of(view)}. Seconds are of scoring, that training and choosing, measured "
-        "while other trials were running."
+        "the target: for training the proxy that was fused into it, and for its own training. "
+        f"Shares are of {_of(view)}. Seconds cover scoring, training these networks and choosing, measured while other "
+        "trials were running."
     )
     groups = [("", 2), ("Scoring MACs", 2), ("Selector's training MACs", 2), ("All MACs", 2), ("Seconds", 2)]
     head = ("Combination", view.metric.title, *("", "Of reference") * 4)
@@ -371,7 +371,7 @@ def _trials(view: _View) -> Html:
         )
     head = ("Trial", "Status", "Phases shared", "Rounds", "Selecting network", "Target", "Baseline", "Time")
     shown = html.table(head, rows, left=3, class_="text")
-    note = "Time is what the trial's phases took, also where another trial did the work."
+    note = "Time is what the trial's phases took, including those that it reused from another trial."
     return html.section(
         "trials",
         "Trials",

@@ -134,9 +134,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     try:
         if mixed := _check_unchanged_sweep(root, sweep):  # again: nobody else changes it now
             lines = "; ".join(mixed)
-            logger.warning(
-                "%s: trials that have trained already did so otherwise (%s): %s", root.path, lines, OTHER_WORKERS
-            )
+            logger.warning("%s: the trials trained so far had other settings (%s): %s", root.path, lines, OTHER_WORKERS)
         _record(root, sweep, looked, infos, tell)
         if count:
             progress.tell(doing="in its trials")
@@ -305,7 +303,7 @@ def concurrency(sweep: Sweep, looked: Sequence[Trial], has: Resources, count: in
             if wanted > max(there, could):
                 grown = f", and the autoscaler could bring it to {could:g}" if grows else ""
                 raise PlanError(
-                    f"resources.{name}: a trial is to have {wanted:g}, and the cluster has {there:g}{grown}: lower it, "
+                    f"resources.{name}: each trial needs {wanted:g}, but the cluster has {there:g}{grown}: lower it, "
                     "or add nodes"
                 )
             limit = min(limit, max(1, int(there // wanted)) if wanted else limit)

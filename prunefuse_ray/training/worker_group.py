@@ -32,8 +32,8 @@ from prunefuse_ray.training.checkpoints import Weights, newest, tidy
 logger = logging.getLogger(__name__)
 
 OTHER_WORKERS = (
-    "another number of them learns another network, so that the same seed may select other samples (workers.count "
-    "with two equal numbers keeps the number)"
+    "another number of workers trains another network, so the same seed may select other samples (workers.count "
+    "with two equal numbers keeps it fixed)"
 )
 ANNOUNCED = "announced"
 """In what a worker reports: the end of a machine of its group was announced. Ray Train starts the group anew then."""

@@ -250,7 +250,7 @@ def test_a_field_of_an_earlier_version_is_read_under_its_name_of_now(caplog):
 def test_a_section_that_stands_twice_is_refused(tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("selection: {budgets: [10, 20]}\nrun: {name: a}\nselection: {strategy: margin}\n")
-    with pytest.raises(ConfigError, match=r"'selection' stands twice[\s\S]*line 3"):
+    with pytest.raises(ConfigError, match=r"'selection' is given twice[\s\S]*line 3"):
         load_config(file)
     file.write_text("pool: &p {classes: 2}\nrun: {name: a}\nscoring: {<<: {cpus: 1}, cpus: 2}\n")
     assert read_tree(file)["scoring"] == {"cpus": 2}, "merged keys may be laid over"

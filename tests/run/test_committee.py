@@ -261,7 +261,10 @@ def test_the_ratio_follows_from_the_members():
         ({"pruning": {"committee": 4, "ratio": 0.5}}, "ratio 0.5 does not make 4 disjoint proxies"),
         ({"pruning": {"committee": 2, "steps": 5}}, "in one step"),
         ({"selection": {"strategy": "bald"}, "pruning": {"committee": 1}}, "set pruning.committee to 2 or more"),
-        ({"pruning": {"committee": 2}, "selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}, "set one"),
+        (
+            {"pruning": {"committee": 2}, "selection": {"selector": "dense"}, "fusion": {"target": "scratch"}},
+            "is of proxies",
+        ),
         ({"pruning": {"committee": 2}, "fusion": {"rule": "positional"}}, "takes no committee"),
     ],
 )

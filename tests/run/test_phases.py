@@ -340,7 +340,7 @@ def test_a_training_on_another_number_of_workers_than_the_one_before_is_told(
     monkeypatch.setattr(train, "train", on_others)
     loop.run(tiny(tiny_pool, tmp_path, selection={"budgets": [10, 18]}))
     (said,) = [m for m in caplog.messages if "the training before it" in m]
-    assert said.startswith("round 1, train: on 2 workers, and the training before it on 1: another number of them")
+    assert said.startswith("round 1, train: on 2 workers, and the training before it on 1: another number of workers")
 
 
 def test_a_phases_time_is_its_work(monkeypatch):

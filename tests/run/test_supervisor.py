@@ -95,7 +95,7 @@ def test_at_most_so_many_restarts(retries, restarts, more):
 @pytest.mark.parametrize(
     ("returned", "code", "said"),
     [
-        (None, 143, "interrupted in round 1, scoring; the same command goes on\n"),
+        (None, 143, "interrupted in round 1, scoring; the same command resumes\n"),
         (143, 143, ""),  # the driver has said so itself
         (0, 0, ""),  # it was done when the signal came: nothing goes on
     ],
@@ -372,7 +372,7 @@ def test_a_signal_ends_a_run_in_one_line_and_the_same_command_goes_on(undisturbe
             assert done.code == INTERRUPTS[number], done.errors
             assert done.seconds < 12, hit
             assert done.errors.startswith("interrupted ")
-            assert done.errors.endswith("; the same command goes on\n")
+            assert done.errors.endswith("; the same command resumes\n")
             assert done.errors.count("\n") == 1, done.errors
     assert finish(start(DIGITS, tmp_path), tmp_path, 0).code == 0
     assert selected(tmp_path) == expected

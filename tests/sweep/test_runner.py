@@ -170,7 +170,7 @@ def test_trials_have_the_resources_that_were_asked_for(each, resources, expected
 
 def test_resources_that_the_cluster_does_not_have_are_refused():
     sweep = sweep_from_tree({"resources": {"gpus": 1}})
-    with pytest.raises(PlanError, match=r"resources\.gpus: a trial is to have 1, and the cluster has 0"):
+    with pytest.raises(PlanError, match=r"resources\.gpus: each trial needs 1, but the cluster has 0"):
         at_once(sweep, has(4))
 
 

@@ -123,7 +123,7 @@ def test_a_tracker_of_ones_own_is_told_what_was_done_before(tracked):
     assert [t[1:3] for t in told if t[0] == "log"] == [(0, 10), (1, 18), (2, 30), (2, 30)]
     assert (told[2], told[-1]) == (("close", "failed"), ("close", "done"))
     (what_failed,) = warned
-    assert "did not take the figures (server away); the run goes on, and tells" in what_failed
+    assert "did not take the figures (server away); the run goes on, and sends" in what_failed
     row = told[5][3]
     assert row["seconds"] == pytest.approx(sum(v for k, v in row.items() if k.startswith("seconds_of/")))
 

@@ -66,8 +66,8 @@ class Desk:
         self.task = TASKS[request.task]
         if not (self.task.one_class or self.task.several):
             raise LabelError(
-                f"the page asks for classes of a sample, which task '{request.task}' has not: write labels.csv beside "
-                f"{request.place.path}/{SAMPLES}"
+                f"the page asks for classes of a whole sample, and task '{request.task}' has none: write labels.csv "
+                f"beside {request.place.path}/{SAMPLES}"
             )
         self.request, self.wanted = request, labels_per_sample
         self.asked: list[Asked] = list(request.asked().values())

@@ -40,7 +40,10 @@ class ImageFolders(SourceReader):
             return None
         names = sorted(set(_folders(listing, samples.field)))
         if len(names) < 2:
-            raise PoolError(f"{samples.field}: one class folder ('{names[0]}') was found; at least two are needed")
+            raise PoolError(
+                f"{samples.field}: only one class folder ('{names[0]}') was found, and at least two are needed; name "
+                "the folder that holds all of them"
+            )
         if SPLITS.issuperset(name.lower() for name in names):
             raise PoolError(
                 f"{samples.field}: the class folders are called {', '.join(names)}, as the parts of a data set are: "

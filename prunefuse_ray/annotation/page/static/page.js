@@ -285,7 +285,7 @@ function offer() {
   at("accept").hidden = !guesses && !state?.several;
   at("none").hidden = !state?.several;
   at("acceptname").textContent = one?.chosen?.size ? "these are right" : "the guess is right";
-  at("keys").textContent = state?.several ? "put a class in or take it out" : "give the class";
+  at("keys").textContent = state?.several ? "add or remove a class" : "give the class";
   at("accept").disabled = !one || (one.guess === null && !one.chosen?.size);
   at("all").disabled = guessed().length === 0;
   for (const button of at("classes").querySelectorAll("button")) {
