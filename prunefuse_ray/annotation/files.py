@@ -62,7 +62,7 @@ class Files:
             what = f"the name of a PNG file beside it, whose pixels are the numbers of the classes {names}"
         return (
             f"in {request.place.path}/{SAMPLES}. {page} labels.csv (or labels.parquet) beside it, with the columns id "
-            f"and label ({what}); then give the same command again"
+            f"and label ({what}); then run the same command again"
         )
 
 

@@ -96,8 +96,8 @@ class Client:
             answer = self._session.request(method, f"{self.url}/api{path}", timeout=SECONDS, **more)
         except requests.RequestException as error:
             raise Away(
-                f"annotation.url: {self.url} cannot be reached ({type(error).__name__}); start the server or mend "
-                "the address, then give the same command again"
+                f"annotation.url: {self.url} cannot be reached ({type(error).__name__}); start the server or fix "
+                "the address, then run the same command again"
             ) from error
         if answer.status_code >= 500:
             raise Away(f"annotation.url: {self.url}/api{path} answered HTTP {answer.status_code}: {answer.text[:300]}")
@@ -109,7 +109,7 @@ def _json(answer: requests.Response) -> Any:
         return answer.json()
     except ValueError as error:
         raise LabelError(
-            f"annotation.url: {answer.url.partition('?')[0]} does not answer as Label Studio does (no JSON); mend it"
+            f"annotation.url: {answer.url.partition('?')[0]} does not answer as Label Studio does (no JSON); fix it"
         ) from error
 
 
@@ -164,7 +164,7 @@ class LabelStudio:
                 if unknown or (len(chosen) != 1 and not asked_task.several):
                     several = f"several choices ({', '.join(chosen)}), and a sample has one class"
                     said = f"'{unknown[0]}', which is not a class" if unknown else several if chosen else "no choice"
-                    faults.append(f"{where}: its annotation has {said}; mend or delete it there")
+                    faults.append(f"{where}: its annotation has {said}; fix or delete it there")
                     continue
                 chosen_numbers = [numbers[name] for name in chosen]
                 label = asked_task.label(chosen_numbers if asked_task.several else chosen_numbers[0], request.classes)
@@ -184,7 +184,7 @@ class LabelStudio:
     def remedy(self, request: Request) -> str:
         project = self._project(request)
         return (
-            f"in {self.client.url}/projects/{project}/data. Label and submit them there, then give the same command "
+            f"in {self.client.url}/projects/{project}/data. Label and submit them there, then run the same command "
             "again (annotation.wait lets it wait by itself)"
         )
 

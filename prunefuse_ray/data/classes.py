@@ -38,7 +38,7 @@ def classes_of(pool: cfg.Pool, named: Sequence[str] | None, field: str) -> list[
     if named is not None:
         raise PoolError(
             f"pool.classes: {pool.classes}, but {field} names {len(named)} classes ({', '.join(named[:10])}); leave it "
-            "out or mend it"
+            "out or fix it"
         )
     return [str(n) for n in range(pool.classes)]
 
@@ -60,7 +60,7 @@ def check_order(samples: SampleSet, classes: Sequence[str], named: Sequence[str]
     silently mean different things."""
     if why := contradiction(samples, classes, named):
         raise PoolError(
-            f"{samples.field}: {why}; mend one of them, or set pool.classes to the names in the order of the labels of "
+            f"{samples.field}: {why}; fix one of them, or set pool.classes to the names in the order of the labels of "
             "both"
         )
 

@@ -152,7 +152,7 @@ def scanned(
     if bad := [b for s in scans for b in s.bad_labels]:
         raise PoolError(
             f"{samples.field}: {sum(s.wrong for s in scans):,} labels that are "
-            f"{samples.task.not_a_label(len(classes))}, e.g. {'; '.join(bad[:5])}; mend them, pool.label_column or "
+            f"{samples.task.not_a_label(len(classes))}, e.g. {'; '.join(bad[:5])}; fix them, pool.label_column or "
             "pool.classes"
         )
     rows = sum(s.rows for s in scans)

@@ -88,9 +88,9 @@ def inspect_parquet(
     looks = in_tasks(_look, source, _kinds(schema, source), field_ids or {}, samples, classes)
     if faults := [fault for _, found in looks for fault in found]:
         remedy = (
-            "mend it or take it away; if it is still being written, give the same command again when it is whole"
+            "fix it or take it away; if it is still being written, run the same command again when it is whole"
             if new
-            else "mend them, or name the files that belong together"
+            else "fix them, or name the files that belong together"
         )
         raise PoolError(f"{field}: {few(faults, 5, '; ', '; and {} more such files')}; {remedy}")
     rows = sum(n for n, _ in looks)
@@ -102,7 +102,7 @@ def inspect_parquet(
         bad = [label for scan in scans for label in scan.bad_labels]
         raise PoolError(
             f"{field}: {_column(source)} has {wrong:,} labels that are {samples.task.not_a_label(len(classes))}, e.g. "
-            f"{'; '.join(bad[:5])}; mend them or pool.classes"
+            f"{'; '.join(bad[:5])}; fix them or pool.classes"
         )
     if len(twice):
         ids = [i for found in in_tasks(_ids_of_hashes, source, twice) for i in found]

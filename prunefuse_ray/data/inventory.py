@@ -242,7 +242,7 @@ def _check_held_out(sets: Mapping[str, SetAccount]) -> None:
             reason = next(iter(one.unreadable))
             raise PoolError(
                 f"pool.{setting}: {sum(one.unreadable.values()):,} of {one.samples:,} samples cannot be read, e.g. "
-                f"{one.examples[reason][0]!r}: {reason}; mend them, or leave them out"
+                f"{one.examples[reason][0]!r}: {reason}; fix them, or leave them out"
             )
 
 

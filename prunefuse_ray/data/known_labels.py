@@ -78,7 +78,7 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
     if faults:
         outside = outside and not (task.numbers or task.pixels)
         named = f"; the classes are {_some(info.classes, ', ')}" if outside else ""
-        raise PoolError(f"pool.known_labels: {_some(faults)}{named}; mend '{path}'")
+        raise PoolError(f"pool.known_labels: {_some(faults)}{named}; fix '{path}'")
     left = [f"{without:,} rows without a label are left out"] if without else []
     trimmed = [f"blanks around {len(blanks):,} ids are left out"] if blanks else []
     return Known(
@@ -149,7 +149,7 @@ def check_known_labels(pool: cfg.Pool, task: str, info: PoolInfo, index: Index |
     if absent:
         raise PoolError(
             f"pool.known_labels: {len(absent)} of {len(wanted)} ids are not in the pool: "
-            f"{_some([repr(i) for i in absent])}; mend '{path}' or pool.path"
+            f"{_some([repr(i) for i in absent])}; fix '{path}' or pool.path"
         )
     if known.blanks and len(same := present(index, pa.array(known.blanks, wanted.type))):
         raise PoolError(

@@ -114,7 +114,7 @@ def check_masks(source: Source, labels: pa.Table | None = None) -> None:
                         count += 1
                         faults += [f"{id_!r}: {why}"] if len(faults) < SHOWN else []
     if count:
-        raise PoolError(f"{count:,} labels do not fit their images ({'; '.join(faults)}); mend them, or leave them out")
+        raise PoolError(f"{count:,} labels do not fit their images ({'; '.join(faults)}); fix them, or leave them out")
     if task.left_out in numbers and len(numbers) < 3:
         told = (
             f"the masks hold no numbers but {' and '.join(map(str, sorted(numbers)))}, and {task.left_out} means "
@@ -158,7 +158,7 @@ def _fill(
     for chunk in decoded(source, form, only=ids):
         for id_, why in zip(chunk.rows["id"], chunk.samples.rejected, strict=True):
             if why is not None:
-                raise PoolError(f"{source.files[0]}: sample {id_.as_py()!r} cannot be read ({why}); remove or mend it")
+                raise PoolError(f"{source.files[0]}: sample {id_.as_py()!r} cannot be read ({why}); remove or fix it")
         place_N = ids.find(chunk.rows["id"])
         values_N[place_N] = chunk.samples.values_N
         found_N[place_N] = True

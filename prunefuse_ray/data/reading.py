@@ -101,7 +101,7 @@ def own_rows(table: pa.Table, source: Source) -> pa.Table:
 def _named(error: Exception, file: str, first: int) -> Exception:
     """An error of reading a file from row `first` on; PoolError where the file is damaged."""
     return (
-        PoolError(f"'{file}' is damaged from row {first} on ({error}); copy it again, or mend it")
+        PoolError(f"'{file}' is damaged from row {first} on ({error}); copy it again, or fix it")
         if _is_damage(error)
         else error
     )

@@ -274,7 +274,7 @@ class RunContext:
             self.ledger.rejected(),
             self.info.rows,
             self.config.pool.max_rejected,
-            "See rejected.parquet; mend the pool or raise pool.max_rejected",
+            "See rejected.parquet; fix the pool or raise pool.max_rejected",
         )
 
 

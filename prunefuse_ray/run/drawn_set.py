@@ -78,7 +78,7 @@ def taken(context: RunContext, step: Step, labels: pa.Table) -> Done:
         if not labels.num_rows:
             raise LabelError(
                 f"round 0: none of the {len(tested)} samples of the test set (pool.test_samples) has a label, and "
-                "nothing can be measured without: label some of them, and give the same command again"
+                "nothing can be measured without: label some of them, and run the same command again"
             )
         written = _joined(context, step, labels)
     found = Source(

@@ -150,7 +150,7 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
             case annotation.Refuse(faults=faults):
                 said = "\n  ".join(faults)
                 raise LabelError(
-                    f"the labels of round {request.round} cannot be taken; mend these and give the same command "
+                    f"the labels of round {request.round} cannot be taken; fix these and run the same command "
                     f"again:\n  {said}"
                 )
             case annotation.Wait(missing=missing, notes=notes):

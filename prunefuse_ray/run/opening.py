@@ -102,7 +102,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         ledger.lock()
         if ledger.exists:
             raise LedgerError(
-                f"{ledger.root.path}: another process began this run meanwhile; give the same command again"
+                f"{ledger.root.path}: another process began this run meanwhile; run the same command again"
             )
         remove_leftovers(config, ledger)  # of one that was killed before there was a run
         ledger.clear(Step(-1, INIT), *OF_THE_POOL)

@@ -327,7 +327,7 @@ def _open(
         ledger.lock()
         if ledger.exists:
             raise LedgerError(
-                f"{ledger.root.path}: another command began to score here meanwhile; give the same command again, or "
+                f"{ledger.root.path}: another command began to score here meanwhile; run the same command again, or "
                 "another --out"
             )
         tell(lines(taken.inventory.to_json(), ledger.root.path))

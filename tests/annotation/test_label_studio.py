@@ -49,7 +49,7 @@ def conversation(studio, root) -> None:
     answers = studio.collect(first)
     assert [r["label"] for r in answers.annotations.to_pylist()] == [1]
     (fault,) = answers.faults
-    assert "(id 'b'): its annotation has no choice; mend or delete it there" in fault
+    assert "(id 'b'): its annotation has no choice; fix or delete it there" in fault
 
     # The next round chooses b once more (it went back to the pool), and was killed after a part of its import.
     second = request_at(root / "1", dict.fromkeys("bde", DOT), guesses=[2, 1, 0], classes=CLASSES, round=1)

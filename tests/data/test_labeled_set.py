@@ -47,7 +47,7 @@ def test_only_samples_with_a_label_are_read(labeled):
 
 def test_a_test_image_that_cannot_be_read_is_said(tmp_path):
     write_pool(tmp_path, random_images(3), image=pa.array([b"x", None, b""], pa.binary()))
-    with pytest.raises(PoolError, match=r"sample 's0000' cannot be read .*; remove or mend it"):
+    with pytest.raises(PoolError, match=r"sample 's0000' cannot be read .*; remove or fix it"):
         load_test(source(tmp_path), FORM)
 
 

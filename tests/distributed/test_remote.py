@@ -49,18 +49,18 @@ def test_what_all_tasks_get_is_stored_once(local_ray, monkeypatch):
 
 def test_a_faulty_file_says_the_same_either_way(local_ray):
     def fail(group):
-        raise PoolError(f"{group} is damaged; mend it")
+        raise PoolError(f"{group} is damaged; fix it")
 
     for size in (0, remote.WORTH_A_TASK + 1):
         with pytest.raises(PoolError) as caught:
             list(over(fail, ["x"], size=size))
-        assert str(caught.value) == "x is damaged; mend it"
+        assert str(caught.value) == "x is damaged; fix it"
 
 
 def test_a_task_that_needs_a_failed_one_says_what_was_wrong_with_that(local_ray):
     @ray.remote(num_cpus=0.5)
     def fail():
-        raise PoolError("x is damaged; mend it")
+        raise PoolError("x is damaged; fix it")
 
     @ray.remote(num_cpus=0.5)
     def read(found):
@@ -68,4 +68,4 @@ def test_a_task_that_needs_a_failed_one_says_what_was_wrong_with_that(local_ray)
 
     with pytest.raises(PoolError) as caught, remote.plain_errors():
         ray.get(read.remote(read.remote(fail.remote())))
-    assert str(caught.value) == "x is damaged; mend it"
+    assert str(caught.value) == "x is damaged; fix it"

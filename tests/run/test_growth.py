@@ -131,7 +131,7 @@ def test_what_does_not_fit_the_pool_is_not_taken_in(made, tmp_path):
     with pytest.raises(PoolError, match=r"duplicate ids, e\.g\. 's0039'"):
         grow(config, ledger)
     write_pool(new, pixels[:3], id=pa.array([1, 2, 3]))
-    with pytest.raises(PoolError, match=r"new/part-0\.parquet': column 'id' is integers, before strings; mend it"):
+    with pytest.raises(PoolError, match=r"new/part-0\.parquet': column 'id' is integers, before strings; fix it"):
         grow(config, ledger)
     write_pool(new, pixels[:3], first_id=50, label=[0, 1, 2])
     with pytest.raises(PoolError, match=r"labels that are none of the 2 classes"):

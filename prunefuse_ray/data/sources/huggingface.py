@@ -82,7 +82,7 @@ def _scan(
 ) -> Iterator[Found]:
     named = None if label is None or samples.task.numbers else features_names(arrow_schema(place), label)
     if why := contradiction(samples, classes, named):  # several datasets may be one pool
-        raise PoolError(f"{samples.field}: '{place.path}': {why}; mend it, or name the datasets that belong together")
+        raise PoolError(f"{samples.field}: '{place.path}': {why}; fix it, or name the datasets that belong together")
     first = 0
     for offsets, sizes, labels in scan_arrow(place, sample, label):
         rows = range(first, first + len(sizes))
@@ -128,7 +128,7 @@ def _number(schema: pa.Schema, column: str, place: Place) -> int:
     """The place of a column. Arrow has -1 for one that is missing or there twice, and takes that for the last one."""
     if (number := schema.get_field_index(column)) < 0:
         raise PoolError(
-            f"'{place.path}' has no column '{column}', or several; it has {', '.join(schema.names)}; mend it, or name "
+            f"'{place.path}' has no column '{column}', or several; it has {', '.join(schema.names)}; fix it, or name "
             "the datasets that belong together"
         )
     return number

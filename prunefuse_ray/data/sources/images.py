@@ -116,7 +116,7 @@ def _labels(samples: SampleSet, listing: Listing, classes: Sequence[str]) -> lis
     number = {normal(name): n for n, name in enumerate(classes)}
     if unknown := sorted(set(folders) - number.keys()):
         raise PoolError(
-            f"{samples.field}: folder '{unknown[0]}' is not one of the classes {list(classes)}; mend pool.classes or "
+            f"{samples.field}: folder '{unknown[0]}' is not one of the classes {list(classes)}; fix pool.classes or "
             "move it"
         )
     return [samples.task.label(number[folder], classes) for folder in folders]

@@ -119,7 +119,7 @@ def _id(cell: Any, column: str, place: Place, line: int) -> str:
 def _named(cell: Any, column: str, place: Place, line: int) -> Any:
     """An id or a label, which nothing may stand in for."""
     if isinstance(cell, str) and whole(cell) != cell:
-        raise _fault(place, line, f"{cell!r} in column '{column}' has half of a surrogate pair, no character; mend it")
+        raise _fault(place, line, f"{cell!r} in column '{column}' has half of a surrogate pair, no character; fix it")
     return cell
 
 
@@ -169,11 +169,11 @@ def _csv_rows(place: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]]
                 elif not any(cells):
                     yield line, {}
                 elif len(cells) != len(header):
-                    raise _fault(place, line, f"{len(cells)} cells, but the header has {len(header)}; mend it")
+                    raise _fault(place, line, f"{len(cells)} cells, but the header has {len(header)}; fix it")
                 else:
                     yield line, dict(zip(header, cells, strict=True))
         except csv.Error as error:
-            raise _fault(place, reader.line_num, f"{error}; mend it") from error
+            raise _fault(place, reader.line_num, f"{error}; fix it") from error
         except UnicodeError as error:
             raise _encoding(place, before + 1, error) from error
 
@@ -195,7 +195,7 @@ def _json_rows(place: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]
         except UnicodeError as error:
             raise _encoding(place, line + 1, error) from error
         except (ValueError, RecursionError) as error:
-            raise _fault(place, line, f"no JSON ({error}); one object a line, mend it") from error
+            raise _fault(place, line, f"no JSON ({error}); one object a line, fix it") from error
 
 
 class _opened:

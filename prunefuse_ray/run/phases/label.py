@@ -94,7 +94,7 @@ def _from_people(context: RunContext, step: Step, before: int, tested: pa.Array)
     if not before + labels.num_rows:
         raise LabelError(
             f"round {step.round}: all labels so far are of the test set (pool.test_samples), and nothing can be "
-            "learned from those: label some of the other samples, and give the same command again"
+            "learned from those: label some of the other samples, and run the same command again"
         )
     copied = context.ledger.files(Step(step.round, REQUEST), "samples")[0]
     done = Done(

@@ -91,7 +91,7 @@ def test_datasets_that_name_their_classes_in_another_order_are_no_one_pool(tmp_p
     one, other = (here(path / "data-00000-of-00001.arrow") for path in map(tmp_path.joinpath, "ab"))
     columns = ("image", "label", SampleSet(pool), ("dark", "light"))
     assert sum(len(found.ids) for found in scan(one, "a", *columns)) == 4
-    with pytest.raises(PoolError, match=r"b/data-.*': names its classes light, dark, the pool dark, light; mend it"):
+    with pytest.raises(PoolError, match=r"b/data-.*': names its classes light, dark, the pool dark, light; fix it"):
         list(scan(other, "b", *columns))
 
 

@@ -180,7 +180,7 @@ def test_files_of_one_set_that_name_their_classes_in_another_order_are_refused(t
         pq.write_table(table, tmp_path / folder / f"{file}.parquet")
     where = {"path": str(tmp_path / "train"), "test_path": str(tmp_path / "val")}
     pool = parquet_pool(tmp_path).model_copy(update={**where, "classes": None, "id_column": None})
-    with pytest.raises(PoolError, match=rf"{part}/b\.parquet': names its classes b, a, the pool a, b; mend them"):
+    with pytest.raises(PoolError, match=rf"{part}/b\.parquet': names its classes b, a, the pool a, b; fix them"):
         survey(pool)
     assert survey(pool.model_copy(update={"classes": ["dim", "bright"]})).info.classes == ["dim", "bright"]
 
@@ -204,7 +204,7 @@ def test_names_of_the_configuration_may_be_others_but_not_the_files_own_in_anoth
     if fits:
         assert survey(pool).info.classes == classes
         return
-    with pytest.raises(PoolError, match=r"'dark' is class 0 of the files, and class 1 of pool\.classes; mend"):
+    with pytest.raises(PoolError, match=r"'dark' is class 0 of the files, and class 1 of pool\.classes; fix"):
         survey(pool)
 
 
