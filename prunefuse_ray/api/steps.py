@@ -54,7 +54,7 @@ def prune(
 
     Args:
         network: gives logits (N, C), or (N, C, H, W) for every pixel, of inputs (N, ...). At initialization (the
-            method), or trained.
+            method), or trained. One of `torch.compile` is taken as it was written: compile the proxy again.
         example: one input or more, (N, ...), with the batch axis: shows the shape that structures are followed by.
         ratio: share of the channels of every layer that goes; about (1 - ratio)² of the work remains.
         importance: what a channel is judged by; `prunefuse run --help` lists them.
@@ -68,9 +68,9 @@ def prune(
     Kousar, Bhatti, Moon 2026 (arXiv 2603.26138), section 3.
     """
     _check_example(example)
-    module = _module(network, "network")
+    network = _as_written(_module(network, "network"))
     with _named("example", example[:1]):
-        logits = _logits(_in_evaluation(module), example[:1])
+        logits = _logits(_in_evaluation(network), example[:1])
     spec = NetworkSpec(
         architecture=type(network).__name__,
         classes=int(logits.shape[1]),
@@ -100,7 +100,8 @@ def fuse(network: nn.Module, proxy: Proxy, rule: str = "keep", **parameters: flo
         raise ConfigError(
             f"proxy: a {type(proxy).__name__}; give the Proxy that `prune` gave, whose `network` you have trained"
         )
-    fused = networks.fuse(_module(network, "network"), proxy, rule, **parameters)
+    network = _as_written(_module(network, "network"))
+    fused = networks.fuse(network, proxy, rule, **parameters)
     if proxy.origin and proxy.origin != _digest(network):
         raise networks.NetworkError(
             "network: has other weights than the one that the proxy was pruned from; give that one, as it was then "
@@ -300,7 +301,7 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], *,
     Raises:
         PlanError: the extra `onnx` is not installed, the network cannot be exported, or the logits differ.
     """
-    module = _in_evaluation(_module(network, "network")).cpu()
+    module = _in_evaluation(_as_written(_module(network, "network"))).cpu()
     _check_example(example)
     x = example.cpu()
     with _named("example", x[:1]), torch.inference_mode():
@@ -500,6 +501,12 @@ def _module(network: Any, name: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name}: a {type(network).__name__}; give an nn.Module")
     return network
+
+
+def _as_written(network: nn.Module) -> nn.Module:
+    """What `torch.compile` has made a network of, which it would compile again at every step of ours."""
+    found: nn.Module = getattr(network, "_orig_mod", network)
+    return found
 
 
 def _check_example(example: Any) -> None:

@@ -461,6 +461,14 @@ def test_a_network_of_vectors_is_pruned_and_fused():
     torch.testing.assert_close(fused.eval()(x), proxy.network.eval()(x))
 
 
+def test_a_compiled_network_is_pruned_and_fused_as_it_was_written(mine, images):
+    """Else each step would compile it again, which takes a minute."""
+    compiled = torch.compile(mine, backend=lambda *_: pytest.fail("compiled"))
+    proxy = prunefuse_ray.prune(compiled, images[:2])
+    assert type(proxy.network) is Mine
+    assert type(prunefuse_ray.fuse(compiled, proxy)) is Mine
+
+
 def test_a_network_of_series_is_pruned_and_fused():
     network = nn.Sequential(
         nn.Conv1d(6, 16, 3, padding=1), nn.BatchNorm1d(16), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
