@@ -13,7 +13,7 @@ import pytest
 from prunefuse_ray.run.processes import descendants
 from tests.support.disturbed import DIGITS, command_line, finish, start, victim
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 LISTENS = "0A"
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
@@ -39,7 +39,9 @@ def listening(pids) -> dict[str, set[str]]:
 @pytest.fixture
 def running(tmp_path):
     """A command in the middle of its work, with workers."""
-    process = start((*DIGITS, "--scoring.actors", "[1,2]"), tmp_path)
+    own = [word for word in DIGITS if not word.startswith("--finetuning.epochs")]
+    # It trains until it is ended.
+    process = start((*own, "--scoring.actors", "[1,2]", "--finetuning.epochs=2000"), tmp_path)
     assert victim(process, "scoring actor", time.monotonic() + 120) is not None, (tmp_path / "errors").read_text()
     yield process
     process.terminate()
@@ -53,8 +55,9 @@ def test_a_run_is_open_to_nobody_else(running):
     assert {address: who for address, who in found.items() if address.partition(":")[0] not in LOOPBACK} == {}
 
     # What others see of it: command lines, and the names of its files.
+    lasting = next(pid for pid in tree if "gcs_server " in command_line(pid))
     token = dict(
-        line.split("=", 1) for line in Path(f"/proc/{tree[-1]}/environ").read_text().split("\0") if "=" in line
+        line.split("=", 1) for line in Path(f"/proc/{lasting}/environ").read_text().split("\0") if "=" in line
     )["RAY_AUTH_TOKEN"]
     assert len(token) == 64
     assert not [pid for pid in tree if token in command_line(pid)]
@@ -70,6 +73,8 @@ def test_a_run_is_open_to_nobody_else(running):
     seconds = 3 * (time.monotonic() - since)
     for key in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
         assert not any(knock(port, key, seconds) for port in ports)
+    right = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    assert any(knock(port, right, seconds=60) for port in ports), "the run was over before strangers had knocked"
 
 
 def knock(port: int, key: dict[str, str], seconds: float) -> bool:

@@ -112,9 +112,18 @@ def test_of_many_at_once_one_makes_the_file(place):
 def test_an_answer_that_was_lost_is_no_refusal(s3, tmp_path):
     """The store took the write, and the connection broke: the client asks again, and the file is there already."""
     place = Place.at(f"s3://samples/{tmp_path.name}{s3.query}") / "file"
-    threading.Thread(target=lambda: (time.sleep(0.5), setattr(s3, "fault", None)), daemon=True).start()
+    met = s3.refused
+
+    def lift():
+        while s3.refused == met:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        s3.fault = None
+
+    threading.Thread(target=lift, daemon=True).start()
     with s3.misbehaving("half"):
         conditional(place).put(place, b"mine", None)
+    assert s3.refused > met
     assert place.read_bytes() == b"mine"
 
 

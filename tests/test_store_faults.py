@@ -42,7 +42,7 @@ def test_a_store_that_is_away_is_asked_for_as_long_as_that(store, place):
         began, refused = time.monotonic(), store.refused
         with pytest.raises(OSError, match="503"):
             place.exists()
-        assert 1.5 <= time.monotonic() - began < 8.0
+        assert time.monotonic() - began >= 1.5
         assert store.refused - refused == repetitions(2.0) + 1
 
 
@@ -89,7 +89,15 @@ def test_a_store_that_fails_for_good_is_one_message(store, place, fault, how):
 def test_a_store_that_comes_back_is_no_error(store, fault):
     place = Place.at(f"s3://samples/y{store.query}") / "file"
     place.write_bytes(b"before" * 1000)
-    threading.Timer(1.0, lambda: setattr(store, "fault", None)).start()
+    met = store.refused
+
+    def lift():
+        while store.refused == met:
+            time.sleep(0.01)
+        time.sleep(1.0)
+        store.fault = None
+
+    threading.Thread(target=lift, daemon=True).start()
     with store.misbehaving(fault):
         assert place.read_bytes() == b"before" * 1000
         place.write_bytes(b"after")

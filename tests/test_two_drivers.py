@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -33,6 +34,7 @@ def asleep(runs: str, said):
     until = time.monotonic() + 180
     while at(root) not in ("train", "score", "select") and time.monotonic() < until:
         time.sleep(0.05)
+    assert at(root) in ("train", "score", "select"), (Path(said) / "errors").read_text()
     pid = driver_of(first)
     os.kill(pid, signal.SIGSTOP)
     return first, root, lambda: os.kill(pid, signal.SIGCONT)

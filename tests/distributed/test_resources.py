@@ -206,10 +206,15 @@ def test_nothing_is_asked_of_a_cluster_without_labels():
 
 
 def test_imports_run_beside_the_body_and_are_there_after_it(tmp_path, monkeypatch):
-    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.5)\nready = True\n")
+    go = tmp_path / "go"
+    (tmp_path / "slow_module.py").write_text(
+        f"import os, time\nfor _ in range(1000):\n    if os.path.exists({str(go)!r}): break\n    time.sleep(0.01)\n"
+        "ready = True\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     with importing("no_such_module", "slow_module"):
         assert not hasattr(sys.modules.get("slow_module"), "ready")  # the body does not wait for it
+        go.touch()
     assert sys.modules["slow_module"].ready
     del sys.modules["slow_module"]
 

@@ -178,7 +178,8 @@ def test_a_signal_to_the_command_alone_reaches_the_run_that_it_started(tmp_path,
     monkeypatch.setattr(browser, "TIDIES_UP", 0.2)
     monkeypatch.setattr(interrupts._State, "requested", number)
     follower = Follower(Ledger(Place.at(str(tmp_path))), None, None, None)
-    follower.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
+    seconds = 60 if number == signal.SIGTERM else 1.5
+    follower.child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
     follower.end()
     assert follower.child.returncode == code
 

@@ -47,7 +47,8 @@ def killed(root):
     return mine
 
 
-def test_a_second_driver_is_refused_while_the_first_lives_and_told_who_it_is(root):
+def test_a_second_driver_is_refused_while_the_first_lives_and_told_who_it_is(root, monkeypatch):
+    monkeypatch.setattr(lease, "PATIENCE", 5.0)
     first = held(root)
     with pytest.raises(LedgerError, match=r"another process is driving this run \(process \d+ on .*, since 20"):
         Lease(root).acquire()
@@ -55,7 +56,7 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_told_who_it_is(roo
     first.release()
     started = time.monotonic()
     held(root)
-    assert time.monotonic() - started < 0.8, "a released lease costs nothing"
+    assert time.monotonic() - started < 4.0, "a released lease costs nothing"
 
 
 def test_the_lease_of_a_killed_driver_runs_out_and_the_wait_is_said(root, caplog):
@@ -73,14 +74,15 @@ def test_the_lease_of_a_killed_driver_runs_out_and_the_wait_is_said(root, caplog
     assert [f.base_name for f in (root / ".drivers").files()] == ["000002.json"]
 
 
-def test_a_dead_process_of_this_machine_is_not_waited_for(root):
+def test_a_dead_process_of_this_machine_is_not_waited_for(root, monkeypatch):
+    monkeypatch.setattr(lease, "PATIENCE", 5.0)
     claim = "import sys; from prunefuse_ray.run.lease import Lease; from prunefuse_ray.storage import Place; "
     claim += "mine = Lease(Place.at(sys.argv[1])); mine.number = 1; sys.stdout.buffer.write(mine._content())"
     dead = subprocess.run([sys.executable, "-c", claim, "x"], capture_output=True, check=True).stdout
     (root / ".drivers/000001.json").write_bytes(dead)
     started = time.monotonic()
     assert held(root).number == 2
-    assert time.monotonic() - started < 0.8
+    assert time.monotonic() - started < 4.0
 
 
 def test_a_driver_that_was_taken_over_writes_nothing_more(root):
@@ -122,7 +124,9 @@ def test_a_write_that_was_under_way_when_the_lease_was_lost_is_refused(tmp_path,
     assert (root / "commit.json").read_bytes() == b"heir"
 
 
-def test_of_many_at_once_one_gets_it(root):
+def test_of_many_at_once_one_gets_it(root, monkeypatch):
+    monkeypatch.setattr(lease, "PATIENCE", 5.0)
+    monkeypatch.setattr(lease, "SETTLES_IN", 2.0)
     got, refused = [], []
 
     def try_it():

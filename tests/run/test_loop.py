@@ -150,6 +150,7 @@ def test_actors_score_as_the_driver_does_and_what_they_wrote_is_kept(undisturbed
         with pytest.raises(KeyboardInterrupt):
             loop.run(config)
     kept = {f: f.stat().st_mtime_ns for f in (tmp_path / "tiny/rounds/000/scores").glob("*.parquet")}
+    assert kept
     with pytest.raises(KeyboardInterrupt):
         loop.run(config, lambda event, step, _: end() if (event, step) == ("done", Step(0, "score")) else None)
     assert {f: f.stat().st_mtime_ns for f in kept} == kept, "finished rows were scored again"

@@ -331,6 +331,10 @@ def in_worker_groups(tmp_path_factory):
     return alone(tmp_path_factory.mktemp("workers"), *OFTEN["workers"])
 
 
+LEFT = "files that a driver left when it was killed"
+"""A kill may leave a file that was half written, of which the next driver tells."""
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_a_run_goes_on_when_ray_dies_again_and_again(undisturbed, tmp_path):
@@ -343,8 +347,7 @@ def test_a_run_goes_on_when_ray_dies_again_and_again(undisturbed, tmp_path):
     done = finish(process, tmp_path, time.monotonic(), timeout=600)
     assert done.code == 0, done.errors
     assert selected(tmp_path) == undisturbed[0]
-    # A kill may leave a file that was half written, of which the next driver tells.
-    lines = [line for line in done.errors.splitlines() if "files that a driver left when it was killed" not in line]
+    lines = [line for line in done.errors.splitlines() if LEFT not in line]
     assert 2 <= len(lines) <= 3, done.errors  # Ray replaces some starting workers by itself
     assert all("started again" in line for line in lines), done.errors
 
@@ -370,10 +373,11 @@ def test_a_signal_ends_a_run_in_one_line_and_the_same_command_goes_on(undisturbe
         done = finish(process, tmp_path, time.monotonic())
         if done.code:
             assert done.code == INTERRUPTS[number], done.errors
-            assert done.seconds < 12, hit
-            assert done.errors.startswith("interrupted ")
-            assert done.errors.endswith("; the same command resumes\n")
-            assert done.errors.count("\n") == 1, done.errors
+            assert done.seconds < 25, hit
+            # The signal before may have come between a commit and the removal of what it left.
+            (line,) = [line for line in done.errors.splitlines() if LEFT not in line]
+            assert line.startswith("interrupted "), done.errors
+            assert line.endswith("; the same command resumes"), done.errors
     assert finish(start(DIGITS, tmp_path), tmp_path, 0).code == 0
     assert selected(tmp_path) == expected
 

@@ -253,8 +253,9 @@ def test_small_samples_come_in_blocks_of_what_an_actor_is_given(tmp_path, local_
 def test_an_error_in_one_thread_ends_the_others(source, network, tmp_path, monkeypatch):
     class Broken(scorer.Scorer):
         def __call__(self, rows):
-            time.sleep(0.2)
-            if threading.current_thread().name.endswith("_1"):
+            broken = threading.current_thread().name.endswith("_1")
+            time.sleep(0.1 if broken else 1.0)
+            if broken:
                 raise RuntimeError("broken")
             return super().__call__(rows)
 

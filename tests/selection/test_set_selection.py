@@ -423,12 +423,16 @@ def test_a_selection_whose_shard_is_killed_comes_out_the_same(tmp_path, local_ra
 
     def strike_and_take(*args):
         if not struck:
-            struck.extend(p.pid for p in descendants(os.getpid()) if p.name.startswith("ray::Shard"))
+            struck.extend(sorted(alive() - before))
             os.kill(struck[0], number)
             if number == signal.SIGSTOP:
                 threading.Timer(1.0, os.kill, (struck[0], signal.SIGKILL)).start()
         return take(*args)
 
+    def alive():
+        return {p.pid for p in descendants(os.getpid()) if p.name.startswith("ray::Shard") and p.state != "Z"}
+
+    before = alive()  # of the test before, which may take a moment to end
     monkeypatch.setattr(shards, "_take", strike_and_take)
     assert select("k_centers", made.files, made.known, 300, 3).equals(expected)
     assert len(struck) == 3

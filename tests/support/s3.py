@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -114,6 +113,17 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+SERVER = """
+import time
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+time.sleep(10**9)
+"""
+"""Takes a free port by itself: one that was looked for beforehand may be another's by the time it is up."""
+
+
 @contextmanager
 def s3_server(bucket: str = "samples") -> Iterator[Flaky]:
     """A store with a bucket; the credentials stand in the environment meanwhile."""
@@ -121,18 +131,11 @@ def s3_server(bucket: str = "samples") -> Iterator[Flaky]:
 
     before = {name: os.environ.get(name) for name in CREDENTIALS}
     os.environ |= CREDENTIALS
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
+        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert server.stdout is not None
+    port = int(server.stdout.readline())
     fs = pafs.S3FileSystem(
         endpoint_override=f"127.0.0.1:{port}", scheme="http", region="us-east-1", allow_bucket_creation=True
     )

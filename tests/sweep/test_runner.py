@@ -1,5 +1,6 @@
 """Sweeps on a real Ray: what trials share, what a kill or a failure does to them, what comes out."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -770,7 +771,8 @@ def test_a_killed_sweep_goes_on_where_it_was(swept, tiny_pool, tmp_path):
     wait_for(root / "trials/fuse_seed-0/rounds/000/commits/label.json", first)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    time.sleep(1.0)
+    while Ledger(Place.at(str(root / "trials/fuse_seed-0"))).driven:
+        time.sleep(0.1)
     kept = {p: p.stat().st_mtime_ns for p in (root / "trials/fuse_seed-0").rglob("commits/*.json")}
     assert not (root / "trials/fuse_seed-0/result.json").exists()
     again = start(file, tmp_path)
@@ -805,14 +807,21 @@ def test_a_trial_survives_the_loss_of_its_driver(local_ray, swept, tiny_pool, tm
         while not marker.exists():
             time.sleep(0.02)
         lock = str(tmp_path / "swept/trials/fuse_seed-0/.lock")
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                held = any(os.readlink(f"/proc/{pid}/fd/{fd}") == lock for fd in os.listdir(f"/proc/{pid}/fd"))
-            except OSError:
-                continue
-            if held and int(pid) != os.getpid():
-                os.kill(int(pid), signal.SIGKILL)
-                killed.append(pid)
+
+        def holds(pid):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):  # it was closed meanwhile
+                    if os.readlink(f"/proc/{pid}/fd/{fd}") == lock:
+                        return True
+            return False
+
+        while not killed:
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                with contextlib.suppress(OSError):
+                    if int(pid) != os.getpid() and holds(pid):
+                        os.kill(int(pid), signal.SIGKILL)
+                        killed.append(pid)
+            time.sleep(0.02)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()

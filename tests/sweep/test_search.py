@@ -9,6 +9,7 @@ import yaml
 
 from prunefuse_ray.commands import sweep as sweep_command
 from prunefuse_ray.errors import ConfigError, LedgerError, PlanError
+from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import ends, sweep_from_tree, trials
 from prunefuse_ray.sweep.results import COMPLETE, read_draws, read_sweep, trials_of
@@ -194,7 +195,8 @@ def test_a_killed_sweep_that_searches_loses_no_draw(tiny_pool, tmp_path):
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    time.sleep(1.0)
+    while Ledger(Place.at(str(labeled[0].parents[3]))).driven:
+        time.sleep(0.1)
     drawn, before = read_draws(Place.at(str(root))), read_sweep(Place.at(str(root))).trials
     kept = {p: p.stat().st_mtime_ns for p in root.rglob("commits/*.json")}
     assert labeled[0] in kept
