@@ -110,7 +110,7 @@ def test_a_trial_that_the_autoscaler_brings_its_machines_is_not_refused():
     assert at_once(sweep, head) == 1
     for field, asked, could in (("cpus", 65, 64), ("gpus", 9, 8)):
         sweep = sweep_from_tree({"resources": {"cpus": 1, field: asked}})
-        said = rf"resources\.{field}: .* have {asked}, and the cluster has 0, .* could bring it to {could}"
+        said = rf"resources\.{field}: .* needs {asked}, but the cluster has 0, .* could bring it to {could}"
         with pytest.raises(PlanError, match=said):
             at_once(sweep, head)
 
