@@ -238,23 +238,8 @@ print("went on", file=sys.stderr)
 """
 
 
-def test_a_reader_that_has_gone_ends_no_work():
-    """`prunefuse run ... | head`"""
-    with subprocess.Popen(
-        [sys.executable, "-c", PRINTS], cwd=ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        process.stdout.close()
-        process.stdin.write("\n")
-        process.stdin.flush()
-        assert process.stderr.read() == "went on\n"
-    assert process.returncode == 0
-
-
-def test_a_table_that_nobody_reads_is_no_traceback():
-    code = (
-        "import sys; from prunefuse_ray.cli import entry; sys.stdin.readline(); sys.exit(entry(['presets', '--json']))"
-    )
+def unread(code):
+    """(errors, exit code) of Python code that waits for a line of input first, and whose output nobody reads."""
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -262,8 +247,18 @@ def test_a_table_that_nobody_reads_is_no_traceback():
         process.stdout.close()
         process.stdin.write("\n")
         process.stdin.flush()
-        assert process.stderr.read() == ""
-    assert process.returncode == 141
+        errors = process.stderr.read()
+    return errors, process.returncode
+
+
+def test_a_reader_that_has_gone_ends_no_work():
+    """`prunefuse run ... | head`"""
+    assert unread(PRINTS) == ("went on\n", 0)
+
+
+def test_a_table_that_nobody_reads_is_no_traceback():
+    command = "sys.stdin.readline(); sys.exit(entry(['presets', '--json']))"
+    assert unread(f"import sys; from prunefuse_ray.cli import entry; {command}") == ("", 141)
 
 
 def test_a_terminal_that_is_not_utf_8_ends_no_command():

@@ -1,7 +1,6 @@
 """Conditional writes: links on a file system, requests with conditions on S3 (moto's server)."""
 
 import threading
-import time
 
 import pytest
 from pyarrow._fs import _MockFileSystem
@@ -113,14 +112,7 @@ def test_an_answer_that_was_lost_is_no_refusal(s3, tmp_path):
     """The store took the write, and the connection broke: the client asks again, and the file is there already."""
     place = Place.at(f"s3://samples/{tmp_path.name}{s3.query}") / "file"
     met = s3.refused
-
-    def lift():
-        while s3.refused == met:
-            time.sleep(0.01)
-        time.sleep(0.5)
-        s3.fault = None
-
-    threading.Thread(target=lift, daemon=True).start()
+    s3.lifted(0.5)
     with s3.misbehaving("half"):
         conditional(place).put(place, b"mine", None)
     assert s3.refused > met

@@ -3,7 +3,6 @@
 Whole runs on such a store: test_object_stores.
 """
 
-import threading
 import time
 
 import pytest
@@ -89,15 +88,7 @@ def test_a_store_that_fails_for_good_is_one_message(store, place, fault, how):
 def test_a_store_that_comes_back_is_no_error(store, fault):
     place = Place.at(f"s3://samples/y{store.query}") / "file"
     place.write_bytes(b"before" * 1000)
-    met = store.refused
-
-    def lift():
-        while store.refused == met:
-            time.sleep(0.01)
-        time.sleep(1.0)
-        store.fault = None
-
-    threading.Thread(target=lift, daemon=True).start()
+    store.lifted(1.0)
     with store.misbehaving(fault):
         assert place.read_bytes() == b"before" * 1000
         place.write_bytes(b"after")

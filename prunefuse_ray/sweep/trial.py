@@ -101,10 +101,12 @@ def _run(name: str, job: TrialJob, desk: Any) -> None:
     config = config_from_tree(tree)
     ledger = Ledger(loop.run_place(config))
     _wait_for(ledger)
-    if not ledger.exists:
+    came_back = ledger.exists
+    if not came_back:
         _begin(ledger, job.root / "pools" / pool_key(config), tree)
     keys = inputs_keys(config, ledger.read_pool())
-    for step, key in keys.items():  # an earlier try may not have come to tell of it, or told a desk that was lost
+    # An earlier try may not have come to tell of what it committed, or told a desk that was lost.
+    for step, key in keys.items() if came_back else ():
         if ledger.committed(step):
             desk.finish.remote(key, name)
     *plan, _ = steps(config)

@@ -47,6 +47,18 @@ class Flaky(ThreadingHTTPServer):
         finally:
             self.fault = None
 
+    def lifted(self, seconds: float) -> None:
+        """The next fault is lifted so long after a request has met it, and not before: making a client takes time."""
+        met = self.refused
+
+        def lift() -> None:
+            while self.refused == met:
+                time.sleep(0.01)
+            time.sleep(seconds)
+            self.fault = None
+
+        threading.Thread(target=lift, daemon=True).start()
+
     @property
     def query(self) -> str:
         return f"?endpoint_override=127.0.0.1:{self.server_port}&scheme=http&region=us-east-1"

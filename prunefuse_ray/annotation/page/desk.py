@@ -50,9 +50,14 @@ def page_file(person: str) -> str:
     return f"{PREFIX}{written}.csv"
 
 
+def normal_name(person: str) -> str:
+    """The same for every way of typing it."""
+    return normal(" ".join(person.split()))
+
+
 def checked_name(person: Any) -> str:
     """A name as it is recorded. LabelError where it is none."""
-    name = normal(" ".join(person.split())) if isinstance(person, str) else ""
+    name = normal_name(person) if isinstance(person, str) else ""
     if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
         raise LabelError(f"a name has 1 to {LONGEST_NAME} printable characters")
     return name

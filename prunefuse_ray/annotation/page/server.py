@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-from prunefuse_ray.annotation.page.desk import Desk, checked_name
-from prunefuse_ray.data.paths import normal
+from prunefuse_ray.annotation.page.desk import Desk, checked_name, normal_name
 from prunefuse_ray.loopback import Answer, LoopbackServer, Refused, as_json, whole
 from prunefuse_ray.tasks import TASKS
 
@@ -65,7 +64,7 @@ class PageServer(LoopbackServer):
     def get(self, path: str, query: dict[str, str]) -> Answer:
         """(media type, body)"""
         if path == "/state":
-            return as_json(self._state(normal(" ".join(query.get("name", "").split()))))
+            return as_json(self._state(normal_name(query.get("name", ""))))
         if path not in ("/batch", "/image"):
             return super().get(path, query)
         desk = self._current(query)
