@@ -87,7 +87,8 @@ def lost_by_ray(error: BaseException) -> BaseException | None:
     if ray is None:
         return None
     lost = (e for e in causes(error) if isinstance(e, ray.exceptions.RayError))
-    return next((e for e in lost if not isinstance(e, ray.exceptions.RayTaskError)), None)
+    ours = ray.exceptions.RayTaskError, ray.exceptions.UserCodeException  # what Ray Data wraps a function's error in
+    return next((e for e in lost if not isinstance(e, ours)), None)
 
 
 def overview() -> str:

@@ -14,6 +14,17 @@ OWNED = "owned"
 """In a folder, unless it is kept on purpose; locked for as long as its process, or one that inherited it, lives."""
 
 
+LONGEST_BASE = 20
+"""Bytes of the path of the folder for temporary files. Ray's sockets lie up to 87 bytes below it
+(prunefuse-XXXXXXXX/ray/session_TIME_PID/sockets/plasma_store), and the path of a socket has 107 at most."""
+
+
+def short_base() -> str:
+    """Where a folder for Ray's sessions can lie."""
+    base = tempfile.gettempdir()
+    return base if len(os.fsencode(base)) <= LONGEST_BASE else "/tmp"
+
+
 def make(base: str, prefix: str = "") -> tuple[Path, IO[str]]:
     """A folder of this user's alone below `base`, and the file whose being open keeps it. Those of this user's commands
     that live no more are removed."""

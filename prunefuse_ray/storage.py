@@ -68,6 +68,8 @@ class Place:
             fs, path = pafs.LocalFileSystem(), os.path.abspath(where)
             if where.startswith("~") and not os.path.lexists(path):
                 path = os.path.abspath(os.path.expanduser(where))  # as the shell would have done
+            if path.startswith("//"):  # of "$HOME/runs" where HOME is /; Ray Data takes what follows for a host
+                path = path[1:]
         return cls(fs, path.rstrip("/"))
 
     def __truediv__(self, name: str) -> Place:

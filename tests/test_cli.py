@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prunefuse_ray.cli import main
+from prunefuse_ray.cli import lost_by_ray, main
 from prunefuse_ray.commands import COMMANDS, EXIT_CODES
 from prunefuse_ray.commands.networks import _rate
 from prunefuse_ray.commands.run import closing_table, phase_line
@@ -281,3 +281,11 @@ def test_names_of_a_pool_tell_a_terminal_nothing(capsys):
     account(["a\x1b[2Jb"])
     assert capsys.readouterr().out == "a\ufffd[2Jb\n"
     assert str(PoolError("a\x1b[2Jb\tc\nd")) == "a\ufffd[2Jb\tc\nd"
+
+
+def test_an_error_in_a_function_of_ray_data_is_no_death_of_ray():
+    import ray
+
+    ours = ray.exceptions.RayTaskError("f", "Traceback", ray.exceptions.UserCodeException("UDF failed"))
+    assert lost_by_ray(ours) is None
+    assert lost_by_ray(ray.exceptions.ActorDiedError()) is not None

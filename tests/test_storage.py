@@ -264,3 +264,7 @@ def test_patience_is_that_of_every_store(scheme, monkeypatch):
     assert options["retry_time_limit"].total_seconds() == 7
     own = Place.at(f"{scheme}://bucket/runs?retry_limit_seconds=3").fs.__reduce__()[1][0]
     assert own["retry_time_limit"].total_seconds() == 3
+
+
+def test_two_slashes_at_the_beginning_are_one():
+    assert Place.at("//tmp/runs").path == "/tmp/runs"

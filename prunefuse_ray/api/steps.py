@@ -31,6 +31,7 @@ from prunefuse_ray.selection.rows import Rows, matrices, vector_column
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tasks.classification import CLASSIFICATION
+from prunefuse_ray.tasks.segmentation import SEGMENTATION
 
 if TYPE_CHECKING:
     import ray.data
@@ -338,9 +339,9 @@ class _Scorer:
         # A tuple of the network's own is none of logits and features, whatever it holds.
         logits, features = (outputs, None) if self.form is self.network else outputs
         _check_logits(logits, x, self.task.output_axes)
-        if self.task is CLASSIFICATION and logits.shape[1] < 2:
+        if (self.task is CLASSIFICATION or self.task is SEGMENTATION) and logits.shape[1] < 2:
             raise networks.NetworkError(
-                "network: gives one logit; classification needs one for each class, so two for yes and no: "
+                f"network: gives one logit; {self.task.name} needs one for each class, so two for yes and no: "
                 "torch.cat([torch.zeros_like(z), z], 1) makes them of one"
             )
         self.clusters = self.task.clusters(logits.shape[1])

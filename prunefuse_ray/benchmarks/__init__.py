@@ -3,6 +3,7 @@
 NAMES = (
     "scoring",
     "photographs",
+    "sharing",
     "survey",
     "topk",
     "centers",

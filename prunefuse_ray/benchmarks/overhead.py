@@ -29,7 +29,7 @@ from prunefuse_ray.method.steps import INIT, Step, steps
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 
-BAR = 0.4
+BAR = 0.25
 JOB = Path(__file__).parents[2] / "jobs" / "run.py"
 
 

@@ -19,7 +19,7 @@ from prunefuse_ray.selection.top_k import top_k
 from prunefuse_ray.storage import Place
 
 ROWS_PER_FILE = 1_000_000
-BAR_TIME, BAR_MB = 3.0, 500
+BAR_TIME, BAR_MB = 1.3, 500
 
 
 def write(directory: Path, rows: int, rows_per_file: int = ROWS_PER_FILE) -> list[str]:

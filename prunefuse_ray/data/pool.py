@@ -49,6 +49,8 @@ class Source:
     """Several where they are one label together. None where the samples have no labels."""
     task: str = "classification"
     """`tasks.TASKS`: what its labels are."""
+    class_names: tuple[str, ...] = ()
+    """By which labels that are words are read; (): there are no names to read them by."""
     group_column: str | None = None
     """Handed on as the column `group`, of strings."""
     roots: tuple[Place, ...] = ()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from prunefuse_ray.data.images import plain_samples
 from prunefuse_ray.data.pool import Source, groups, part
 from prunefuse_ray.distributed.remote import over
 from prunefuse_ray.errors import PoolError
+from prunefuse_ray.schemas import is_list
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 
@@ -349,7 +350,23 @@ def raw_labels(table: pa.Table, source: Source) -> pa.ChunkedArray:
     """Labels as they stand in a source's columns. TypeError where several are given, and the task has them in one."""
     if isinstance(source.label_column, tuple):
         return TASKS[source.task].joined([table[column] for column in source.label_column])
-    return table[source.label_column]
+    column = table[source.label_column]
+    return _by_name(column, source.class_names) if source.class_names else column
+
+
+def _by_name(column: pa.ChunkedArray, classes: tuple[str, ...]) -> pa.ChunkedArray:
+    """Words, or lists of them, as the numbers of the classes that they name; null for those that name none. Other
+    columns as they are."""
+    number = partial(TASKS["classification"].label, classes=classes)
+    words = plain_column(column)
+    if pa.types.is_string(words.type):
+        distinct = words.unique()
+        numbers = pa.array([number(word) for word in distinct.to_pylist()], pa.int64())
+        return pa.chunked_array([numbers.take(pc.index_in(c, distinct)) for c in words.chunks], pa.int64())
+    if is_list(words.type) and pa.types.is_string(plain_type(words.type.value_type)):
+        lists = (None if some is None else [number(word) for word in some] for some in words.to_pylist())
+        return pa.chunked_array([pa.array(lists, pa.list_(pa.int64()))])
+    return column
 
 
 def labels_of(table: pa.Table, source: Source) -> pa.ChunkedArray:

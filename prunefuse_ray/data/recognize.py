@@ -11,7 +11,7 @@ import posixpath
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -285,9 +285,9 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 
 def _label_column(found: Recognized, schema: pa.Schema) -> str | None:
-    """The column that is named like labels and can hold them: integers, numbers, in CSV and JSON Lines also names."""
+    """The column that is named like labels and can hold them: integers, numbers, and words where they are read."""
     kinds = {f.name: plain_type(f.type) for f in schema}
-    names = found.fields["source"] in TABLES
+    names = found.fields["source"] in (*TABLES, "parquet")
     fitting = [
         n
         for n, k in kinds.items()
@@ -338,11 +338,11 @@ def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> Non
         paths = tuple(posixpath.join(root.path, n) for n in labeled)
         read = tables(Source(fs=root.fs, files=paths, sizes=(0,) * len(paths)), [labels])
         columns = (table[labels] for table in read)
-        _count_classes(
-            found,
-            (v for c in columns for v in pc.unique(pc.list_flatten(c) if is_set(c.type) else c).to_pylist()),
-            len(names),
-        )
+        values = {v for c in columns for v in pc.unique(pc.list_flatten(c) if is_set(c.type) else c).to_pylist()}
+        if pa.types.is_string(kind):
+            _name_classes(found, {v for v in values if isinstance(v, str)}, labels)
+        else:
+            _count_classes(found, values, len(names))
 
 
 def _tables(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
@@ -366,8 +366,13 @@ def _tables(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
     values = {one for one in each if not isinstance(one, list | dict)} - {None, ""}
     if all(_is_whole(value) for value in values):
         _count_classes(found, values, len(names))
-    elif len(values) <= MOST_CLASSES and all(isinstance(value, str) for value in values):
-        found.fields["classes"] = sorted(whole(str(value)) for value in values)
+    elif all(isinstance(value, str) for value in values):
+        _name_classes(found, values, labels)
+
+
+def _name_classes(found: Recognized, values: Collection[str], labels: str) -> None:
+    if len(values) <= MOST_CLASSES:
+        found.fields["classes"] = sorted(map(whole, values))
         found.why["classes"] = f"the names in the column '{labels}'"
 
 

@@ -61,7 +61,11 @@ def decoded_stream(
         block: rows of a block, all but the last one of each reading task; default: as Ray cuts them, by their bytes.
         tasks: that read, at most; default: as many as Ray asks for.
     """
-    excluded = ray.put(IdSet.of(exclude)) if exclude is not None and len(exclude) else None
+    # In Ray's store once, those of the test set, too: of reading tasks, which would each hold them, there are hundreds.
+    both = [ids.ids if isinstance(ids, IdSet) else ids for ids in (exclude, source.without) if ids is not None]
+    left_out = [ids for ids in both if len(ids)]
+    excluded = ray.put(IdSet.of(pa.concat_arrays([i.cast(left_out[0].type) for i in left_out]))) if left_out else None
+    source = replace(source, without=None)
     reading = partial(_decode, form=form, excluded=excluded, held_out=held_out, block=block)
     parts: Callable[[int], list[Source]] = partial(spans, source, chunk_rows(form))
     if tasks is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from prunefuse_ray.storage import Place
 
 WORTH_A_TASK = 16 * 2**20
 """Bytes of all files together below which no task is started: its worker's first imports take seconds."""
+RETRIES = re.compile(r"\nFailed to .* after \d+/\d+ attempts \(total backoff .*", re.DOTALL)
+"""What Ray Data adds to the message of an error."""
 GROUPS = 64
 """Tasks at most: files beyond so many share one."""
 
@@ -53,5 +56,6 @@ def plain_errors() -> Iterator[None]:
         while isinstance(cause, RayTaskError):
             cause = cause.cause
         if isinstance(cause, PruneFuseError):
+            cause.args = tuple(RETRIES.sub("", arg) if isinstance(arg, str) else arg for arg in cause.args)
             raise cause from None
         raise

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import importlib
 import logging
 import math
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
 
 from prunefuse_ray import config as cfg
-from prunefuse_ray import interrupts, progress
+from prunefuse_ray import interrupts, owned, progress
 from prunefuse_ray.distributed.autoscaler import ROLE, Autoscaler, autoscaler, times, units_of
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.errors import PlanError
@@ -198,10 +202,26 @@ def start_ray() -> None:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
         else:
+            if not os.environ.get("RAY_TMPDIR"):  # the supervisor's, or the user's
+                quiet["_temp_dir"] = str(_sessions() / "ray")  # which Ray opens to all users
             ray.init(address="local", num_cpus=cores() + STREAM_CPUS, include_dashboard=False, **quiet)
         interrupts.reinstall()
         progress.tell(starting_ray=False)
     configure_data()
+
+
+@cache
+def _sessions() -> Path:
+    """For the sessions of Ray that this process starts, until it ends. Ray's own folder is open to all users."""
+    path, lock = owned.make(owned.short_base())
+
+    def end() -> None:
+        ray.shutdown()
+        lock.close()
+        shutil.rmtree(path, ignore_errors=True)
+
+    atexit.register(end)
+    return path
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from .inference import (
 from .measure import Row, macs, parameters, pruning_table
 from .precision import fast_bf16
 from .pretrained import Named, is_name, named_weights
+from .probe import as_trained
 from .pruning import prune, split
 from .specs import NetworkError, NetworkSpec, PrecisionError, PruningSpec
 from .structure import copied
@@ -53,6 +54,7 @@ __all__ = [
     "Runner",
     "Selector",
     "WithFeatures",
+    "as_trained",
     "build",
     "channels_last",
     "check_partition",

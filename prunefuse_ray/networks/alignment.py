@@ -84,7 +84,8 @@ def _both(dense: nn.Module, kept: KeptIndices, spec: NetworkSpec, dtype: torch.d
     inputs = probe_inputs(spec, dtype, samples=2)
     with torch.no_grad(), _WithoutStatistics():
         expected = _run(pruned, inputs)
-        modules, queries = dict(probe.named_modules()), dict(query_rows(probe))
+        # By all their names, as tensors are: a module without weights may stand in several places.
+        modules, queries = dict(probe.named_modules(remove_duplicate=False)), dict(query_rows(probe))
         for name, tensor in state.items():
             damp_cross(modules, name, tensor, kept[name], 0.0)
             if name in queries:

@@ -123,6 +123,11 @@ def _trace(network: nn.Module, spec: NetworkSpec) -> "torch_pruning.DependencyGr
     attentions = [module for module in network.modules() if isinstance(module, nn.MultiheadAttention)]
     inside = {child for attention in attentions for child in attention.children()}
     for name, module in network.named_modules():
+        if isinstance(module, nn.EmbeddingBag):
+            _say_once(
+                f"network.architecture: module {name} keeps all its channels, because they cannot be followed out of "
+                "an nn.EmbeddingBag; an nn.Embedding and the mean over the text would be pruned"
+            )
         if isinstance(module, _ROOTS) and module not in graph.module2node and module not in inside:
             why = "it is not called as a module when the network runs on one sample"
             if module in called:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunefuse_ray.networks.architectures import example_input
 from prunefuse_ray.networks.specs import NetworkSpec
 
+if TYPE_CHECKING:
+    from prunefuse_ray.networks.files import Selector
+
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Relative, of what is exact in real numbers. In float64 right ones agree to 1e-12 and wrong ones differ in the first
 digits; float32 is for networks that cast to it themselves."""
+MOVED = 0.1
+"""How far `as_trained` moves weights, in shares of the root mean square of their tensor."""
 
 T = TypeVar("T")
 
@@ -30,3 +37,20 @@ def probe_inputs(spec: NetworkSpec, dtype: torch.dtype, *, samples: int = 1) -> 
     """`example_input` in a floating-point type; bytes stay bytes."""
     inputs = example_input(spec, samples=samples)
     return inputs.to(dtype) if inputs.is_floating_point() else inputs
+
+
+@torch.no_grad()
+def as_trained(selector: Selector) -> Selector:
+    """A copy whose weights have moved a little, those of each member for themselves, as training moves them. Before it
+    a network may hide what it does afterwards: a last layer of zeros lets nothing through, a learned factor is 1, and a
+    slope that the members of a committee share is the same in all of them."""
+    moved, generator = copy.deepcopy(selector), torch.Generator().manual_seed(0)
+    for module in moved.network.modules():
+        weights: list[Tensor] = [p for p in module.parameters(recurse=False) if p.requires_grad]
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
+            weights.append(module.running_mean)
+            module.running_var *= 1 + MOVED * torch.rand(module.running_var.shape, generator=generator)
+        for weight in weights:
+            size = weight.square().mean().sqrt().item() or 1.0
+            weight += MOVED * size * torch.randn(weight.shape, generator=generator)
+    return moved

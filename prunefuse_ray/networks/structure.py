@@ -108,19 +108,23 @@ def is_depthwise(module: nn.Module) -> bool:
 def damp_cross(
     modules: Mapping[str, nn.Module], name: str, tensor: Tensor, dims: tuple[Tensor | None, ...], factor: float
 ) -> None:
-    """Multiplies, in place, the weights from added inputs into kept outputs by `factor`.
-
-    Only matrices and kernels (outputs, inputs, ...) have such weights: an embedding's rows are no channels, and free
-    parameters are added, not multiplied.
-    """
-    owner = modules[name.rpartition(".")[0]]
-    if not isinstance(owner, (nn.Linear, _ConvNd, nn.MultiheadAttention)) or tensor.ndim < 2 or is_depthwise(owner):
-        return
-    axis = 0 if getattr(owner, "transposed", False) else 1
-    if dims[axis] is not None:
+    """Multiplies, in place, the weights from added inputs into kept outputs by `factor`."""
+    axis = reading_axis(modules[name.rpartition(".")[0]], tensor)
+    if axis is not None and dims[axis] is not None:
         block = [*dims[:2]]
         block[axis] = added(tensor.shape[axis], dims[axis])
         tensor[grid(tensor.shape[:2], tuple(block), device=tensor.device)] *= factor
+
+
+def reading_axis(owner: nn.Module, tensor: Tensor) -> int | None:
+    """The dimension of a module's tensor along which it reads channels; None: it reads none.
+
+    Only matrices and kernels do (outputs, inputs, ...): an embedding's rows are no channels, and free parameters are
+    added, not multiplied.
+    """
+    if not isinstance(owner, (nn.Linear, _ConvNd, nn.MultiheadAttention)) or tensor.ndim < 2 or is_depthwise(owner):
+        return None
+    return 0 if getattr(owner, "transposed", False) else 1
 
 
 def damp_queries(tensor: Tensor, rows: Tensor | None, queries: int, factor: float) -> None:

@@ -24,7 +24,7 @@ from prunefuse_ray.data.pool import PoolInfo, Prepared, Source, groups
 from prunefuse_ray.data.prepared import readable, run_name
 from prunefuse_ray.data.sample_format import Form, decode_column, form_of
 from prunefuse_ray.data.stream import rows, stream
-from prunefuse_ray.distributed.remote import over
+from prunefuse_ray.distributed.remote import over, plain_errors
 from prunefuse_ray.distributed.resources import Resources, ScoringPlan, TrainingPlan
 from prunefuse_ray.errors import PoolError, ScoreError
 from prunefuse_ray.method.selector import network_spec
@@ -205,9 +205,10 @@ class RunContext:
 
             self.here(copy, enumerate(groups(source, self.scoring.threads)))
         else:
-            stream(source, only=wanted, label=label).write_parquet(
-                out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
-            )
+            with plain_errors():
+                stream(source, only=wanted, label=label).write_parquet(
+                    out.path, filesystem=out.fs, min_rows_per_file=10_000, ray_remote_args={"num_cpus": 0.25}
+                )
         written = out.written()
         found = sum(pq.read_metadata(f.path, filesystem=out.fs).num_rows for f in written)
         if found != len(ids):
@@ -255,7 +256,8 @@ class RunContext:
             found = stream(source, only=wanted).map_batches(
                 check, batch_format="pyarrow", batch_size=CHECKED_ROWS, num_cpus=0.5
             )
-            tables = list(found.iter_batches(batch_format="pyarrow", batch_size=None))
+            with plain_errors():
+                tables = list(found.iter_batches(batch_format="pyarrow", batch_size=None))
         return pa.concat_tables([REJECTED.empty_table(), *(t.cast(REJECTED) for t in tables if t.num_rows)])
 
     def _source(self, test: bool) -> Source:

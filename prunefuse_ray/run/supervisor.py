@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -274,22 +273,12 @@ class _Signals:
             self._since, self.count = now, self.count + 1
 
 
-LONGEST_BASE = 20
-"""Bytes of the path of the folder for temporary files. Ray's sockets lie up to 87 bytes below it
-(prunefuse-XXXXXXXX/ray/session_TIME_PID/sockets/plasma_store), and the path of a socket has 107 at most."""
-
-
-def _base() -> str:
-    base = tempfile.gettempdir()
-    return base if len(os.fsencode(base)) <= LONGEST_BASE else "/tmp"
-
-
 class Folder:
     """A folder of this user's alone: Ray's files of this command, and what its C++ libraries write to fd 2. It lives as
     long as the command, or its driver."""
 
     def __init__(self) -> None:
-        self.path, self.lock = owned.make(_base())
+        self.path, self.lock = owned.make(owned.short_base())
         self.log = self.path / "ray.log"
         self.log.touch(mode=0o600)
 

@@ -14,6 +14,7 @@ from prunefuse_ray.data.prepared import chunk_rows, decoded
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.stream import decoded_rows, decoded_stream, spans
 from prunefuse_ray.data.unlabeled import Unlabeled
+from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.method.steps import GROW, LABEL, PRETRAIN, SCORE, SELECT, Step, steps
 from prunefuse_ray.run.class_counts import class_counts
 from prunefuse_ray.run.context import RunContext
@@ -73,7 +74,8 @@ def _look_through(context: RunContext) -> None:
     else:
         rows = decoded_stream(context.pool, context.form)
         found = rows.map_batches(_unusable, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
-        tables = list(found.iter_batches(batch_format="pyarrow", batch_size=None))
+        with plain_errors():
+            tables = list(found.iter_batches(batch_format="pyarrow", batch_size=None))
     context.note_rejected(pa.concat_tables([REJECTED.empty_table(), *(t.cast(REJECTED) for t in tables if t.num_rows)]))
 
 

@@ -9,6 +9,7 @@ import hashlib
 import math
 import queue
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
@@ -30,7 +31,9 @@ from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.prepared import chunk_rows, decoded
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, preprocessing_from_bytes
 from prunefuse_ray.data.stream import decoded_rows, decoded_stream, decoded_values, regrouped, spans
+from prunefuse_ray.distributed.remote import plain_errors
 from prunefuse_ray.distributed.resources import ScoringPlan, cpus_now
+from prunefuse_ray.errors import PruneFuseError
 from prunefuse_ray.inference.saved_networks import network_files
 from prunefuse_ray.scoring.meter import ScoringMeter
 from prunefuse_ray.selection.rows import vector_column
@@ -169,6 +172,23 @@ class Scorer:
         return self.job.form.inputs(pixels.to(self.device))
 
 
+class ActorScorer:
+    """`Scorer` in an actor of Ray Data. What keeps it from beginning is said by its first call: of an error in the
+    creation of an actor Ray keeps a text alone, which passes for a process that was lost."""
+
+    def __init__(self, make: Callable[[Place, ScoringJob], Scorer], network: Place, job: ScoringJob) -> None:
+        self.made: Scorer | PruneFuseError
+        try:
+            self.made = make(network, job)
+        except PruneFuseError as error:
+            self.made = error
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        if isinstance(self.made, PruneFuseError):
+            raise self.made
+        return self.made(rows)
+
+
 def score_pool(
     source: Source,
     network: Place,
@@ -195,7 +215,7 @@ def score_pool(
             place.delete()
             place.fs.create_dir(place.path, recursive=True)
     if plan.here:
-        return _score_here(source, network, job, plan, exclude, out)
+        return _score_here(source, network, job, plan, exclude, rows, out)
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
@@ -203,6 +223,7 @@ def score_pool(
         delete_checkpoint_on_success=False,
         override_filesystem=checkpoint.fs,
     )
+    context.raise_original_map_exception = True  # wrapped in Ray's own it would lose its kind
     # Ray gives an actor whole blocks, and cuts those into as many rows as it was asked for and a rest, which costs a
     # batch: so these rows are whole blocks. None is larger than a chunk, which a reading task holds anyway.
     given = job.call_rows or job.batch_size * 4
@@ -214,8 +235,8 @@ def score_pool(
         dataset = decoded_stream(
             source, job.form, exclude=exclude, held_out=job.held_out, block=block, tasks=tasks
         ).map_batches(
-            Scorer,
-            fn_constructor_args=(network, job),
+            ActorScorer,
+            fn_constructor_args=(Scorer, network, job),
             compute=ActorPoolStrategy(min_size=plan.min_actors, max_size=plan.max_actors),
             batch_size=given,
             batch_format="pyarrow",
@@ -224,31 +245,38 @@ def score_pool(
             num_gpus=plan.gpus or None,
             **plan.placement,
         )
-        dataset.write_parquet(
-            out.path,
-            filesystem=out.fs,
-            mode=SaveMode.APPEND,
-            min_rows_per_file=max(1, rows // FILES_PER_POOL),
-            ray_remote_args={"num_cpus": 0.25},
-            write_page_checksum=True,  # files are kept over kills before anybody has recorded their digests
-        )
+        with plain_errors():
+            dataset.write_parquet(
+                out.path,
+                filesystem=out.fs,
+                mode=SaveMode.APPEND,
+                min_rows_per_file=max(1, rows // FILES_PER_POOL),
+                ray_remote_args={"num_cpus": 0.25},
+                write_page_checksum=True,  # files are kept over kills before anybody has recorded their digests
+            )
     finally:
         context.checkpoint_config = None
+        context.raise_original_map_exception = False
 
 
 HERE = "part-"
 """What files begin with that the driver itself has written; each is a part of the pool, whole."""
 HERE_PARTS = 64
+"""At least, where the pool has as many."""
+HELD_ROWS = {False: 2**20, True: 2**14}
+"""Rows of a part, about, without and with features: a thread holds what it scored of a part until that is written. A
+64th of a large pool would be gigabytes."""
 
 
 def _score_here(
-    source: Source, network: Place, job: ScoringJob, plan: ScoringPlan, exclude: pa.Array, out: Place
+    source: Source, network: Place, job: ScoringJob, plan: ScoringPlan, exclude: pa.Array, rows: int, out: Place
 ) -> None:
     """Score in this process: no other one has to start. A file for every part of the pool, so that after a kill only
     parts that are missing are scored."""
     chunk, excluded = chunk_rows(job.form), IdSet.of(exclude)
     # A chunk of the prepared pool is read and written whole; else a part may be a batch, so that all threads get some.
-    parts = spans(source, chunk if source.prepared is not None else min(chunk, job.batch_size), HERE_PARTS)
+    count = max(HERE_PARTS, math.ceil(rows / HELD_ROWS[job.features]))
+    parts = spans(source, chunk if source.prepared is not None else min(chunk, job.batch_size), count)
     cut = hashlib.blake2b(repr([(one.sizes, one.spans) for one in parts]).encode(), digest_size=4).hexdigest()
     missing = {f"{HERE}{cut}-{number:03d}.parquet": one for number, one in enumerate(parts)}
     for file in out.written():
@@ -271,10 +299,10 @@ def _score_here(
                 return
             scores = []
             chunks = decoded(one, job.form, exclude=excluded)
-            for rows in regrouped((decoded_rows(some, held_out) for some in chunks), whole):
+            for some_rows in regrouped((decoded_rows(some, held_out) for some in chunks), whole):
                 if stopped.is_set():
                     return
-                scores.append(scorer(rows))
+                scores.append(scorer(some_rows))
             if scores:
                 plan.check()
                 (out / name).write_table(pa.concat_tables(scores))

@@ -113,7 +113,8 @@ def read(files: Files | Rows) -> Rows:
         filled = place.stop
     chunks = [chunk for column in ids for chunk in column.chunks]
     return Rows(
-        ids=pa.concat_arrays(chunks) if chunks else pa.array([], pa.string()),
+        # Where no row has a score Arrow leaves no piece of the column, but its type.
+        ids=pa.concat_arrays(chunks) if chunks else pa.array([], ids[0].type if ids else pa.string()),
         scores=scores[:filled],
         vectors=[v[:filled] for v in vectors],
     )

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from prunefuse_ray.acquisition import Chance, Strategy, hash_ids, random_scores
 from prunefuse_ray.acquisition.coverage import REFERENCES, REFERENCES_PER_SAMPLE
@@ -122,7 +122,7 @@ def attempt(selection: Callable[[], T]) -> T:
     for n in range(1, ATTEMPTS):
         try:
             return selection()
-        except RayActorError as error:
+        except (RayActorError, ObjectLostError) as error:  # an answer may be lost with its node before it is fetched
             logger.warning("selection lost an actor (%s); attempt %d of %d", error, n + 1, ATTEMPTS)
     return selection()
 

@@ -68,7 +68,7 @@ class Classification(Task):
 
     def invalid_labels(self, labels: pa.ChunkedArray, classes: int) -> pa.ChunkedArray:
         if not pa.types.is_integer(labels.type):
-            raise TypeError("integers 0 .. classes-1")
+            raise TypeError("integers 0 .. classes-1, or names that are listed in pool.classes")
         valid = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, classes))
         return pc.invert(pc.fill_null(valid, False))
 

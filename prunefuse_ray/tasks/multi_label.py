@@ -167,7 +167,9 @@ class MultiLabel(Task):
 
     def invalid_labels(self, labels: pa.ChunkedArray, classes: int) -> pa.ChunkedArray:
         if not is_set(labels.type):
-            raise TypeError("lists of integers 0 .. classes-1 (an empty one: no class)")
+            raise TypeError(
+                "lists of integers 0 .. classes-1, or of names that are listed in pool.classes (an empty one: no class)"
+            )
         wrong = []
         for chunk in labels.chunks:
             values, parents = pc.list_flatten(chunk), pc.list_parent_indices(chunk).to_numpy()

@@ -91,14 +91,15 @@ def augment(
     if "resized_crop" in kinds:
         x = _resized_crop(x, draws, size or (x.shape[1], x.shape[2]), smallest)
     device = x.device
-    n, h, w, _ = x.shape
+    n, h, w, c = x.shape
     if "crop" in kinds:
         pad = max(1, h // 8), max(1, w // 8)
-        rows_NH = _window(draws.top_B, pad[0], h, device)
-        columns_NW = _window(draws.left_B, pad[1], w, device)
-        # Zeros around the image; one gather takes every sample's own window out of it.
-        padded = functional.pad(x, (0, 0, pad[1], pad[1], pad[0], pad[0]))
-        x = padded[torch.arange(n, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
+        top_N, left_N = _start(draws.top_B, pad[0], device), _start(draws.left_B, pad[1], device)
+        # Zeros around the image. Of all its windows, a view, every sample takes its own, row by row: pixel by pixel a
+        # gather is many times slower.
+        padded = functional.pad(x, (0, 0, pad[1], pad[1], pad[0], pad[0])).flatten(2)
+        windows = padded.unfold(1, h, 1).unfold(2, w * c, c)
+        x = windows[torch.arange(n, device=device), top_N, left_N].unflatten(2, (w, c))
     if "flip" in kinds:
         flip_N = (draws.flip_B < 0.5).to(device)
         x = torch.where(flip_N[:, None, None, None], x.flip(2), x)
@@ -134,10 +135,9 @@ def center(pixels_NHWC: Tensor, size: tuple[int, int]) -> Tensor:
     return pixels_NHWC[:, top : top + size[0], left : left + size[1]]
 
 
-def _window(uniform_N: Tensor, pad: int, size: int, device: torch.device) -> Tensor:
-    """(N, size) positions of a window that starts anywhere in [0, 2 pad]."""
-    start_N = (uniform_N * (2 * pad + 1)).long().to(device)
-    return start_N[:, None] + torch.arange(size, device=device)
+def _start(uniform_N: Tensor, pad: int, device: torch.device) -> Tensor:
+    """(N,) where a window starts: anywhere in [0, 2 pad]."""
+    return (uniform_N * (2 * pad + 1)).long().to(device)
 
 
 def cutout_mask(top_N: Tensor, left_N: Tensor, size: Sequence[int]) -> Tensor:

@@ -73,7 +73,7 @@ def strong_view(pixels_NHWC: Tensor, uniform_KN: Tensor) -> Tensor:
     """
     device = pixels_NHWC.device
     uniform_KN = uniform_KN.to(device)
-    x = pixels_NHWC.permute(0, 3, 1, 2).float() / 255  # a copy, to change in place
+    x = pixels_NHWC.permute(0, 3, 1, 2).float().div_(255)  # a copy, to change in place
     affine_N23 = torch.eye(2, 3, device=device).repeat(len(x), 1, 1)
     for slot in range(SLOTS):
         operation_N = (uniform_KN[2 * slot] * len(OPERATIONS)).long()
@@ -81,9 +81,9 @@ def strong_view(pixels_NHWC: Tensor, uniform_KN: Tensor) -> Tensor:
         x = _recolored(x, operation_N, strength_N)
         affine_N23 = _compose(affine_N23, operation_N, strength_N)
     grid_NHW2 = functional.affine_grid(affine_N23, list(x.shape), align_corners=False)
-    x = functional.grid_sample(x - GRAY, grid_NHW2, mode="bilinear", padding_mode="zeros", align_corners=False) + GRAY
-    x = x.masked_fill(cutout_mask(uniform_KN[-2], uniform_KN[-1], x.shape[2:])[:, None], GRAY)
-    return (x.clamp(0, 1) * 255).round().to(pixels_NHWC.dtype).permute(0, 2, 3, 1)
+    x = functional.grid_sample(x.sub_(GRAY), grid_NHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
+    x = x.add_(GRAY).masked_fill_(cutout_mask(uniform_KN[-2], uniform_KN[-1], x.shape[2:])[:, None], GRAY)
+    return x.clamp_(0, 1).mul_(255).round_().to(pixels_NHWC.dtype).permute(0, 2, 3, 1)
 
 
 def _is(operation_N: Tensor, name: str) -> Tensor:

@@ -364,6 +364,11 @@ def without_the_third(samples):
         (lambda m, x: prunefuse_ray.prune(m, x[0, 0, 0]), "with the batch axis first"),
         (lambda m, x: prunefuse_ray.prune(m, x, ratio=1.5), "ratio: 1.5"),
         (
+            lambda m, x: prunefuse_ray.score(nn.Conv2d(1, 1, 1), x, "entropy", task="segmentation"),
+            "segmentation needs one for each class, so two for yes and no",
+        ),
+        (lambda m, x: prunefuse_ray.score(nn.Conv2d(1, 1, 1), x, task="segmentation"), "needs one for each class"),
+        (
             lambda m, x: prunefuse_ray.fuse(Mine(5), prunefuse_ray.prune(m, x)),
             "head.weight: the proxy's shape (3, 8) is not the kept shape (5, 8)",
         ),

@@ -20,6 +20,7 @@ from prunefuse_ray.benchmarks import (
     photographs,
     scaling,
     scoring,
+    sharing,
     topk,
     training,
 )  # fmt: skip
@@ -201,6 +202,19 @@ def test_photographs_are_scored_decoded_and_prepared(local_ray, tmp_path, monkey
     assert set(figures["seconds"]) == {"first", "again", "dense", "dense_decoding", "dataloader"}
     assert figures["prepared_bytes_per_sample"] == pytest.approx(32 * 32 * 3, rel=0.2)
     assert figures["milliseconds"]["read"] > 0
+
+
+@pytest.mark.slow
+def test_sharing_does_the_same_trials_twice(tmp_path):
+    sizes = sharing.Sizes(
+        rows=60, tests=10, width=64, height=48, input=16, architecture="resnet8", ratios=(0.5,), budgets=((8,), (8, 12))
+    )
+    figures = sharing.run(tmp_path, sizes, 1)
+    assert figures["trials"] == 2
+    assert figures["sweep_over_apart"] > 0
+    swept = {path.parent.name for path in tmp_path.glob("swept-0/sharing/trials/*/report.html")}
+    alone = list(tmp_path.glob("apart-1/*/alone/report.html"))
+    assert len(swept) == len(alone) == 2
 
 
 def test_efficiency_is_counted_while_every_actor_is_at_work():

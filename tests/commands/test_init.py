@@ -249,10 +249,14 @@ def test_columns_are_known_by_name_and_type(here):
         "label_column": "target", "classes": 5,
     }  # fmt: skip
     assert found.labeled
-    pq.write_table(pa.table({"label": ["cat"], "image": [png]}), "s.parquet")
+    words = pa.array(["dog", None, "cat", "dog"]).dictionary_encode()
+    pq.write_table(pa.table({"label": words, "image": [png] * 4}), "s.parquet")
+    named = recognize("s.parquet")
+    assert (named.labeled, named.fields["classes"]) == (True, ["cat", "dog"])
+    pq.write_table(pa.table({"label": [{"x": 1}], "image": [png]}), "s.parquet")
     named = recognize("s.parquet")
     assert not named.labeled
-    assert "'label' is of type string: labels are integers" in named.why["labeled"]
+    assert "'label' is of type struct<x: int64>: labels are integers" in named.why["labeled"]
     pq.write_table(pa.table({"a": [1.5]}), "n.parquet")
     with pytest.raises(PoolError, match=r"no column holds images, texts or vectors; the columns are a"):
         recognize("n.parquet")

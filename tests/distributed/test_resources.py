@@ -1,7 +1,12 @@
 """Decisions about actors and workers: pure functions of the cluster's numbers."""
 
 import dataclasses
+import json
+import os
+import stat
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -242,3 +247,23 @@ def test_the_driver_scores_in_threads_where_it_needs_no_actors():
     plan = ScoringPlan(min_actors=1, max_actors=5, cpus=1, gpus=0.0, threads=3)
     assert plan.at_once == (1, 5)
     assert dataclasses.replace(plan, here=True).at_once == (3, 3)
+
+
+def test_sessions_of_a_ray_started_here_are_this_users_alone_and_go_with_it():
+    script = (
+        "import json, ray\n"
+        "from prunefuse_ray.distributed.resources import start_ray\n"
+        "for _ in range(2):\n"
+        "    start_ray()\n"
+        "    session = ray._private.worker._global_node.get_session_dir_path()\n"
+        "    modes = [(str(p), p.stat().st_mode) for p in __import__('pathlib').Path(session).parents]\n"
+        "    ray.shutdown()\n"
+        "print(json.dumps(modes))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    above = dict(json.loads(done.stdout.splitlines()[-1]))
+    private = [path for path, mode in above.items() if stat.S_IMODE(mode) == 0o700 and "/prunefuse-" in path]
+    assert private, above
+    assert not any(Path(path).exists() for path in private)

@@ -59,3 +59,9 @@ def test_one_large_weight_counts_more_in_the_second_norm():
 
 def test_each_says_what_it_is():
     assert all(importance.about for importance in IMPORTANCES.values())
+
+
+def test_a_kernel_and_its_negative_are_unlike():
+    kernels = torch.ones(8, 9)
+    kernels[:2] = -1
+    assert kept("fpgm", kernels=kernels)[:2] == [0, 1]

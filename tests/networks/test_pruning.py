@@ -728,3 +728,51 @@ def test_heads_lose_their_share_where_the_attention_writes_last(steps):
     x = example_input(spec, samples=3)
     fused = fuse(dense, proxy, "function_preserving").eval()
     torch.testing.assert_close(fused(x), proxy.network.eval()(x), atol=1e-4, rtol=1e-4)
+
+
+class Half(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(0.5))
+
+    def forward(self, x):
+        return x * self.factor
+
+
+class InTwoPlaces(Chain):
+    """A module without weights that serves two layers."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.halved = Half()
+        self.again = nn.Sequential(nn.Conv2d(10, 10, 3, padding=1), self.halved)
+
+    def forward(self, x):
+        return self.classifier(self.again(self.halved(self.conv(x)).relu()).relu().mean((2, 3)))
+
+
+def test_a_module_without_weights_may_stand_in_two_places():
+    spec = spec_of(InTwoPlaces)
+    dense = build(spec, seed=0)
+    proxy = prune(dense, spec, PruningSpec(ratio=0.5))
+    assert proxy.network.again[0].weight.shape[:2] == (5, 5)
+    x = example_input(spec, samples=3)
+    for rule in ("keep", "net2wider", "function_preserving"):
+        fused = fuse(dense, proxy, rule).eval()
+    torch.testing.assert_close(fused(x), proxy.network.eval()(x), atol=1e-5, rtol=1e-5)
+
+
+class Bag(nn.Module):
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.bag, self.hidden = nn.EmbeddingBag(256, 16), nn.Linear(16, 32)
+        self.classifier = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.hidden(self.bag(x)).relu())
+
+
+def test_a_bag_that_stays_whole_is_named(caplog):
+    proxy = prune(build(spec_of(Bag, (8,)), seed=0), spec_of(Bag, (8,)), PruningSpec(ratio=0.5))
+    assert (proxy.network.bag.embedding_dim, proxy.network.hidden.out_features) == (16, 16)
+    assert "module bag keeps all its channels" in caplog.text

@@ -1,10 +1,13 @@
 """What is told before a run begins."""
 
 import pytest
+import torch
+from torch import nn
 
 from prunefuse_ray import networks
 from prunefuse_ray.config.files import config_from_tree
-from prunefuse_ray.run.opening import OF_RULES, not_read
+from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.run.opening import OF_RULES, _selector_macs, not_read
 
 DENSE = {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}
 
@@ -59,3 +62,34 @@ def test_rules_of_other_packages_are_not_loaded_to_tell_what_is_not_read(monkeyp
     monkeypatch.undo()
     own = [rule for rule in networks.FUSION_RULES.values() if type(rule).__module__.startswith("prunefuse_ray.")]
     assert set(OF_RULES) == {name for rule in own for name in rule.parameters}
+
+
+INFO = PoolInfo(
+    source="digits", path="", rows=1_000, bytes=1, files=1, listing_digest="", id_digest="", id_type="string",
+    classes=["a", "b"], sample_size=(8, 8),
+)  # fmt: skip
+
+
+class Learned(nn.Module):
+    """Its logits are multiplied by a number that it learns, and that begins at one."""
+
+    def __init__(self, num_classes, input_shape):
+        super().__init__()
+        self.conv, self.classifier = nn.Conv2d(input_shape[0], 8, 3), nn.Linear(8, num_classes)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.scale * self.classifier(self.conv(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"pruning": {"committee": 2}}, r"pruning\.committee: \S+ cannot hold one"),
+        ({"selection": {"strategy": "k_centers"}}, r"last operation is an nn\.Linear"),
+    ],
+)
+def test_what_only_training_brings_to_light_is_refused_before_a_label_is_paid_for(tree, said):
+    config = config_from_tree({"network": {"architecture": f"{__name__}:Learned"}, **tree})
+    with pytest.raises(networks.NetworkError, match=said):
+        _selector_macs(config, INFO)

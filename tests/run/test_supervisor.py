@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from prunefuse_ray import owned
 from prunefuse_ray.progress import Told
 from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import Process
@@ -153,7 +154,7 @@ with interrupts.deferred():
 @pytest.mark.parametrize("base", ["/tmp", "/scratch/users/alice/tmp", "/tmp/ключи-и-дан"])
 def test_rays_sockets_fit_below_the_folder(base, monkeypatch):
     monkeypatch.setattr(supervisor.tempfile, "gettempdir", lambda: base)
-    folder = f"{supervisor._base()}/prunefuse-12345678/ray"
+    folder = f"{owned.short_base()}/prunefuse-12345678/ray"
     socket = f"{folder}/session_2026-11-29_09-35-40_123456_4194304/sockets/plasma_store"
     assert len(os.fsencode(socket)) <= 107
 

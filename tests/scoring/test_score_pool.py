@@ -14,12 +14,13 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.data import prepared
+from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.stream import decoded_stream
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.distributed.resources import ScoringPlan
-from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.errors import LedgerError, PoolError
 from prunefuse_ray.scoring import scorer
 from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
 from prunefuse_ray.storage import Place
@@ -263,3 +264,38 @@ def test_an_error_in_one_thread_ends_the_others(source, network, tmp_path, monke
     with pytest.raises(RuntimeError, match="broken"):
         scores(source, network, tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) < 5, "of 13 parts, each of which takes as long"
+
+
+def test_actors_say_what_is_wrong_as_the_driver_does(source, network, tmp_path, local_ray):
+    actors = dataclasses.replace(HERE, here=False, max_actors=1)
+    job = dataclasses.replace(JOB, backend="eager", precision="bf16")
+    for plan in (HERE, actors):
+        with pytest.raises(networks.NetworkError) as said:
+            scores(source, network, tmp_path / f"network-{plan.here}", plan, job)
+        assert str(said.value).startswith("scoring.backend: eager computes in fp32 alone, not in bf16: set ")
+    bad, file = pa.array([b"\xff", b"a"], pa.binary()).view(pa.string()), tmp_path / "bad.parquet"
+    pq.write_table(pa.table({"id": bad, "image": [encode_png(p) for p in random_images(2)]}), file)
+    broken = Source(fs=pafs.LocalFileSystem(), files=(str(file),), sizes=(file.stat().st_size,), label_column=None)
+    for plan in (HERE, actors):
+        with pytest.raises(PoolError) as said:
+            scores(broken, network, tmp_path / f"pool-{plan.here}", plan)
+        assert str(said.value) == f"'{file}': column 'id' holds text that is not UTF-8; write it anew"
+
+
+def test_the_driver_holds_no_large_part_of_the_scores(source, network, tmp_path, monkeypatch):
+    whole = scores(source, network, tmp_path / "whole")
+    monkeypatch.setattr(scorer, "HERE_PARTS", 1)
+    monkeypatch.setattr(scorer, "HELD_ROWS", {False: 32, True: 32})
+    assert scores(source, network, tmp_path / "out").equals(whole)
+    assert max(pq.read_metadata(file).num_rows for file in (tmp_path / "out").iterdir()) <= 32
+
+
+def test_reading_tasks_do_not_carry_the_ids_of_the_test_set(source, local_ray, monkeypatch):
+    made, really = [], ray.data.read_datasource
+    monkeypatch.setattr(ray.data, "read_datasource", lambda files, **how: made.append(files) or really(files, **how))
+    source = dataclasses.replace(source, without=IdSet.of(pa.array(range(100, 50_100))))
+    found = decoded_stream(source, JOB.form, exclude=pa.array([3, 4]), tasks=4)
+    assert all(one.without is None for one in made[0].parts(4))
+    assert sorted(row["id"] for row in found.select_columns(["id"]).take_all()) == [
+        i for i in range(100) if i not in (3, 4)
+    ]

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from prunefuse_ray.acquisition import STRATEGIES, Chance, random_scores
 from prunefuse_ray.acquisition.cluster_margin import CLUSTER_MARGIN
@@ -439,8 +439,21 @@ def test_a_selection_whose_shard_is_killed_comes_out_the_same(tmp_path, local_ra
     assert caplog.text.count("selection lost an actor") == 1
 
 
+@pytest.mark.parametrize("strategy", ["cal", "cluster_margin", "typiclust"])
+def test_a_shard_in_which_nothing_can_be_chosen_is_passed_over(tmp_path, sharded, strategy):
+    """All rows of its files were rejected or held back."""
+    made = Made(tmp_path)
+    columns = ("gradient", "feature") if strategy == "cal" else ("feature",)
+    files = replace(made.write("two", None, made.x, 2), columns=columns)  # even ids, odd ids
+    table = pq.read_table(files.paths[0])
+    pq.write_table(table.set_column(1, "score", pa.nulls(len(table), pa.float32())), files.paths[0])
+    rows = made.rows(select(strategy, files, replace(made.known, columns=columns), 20, sharded))
+    assert len(set(rows)) == 20
+    assert all(i % 2 for i in rows)
+
+
 def test_a_selection_that_loses_an_actor_is_made_again_and_not_for_ever(caplog):
-    answers = iter([RayActorError(), RayActorError(), "the selected"])
+    answers = iter([RayActorError(), ObjectLostError("ab", None, ""), "the selected"])
 
     def selection():
         if isinstance(one := next(answers), Exception):

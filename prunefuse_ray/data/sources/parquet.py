@@ -113,6 +113,7 @@ def _source(samples: SampleSet, listing: Listing) -> Source:
         sample_column=samples.sample_column,
         label_column=samples.label_column,
         task=samples.task_name,
+        class_names=tuple(pool.classes) if isinstance(pool.classes, list) and not samples.task.numbers else (),
         deleted=listing.of_table.deleted if listing.of_table is not None else {},
     )
 

@@ -16,6 +16,7 @@ FUSION_RULES: Registry[FusionRule] = Registry(
         "scaled": "prunefuse_ray.networks.fusion.rules:SCALED",
         "shrink_perturb": "prunefuse_ray.networks.fusion.rules:SHRINK_PERTURB",
         "variance_transfer": "prunefuse_ray.networks.fusion.rules:VARIANCE_TRANSFER",
+        "net2wider": "prunefuse_ray.networks.fusion.rules:NET2WIDER",
         "positional": "prunefuse_ray.networks.fusion.rules:POSITIONAL",
     },
 )

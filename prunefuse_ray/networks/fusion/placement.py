@@ -10,8 +10,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from prunefuse_ray.networks.fusion.prenorm import fuse_prenorm, residual_stream
 from prunefuse_ray.networks.fusion.rule import Parts
-from prunefuse_ray.networks.indices import KeptIndices, grid, write
-from prunefuse_ray.networks.structure import damp_cross, is_depthwise
+from prunefuse_ray.networks.indices import KeptIndices, added, grid, write
+from prunefuse_ray.networks.structure import damp_cross, is_depthwise, reading_axis
 
 
 def in_blocks(parts: Parts, factor: float) -> dict[str, Tensor]:
@@ -21,7 +21,7 @@ def in_blocks(parts: Parts, factor: float) -> dict[str, Tensor]:
     The blocks of a committee lie on the diagonal of every layer. What its members share, they average: the classifier.
     """
     states = [member.network.state_dict() for member in parts.members]
-    modules = dict(parts.dense.named_modules())
+    modules = dict(parts.dense.named_modules(remove_duplicate=False))
     fused = {}
     for name, tensor in parts.dense.state_dict().items():
         kept = [member.kept[name] for member in parts.members]
@@ -70,6 +70,47 @@ def at_trained_scale(parts: Parts) -> dict[str, Tensor]:
         if trained.ndim > 1 and before > 0:
             trained[~places] *= trained[places].square().mean().sqrt() / before
     return fused
+
+
+def widened(parts: Parts) -> dict[str, Tensor]:
+    """A network in which every added channel is a copy of one of the proxy's.
+
+    What reads a channel gets a part of the proxy's weight for each of its copies. The parts differ by what the dense
+    network's initial weights there differ from their mean, which is zero in sum: the function is the proxy's, but
+    copies have gradients of their own from the first step.
+    """
+    (proxy,) = parts.members
+    modules, trained = dict(parts.dense.named_modules(remove_duplicate=False)), proxy.network.state_dict()
+    fused = {}
+    for name, initial in parts.dense.state_dict().items():
+        copied, dims = trained[name].to(initial), proxy.kept[name]
+        for dim, kept in enumerate(dims):
+            if kept is not None:
+                copied = copied.index_select(dim, _copied(initial.shape[dim], kept).to(copied.device))
+        axis = reading_axis(modules[name.rpartition(".")[0]], initial)
+        if axis is not None and (read := dims[axis]) is not None:
+            copied = _shared(copied, initial, axis, _copied(initial.shape[axis], read).to(copied.device))
+        fused[name] = copied.clone()
+    return fused
+
+
+def _copied(size: int, kept: Tensor) -> Tensor:
+    """For every position of a dimension the proxy's (size,) that it is, or is a copy of: the added ones take turns."""
+    source = torch.empty(size, dtype=torch.int64)
+    source[kept.cpu()] = torch.arange(len(kept))
+    new = added(size, kept.cpu())
+    source[new] = torch.arange(len(new)) % len(kept)
+    return source
+
+
+def _shared(weight: Tensor, initial: Tensor, axis: int, source: Tensor) -> Tensor:
+    """The weight, given to every copy of an input along `axis` whole, in parts that add up to it."""
+    copies = torch.bincount(source).to(weight)
+    sums = torch.zeros_like(initial.index_select(axis, torch.arange(len(copies), device=source.device)))
+    sums.index_add_(axis, source, initial)
+    along = [-1 if dim == axis else 1 for dim in range(weight.ndim)]
+    share = copies[source].view(along)
+    return weight / share + initial - sums.index_select(axis, source) / share
 
 
 def preserving(parts: Parts, factor: float) -> dict[str, Tensor]:

@@ -48,7 +48,7 @@ def fuse_prenorm(
     dense: nn.Module, proxy_state: Mapping[str, Tensor], kept: KeptIndices, stream: Tensor | None, factor: float
 ) -> dict[str, Tensor]:
     """The fused state; what must vanish for exactness is multiplied by `factor`."""
-    dense_state, modules = dense.state_dict(), dict(dense.named_modules())
+    dense_state, modules = dense.state_dict(), dict(dense.named_modules(remove_duplicate=False))
     owners = {name: modules[name.rpartition(".")[0]] for name in dense_state}
     axes = {name: _written_axis(owners[name], dims, stream) for name, dims in kept.items()}
     queries = dict(query_rows(dense))

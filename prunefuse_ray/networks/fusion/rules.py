@@ -57,6 +57,12 @@ def _variance_transfer(parts: Parts) -> Mapping[str, Tensor]:
     return at_trained_scale(parts)
 
 
+def _net2wider(parts: Parts) -> Mapping[str, Tensor]:
+    from prunefuse_ray.networks.fusion.placement import widened
+
+    return widened(parts)
+
+
 def _positional(parts: Parts) -> Mapping[str, Tensor]:
     from prunefuse_ray.networks.fusion.placement import positional_indices
     from prunefuse_ray.networks.indices import scatter
@@ -109,6 +115,17 @@ VARIANCE_TRANSFER = FusionRule(
     paper="after Yuan, Savarese and Maire 2023 (arXiv 2306.12700), without their learning rates by age",
     apply=_variance_transfer,
     committees=True,
+)
+
+NET2WIDER = FusionRule(
+    name="net2wider",
+    about="make their channels copies of the proxy's; what reads a channel and its copies shares the proxy's weight "
+    "among them unequally, by the dense network's initialization: it starts as the proxy",
+    paper="after Chen, Goodfellow and Shlens 2016 (arXiv 1511.05641); unequal shares: Wang et al. 2024 (LEMON, arXiv "
+    "2310.07999)",
+    apply=_net2wider,
+    exact=True,
+    holds_for="convolutions with batch normalization; where these are grouped or joined, at pruning.ratio 0.5",
 )
 
 POSITIONAL = FusionRule(

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray.data.images import ImageForm, encode_png
-from prunefuse_ray.data.labeled_set import load_samples
+from prunefuse_ray.data.labeled_set import load_samples, own_labels
 from prunefuse_ray.data.pool import with_groups
 from prunefuse_ray.data.reading import canonical, head
 from prunefuse_ray.data.stream import stream
@@ -206,6 +206,46 @@ def test_names_of_the_configuration_may_be_others_but_not_the_files_own_in_anoth
         return
     with pytest.raises(PoolError, match=r"'dark' is class 0 of the files, and class 1 of pool\.classes; fix"):
         survey(pool)
+
+
+def with_labels(tmp_path, change, kind):
+    """The files of a pool with other labels."""
+    for part in ("pool", "test"):
+        for file in (tmp_path / part).iterdir():
+            table = pq.read_table(file)
+            labels = pa.array([change(n) for n in table["label"].to_pylist()])
+            pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", labels.cast(kind)), file)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+def test_labels_that_are_words_are_read_by_the_names_of_the_configuration(made, tmp_path, kind):
+    pool, _, _ = made
+    before = survey(pool)
+    numbers = [own_labels(source) for source in sources(pool, Place.at("unused"))]
+    # As people write them: blanks, and another Unicode form of the same name.
+    names = ["cha\u0302t ", "dog"]
+    with_labels(tmp_path, {0: "ch\u00e2t", 1: " dog"}.get, kind)
+    with pytest.raises(PoolError, match=r"'label' is of type .*integers.*, or names that are listed in pool\.classes"):
+        survey(pool)
+    named = pool.model_copy(update={"classes": names})
+    assert {n: index.labels for n, index in survey(named).indexes.items()} == {
+        n: index.labels for n, index in before.indexes.items()
+    }
+    for expected, source in zip(numbers, sources(named, Place.at("unused")), strict=True):
+        assert own_labels(source).equals(expected)
+    with pytest.raises(PoolError, match=r"has 20 labels that are .*, e\.g\.  dog \(id 's0001'\)"):
+        survey(pool.model_copy(update={"classes": ["cha\u0302t", "bird"]}))
+
+
+def test_lists_of_words_are_sets_of_the_classes_that_they_name(made, tmp_path):
+    pool, _, _ = made
+    with_labels(tmp_path, {0: [], 1: ["dog", "cat"]}.get, pa.list_(pa.string()))
+    named = pool.model_copy(update={"classes": ["cat", "dog", "owl"]})
+    survey(named, task="multi_label")
+    labels = own_labels(sources(named, Place.at("unused"), task="multi_label")[0])["label"].to_pylist()
+    assert labels[:2] == [[], [0, 1]]
+    with pytest.raises(PoolError, match=r"has 20 labels that are "):
+        survey(pool.model_copy(update={"classes": ["cat", "bird", "owl"]}), task="multi_label")
 
 
 def test_files_that_hold_paths_in_place_of_images_are_refused(made, tmp_path):

@@ -102,6 +102,24 @@ def test_variance_transfer_scales_the_other_weights_as_training_scaled_the_proxy
     assert len(grown) > 3, "each layer has its own"
 
 
+def test_net2wider_gives_what_reads_a_channel_parts_that_add_up_and_differ():
+    dense = build(SPEC, seed=0)
+    proxy = prune(dense, SPEC, PruningSpec(ratio=0.5))
+    fused, small = fuse(dense, proxy, "net2wider"), proxy.network.state_dict()
+    name = "blocks.1.convs.1.weight"
+    rows, columns = proxy.kept[name][:2]
+    others = [c for c in range(fused.state_dict()[name].shape[1]) if c not in columns.tolist()]
+    weight = fused.state_dict()[name][rows]
+    assert torch.allclose(weight[:, columns] + weight[:, others], small[name], atol=1e-6)
+    assert not torch.allclose(weight[:, columns], weight[:, others], atol=1e-2)
+    x = example_input(SPEC, samples=8, seed=1)
+    fused.train()
+    torch.nn.functional.cross_entropy(fused(x), torch.arange(8)).backward()
+    gradient = dict(fused.named_parameters())["blocks.1.convs.0.weight"].grad
+    first, second = (gradient[i].flatten() for i in (columns[0], others[0]))
+    assert torch.nn.functional.cosine_similarity(first, second, dim=0) < 0.99, "copies would stay copies"
+
+
 @pytest.mark.parametrize(("rule", "parameters"), [("shrink_perturb", {"shrink": 50}), ("scaled", {"epsilon": -3})])
 def test_a_parameter_of_a_rule_is_a_share(pair, rule, parameters):
     with pytest.raises(NetworkError, match=r"fusion\.(shrink|epsilon): (50|-3) is no share from 0 to 1"):
