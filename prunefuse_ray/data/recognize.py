@@ -366,8 +366,8 @@ def _tables(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
     values = {one for one in each if not isinstance(one, list | dict)} - {None, ""}
     if all(_is_whole(value) for value in values):
         _count_classes(found, values, len(names))
-    elif all(isinstance(value, str) for value in values):
-        _name_classes(found, values, labels)
+    elif len(words := {value for value in values if isinstance(value, str)}) == len(values):
+        _name_classes(found, words, labels)
 
 
 def _name_classes(found: Recognized, values: Collection[str], labels: str) -> None:
