@@ -121,7 +121,8 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
         raise PoolError(
             f"{error}\n(this was guessed: {', '.join(f'{k} {v}' for k, v in found.fields.items())})"
         ) from error
-    taken = inventory.checked(inventory.take(seen), pool, account)
+    taken = inventory.take(seen)
+    taken = inventory.checked(taken, _bearing(found, pool, taken.inventory.sets["path"]), account)
     account(lines(taken.inventory.to_json()))
     sizes = taken.inventory.sets["path"].sizes
     return Facts(
@@ -138,6 +139,18 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
         budget=budget,
         tested="test_path" in found.fields,
     )
+
+
+def _bearing(found: Recognized, pool: Any, seen: Any) -> Any:
+    """The pool with the `max_rejected` that a run on it needs; the file has it then, since here nobody could raise it.
+    Where most samples cannot be read another column is meant, and that is refused."""
+    bad = sum(seen.unreadable.values())
+    if bad <= pool.max_rejected * seen.looked or 2 * bad >= seen.looked:
+        return pool
+    share, most = (100 * bad // seen.looked + 1) / 100, max(seen.unreadable, key=seen.unreadable.__getitem__)
+    found.fields["max_rejected"] = share
+    found.why["max_rejected"] = f"{bad:,} of {seen.looked:,} samples cannot be read (most: {most}); never selected"
+    return pool.model_copy(update={"max_rejected": share})
 
 
 def _all_gray(account_: Any) -> bool:

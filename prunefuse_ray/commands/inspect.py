@@ -88,5 +88,6 @@ def _guessed(path: str, given: dict[str, Any], tell: bool) -> dict[str, Any]:
     if tell:
         told = [f"pool.{name} {value}" for name, value in fields.items()]
         told += [*(["annotation.kind files"] * bool(kind)), *(f"task {name}" for name in task.values())]
-        console.print(f"guessed: {', '.join(told)}; labels: {found.why['labeled']}", markup=False)
+        path_ = f"; path: {found.why['path']}" if "path" in found.why else ""
+        console.print(f"guessed: {', '.join(told)}; labels: {found.why['labeled']}{path_}", markup=False)
     return task | given | {"pool": given["pool"] | fields, "annotation": kind | given.get("annotation", {})}

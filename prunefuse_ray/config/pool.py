@@ -83,9 +83,9 @@ class Pool(Section):
     """For text_form tokens: a tokenizer.json, or the folder that has one. Default: the encoder's folder, which
     network.architecture names. The run keeps a copy beside its networks."""
     label_column: str | Annotated[list[str], Field(min_length=2)] = "label"
-    """Column of labels (integers 0 .. classes-1, or what the task says), asked only for selected samples. Or several
-    columns that are one label together: a number each for task regression, 0 and 1 for each class of multi_label. Where
-    people give the labels (annotation.kind), only the test set needs it."""
+    """Column of labels (integers 0 .. classes-1, names in `classes`, or what the task says), asked only for selected
+    samples. Or several columns that are one label together: a number each for task regression, 0 and 1 for each class
+    of multi_label. Where people give the labels (annotation.kind), only the test set needs it."""
     mask_folder: str | None = None
     """Of image folders, for task segmentation: the folder beside `path` (`test_path`, ...) that holds a PNG of the same
     name for every image, its mask: with path data/images and mask_folder masks, data/masks/a/1.png is the mask of

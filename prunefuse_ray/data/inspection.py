@@ -64,6 +64,8 @@ class _Scan:
     """Labels that are none."""
     bad_labels: list[str]
     """The first of them."""
+    empty: int
+    """Cells of the columns of labels that hold nothing."""
 
 
 def inspect_parquet(
@@ -100,9 +102,14 @@ def inspect_parquet(
     scans, twice = _scan(source, len(classes), buckets)
     if wrong := sum(scan.wrong for scan in scans):
         bad = [label for scan in scans for label in scan.bad_labels]
+        gaps = (
+            "; where only some samples have a label, set annotation.kind, and pool.known_labels to a table of these"
+            if any(scan.empty for scan in scans)
+            else ""
+        )
         raise PoolError(
             f"{field}: {_column(source)} has {wrong:,} labels that are {samples.task.not_a_label(len(classes))}, e.g. "
-            f"{'; '.join(bad[:5])}; fix them or pool.classes"
+            f"{'; '.join(bad[:5])}; fix them or pool.classes{gaps}"
         )
     if len(twice):
         ids = [i for found in in_tasks(_ids_of_hashes, source, twice) for i in found]
@@ -191,7 +198,7 @@ def _kinds(schema: pa.Schema, source: Source) -> dict[str, str]:
         else:
             found[column] = "strings" if pa.types.is_string(kind) else str(kind)
             if is_list(kind):
-                found[column] = f"lists of {kind.value_type}"
+                found[column] = f"lists of {plain_type(kind.value_type)}"
     return found
 
 
@@ -269,7 +276,7 @@ def _scan(source: Source, classes: int, buckets: int) -> tuple[list[_Scan], np.n
 
 def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
     hashes, digest, bad, bad_rows = [], 0, list[str](), 0
-    rows, labels_seen = 0, Counter[int]()
+    rows, gaps, labels_seen = 0, 0, Counter[int]()
     task, named = TASKS[source.task], () if source.label_column is None else label_columns(source)
     columns = list(dict.fromkeys([source.id_column, *named]))
     for table in tables(source, columns):
@@ -297,11 +304,12 @@ def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
         if not wrong.num_rows:
             labels_seen += label_counts(labels_of(table, source), task, classes)
         bad_rows += wrong.num_rows
+        gaps += sum(table[column].null_count for column in named)
         for row in wrong.slice(0, 5).to_pylist():
             label = row[named[0]] if len(named) == 1 else [row[column] for column in named]
             bad.append(f"{label} (id {row[source.id_column]!r})")
     all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
-    scan = _Scan(rows=rows, digest=digest, labels=labels_seen, wrong=bad_rows, bad_labels=bad)
+    scan = _Scan(rows=rows, digest=digest, labels=labels_seen, wrong=bad_rows, bad_labels=bad, empty=gaps)
     return scan, *in_buckets(all_hashes, buckets)
 
 

@@ -54,6 +54,8 @@ IDS = ("id", "sample_id", "image_id", "uuid", "key", "filename", "file_name", "p
 TEXTS = ("text", "content", "review", "sentence", "body", "document", "title")
 VECTORS = ("embedding", "embeddings", "vector", "vectors", "features", "feature", "emb")
 MOST_CLASSES = 1000
+FRACTION = re.compile(r"\s*[-+]?\d+,\d+\s*")
+"""A number as most of Europe writes it, which as a vector would be two."""
 FILES_READ = 20
 """Files whose labels are looked at."""
 ROWS_READ = 50
@@ -115,6 +117,8 @@ def recognize(path: str) -> Recognized:
     for setting, words in (("test_path", "test"), ("validation_path", "validation")):
         if setting in parts:
             found.why[setting] = f"by its name ({', '.join(PART[words][:3])}, ...)"
+    if left := len(taken) - sum(map(len, of_part.values())):
+        found.why["path"] = f"by its name; LEFT ASIDE: {left:,} others beside it. If they belong to the pool: {path}"
     _READERS[source](found, root_of(place), {s: [f.name for f in fs] for s, fs in of_part.items()})
     return found
 
@@ -256,8 +260,8 @@ def _columns(found: Recognized, schema: pa.Schema) -> None:
     else:
         strings = [n for w in LABELS for n, k in kinds.items() if n.lower() == w and not pa.types.is_integer(k)]
         found.why["labeled"] = (
-            f"the column '{strings[0]}' is of type {kinds[strings[0]]}: labels are integers 0 .. classes-1"
-            + (", and lists of them with `task: multi_label`" if is_set(kinds[strings[0]]) else "")
+            f"the column '{strings[0]}' is of type {kinds[strings[0]]}: labels are integers 0 .. classes-1, or names"
+            + (", and lists of them with `task: multi_label`" if _are_several(kinds[strings[0]]) else "")
             if strings
             else f"no column of integers is named like labels ({', '.join(LABELS[:4])}, ...)"
         )
@@ -266,6 +270,11 @@ def _columns(found: Recognized, schema: pa.Schema) -> None:
                 f"; numbers stand in {few(numbers, 5)}: to predict one, set task to regression and pool.label_column "
                 "to it"
             )
+
+
+def _are_several(kind: pa.DataType) -> bool:
+    """Whether a column of this type may hold several labels a sample: lists of numbers, or of words."""
+    return is_set(kind) or (is_list(kind) and pa.types.is_string(plain_type(kind.value_type)))
 
 
 def _holds_images(kind: pa.DataType) -> bool:
@@ -332,14 +341,17 @@ def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> Non
     if _numbers(found, schema, labels):
         return
     kind = plain_type(schema.field(labels).type) if labels in schema.names else None
-    countable = kind is not None and (is_set(kind) or not pa.types.is_nested(kind))
+    several = kind is not None and _are_several(kind)
+    countable = kind is not None and (several or not pa.types.is_nested(kind))
     if countable and features_names(schema, labels) is None:
         labeled = [n for n in names[:FILES_READ] if labels in schema_of(n).names]  # a test set may have none
         paths = tuple(posixpath.join(root.path, n) for n in labeled)
         read = tables(Source(fs=root.fs, files=paths, sizes=(0,) * len(paths)), [labels])
         columns = (table[labels] for table in read)
-        values = {v for c in columns for v in pc.unique(pc.list_flatten(c) if is_set(c.type) else c).to_pylist()}
-        if pa.types.is_string(kind):
+        values = {v for c in columns for v in pc.unique(pc.list_flatten(c) if several else c).to_pylist()}
+        if found.labeled and None in values:
+            _with_gaps(found, labels)
+        if pa.types.is_string(plain_type(kind.value_type) if several else kind):
             _name_classes(found, {v for v in values if isinstance(v, str)}, labels)
         else:
             _count_classes(found, values, len(names))
@@ -361,13 +373,24 @@ def _tables(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
     labels, names, schema = _labeled_files(found, schema, files, schema_of)
     if labels not in schema.names or _numbers(found, schema, labels):
         return
-    cells = (row.get(labels) for name in names[:FILES_READ] for row in rows(name))
+    cells = (row.get(labels) for name in names[:FILES_READ] for row in rows(name) if row)
     each = (one for cell in cells for one in (cell if isinstance(cell, list) else [cell]))
-    values = {one for one in each if not isinstance(one, list | dict)} - {None, ""}
+    values = {one for one in each if not isinstance(one, list | dict)}
+    if found.labeled and values & {None, ""}:
+        _with_gaps(found, labels)
+    values -= {None, ""}
     if all(_is_whole(value) for value in values):
         _count_classes(found, values, len(names))
     elif len(words := {value for value in values if isinstance(value, str)}) == len(values):
         _name_classes(found, words, labels)
+
+
+def _with_gaps(found: Recognized, labels: str) -> None:
+    """A run refuses labels of which some are missing: people give them then."""
+    found.labeled = False
+    found.why["labeled"] = (
+        f"the column '{labels}' is empty in some rows: people label; `pool.known_labels` takes the labels there are"
+    )
 
 
 def _name_classes(found: Recognized, values: Collection[str], labels: str) -> None:
@@ -384,6 +407,8 @@ def _kind_of(cells: Sequence[Any]) -> pa.DataType:
         return pa.null()
     if all(_is_whole(cell) for cell in cells):
         return pa.int64()
+    if all(_is_whole(cell) or (isinstance(cell, str) and FRACTION.fullmatch(cell)) for cell in cells):
+        return pa.float64()
     if all(vector is not None and len(vector) > 1 for vector in numbers):
         return pa.list_(pa.float32())
     if all(vector is not None and len(vector) == 1 for vector in numbers):

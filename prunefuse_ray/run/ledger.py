@@ -165,7 +165,7 @@ class Ledger:
             )
 
     def _with_labels(self, config: Config) -> str:
-        """How to begin another run with the labels that this one has, once it is done."""
+        """How to begin another run with the labels that this one has."""
         if not (self.root / "labels.csv").exists():
             return ""
         labels = below(below(config.run.directory, config.run.name), "labels.csv")

@@ -20,13 +20,14 @@ from prunefuse_ray.data.survey import source_of
 from prunefuse_ray.distributed.resources import importing, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
 from prunefuse_ray.errors import LabelsWaiting, LedgerError
-from prunefuse_ray.method.steps import GROW, Step, steps
+from prunefuse_ray.method.steps import GROW, LABEL, Step, steps
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
 from prunefuse_ray.run.labeling import annotator_of, changed_answers
 from prunefuse_ray.run.ledger import Commit, Ledger, labels_so_far
 from prunefuse_ray.run.opening import open_run, still_complete
 from prunefuse_ray.run.phases import PHASES
+from prunefuse_ray.run.phases.report import LABELS_FILE, all_labels
 from prunefuse_ray.run.tracking import Tracking, check_trackers
 from prunefuse_ray.storage import Place, be_patient
 from prunefuse_ray.tasks import TASKS
@@ -135,7 +136,8 @@ def _carry_out(context: RunContext, step: Step) -> Commit:
 
 
 def _note(context: RunContext, last: Step) -> None:
-    """`metrics.json` of a round: the figures of its committed phases, gathered for readers."""
+    """`metrics.json` of a round: the figures of its committed phases, gathered for readers; and all labels so far, with
+    which another run can begin whatever becomes of this one."""
     phases, round_ = {}, last.round
     if round_ < 0:
         return
@@ -152,3 +154,5 @@ def _note(context: RunContext, last: Step) -> None:
             "cluster": context.has.to_json(),
         },
     )
+    if last.phase == LABEL:
+        context.ledger.write_file(LABELS_FILE, all_labels(context, round_))

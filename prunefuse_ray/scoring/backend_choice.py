@@ -233,6 +233,10 @@ def fastest(
             if isinstance(error.__cause__ or error, torch.OutOfMemoryError):  # of a GPU; a backend may have wrapped it
                 left_out[f"{name} in batches of {candidate.batch_size}"] = first_line(error)
                 found = [one for one in found if one.backend != name or one.batch_size < candidate.batch_size]
+                smaller = candidate.batch_size // 4
+                if smaller and scoring.batch_size is None and all(one.backend != name for one in found):
+                    # Large images, or a small GPU.
+                    found.append(replace(candidate, batch_size=smaller, call_rows=4 * smaller))
                 continue
             chosen = scoring.precision == "auto" and candidate.precision != "fp32"
             if chosen and isinstance(error, networks.PrecisionError):
@@ -246,7 +250,10 @@ def fastest(
             continue
         limit = max(MEASURING_SECONDS, MEASURING_SHARE * rows / max(rates.values()))
     if not rates:
-        raise networks.NetworkError(f"scoring.backend: none can run this network: {left_out}")
+        full = any(" in batches of " in name for name in left_out)
+        remedy = "; lower scoring.batch_size or pool.image_size, in a run of another run.name" if full else ""
+        told = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise networks.NetworkError(f"scoring.backend: none can run this network ({told}){remedy}")
     best = max(rates, key=rates.__getitem__)
     given = call_rows(rates[best], best.batch_size, int(np.prod(job.form.shape)))
     measured = [
@@ -339,7 +346,8 @@ def deviation(network: Place, job: ScoringJob, rows: pa.Table) -> dict[str, Any]
     if not len(decoded_N):
         return found
     # In float32, unfolded, a batch takes several times the memory of the job's own.
-    plain = replace(job, backend="eager", precision="fp32", batch_size=min(job.batch_size, SMALL_BATCH))
+    size = max(1, job.batch_size // 4) if job.gpu else job.batch_size
+    plain = replace(job, backend="eager", precision="fp32", batch_size=min(size, SMALL_BATCH))
     scorers = [Scorer(network, j) for j in (job, plain)]
     scores: list[Any] = []
     apart: list[float] = []

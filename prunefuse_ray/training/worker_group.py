@@ -121,7 +121,7 @@ def _fitted(trainer: _Trainer) -> ray.train.Result:
         return trainer.fit()
     except ray.train.TrainingFailedError as error:  # of a worker group; inside the driver errors come as they are
         for failure in getattr(error, "worker_failures", {}).values():
-            if isinstance(failure, PruneFuseError):
+            if isinstance(failure, PruneFuseError | torch.OutOfMemoryError):
                 raise failure from None
         raise
     except KeyboardInterrupt:

@@ -1,10 +1,12 @@
 """The labeling page: what is asked next, that no answer is lost, and who may ask it, over real HTTP."""
 
+import errno
 import http.client
 import json
 import tempfile
 import threading
 import urllib.parse
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -510,3 +512,16 @@ def test_who_goes_on_at_another_page_of_the_round_may_answer_there(request_):
     assert numbers(there.undo("anna")) == [0]
     here.close()
     there.close()
+
+
+def test_a_full_disk_under_the_page_is_said(monkeypatch, caplog):
+    def full(path, _):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    spool = Spool(SimpleNamespace(values=lambda _: iter([("a", b"first")])), {"a": 0})
+    with pytest.raises(LookupError):
+        spool.read(0)
+    assert "the page cannot show all samples" in caplog.text
+    assert "free some space" in caplog.text
+    spool.close()

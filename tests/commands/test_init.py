@@ -249,7 +249,7 @@ def test_columns_are_known_by_name_and_type(here):
         "label_column": "target", "classes": 5,
     }  # fmt: skip
     assert found.labeled
-    words = pa.array(["dog", None, "cat", "dog"]).dictionary_encode()
+    words = pa.array(["dog", "cat", "cat", "dog"]).dictionary_encode()
     pq.write_table(pa.table({"label": words, "image": [png] * 4}), "s.parquet")
     named = recognize("s.parquet")
     assert (named.labeled, named.fields["classes"]) == (True, ["cat", "dog"])
@@ -270,6 +270,7 @@ def test_columns_are_known_by_name_and_type(here):
         ("id,title,x\na,10 20,1\nb,all 20,2\n", {"text_column": "title", "id_column": "id"}),
         ("note,label\nfine,\ngood,yes\n", {"text_column": "note", "classes": ["yes"]}),
         ("text,embedding,score\nfine,1;2,0.5\n", {"vector_column": "embedding"}),
+        ("beschreibung;preis\nhell;1234,50\ngross;980,00\n", {"text_column": "beschreibung"}),
         ("text,boxes,score\nfine,1;2,0.5\n", {"text_column": "text"}),
     ],
 )  # fmt: skip
@@ -432,3 +433,39 @@ def test_names_of_a_pool_do_not_become_configuration():
 def test_a_configuration_is_a_local_file(here, capsys):
     assert main(["init", "pool", "--out", "s3://bucket/c.yaml"]) == 2
     assert "--out s3://bucket/c.yaml: a configuration is read from a local file" in capsys.readouterr().err
+
+
+def test_a_pool_with_empty_texts_gets_a_share_that_lets_it_run(here, local_ray):
+    texts_ = ["" if n % 20 == 0 else f"text {n}" for n in range(100)]
+    rows_ = [f"{text},{('good', 'bad')[n % 2]}\n" for n, text in enumerate(texts_)]
+    (here / "t.csv").write_text("text,label\n" + "".join(rows_))
+    assert main(["init", "t.csv"]) == 0
+    text = (here / "prunefuse.yaml").read_text()
+    assert yaml.safe_load(text)["pool"]["max_rejected"] == 0.06
+    assert "5 of 100 samples cannot be read" in text
+
+
+def test_labels_with_gaps_are_given_by_people(here, local_ray):
+    labels = ["dog", None, "cat", "dog"] * 10
+    table = {"id": [f"s{n}" for n in range(40)], "text": [f"text {n}" for n in range(40)], "label": labels}
+    pq.write_table(pa.table(table), "t.parquet")
+    assert main(["init", "t.parquet"]) == 0
+    tree = yaml.safe_load((here / "prunefuse.yaml").read_text())
+    assert (tree["annotation"]["kind"], tree["pool"]["classes"]) == ("files", ["cat", "dog"])
+
+
+def test_lists_of_words_are_told_with_their_task_and_their_classes(here):
+    texts(here / "names", "a.parquet", 2, label=[["cat"], ["cat", "dog"]])
+    found = recognize(str(here / "names"))
+    assert found.why["labeled"].endswith("or names, and lists of them with `task: multi_label`")
+    assert found.fields["classes"] == ["cat", "dog"]
+
+
+def test_what_lies_beside_the_part_that_is_taken_is_told(here):
+    for folder, count in (("Training/2021", 2), ("Ausflug/2020", 5)):
+        (here / "photos" / folder).mkdir(parents=True)
+        for n in range(count):
+            (here / "photos" / folder / f"{n}.png").write_bytes(encode_png(random_images(1)[0]))
+    found = recognize("photos")
+    assert found.fields["path"] == "photos/Training"
+    assert "LEFT ASIDE: 5 others" in found.why["path"]

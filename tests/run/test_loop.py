@@ -452,3 +452,16 @@ def test_a_fused_network_keeps_what_its_proxy_took_of_all_labels(
     given = {"selection": {"budgets": [10, 18]}, "coreset": {"by": "random", "share": 0.5}}
     loop.run(in_the_driver(tiny_pool, tmp_path, fusion={"target": target}, **given))
     assert seen == taken
+
+
+def test_the_labels_of_a_run_that_has_not_ended_begin_another_one(local_ray, tiny_pool, tmp_path):
+    def stop(event, step, _):
+        if (event, step) == ("start", Step(1, "select")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(in_the_driver(tiny_pool, tmp_path), stop)
+    with pytest.raises(LedgerError, match=r"with the labels of this one: --pool\.known_labels .*labels\.csv") as caught:
+        loop.run(in_the_driver(tiny_pool, tmp_path, pool={"classes": ["dark", "light", "new"]}))
+    file = Path(str(caught.value).rpartition(" ")[2])
+    assert len(file.read_text(encoding="utf-8-sig").splitlines()) == 1 + 10

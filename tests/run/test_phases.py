@@ -415,3 +415,13 @@ def test_scores_that_were_begun_by_another_strategy_are_not_gone_on_with(
     for file in (tmp_path / "tiny/rounds/000/scores").glob("*.parquet"):
         assert "feature" in pq.read_schema(file).names
     assert not (tmp_path / "tiny/rounds/000/scores-by").exists()
+
+
+def test_a_batch_that_does_not_fit_a_gpu_is_said_with_its_field(local_ray, tiny_pool, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(train, "train", full)
+    with pytest.raises(TrainingError, match=r"round 0, train: .* lower training\.batch_size \(8\)") as caught:
+        loop.run(tiny(tiny_pool, tmp_path))
+    assert "\n" not in str(caught.value)

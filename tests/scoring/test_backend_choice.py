@@ -402,3 +402,21 @@ def test_openvino_leaves_its_threads_free_to_move(saved):
                 allowed |= {line for line in status.splitlines() if line.startswith("Cpus_allowed_list")}
     worker.join()
     assert len(allowed) == 1
+
+
+def test_where_no_usual_batch_fits_a_gpu_smaller_ones_are_tried(saved, measured, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backend_choice, "BATCH_SIZES", {False: (64, 32)})
+    rate = backend_choice.rate_of
+
+    def tight(network, job):
+        rate(network, job)
+        if job.batch_size > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+        return 100.0
+
+    monkeypatch.setattr(backend_choice, "rate_of", tight)
+    assert fastest(Scoring(backend="torch"), saved, JOB, LARGE)["chosen"]["batch_size"] == 8
+    assert measured == [("torch", 64), ("torch", 32), ("torch", 8)]
+    with pytest.raises(networks.NetworkError, match=r"lower scoring\.batch_size"):
+        fastest(Scoring(backend="torch", batch_size=64), saved, JOB, LARGE)

@@ -618,3 +618,12 @@ def test_ctrl_c_in_a_worker_group_is_this_commands_own():
     group._register_sigint_handler("the controller")
     assert group.controller == "the controller"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_worker_group_out_of_gpu_memory_says_so(data, tmp_path, monkeypatch):
+    def failing(_):
+        raise ray.train.WorkerGroupError("rank 1", {1: torch.OutOfMemoryError("CUDA out of memory")})
+
+    monkeypatch.setattr(worker_group.TorchTrainer, "fit", failing)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))

@@ -7,6 +7,7 @@ Every answer is in a file before the next sample is shown: `labels-page-NAME.csv
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import shutil
 import tempfile
@@ -23,8 +24,10 @@ from prunefuse_ray.annotation.label_files import SAMPLES, read_answers
 from prunefuse_ray.annotation.request import Answers, Asked, Id, Request, for_browsers
 from prunefuse_ray.data.label_tables import csv_bytes, inert, inert_label
 from prunefuse_ray.data.paths import normal
-from prunefuse_ray.errors import LabelError
+from prunefuse_ray.errors import LabelError, disk_trouble
 from prunefuse_ray.tasks import TASKS
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "labels-page-"
 """Beginning of the names of the page's own files; it writes no others."""
@@ -304,6 +307,7 @@ class Spool:
             missing: Exception | None = LookupError("the sample is not among those that were copied for this round")
         except Exception as error:  # told to whoever asks for a sample
             missing = error
+            logger.warning("the page cannot show all samples: %s", disk_trouble(error) or error)
         with self._news:
             self._error = missing
             self._news.notify_all()

@@ -163,6 +163,8 @@ def _csv_rows(place: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]]
                 line, before = before + 1, reader.line_num
                 if not cells or (header is None and not any(cells)):  # a blank line is no row
                     continue
+                if line == 1 and cells == ["sep=", ""]:  # Excel's own word on the delimiter, which is told by it
+                    continue
                 if header is None:
                     header = [cell.strip() for cell in cells]
                     _check_header(header, columns, place)

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import TrainingError
 from prunefuse_ray.method.selector import proxies, trusted
 from prunefuse_ray.method.steps import INIT, Step
 from prunefuse_ray.run.context import Done, RunContext
+from prunefuse_ray.run.phases.train import does_not_fit
 from prunefuse_ray.run.unlabeled import unlabeled
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.training.pretrainer import PretrainingJob, pretrain
@@ -79,7 +81,10 @@ def run(context: RunContext, step: Step) -> Done:
         seed=config.run.seed,
         trusted=trusted(config),
     )
-    result = pretrain(job, context.training, context.ledger.place(step, "pretraining"))
+    try:
+        result = pretrain(job, context.training, context.ledger.place(step, "pretraining"))
+    except torch.OutOfMemoryError as error:
+        raise does_not_fit(error, step, "pretraining.batch_size", config.pretraining.batch_size) from error
     if not math.isfinite(loss := result.metrics["loss"][-1]):
         raise TrainingError(
             f"pre-training: the loss is {loss}: the network diverged; lower pretraining.lr "

@@ -30,17 +30,20 @@ def run(context: RunContext, step: Step) -> Done:
             **{f"fused/{k}": v for k, v in fused.items()},
             "selected.parquet": selected,
             "selected.csv": _as_csv(context, selected),
-            "labels.csv": _all_labels(context),
+            LABELS_FILE: all_labels(context, context.last),
             "result.json": result,
             "report.html": page.encode(),
         }
     )
 
 
-def _all_labels(context: RunContext) -> bytes:
-    """Every label as `pool.known_labels` takes it, for another run: (id, label by name). Those of a test set that was
-    drawn stand among them: another run draws the same samples, and takes them for its test set."""
-    labels = context.labels(context.last).select(["id", "label"])
+LABELS_FILE = "labels.csv"
+
+
+def all_labels(context: RunContext, up_to: int) -> bytes:
+    """Every label up to a round as `pool.known_labels` takes it, for another run: (id, label by name). Those of a test
+    set that was drawn stand among them: another run draws the same samples, and takes them for its test set."""
+    labels = context.labels(up_to).select(["id", "label"])
     if len(context.drawn_test):
         tested = own_labels(context.test)
         labels = pa.concat_tables([labels, tested.cast(labels.schema)])

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.data.labeled_set import held_out
@@ -14,6 +16,7 @@ from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, 
 from prunefuse_ray.errors import TrainingError
 from prunefuse_ray.method.selector import proxies, trusted
 from prunefuse_ray.method.steps import PRETRAIN, SYNC, Step, round_seed, start, steps
+from prunefuse_ray.networks.specs import first_line
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.unlabeled import prior, unlabeled
 from prunefuse_ray.scoring.predictions import doubts, predict
@@ -93,8 +96,12 @@ def training_job(
 
 
 def train_network(context: RunContext, step: Step, job: TrainingJob, section: str) -> TrainingResult:
-    """Train by a section of the configuration; TrainingError where the network's outputs are no numbers any more."""
-    result = train(job, context.training, context.ledger.place(step, section))
+    """Train by a section of the configuration; TrainingError where the network's outputs are no numbers any more, or a
+    batch does not fit into the GPU."""
+    try:
+        result = train(job, context.training, context.ledger.place(step, section))
+    except torch.OutOfMemoryError as error:
+        raise does_not_fit(error, step, f"{section}.batch_size", job.recipe.batch_size) from error
     if not math.isfinite(loss := result.metrics["test_loss"]):
         raise TrainingError(
             f"round {step.round}, {step.phase}: the loss on the test set is {loss}: the network diverged; lower "
@@ -107,6 +114,16 @@ def train_network(context: RunContext, step: Step, job: TrainingJob, section: st
         if said:
             logger.warning("round %d, %s: %s", step.round, step.phase, said)
     return result
+
+
+def does_not_fit(error: torch.OutOfMemoryError, step: Step, field: str, batch_size: int) -> TrainingError:
+    """What to tell of a training that takes more memory than the GPU has."""
+    said, error.__traceback__ = first_line(error), None  # its frames would keep the network on the GPU in a notebook
+    return TrainingError(
+        f"{step}: a batch does not fit into the memory of the GPU ({said}): run the same "
+        f"command where there is more; or lower {field} ({batch_size}) in a run of another run.name, which can begin "
+        "with the labels of this one (pool.known_labels)"
+    )
 
 
 def _workers_before(context: RunContext, step: Step) -> int | None:

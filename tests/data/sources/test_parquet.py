@@ -315,3 +315,21 @@ def test_a_group_column_may_be_called_id_where_ids_are_made(made):
     rows_ = pa.concat_tables(canonical(with_groups(sources(pool, Place.at("unused"))[0], pool)))
     assert sorted(rows_["group"].to_pylist()) == sorted(ids)
     assert rows_["id"][0].as_py() == "part-0.parquet:0"
+
+
+def test_labels_that_are_missing_are_said_with_their_remedy(made, tmp_path):
+    pool, _, _ = made
+    with_labels(tmp_path, {0: None, 1: "dog"}.get, pa.string())
+    with pytest.raises(PoolError, match=r"e\.g\. None \(id .*pool\.known_labels to a table of these"):
+        survey(pool.model_copy(update={"classes": ["cat", "dog"]}))
+
+
+def test_lists_of_words_may_be_of_different_widths(made, tmp_path):
+    """As pyarrow and Polars write them."""
+    pool, _, _ = made
+    with_labels(tmp_path, {0: [], 1: ["dog"]}.get, pa.list_(pa.string()))
+    file = sorted((tmp_path / "pool").iterdir())[-1]
+    table = pq.read_table(file)
+    wide = pa.array(table["label"].to_pylist(), pa.large_list(pa.large_string()))
+    pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", wide), file)
+    survey(pool.model_copy(update={"classes": ["cat", "dog"]}), task="multi_label")

@@ -185,3 +185,9 @@ def test_rows_of_empty_cells_are_counted_and_leave_the_others_their_numbers(tmp_
 
 def test_a_number_beyond_all_numbers_is_no_vector():
     assert vector_of([10**400]) is None
+
+
+def test_excels_word_on_the_delimiter_is_no_header(tmp_path, local_ray):
+    written(tmp_path, "a.csv", "sep=;\r\ntext;label\r\nfine;good\r\n")
+    _, seen = found(tmp_path, "csv")
+    assert list(seen) == ["a.csv:0"]
