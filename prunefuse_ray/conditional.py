@@ -10,12 +10,14 @@ import os
 import posixpath
 import secrets
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow.fs as pafs
 
+from prunefuse_ray import progress
 from prunefuse_ray.storage import Place, s3_options
 
 NETWORK_FILE_SYSTEMS = (
@@ -41,12 +43,20 @@ class Conditional(Protocol):
         """Write the file whole. Raises Changed where its version is another than `expected`."""
 
 
+LARGE = 2**20
+"""Bytes of a file from which on its request may take as long as a slow line needs."""
+SLOW = "15min"
+"""For such a request. The client's own limit of 30 s, for the whole request, ends the upload of 100 MB on every line
+below 27 Mbit/s, and does so again each time that the run is taken up."""
+
+
 class Requests:
     """An object store. Every content has an entity tag or a version, and a request may name the one that it is to
     replace: S3 and Azure take the tag, GCS the version (its generation). One request writes a file whole."""
 
-    def __init__(self, store: Any) -> None:
-        self._store = store
+    def __init__(self, store: Any, slow: Any = None) -> None:
+        """`slow`: the same store by a client that is patient with large files; None: there is none."""
+        self._store, self._slow = store, store if slow is None else slow
 
     def version(self, place: Place) -> str | None:
         import obstore
@@ -64,8 +74,11 @@ class Requests:
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
         mode: Any = "create" if expected is None else json.loads(expected)
+        large = len(data) >= LARGE
         try:
-            obstore.put(self._store, _key(place), data, mode=mode, use_multipart=False)
+            with progress.waiting() if large else nullcontext():  # for a supervisor nothing moves meanwhile
+                store = self._slow if large else self._store
+                obstore.put(store, _key(place), data, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
             if not place.exists() or place.read_bytes() != data:  # else an answer was lost, and the request repeated
                 raise Changed(place.path) from error
@@ -112,24 +125,36 @@ def conditional(place: Place) -> Conditional:
         if isinstance(place.fs, pafs.S3FileSystem) and (options := s3_options(place.fs)) is not None:
             endpoint = options.get("endpoint_override")
             address = {"endpoint": f"{options.get('scheme') or 'https'}://{endpoint}"} if endpoint else {}
-            store: Any = S3Store(
+            client: dict[str, Any] = {"allow_http": True}
+            if authority := options.get("tls_ca_file_path"):  # what Arrow trusts this client has to trust, too
+                client["root_certificate"] = Path(authority).read_bytes()
+            return _requests(
+                S3Store,
                 bucket,
+                client,
                 credential_provider=_profile(),
                 region=options.get("region") or "us-east-1",
-                virtual_hosted_style_request=not endpoint,
-                client_options={"allow_http": True},
+                # Amazon's certificate names no bucket with dots as a host; Arrow's client asks by the path then, too.
+                virtual_hosted_style_request=not endpoint and "." not in bucket,
                 retry_config={"max_retries": 1000, "retry_timeout": timedelta(seconds=place.fs.patience)},
-                **address,  # type: ignore[arg-type]
+                **address,
             )
-            return Requests(store)
         if isinstance(place.fs, pafs.GcsFileSystem):
             limit = place.fs.__reduce__()[1][0]["retry_time_limit"]
-            return Requests(GCSStore(bucket, retry_config={"max_retries": 1000, "retry_timeout": limit}))
+            return _requests(GCSStore, bucket, {}, retry_config={"max_retries": 1000, "retry_timeout": limit})
         if place.fs.type_name == "abfs":
             told = place.fs.__reduce__()[1][0]
             given = {name: told[name] for name in AZURE_KEYS if told[name]}
-            return Requests(AzureStore(bucket, account_name=told["account_name"], **_azure_address(told), **given))
+            where = _azure_address(told)
+            client = where.pop("client_options", {})
+            return _requests(AzureStore, bucket, client, account_name=told["account_name"], **where, **given)
     raise Missing(f"{place.fs.type_name} storage")
+
+
+def _requests(kind: Any, bucket: str, client: Mapping[str, Any], **options: Any) -> Requests:
+    """Conditional writes of a bucket: by a client with its own limits, and by one that is patient with large files."""
+    store, slow = (kind(bucket, client_options={**client, **more}, **options) for more in ({}, {"timeout": SLOW}))
+    return Requests(store, slow)
 
 
 AZURE_KEYS = ("account_key", "client_id", "client_secret", "tenant_id")

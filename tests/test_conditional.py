@@ -186,3 +186,36 @@ def test_keys_of_a_profile_serve_conditional_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "work")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "C")
     assert module.profile_keys() == {}, "the environment goes before it"
+
+
+def test_a_large_file_may_take_longer_than_the_clients_own_limit(s3, tmp_path, monkeypatch):
+    """Its 30 s are for the whole request: over a slow line no network would ever get into the store."""
+    import obstore
+
+    put, limits = obstore.put, []
+
+    def watched(store, *args, **more):
+        limits.append("timeout" in (store.client_options or {}))
+        return put(store, *args, **more)
+
+    monkeypatch.setattr(obstore, "put", watched)
+    for size in (10, 2**20):
+        place = Place.at(f"s3://samples/{tmp_path.name}{s3.query}") / f"file-{size}"
+        conditional(place).put(place, bytes(size), None)
+        assert place.read_bytes() == bytes(size)
+    assert limits == [False, True]
+
+
+def test_a_certificate_that_the_address_names_is_trusted_for_conditional_writes_too():
+    certifi = pytest.importorskip("certifi")
+    place = Place.at(f"s3://bucket/runs?endpoint_override=store:9000&scheme=https&tls_ca_file_path={certifi.where()}")
+    assert "root_certificate" in conditional(place)._store.client_options
+
+
+def test_a_bucket_with_dots_is_asked_for_by_its_path(monkeypatch):
+    """As a part of the host it would not be covered by Amazon's certificate."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    for bucket, hosted in (("data.example.com", "false"), ("plain", "true")):
+        store = conditional(Place.at(f"s3://{bucket}/runs?region=us-west-2"))._store
+        assert str(store.config["virtual_hosted_style_request"]).lower() == hosted

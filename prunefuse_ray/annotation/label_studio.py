@@ -32,6 +32,8 @@ PAGE = 100
 MODEL = "PruneFuse proxy"
 """The one model version of all guesses: a project shows the guesses of one version."""
 SECONDS = 60.0
+BUSY = (408, 429)
+"""Statuses by which a server, or what stands before it, says that it has no time now."""
 
 
 class Client:
@@ -99,7 +101,7 @@ class Client:
                 f"annotation.url: {self.url} cannot be reached ({type(error).__name__}); start the server or fix "
                 "the address, then run the same command again"
             ) from error
-        if answer.status_code >= 500:
+        if answer.status_code >= 500 or answer.status_code in BUSY:
             raise Away(f"annotation.url: {self.url}/api{path} answered HTTP {answer.status_code}: {answer.text[:300]}")
         return answer
 
@@ -182,9 +184,12 @@ class LabelStudio:
         )
 
     def remedy(self, request: Request) -> str:
-        project = self._project(request)
+        try:
+            where = f"{self.client.url}/projects/{self._project(request)}/data"
+        except Away:  # at the end of a wait; that labels are missing is known all the same
+            where = self.client.url
         return (
-            f"in {self.client.url}/projects/{project}/data. Label and submit them there, then run the same command "
+            f"in {where}. Label and submit them there, then run the same command "
             "again (annotation.wait lets it wait by itself)"
         )
 

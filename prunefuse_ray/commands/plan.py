@@ -39,6 +39,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--node-cpus", type=int, metavar="N", help="CPUs of each of these machines (default: as many as this one has)"
     )
+    parser.add_argument(
+        "--node-gpus", type=int, metavar="N", help="GPUs of each of these machines (default: what one actor takes)"
+    )
     parser.add_argument("--scoring-rate", type=float, metavar="R", help="samples a second of one actor (else measured)")
     parser.add_argument("--training-rate", type=float, metavar="R", help="training MACs a second (else measured here)")
     parser.add_argument("--against", metavar="RUN_DIR", help="compare the estimate of a run with what it took")
@@ -46,11 +49,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=trusted_help)
     parser.add_argument("--json", action="store_true", help="the estimate as one JSON object")
     mine, rest = parser.parse_known_args(list(argv))
-    for name in ("within", "node_cpus", "scoring_rate", "training_rate"):
+    for name in ("within", "node_cpus", "node_gpus", "scoring_rate", "training_rate"):
         if (value := getattr(mine, name)) is not None and not 0 < value < math.inf:
             raise ConfigError(f"--{name.replace('_', '-')} {value:g}: give a number above zero")
-    if mine.node_cpus is not None and mine.within is None:
-        raise ConfigError("--node-cpus: is of the machines that --within counts; give --within HOURS, too")
+    for option in ("node-cpus", "node-gpus"):
+        if getattr(mine, option.replace("-", "_")) is not None and mine.within is None:
+            raise ConfigError(f"--{option}: is of the machines that --within counts; give --within HOURS, too")
     if mine.against:
         if mine.within is not None:
             raise ConfigError("--within: --against compares a run with what it took; leave it out")
@@ -65,8 +69,14 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.data.index import first_samples
     from prunefuse_ray.data.known_labels import check_known_labels, known_count
     from prunefuse_ray.data.survey import survey
-    from prunefuse_ray.distributed.machine import cores
-    from prunefuse_ray.distributed.resources import MACS_WORTH_AN_ACTOR, observe, plan_scoring, plan_training, start_ray
+    from prunefuse_ray.distributed.resources import (
+        MACS_WORTH_AN_ACTOR,
+        as_asked,
+        observe,
+        plan_scoring,
+        plan_training,
+        start_ray,
+    )
     from prunefuse_ray.method.steps import check_budget
     from prunefuse_ray.run.estimate import caveats, estimate, labels_asked, nodes_for
 
@@ -79,12 +89,16 @@ def main(argv: Sequence[str]) -> int:
     asked = labels_asked(config, known=given, known_test=0 if known is None else known.table.num_rows - given)
     costs = _costs(config, info, next(first_samples(index, SAMPLES)), mine)
     macs = info.rows * costs.proxy_macs * config.selection.passes
-    has = observe()
-    scoring = plan_scoring(config.scoring, has, macs, info.rows)
+    has, notes = observe(), list[str]()
+    try:
+        scoring = plan_scoring(config.scoring, has, macs, info.rows)
+    except PlanError as error:  # the figures are good for the machines of another place
+        scoring = as_asked(config.scoring)
+        notes.append(f"Here the run would be refused: {error}")
     _, at_once = scoring.at_once
     tested, validated = _held_out(config, {setting: index.rows for setting, index in surveyed.indexes.items()})
     found = estimate(config, info, costs, at_once, asked, tested=tested, validated=validated)
-    notes = caveats(
+    notes += caveats(
         config, gpu=torch.cuda.is_available(), scoring=mine.scoring_rate is None, training=mine.training_rate is None
     )
     try:
@@ -108,17 +122,19 @@ def main(argv: Sequence[str]) -> int:
     if scoring.waits:
         console.print(scoring.waits)
     if mine.within:
-        actors, cpus = found.actors_within(mine.within * 3600), mine.node_cpus or cores()
+        actors, (cpus, gpus) = found.actors_within(mine.within * 3600), _machine(mine, scoring)
         if actors is None:
             raise ConfigError(
                 f"--within {mine.within:g}: training alone takes {_hours(found.seconds() - found.seconds('score'))}; "
                 "allow more time, or give the --training-rate of more workers or GPUs"
             )
-        if not (nodes := nodes_for(actors, scoring.cpus, cpus)):
-            raise ConfigError(
-                f"--node-cpus {cpus}: a scoring actor takes scoring.cpus {scoring.cpus}; name larger machines"
-            )
-        console.print(f"within {mine.within:g} h: {actors} scoring actors, {nodes} machines of {cpus} CPUs")
+        if not (nodes := nodes_for(actors, scoring.cpus, cpus, scoring.gpus, gpus)):
+            few = f"--node-cpus {cpus}: a scoring actor takes scoring.cpus {scoring.cpus}"
+            if cpus >= scoring.cpus:
+                few = f"--node-gpus {gpus}: a scoring actor takes scoring.gpus {scoring.gpus:g}"
+            raise ConfigError(f"{few}; name larger machines")
+        each = f"{cpus} CPUs" + (f" and {gpus} GPU{'s' * (gpus > 1)}" if scoring.gpus else "")
+        console.print(f"within {mine.within:g} h: {actors} scoring actors, {nodes} machines of {each}")
         most = config.scoring.actors[1] if config.scoring.actors else math.ceil(macs / MACS_WORTH_AN_ACTOR)
         if actors > most:
             console.print(f"the run would start {most} at most: set scoring.actors to [1, {actors}]", markup=False)
@@ -162,10 +178,10 @@ def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.
 
 
 def _tree(found: Estimate, scoring: ScoringPlan, mine: argparse.Namespace) -> dict[str, Any]:
-    from prunefuse_ray.distributed.machine import cores
     from prunefuse_ray.run.estimate import nodes_for
 
     actors = found.actors_within(mine.within * 3600) if mine.within else None
+    cpus, gpus = _machine(mine, scoring)
     return {
         "phases": [dataclasses.asdict(phase) for phase in found.phases],
         "labels": {
@@ -178,12 +194,19 @@ def _tree(found: Estimate, scoring: ScoringPlan, mine: argparse.Namespace) -> di
         "actors": 0 if scoring.here else found.actors,
         "threads": found.actors if scoring.here else 0,  # of the driver, which scores by itself
         "actors_within": actors,
-        "nodes_within": (nodes_for(actors, scoring.cpus, mine.node_cpus or cores()) or None) if actors else None,
+        "nodes_within": (nodes_for(actors, scoring.cpus, cpus, scoring.gpus, gpus) or None) if actors else None,
         "actor_bytes": found.actor_bytes,
         "bytes_read": found.bytes_read,
         "bytes_stored": found.bytes_stored,
         "prepared_bytes": found.prepared_bytes,
     }
+
+
+def _machine(mine: argparse.Namespace, scoring: ScoringPlan) -> tuple[int, int]:
+    """CPUs and GPUs of each of the machines that --within counts."""
+    from prunefuse_ray.distributed.machine import cores
+
+    return mine.node_cpus or cores(), mine.node_gpus or math.ceil(scoring.gpus)
 
 
 def _table(found: Estimate) -> Table:

@@ -351,6 +351,7 @@ def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> Non
         values = {v for c in columns for v in pc.unique(pc.list_flatten(c) if several else c).to_pylist()}
         if found.labeled and None in values:
             _with_gaps(found, labels)
+        assert kind is not None
         if pa.types.is_string(plain_type(kind.value_type) if several else kind):
             _name_classes(found, {v for v in values if isinstance(v, str)}, labels)
         else:

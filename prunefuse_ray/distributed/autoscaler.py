@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import requests
 import yaml
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,13 @@ def _of_kubernetes() -> dict[str, Any] | None:
     from ray.autoscaler._private.kuberay import autoscaling_config as kuberay
 
     producer = kuberay.AutoscalingConfigProducer(name, KUBERNETES_NAMESPACE.read_text(encoding="utf-8").strip())
-    custom_resource = producer._fetch_ray_cr_from_k8s_with_retries()
+    try:
+        custom_resource = producer.kubernetes_api_client.get(producer._ray_cr_path)
+    except requests.HTTPError as error:
+        # The operator gives the head this right together with an autoscaler: without it there is none.
+        if error.response is not None and error.response.status_code in (401, 403):
+            return None
+        custom_resource = producer._fetch_ray_cr_from_k8s_with_retries()
     if not custom_resource["spec"].get("enableInTreeAutoscaling"):
         return None
     return kuberay._derive_autoscaling_config_from_ray_cr(custom_resource)

@@ -342,6 +342,12 @@ def plan_scoring(scoring: cfg.Scoring, has: Resources, macs: float, rows: float 
     )
 
 
+def as_asked(scoring: cfg.Scoring) -> ScoringPlan:
+    """The smallest actor pool that a configuration asks for, whatever machines there are here."""
+    smallest = scoring.actors[0] if scoring.actors else 1
+    return ScoringPlan(min_actors=smallest, max_actors=smallest, cpus=scoring.cpus, gpus=scoring.gpus)
+
+
 def _here(scoring: cfg.Scoring, has: Resources, small: bool) -> bool:
     """Whether the driver scores the pool itself."""
     mine = has.in_process and has.autoscaler is None and scoring.actors is None and not scoring.gpus

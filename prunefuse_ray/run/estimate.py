@@ -24,6 +24,7 @@ from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.prepared import room
 from prunefuse_ray.data.sample_format import Form, decode_column
+from prunefuse_ray.distributed.autoscaler import units_of
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import STREAM_CPUS, training_threads
 from prunefuse_ray.method.steps import PRETRAIN, SCORE, steps
@@ -152,11 +153,12 @@ class Estimate:
         return max(1, math.ceil(self.seconds("score") * self.actors / left))
 
 
-def nodes_for(actors: int, cpus: int, node_cpus: int) -> int:
-    """Machines of `node_cpus` CPUs that hold so many actors and their stream."""
-    if node_cpus < cpus:
+def nodes_for(actors: int, cpus: int, node_cpus: int, gpus: float = 0.0, node_gpus: int = 0) -> int:
+    """Machines of `node_cpus` CPUs and `node_gpus` GPUs that hold so many actors of `cpus` and `gpus`, and their
+    stream; 0 where none holds a single actor."""
+    if not (held := units_of(node_cpus, node_gpus, cpus, gpus)):
         return 0
-    return max(math.ceil(actors / (node_cpus // cpus)), math.ceil((actors * cpus + STREAM_CPUS) / node_cpus))
+    return max(math.ceil(actors / held), math.ceil((actors * cpus + STREAM_CPUS) / node_cpus))
 
 
 def pretraining(config: Config, info: PoolInfo, macs: int) -> tuple[int, int]:

@@ -47,6 +47,13 @@ FOUND_BY_RAY = (
 """What Ray writes of an actor that died, and what that means."""
 
 
+def _on_its_cpus(function: Callable[[dict[str, Any]], None], cpus: int, config: dict[str, Any]) -> None:
+    """A training function in a worker, with a thread for each of its CPUs. Ray sees to that only where OMP_NUM_THREADS
+    is not set, and its launcher (`ray up`) starts Ray in a shell that sets it to 1."""
+    torch.set_num_threads(cpus)
+    function(config)
+
+
 def fit(
     function: Callable[[dict[str, Any]], None], config: dict[str, Any], plan: TrainingPlan, where: Place
 ) -> tuple[Weights, dict[str, Any]]:
@@ -66,10 +73,11 @@ def fit(
         )
     tidy(where, training := config["job"].name)
     own = {"storage": where, "check": plan.check} if plan.in_process else {"storage": None, "check": bool}
+    train = function if plan.in_process else partial(_on_its_cpus, function, plan.cpus)
     with _losses(plan) as (callbacks, lost):
         trainer = _Trainer(
             # As a part of the function: Ray Train stores that once, and a `train_loop_config` several times per worker.
-            partial(function, {**config, **own, "where": where, "gpu": plan.gpu}),
+            partial(train, {**config, **own, "where": where, "gpu": plan.gpu}),
             scaling_config=ScalingConfig(
                 num_workers=plan.workers[1] if plan.workers[0] == plan.workers[1] else plan.workers,  # type: ignore[arg-type]
                 use_gpu=plan.gpu,

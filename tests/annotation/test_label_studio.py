@@ -12,6 +12,7 @@ from PIL import Image
 
 from prunefuse_ray.annotation.label_studio import TOKEN as VARIABLE
 from prunefuse_ray.annotation.label_studio import Client, LabelStudio, connect, data_uri, label_config
+from prunefuse_ray.annotation.request import Away
 from prunefuse_ray.errors import LabelError, LabelsWaiting
 from prunefuse_ray.run import loop
 from tests.annotation.test_files import place, request_at
@@ -309,3 +310,21 @@ def test_an_import_is_not_sent_twice(monkeypatch):
     with replay([refused]) as (url, complaints), pytest.raises(LabelError, match="HTTP 503"):
         Client(url, "token").call("POST", "/projects/1/import", json=[])
     assert not complaints
+
+
+@pytest.mark.parametrize("status", [408, 429, 500])
+def test_a_server_that_is_busy_is_away_and_ends_no_wait(status):
+    answer = {"method": "GET", "path": "/api/users", "sent": None, "status": status, "answer": {}}
+    with replay([answer]) as (url, _), pytest.raises(Away):
+        Client(url, "secret0token").call("GET", "/users")
+
+
+def test_a_wait_ends_as_a_wait_where_the_server_is_away(tmp_path):
+    class Gone:
+        url = "http://studio"
+
+        def pages(self, *_, **__):
+            raise Away("cannot be reached")
+
+    request = request_at(place(tmp_path, "local"), dict.fromkeys("ab", DOT))
+    assert LabelStudio(client=Gone()).remedy(request).startswith("in http://studio. Label and submit")

@@ -803,3 +803,11 @@ def test_the_image_copies_only_what_exists_and_is_let_through():
     for pattern in patterns:
         assert (ROOT / pattern).exists()
         assert fnmatch.filter(allowed, pattern)
+
+
+def test_the_readme_says_to_wait_for_the_hosts_that_no_autoscaler_tells_of():
+    from prunefuse_ray.distributed.autoscaler import parse
+
+    assert parse(prepared("onprem")) is None, "else a run could wait for them by itself"
+    assert "ray exec cluster/onprem.yaml 'ray status'" in (CLUSTER / "README.md").read_text(encoding="utf-8")
+    assert "hosts that have joined" in (CLUSTER / "onprem.yaml").read_text(encoding="utf-8")

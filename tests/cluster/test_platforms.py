@@ -246,3 +246,12 @@ def test_skypilot_gets_a_python_that_the_package_takes():
     found = re.search(r"venv .*--python 3\.(\d+) ", tree("skypilot.yaml")["setup"])
     assert found
     assert int(found[1]) >= int(project["requires-python"].removeprefix(">=3."))
+
+
+def test_anyscale_leaves_out_no_part_of_the_package():
+    """It reads `excludes` as Ray does: lines of a .gitignore, which without a slash match at every depth."""
+    from ray._private.runtime_env.packaging import _get_excludes
+
+    left_out = _get_excludes(ROOT, tree("anyscale.yaml")["excludes"])
+    assert [str(p) for p in (ROOT / "prunefuse_ray").rglob("*.py") if left_out(p)] == []
+    assert all(left_out(ROOT / name) for name in ("data", "runs", ".git"))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import requests
 import yaml
 
 from prunefuse_ray.distributed import autoscaler
@@ -99,3 +100,25 @@ def test_a_configuration_without_workers_adds_nothing(config):
 def test_units_of_the_grown_cluster(cpus, gpus, roles, most, expected):
     types = (NodeType(cpus=5, gpus=0, most=3, role="scoring"), NodeType(cpus=8, gpus=2, most=2, role="training"))
     assert Autoscaler(node_types=types, most=most).units(cpus, gpus, roles) == expected
+
+
+def test_a_head_that_may_not_read_its_raycluster_has_no_autoscaler(monkeypatch, tmp_path):
+    """KubeRay's operator gives the right with the autoscaler; Ray itself would ask five times, with tracebacks."""
+    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
+
+    asked = []
+
+    def refuse(_, path):
+        asked.append(path)
+        answer = requests.Response()
+        answer.status_code = 403
+        answer.raise_for_status()
+
+    monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "__init__", lambda *_, **__: None)
+    monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", refuse)
+    monkeypatch.setattr(autoscaling_config.time, "sleep", lambda _: None)
+    (tmp_path / "namespace").write_text("here\n")
+    monkeypatch.setattr(autoscaler, "KUBERNETES_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "prunefuse")
+    assert autoscaler._read("10.0.0.1:6379") is None
+    assert asked == ["rayclusters/prunefuse"]

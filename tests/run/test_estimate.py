@@ -314,3 +314,19 @@ def test_a_pool_that_is_prepared_is_decoded_once():
     first, again = samples[0], sum(samples[1:])
     assert again, "one pass alone shows nothing"
     assert found.seconds("score") == pytest.approx(first / (COSTS.scored_per_second * 2) + again / (100 * 2))
+
+
+@pytest.mark.parametrize(("more", "actors"), [(["--scoring.gpus", "64"], 1), (["--scoring.actors", "[400,500]"], 400)])
+def test_what_only_machines_of_another_place_hold_is_estimated_all_the_same(local_ray, capsys, more, actors):
+    rates = ["--preset", "digits", "--training-rate", "1e9", "--scoring-rate", "10", "--json"]
+    assert main(["plan", *rates, *more]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["actors"] == actors
+    assert any(note.startswith("Here the run would be refused: scoring.actors") for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("actors", "gpus", "node_gpus", "nodes"), [(8, 1, 1, 8), (8, 0.25, 1, 2), (8, 1, 4, 2), (3, 2, 1, 0)]
+)
+def test_machines_hold_the_gpus_of_their_actors(actors, gpus, node_gpus, nodes):
+    assert nodes_for(actors, 1, 8, gpus, node_gpus) == nodes

@@ -627,3 +627,27 @@ def test_a_worker_group_out_of_gpu_memory_says_so(data, tmp_path, monkeypatch):
     monkeypatch.setattr(worker_group.TorchTrainer, "fit", failing)
     with pytest.raises(torch.OutOfMemoryError):
         train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+
+
+def test_workers_have_a_thread_for_each_of_their_cpus_however_ray_was_started(tmp_path, monkeypatch):
+    """`ray up` starts Ray in a shell with OMP_NUM_THREADS=1, which every worker takes over."""
+
+    class Asked(Exception):
+        pass
+
+    def asked(function, **_):
+        raise Asked(function)
+
+    monkeypatch.setattr(worker_group, "_Trainer", asked)
+    met, before = [], torch.get_num_threads()
+    plan = TrainingPlan(workers=(1, 1), cpus=before + 2, gpu=False, max_failures=0)
+    where = Place.at(str(tmp_path / "training"))
+    with pytest.raises(Asked) as caught:
+        worker_group.fit(
+            lambda config: met.append(torch.get_num_threads()), {"job": SimpleNamespace(name="t")}, plan, where
+        )
+    try:
+        caught.value.args[0]()
+    finally:
+        torch.set_num_threads(before)
+    assert met == [before + 2]
