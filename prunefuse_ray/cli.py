@@ -6,11 +6,13 @@ import atexit
 import gc
 import importlib
 import io
+import logging
 import os
 import select
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import prunefuse_ray
 from prunefuse_ray import interrupts, progress
@@ -32,6 +34,7 @@ def entry(argv: Sequence[str] | None = None) -> int:
     interrupts.install()
     if supervised is not None:
         _attach(*map(int, supervised.split(",")))
+        atexit.register(_leave)  # first registered, so last called
     try:
         code = main(arguments)
     except KeyboardInterrupt:
@@ -46,7 +49,20 @@ def entry(argv: Sequence[str] | None = None) -> int:
             raise
         return _failed(error)
     progress.tell(returned=code)
+    if supervised is not None and (ray := sys.modules.get("ray")) is not None:
+        atexit.unregister(ray.shutdown)  # seconds; the supervisor ends Ray's processes
     return code
+
+
+def _leave() -> None:
+    """The last thing that a driver does whose command has returned: without the end of its libraries' threads."""
+    if progress.now.returned is None:
+        return
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(progress.now.returned)
 
 
 def _attach(pipe: int, messages: int, parent: int) -> None:

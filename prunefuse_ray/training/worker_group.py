@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -122,6 +123,13 @@ class _Trainer(TorchTrainer):
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller
+
+    def _create_default_callbacks(self) -> Any:
+        """Without those that start a process each for nothing: here no dataset is given to a training, and of a Ray
+        that ends with this process nobody has to clear placement groups."""
+        unused = {"DatasetsCallback"} | (set() if os.environ.get("RAY_ADDRESS") else {"PlacementGroupCleanerCallback"})
+        found = super()._create_default_callbacks()  # type: ignore[misc]
+        return [one for one in found if type(one).__name__ not in unused]
 
 
 def _fitted(trainer: _Trainer) -> ray.train.Result:

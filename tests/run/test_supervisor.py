@@ -153,7 +153,7 @@ with interrupts.deferred():
 
 @pytest.mark.parametrize("base", ["/tmp", "/scratch/users/alice/tmp", "/tmp/ключи-и-дан"])
 def test_rays_sockets_fit_below_the_folder(base, monkeypatch):
-    monkeypatch.setattr(supervisor.tempfile, "gettempdir", lambda: base)
+    monkeypatch.setattr(owned.tempfile, "gettempdir", lambda: base)
     folder = f"{owned.short_base()}/prunefuse-12345678/ray"
     socket = f"{folder}/session_2026-11-29_09-35-40_123456_4194304/sockets/plasma_store"
     assert len(os.fsencode(socket)) <= 107
@@ -163,7 +163,7 @@ def test_without_a_folder_for_temporary_files_a_command_says_so(monkeypatch, cap
     def none():
         raise FileNotFoundError(2, "No usable temporary directory found")
 
-    monkeypatch.setattr(supervisor.tempfile, "gettempdir", none)
+    monkeypatch.setattr(owned.tempfile, "gettempdir", none)
     monkeypatch.setattr(supervisor, "adopt_orphans", lambda: None)
     monkeypatch.setattr(supervisor, "_Signals", lambda: None)
     assert supervisor.supervise() == 2
@@ -172,8 +172,8 @@ def test_without_a_folder_for_temporary_files_a_command_says_so(monkeypatch, cap
 
 def test_folders_of_commands_that_were_killed_go_with_the_next_one(tmp_path, monkeypatch):
     """With all that Ray had spilled. Those of commands and drivers that live stay, and those that a message names."""
-    monkeypatch.setattr(supervisor.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(supervisor, "LONGEST_BASE", 1000)  # pytest's folders are long
+    monkeypatch.setattr(owned.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(owned, "LONGEST_BASE", 1000)  # pytest's folders are long
     killed, kept, driven = Folder(), Folder(), Folder()
     kept.close(keep=True)
     kept.lock.close()

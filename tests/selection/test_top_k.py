@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunefuse_ray.acquisition.ranking import key_counts, score_of, sort_keys, threshold_bucket, upper_counts
 from prunefuse_ray.distributed import remote
 from prunefuse_ray.errors import ScoreError
-from prunefuse_ray.selection.top_k import sort_keys, threshold_bucket, top_k, top_k_of_groups
+from prunefuse_ray.selection.top_k import top_k, top_k_of_groups
 from prunefuse_ray.storage import Place
 
 pytestmark = pytest.mark.usefixtures("either_way")
@@ -24,6 +25,16 @@ def test_keys_order_like_scores(values):
     keys = sort_keys(scores).astype(np.int64)
     for relation in (np.less, np.equal):
         np.testing.assert_array_equal(relation(keys[:, None], keys[None]), relation(scores[:, None], scores[None]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=60))
+def test_halves_of_keys_are_counted_from_the_scores_themselves(values):
+    scores = np.array(values, np.float32)
+    np.testing.assert_array_equal(upper_counts(scores), key_counts(sort_keys(scores), None))
+    for score, key in zip(scores, sort_keys(scores).tolist(), strict=True):
+        assert score_of(key) == score
+        assert score_of(key >> 16 << 16) <= score
 
 
 def test_threshold_bucket_finds_the_kth_largest():
