@@ -51,6 +51,9 @@ def entry(argv: Sequence[str] | None = None) -> int:
     progress.tell(returned=code)
     if supervised is not None and (ray := sys.modules.get("ray")) is not None:
         atexit.unregister(ray.shutdown)  # seconds; the supervisor ends Ray's processes
+        node = ray._private.worker._global_node
+        if node is not None and node.is_head():
+            node.destroy_external_storage()  # what was spilled may lie outside the supervisor's folder
     return code
 
 

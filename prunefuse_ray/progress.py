@@ -66,6 +66,11 @@ def tell(**fields: object) -> None:
     _send()
 
 
+def supervised() -> bool:
+    """Whether a supervisor started this process: it ends Ray together with it."""
+    return _Pipe.fd is not None
+
+
 class _Training:
     epochs = 0.0
 

@@ -63,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
         return _against(mine)
     secure()
     config = parse_run(rest)
+    if mine.node_gpus and not config.scoring.gpus:
+        raise ConfigError("--node-gpus: scoring.gpus is 0, so that no actor takes one; leave it out")
     quiet()
     import torch
 

@@ -55,7 +55,7 @@ TEXTS = ("text", "content", "review", "sentence", "body", "document", "title")
 VECTORS = ("embedding", "embeddings", "vector", "vectors", "features", "feature", "emb")
 MOST_CLASSES = 1000
 FRACTION = re.compile(r"\s*[-+]?\d+,\d+\s*")
-"""A number as most of Europe writes it, which as a vector would be two."""
+"""A number as most of Europe writes it, which as a vector would be two, and which a run does not read."""
 FILES_READ = 20
 """Files whose labels are looked at."""
 ROWS_READ = 50
@@ -338,24 +338,32 @@ def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> Non
     schema = schema_of(files["path"][0])
     _columns(found, schema)
     labels, names, schema = _labeled_files(found, schema, files, schema_of)
-    if _numbers(found, schema, labels):
+    if labels not in schema.names:
         return
-    kind = plain_type(schema.field(labels).type) if labels in schema.names else None
-    several = kind is not None and _are_several(kind)
-    countable = kind is not None and (several or not pa.types.is_nested(kind))
-    if countable and features_names(schema, labels) is None:
-        labeled = [n for n in names[:FILES_READ] if labels in schema_of(n).names]  # a test set may have none
-        paths = tuple(posixpath.join(root.path, n) for n in labeled)
-        read = tables(Source(fs=root.fs, files=paths, sizes=(0,) * len(paths)), [labels])
-        columns = (table[labels] for table in read)
-        values = {v for c in columns for v in pc.unique(pc.list_flatten(c) if several else c).to_pylist()}
-        if found.labeled and None in values:
+    kind = plain_type(schema.field(labels).type)
+    labeled = [n for n in names[:FILES_READ] if labels in schema_of(n).names]  # a test set may have none
+    paths = tuple(posixpath.join(root.path, n) for n in labeled)
+    read = tables(Source(fs=root.fs, files=paths, sizes=(0,) * len(paths)), [labels])
+    columns = (table[labels] for table in read)
+    if _numbers(found, schema, labels):
+        if found.labeled and any(column.null_count for column in columns):
             _with_gaps(found, labels)
-        assert kind is not None
-        if pa.types.is_string(plain_type(kind.value_type) if several else kind):
-            _name_classes(found, {v for v in values if isinstance(v, str)}, labels)
-        else:
-            _count_classes(found, values, len(names))
+        return
+    several = _are_several(kind)
+    if (pa.types.is_nested(kind) and not several) or features_names(schema, labels) is not None:
+        return
+    words = pa.types.is_string(plain_type(kind.value_type) if several else kind)
+    values: set[Any] = set()
+    for column in columns:
+        values |= {*pc.unique(pc.list_flatten(column) if several else column).to_pylist()}
+        if words and len(values) > MOST_CLASSES + 2:
+            break
+    if found.labeled and values & ({None, ""} if words else {None}):
+        _with_gaps(found, labels)
+    if words:
+        _name_classes(found, {value for value in values if value}, labels)
+    else:
+        _count_classes(found, values, len(names))
 
 
 def _tables(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
@@ -372,9 +380,13 @@ def _tables(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
     schema = schema_of(files["path"][0])
     _columns(found, schema)
     labels, names, schema = _labeled_files(found, schema, files, schema_of)
-    if labels not in schema.names or _numbers(found, schema, labels):
+    if labels not in schema.names:
         return
     cells = (row.get(labels) for name in names[:FILES_READ] for row in rows(name) if row)
+    if _numbers(found, schema, labels):
+        if found.labeled and any(cell in (None, "") for cell in cells):
+            _with_gaps(found, labels)
+        return
     each = (one for cell in cells for one in (cell if isinstance(cell, list) else [cell]))
     values = {one for one in each if not isinstance(one, list | dict)}
     if found.labeled and values & {None, ""}:
@@ -395,7 +407,10 @@ def _with_gaps(found: Recognized, labels: str) -> None:
 
 
 def _name_classes(found: Recognized, values: Collection[str], labels: str) -> None:
-    if len(values) <= MOST_CLASSES:
+    if len(values) > MOST_CLASSES:
+        found.labeled = False
+        found.why["labeled"] = f"the column '{labels}' holds more than {MOST_CLASSES:,} names: hardly classes"
+    elif values:
         found.fields["classes"] = sorted(map(whole, values))
         found.why["classes"] = f"the names in the column '{labels}'"
 
@@ -409,7 +424,7 @@ def _kind_of(cells: Sequence[Any]) -> pa.DataType:
     if all(_is_whole(cell) for cell in cells):
         return pa.int64()
     if all(_is_whole(cell) or (isinstance(cell, str) and FRACTION.fullmatch(cell)) for cell in cells):
-        return pa.float64()
+        return pa.null()
     if all(vector is not None and len(vector) > 1 for vector in numbers):
         return pa.list_(pa.float32())
     if all(vector is not None and len(vector) == 1 for vector in numbers):

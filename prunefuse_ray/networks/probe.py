@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunefuse_ray.networks.architectures import example_input
+from prunefuse_ray.networks.architectures import example_input, isolated_seed
 from prunefuse_ray.networks.specs import NetworkSpec
 
 if TYPE_CHECKING:
@@ -45,12 +44,10 @@ def as_trained(selector: Selector) -> Selector:
     a network may hide what it does afterwards: a last layer of zeros lets nothing through, a learned factor is 1, and a
     slope that the members of a committee share is the same in all of them."""
     moved, generator = copy.deepcopy(selector), torch.Generator().manual_seed(0)
-    for module in moved.network.modules():
-        weights: list[Tensor] = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
-            weights.append(module.running_mean)
-            module.running_var *= 1 + MOVED * torch.rand(module.running_var.shape, generator=generator)
-        for weight in weights:
+    for weight in moved.network.parameters():
+        if weight.requires_grad:
             size = weight.square().mean().sqrt().item() or 1.0
-            weight += MOVED * size * torch.randn(weight.shape, generator=generator)
+            weight.add_(MOVED * size * torch.randn(weight.shape, generator=generator))
+    with isolated_seed(0):  # a batch that all members see moves their running statistics
+        moved.network.train()(example_input(moved.spec, samples=2, seed=1))
     return moved

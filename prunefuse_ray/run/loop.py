@@ -154,5 +154,5 @@ def _note(context: RunContext, last: Step) -> None:
             "cluster": context.has.to_json(),
         },
     )
-    if last.phase == LABEL:
+    if last.phase == LABEL and not context.task.pixels:  # masks are many bytes: they are written at the end
         context.ledger.write_file(LABELS_FILE, all_labels(context, round_))

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import json
 import logging
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -125,9 +124,9 @@ class _Trainer(TorchTrainer):
         self.controller = controller
 
     def _create_default_callbacks(self) -> Any:
-        """Without those that start a process each for nothing: here no dataset is given to a training, and of a Ray
-        that ends with this process nobody has to clear placement groups."""
-        unused = {"DatasetsCallback"} | (set() if os.environ.get("RAY_ADDRESS") else {"PlacementGroupCleanerCallback"})
+        """Without those that start a process each for nothing: here no dataset is given to a training, and where Ray
+        ends with this process (it does not for a trial of a sweep) nobody has to clear placement groups."""
+        unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if progress.supervised() else set())
         found = super()._create_default_callbacks()  # type: ignore[misc]
         return [one for one in found if type(one).__name__ not in unused]
 

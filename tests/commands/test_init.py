@@ -469,3 +469,30 @@ def test_what_lies_beside_the_part_that_is_taken_is_told(here):
     found = recognize("photos")
     assert found.fields["path"] == "photos/Training"
     assert "LEFT ASIDE: 5 others" in found.why["path"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "classes"),
+    [
+        ([f"t{n}" for n in range(2000)], "files", None),
+        (pa.nulls(40, pa.string()), "files", None),
+        (["dog", "", "cat"] * 10, "files", ["cat", "dog"]),
+        ([0.5, None, 1.5] * 10, "files", None),
+    ],
+)
+def test_columns_that_are_hardly_labels_of_all_samples_leave_labeling_to_people(here, local_ray, labels, kind, classes):
+    count = len(labels)
+    ids, texts_ = [f"s{n}" for n in range(count)], [f"text {n}" for n in range(count)]
+    pq.write_table(pa.table({"id": ids, "text": texts_, "label": labels}), "t.parquet")
+    assert main(["init", "t.parquet"]) == 0
+    tree = yaml.safe_load((here / "prunefuse.yaml").read_text())
+    assert tree["annotation"]["kind"] == kind
+    assert tree["pool"].get("classes") == classes
+
+
+@pytest.mark.parametrize("cells", [("1,5", "2,0"), ('"0,2"', '"1"')])
+def test_numbers_with_a_comma_are_no_labels(here, local_ray, cells):
+    rows_ = "".join(f"text {n};{cells[n % 2]}\n" for n in range(40))
+    (here / "t.csv").write_text("text;y\n" + rows_)
+    assert main(["init", "t.csv"]) == 0
+    assert yaml.safe_load((here / "prunefuse.yaml").read_text())["annotation"]["kind"] == "files"

@@ -10,6 +10,7 @@ import pytest
 from tests.support import ROOT
 
 FIGURES = ROOT / "docs/explanation/figures"
+BENCHMARKS = "docs/reference/benchmarks.md"
 RESULTS, COMMITTEES, README = "docs/explanation/results.md", "docs/how-to/committees.md", "README.md"
 LOOP, FUSION = "cifar10_small_comparison", "cifar10_small_fusion"
 BUDGETS = (1_000, 2_500, 5_000)
@@ -152,3 +153,26 @@ def test_the_text_of_the_readme():
         f"regression on random samples reaches {of_seeds('texts_selected', 400, 'baseline', 'random-fused')}",
     ):
         assert said in text
+
+
+@pytest.mark.parametrize(
+    ("file", "figure"),
+    [
+        ("topk", "time_over_single"),
+        ("overhead", "overhead_share"),
+        ("sharing", "sweep_over_apart"),
+        ("training", "training_over_bare_dense"),
+        ("training", "training_over_bare_p5"),
+        ("training", "group_over_bare_dense"),
+        ("training", "group_over_bare_p5"),
+        ("photographs", "again_over_dense"),
+        ("photographs", "first_over_dense"),
+        ("scoring", "p5_over_dense"),
+        ("scoring", "p8_over_dense"),
+        ("scoring", "pipeline_over_bare"),
+    ],
+)
+def test_benchmarks_are_those_of_their_files(file, figure):
+    value = json.loads((FIGURES / f"{file}.json").read_text(encoding="utf-8"))[figure]
+    rows = [line for line in (ROOT / BENCHMARKS).read_text(encoding="utf-8").splitlines() if f"`{figure}`" in line]
+    assert any(told in row for row in rows for told in (f"{value:.2f}", f"{value:.1f}")), (value, rows)

@@ -330,3 +330,8 @@ def test_what_only_machines_of_another_place_hold_is_estimated_all_the_same(loca
 )
 def test_machines_hold_the_gpus_of_their_actors(actors, gpus, node_gpus, nodes):
     assert nodes_for(actors, 1, 8, gpus, node_gpus) == nodes
+
+
+def test_gpus_of_machines_are_counted_only_for_actors_that_take_some(capsys):
+    assert main(["plan", "--preset", "digits", "--within", "1", "--node-gpus", "2"]) == 2
+    assert "--node-gpus: scoring.gpus is 0" in capsys.readouterr().err

@@ -93,3 +93,21 @@ def test_what_only_training_brings_to_light_is_refused_before_a_label_is_paid_fo
     config = config_from_tree({"network": {"architecture": f"{__name__}:Learned"}, **tree})
     with pytest.raises(networks.NetworkError, match=said):
         _selector_macs(config, INFO)
+
+
+class Normalized(nn.Module):
+    """Its first statistics are those of the data: the same for all members of a committee."""
+
+    def __init__(self, num_classes, input_shape):
+        super().__init__()
+        channels = input_shape[0]
+        self.norm, self.conv = nn.BatchNorm2d(channels, affine=False), nn.Conv2d(channels, 8, 3)
+        self.classifier = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.conv(self.norm(x)).relu().mean((2, 3)))
+
+
+def test_statistics_that_members_share_stay_shared():
+    config = config_from_tree({"network": {"architecture": f"{__name__}:Normalized"}, "pruning": {"committee": 2}})
+    assert _selector_macs(config, INFO) > 0

@@ -12,7 +12,7 @@ import ray.train
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from prunefuse_ray import networks
+from prunefuse_ray import networks, progress
 from prunefuse_ray.config.networks import Distillation
 from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data import labeled_set
@@ -651,3 +651,12 @@ def test_workers_have_a_thread_for_each_of_their_cpus_however_ray_was_started(tm
     finally:
         torch.set_num_threads(before)
     assert met == [before + 2]
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_only_a_driver_whose_ray_ends_with_it_does_without_the_cleaner(monkeypatch, supervised):
+    kind = type("PlacementGroupCleanerCallback", (), {})
+    monkeypatch.setattr(worker_group.TorchTrainer, "_create_default_callbacks", lambda _: [kind()])
+    monkeypatch.setattr(progress._Pipe, "fd", 9 if supervised else None)
+    made = object.__new__(worker_group._Trainer)._create_default_callbacks()
+    assert bool(made) is not supervised

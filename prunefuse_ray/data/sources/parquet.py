@@ -20,6 +20,8 @@ from prunefuse_ray.storage import Place
 SUFFIXES = (".parquet", ".pq")
 MADE = "file:row"
 """The column of ids that are made here: a file may have one that is called `id`, and is none."""
+NAMED = ("classification", "multi_label")
+"""Tasks whose labels may be names; those of other packages read their labels by themselves."""
 
 
 class ParquetFiles(SourceReader):
@@ -113,7 +115,7 @@ def _source(samples: SampleSet, listing: Listing) -> Source:
         sample_column=samples.sample_column,
         label_column=samples.label_column,
         task=samples.task_name,
-        class_names=tuple(pool.classes) if isinstance(pool.classes, list) and not samples.task.numbers else (),
+        class_names=tuple(pool.classes) if isinstance(pool.classes, list) and samples.task_name in NAMED else (),
         deleted=listing.of_table.deleted if listing.of_table is not None else {},
     )
 
