@@ -13,4 +13,5 @@ NAMES = (
     "overhead",
     "scaling",
     "gpu",
+    "paper",
 )

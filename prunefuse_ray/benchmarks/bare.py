@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,31 +13,35 @@ from torch import nn
 from prunefuse_ray import networks
 from prunefuse_ray.config.networks import Distillation
 from prunefuse_ray.config.training import Recipe
-from prunefuse_ray.data.labeled_set import Samples
-from prunefuse_ray.data.pool import Source
-from prunefuse_ray.data.reading import canonical
-from prunefuse_ray.data.sample_format import Form, decode_column
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 from prunefuse_ray.training.augmentation import augment, draw
 from prunefuse_ray.training.recipe import batches, distillation_weight, learning_rate, parameter_groups
+
+if TYPE_CHECKING:  # these need Ray, and a training does not
+    from prunefuse_ray.benchmarks.paper import Data
+    from prunefuse_ray.data.labeled_set import Samples
+    from prunefuse_ray.data.pool import Source
+    from prunefuse_ray.data.sample_format import Form
 
 BATCH = 64
 
 
 def train(
     network: nn.Module,
-    samples: Samples,
-    test: Samples | None,
+    samples: Samples | Data,
+    test: Samples | Data | None,
     form: Form,
     recipe: Recipe,
     teacher: nn.Module | None = None,
     distillation: Distillation | None = None,
 ) -> float:
-    """Train `network` in place with the recipe's arithmetic; returns the test accuracy (0 without a test set)."""
+    """Train `network` in place with the recipe's arithmetic, where the samples lie; returns the test accuracy (0
+    without a test set)."""
+    device = samples.values_N.device
     optimizer = torch.optim.SGD(
         parameter_groups(network, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
     )
-    bf16 = recipe.precision != "fp32" and networks.fast_bf16(torch.device("cpu"))
+    bf16 = recipe.precision != "fp32" and networks.fast_bf16(device)
     generator = torch.Generator().manual_seed(0)
     networks.channels_last(network).train()
     for epoch in range(recipe.epochs):
@@ -47,7 +53,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch * steps + i, steps)
             weight = distillation_weight(distillation, (epoch + i / steps) / recipe.epochs) if distillation else 0.0
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = network(x)
                 with torch.no_grad():
                     taught = teacher(x).float() if teacher is not None and weight > 0 else None
@@ -67,12 +73,12 @@ def train(
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, test: Samples, form: Form, bf16: bool) -> float:
+def evaluate(network: nn.Module, test: Samples | Data, form: Form, bf16: bool) -> float:
     """Accuracy on the test set."""
     model, right = networks.inference_form(network), 0
     for start in range(0, len(test), BATCH):
         rows = slice(start, start + BATCH)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(test.values_N.device.type, torch.bfloat16, enabled=bf16):
             right += int((model(form.inputs(test.values_N[rows])).argmax(1) == test.labels_N[rows]).sum())
     return right / len(test)
 
@@ -80,6 +86,9 @@ def evaluate(network: nn.Module, test: Samples, form: Form, bf16: bool) -> float
 @torch.inference_mode()
 def score(network: nn.Module, pool: Source, form: Form, strategy: str, file: str) -> None:
     """Read, decode and score a pool; one file of (id, score)."""
+    from prunefuse_ray.data.reading import canonical
+    from prunefuse_ray.data.sample_format import decode_column
+
     model = networks.inference_form(network)
     ids, scores = [], []
     for rows in canonical(pool):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -24,6 +25,7 @@ from prunefuse_ray.benchmarks import (
     topk,
     training,
 )  # fmt: skip
+from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
 from tests.support import ROOT
@@ -257,3 +259,46 @@ def test_the_check_of_a_gpu_runs_without_one_and_without_ray():
     assert {"scored_dense", "scored_p75", "trained_p875", "p75_over_dense_bf16"} <= found["figures"].keys()
     if found["device"] == "cpu":
         assert set(found["skipped"].values()) == {"needs a CUDA device"}
+
+
+@pytest.mark.slow
+def test_the_papers_table_is_filled_call_by_call_without_ray(tmp_path):
+    """Stopped after every round, it ends as in one go."""
+    rng = np.random.default_rng(0)
+    for name, count in (("pool", 120), ("test", 20)):
+        labels = rng.integers(0, 3, count)
+        pixels = np.clip(rng.normal(128, 30, (count, 32, 32, 3)) + 40 * labels[:, None, None, None], 0, 255)
+        images = [{"bytes": encode_png(image)} for image in pixels.astype(np.uint8)]
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"{name}.parquet")
+    code = "import sys; sys.modules['ray'] = None; from prunefuse_ray.benchmarks.paper import main; main(sys.argv[1:])"
+    data = [f"--{name}={tmp_path / name}.parquet" for name in ("pool", "test")]
+
+    def call(out, *more):
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            *data,
+            "--dry-run",
+            "--seeds",
+            "0",
+            "1",
+            "--out",
+            str(tmp_path / out),
+            *more,
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])["rounds"], json.loads((tmp_path / out).read_text())["rounds"]
+
+    count, whole = call("whole.json")
+    assert count == 16
+    for round_ in whole:
+        assert len(round_["labeled"]) == len(set(round_["labeled"])) == round_["labels"]
+        assert not {*round_["labeled"]} & {*round_["next"]}
+    first = [round_["labeled"] for round_ in whole if round_["labels"] == 40]
+    assert len({tuple(some) for some in first}) == 2, "all arms of a seed begin with the same labels"
+    for rounds in range(1, 4):
+        assert call("pieces.json", "--seconds", "0")[0] == rounds
+    _, pieces = call("pieces.json")
+    assert pieces == whole
