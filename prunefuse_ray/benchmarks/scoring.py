@@ -262,7 +262,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--pool", help="Parquet files of images of one size (default: generated ones, 32 x 32)")
     parser.add_argument("--image-column", default="image")
     parser.add_argument("--rows", type=int, default=50_000, help="the images are repeated to so many")
-    parser.add_argument("--compared-rows", type=int, default=10_000, help="of each comparison")
+    parser.add_argument("--compared-rows", type=int, default=40_000, help="of each comparison")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--architecture", default="resnet56")
     parser.add_argument("--directory", help="parent of the temporary files")
