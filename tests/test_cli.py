@@ -6,9 +6,11 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from prunefuse_ray import cli
 from prunefuse_ray.cli import lost_by_ray, main
 from prunefuse_ray.commands import COMMANDS, EXIT_CODES
 from prunefuse_ray.commands.networks import _rate
@@ -289,3 +291,20 @@ def test_an_error_in_a_function_of_ray_data_is_no_death_of_ray():
     ours = ray.exceptions.RayTaskError("f", "Traceback", ray.exceptions.UserCodeException("UDF failed"))
     assert lost_by_ray(ours) is None
     assert lost_by_ray(ray.exceptions.ActorDiedError()) is not None
+
+
+def test_a_supervised_driver_leaves_without_rays_shutdown_and_without_what_was_spilled(monkeypatch):
+    """The supervisor ends Ray's processes; spilled objects may lie outside its folder."""
+    removed, last, no_more = [], [], []
+    node = SimpleNamespace(is_head=lambda: True, destroy_external_storage=lambda: removed.append("spilled"))
+    worker = SimpleNamespace(_global_node=node)
+    ray = SimpleNamespace(shutdown=object(), _private=SimpleNamespace(worker=worker))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv(cli.supervisor.CHILD, "1,2,3")
+    monkeypatch.setattr(cli, "_attach", lambda *_: None)
+    monkeypatch.setattr(cli, "main", lambda _: 3)
+    monkeypatch.setattr(cli.interrupts, "install", lambda: None)
+    monkeypatch.setattr(cli.progress, "tell", lambda **_: None)
+    monkeypatch.setattr(cli, "atexit", SimpleNamespace(register=last.append, unregister=no_more.append))
+    assert cli.entry(["run"]) == 3
+    assert (removed, last, no_more) == (["spilled"], [cli._leave], [ray.shutdown])

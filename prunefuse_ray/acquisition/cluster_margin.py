@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from prunefuse_ray.acquisition.k_means import k_means
 from prunefuse_ray.acquisition.quotas import best_of_groups, place_in_group, round_robin, turn_order
-from prunefuse_ray.acquisition.ranking import key_counts, ranked, sort_keys, threshold_bucket
+from prunefuse_ray.acquisition.ranking import ranked, score_counts, sort_keys, threshold_bucket
 from prunefuse_ray.acquisition.strategy import Candidates, Chance, Part, Strategy
 from prunefuse_ray.acquisition.uncertainty import margin
 
@@ -50,7 +50,7 @@ def _smallest_margins(candidates: Candidates, m: int) -> np.uint32:
 
 
 def _count_keys(part: Part, bucket: int | None) -> npt.NDArray[np.int64]:
-    return key_counts(sort_keys(part.scores), bucket)
+    return score_counts(part.scores, bucket)
 
 
 def _cluster_sizes(part: Part, least: np.uint32, count: int) -> npt.NDArray[np.int64]:

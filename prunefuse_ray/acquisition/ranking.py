@@ -35,6 +35,13 @@ def key_counts(keys: Keys, bucket: int | None) -> npt.NDArray[np.int64]:
     return np.bincount(upper if bucket is None else keys[upper == bucket] & np.uint32(0xFFFF), minlength=1 << 16)
 
 
+def score_counts(scores: npt.NDArray[np.float32], bucket: int | None) -> npt.NDArray[np.int64]:
+    """`key_counts` of the keys of scores."""
+    if bucket is None:
+        return upper_counts(np.ascontiguousarray(scores))
+    return key_counts(sort_keys(scores), bucket)
+
+
 def upper_counts(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """`key_counts(sort_keys(scores), None)` of contiguous scores, from the upper halves of their bits as they are."""
     raw = np.bincount(scores.view(np.uint16)[int(sys.byteorder == "little") :: 2], minlength=1 << 16)

@@ -27,11 +27,15 @@ from PIL import Image
 
 from prunefuse_ray import networks
 from prunefuse_ray.benchmarks import bare
+from prunefuse_ray.config.files import PRESETS, load_config
 from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
-FORM = ImageForm(height=32, width=32, channels=3, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+PROTOCOL = load_config(PRESETS / "cifar10_resnet56.yaml")
+RECIPE = PROTOCOL.training
+"""The paper's, with falls of the rate to a tenth."""
+FORM = ImageForm(height=32, width=32, channels=3, mean=tuple(PROTOCOL.pool.mean), std=tuple(PROTOCOL.pool.std))
 ARMS: dict[str, tuple[float, str]] = {
     "PruneFuse, p = .5": (0.5, "least_confidence"),
     "PruneFuse, p = .8": (0.8, "least_confidence"),
@@ -39,36 +43,28 @@ ARMS: dict[str, tuple[float, str]] = {
     "random": (0.0, "random"),
 }
 """Pruning ratio and strategy; ratio 0: no proxy, and no fusion."""
-EPOCHS = 181
-"""Of the paper's schedule, in which the rate falls to a tenth after epochs 91 and 136."""
 RECALIBRATION = 5_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    budgets: tuple[int, ...] = (1_000, 5_000, 10_000, 15_000, 20_000, 25_000)
+    budgets: tuple[int, ...] = tuple(PROTOCOL.selection.budgets)
     epochs: int = 30
-    architecture: str = "resnet56"
+    architecture: str = PROTOCOL.network.architecture
     seconds: float = 450.0
     """After which no further round is begun."""
 
     @property
     def recipe(self) -> Recipe:
         """The paper's, in fewer epochs."""
-        scaled = dict.fromkeys(max(1, round(self.epochs * at / EPOCHS)) for at in (91, 136))
-        return Recipe(
-            epochs=self.epochs,
-            min_steps=0,
-            batch_size=128,
-            lr=0.1,
-            weight_decay=5e-4,
-            nesterov=False,
-            schedule="step",
-            warmup_epochs=min(1.0, self.epochs / 4),
-            milestones=[at for at in scaled if at < self.epochs],
-            label_smoothing=0.0,
-            augment=["crop", "flip"],
-        )
+        scaled = dict.fromkeys(max(1, round(self.epochs * at / RECIPE.epochs)) for at in RECIPE.milestones)
+        fewer = {
+            "epochs": self.epochs,
+            "min_steps": 0,
+            "warmup_epochs": min(RECIPE.warmup_epochs, self.epochs / 4),
+            "milestones": [at for at in scaled if at < self.epochs],
+        }
+        return RECIPE.model_copy(update=fewer)
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,9 @@ def rounds(pool: Data, test: Data, plan: Plan, arm: str, seed: int, done: list[d
     spec = networks.NetworkSpec(architecture=plan.architecture, classes=classes, input_shape=FORM.network_shape)
     device = pool.values_N.device
     dense = networks.build(spec, seed=seed)
-    proxy = networks.prune(dense, spec, networks.PruningSpec(ratio=ratio, steps=5)) if ratio else None
+    proxy = (
+        networks.prune(dense, spec, networks.PruningSpec(ratio=ratio, steps=PROTOCOL.pruning.steps)) if ratio else None
+    )
     order = np.random.default_rng(seed).permutation(len(pool))  # of all arms of a seed
     labeled: list[int] = done[-1]["labeled"] + done[-1]["next"] if done else order[: plan.budgets[0]].tolist()
     for number in range(len(done), len(plan.budgets)):
@@ -195,7 +193,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--test", required=True, help="its test images")
     parser.add_argument("--out", default="paper.json", help="the file that the calls fill")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=30, help=f"of every training; the paper's are {EPOCHS}")
+    parser.add_argument("--epochs", type=int, default=30, help=f"of every training; the paper's are {RECIPE.epochs}")
     parser.add_argument("--seconds", type=float, default=450.0, help="after which no further round is begun")
     parser.add_argument("--dry-run", action="store_true", help="two budgets, two epochs, a small network")
     given = parser.parse_args(argv)

@@ -12,7 +12,7 @@ class Importance:
 
     about: str
     """What a channel is judged by: one line of help."""
-    kind: str
+    kind: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
     own: Callable[[], Callable] | None = None
     """Makes it, where torch-pruning's is something else."""
@@ -58,7 +58,7 @@ IMPORTANCES: dict[str, Importance] = {
         about="L2 norm relative to the larger ones (arXiv 2010.07611), which keeps the channels that magnitude keeps",
         kind="LAMPImportance",
     ),
-    "fpgm": Importance(about="distance from the others (arXiv 1811.00250)", kind="FPGMImportance", own=_fpgm),
+    "fpgm": Importance(about="distance from the others (arXiv 1811.00250)", own=_fpgm),
     "bn_scale": Importance(
         about="gain of its batch norm (arXiv 1708.06519), which tells nothing before training", kind="BNScaleImportance"
     ),

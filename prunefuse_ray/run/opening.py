@@ -284,9 +284,10 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
     spec = network_spec(config, info)
     dense, _ = dense_network(config, spec)
     made = make_selector(config, dense)
+    # Tried not only when the labels are paid for; and as it will be then: untrained weights hide what fails.
+    later = networks.as_trained(made)
     if config.fusion.target == "fused":
-        # Not only when the labels are paid for; and as it will be then: untrained weights hide what cannot be fused.
-        fused_network(config, dense.network, networks.as_trained(made))
+        fused_network(config, dense.network, later)
     selector = made.network
     if config.pretraining.method in ("auto", "rotation") and len(set(spec.input_shape[1:])) > 1:
         raise ConfigError(
@@ -294,7 +295,7 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
             f"{spec.input_shape[1]} x {spec.input_shape[2]}: use vicreg, or set pool.image_size"
         )
     if config.scoring.features or config.selection.needs_features or config.pretraining.used:
-        networks.features_and_logits(networks.as_trained(made).network.eval(), networks.example_input(spec))
+        networks.features_and_logits(later.network.eval(), networks.example_input(spec))
     if config.selection.dropout_masks:
         networks.under_masks(selector, 2, 0, networks.example_input(spec))
     return networks.macs(selector, spec.input_shape)

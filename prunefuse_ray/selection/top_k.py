@@ -21,12 +21,10 @@ import pyarrow.parquet as pq
 from prunefuse_ray.acquisition.quotas import best_of_groups, round_robin
 from prunefuse_ray.acquisition.ranking import (
     best,
-    key_counts,
     ranked,
+    score_counts,
     score_of,
-    sort_keys,
     threshold_bucket,
-    upper_counts,
 )
 from prunefuse_ray.distributed.remote import over_files
 from prunefuse_ray.errors import ScoreError
@@ -105,8 +103,7 @@ def _count(files: list[str], where: Place, bucket: int | None) -> npt.NDArray[np
     """`key_counts` of the scores in these files."""
     counts = np.zeros(1 << 16, np.int64)
     for table in _tables(files, where, ["score"]):
-        scores = np.ascontiguousarray(table["score"].to_numpy())
-        counts += upper_counts(scores) if bucket is None else key_counts(sort_keys(scores), bucket)
+        counts += score_counts(table["score"].to_numpy(), bucket)
     return counts
 
 

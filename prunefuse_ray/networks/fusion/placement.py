@@ -83,13 +83,16 @@ def widened(parts: Parts) -> dict[str, Tensor]:
     modules, trained = dict(parts.dense.named_modules(remove_duplicate=False)), proxy.network.state_dict()
     fused = {}
     for name, initial in parts.dense.state_dict().items():
-        copied, dims = trained[name].to(initial), proxy.kept[name]
-        for dim, kept in enumerate(dims):
-            if kept is not None:
-                copied = copied.index_select(dim, _copied(initial.shape[dim], kept).to(copied.device))
-        axis = reading_axis(modules[name.rpartition(".")[0]], initial)
-        if axis is not None and (read := dims[axis]) is not None:
-            copied = _shared(copied, initial, axis, _copied(initial.shape[axis], read).to(copied.device))
+        copied, axis = trained[name].to(initial), reading_axis(modules[name.rpartition(".")[0]], initial)
+        sources = {
+            dim: _copied(initial.shape[dim], kept).to(initial.device)
+            for dim, kept in enumerate(proxy.kept[name])
+            if kept is not None
+        }
+        for dim, source in sources.items():
+            copied = copied.index_select(dim, source)
+        if axis in sources:
+            copied = _shared(copied, initial, axis, sources[axis])
         fused[name] = copied.clone()
     return fused
 
