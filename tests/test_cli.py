@@ -39,7 +39,10 @@ RESULT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "shown"), [(0, ""), (7, "7"), (1234, "1.23 k"), (2.5e9, "2.5 G"), (3e15, "3 P")])
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, ""), (7, "7"), (1234, "1.23 k"), (2.5e9, "2.5 G"), (3e15, "3 P"), (999_600, "1 M"), (1.42e18, "1.42 E")],
+)
 def test_si(value, shown):
     assert si(value) == shown
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from prunefuse_ray import networks
 from prunefuse_ray.cli import main
@@ -112,6 +113,27 @@ def test_what_a_run_directory_names_is_not_imported_to_read_it(mark, tmp_path, m
     assert main([*command, str(root)]) == 2
     assert "evil" not in sys.modules
     if field != "network.architecture" or command != ["report"]:
+        assert "--trusted evil:name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"arms": {"a": {"selection": {"strategy": "evil:name"}}}},
+        {"space": {"selection.strategy": {"grid": ["evil:name"]}}},
+    ],
+    ids=["arms", "space"],
+)
+def test_what_a_sweep_directory_names_is_not_imported_to_read_it(mark, tmp_path, monkeypatch, capsys, part):
+    (tmp_path / "evil.py").write_text(EVIL.format(str(mark)))
+    monkeypatch.syspath_prepend(tmp_path)
+    root = tmp_path / "sweep"
+    (Place.at(str(root)) / "sweep.yaml").write_bytes(
+        yaml.safe_dump({"base": to_tree(config_from_tree({})), **part}).encode()
+    )
+    for command in (["report"], ["sweep", "--resume"]):
+        assert main([*command, str(root)]) == 2
+        assert "evil" not in sys.modules
         assert "--trusted evil:name" in capsys.readouterr().err
 
 

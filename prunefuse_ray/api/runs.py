@@ -111,10 +111,14 @@ class Run:
         done = "finished" if self.finished else "not finished"
         return f"Run({self.directory!r}): {done}; " + "; ".join(self._lines())
 
+    def _begun(self) -> list[dict[str, Any]]:
+        """The rounds that have begun: the labels of those to come are planned."""
+        return [one for one in self.result["rounds"] if any(one["seconds"].values())]
+
     def _lines(self) -> list[str]:
-        metric, rounds = TASKS[self.config.task].metric, self.result["rounds"]
+        metric = TASKS[self.config.task].metric
         lines = []
-        for one in rounds:
+        for one in self._begun():
             parts = [f"{one['labels']} labels"]
             parts += [
                 f"{n} {metric.text(v)}" for n in ("proxy", "fused") if (v := one[f"{n}_{metric.name}"]) is not None
@@ -127,7 +131,7 @@ class Run:
         rows = [
             [one["labels"], *(_shown(metric, one[f"{n}_{metric.name}"]) for n in ("proxy", "fused")),
              html.quantity(one["selection_macs"]), html.duration(sum(one["seconds"].values()))]
-            for one in self.result["rounds"]
+            for one in self._begun()
         ]  # fmt: skip
         state = "finished" if self.finished else "not finished"
         head = html.tag("p", html.tag("b", self.config.run.name), f" {state}, ", html.tag("code", self.directory))

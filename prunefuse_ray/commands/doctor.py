@@ -145,7 +145,7 @@ def look(directory: str) -> Facts:
     """Find out. Takes some seconds, writes one file of 64 MiB into `directory` and removes it."""
     import torch
 
-    from prunefuse_ray.distributed.machine import cores, cpu
+    from prunefuse_ray.distributed.machine import cores, cpu, memory
     from prunefuse_ray.networks.precision import fast_bf16
 
     gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
@@ -160,7 +160,7 @@ def look(directory: str) -> Facts:
         cores=cores(),
         instructions=tuple(known for known in INSTRUCTIONS if known in flags),
         fast_bf16=fast_bf16(torch.device("cuda" if gpus else "cpu")),
-        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
+        memory_gib=memory() / GIB,
         shared_memory_gib=shutil.disk_usage(shm).total / GIB if shm.is_dir() else None,
         gpus=gpus,
         backends={n: backend.lacks() or "" for n, backend in BACKENDS.loadable().items()} | BACKENDS.broken(),

@@ -14,6 +14,7 @@ from prunefuse_ray.config.files import load_config, preset_path, shown
 from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.registry import trust
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import Sweep, load_sweep
 from prunefuse_ray.sweep.results import recorded_sweep
@@ -45,6 +46,9 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
     parser.add_argument("--concurrency", type=int, metavar="N", help="trials at a time; bounded by the cluster")
     parser.add_argument("--seeds", metavar="N,...", help="instead of the file's seeds")
     parser.add_argument("--loggers", metavar="NAME,...", help="trackers that log all trials; empty for none")
+    parser.add_argument(
+        "--trusted", metavar="NAME,...", help="with --resume: code of your own (module:name) that may be imported"
+    )
     resume = "go on with the sweep in this directory (a path or URI), by what it has recorded of itself"
     path, overrides, arguments = _parse(parser, argv, "a YAML file with base, arms, space, seeds, ...", resume)
     settings: dict[str, Any] = {}
@@ -55,7 +59,10 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
     if arguments.loggers is not None:
         settings["loggers"] = [name for name in arguments.loggers.split(",") if name]
     if arguments.resume is not None:
+        trust((arguments.trusted or "").split(","))
         return recorded_sweep(Place.at(arguments.resume), arguments.resume, overrides, settings)
+    if arguments.trusted is not None:
+        raise ConfigError("--trusted: only with --resume; a file of your own may name any code")
     return load_sweep(path, overrides, settings)
 
 

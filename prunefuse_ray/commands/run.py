@@ -14,6 +14,7 @@ from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import account, console, quiet, si
 from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.report import baseline
+from prunefuse_ray.report.names import names
 from prunefuse_ray.report.outlook import words
 from prunefuse_ray.run.rounds import RoundLines
 from prunefuse_ray.storage import Place
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     console.print(phase_line(result))
     metric = TASKS[config.task].metric
     if found := forecast_of(result["rounds"], metric):
-        console.print(words(found, metric))
+        console.print(words(found, metric, names(config.selection.selector, config.fusion.target)[0]))
     for line in baseline.words(result, metric):
         console.print(line)
     if result["rejected"]:
@@ -73,8 +74,6 @@ def closing_table(result: dict[str, Any], metric: Metric) -> Table:
     def tested(network: str) -> list[str]:
         values = [r[f"{network}_{metric.name}"] for r in rounds]
         return ["" if value is None else metric.text(value) for value in values]
-
-    from prunefuse_ray.report.names import names
 
     selects, target = names(result.get("selector"), result.get("target"))
     columns = {

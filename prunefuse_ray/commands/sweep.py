@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -30,20 +31,18 @@ def main(argv: Sequence[str]) -> int:
     quiet()
     from prunefuse_ray.sweep.analysis import write_results
     from prunefuse_ray.sweep.page import render_sweep
-    from prunefuse_ray.sweep.results import COMPLETE, FAILED, UNFINISHED, outcome, trials_of
+    from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, UNFINISHED, outcome, trials_of
     from prunefuse_ray.sweep.runner import run_sweep, sweep_place
 
     root = sweep_place(sweep)
     console.print(f"sweep {sweep.base.run.name} in {root.uri}: {count} trials", markup=False)
     if sweep.scheduler == "auto" and sweep.draws and not stops:
         console.print(f"no trial is stopped early: asha {incomparable(sweep, found)}", markup=False)
-    progress = Progress(
-        TASKS[sweep.base.task].metric,
-        count,
-        sum(outcome(root, t.name).status == COMPLETE for t in trials_of(sweep, root)),
-    )
-    if progress.ended:
-        console.print(f"{progress.ended} of them were complete already")
+    before = Counter(outcome(root, t.name).status for t in trials_of(sweep, root))
+    progress = Progress(TASKS[sweep.base.task].metric, count, before[COMPLETE] + before[STOPPED])
+    for status, words in ((COMPLETE, "complete already"), (STOPPED, "stopped early before")):
+        if before[status]:
+            console.print(f"{before[status]} of them were {words}")
     try:
         run_sweep(sweep, progress, account)
     except BaseException:

@@ -50,7 +50,7 @@ def account(lines: Sequence[str]) -> None:
 
 def si(value: float) -> str:
     """A count with its SI prefix: 1.23 G."""
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * factor:  # so that 999,999 is 1 M, not 1e+03 k
             return f"{value / factor:.3g} {prefix}"
     return f"{value:g}" if value else ""

@@ -37,22 +37,38 @@ def cores() -> int:
     return max(1, int(min([mine, *_quotas()])))
 
 
+def memory() -> int:
+    """Bytes of memory that this process may use: the machine's, as far as the limit of its container reaches."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for group, first in _groups("memory"):
+        with suppress(OSError, ValueError):  # "max": none
+            limits.append(int((group / ("memory.limit_in_bytes" if first else "memory.max")).read_text()))
+    return min(limits)
+
+
 def _quotas() -> Iterator[float]:
     """Cores that each control group around this process may keep busy; none where nothing is limited.
 
     Version 2 is `cpu.max` ("200000 100000" or "max 100000"), version 1 a file each
-    (https://docs.kernel.org/admin-guide/cgroup-v2.html). In a container the group is often the root of what it sees.
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html).
     """
+    for group, first in _groups("cpu"):
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if first else ("cpu.max",)
+        with suppress(OSError, ValueError):
+            quota, period = " ".join((group / name).read_text() for name in names).split()
+            if quota != "max" and int(quota) > 0:
+                yield int(quota) / int(period)
+
+
+def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
+    """The folders of the control groups around this process, and whether they are of version 1. In a container the
+    group is often the root of what it sees."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
+            if controllers and controller not in controllers.split(","):
                 continue
-            root = Path("/sys/fs/cgroup/cpu" if controllers else "/sys/fs/cgroup")
+            root = Path(f"/sys/fs/cgroup/{controller}" if controllers else "/sys/fs/cgroup")
             group = root / path.lstrip("/")
             for folder in (group, *(p for p in group.parents if p.is_relative_to(root))):
-                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
-                with suppress(OSError, ValueError):
-                    quota, period = " ".join((folder / name).read_text() for name in names).split()
-                    if quota != "max" and int(quota) > 0:
-                        yield int(quota) / int(period)
+                yield folder, bool(controllers)

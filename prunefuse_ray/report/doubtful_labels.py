@@ -29,13 +29,15 @@ def section(run: RunView) -> Html | None:
             f"probability of the given classes over their pixels. {all_}"
         )
     written = all(one.image is None for one in view.doubts)
-    shown = tag("ul", map(_text, view.doubts), class_="texts") if written else _sheet(view.doubts)
+    shown = (
+        tag("ul", (_text(one, name) for one in view.doubts), class_="texts") if written else _sheet(view.doubts, name)
+    )
     return html.section(
         "doubts", "Labels to look at again", tag("p", words), tag("div", shown, class_="sheets text" if written else "")
     )
 
 
-def _sheet(doubts: list[Doubt]) -> Html:
+def _sheet(doubts: list[Doubt], name: str) -> Html:
     def one(doubt: Doubt) -> Html:
         shown = html.image(doubt.image, doubt.id) if doubt.image is not None else None
         return tag(
@@ -45,17 +47,18 @@ def _sheet(doubts: list[Doubt]) -> Html:
             tag("span", percent(doubt.label_probability)),
             tag("span", f"{doubt.guess}? {percent(doubt.probability)}"),
             class_="sample",
-            title=f"{doubt.id}\n{_compared(doubt)}",
+            title=f"{doubt.id}\n{_compared(doubt, name)}",
         )
 
     return tag("div", map(one, doubts), class_="sheet")
 
 
-def _text(doubt: Doubt) -> Html:
+def _text(doubt: Doubt, name: str) -> Html:
     words = (doubt.text or "")[:TEXT_SHOWN]
-    about = (tag("b", doubt.label), " · ", _compared(doubt), " · ", tag("span", doubt.id, class_="id"))
+    about = (tag("b", doubt.label), " · ", _compared(doubt, name), " · ", tag("span", doubt.id, class_="id"))
     return tag("li", tag("p", words), tag("div", about))
 
 
-def _compared(doubt: Doubt) -> str:
-    return f"label {doubt.label} {percent(doubt.label_probability)}, proxy: {doubt.guess} {percent(doubt.probability)}"
+def _compared(doubt: Doubt, name: str) -> str:
+    said = f"{name}: {doubt.guess} {percent(doubt.probability)}"
+    return f"label {doubt.label} {percent(doubt.label_probability)}, {said}"

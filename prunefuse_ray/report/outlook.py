@@ -29,12 +29,17 @@ def outlook(points: Sequence[tuple[int, float | None]], metric: Metric, tested: 
     return forecast(labels, values, max(most, labels[-1] // 5), noise=noise)
 
 
-def words(found: Forecast, metric: Metric) -> str:
-    """The forecast in a sentence or two."""
+def words(found: Forecast, metric: Metric, selects: str) -> str:
+    """The forecast in a sentence or two.
+
+    Args:
+        selects: what the network that selects is called.
+    """
     low, middle, high = map(metric.difference, found.gain)
     share = f"{BAND[-1] - BAND[0]:.0%}"
     said = (
-        f"{found.more:,} more labels are expected to bring the proxy {middle} ({low} to {high} with {share} certainty)."
+        f"{found.more:,} more labels are expected to bring the {selects} {middle} ({low} to {high} with {share} "
+        "certainty)."
     )
     if not found.worth:
         said += (

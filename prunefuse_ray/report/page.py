@@ -187,7 +187,7 @@ def wilson(share: float, tested: float) -> tuple[float, float]:
     """The 95 % interval of a share of so many samples (Wilson 1927)."""
     z2 = 1.96**2 / tested
     middle, half = share + z2 / 2, 1.96 * math.sqrt(share * (1 - share) / tested + z2 / (4 * tested))
-    return (middle - half) / (1 + z2), (middle + half) / (1 + z2)
+    return max(0.0, middle - half) / (1 + z2), min(1 + z2, middle + half) / (1 + z2)
 
 
 def _uncertain(run: RunView, view: RoundView, share: float | None) -> str:
@@ -263,7 +263,7 @@ def _over_labels(run: RunView) -> Html:
     if found := outlook(proxy, run.metric, tested):
         series.append(_predicted(found))
         caption += f" Dashed: the {selects}'s learning curve as it is fitted, with its 80% band. "
-        caption += words(found, run.metric)
+        caption += words(found, run.metric, run.names[0])
     if series:
         drawn = html.figure(
             plots.lines(
@@ -318,7 +318,8 @@ def _facts(run: RunView) -> Iterator[tuple[str, Child]]:
     strategies = list(dict.fromkeys(view.strategy for view in run.rounds))
     if strategies:
         yield "Strategy", ", then ".join(strategies)
-    sizes = ("Proxy size", "parameters", "parameters"), ("Proxy cost", "macs_per_sample", "MACs per sample")
+    selects = run.names[0].capitalize()
+    sizes = (f"{selects} size", "parameters", "parameters"), (f"{selects} cost", "macs_per_sample", "MACs per sample")
     for title, key, unit in sizes:
         proxy, dense = (number(_at(run.result, key, network)) for network in ("proxy", "dense"))
         if proxy is not None:
@@ -347,7 +348,8 @@ def _rounds(run: RunView) -> Html | None:
     if not run.rounds:
         return None
     scoring = ("Samples", "Per second", "Actors", "MACs", "Of dense", "Rejected")
-    head = ("Round", "Strategy", "Chosen", "Total", "Proxy", "Loss", "Fused", *scoring, "Time")
+    selects, target = (name.capitalize() for name in run.names)
+    head = ("Round", "Strategy", "Chosen", "Total", selects, "Loss", target, *scoring, "Time")
     rows = []
     for view in run.rounds:
         macs = _value(view, "score", "macs")

@@ -227,7 +227,7 @@ def _end_labels(axes: Axes, labeled: Sequence[Line], height: float) -> None:
             va="center",
             color=COLOR[line.color],
             annotation_clip=False,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},  # a line may go on below it
+            bbox={"facecolor": COLOR["bg"], "edgecolor": "none", "pad": 1},  # a line may go on below it
         )
 
 

@@ -1,6 +1,6 @@
 """What a run will take, before it is started: samples, multiply-accumulates, seconds, machines, memory, bytes.
 
-`estimate` is a pure function of the configuration, the pool's size and a few rates; `measured_rates` gets the rates
+`estimate` is a pure function of the configuration, the pool's size and a few rates; `measured_costs` gets the rates
 from a second of work on this machine.
 """
 
@@ -226,7 +226,7 @@ def estimate(
                 samples = asked.rounds[step.round] + (0 if step.round else asked.test)
             case "score":
                 passes += 1
-                samples = info.rows - labels
+                samples = max(0, info.rows - labels)  # budgets may be larger than a pool that grows is yet
                 asked_again = config.selection.passes if step.round >= 0 else 1  # no initial strategy asks a committee
                 known = labels if any(map(config.selection.reads_labeled, config.selection.later)) else 0
                 macs = (samples + known) * costs.proxy_macs * asked_again

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from prunefuse_ray import progress
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import PruneFuseError
-from prunefuse_ray.method.steps import BASELINE, FINETUNE, INIT, PRETRAIN, REPORT, SCORE, TRAIN, Step, steps
+from prunefuse_ray.method.steps import BASELINE, FINETUNE, GROW, INIT, PRETRAIN, REPORT, SCORE, TRAIN, Step, steps
 from prunefuse_ray.report.html import duration, quantity
 from prunefuse_ray.run.estimate import Costs, PhaseEstimate, estimate
 from prunefuse_ray.run.events import EVENTS
@@ -183,6 +183,8 @@ class Looker:
         self._opened, self._told = "", 0
         self._ledger, self._config = Ledger(root), Config()
         self._plan: dict[Step, PhaseEstimate] = {}
+        self._grown = 0
+        """How often the pool had grown when that was planned."""
         self._rows: dict[str, int] = {}
         self._first: tuple[str, tuple[float, float]] = ("", (0.0, 0.0))
 
@@ -217,8 +219,9 @@ class Looker:
         began = starts[-1]
         seconds = _since(began["time"])
         silent = min(seconds, _since(last["time"]))
-        if not self._plan and Step(-1, INIT) in done:
-            self._plan = planned(self._config, self._ledger)
+        grown = sum(one.phase == GROW for one in done)
+        if Step(-1, INIT) in done and (not self._plan or grown != self._grown):
+            self._plan, self._grown = planned(self._config, self._ledger), grown
         work, sign = self._work(step, seconds, began["time"], len(starts) > 1)
         ahead = plan[plan.index(step) + 1 :]
         rest = rest_of(self._plan, done, ahead) if self._plan else None

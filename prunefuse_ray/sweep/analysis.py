@@ -14,6 +14,7 @@ import yaml
 
 from prunefuse_ray.config.files import merge, to_tree
 from prunefuse_ray.method.steps import pretrained_target, steps
+from prunefuse_ray.report.html import counted
 from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import Sweep
 from prunefuse_ray.sweep.results import SweepResult, TrialResult, column, read_sweep, table
@@ -211,8 +212,17 @@ DIGITS = 9
 """In which means are compared: that of the same accuracies in another order differs in the sixteenth."""
 
 
+def _whole(found: Sequence[Point], network: str) -> list[Point]:
+    """Of the points that were measured those with the most seeds: what is left of one of which seeds failed, or were
+    stopped as they fell behind, looks too good."""
+    measured = [p for p in found if p.final(network)]
+    most = max((p.seeds for p in measured), default=0)
+    return [p for p in measured if p.seeds == most]
+
+
 def pareto(found: Sequence[Point], cost: str, network: str) -> list[Point]:
-    """Points than which no other is at once cheaper and more accurate, by rising cost (means over seeds)."""
+    """Points than which no other is at once cheaper and more accurate, by rising cost (means over seeds), among those
+    with the most seeds."""
 
     def key(point: Point) -> tuple[float, float]:
         final = point.final(network)
@@ -220,7 +230,7 @@ def pareto(found: Sequence[Point], cost: str, network: str) -> list[Point]:
         return point.costs[cost].mean, -round(final.mean, DIGITS)
 
     front: list[Point] = []
-    for point in sorted((p for p in found if p.final(network) and cost in p.costs), key=key):
+    for point in sorted((p for p in _whole(found, network) if cost in p.costs), key=key):
         if not front or key(point)[1] < key(front[-1])[1]:
             front.append(point)
     return front
@@ -228,15 +238,13 @@ def pareto(found: Sequence[Point], cost: str, network: str) -> list[Point]:
 
 def best(found: Sequence[Point], network: str) -> Point | None:
     """The highest mean among the points with the most seeds; of equals the cheaper selection."""
-    measured = [p for p in found if p.final(network)]
-    most = max((p.seeds for p in measured), default=0)
 
     def key(point: Point) -> tuple[float, float]:
         final = point.final(network)
         assert final is not None
         return round(final.mean, DIGITS), -point.costs["selection_macs"].mean
 
-    return max((p for p in measured if p.seeds == most), key=key, default=None)
+    return max(_whole(found, network), key=key, default=None)
 
 
 def measured_network(found: Sequence[Point], sweep: Sweep) -> str:
@@ -274,7 +282,7 @@ def best_config(result: SweepResult) -> str | None:
     base = result.sweep.base.run
     tree = merge(to_tree(config), {"run": {"directory": base.directory, "name": f"{base.name}-best"}})
     reached = result.metric.spread(final.mean, final.std, 2)
-    words = (
-        f"# {winner.name}: {column(network, result.metric)} {reached} over {final.n} seeds, the best of {len(found)}"
+    words = f"# {winner.name}: {column(network, result.metric)} {reached} over {counted(final.n, 'seed')}"
+    return f"{words}, the best of {len(found)}, {compared_at(result)}, chosen by this very figure.\n" + yaml.safe_dump(
+        tree, sort_keys=False
     )
-    return f"{words}, {compared_at(result)}, chosen by this very figure.\n" + yaml.safe_dump(tree, sort_keys=False)

@@ -117,13 +117,13 @@ class Axis(Section):
         if self.choice is not None:
             return self.choice[int(rng.integers(len(self.choice)))]
         if self.uniform is not None:
-            return rounded(rng.uniform(*self.uniform))
+            return self.as_shown(rng.uniform(*self.uniform))
         if self.loguniform is not None:
             low, high = np.log(self.loguniform)
-            return rounded(float(np.exp(rng.uniform(low, high))))
+            return self.as_shown(float(np.exp(rng.uniform(low, high))))
         if self.quniform is not None:
             low, high, step = self.quniform
-            return rounded(float(np.clip(np.round(rng.uniform(low, high) / step) * step, low, high)))
+            return self.as_shown(float(np.clip(np.round(rng.uniform(low, high) / step) * step, low, high)))
         if self.randint is not None:
             return int(rng.integers(*self.randint))
         assert self.lograndint is not None

@@ -17,11 +17,10 @@ from prunefuse_ray.sweep.results import (
     STOPPED,
     UNFINISHED,
     Outcome,
+    expected,
     outcome,
-    read_draws,
     read_sweep,
-    trials_of,
-    wanted,
+    recorded_trials,
 )
 
 SHOWN = 4
@@ -41,8 +40,8 @@ class WatchedSweep:
     def look(self) -> Now:
         """The sweep as it is now: how its trials ended, and what those that have begun are doing."""
         sweep = read_recorded(self.root / "sweep.yaml", Sweep)
-        names = [t.name for t in trials_of(sweep, self.root)]
-        whole = len(names) if sweep.search == "random" else wanted(sweep, len(names), len(read_draws(self.root)))
+        names = [t.name for t in recorded_trials(sweep, self.root)]
+        whole = expected(sweep, self.root, len(names))
         found = {name: self._ended.get(name) or outcome(self.root, name) for name in names}
         # Failed ones are tried again by the next command.
         self._ended = {n: o for n, o in found.items() if o.status in (COMPLETE, STOPPED)}
@@ -64,7 +63,7 @@ class WatchedSweep:
         )
 
     def render(self) -> str:
-        return render_sweep(read_sweep(self.root))
+        return render_sweep(read_sweep(self.root), linked=False)  # only the report is served
 
 
 def _state(now: dict[str, UnderWay], unfinished: int) -> str:

@@ -21,7 +21,7 @@ from prunefuse_ray.sweep.analysis import (
     reference_of,
     relative,
 )
-from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, UNFINISHED, SweepResult
+from prunefuse_ray.sweep.results import COMPLETE, FAILED, STOPPED, UNFINISHED, SweepResult, expected
 
 COLORS = ("proxy", "fused", "score", "select", "label", "fuse", "ink")
 DRAWN = 14  # curves that can still be told apart, half of them dashed
@@ -38,9 +38,16 @@ class _View:
         self.budgets_differ = len({tuple(r.trial.config.selection.budgets) for r in result.trials}) > 1
         self.best = best(self.points, self.network)
         self.status = Counter(r.outcome.status for r in result.trials)
-        ranked = sorted(self.points, key=lambda p: -(f.mean if (f := p.final(self.network)) else -1.0))
+        self.trials = expected(self.sweep, result.root, len(result.trials))
+        self.status[UNFINISHED] += self.trials - len(result.trials)
+        ranked = sorted(self.points, key=self._order)
         shown = {p.name for p in ranked[:DRAWN]}
         self.drawn = [p for p in self.points if p.name in shown]
+
+    def _order(self, point: Point) -> tuple[float, bool]:
+        """The best first; of those without a figure that counts the ones that have any."""
+        final = point.final(self.network)
+        return (-final.mean if final else math.inf), not point.proxy
 
     def color(self, point: Point) -> tuple[str, bool]:
         """(color, dashed)."""
@@ -61,15 +68,19 @@ class _View:
         return DASH if value is None else self.metric.spread(value.mean, value.std)
 
 
-def render_sweep(result: SweepResult) -> str:
-    """The HTML page of a sweep, finished or not."""
+def render_sweep(result: SweepResult, *, linked: bool = True) -> str:
+    """The HTML page of a sweep, finished or not.
+
+    Args:
+        linked: whether the pages of its trials can be reached from it.
+    """
     view = _View(result)
     sections = {
         "metric": (view.metric.title, _over_labels(view)),
         "cost": ("Selection cost", _cost(view)),
         "epochs": ("Epochs to scratch", _epochs(view)),
         "failures": ("Failures", _failures(view)),
-        "trials": ("Trials", _trials(view)),
+        "trials": ("Trials", _trials(view, linked)),
         "configuration": ("Configuration", _configuration(view)),
     }
     present = {key: (title, body) for key, (title, body) in sections.items() if body is not None}
@@ -99,7 +110,7 @@ def _header(view: _View) -> Html:
 
 
 def _summary(view: _View) -> str:
-    done, all_ = view.status[COMPLETE], len(view.result.trials)
+    done, all_ = view.status[COMPLETE], view.trials
     words = f"{counted(len(view.points), 'combination')} over {counted(len(view.sweep.seeds), 'seed')}: "
     words += f"{all_} trials complete." if done == all_ else f"{done} of {all_} trials complete."
     if view.status[STOPPED]:
@@ -122,7 +133,7 @@ def _headline(view: _View) -> Iterator[tuple[str, Child, Child]]:
     done = view.status[COMPLETE]
     yield (
         "Trials",
-        f"{done} of {len(view.result.trials)}",
+        f"{done} of {view.trials}",
         f"{view.status[STOPPED]} stopped, {view.status[FAILED]} failed",
     )
     if view.best is not None and (final := view.best.final(view.network)) is not None:
@@ -290,7 +301,8 @@ def _front(view: _View, cost: str, description: str, axis: Callable[[float], tup
     )
     names = ", ".join(view.label(p) for p in front)
     where = view.where[0].upper() + view.where[1:]
-    caption = f"{where}; bars of one standard deviation. The line is the Pareto front: {names}."
+    caption = f"{where}; bars of one standard deviation. The line is the Pareto front of the combinations with the "
+    caption += f"most seeds: {names}."
     return html.figure(drawn, caption, title=description)
 
 
@@ -351,12 +363,12 @@ def _failures(view: _View) -> Html | None:
     )
 
 
-def _trials(view: _View) -> Html:
+def _trials(view: _View, linked: bool) -> Html:
     rows = []
     for r in view.result.trials:
         last = r.rows[-1] if r.rows else {}
         name = tag("span", r.trial.name, class_="id")
-        if r.outcome.status == COMPLETE:
+        if linked and r.outcome.status == COMPLETE:
             name = tag("a", name, href=f"trials/{r.trial.name}/report.html")
         shared = ", ".join(f"{n} of {origin}" for origin, n in r.shared.items())
         rows.append(

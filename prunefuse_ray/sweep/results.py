@@ -17,12 +17,13 @@ import pyarrow.csv
 
 from prunefuse_ray.config.files import merge, overlay, to_tree
 from prunefuse_ray.config.schema import Config
-from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.method.steps import BASELINE, FINETUNE, PRETRAIN, REPORT, Step, is_sync, pretrained_target, steps
+from prunefuse_ray.registry import reading_files
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place, parted
-from prunefuse_ray.sweep.config import Sweep, Trial, sweep_from_tree, trials
+from prunefuse_ray.sweep.config import Sweep, Trial, ends, sweep_from_tree, trials
 from prunefuse_ray.sweep.sharing import TRAININGS, inputs_keys
 from prunefuse_ray.tasks import TASKS, Metric
 
@@ -207,6 +208,25 @@ def trials_of(sweep: Sweep, root: Place) -> list[Trial]:
     return trials(sweep, drawn)
 
 
+def recorded_trials(sweep: Sweep, root: Place) -> list[Trial]:
+    """`trials_of` a sweep that was read from its directory: of the code that its arms, space and draws name, only what
+    is trusted is imported.
+
+    Raises:
+        LedgerError: they name other code, or what this version does not take.
+    """
+    try:
+        with reading_files():
+            return trials_of(sweep, root)
+    except ConfigError as error:
+        raise LedgerError(f"{(root / 'sweep.yaml').path}: {error}") from error
+
+
+def expected(sweep: Sweep, root: Place, known: int) -> int:
+    """How many trials a sweep has, of which so many are known: of a search also those that are still to be drawn."""
+    return known if sweep.search == "random" else wanted(sweep, known, len(read_draws(root)))
+
+
 def recorded_sweep(root: Place, path: str, overrides: Mapping[str, Any], settings: Mapping[str, Any]) -> Sweep:
     """The sweep that a directory holds, to go on with it; `overrides` and `settings` as `load_sweep` takes them.
 
@@ -223,13 +243,16 @@ def recorded_sweep(root: Place, path: str, overrides: Mapping[str, Any], setting
     tree = to_tree(read_recorded(root / "sweep.yaml", Sweep))
     parent, name = parted(root.path if root.local else path)
     tree["base"] = overlay(merge(tree["base"], {"run": {"directory": parent, "name": name}}), overrides)
-    return sweep_from_tree({**tree, **settings})
+    sweep = sweep_from_tree({**tree, **settings})
+    with reading_files():  # nor is other code imported that arms and space name
+        trials(sweep, ends(sweep) if sweep.search != "random" else None)
+    return sweep
 
 
 def read_sweep(root: Place) -> SweepResult:
     """Raises LedgerError where the directory is no sweep or is damaged."""
     sweep = read_recorded(root / "sweep.yaml", Sweep)
-    return SweepResult(sweep=sweep, root=root, trials=[_read_trial(root, t) for t in trials_of(sweep, root)])
+    return SweepResult(sweep=sweep, root=root, trials=[_read_trial(root, t) for t in recorded_trials(sweep, root)])
 
 
 def _read_trial(root: Place, trial: Trial) -> TrialResult:

@@ -54,6 +54,7 @@ from prunefuse_ray.sweep.results import (
     outcome_place,
     pool_key,
     read_draws,
+    recorded_trials,
     round_row,
     trials_of,
     wanted,
@@ -161,7 +162,7 @@ def _check_unchanged_sweep(root: Place, sweep: Sweep) -> list[str]:
     changed = [d for d in differ if not d.startswith(SWEEP_EXECUTION_FIELDS)]
     if all(d.startswith(GROWING_FIELDS) for d in changed):
         # Also where nothing differs: the order of the fields in `space` makes names and draws.
-        changed = _trials_lost(old, sweep, root) or _draws_lost(old, sweep, changed)
+        changed = _trials_lost(old, sweep, root) or _draws_lost(old, changed)
     if changed:
         lines = "\n  ".join(changed)
         raise LedgerError(
@@ -183,7 +184,7 @@ def _check_unchanged_inputs(root: Place, found: Iterable[Trial]) -> None:
             check_inputs(config, ledger)
 
 
-def _draws_lost(old: Sweep, sweep: Sweep, changed: Sequence[str]) -> list[str]:
+def _draws_lost(old: Sweep, changed: Sequence[str]) -> list[str]:
     """What differs of a space from which values have been drawn by what came out."""
     return [d for d in changed if old.search != "random" and d.startswith("space")]
 
@@ -192,7 +193,7 @@ def _trials_lost(old: Sweep, sweep: Sweep, root: Place) -> list[str]:
     """A line for every trial of the sweep `old`, as it was recorded, that `sweep` has no more or has otherwise."""
     now = {trial.name: trial for trial in trials_of(sweep, root)}
     lines = []
-    for was in trials_of(old, root):
+    for was in recorded_trials(old, root):
         if was.name not in now:
             lines.append(f"trial '{was.name}' would be gone; a sweep may gain arms, values and seeds, but not lose any")
             continue

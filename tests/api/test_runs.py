@@ -19,6 +19,7 @@ from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.distributed.resources import configure_data
 from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.inference import predictor
+from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop, under_way
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
@@ -133,3 +134,13 @@ def test_the_settings_of_other_streams_stay_as_they_were(tmp_path, monkeypatch):
     with DataContext.current(mine):
         prunefuse_ray.execute(config, tell=None)
         assert DataContext.get_current().target_max_block_size == 123 * 2**20
+
+
+def test_rounds_to_come_are_not_told_as_done(tmp_path):
+    ledger = Ledger(Place.at(str(tmp_path)))
+    ledger.create(to_tree(config_from_tree({"selection": {"budgets": [10, 20]}})), {})
+    for phase in ("select", "label"):
+        ledger.commit(Step(0, phase), {}, {"seconds": 1.0, "labels": 10})
+    run = prunefuse_ray.Run(tmp_path)
+    assert repr(run).endswith("not finished; 10 labels")
+    assert run._repr_html_().count("<tr>") == 2

@@ -67,3 +67,17 @@ def test_the_cores_of_a_container_are_those_of_its_quota(monkeypatch, files, quo
     monkeypatch.setattr(Path, "read_text", read)
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert machine.cores() == (quota or 64)
+
+
+@pytest.mark.parametrize(("limit", "bytes_"), [("1073741824\n", 2**30), ("max\n", None)])
+def test_the_memory_of_a_container_is_that_of_its_limit(monkeypatch, limit, bytes_):
+    files = {"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": limit}
+
+    def read(path):
+        if str(path) not in files:
+            raise FileNotFoundError
+        return files[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(machine.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2**24)
+    assert machine.memory() == (bytes_ or 2**36)

@@ -648,7 +648,8 @@ def test_only_what_was_fused_is_called_so() -> None:
     page = render(run)
     assert "the target network reaches 90.0% on the test set; the selector reaches 87.5%." in page
     assert "Target accuracy" in page
-    assert not re.search("fused network|fused from|its proxy|Fused accuracy|Proxy accuracy", page)
+    assert not re.search("fused network|fused from|its proxy|Fused accuracy|Proxy accuracy|bring the proxy", page)
+    assert Page(page).row("Round")[4:7] == ["Selector", "Loss", "Target"]
 
 
 def test_the_figure_beside_the_metric_is_told_in_its_own_unit() -> None:
@@ -690,3 +691,10 @@ def test_a_core_set_is_said():
     phases = phases | {"finetune": phases["finetune"] | {"coreset": 75}}
     last = dataclasses.replace(last, metrics=last.metrics | {"phases": phases})
     assert "round 1 on 75 of its 150 labels" in Page(render(run_view(rounds=[run.rounds[0], last]))).words("rounds")
+
+
+def test_the_box_behind_a_label_has_the_color_of_the_page() -> None:
+    line = plots.Line(x=[1, 2], y=[0.1, 0.2], color="proxy", label="x")
+    drawn = plots.lines("k", "d", [line], size=(300, 200), x_label="labels")
+    assert "#ffffff" not in drawn
+    assert "var(--bg)" in drawn

@@ -335,3 +335,13 @@ def test_machines_hold_the_gpus_of_their_actors(actors, gpus, node_gpus, nodes):
 def test_gpus_of_machines_are_counted_only_for_actors_that_take_some(capsys):
     assert main(["plan", "--preset", "digits", "--within", "1", "--node-gpus", "2"]) == 2
     assert "--node-gpus: scoring.gpus is 0" in capsys.readouterr().err
+
+
+GROWS = {"source": "parquet", "path": "a", "test_path": "b", "classes": 2, "allow_growth": True}
+
+
+def test_budgets_beyond_a_pool_that_grows_take_no_work_back():
+    config = config_from_tree({"pool": GROWS, "selection": {"budgets": [100, 2_000, 3_000]}})
+    found = estimate(config, INFO, COSTS, 1)
+    assert [p.samples for p in found.phases if p.phase == "score"] == [900, 0]
+    assert min(p.seconds for p in found.phases) >= 0

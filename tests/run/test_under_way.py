@@ -152,3 +152,22 @@ def test_a_run_that_ended_without_a_baseline_is_finished(tmp_path):
             ledger.commit(step, {}, {"seconds": 1.0})
     assert Looker(ledger.root).look().state == "finished"
     assert prunefuse_ray.Run(tmp_path).finished
+
+
+def test_a_pool_that_has_grown_is_planned_anew(tmp_path, monkeypatch):
+    pool = {"source": "parquet", "path": "a", "test_path": "b", "classes": 2, "allow_growth": True}
+    config = config_from_tree({"pool": pool, "selection": {"budgets": [10, 20]}})
+    (ledger := Ledger(Place.at(str(tmp_path)))).create(to_tree(config), {})
+    made = []
+    monkeypatch.setattr(under_way, "planned", lambda *_: made.append(1) or {Step(9, "none"): None})
+    looker, plan = Looker(ledger.root), steps(config)
+    grow = plan.index(Step(0, "grow"))
+    told = {"time": datetime.now(UTC).isoformat(), "event": "run_started"}
+    (tmp_path / "events.jsonl").write_text(json.dumps(told) + "\n")
+    for step in plan[:grow]:
+        ledger.commit(step, {}, {"seconds": 1.0})
+    looker.look()
+    ledger.commit(plan[grow], {}, {"seconds": 1.0})
+    looker.look()
+    looker.look()
+    assert len(made) == 2

@@ -349,3 +349,45 @@ def test_epochs_are_measured_against_scratch_on_the_same_part_of_the_labels():
     arms = {**ARMS, "fuse": ARMS["fuse"] | part}
     assert by_name(points(result(arms=arms)))["fuse"].catching is None
     assert by_name(points(result(arms=arms | {"scratch": ARMS["scratch"] | part})))["fuse"].catching is not None
+
+
+def test_what_is_left_of_a_point_is_not_on_the_front():
+    found = points(result())
+    lucky = dataclasses.replace(found[1], seeds=1, fused={20: Stat(0.99, math.nan, 1)})
+    assert [p.name for p in pareto([found[0], lucky], "selection_macs", "fused")] == ["fuse"]
+
+
+def test_what_was_measured_is_drawn_before_what_was_not():
+    """The first fourteen of a sweep may all have failed."""
+    sweep = sweep_from_tree(
+        {
+            "base": {"selection": {"budgets": [10, 20]}, "run": {"name": "x"}},
+            "space": {"pruning.ratio": {"grid": [n / 100 for n in range(10, 26)]}},
+            "seeds": [0],
+        }
+    )
+    *failed, last = trials(sweep)
+    row = {"round": 0, "labels": 10, "proxy": 0.3, "selection_macs": 0, "seconds": 1.0}
+    found = [TrialResult(trial=t, outcome=Outcome(status=FAILED), rows=[], tuning=None, shared={}) for t in failed]
+    found.append(TrialResult(trial=last, outcome=Outcome(status=UNFINISHED), rows=[row], tuning=None, shared={}))
+    page = render_sweep(SweepResult(sweep=sweep, root=Place.at("/nowhere"), trials=found))
+    assert "Accuracy of the selecting network on the test set" in page
+
+
+def test_the_page_of_a_search_counts_what_is_still_to_be_drawn(tmp_path):
+    root = Place.at(str(tmp_path))
+    (root / "draws/000.json").write_json({"training.lr": 0.1})
+    space = {"training.lr": {"uniform": [0.1, 0.2]}}
+    sweep = sweep_from_tree(
+        {"base": {"run": {"name": "x"}}, "space": space, "search": "optuna", "samples": 4, "seeds": [0]}
+    )
+    (trial,) = trials(sweep, [{"training.lr": 0.1}])
+    done = TrialResult(trial=trial, outcome=Outcome(status=COMPLETE), rows=[], tuning=None, shared={})
+    page = render_sweep(SweepResult(sweep=sweep, root=root, trials=[done]))
+    assert "1 of 4 trials complete" in page
+    assert "in progress" in page
+
+
+def test_a_page_without_the_pages_of_its_trials_has_no_links_to_them():
+    assert 'href="trials/' in render_sweep(result())
+    assert 'href="trials/' not in render_sweep(result(), linked=False)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import yaml
 
@@ -384,3 +385,24 @@ def test_an_earlier_sweep_that_distilled_beside_scratch_is_read(tmp_path, target
     assert found["fused"].distillation.weight == 0.5
     assert not_read(found["fused"]) == []
     assert not_read(found["scratch"])[0].startswith("distillation.weight 0.5: a target from scratch")
+
+
+def test_a_sweep_with_code_of_ones_own_is_resumed_where_that_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.setattr("prunefuse_ray.registry._trusted", set())
+    (tmp_path / "mine_own.py").write_text(
+        "from prunefuse_ray.acquisition.uncertainty import LEAST_CONFIDENCE as MINE\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/sweep.yaml").write_text("base: {selection: {strategy: 'mine_own:MINE'}}\n")
+    with pytest.raises(LedgerError, match="--trusted mine_own:MINE"):
+        parse_sweep(["--resume", str(tmp_path / "s")])
+    found = parse_sweep(["--resume", str(tmp_path / "s"), "--trusted", "mine_own:MINE"])
+    assert found.base.selection.strategy == "mine_own:MINE"
+    with pytest.raises(ConfigError, match="only with --resume"):
+        parse_sweep(["--trusted", "mine_own:MINE"])
+
+
+def test_a_coarse_grid_of_large_numbers_is_kept():
+    axis, rng = Axis(quniform=(1_000, 20_000, 125)), np.random.default_rng(0)
+    assert not any(axis.draw(rng) % 125 for _ in range(200))

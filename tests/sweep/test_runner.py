@@ -927,6 +927,8 @@ def test_a_sweep_that_lacks_a_trial_ends_with_exit_code_1(tmp_path, monkeypatch,
     file.write_text(yaml.safe_dump(given))
     sweep, root = sweep_from_tree(given), Place.at(str(tmp_path / "s"))
     (root / "sweep.yaml").write_bytes(b"")
+    if ended == STOPPED:
+        outcome_place(root, "two_seed-0").write_json({"status": STOPPED})
     results = [
         TrialResult(trial=trial, outcome=Outcome(status=status, message="no luck"), rows=[], tuning=None, shared={})
         for trial, status in zip(trials(sweep), (COMPLETE, ended), strict=True)
@@ -936,7 +938,9 @@ def test_a_sweep_that_lacks_a_trial_ends_with_exit_code_1(tmp_path, monkeypatch,
         "prunefuse_ray.sweep.analysis.write_results", lambda *_: SweepResult(sweep=sweep, root=root, trials=results)
     )
     assert main(["sweep", "--config", str(file)]) == code
-    assert ("failed: two_seed-0: no luck" in capsys.readouterr().out) == (ended == FAILED)
+    said = capsys.readouterr().out
+    assert ("failed: two_seed-0: no luck" in said) == (ended == FAILED)
+    assert ("1 of them were stopped early before" in said) == (ended == STOPPED)
 
 
 def test_a_core_set_costs_the_training_that_noted_it(tmp_path):
