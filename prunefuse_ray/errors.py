@@ -87,9 +87,9 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(?i)([?&][\w-]*(?:key|token|secret|signature|password|sig)[\w-]*=)[^&\s'\"]+", r"\1...", text)
 
 
-def near(value: str, known: Iterable[str]) -> str:
+def near(value: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """' (did you mean X?)' where something known resembles `value`, else nothing."""
-    close = difflib.get_close_matches(value, list(known), n=1)
+    close = difflib.get_close_matches(value, list(known), n=1, cutoff=likeness)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 

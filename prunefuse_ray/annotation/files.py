@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import posixpath
 import re
 import shlex
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from prunefuse_ray.annotation.label_files import SAMPLES, read_answers
 from prunefuse_ray.annotation.request import BATCH, Answers, Asked, Id, Request, image_kind
 from prunefuse_ray.annotation.votes import NAMED
 from prunefuse_ray.data.label_tables import csv_bytes, inert
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, below
 from prunefuse_ray.tasks import TASKS
 
 WRITERS = 8
@@ -31,7 +30,7 @@ class Files:
             return
         asked, task = request.asked(), TASKS[request.task]
         if request.folder is not None:
-            paths = {i: posixpath.join(_absolute(request.folder), str(i)) for i in asked}
+            paths = {i: below(_absolute(request.folder), str(i)) for i in asked}
         else:
             paths = _texts(request) if request.texts else _export(request, asked)
         header = ["id", "text" if request.texts else "path", "guess", "probability", "score", "label"]
@@ -61,7 +60,7 @@ class Files:
         if task.pixels:
             what = f"the name of a PNG file beside it, whose pixels are the numbers of the classes {names}"
         return (
-            f"in {request.place.path}/{SAMPLES}. {page} labels.csv (or labels.parquet) beside it, with the columns id "
+            f"in {request.place.uri}/{SAMPLES}. {page} labels.csv (or labels.parquet) beside it, with the columns id "
             f"and label ({what}); then run the same command again"
         )
 

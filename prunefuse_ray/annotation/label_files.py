@@ -41,8 +41,14 @@ SURE = NO_LABEL | {"0", "0.0", "false", "no", "n"}
 """What stands in such a column where that is not so, in lower case: tables have zeros and False in all other rows."""
 LABELS = re.compile(r"labels(?:[-_. ]+(.+?))?\.(csv|tsv|txt|parquet|pq)", re.IGNORECASE)
 """Names of the files that are read, and in them the annotator."""
-COPY = re.compile(r"^\d+$|[-_. ]*\(\d+\)$|(?:^|[-_. ]+)\(?(?:copy|kopie)\b.*$", re.IGNORECASE)
-"""What systems add to the name of a copy: it is no part of the annotator's name."""
+COPY = re.compile(
+    r"^\d+$|[-_. ]*\(\d+\)$"
+    r"|[-_. ]*\([^()]*conflicted copy[^()]*\)$|(?:^|[-_. ]+)sync-conflict-.*$"
+    r"|(?:^|[-–—_. ]+)\(?(?:copy|copie|copia|cópia|kopie|kopia|kopi)\b.*$",
+    re.IGNORECASE,
+)
+"""What systems, and programs that synchronize folders, add to the name of a copy: it is no part of the annotator's
+name."""
 TABLES = (
     ".csv",
     ".tsv",
@@ -79,7 +85,10 @@ def read_answers(request: Request, only: Callable[[str], bool] = lambda _: True)
             faults += wrong
             notes += note
             continue
-        content = (request.place / name).read_bytes()
+        try:
+            content = (request.place / name).read_bytes()
+        except FileNotFoundError:  # taken back, or being saved anew, since it was listed
+            continue
         try:
             table = read_table(content, ("id", "label"), OPTIONAL)
             here, wrong = _rows(name, table.lines, written or datetime.now(UTC))
@@ -89,12 +98,12 @@ def read_answers(request: Request, only: Callable[[str], bool] = lambda _: True)
             else:
                 faults += _of_file(name, error.faults)
             continue
-        if name == SAMPLES and not any(row.filled for row in here):
+        if name == SAMPLES and not any(row.filled or row.unsure for row in here):
             continue
         digests[name] = hashlib.sha256(content).hexdigest()
         rows += here
         faults += wrong
-        notes += [f"{name}: {note}" for note in table.notes]
+        notes += [f"{name}: {note}" for note in (*_copied(name), *table.notes)]
     annotations, wrong, more = check_labels(rows, request)
     unsure = _unsure(rows, request, annotations)
     return Answers(
@@ -106,7 +115,7 @@ def _unsure(rows: Sequence[Row], request: Request, annotations: pa.Table) -> dic
     """(id, annotator) -> when they said that they cannot tell, and have not labeled the sample since."""
     known = _Known(request.ids, request.id_type)
     labeled = set(zip(annotations["id"].to_pylist(), annotations["annotator"].to_pylist(), strict=True))
-    said = {(known.find(row.id), row.annotator): row.time for row in rows if row.unsure and not row.filled}
+    said = {(known.find(row.id), row.annotator): row.time for row in rows if row.unsure}
     return {(i, who): time for (i, who), time in said.items() if i is not None and (i, who) not in labeled}
 
 
@@ -121,9 +130,9 @@ def changed_files(place: Place, taken: Mapping[str, str]) -> list[str]:
     there = {posixpath.basename(info.path) for info in place.files()}
     for name in sorted(there):
         if name in taken and (place / name).digest() != taken[name]:
-            said.append(f"{place.path}/{name} has changed since its labels were taken")
+            said.append(f"{place.uri}/{name} has changed since its labels were taken")
         elif name not in taken and LABELS.fullmatch(name):
-            said.append(f"{place.path}/{name} has come since the labels of its round were taken")
+            said.append(f"{place.uri}/{name} has come since the labels of its round were taken")
     return said
 
 
@@ -133,10 +142,18 @@ def _unread(name: str, found: Iterable[str]) -> tuple[list[str], list[str]]:
         return [], []
     if not re.match(r"labels(?![a-z])", name, re.IGNORECASE):
         return [], [f"{name} is not read: files with labels are called labels.csv, or labels-NAME.csv"]
-    stem = name.split(".")[0].lower()
-    if any(LABELS.fullmatch(other) and other.split(".")[0].lower() == stem for other in found):
+    stem = _stem(name)
+    if any(LABELS.fullmatch(other) and _stem(other) == stem for other in found):
         return [], [f"{name} is not read: the file of that name in CSV or Parquet is"]
     return [f"{name}: is no file that is read; save the table as 'CSV UTF-8', {stem}.csv"], []
+
+
+def _stem(name: str) -> str:
+    """A file's name without the endings of tables, in lower case."""
+    stem = name.lower()
+    while ending := next((e for e in (*TABLES, ".txt") if stem.endswith(e)), ""):
+        stem = stem.removesuffix(ending)
+    return stem
 
 
 def _of_file(name: str, faults: Sequence[str]) -> list[str]:
@@ -169,9 +186,7 @@ def _rows(name: str, lines: Iterable[Line], written: datetime) -> tuple[list[Row
     Args:
         written: when the file was written, the time of labels that tell none.
     """
-    # labels-anna.csv holds the labels of anna, unless a column says otherwise.
-    match = LABELS.fullmatch(name)
-    default = normal(COPY.sub("", match[1] or "")) if match else ""
+    default = _annotator(name)
     rows, faults = [], []
     for line in lines:
         where = f"{name} line {line.number}"
@@ -193,8 +208,23 @@ def _rows(name: str, lines: Iterable[Line], written: datetime) -> tuple[list[Row
     return rows, shortened(faults, "times")
 
 
+def _annotator(name: str) -> str:
+    """Whose labels a file holds, unless a column says otherwise: labels-anna.csv those of anna."""
+    match = LABELS.fullmatch(name)
+    return COPY.sub("", normal(match[1] or "")) if match else ""
+
+
+def _copied(name: str) -> list[str]:
+    """What to tell of a file that is taken for a copy of another one."""
+    match, who = LABELS.fullmatch(name), _annotator(name)
+    if match is None or who == normal(match[1] or ""):
+        return []
+    original = f"labels-{who}.csv" if who else "labels.csv"
+    return [f"taken for a copy of {original}; labels of somebody else go into labels-NAME.csv"]
+
+
 def _time(value: str, default: datetime) -> datetime | None:
-    if not value:
+    if value.lower() in NO_LABEL:
         return default
     try:
         time = datetime.fromisoformat(value)

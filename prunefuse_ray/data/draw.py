@@ -17,7 +17,7 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.acquisition.draws import TEST_SET
 from prunefuse_ray.acquisition.ranking import best
-from prunefuse_ray.data.ids import ids_to_numpy
+from prunefuse_ray.data.ids import ids_to_numpy, of_one_width
 from prunefuse_ray.data.index import Index
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import in_tasks, tables
@@ -57,7 +57,7 @@ def _of_source(source: Source, count: int) -> pa.Table | None:
 
 
 def _drawn(ids: pa.ChunkedArray, count: int) -> pa.Table:
-    ids = ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())
+    ids = of_one_width(ids)
     return best(pa.table({"id": ids, "score": pa.array(random_scores(ids_to_numpy(ids), *TEST_SET))}), count)
 
 

@@ -22,6 +22,11 @@ def ids_to_numpy(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.array(ids.to_pylist(), dtype=object)
 
 
+def of_one_width(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids as the tables of a run have them: int64, however wide a file has its integers, or strings."""
+    return ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())
+
+
 def id_hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A hash of each id (N,), uint64."""
     parts = [hash_ids(ids_to_numpy(ids.slice(first, AT_ONCE))) for first in range(0, len(ids), AT_ONCE)]

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from prunefuse_ray.data.ids import IdSet, id_digest, id_hashes
+from prunefuse_ray.data.ids import IdSet, id_digest, id_hashes, of_one_width
 from prunefuse_ray.data.left_out import NAMES, LeftOut, LeftOuts, gathered, joined, told
 from prunefuse_ray.data.paths import Listing
 from prunefuse_ray.data.pool import Source
@@ -391,4 +391,5 @@ def all_ids(index: Index) -> pa.ChunkedArray:
     if index.parts:
         return pa.chunked_array([c for part in new_rows(index) for c in part["id"].chunks])
     source = index.source
-    return pa.chunked_array([c for t in tables(source, [source.id_column]) for c in t[source.id_column].chunks])
+    found = (of_one_width(table[source.id_column]) for table in tables(source, [source.id_column]))
+    return pa.chunked_array([chunk for ids in found for chunk in ids.chunks])

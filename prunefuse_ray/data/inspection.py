@@ -150,6 +150,8 @@ def _check_columns(schema: pa.Schema, source: Source, field: str, samples: str) 
         if column not in schema.names:
             remedy = "; null makes ids of file names and row numbers" if name == "id_column" else ""
             raise PoolError(f"pool.{name}: {field} has no column '{column}'; it has {', '.join(schema.names)}{remedy}")
+        if schema.names.count(column) > 1:
+            raise PoolError(f"pool.{name}: {field} has column '{column}' twice; rename one")
     if samples == "text_column" and not pa.types.is_string(plain_type(schema.field(source.sample_column).type)):
         raise PoolError(
             f"pool.text_column: '{source.sample_column}' is of type "
@@ -190,9 +192,9 @@ def _kinds(schema: pa.Schema, source: Source) -> dict[str, str]:
     columns += [source.id_column] if source.names is None else []
     found = {}
     for column in (c for c in columns if c is not None):
-        kind = plain_type(schema.field(column).type) if column in schema.names else None
+        kind = plain_type(schema.field(column).type) if schema.names.count(column) == 1 else None
         if kind is None:
-            found[column] = "missing"
+            found[column] = "there twice" if column in schema.names else "missing"
         elif pa.types.is_integer(kind) and not pa.types.is_uint64(kind):
             found[column] = "integers"
         else:
@@ -231,7 +233,7 @@ def _look(
         faults += [
             f"'{file}': its column '{c}' is another one than the table's '{c}', which was renamed; rewrite the table's "
             "data files"
-            for c in kinds if c in schema.names and not _same_field(schema.field(c), field_ids.get(c))
+            for c in kinds if schema.names.count(c) == 1 and not _same_field(schema.field(c), field_ids.get(c))
         ]  # fmt: skip
         faults += [f"'{file}': column '{c}' is {found[c]}, before {k}" for c, k in kinds.items() if found[c] != k]
         if labels is not None and (why := contradiction(samples, classes, features_names(schema, labels))):

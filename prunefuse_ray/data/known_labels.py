@@ -163,7 +163,7 @@ def known_count(known: Known | None, drawn: pa.Array | None) -> int:
     """How many labels the initial set has beforehand: all but those of a test set that is drawn from the pool."""
     if known is None:
         return 0
-    return (known.table if drawn is None else outside(known.table, drawn)).num_rows
+    return (known.table if drawn is None else outside(known.table, normal_ids(drawn))).num_rows
 
 
 def in_pool(known: pa.Table, pool: Source) -> pa.Table:

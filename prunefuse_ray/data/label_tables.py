@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -39,6 +41,8 @@ EXACT = 2**53
 """Below this a floating-point number is the whole number that it was made of; beyond, it may be its neighbor."""
 EXACT_OF = {pa.float16(): 2**11, pa.float32(): 2**24}
 """The same of shorter ones."""
+SLIP = 0.8
+"""Likeness from which a name is a slip of the pen for a column that need not be there: `filepath` is none of `path`."""
 AT_ONCE = 10_000
 """Rows that are Python's objects at one time, of tables that may have millions."""
 # samples.csv has texts in its cells, and people fill in copies of it.
@@ -77,7 +81,7 @@ def read_table(content: bytes, columns: Sequence[str], optional: Sequence[str] =
         TableError: not a table, a table of another kind, columns that are missing or misspelt; after the last line,
             lines of another length.
     """
-    lines = _parquet(content) if content[:4] == b"PAR1" else _text(content, columns)
+    lines = _parquet(content, {*columns, *optional}) if content[:4] == b"PAR1" else _text(content, columns)
     header_line = next(lines, None)
     if header_line is None:
         raise TableError(f"is empty; give a header line with the columns {' and '.join(columns)}")
@@ -331,7 +335,8 @@ def delimiter_of(text: str, columns: Sequence[str]) -> str:
     return max(DELIMITERS, key=lambda d: (named(d), first.count(d)))
 
 
-def _parquet(content: bytes) -> Iterator[tuple[int, list[Cell]]]:
+def _parquet(content: bytes, wanted: Collection[str]) -> Iterator[tuple[int, list[Cell]]]:
+    """(number of the row, cells), the header first. Columns that are not `wanted`, such as images, are not read."""
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         refuse_pickles(file.schema_arrow, "it")
@@ -339,9 +344,11 @@ def _parquet(content: bytes) -> Iterator[tuple[int, list[Cell]]]:
         kept = [i for i, name in enumerate(names) if not re.fullmatch(r"__index_level_\d+__", name)]  # of pandas
         yield 0, [names[i] for i in kept]
         exact = [EXACT_OF.get(file.schema_arrow.field(i).type, EXACT) for i in kept]
+        read = [names[i] if _plain(names[i]) in wanted else None for i in kept]
         number = 0
-        for batch in file.iter_batches(batch_size=AT_ONCE):
-            for row in zip(*(batch.column(i).to_pylist() for i in kept), strict=True):
+        for batch in file.iter_batches(batch_size=AT_ONCE, columns=[name for name in read if name is not None]):
+            nothing = [None] * batch.num_rows
+            for row in zip(*(nothing if n is None else batch.column(n).to_pylist() for n in read), strict=True):
                 number += 1
                 yield number, [_cell(value, number, most) for value, most in zip(row, exact, strict=True)]
     except PoolError as error:
@@ -364,7 +371,8 @@ def _cell(value: Any, number: int, most: int) -> Cell:
                 return None
             if isinstance(value, float) and abs(value) >= most:
                 return f"{value:.16e}"  # the same number, and never an id
-            return int(value) if value == value // 1 else str(value)
+            whole = value.to_integral_value() if isinstance(value, Decimal) else value // 1  # of any number of digits
+            return int(value) if value == whole else str(value)
         case bytes():
             try:
                 return value.decode()
@@ -372,6 +380,9 @@ def _cell(value: Any, number: int, most: int) -> Cell:
                 raise TableError(f"line {number}: bytes that are not UTF-8") from error
         case date():
             return value.isoformat()
+        case list() | dict():
+            with suppress(TypeError, ValueError):  # bytes, of which nobody makes a label
+                return json.dumps(value, ensure_ascii=False)
     return str(value)
 
 
@@ -391,7 +402,8 @@ def _header(names: list[str], columns: Sequence[str], optional: Sequence[str]) -
     aside = []
     for name in dict.fromkeys(names):
         if name and name not in known:
-            if meant := near(name, [c for c in known if c not in names]):
+            meant = near(name, [c for c in columns if c not in names])
+            if meant := meant or near(name, [c for c in optional if c not in names], SLIP):
                 faults.append(f"unknown column '{name}'{meant}; known: {', '.join(known)}")
             aside.append(name)
     if faults:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.acquisition.draws import HELD_OUT
-from prunefuse_ray.data.ids import IdSet, ids_to_numpy
+from prunefuse_ray.data.ids import IdSet, ids_to_numpy, of_one_width
 from prunefuse_ray.data.images import image_size, sample_values
 from prunefuse_ray.data.pool import Source, part
 from prunefuse_ray.data.prepared import decoded
@@ -133,7 +133,7 @@ def own_labels(source: Source) -> pa.Table:
     """(id, label) of every row of a labeled source."""
     columns = list(dict.fromkeys([source.id_column, *label_columns(source)]))
     return pa.concat_tables(
-        pa.table([table[source.id_column], labels_of(table, source)], ["id", "label"])
+        pa.table([of_one_width(table[source.id_column]), labels_of(table, source)], ["id", "label"])
         for table in tables(source, columns)
     )
 
@@ -141,9 +141,7 @@ def own_labels(source: Source) -> pa.Table:
 def _in_order(labels: pa.Table, task: Task, form: Form) -> tuple[pa.Array, npt.NDArray[Any]]:
     """Ids (N,) and what is trained on (N, ...) in the order of the ids."""
     rows = labels.sort_by("id")
-    ids = rows["id"].combine_chunks()
-    kind = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
-    return ids.cast(kind), task.targets(rows["label"], form)
+    return of_one_width(rows["id"]).combine_chunks(), task.targets(rows["label"], form)
 
 
 def _fill(

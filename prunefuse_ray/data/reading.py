@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from prunefuse_ray.data.ids import IdSet
+from prunefuse_ray.data.ids import IdSet, of_one_width
 from prunefuse_ray.data.images import plain_samples
 from prunefuse_ray.data.pool import Source, groups, part
 from prunefuse_ray.distributed.remote import over
@@ -328,7 +328,7 @@ def canonical_columns(source: Source, *, label: bool = False, sample: bool = Tru
 def canonical_rows(table: pa.Table, source: Source, *, label: bool = False, sample: bool = True) -> pa.Table:
     """Rows of a source's files under their canonical names; see `canonical`."""
     ids = table[source.id_column]
-    rows = {"id": ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())}
+    rows = {"id": of_one_width(ids)}
     if source.roots:
         rows |= {name: table[name] for name in PLACES}
     elif sample:

@@ -25,6 +25,8 @@ from prunefuse_ray.data.classes import features_names
 from prunefuse_ray.data.folders import Lying, Walk, root_of
 from prunefuse_ray.data.image_files import extensions
 from prunefuse_ray.data.inspection import read_schema
+from prunefuse_ray.data.label_tables import NO_LABEL
+from prunefuse_ray.data.paths import normal
 from prunefuse_ray.data.patterns import is_pattern
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import plain_type, tables
@@ -358,10 +360,10 @@ def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> Non
         values |= {*pc.unique(pc.list_flatten(column) if several else column).to_pylist()}
         if words and len(values) > MOST_CLASSES + 2:
             break
-    if found.labeled and values & ({None, ""} if words else {None}):
+    if found.labeled and any(map(_is_gap, values)):
         _with_gaps(found, labels)
     if words:
-        _name_classes(found, {value for value in values if value}, labels)
+        _name_classes(found, {value for value in values if not _is_gap(value)}, labels)
     else:
         _count_classes(found, values, len(names))
 
@@ -389,9 +391,9 @@ def _tables(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
         return
     each = (one for cell in cells for one in (cell if isinstance(cell, list) else [cell]))
     values = {one for one in each if not isinstance(one, list | dict)}
-    if found.labeled and values & {None, ""}:
+    if found.labeled and any(map(_is_gap, values)):
         _with_gaps(found, labels)
-    values -= {None, ""}
+    values = {value for value in values if not _is_gap(value)}
     if all(_is_whole(value) for value in values):
         _count_classes(found, values, len(names))
     elif len(words := {value for value in values if isinstance(value, str)}) == len(values):
@@ -406,12 +408,20 @@ def _with_gaps(found: Recognized, labels: str) -> None:
     )
 
 
+def _is_gap(cell: Any) -> bool:
+    """Whether a cell of labels holds none: nothing, or what programs write for nothing, as R writes NA; `none` and `na`
+    may be classes."""
+    said = cell.strip() if isinstance(cell, str) else cell
+    return said is None or said == "NA" or (isinstance(said, str) and said.lower() in NO_LABEL - {"none", "na"})
+
+
 def _name_classes(found: Recognized, values: Collection[str], labels: str) -> None:
     if len(values) > MOST_CLASSES:
         found.labeled = False
         found.why["labeled"] = f"the column '{labels}' holds more than {MOST_CLASSES:,} names: hardly classes"
     elif values:
-        found.fields["classes"] = sorted(map(whole, values))
+        # As labels are compared with them: `cat ` is the class `cat`.
+        found.fields["classes"] = sorted({normal(whole(value).strip()) for value in values})
         found.why["classes"] = f"the names in the column '{labels}'"
 
 

@@ -21,7 +21,7 @@ from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data.patterns import is_pattern
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import LabelError, LabelsWaiting
-from prunefuse_ray.method.steps import LABEL, Step
+from prunefuse_ray.method.steps import LABEL, REQUEST, Step
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import arrow_type, labels_schema, unknown_schema
 from prunefuse_ray.storage import Place
@@ -33,7 +33,6 @@ POLL = 10.0  # seconds between looks for labels
 AT_REST = 2.0
 """Seconds in which files of labels that came while the run waited must not change: a half-written one may end in the
 middle of a label."""
-REQUEST = "request"
 TABLE = "request.parquet"
 TEST_SAMPLES = "test-samples"
 """Copies of the samples of a drawn test set, until their labels are there."""
@@ -200,6 +199,14 @@ class Labeled:
 def labeled(take: annotation.Take, id_type: str, kind: str, task: Task) -> Labeled:
     """One label per sample by majority, and beside it every label given and how they agreed."""
     votes = annotation.majority(take.annotations, task)
+    if tied := votes.filter(votes["tie"])["id"].to_pylist():
+        logger.warning(
+            "%d of %d samples have as many votes for another label (%s): the label that comes first counts, and "
+            "agreement.parquet marks them. Corrections belong into the file that they correct",
+            len(tied),
+            votes.num_rows,
+            annotation.named(tied),
+        )
     labels = (
         votes.select(["id", "label"])
         .append_column("source", pa.array([kind] * votes.num_rows, pa.string()))
@@ -214,7 +221,7 @@ def labeled(take: annotation.Take, id_type: str, kind: str, task: Task) -> Label
             "annotations": take.annotations.num_rows,
             "annotators": len(set(take.annotations["annotator"].to_pylist())),
             "agreement": pc.mean(votes["agreement"]).as_py(),
-            "ties": pc.sum(pc.cast(votes["tie"], pa.int64())).as_py(),
+            "ties": len(tied),
             "notes": list(take.notes),
             "files": dict(take.files),
         },

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from prunefuse_ray.acquisition import random_scores
 from prunefuse_ray.acquisition.ranking import best
-from prunefuse_ray.data.ids import IdSet, ids_to_numpy
+from prunefuse_ray.data.ids import IdSet, ids_to_numpy, of_one_width
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import in_tasks, tables
 
@@ -21,8 +21,7 @@ def select_random(source: Source, k: int, seed: int, round_: int, exclude: pa.Ar
 def _random_part(source: Source, k: int, seed: int, round_: int, exclude: IdSet) -> pa.Table:
     kept = None  # where all files of this part are empty, as distributed writers leave them
     for table in tables(source, [source.id_column]):
-        ids = table[source.id_column]
-        ids = ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string()).combine_chunks()
+        ids = of_one_width(table[source.id_column]).combine_chunks()
         scores = random_scores(ids_to_numpy(ids), seed, round_)
         rows = pa.table({"id": ids, "score": pa.array(scores, pa.float32())})
         if kept is not None and kept.num_rows == k:  # what cannot win is not sorted; equal scores go by id

@@ -103,6 +103,9 @@ def test_images_of_a_folder_are_named_where_they_lie(tmp_path):
     remote = request_at(place(tmp_path / "r", "local"), {"a/1.png": b""}, folder="s3://bucket/photos")
     Files().ask(remote)
     assert table(remote)[0]["path"] == "s3://bucket/photos/a/1.png"
+    store = request_at(place(tmp_path / "s", "local"), {"a/1.png": b""}, folder="s3://bucket/photos?region=eu")
+    Files().ask(store)
+    assert table(store)[0]["path"] == "s3://bucket/photos/a/1.png?region=eu"
 
 
 def test_texts_stand_in_the_table(tmp_path):

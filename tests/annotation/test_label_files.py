@@ -8,6 +8,7 @@ import pytest
 
 from prunefuse_ray.annotation import Files, Wait, decide
 from prunefuse_ray.annotation.label_files import changed_files
+from prunefuse_ray.storage import Place
 from tests.annotation.test_files import give, labels, place, request_at, table
 
 GOOD = "id,label\na,cat\n"
@@ -32,7 +33,10 @@ def test_a_copy_that_says_otherwise_is_refused(request_):
 
 @pytest.mark.parametrize("name", ["labels-anna (1).csv", "labels-anna(1).csv", "labels-anna copy.csv",
                                   "labels-anna copy 2.csv", "labels-anna - Copy (2).csv",
-                                  "labels-anna - Kopie.csv"])  # fmt: skip
+                                  "labels-anna - Kopie.csv", "labels-anna - Copie.csv", "labels-anna - copia.csv",
+                                  "labels-anna – kopia.csv",
+                                  "labels-anna (Anna's conflicted copy 2026-01-31).csv",
+                                  "labels-anna.sync-conflict-20260131-120000-ABCDEFG.csv"])  # fmt: skip
 def test_a_copy_of_somebodys_labels_is_no_second_person(request_, name):
     """It would outvote the others, or be the second label that a sample waits for."""
     give(request_, GOOD, "labels-anna.csv")
@@ -125,3 +129,39 @@ def test_thousands_of_wrong_rows_are_told_within_seconds(tmp_path):
     assert time.thread_time() - started < 10
     assert "... and 2980 more unknown ids" in faults
     assert "id 'imag-0' was not asked for (did you mean 'image-" in faults[0]
+
+
+def test_what_is_taken_for_a_copy_is_told(request_):
+    """labels-1.csv and labels-2.csv may be two people."""
+    assert give(request_, GOOD, "labels-1.csv").notes == (
+        "labels-1.csv: taken for a copy of labels.csv; labels of somebody else go into labels-NAME.csv",
+    )
+
+
+@pytest.mark.parametrize("nothing", ["", "NA", "nan", "#N/A", "NULL"])
+def test_who_cannot_tell_may_write_any_word_for_no_label(request_, nothing):
+    answers = give(request_, f"id,label,unsure,time\na,cat,,{nothing}\nb,{nothing},TRUE,{nothing}\n")
+    assert labels(answers) == {("a", ""): 0}
+    assert set(answers.unsure) == {("b", "")}
+
+
+@pytest.mark.parametrize("column", ["filepath", "lead_time", "source", "context", "annotation_id"])
+def test_columns_that_people_have_beside_the_labels_are_left_aside(request_, column):
+    answers = give(request_, f"id,label,{column}\na,cat,x\n")
+    assert labels(answers) == {("a", ""): 0}
+    assert answers.notes == (f"labels.csv: columns left aside: {column}",)
+
+
+def test_a_file_that_goes_between_two_looks_is_gone(request_, monkeypatch):
+    """U on the page takes back the only label of a file, in another thread."""
+    give(request_, GOOD)
+    listed = request_.place.files()
+    (request_.place / "labels.csv").delete()
+    monkeypatch.setattr(Place, "files", lambda *_, **__: listed)
+    assert labels(Files().collect(request_)) == {}
+
+
+def test_a_persons_spreadsheet_is_not_passed_over_for_another_file(request_):
+    give(request_, GOOD)
+    (fault,) = give(request_, "x", "labels.anna.xlsx").faults
+    assert fault.endswith("save the table as 'CSV UTF-8', labels.anna.csv")

@@ -496,3 +496,10 @@ def test_numbers_with_a_comma_are_no_labels(here, local_ray, cells):
     (here / "t.csv").write_text("text;y\n" + rows_)
     assert main(["init", "t.csv"]) == 0
     assert yaml.safe_load((here / "prunefuse.yaml").read_text())["annotation"]["kind"] == "files"
+
+
+@pytest.mark.parametrize(("third", "labeled"), [("cat ", True), ("NA", False), ("nan", False)])
+def test_blanks_make_no_class_and_words_for_nothing_are_gaps(here, third, labeled):
+    (here / "t.csv").write_text(f"text,label\na,cat\nb,dog\nc,{third}\n")
+    found = recognize("t.csv")
+    assert (found.labeled, found.fields["classes"]) == (labeled, ["cat", "dog"])

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.data.known_labels import check_known_labels, read_known
+from prunefuse_ray.data.known_labels import check_known_labels, known_count, read_known
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError
@@ -164,3 +164,19 @@ def test_of_more_labels_than_are_held_at_once_none_is_lost(tmp_path, monkeypatch
         path = str(tmp_path / "k.parquet")
         pq.write_table(pa.Table.from_pylist(expected), path)
     assert read_known(path, INFO, CLASSIFICATION).table.to_pylist() == expected
+
+
+@pytest.mark.parametrize("image", [b"\x89PNG\r\n", {"bytes": b"\x89PNG", "path": "x.png"}])
+def test_columns_beside_the_labels_are_not_read(tmp_path, image):
+    """The pool's own file, of which some rows are labeled."""
+    pq.write_table(
+        pa.table({"id": ["s1", "s2"], "image": [image] * 2, "label": ["light", None]}), tmp_path / "k.parquet"
+    )
+    found = read_known(str(tmp_path / "k.parquet"), INFO, CLASSIFICATION)
+    assert found.table.to_pylist() == [{"id": "s1", "label": 1}]
+    assert found.notes[0] == "columns left aside: image"
+
+
+def test_labels_of_a_drawn_test_set_are_told_apart_in_either_unicode_form(tmp_path):
+    known = read_known(write(tmp_path, "id,label\nMu\u0308ll.png,0\nb,1\n"), INFO, CLASSIFICATION)
+    assert known_count(known, pa.array(["Mu\u0308ll.png"])) == known_count(known, pa.array(["M\u00fcll.png"])) == 1

@@ -247,3 +247,13 @@ def test_parquet_with_text_that_is_not_utf8_or_a_column_twice_is_refused():
 @pytest.mark.parametrize("name", ["text", "Text", "TEXT"])
 def test_a_delimiter_is_told_by_columns_however_they_are_spelled(name):
     assert delimiter_of(f"{name};Stars, 1-5;Price, EUR\n", [name]) == ";"
+
+
+def test_lists_in_parquet_are_lists_in_json():
+    made = parquet({"id": ["a", "b", "c"], "label": [["cat", 'd"g'], [], None]})
+    assert cells(made) == {"a": '["cat", "d\\"g"]', "b": "[]", "c": None}
+
+
+def test_decimals_of_many_digits_are_numbers():
+    made = parquet({"id": pa.array([Decimal(10) ** 30], pa.decimal128(38, 0)), "label": ["cat"]})
+    assert cells(made) == {10**30: "cat"}

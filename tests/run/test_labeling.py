@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.annotation import Answers, annotations_schema
+from prunefuse_ray.annotation import Answers, Take, annotations_schema
 from prunefuse_ray.annotation.label_studio import Client
 from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.config.schema import Annotation
@@ -355,3 +355,15 @@ def test_a_server_that_is_away_for_a_while_does_not_end_the_wait(monkeypatch, ca
     taken = labeling.wait_for_labels(Restarting(), Asks(), Annotation(kind="files", wait=60))
     assert taken.annotations.num_rows == 1
     assert caplog.text.count("The run goes on waiting") == 2
+
+
+def test_votes_that_tie_are_told(caplog):
+    """A second file with corrections is a second person: the class that comes first would win in silence."""
+    rows = [
+        {"id": "a", "label": label, "annotator": who, "source": "files", "time": None}
+        for label, who in ((0, ""), (1, "v2"))
+    ]
+    given = pa.Table.from_pylist(rows, annotations_schema(pa.string()))
+    found = labeling.labeled(Take(annotations=given, missing=0), "string", "files", TASKS["classification"])
+    assert "1 of 1 samples have as many votes for another label (a)" in caplog.text
+    assert found.metrics["ties"] == 1

@@ -333,3 +333,27 @@ def test_lists_of_words_may_be_of_different_widths(made, tmp_path):
     wide = pa.array(table["label"].to_pylist(), pa.large_list(pa.large_string()))
     pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", wide), file)
     survey(pool.model_copy(update={"classes": ["cat", "dog"]}), task="multi_label")
+
+
+def test_ids_of_a_test_set_may_be_integers_of_two_widths(tmp_path, local_ray):
+    for part, first in (("pool", 0), ("test", 100)):
+        (tmp_path / part).mkdir()
+        for n, kind in enumerate((pa.int64(), pa.int32())):
+            table = {
+                "id": pa.array(range(first + 4 * n, first + 4 * n + 4), kind),
+                "image": pa.array([encode_png(p) for p in random_images(4)]),
+                "label": [0, 1, 0, 1],
+            }
+            pq.write_table(pa.table(table), tmp_path / part / f"{n}.parquet")
+    pool = parquet_pool(tmp_path)
+    survey(pool)
+    assert len(load_samples(sources(pool, Place.at("unused"))[1], GRAY8)) == 8
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_column_that_stands_there_twice_is_refused(made, tmp_path, which):
+    file = sorted((tmp_path / "pool").iterdir())[which]
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("label", table["label"]), file)
+    with pytest.raises(PoolError, match=r"column 'label' (is there )?twice|'label' is there twice"):
+        survey(made[0])
