@@ -26,10 +26,10 @@ MAX_CLUSTERS = 500
 NEIGHBORS = 20
 SMALLEST = 5
 MEMBERS = 512
+"""A cluster from which many are wanted has all of those as members."""
 MEMBER_BYTES = 2**28
 """Features of all members that are looked at, at most."""
 DISTANCES_AT_ONCE = 2**20
-"""A cluster from which many are wanted has all of those as members."""
 
 Ints = npt.NDArray[np.int64]
 

@@ -13,6 +13,7 @@ HASHES = 2**20
 ROWS = 2**16
 """Rows of the embeddings: the most frequent n-grams of the pool have one each, all others share the first, which counts
 nothing. So the table is bounded, whatever the pool: 42 MB with its 160 numbers a row."""
+CLASSES_AT_ONCE = 64
 TOPICS, HIDDEN, WORDS = 128, 64, 32
 TOPIC_SCALE, WORD_SCALE = 15.0, 5.0
 """Lengths of the two kinds of features, found on a validation split of IMDb: under SGD they stand for the strength of
@@ -89,9 +90,11 @@ class TextNgrams(nn.Module):
             for c in is_NC.any(0).nonzero().flatten().tolist():
                 of_c = is_NC[:, c].cpu()
                 counts_CR[c] += torch.bincount(row_NL.cpu()[of_c][present_NL[of_c]], minlength=ROWS)
-        p, q = counts_CR + 1, all_R - counts_CR + 1
-        ratios = torch.log((p / p.sum(1, keepdim=True)) / (q / q.sum(1, keepdim=True)))
-        self.gain.copy_(ratios.abs().mean(0))
+        total_R = torch.zeros(ROWS)
+        for some_CR in counts_CR.split(CLASSES_AT_ONCE):  # all of them would take several times the counts' own memory
+            p, q = some_CR + 1, all_R - some_CR + 1
+            total_R += torch.log((p / p.sum(1, keepdim=True)) / (q / q.sum(1, keepdim=True))).abs().sum(0)
+        self.gain.copy_(total_R / self.classes)
 
 
 def _summed(table: nn.Embedding, row_NL: Tensor, weight_NL: Tensor) -> Tensor:

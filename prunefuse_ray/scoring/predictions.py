@@ -24,8 +24,8 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
 
 BATCH = 256
-PIXELS_BATCH = 16
-"""Where every pixel has its probabilities."""
+PIXELS_OUTPUTS = 2**25
+"""Where every pixel has its probabilities, so many at a time."""
 
 
 def predict(
@@ -127,14 +127,19 @@ def _predicted(
 ) -> Iterator[pa.Table]:
     """The same of some of the files, a chunk at a time."""
     task = TASKS[task_name].with_units(units)
-    model = networks.inference_form(networks.from_files(network, trusted).network)
+    saved = networks.from_files(network, trusted)
+    model, size = networks.inference_form(saved.network), BATCH
+    if task.pixels:
+        members = len(saved.members) if isinstance(saved, networks.Committee) else 1
+        each = members * saved.spec.classes * math.prod(form.network_shape[1:])
+        size = max(1, min(BATCH, PIXELS_OUTPUTS // each))
     for chunk in decoded(source, form, only=known):
         chunk = chunk.filter(np.array([why is None for why in chunk.samples.rejected], bool))
         # What comes from the prepared pool is read-only, which torch's tensors cannot be.
         rows, values_N = chunk.rows, torch.from_numpy(np.require(chunk.samples.values_N, requirements="W"))
         if labels is not None and known is not None:
             rows = rows.append_column("label", labels["label"].take(pa.array(known.find(rows["id"]))))
-        size, guessed = PIXELS_BATCH if task.pixels else BATCH, []
+        guessed = []
         for first in range(0, len(values_N), size):
             outputs = task.consensus(model(form.inputs(values_N[first : first + size]))).float()
             guessed.append(_guessed(rows.slice(first, size), task, task.probabilities(outputs.numpy()), form))

@@ -18,6 +18,8 @@ import numpy.typing as npt
 PIXELS = 20_000
 """Pixels of the labeled images to which the model of pixels is fitted."""
 UNLIKELY = 1e-12
+JUDGED = 10
+"""Where a sample may have several classes, a strength is looked for on so many of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ def of_pixels(
     for n in np.unique(some // each):  # an image at a time: the neighborhoods of all pixels would be gigabytes
         mine = some // each == n
         x[mine] = _neighborhoods(labeled[n : n + 1]).reshape(each, -1)[some[mine] % each]
-    mean, std = x.mean(0), x.std(0) + 1e-6
+    mean, std = (x.mean(0), x.std(0) + 1e-6) if len(x) else (0.0, 1.0)
     model, strength = _fitted((x - mean) / std, y[some].astype(np.int64), (0.01, 0.1, 1.0, 10.0))
     outputs_NCHW = np.empty((len(test), classes, *test.shape[1:3]), np.float32)
     for n in range(len(test)):
@@ -116,10 +118,15 @@ def _logistic(
     x: Any, y_N: npt.NDArray[np.int64], t: Any, classes: int, strengths: Sequence[float]
 ) -> tuple[npt.NDArray[np.float64], float]:
     """Logarithms of the probabilities of every class (N, C) for `t`, and the strength C. Of zeros and ones y (N, C) a
-    model for every class, the logits, and the middle one of the strengths."""
+    model for every class, the logits, and the middle one of the strengths; of many classes the most common ones decide
+    it for the others."""
     if y_N.ndim == 2:
-        each = [_logistic(x, y, t, 2, strengths) for y in y_N.T]
-        return np.stack([p[:, 1] - p[:, 0] for p, _ in each], axis=1), float(np.median([c for _, c in each]))
+        common = np.argsort(-y_N.sum(axis=0), kind="stable")[:JUDGED].tolist()
+        judged = {c: _fitted(x, y_N[:, c], strengths) for c in common}
+        strength = float(np.median([found for _, found in judged.values()]))
+        models = (judged[c] if c in judged else _fitted(x, y_N[:, c], (strength,)) for c in range(y_N.shape[1]))
+        each = [_log_probabilities(model, t, 2) for model, _ in models]
+        return np.stack([p[:, 1] - p[:, 0] for p in each], axis=1), strength
     model, strength = _fitted(x, y_N, strengths)
     return _log_probabilities(model, t, classes), strength
 
@@ -132,9 +139,9 @@ def _fitted(x: Any, y_N: npt.NDArray[np.int64], strengths: Sequence[float]) -> t
 
     present, counts = np.unique(y_N, return_counts=True)
     strength = strengths[len(strengths) // 2]
-    if len(present) == 1:
-        return int(present[0]), strength
-    if counts.min() >= 4 and len(y_N) // 4 >= len(present):
+    if len(present) < 2:  # none: masks of which all pixels are left out
+        return int(present[0]) if len(present) else 0, strength
+    if len(strengths) > 1 and counts.min() >= 4 and len(y_N) // 4 >= len(present):
         train, held = train_test_split(np.arange(len(y_N)), test_size=0.25, random_state=0, stratify=y_N)
         scores = [
             LogisticRegression(C=c, max_iter=200).fit(x[train], y_N[train]).score(x[held], y_N[held]) for c in strengths

@@ -86,11 +86,13 @@ def _patches(images: npt.NDArray[np.uint8]) -> tuple[Tensor, int, int]:
     x = torch.from_numpy(np.require(images, requirements="W")).permute(0, 3, 1, 2).float()
     if max(x.shape[2:]) > SIDE:
         scale = SIDE / max(x.shape[2:])
-        x = functional.interpolate(x, [max(1, round(side * scale)) for side in x.shape[2:]], mode="area")
+        # Of long images the shorter side keeps the size of a patch: of one pixel nothing could be told.
+        x = functional.interpolate(x, [max(min(side, PATCH), round(side * scale)) for side in x.shape[2:]], mode="area")
     side = min(PATCH, *x.shape[2:])
     found = functional.unfold(x, side).transpose(1, 2)
     found = found - found.mean(-1, keepdim=True)
-    return found / (found.var(-1, keepdim=True) + 10).sqrt(), x.shape[2] - side + 1, x.shape[3] - side + 1
+    spread = found.var(-1, keepdim=True, correction=min(1, found.shape[-1] - 1))  # of one number: 0
+    return found / (spread + 10).sqrt(), x.shape[2] - side + 1, x.shape[3] - side + 1
 
 
 def _whitened(pool: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,6 +121,13 @@ def _pooled(
     return functional.adaptive_avg_pool2d(grid, 2).flatten(1).numpy()
 
 
+FINE, FAR = 2.0**-22, 1e6
+"""Of a column's largest number the share below which a deviation is rounding alone; and the largest deviation."""
+
+
 def _standardized(x: npt.NDArray[np.floating], t: npt.NDArray[np.floating]) -> tuple[Any, Any]:
-    mean, std = x.mean(0), x.std(0) + 1e-6
-    return (x - mean) / std, (t - mean) / std
+    # In float64: what stands for a missing value (-3.4e38) has no square in float32.
+    mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    std = np.where(std > FINE * np.abs(x).max(0), std, 1.0)
+    labeled, test = (((some - mean) / std).clip(-FAR, FAR).astype(x.dtype) for some in (x, t))
+    return labeled, test

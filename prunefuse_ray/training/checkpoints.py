@@ -67,6 +67,7 @@ class State:
         """Whether the epoch that is done is the best so far; then `best` is that. On a small validation set many epochs
         reach the same accuracy, the first of them at a high learning rate: the loss tells them apart."""
         before = self.best
+        merit, loss = (-math.inf if math.isnan(merit) else merit), (math.inf if math.isnan(loss) else loss)
         if before is None or merit > before["merit"]:
             self.best = {"epoch": self.epoch, "merit": merit, "loss": loss, "since": self.epoch}
         elif merit == before["merit"] and loss < before.get("loss", math.inf):

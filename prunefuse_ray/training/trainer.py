@@ -203,8 +203,11 @@ def _train(config: dict[str, Any]) -> None:
         networks.meet(network, lambda: _labeled(samples, job, saved.spec.classes, device))
     if restored is None and job.recalibrate:
         networks.recalibrate_batch_norm(network, _inputs(samples, job, device))
-    if restored is None and (job.recalibrate or job.met) and recipe.evaluate_every and rank == 0:
-        state.history.append({"epoch": 0, **_evaluate(network, job, _test(job), device)})
+    if restored is None and (job.recalibrate or job.met) and recipe.evaluate_every:
+        if rank == 0:
+            state.history.append({"epoch": 0, **_evaluate(network, job, _test(job), device)})
+        if world > 1:  # Ray's waits for as long as it takes; torch's own, which come next, for half an hour
+            ray.train.collective.barrier()
     parallel = on_workers(network, saved.spec.architecture) if world > 1 else network
 
     def checkpoint(metrics: dict[str, Any]) -> None:
@@ -406,9 +409,9 @@ def arithmetic(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
-def at_once(most: int, form: Form) -> int:
-    """Of so many samples at most, how many of this form are looked at together."""
-    return max(2, min(most, VALUES // math.prod(form.network_shape)))
+def at_once(most: int, form: Form, outputs: int = 0) -> int:
+    """Of so many samples at most, how many of this form, of so many outputs each, are looked at together."""
+    return max(2, min(most, VALUES // max(outputs, math.prod(form.network_shape))))
 
 
 @torch.inference_mode()
@@ -416,7 +419,9 @@ def _evaluated(network: nn.Module, job: TrainingJob, samples: Samples, device: t
     """The task's evaluation on the samples."""
     network, task = networks.inference_form(network), job.fitted_task
     evaluation = task.evaluation()
-    size = at_once(EVALUATION_BATCHES.get(device.type, 500), job.form)
+    # Of every pixel each class has an output: of many classes they are far more than the inputs.
+    outputs = network(job.inputs(samples.values_N[:1].to(device))).numel() if task.pixels else 0
+    size = at_once(EVALUATION_BATCHES.get(device.type, 500), job.form, outputs)
     for start in range(0, len(samples), size):
         rows = slice(start, start + size)
         y = samples.labels_N[rows].to(device)

@@ -148,3 +148,16 @@ def test_a_few_steps_learn_two_topics(learned):
         torch.nn.functional.cross_entropy(learned(x), y).backward()
         optimizer.step()
     assert (learned.eval()(texts(40, seed=3)).argmax(1) == y).float().mean() > 0.9
+
+
+def test_gains_do_not_depend_on_how_many_classes_are_worked_out_together(learned, monkeypatch):
+    x, y = texts(30), torch.arange(30) % 3
+
+    def labeled():
+        return [(x, torch.nn.functional.one_hot(y).bool())]
+
+    networks.meet(learned, labeled)
+    whole = learned.gain.clone()
+    monkeypatch.setattr(ngrams, "CLASSES_AT_ONCE", 1)
+    networks.meet(learned, labeled)
+    torch.testing.assert_close(learned.gain, whole)

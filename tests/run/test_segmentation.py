@@ -175,3 +175,10 @@ def test_detectors_are_refused_by_name():
     spec = networks.NetworkSpec(architecture="torchvision:fasterrcnn_resnet50_fpn", classes=5, input_shape=(3, 64, 64))
     with pytest.raises(networks.NetworkError, match="finds boxes, and there is no task for them"):
         networks.build(spec, seed=0)
+
+
+def test_the_baseline_says_no_more_of_pixels_than_fits(local_ray, where, tmp_path, monkeypatch):
+    monkeypatch.setattr("prunefuse_ray.run.phases.baseline.PIXEL_OUTPUTS", 5 * 11 * 16 * 16)
+    loop.run(tiny(where, tmp_path / "runs", **PIXELS, report={"baseline": True}))
+    found = json.loads((tmp_path / "runs/tiny/result.json").read_text())["baseline"]
+    assert (found["tested"], found["of_tested"]) == (5, 16)

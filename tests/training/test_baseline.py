@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 from prunefuse_ray.data.texts import NgramForm
 from prunefuse_ray.tasks import baseline as of_tasks
-from prunefuse_ray.tasks.baseline import of_classes
+from prunefuse_ray.tasks.baseline import Features, of_classes
 from prunefuse_ray.training import baseline
 
 
@@ -59,3 +60,39 @@ def test_the_baseline_of_pixels_holds_the_neighborhoods_of_one_image(monkeypatch
     assert found.outputs_NC.shape == (6, 3, 8, 8)
     assert set(seen) == {1}
     assert (found.outputs_NC.argmax(1) == masks).mean() > 0.95
+
+
+@pytest.mark.parametrize("shape", [(40, 1000), (8, 256), (1, 64)])
+def test_long_gray_images_have_features(shape):
+    images = np.random.default_rng(0).integers(0, 256, (12, *shape, 1), np.uint8)
+    found = baseline.of_images(images, images[:4], images)
+    assert np.isfinite(found.labeled).all()
+    assert np.isfinite(found.test).all()
+
+
+def test_vectors_of_any_size_and_with_sentinels_are_standardized():
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    x[:, 1] *= 1e-8
+    t = x.copy()
+    x[:2, 2] = t[0, 0] = -3.4028235e38
+    found = baseline.of_vectors(x, t)
+    assert np.isfinite(found.labeled).all()
+    assert np.isfinite(found.test).all()
+    assert found.labeled[:, 1].std() == pytest.approx(1, rel=1e-3)
+
+
+def test_masks_that_leave_out_every_pixel_have_a_baseline():
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    found = of_tasks.of_pixels(images, np.full((2, 4, 4), 255, np.uint8), images, 3)
+    assert found.outputs_NC.shape == (2, 3, 4, 4)
+
+
+def test_of_many_classes_the_common_ones_say_how_strong_a_penalty_is(monkeypatch):
+    fits, fit = [], LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", lambda *a: fits.append(1) or fit(*a))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4))
+    y_NC = (rng.random((60, 30)) < np.linspace(0.2, 0.5, 30)).astype(np.int64)
+    features = Features(labeled=x, test=x[:5], strengths=(0.1, 1.0, 10.0, 100.0), about="numbers")
+    assert of_tasks.of_classes(features, y_NC, 30).outputs_NC.shape == (5, 30)
+    assert len(fits) == 10 * 4 + 30

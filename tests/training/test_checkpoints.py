@@ -1,5 +1,7 @@
 """Checkpoints: which one a training goes on from, whoever stored it and however its writer ended."""
 
+import math
+
 import pytest
 import ray.train
 import torch
@@ -86,3 +88,11 @@ def test_a_checkpoint_that_ray_train_has_is_not_given_to_it_again(monkeypatch):
         assert registered(state) == expected
     monkeypatch.setattr(checkpoints.ray.train, "get_checkpoint", lambda: None)
     assert not registered(state)
+
+
+def test_an_epoch_without_a_figure_is_the_worst():
+    state = checkpoints.State(epoch=1)
+    assert state.improves(math.nan, math.nan)
+    state.epoch = 2
+    assert state.improves(-5.0, 1.0)
+    assert state.best["epoch"] == 2

@@ -660,3 +660,17 @@ def test_only_a_driver_whose_ray_ends_with_it_does_without_the_cleaner(monkeypat
     monkeypatch.setattr(progress._Pipe, "fd", 9 if supervised else None)
     made = object.__new__(worker_group._Trainer)._create_default_callbacks()
     assert bool(made) is not supervised
+
+
+def test_of_many_classes_for_every_pixel_fewer_images_are_evaluated_together():
+    form = ImageForm(height=512, width=512, channels=3)
+    assert trainer.at_once(500, form, 19 * 512 * 512) == 6
+    assert trainer.at_once(500, form, 150 * 512 * 512) == 2
+
+
+@pytest.mark.slow
+def test_workers_wait_for_an_evaluation_before_the_first_step(data, tmp_path, local_ray):
+    plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
+    recipe = {"epochs": 2, "evaluate_every": 1}
+    found = train(job(data, recalibrate=True, recipe=recipe), plan, Place.at(str(tmp_path / "t"))).metrics
+    assert [e["epoch"] for e in found["evaluations"]] == [0, 1, 2]

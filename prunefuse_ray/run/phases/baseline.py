@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from prunefuse_ray.training import baseline
 TESTED = {True: 10_000, False: 50_000}
 """Of a larger test set so many samples are tested, of images and of others."""
 NGRAMS = 1_024
+PIXEL_OUTPUTS = 2**27
+"""What is said of the pixels that are tested, at most: half a GiB, of which figures hold two or three."""
 
 
 def run(context: RunContext, step: Step) -> Done:
@@ -41,10 +44,10 @@ def run(context: RunContext, step: Step) -> Done:
     labeled = _drawn(labels, baseline.LABELED if most is None else most)
     task = context.task.fitted(labeled["label"])
     x, y_N = _samples(context.samples(context.last), form, labeled, task)
-    own = own_labels(context.test)
-    test, truth_N = _samples(
-        context.test, form, _drawn(own, TESTED[isinstance(form, ImageForm)] if most is None else most), task
-    )
+    own, tested = own_labels(context.test), TESTED[isinstance(form, ImageForm)] if most is None else most
+    if task.pixels:  # 300 of 512 x 512 pixels and 19 classes would take 6 GB
+        tested = max(1, min(tested, PIXEL_OUTPUTS // (len(context.info.classes) * math.prod(form.network_shape[1:]))))
+    test, truth_N = _samples(context.test, form, _drawn(own, tested), task)
 
     def features() -> Features:
         if isinstance(form, NgramForm):
