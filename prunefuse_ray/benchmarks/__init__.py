@@ -2,6 +2,7 @@
 
 NAMES = (
     "scoring",
+    "wide",
     "photographs",
     "sharing",
     "survey",

@@ -7,7 +7,7 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ FEW = 64
 """Rows of a pass that shows how long one takes to begin."""
 LARGE = 1e13
 """Multiply-accumulates of a pool that is worth measuring for, however small the benchmark's is."""
+RATIOS = {"p5": 0.5, "p8": 0.8}
 BARS = {
     "pipeline_over_bare": 0.97,
     "pipeline_over_bare_50k": 0.85,
@@ -114,7 +115,9 @@ def read_images(path: str, column: str) -> list[bytes]:
 class Bench:
     """Networks of one architecture on disk, and a pool to score with them."""
 
-    def __init__(self, directory: Path, sizes: Sizes, images: list[bytes]) -> None:
+    def __init__(
+        self, directory: Path, sizes: Sizes, images: list[bytes], ratios: Mapping[str, float] = RATIOS
+    ) -> None:
         self.directory, self.sizes = directory, sizes
         self.apart = measure.process_apart()
         with Image.open(io.BytesIO(images[0])) as image:
@@ -123,7 +126,7 @@ class Bench:
         spec = networks.NetworkSpec(architecture=sizes.architecture, classes=10, input_shape=self.form.network_shape)
         dense = networks.build(spec, seed=0)
         self.networks = {"dense": passes.save(directory / "dense", networks.Dense(network=dense, spec=spec))}
-        for name, ratio in (("p5", 0.5), ("p8", 0.8)):
+        for name, ratio in ratios.items():
             proxy = networks.prune(dense, spec, networks.PruningSpec(ratio=ratio))
             self.networks[name] = passes.save(directory / name, proxy)
         pool = write(directory / "pool", sizes.rows, images)
@@ -144,14 +147,14 @@ class Bench:
         source = self.few if rows == FEW else first(self.pool, -(-rows // ROWS_PER_FILE))
         return lambda: passes.score(self.directory, source, self.networks[name], job, self.plan, rows)
 
-    def bare(self, job: ScoringJob, rows: int) -> Callable[[], None]:
+    def bare(self, name: str, job: ScoringJob, rows: int) -> Callable[[], None]:
         """The network alone in this process with as many threads as all actors have, over tensors decoded before."""
         decoded_N, _ = decode_column(head(self.pool, min(rows, ROWS_PER_FILE))["sample"], self.form)
         threads = cores()
 
         def loop() -> None:
             torch.set_num_threads(threads)
-            plain = networks.from_files(network_files(self.networks["p5"])).network
+            plain = networks.from_files(network_files(self.networks[name])).network
             example = self.form.inputs(torch.from_numpy(decoded_N[: job.batch_size]))
             run = networks.BACKENDS[job.backend].runner(
                 plain, precision=job.precision, device=torch.device("cpu"), example=example, threads=threads
@@ -210,8 +213,8 @@ def run(directory: Path, sizes: Sizes, images: list[bytes]) -> dict[str, Any]:
         {
             "pipeline": bench.pipeline("p5", job, sizes.rows),
             "pipeline_quarter": bench.pipeline("p5", job, quarter),
-            "bare": bench.bare(job, sizes.rows),
-            "bare_quarter": bench.bare(job, quarter),
+            "bare": bench.bare("p5", job, sizes.rows),
+            "bare_quarter": bench.bare("p5", job, quarter),
             "first_rows": bench.pipeline("p5", job, FEW),
         },
         sizes.repeats,

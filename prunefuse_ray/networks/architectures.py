@@ -27,6 +27,18 @@ def _small_fcn(**options: Any) -> nn.Module:
     return SmallFCN(**options)
 
 
+def _cifar_resnet(name: str, *, classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    """torchvision's ResNet of 64 to 512 channels as it is usual on images of 32 pixels: a 3x3 convolution of stride 1
+    reads them, and no pooling follows, so that the first stage has all of their pixels."""
+    from torchvision import models
+
+    network = models.get_model(name, weights=None, num_classes=classes)
+    network.conv1 = nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as the others
+    network.maxpool = nn.Identity()
+    return network
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     **{
         f"resnet{depth}": partial(PreActivationResNet, blocks=(depth - 2) // 6)
@@ -37,6 +49,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
         f"wrn{d}_{width}": partial(PreActivationResNet, blocks=(d - 4) // 6, width=width)
         for d, width in ((16, 8), (28, 10))
     },
+    **{f"cifar_resnet{depth}": partial(_cifar_resnet, f"resnet{depth}") for depth in (18, 34)},
     "vgg16_bn": VGG16,
     "textngrams": TextNgrams,
     "mlp": MLP,

@@ -24,6 +24,7 @@ from prunefuse_ray.benchmarks import (
     sharing,
     topk,
     training,
+    wide,
 )  # fmt: skip
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.method.steps import Step
@@ -116,11 +117,22 @@ def test_scoring_measures_what_a_run_does(local_ray, tmp_path, monkeypatch, unme
     assert sum(len(pq.read_table(f)) for f in bench.pool.files) == 1_000
     assert len(scoring.first(bench.pool, 1).files) == 1
     assert {job.batch_size for job in bench.jobs.values()} == {32}, "not what was found to be the fastest"
-    seconds = measure.side_by_side({"bare": bench.bare(bench.jobs["p5"], 500), "loader": bench.dataloader(500)}, 1)
+    seconds = measure.side_by_side(
+        {"bare": bench.bare("p5", bench.jobs["p5"], 500), "loader": bench.dataloader(500)}, 1
+    )
     assert all(s[0] > 0 for s in seconds.values())
     scores = pq.read_table(tmp_path / "dataloader.parquet")["score"].to_numpy()
     assert len(scores) == 500
     np.testing.assert_array_equal(scores[:50], scores[50:100])
+
+
+@pytest.mark.slow
+def test_wide_compares_the_networks_alone_and_through_the_pipeline(local_ray, tmp_path, monkeypatch, unmeasured):
+    monkeypatch.setattr(scoring, "ROWS_PER_FILE", 50)
+    sizes = scoring.Sizes(rows=200, compared=200, repeats=1, size=8, architecture="cifar_resnet18")
+    figures = wide.run(tmp_path, sizes, scoring.generated(50, 8), 100)
+    assert figures["rows"] == {"p875": 200, "dense": 100}
+    assert figures["p875_over_dense"] / figures["bare_p875_over_dense"] == figures["of_the_bare_ratio"]
 
 
 @pytest.mark.slow

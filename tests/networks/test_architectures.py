@@ -24,6 +24,7 @@ from prunefuse_ray.networks import (
     to_files,
 )
 from prunefuse_ray.networks.indices import grid
+from prunefuse_ray.networks.measure import macs
 
 RATIOS = (0.5, 0.6, 0.7, 0.8)
 HEADS = 3
@@ -74,6 +75,7 @@ MEDIUM = [
 ]
 LARGE = [
     ("torchvision:resnet18", (3, 32, 32), True),
+    ("cifar_resnet18", (1, 8, 8), True),
     ("resnet56", (3, 8, 8), True),
     ("torchvision:mobilenet_v2", (3, 32, 32), True),
     ("torchvision:efficientnet_b0", (3, 32, 32), True),
@@ -243,6 +245,14 @@ def test_the_depth_is_the_one_in_the_name(architecture, layers):
         name for name, module in network.named_modules() if isinstance(module, nn.Conv2d) and "shortcut" not in name
     ]
     assert len(convs) == layers
+
+
+def test_the_residual_network_of_small_images_has_the_known_size():
+    """He et al.'s ResNet-18 with the first layers that are usual on CIFAR: 11.17 million weights, 0.56 GMACs."""
+    spec = NetworkSpec(architecture="cifar_resnet18", classes=10, input_shape=(3, 32, 32))
+    network = build(spec, seed=0)
+    assert sum(p.numel() for p in network.parameters()) == 11_173_962
+    assert macs(network, spec.input_shape) == pytest.approx(0.556e9, rel=0.002)
 
 
 class Lazy(nn.Module):
