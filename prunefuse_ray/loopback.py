@@ -248,5 +248,5 @@ def as_json(tree: Any) -> Answer:
 def whole(value: Any) -> int:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Refused(HTTPStatus.BAD_REQUEST, "give a whole number") from None

@@ -79,6 +79,8 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
         outside = outside and not (task.numbers or task.pixels)
         named = f"; the classes are {_some(info.classes, ', ')}" if outside else ""
         raise PoolError(f"pool.known_labels: {_some(faults)}{named}; fix '{path}'")
+    if not labels.num_rows:
+        raise PoolError(f"pool.known_labels: '{path}' holds no label; fill it in, or leave pool.known_labels out")
     left = [f"{without:,} rows without a label are left out"] if without else []
     trimmed = [f"blanks around {len(blanks):,} ids are left out"] if blanks else []
     return Known(

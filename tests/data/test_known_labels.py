@@ -180,3 +180,9 @@ def test_columns_beside_the_labels_are_not_read(tmp_path, image):
 def test_labels_of_a_drawn_test_set_are_told_apart_in_either_unicode_form(tmp_path):
     known = read_known(write(tmp_path, "id,label\nMu\u0308ll.png,0\nb,1\n"), INFO, CLASSIFICATION)
     assert known_count(known, pa.array(["Mu\u0308ll.png"])) == known_count(known, pa.array(["M\u00fcll.png"])) == 1
+
+
+def test_a_table_without_labels_is_refused(tmp_path):
+    for text in ("id,label\n", "id,label\na,\nb,NA\n"):
+        with pytest.raises(PoolError, match="holds no label"):
+            read_known(write(tmp_path, text), INFO, CLASSIFICATION)
