@@ -151,7 +151,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--pool", help="Parquet files of images of 32 x 32 (default: generated ones)")
     parser.add_argument("--image-column", default="image")
     parser.add_argument("--samples", type=int, default=2_000)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--architecture", default="resnet20")

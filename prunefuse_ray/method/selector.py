@@ -18,12 +18,9 @@ from prunefuse_ray.data.sample_format import form_of, tokenizer_file
 from prunefuse_ray.data.texts import TokenForm
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.networks.from_pool import STATISTICS
-from prunefuse_ray.storage import Place, read_input
+from prunefuse_ray.networks.pretrained import FILES
+from prunefuse_ray.storage import Place, below, read_input
 from prunefuse_ray.tasks import TASKS
-
-FOLDER_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
-                  "pytorch_model.bin.index.json")  # fmt: skip
-"""Where an encoder's folder may have its weights; the first one counts."""
 
 
 def network_spec(config: Config, info: PoolInfo) -> networks.NetworkSpec:
@@ -118,14 +115,13 @@ def _weight_files(path: str) -> tuple[bytes, dict[str, bytes]]:
     """The file (of a folder the one in it that transformers would read), and where it is an index, those beside it.
     ConfigError where one of them cannot be read."""
     if (folder := Place.at(path)).is_directory:
-        inside = next((name for name in FOLDER_WEIGHTS if (folder / name).exists()), None)
+        inside = next((name for name in FILES if (folder / name).exists()), None)
         if inside is None:
             raise ConfigError(
-                f"network.weights: the folder '{path}' has none of {', '.join(FOLDER_WEIGHTS)}: name the file, or set "
+                f"network.weights: the folder '{path}' has none of {', '.join(FILES)}: name the file, or set "
                 "network.weights to null to begin with random weights"
             )
-        before, mark, options = path.partition("?")
-        path = f"{before.rstrip('/')}/{inside}{mark}{options}"
+        path = below(path, inside)
     content = read_input("network.weights", path)
     before, mark, options = path.partition("?")  # of a URI
     parent = before.rpartition("/")[0]

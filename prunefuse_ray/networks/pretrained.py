@@ -18,8 +18,8 @@ from prunefuse_ray.networks.trained import shard_names
 
 LIBRARIES = ("torchvision", "timm", "huggingface")
 DEFAULT = "DEFAULT"
-FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json", "pytorch_model.bin")
-"""What a Hugging Face repository may hold its weights in; the first one counts."""
+FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""What a repository or folder in Hugging Face's form may hold its weights in; the first one counts, as there."""
 REBASED = ("googlenet", "inception_v3")
 """Of torchvision's networks those whose weights were trained on values from -1 to 1. With `weights=` torchvision builds
 them so that they bring images there from ImageNet's mean and deviation (`transform_input`), which ours do not."""
