@@ -125,11 +125,22 @@ class Registry(Mapping[str, T], Generic[T]):
             reference = name
             if _reading.get():
                 check_trusted(name, self.kind)
+        theirs = False
         if reference is None and (point := self._installed().get(name)) is not None:
-            reference = point.value
+            reference, theirs = point.value, True
         if reference is None:
             raise self._unknown(name)
-        found = load_object(reference, f"{self.kind} '{name}'")
+        try:
+            found = load_object(reference, f"{self.kind} '{name}'")
+        except ConfigError:
+            raise
+        except Exception as error:  # of another package, in whose code anything may fail
+            if not theirs:
+                raise
+            raise ConfigError(
+                f"{self.kind} '{name}': {reference} cannot be imported ({type(error).__name__}: {error}); mend or "
+                "remove the package that registers it"
+            ) from error
         if not isinstance(found, load_object(self._type, self.kind)):
             raise ConfigError(
                 f"{self.kind} '{name}': {reference} is a {type(found).__name__}, not a {self._type.rpartition(':')[2]}"

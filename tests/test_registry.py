@@ -64,3 +64,11 @@ def test_a_registry_imports_nothing_before_it_is_asked():
     Registry("thing", "nowhere:Type", "prunefuse_ray.none", {"a": "nowhere:A"})
     with pytest.raises(ConfigError, match="cannot import"):
         load_object("nowhere:A", "thing 'a'")
+
+
+def test_a_package_that_fails_in_its_own_way_is_named(tmp_path, monkeypatch):
+    points = {"prunefuse_ray.test_colors": {"green": "spilled:GREEN"}}
+    install(tmp_path, "spilled", "raise OSError('libpaint.so: no such file')\n", points)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "libpaint.so" in OURS.broken()["green"]
+    assert "green" not in OURS.loadable()

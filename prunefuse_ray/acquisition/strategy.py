@@ -17,6 +17,7 @@ import pyarrow as pa
 from prunefuse_ray.acquisition.fixed_point import Points
 from prunefuse_ray.acquisition.greedy import Rule
 from prunefuse_ray.acquisition.hashing import random_scores
+from prunefuse_ray.errors import ConfigError
 
 Probabilities = npt.NDArray[np.float64]
 """(N, C); of a committee, for strategies that ask its members, (M, N, C). Rows sum to one."""
@@ -128,6 +129,13 @@ class Strategy:
     pairwise: bool = False
     """`select` compares samples with each other, and so gets random parts of all but small pools (`Candidates.whole`);
     then what was selected there, with a random sample of the pool."""
+
+    def __post_init__(self) -> None:
+        if self.select is not None and self.score is None:
+            raise ConfigError(
+                f"acquisition strategy '{self.name}': selects a set but has no score, without which the pool is never "
+                "scored and chance selects: give it one, such as prunefuse_ray.acquisition.uncertainty.margin"
+            )
 
     @property
     def needs_no_training(self) -> bool:

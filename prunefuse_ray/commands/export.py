@@ -45,8 +45,21 @@ def main(argv: Sequence[str]) -> int:
     write: Callable[..., str] = {"onnx": _onnx, "torch": _program, "huggingface": _hub}.get(
         arguments.format, partial(_selected, arguments.format)
     )
+    if arguments.format in ("onnx", "torch", "huggingface"):
+        _tell_of_earlier_end(arguments.directory)
     console.print(write(arguments.directory, out, arguments.trusted), markup=False)
     return 0
+
+
+def _tell_of_earlier_end(directory: str) -> None:
+    """Where a run was given more label budgets, what lies there is what it had come to before."""
+    from prunefuse_ray.method.steps import REPORT, Step
+    from prunefuse_ray.run.ledger import Ledger
+    from prunefuse_ray.storage import Place
+
+    ledger = Ledger(Place.at(directory))
+    if ledger.exists and (ledger.root / "fused").exists() and not ledger.committed(Step(-1, REPORT)):
+        console.print("the run goes on with more labels: this is the network that it had come to before")
 
 
 def _onnx(directory: str, out: Place | None, trusted: str | None) -> str:

@@ -114,6 +114,8 @@ def _target(given: Given) -> Iterator[Followed]:
 
 def _committee(given: Given) -> Iterator[Followed]:
     name, task = given("selection.strategy"), given("task") or CLASSIFICATION.name
+    if given("selection.selector") not in (None, "proxy"):
+        return  # there are no proxies; validation says what else there is
     with suppress(ConfigError, TypeError, KeyError):
         if name is not None and TASKS[task].strategies[name].members and not _masked(given):
             yield Followed(

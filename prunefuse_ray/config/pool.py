@@ -196,9 +196,11 @@ class Pool(Section):
             raise ValueError(f"value_range {list(self.value_range)}: give [black, white], the smaller value first")
         if isinstance(self.classes, list):
             # As labels are compared with them: without blanks around them, in one Unicode form.
-            different = {unicodedata.normalize("NFC", name.strip()) for name in self.classes}
+            different = {unicodedata.normalize("NFC", name.strip()) for name in self.classes} - {""}
             if len(different) < max(1, len(self.classes)):
-                raise ValueError(f"classes {self.classes} names one twice, or none: give different names")
+                raise ValueError(
+                    f"classes {self.classes} names one twice, none, or one by an empty name: give different names"
+                )
         if isinstance(self.label_column, list) and not POOL_SOURCES[self.source].several_label_columns:
             raise ValueError(f"label_column {self.label_column}: source '{self.source}' takes one: name one")
         if isinstance(self.label_column, list) and self.classes is not None:

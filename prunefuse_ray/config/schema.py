@@ -21,7 +21,7 @@ from prunefuse_ray.config.names import Named
 from prunefuse_ray.config.networks import Distillation, Fusion, Network, Pruning, encoder_folder
 from prunefuse_ray.config.pool import Pool
 from prunefuse_ray.config.scoring import Prepared, Scoring
-from prunefuse_ray.config.section import PathOrUri, Positive, Section, unread
+from prunefuse_ray.config.section import Address, PathOrUri, Positive, Section, unread
 from prunefuse_ray.config.selection import Selection
 from prunefuse_ray.config.sources import (
     POOL_SOURCES,
@@ -81,7 +81,7 @@ class Annotation(Section):
     """Seconds to wait for labels, looking again and again, before the command ends with exit code 3."""
     url: PathOrUri | None = Field(None, pattern=r"^https?://")
     """Address of the Label Studio server. Its token comes from the environment variable LABEL_STUDIO_API_KEY alone."""
-    image_url: PathOrUri | None = None
+    image_url: Address | None = None
     """Where annotators' browsers find the images, with {id} in it. Default: images travel inside the tasks."""
     image_size: Positive = 1024
     """Longer side in pixels to which larger images are scaled down when they travel inside Label Studio's tasks."""
@@ -317,7 +317,7 @@ class Config(Section):
         for field, size in (
             ("training.batch_size", self.training.batch_size),
             ("finetuning.batch_size", self.finetuning.batch_size),
-            ("pretraining.batch_size", self.pretraining.batch_size),
+            *([("pretraining.batch_size", self.pretraining.batch_size)] if self.pretraining.used else []),
             ("selection.budgets", self.selection.budgets[0]),
         ):
             if size < workers:

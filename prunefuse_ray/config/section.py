@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from prunefuse_ray.errors import is_container
+from prunefuse_ray.errors import is_container, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,22 @@ def as_int(value: Any) -> Any:
 PathOrUri = Annotated[str, AfterValidator(no_credentials)]
 
 
+def _no_secret(value: str) -> str:
+    """Of an address that only browsers ask: its query may hold anything but a secret."""
+    if without_secrets(value) != value:
+        raise ValueError("holds credentials: it is written to config.yaml and into tasks; give an address without")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_no_secret)]
+
+
 def _each_without_credentials(value: str | list[str]) -> str | list[str]:
     """Checked after the choice between one and several: else the fault would be told with the value, twice."""
-    for path in [value] if isinstance(value, str) else value:
+    paths = [value] if isinstance(value, str) else value
+    for path in paths:
         no_credentials(path)
-    if not value:
+    if not paths or not all(paths):
         raise ValueError("is empty; name a file, a directory or a pattern")
     return value
 

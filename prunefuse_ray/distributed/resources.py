@@ -199,8 +199,15 @@ def start_ray() -> None:
     if not ray.is_initialized():
         progress.tell(doing="while starting Ray", starting_ray=True)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
+        if address := os.environ.get("RAY_ADDRESS"):
+            try:
+                ray.init(**quiet)
+            except ConnectionError as error:
+                said = str(error).partition("\n")[0]
+                raise PlanError(
+                    f"RAY_ADDRESS: no Ray cluster answers at '{address}' ({said}): start it, or unset this variable to "
+                    "start Ray on this machine"
+                ) from error
         else:
             if not os.environ.get("RAY_TMPDIR"):  # the supervisor's, or the user's
                 quiet["_temp_dir"] = str(_sessions() / "ray")  # which Ray opens to all users

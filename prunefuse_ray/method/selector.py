@@ -19,7 +19,7 @@ from prunefuse_ray.data.texts import TokenForm
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.networks.from_pool import STATISTICS
 from prunefuse_ray.networks.pretrained import FILES
-from prunefuse_ray.storage import Place, below, read_input
+from prunefuse_ray.storage import Place, below, parted, read_input
 from prunefuse_ray.tasks import TASKS
 
 
@@ -122,11 +122,9 @@ def _weight_files(path: str) -> tuple[bytes, dict[str, bytes]]:
                 "network.weights to null to begin with random weights"
             )
         path = below(path, inside)
-    content = read_input("network.weights", path)
-    before, mark, options = path.partition("?")  # of a URI
-    parent = before.rpartition("/")[0]
-    beside = {name: f"{parent}/{name}" if parent else name for name in networks.shard_names(content)}
-    return content, {name: read_input("network.weights", f"{file}{mark}{options}") for name, file in beside.items()}
+    content, parent = read_input("network.weights", path), parted(path)[0]
+    names = networks.shard_names(content)
+    return content, {name: read_input("network.weights", below(parent, name)) for name in names}
 
 
 def _digest(content: bytes, shards: Mapping[str, bytes]) -> str:

@@ -152,13 +152,11 @@ def check_wanted(config: Config, classes: Sequence[str]) -> None:
 
 def budget_notes(config: Config, classes: int) -> list[str]:
     """What people should know of very small budgets before they pay for them."""
-    first, workers, notes = config.selection.budgets[0], config.workers.count[1], []
+    first, notes = config.selection.budgets[0], []
     if first < classes and TASKS[config.task].one_class:
         notes.append(f"selection.budgets: the first {first} labels cannot be of all {classes} classes")
     if first == 1:
         notes.append("selection.budgets: of one label a network learns one class, and its batch norms no statistics")
-    if first < workers:
-        notes.append(f"workers.count: the first {first} labels leave some of {workers} workers without a sample")
     return notes
 
 

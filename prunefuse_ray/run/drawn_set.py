@@ -15,7 +15,7 @@ from prunefuse_ray.data.contents import digests_of
 from prunefuse_ray.data.draw import within
 from prunefuse_ray.data.ids import ids_to_numpy
 from prunefuse_ray.data.inventory import HELD_OUT_FILE
-from prunefuse_ray.data.labeled_set import own_labels
+from prunefuse_ray.data.labeled_set import check_masks, own_labels
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.errors import LabelError, few
 from prunefuse_ray.method.steps import INIT, REQUEST, SELECT, Step
@@ -88,6 +88,8 @@ def taken(context: RunContext, step: Step, labels: pa.Table) -> Done:
         sizes=tuple(f.size for f in written),
         task=context.config.task,
     )
+    if context.task.pixels:
+        check_masks(found)
     own, before = digests_of(found), context.ledger.root / HELD_OUT_FILE
     own = own.add_column(0, HELD_OUT.field("set"), pa.array([SETTING] * own.num_rows, pa.string()))
     others = before.read_table(HELD_OUT) if before.exists() else HELD_OUT.empty_table()
@@ -107,7 +109,7 @@ def _warn(context: RunContext, tested: pa.Array, labeled: int, counts: list[int]
             "the test set has %d of the %d samples that were drawn: %d cannot be read, %d have no label",
             labeled, len(context.drawn_test), unusable, without,
         )  # fmt: skip
-    if none := without_labels(counts, context.info.classes):
+    if not context.task.numbers and (none := without_labels(counts, context.info.classes)):
         logger.warning("the test set has no sample of %s: it says nothing about these classes", few(none, NAMED))
 
 

@@ -104,7 +104,8 @@ def run(
             tracking.close("paused")
             raise
         except LabelsWaiting as waiting:
-            telemetry.record("run_waits", message=str(waiting))
+            with contextlib.suppress(OSError, LedgerError):  # that labels are awaited is what has to be said
+                telemetry.record("run_waits", message=str(waiting))
             tracking.close("paused")
             raise
         except Exception as error:

@@ -184,6 +184,18 @@ def not_read(config: Config) -> list[str]:
             f"fusion.sync_every {fusion.sync_every}: the run has {rounds} round{'s' * (rounds > 1)}, and no proxy "
             "follows the last one"
         )
+    switched: list[tuple[str, cfg.Coreset | cfg.Pretraining | cfg.Unlabeled, str]] = [
+        ("coreset", config.coreset, "by"),
+        ("pretraining", config.pretraining, "method"),
+        ("training.unlabeled", config.training.unlabeled, "method"),
+        ("finetuning.unlabeled", config.finetuning.unlabeled, "method"),
+    ]
+    for name, section, switch in switched:
+        others = [field for field in type(section).model_fields if field != switch]
+        if not section.used and (told := _not_default(name, section, others)):
+            notes.append(f"{told}: not read while {name}.{switch} is none")
+    if not weight and (told := _not_default("distillation", config.distillation, ("temperature", "decay"))):
+        notes.append(f"{told}: not read while distillation.weight is 0")
     return notes
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunefuse_ray.acquisition import STRATEGIES, Chance
+from prunefuse_ray.acquisition import STRATEGIES, Chance, Strategy
 from prunefuse_ray.acquisition.probabilities import gradient_factor, softmax
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.errors import ConfigError
@@ -142,3 +142,8 @@ def test_a_run_selects_by_a_strategy_from_outside(outside, tiny_pool, tmp_path):
     scores = pq.read_table(root / "rounds/000/scores").sort_by([("score", "descending"), ("id", "ascending")])
     assert pq.read_table(root / "rounds/001/selected.parquet")["id"].to_pylist() == scores["id"].to_pylist()[:4]
     assert json.loads((root / "result.json").read_text())["task"] == "classification"
+
+
+def test_a_set_strategy_without_a_score_is_refused():
+    with pytest.raises(ConfigError, match="'mine': selects a set but has no score"):
+        Strategy(name="mine", wants="x", select=lambda candidates, k, chance: None)

@@ -144,6 +144,7 @@ VECTORS = {"source": "csv", "path": "a", "test_path": "b", "classes": 2, "vector
             {"pool": {"source": "delta", "path": "a", "test_samples": 9, "classes": 2, "test_version": 3}},
             "is of the table of test_path",
         ),
+        ({"pool": VECTORS | {"path": ["a", ""]}}, "is empty; name a file"),
     ],
 )
 def test_settings_that_contradict_each_other_are_said(tree, said):
@@ -273,3 +274,33 @@ def test_another_schedule_leaves_the_milestones_of_what_it_is_laid_over():
     assert config_from_tree(tree).training.milestones == []
     again = overlay({"training": {"milestones": [1]}}, {"training": {"schedule": "step", "milestones": [2]}})
     assert config_from_tree(again).training.milestones == [2]
+
+
+def test_a_class_has_a_name():
+    """An empty cell of a table would be its label."""
+    with pytest.raises(ConfigError, match="or one by an empty name"):
+        config_from_tree({"pool": VECTORS | {"classes": ["cat", "dog", " "]}})
+    given = ["--pool.source", "csv", "--pool.path", "a", "--pool.test_path", "b", "--pool.vector_column", "v"]
+    with pytest.raises(ConfigError, match="or one by an empty name"):
+        parse_run([*given, "--pool.classes", "cat,dog,"])
+
+
+@pytest.mark.parametrize("url", ["https://cdn/pool/{id}?size=l", "http://h:8080/data/local-files/?d={id}"])
+def test_browsers_may_find_images_by_a_query(url):
+    studio = {"kind": "label_studio", "url": "http://h", "image_url": url}
+    assert config_from_tree({"annotation": studio}).annotation.image_url == url
+    with pytest.raises(ConfigError, match="holds credentials"):
+        config_from_tree({"annotation": studio | {"image_url": f"{url}&token=abc"}})
+
+
+def test_workers_need_samples_of_a_pre_training_where_there_is_one():
+    recipe = {"batch_size": 512}
+    many = {
+        "workers": {"count": [100, 160]},
+        "selection": {"budgets": [1000]},
+        "training": recipe,
+        "finetuning": recipe,
+    }
+    assert config_from_tree(many).workers.count == (100, 160)
+    with pytest.raises(ConfigError, match=r"pretraining\.batch_size 128"):
+        config_from_tree(many | {"pretraining": {"method": "rotation"}})

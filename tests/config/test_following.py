@@ -48,6 +48,7 @@ def test_one_change_is_enough_and_what_follows_is_told_once(tree, field, value, 
     ("tree", "said"),
     [
         ({"selection": {"selector": "dense"}, "fusion": {"target": "fused"}}, "set fusion.target to scratch"),
+        ({"selection": {"selector": "dense", "strategy": "bald"}}, "or selection.dropout_masks to 10"),
         ({"selection": {"strategy": "bald"}, "pruning": {"committee": 1}}, "set pruning.committee to 2 or more"),
         ({"selection": {"strategy": "bald"}, "pruning": {"ratio": 0.7}}, "ratio 0.7 does not make 2"),
         ({"pool": GROUPS, "selection": {"per_group": None}}, "groups need both"),

@@ -25,6 +25,7 @@ from prunefuse_ray.distributed.resources import (
     importing,
     plan_scoring,
     plan_training,
+    start_ray,
     training_threads,
 )
 from prunefuse_ray.errors import PlanError
@@ -267,3 +268,16 @@ def test_sessions_of_a_ray_started_here_are_this_users_alone_and_go_with_it():
     private = [path for path, mode in above.items() if stat.S_IMODE(mode) == 0o700 and "/prunefuse-" in path]
     assert private, above
     assert not any(Path(path).exists() for path in private)
+
+
+def test_a_cluster_that_is_gone_is_one_message(monkeypatch):
+    def gone(**_):
+        raise ConnectionError("Could not find any running Ray instance.\nmore")
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", gone)
+    with pytest.raises(PlanError, match=r"RAY_ADDRESS: no Ray cluster answers at 'auto' \(Could not find .*unset"):
+        start_ray()

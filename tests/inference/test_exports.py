@@ -14,12 +14,15 @@ import yaml
 import prunefuse_ray
 from prunefuse_ray import networks
 from prunefuse_ray.cli import main
+from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.inference.predictor import Predictor
 from prunefuse_ray.inference.program import to_program
 from prunefuse_ray.networks.committee import Members
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 from tests.inference.test_predictor import CLASSES, FORM, save
 
@@ -171,3 +174,12 @@ def test_a_committee_is_refused(run, tmp_path, capsys):
             (tmp_path / "c" / member / name).write_bytes((run[0] / "fused" / name).read_bytes())
     (tmp_path / "c" / PREPROCESSING_FILE).write_bytes((run[0] / "fused" / PREPROCESSING_FILE).read_bytes())
     assert main(["export", str(tmp_path / "c"), "--format", "huggingface"]) == 2
+
+
+def test_the_network_of_an_earlier_end_is_exported_with_a_word(run, tmp_path, capsys):
+    """A run that was given more label budgets goes on: what it had come to lies there until its new end."""
+    shutil.copytree(run[0], where := tmp_path / "run")
+    ledger = Ledger(Place.at(str(where)))
+    ledger.create(to_tree(config_from_tree({})), {})
+    assert main(["export", str(where), "--format", "torch"]) == 0
+    assert "had come to before" in capsys.readouterr().out

@@ -61,3 +61,11 @@ def test_another_network_that_needs_the_pools_statistics_is_refused():
                                "selection": {"selector": "svp:mlp"}})  # fmt: skip
     with pytest.raises(ConfigError, match=r"selection\.selector: 'svp:mlp' begins with statistics of the pool"):
         make_selector(config, Dense(network=torch.nn.Linear(5, 3), spec=spec))
+
+
+def test_a_folder_may_have_a_question_mark_in_its_name(index, tmp_path):
+    path, _ = index
+    (folder := tmp_path / "what?").mkdir()
+    for file in [path, *path.parent.glob("part-*")]:
+        file.rename(folder / file.name)
+    assert weights_digest(str(folder)) == weights_digest(str(folder / path.name))

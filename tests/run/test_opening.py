@@ -40,6 +40,16 @@ DENSE = {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}
         ({"pruning": {"ratio": 0.8, "steps": 5}}, []),
         ({"pruning": {"committee": 4}}, []),
         ({"selection": {"budgets": [10, 20, 30]}, "fusion": {"sync_every": 2}}, []),
+        ({"coreset": {"share": 0.3}}, ["coreset.share 0.3: not read while coreset.by is none"]),
+        (
+            {"training": {"unlabeled": {"steps": 9}}},
+            ["training.unlabeled.steps 9: not read while training.unlabeled.method is none"],
+        ),
+        (
+            {"distillation": {"temperature": 2.0}},
+            ["distillation.temperature 2.0: not read while distillation.weight is 0"],
+        ),
+        ({"coreset": {"by": "random", "share": 0.3}}, []),
         (
             {"selection": {"budgets": [10, 20, 30]}, "fusion": {"sync_every": 3}},
             ["fusion.sync_every 3: the run has 3 rounds, and no proxy follows the last one"],

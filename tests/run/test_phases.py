@@ -425,3 +425,10 @@ def test_a_batch_that_does_not_fit_a_gpu_is_said_with_its_field(local_ray, tiny_
     with pytest.raises(TrainingError, match=r"round 0, train: .* lower training\.batch_size \(8\)") as caught:
         loop.run(tiny(tiny_pool, tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_pass_of_no_round_was_begun_by_stands_in_the_run_directory(tmp_path):
+    ledger, step = Ledger(Place.at(str(tmp_path))), Step(-1, "score")
+    context = SimpleNamespace(ledger=ledger, config=config_from_tree({"selection": {"initial": "typiclust"}}))
+    score_phase._begun_alike(context, step, SimpleNamespace(out=ledger.place(step, "scores")), "typiclust")
+    assert (tmp_path / "scores-by/typiclust").exists()

@@ -189,3 +189,10 @@ def test_a_column_of_numbers_is_recognized(where, tmp_path):
     (tmp_path / "b.csv").write_text("v,y\n1 2,0.5\n2 3,1\n")
     found = recognize(str(tmp_path / "b.csv"))
     assert (found.task, found.fields.get("classes")) == ("regression", None)
+
+
+def test_a_test_set_may_be_drawn_from_the_pool(local_ray, where, tmp_path):
+    more = {"pool": ANGLES["pool"] | {"test_path": None, "test_samples": 20}, "selection": {"budgets": [10, 14]}}
+    ledger = loop.run(tiny(where, tmp_path / "runs", **(ANGLES | more)))
+    assert ledger.require(Step(0, LABEL)).metrics["test_samples"] == 20
+    assert "test_r2" in ledger.require(Step(1, TRAIN)).metrics

@@ -182,3 +182,14 @@ def test_the_baseline_says_no_more_of_pixels_than_fits(local_ray, where, tmp_pat
     loop.run(tiny(where, tmp_path / "runs", **PIXELS, report={"baseline": True}))
     found = json.loads((tmp_path / "runs/tiny/result.json").read_text())["baseline"]
     assert (found["tested"], found["of_tested"]) == (5, 16)
+
+
+def test_a_test_set_may_be_drawn_from_the_pool(local_ray, where, tmp_path):
+    more = {
+        "pool": PIXELS["pool"] | {"test_path": None, "test_samples": 10},
+        "selection": {"budgets": [8], "strategy": "margin"},
+    }
+    ledger = loop.run(tiny(where, tmp_path / "runs", **(PIXELS | more)))
+    told = ledger.require(Step(0, LABEL)).metrics
+    assert (told["test_samples"], len(told["test_counts"])) == (10, len(CLASSES))
+    assert "test_miou" in ledger.require(Step(0, TRAIN)).metrics

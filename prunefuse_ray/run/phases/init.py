@@ -82,10 +82,11 @@ def chance_alone(importance: str, dense: networks.Dense, selector: networks.Sele
 
 
 def _check_pixels(context: RunContext, known: Done) -> None:
-    """Where labels are of pixels, that those of the held-out sets and those known beforehand fit their images."""
+    """Where labels are of pixels, that those of the held-out sets and those known beforehand fit their images. A test
+    set that is drawn has no labels yet: `drawn_set.taken` checks them."""
     if not context.task.pixels:
         return
-    for held in (context.test, context.validation):
+    for held in (context.test_set, context.validation):
         if held is not None:
             check_masks(held)
     labels = known.outputs.get(KNOWN_LABELS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -148,7 +149,7 @@ def _begun_alike(context: RunContext, step: Step, what: ScorePass, strategy: str
         ledger.clear(step, "scores", "scores-checkpoint", "labeled", "labeled-checkpoint")
     if begun != [strategy]:
         ledger.clear(step, BY)
-        ledger.write_file(f"{step.directory}/{BY}/{strategy}", b"")
+        ledger.write_file(posixpath.join(step.directory, BY, strategy), b"")
 
 
 def strategy_of(context: RunContext, step: Step) -> Decision:
