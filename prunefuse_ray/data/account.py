@@ -70,9 +70,11 @@ def _set_lines(name: str, one: Mapping[str, Any], where: str | None) -> list[str
 
 def _counted(counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> str:
     words = []
-    for reason, count in counts.items():
+    for reason, count in list(counts.items())[:MANY]:
         names = examples.get(reason, [])
         words.append(f"{count:,} {reason} ({', '.join(names)}{', ...' if count > len(names) else ''})")
+    if rest := list(counts.values())[MANY:]:
+        words.append(f"{sum(rest):,} for {len(rest):,} other reasons")
     return "; ".join(words)
 
 

@@ -64,10 +64,10 @@ class Walk:
         if deep == len(segments):
             yield from self._below(root, steps)
             return
-        for step in steps:
-            for lying in self._below(root, [step]):
-                if matches_any_depth(_below(lying.name, step.name).rstrip("/").split("/"), segments[deep:]):
-                    yield lying
+        # In one walk: what a link in one folder leads to may lie in the next one.
+        for lying in self._below(root, steps):
+            if matches_any_depth(lying.name.rstrip("/").split("/")[deep:] or [""], segments[deep:]):
+                yield lying
 
     def _below(self, root: Place, steps: Sequence[_Step]) -> Iterator[Lying]:
         """The files that steps are, and all that lies below the folders among them."""

@@ -105,9 +105,14 @@ class ImageForm:
             Rejected: with the reason.
         """
         with opened(data, self.max_pixels) as image:
-            found = conversions(image, self.channels)
-            _depth(image, found, self)
-            return upright_size(image)[::-1], found
+            try:
+                found = conversions(image, self.channels)
+                _depth(image, found, self)
+                return upright_size(image)[::-1], found
+            except Rejected:
+                raise
+            except Exception as error:  # as in `_decoded`: some heads are read when they are asked for
+                raise Rejected(cannot(error)) from error
 
     def inputs(self, pixels_NHWC: Tensor) -> Tensor:
         """uint8 (N, H, W, C) as the network's input: (pixel / 255 - mean) / std, float32 (N, C, H, W)."""
@@ -117,6 +122,9 @@ class ImageForm:
         shift = x.new_tensor([m / s for m, s in zip(self.mean, self.std, strict=True)]).expand(channels).repeat(width)
         # In place: of photographs each copy is as much fresh memory as the network's own input.
         return x.mul_(scale).sub_(shift).unflatten(2, (width, -1)).permute(0, 3, 1, 2)
+
+
+NO_PATHS = "a string in place of an image: write the bytes of the file, not its path or base64"
 
 
 def read(value: object, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
@@ -136,10 +144,13 @@ def read(value: object, form: ImageForm) -> tuple[Pixels, tuple[str, ...]]:
         return _read_encoded(bytes(value), form)
     if isinstance(value, Image.Image):
         check_pixels(value, form.max_pixels)
-        value.load()  # or it would be decoded at a fraction of its size, for its owner too
+        try:
+            value.load()  # or it would be decoded at a fraction of its size, for its owner too
+        except Exception as error:  # whatever a codec raises, or a file that is closed
+            raise Rejected(cannot(error)) from error
         return _decoded(value, form)
     if isinstance(value, str):
-        raise Rejected("a string in place of an image: write the bytes of the file, not its path or base64")
+        raise Rejected(NO_PATHS)
     pixels = np.asarray(value)
     if pixels.dtype != np.uint8:
         raise Rejected(f"tensor of {pixels.dtype}, expected uint8")
@@ -229,6 +240,8 @@ def image_size(value: object, channels: int) -> tuple[int, int]:
             return upright_size(image)[::-1]
     if value is None:
         raise Rejected("no image (null)")
+    if isinstance(value, str):
+        raise Rejected(NO_PATHS)
     pixels = np.asarray(value)
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != channels):
         raise Rejected(f"tensor of shape {pixels.shape}, expected (height, width, {channels})")

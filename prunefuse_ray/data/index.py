@@ -293,7 +293,8 @@ def new_rows(index: Index) -> Iterator[pa.Table]:
 def written(where: Place, source: Source) -> Source:
     """`source` with the index files that lie below `where`."""
     found = where.written()
-    return replace(source, fs=where.fs, files=tuple(f.path for f in found), sizes=tuple(f.size for f in found))
+    paths, sizes = tuple(f.path for f in found), tuple(f.size for f in found)
+    return replace(source, fs=where.fs, files=paths, sizes=sizes, copied=not source.roots)
 
 
 # --- looked into before it is written -------------------------------------------------------------------------------

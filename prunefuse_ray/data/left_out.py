@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+REASONS = 12
+"""That are told, the most frequent ones."""
 NAMED = 3
 """Names shown of each reason; the whole list is `left_out.parquet`."""
 
@@ -70,9 +72,11 @@ def joined(several: Iterable[LeftOuts]) -> LeftOuts:
 def told(found: LeftOuts) -> str:
     """In words: the reasons with their counts and first names."""
     words = []
-    for reason, count in found.counts.items():
+    for reason, count in list(found.counts.items())[:REASONS]:
         names = ", ".join(found.examples[reason])
         words.append(f"{count:,} {reason} ({names}{', ...' if count > len(found.examples[reason]) else ''})")
+    if rest := list(found.counts.values())[REASONS:]:
+        words.append(f"{sum(rest):,} for {len(rest):,} other reasons")
     return "; ".join(words)
 
 

@@ -68,6 +68,8 @@ class Source:
     """File -> the numbers of its rows that the table whose file it is has deleted, ascending: they are no samples."""
     prepared: Prepared | None = None
     """Where decoded samples are kept; None: nowhere."""
+    copied: bool = False
+    """Whether the files are an index of a run's own with copies of the samples: another run's are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)

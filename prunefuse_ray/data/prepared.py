@@ -46,7 +46,6 @@ from prunefuse_ray.data.images import ImageForm, encode, plain_samples
 from prunefuse_ray.data.paths import as_list
 from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.reading import (
-    LOADED_ROWS,
     PLACES,
     FileRows,
     canonical_columns,
@@ -172,7 +171,8 @@ def _decode(
     if source.roots:
         columns = (p["sample"] for p in opened(canonical_rows(table.filter(pa.array(wanted_N)), source), source))
     else:
-        pieces = ((n, wanted_N[n : n + LOADED_ROWS]) for n in range(0, len(wanted_N), LOADED_ROWS))
+        few = samples.few
+        pieces = ((n, wanted_N[n : n + few]) for n in range(0, len(wanted_N), few))
         columns = (
             plain_samples(samples.take(start + n, len(piece)).filter(pa.array(piece))[source.sample_column])
             for n, piece in pieces
@@ -213,11 +213,26 @@ def _key(rows: pa.Table, source: Source, number: int, start: int, form: Form) ->
             digest.update(pc.fill_null(rows[column].cast(pa.int64()), -1).to_numpy().tobytes())
         places = rows.select(["root", "file"]).group_by(["root", "file"], use_threads=False).aggregate([]).to_pylist()
         files = [(source.roots[place["root"]] / place["file"]).path for place in places]
+    elif source.copied:  # every run has such an index, with the same content
+        content = _content(source.fs, source.files[number])
+        digest.update(f"{content} {start} {source.sample_column}".encode())
+        files = []
     else:
         digest.update(f"{source.files[number]} {source.sizes[number]} {start} {source.sample_column}".encode())
         files = [source.files[number]]
     digest.update(json.dumps(_changed(source.roots[0].fs if source.roots else source.fs, files)).encode())
     return digest.hexdigest()
+
+
+_contents: dict[tuple[str, int | None], str] = {}
+
+
+def _content(fs: pafs.FileSystem, file: str) -> str:
+    """A file's digest; for all of its chunks it is read once."""
+    key = file, fs.get_file_info(file).mtime_ns
+    if key not in _contents:
+        _contents[key] = Place(fs, file).digest()
+    return _contents[key]
 
 
 def _changed(fs: pafs.FileSystem, files: list[str]) -> list[int | None]:
@@ -462,6 +477,12 @@ def open_prepared(
         with suppress(OSError):  # it is not there, or not alone
             os.rename(before.path, mine.path)
     removed = evict(place, [one.path for one in spared], found.limit - min(found.bytes, found.limit))
+    if there > found.limit and sum(file.size for one in spared for file in _files(one)) > found.limit:
+        # They hold what the pool was before it changed, too; which chunks those are nobody knows.
+        for one in spared:
+            with suppress(OSError):
+                one.delete()
+                removed.append(one.path)
     with suppress(OSError):  # what cannot be written there is said of every chunk
         (mine / USED).write_bytes(b"", durable=False)
     told = [f"prepared pool: {found.format}, {found.bytes / 2**30:.1f} GiB in {place.path}"]

@@ -35,6 +35,11 @@ BATCH_BYTES = 4 * 2**20  # of samples that are read at once
 
 
 LOADED_ROWS = 128  # samples of an index that are opened before they are handed on
+LOADED_BYTES = 64 * 2**20
+"""Of them together, as far as their sizes are known; one sample at least. 128 photographs would take a gigabyte in each
+task, and once more when they are copied."""
+HEAD_BYTES = 256 * 2**20
+"""Of the samples of `head`."""
 
 
 LOADER_THREADS = 8
@@ -125,7 +130,7 @@ STORES = re.compile(r"AWS|google|gcs|curl|http", re.IGNORECASE)
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type that values are read as: of a dictionary that of its values; strings of any kind are strings, bytes of
-    any kind bytes, also in structs."""
+    any kind bytes, also in structs; flat lists of any size are lists."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
@@ -134,6 +139,8 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.binary()
     if pa.types.is_struct(kind) and not isinstance(kind, pa.BaseExtensionType):
         return pa.struct([kind.field(i).with_type(plain_type(kind.field(i).type)) for i in range(kind.num_fields)])
+    if is_list(kind) and not pa.types.is_nested(kind.value_type):  # as files of one pool have them side by side
+        return pa.list_(plain_type(kind.value_type))
     return kind
 
 
@@ -235,6 +242,11 @@ class FileRows:
         except (OSError, pa.ArrowException) as error:
             raise _named(error, self._file, self._at) from error
 
+    @property
+    def few(self) -> int:
+        """Rows of about LOADED_BYTES, LOADED_ROWS at most."""
+        return min(LOADED_ROWS, _batch_rows(self._parquet, self._columns) * (LOADED_BYTES // BATCH_BYTES))
+
     def _seek(self, first: int) -> None:
         group = bisect.bisect_right(self._starts, first) - 1
         if not self._opened or self._starts[group] > self._at + self._rest.num_rows:
@@ -265,13 +277,30 @@ def _bytes_of(group: Any, columns: Sequence[str]) -> int:
     return sum(c.total_uncompressed_size for c in held if f"{c.path_in_schema}.".startswith(paths))
 
 
+GROUPS_LOOKED_AT = 64
+
+
 def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
-    """How many rows of these columns make about BATCH_BYTES, by the sizes of the first row group that has any."""
-    groups_ = (parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups))
-    if (group := next((g for g in groups_ if g.num_rows), None)) is None:
-        return BATCH_ROWS
-    size = _bytes_of(group, columns)
-    return int(np.clip(BATCH_BYTES * group.num_rows // max(size, 1), 1, BATCH_ROWS))
+    """How many rows of these columns make about BATCH_BYTES where they are largest, by the sizes of row groups all over
+    the file: rows may be sorted by their length."""
+    count = parquet.metadata.num_row_groups
+    numbers = np.linspace(0, count - 1, min(count, GROUPS_LOOKED_AT)).astype(int).tolist()
+    looked = [group for group in map(parquet.metadata.row_group, numbers) if group.num_rows]
+    largest = max((_bytes_of(group, columns) / group.num_rows for group in looked), default=0)
+    return int(np.clip(BATCH_BYTES // max(largest, 1), 1, BATCH_ROWS))
+
+
+def footers(source: Source) -> list[tuple[int, int]]:
+    """(rows, row groups) of each file; of many at a time, since an object store answers late."""
+
+    def footer(file: str) -> tuple[int, int]:
+        with source.fs.open_input_file(file) as stream:
+            metadata = pq.read_metadata(stream)
+        return metadata.num_rows, metadata.num_row_groups
+
+    local = isinstance(source.fs, pafs.LocalFileSystem)
+    with ThreadPoolExecutor(LOADER_THREADS if local else STORE_THREADS) as threads:
+        return list(threads.map(footer, source.files))
 
 
 def canonical(source: Source, *, only: pa.Array | IdSet | None = None, label: bool = False) -> Iterator[pa.Table]:
@@ -399,12 +428,14 @@ def _is_pickled(kind: pa.DataType) -> bool:
 
 
 def head(source: Source, rows: int) -> pa.Table:
-    """The first rows (id, sample), at most so many; the samples of an index opened."""
-    parts: list[pa.Table] = []
+    """The first rows (id, sample), at most so many, and fewer of large samples; the samples of an index opened."""
+    parts, count, size = list[pa.Table](), 0, 0
     for table in canonical(source):
-        parts += opened(table.slice(0, rows - sum(p.num_rows for p in parts)), source)
-        if sum(p.num_rows for p in parts) >= rows:
-            break
+        for some in opened(table.slice(0, rows - count), source):
+            parts.append(some)
+            count, size = count + some.num_rows, size + some.nbytes
+            if count >= rows or size >= HEAD_BYTES:
+                return pa.concat_tables(parts, promote_options="permissive")
     return pa.concat_tables(parts, promote_options="permissive")
 
 
@@ -413,13 +444,26 @@ def opened(rows: pa.Table, source: Source) -> Iterator[pa.Table]:
     if not source.roots:
         yield rows
         return
-    for start in range(0, max(rows.num_rows, 1), LOADED_ROWS):
-        part = rows.slice(start, LOADED_ROWS)
-        samples = pa.array(_load(part, source.roots), pa.binary()) if source.opener is None else source.opener(part)
+    for some in _at_once(rows, source):
+        samples = pa.array(_load(some, source.roots), pa.binary()) if source.opener is None else source.opener(some)
         if source.text and source.opener is None:
             texts = [None if s is None else s.decode(errors="replace") for s in samples.to_pylist()]
             samples = pa.array(texts, pa.string())
-        yield part.drop_columns(list(PLACES)).append_column("sample", samples)
+        yield some.drop_columns(list(PLACES)).append_column("sample", samples)
+
+
+def _at_once(rows: pa.Table, source: Source) -> Iterator[pa.Table]:
+    """The rows, as many at a time as are opened at once; an empty table of none."""
+    end_N = np.zeros(rows.num_rows, np.int64)
+    if source.opener is None and rows.num_rows:  # else the sizes are those of whole files
+        end_N = np.cumsum(pc.fill_null(rows["bytes"], 0).to_numpy())
+    start = 0
+    while not start or start < rows.num_rows:
+        before = end_N[start - 1] if start else 0
+        fit = int(np.searchsorted(end_N, before + LOADED_BYTES, side="right")) - start
+        count = min(max(fit, 1), LOADED_ROWS)
+        yield rows.slice(start, count)
+        start += count
 
 
 def _load(rows: pa.Table, roots: tuple[Place, ...]) -> list[bytes | None]:

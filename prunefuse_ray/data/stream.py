@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -20,7 +19,7 @@ from prunefuse_ray.data.contents import HeldOut
 from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.pool import Source, groups, part
 from prunefuse_ray.data.prepared import Chunk, chunk_rows, decoded, fixed_column, fixed_values
-from prunefuse_ray.data.reading import canonical, opened
+from prunefuse_ray.data.reading import canonical, footers, opened
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.storage import Place
 
@@ -136,14 +135,11 @@ def spans(source: Source, chunk: int, count: int) -> list[Source]:
     if len(source.files) >= count:
         return groups(source, count)
     parts = []
-    for number, file in enumerate(source.files):
-        with source.fs.open_input_file(file) as opened_file:
-            metadata = pq.read_metadata(opened_file)
-        rows = metadata.num_rows
+    for number, (rows, row_groups) in enumerate(footers(source)):
         chunks = math.ceil(rows / chunk)
         pieces = min(chunks, math.ceil(count / len(source.files)))
         if not source.roots:  # an index holds no samples
-            pieces = min(pieces, PIECES * metadata.num_row_groups)
+            pieces = min(pieces, PIECES * row_groups)
         edges = [min(rows, chunk * (chunks * i // pieces)) for i in range(pieces + 1)] if pieces else []
         parts += [replace(part(source, [number]), spans=(pair,)) for pair in itertools.pairwise(edges)]
     return parts

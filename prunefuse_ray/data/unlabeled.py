@@ -18,7 +18,6 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from prunefuse_ray.data.contents import HeldOut
 from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.pool import Source, part
 from prunefuse_ray.data.prepared import chunk_rows, decoded
+from prunefuse_ray.data.reading import footers
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place
@@ -91,7 +91,7 @@ class PoolBatches:
         size = chunk_rows(form)
         self._chunks = [
             _Chunk(number, first, min(first + size, rows))
-            for number, rows in enumerate(_rows_of(pool.source))
+            for number, (rows, _) in enumerate(footers(pool.source))
             for first in range(0, rows, size)
         ]
         self.rows = sum(chunk.rows for chunk in self._chunks)
@@ -177,16 +177,6 @@ class PoolBatches:
             gone, _ = self._held.popitem(last=False)
             del self._usable_N[gone]  # of all chunks they would be as many numbers as the pool has samples
         return self._held[number]
-
-
-def _rows_of(source: Source) -> list[int]:
-    """Rows of each file."""
-
-    def rows(file: str) -> int:
-        with source.fs.open_input_file(file) as opened:
-            return pq.read_metadata(opened).num_rows
-
-    return [rows(file) for file in source.files]
 
 
 def _kept(cache: OrderedDict[Any, T], key: Any, make: Callable[[], T]) -> T:

@@ -82,7 +82,8 @@ def _svg(key: str, description: str, size: tuple[float, float], draw: Callable[[
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg\b)[^>]*?(viewBox="[^"]*")[^>]*>', rf'\1 \2 role="img" aria-label="{text(description)}">', svg)
+    named = f'role="img" aria-label="{text(description)}">'  # apart from the replacement: it may hold backslashes
+    svg = re.sub(r'(<svg\b)[^>]*?(viewBox="[^"]*")[^>]*>', lambda found: f"{found[1]} {found[2]} {named}", svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", svg)
     for name, stand_in in COLOR.items():
         svg = svg.replace(stand_in, f"var(--{name})")

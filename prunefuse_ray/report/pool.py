@@ -11,6 +11,7 @@ from prunefuse_ray.report.view import RunView
 
 SETS = {"path": "Pool", "test_path": "Test set", "validation_path": "Validation set"}
 CLASSES = 100  # named with their counts
+REASONS = 30
 
 
 def section(run: RunView) -> Html | None:
@@ -95,10 +96,12 @@ def _of_both(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Ch
 
 def _counted(counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> Html:
     rows = []
-    for reason, number in counts.items():
+    for reason, number in list(counts.items())[:REASONS]:
         names = examples.get(reason, [])
         more = ", …" if number > len(names) else ""
         rows.append(tag("div", f"{count(number)} {reason}: ", tag("span", ", ".join(names), class_="id"), more))
+    if rest := list(counts.values())[REASONS:]:
+        rows.append(tag("div", f"{count(sum(rest))} for {count(len(rest))} other reasons"))
     return join(rows)
 
 

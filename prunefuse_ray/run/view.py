@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.config.schema import Config
@@ -17,7 +16,7 @@ from prunefuse_ray.data.image_files import as_seen
 from prunefuse_ray.data.images import encode_png, sample_values
 from prunefuse_ray.data.inventory import INVENTORY
 from prunefuse_ray.data.pool import PoolInfo
-from prunefuse_ray.data.reading import refuse_pickles
+from prunefuse_ray.data.reading import parquet_file, refuse_pickles
 from prunefuse_ray.data.vectors import shown
 from prunefuse_ray.method.steps import INIT, PRETRAIN, REPORT, SCORE, Step
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
@@ -27,6 +26,7 @@ from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 
+AT_ONCE = 64
 SHEET = 24
 """Samples shown from either end of a round's choice."""
 
@@ -154,12 +154,17 @@ def _chosen(ledger: Ledger, config: Config, info: PoolInfo, round_: int, rows: p
 
 
 def samples_as_seen(file: Place, wanted: pa.Array, value_range: Range | None) -> dict[Any, bytes | str | None]:
-    """Samples by id: texts as they are, images as people see them."""
-    table = pq.read_table(file.path, filesystem=file.fs, columns=["id", "sample"])
-    refuse_pickles(table.schema, file.path)
-    table = table.filter(pc.is_in(table["id"], value_set=wanted))
-    values = sample_values(table["sample"])
-    return dict(zip(table["id"].to_pylist(), (_shown(v, value_range) for v in values), strict=True))
+    """Samples by id: texts as they are, images as people see them. A few are read at a time: a file holds a round's."""
+    columns, found = ["id", "sample"], dict[Any, bytes | str | None]()
+    with file.fs.open_input_file(file.path) as stream:
+        parquet = parquet_file(stream, columns)
+        refuse_pickles(parquet.schema_arrow, file.path)
+        for batch in parquet.iter_batches(batch_size=AT_ONCE, columns=columns):
+            table = pa.Table.from_batches([batch])
+            table = table.filter(pc.is_in(table["id"], value_set=wanted))
+            values = (_shown(v, value_range) for v in sample_values(table["sample"]))
+            found |= dict(zip(table["id"].to_pylist(), values, strict=True))
+    return found
 
 
 def _shown(value: object, value_range: Range | None) -> bytes | str | None:

@@ -148,3 +148,11 @@ def test_a_file_that_is_named_by_a_link_is_the_one_it_leads_to(tmp_path, fill):
     found = locate([str(tmp_path / "current.png"), str(tmp_path / "v3")], PNG, "pool.path")
     assert found.names == ("current.png",)
     assert list(found.real_paths()) == [str(tmp_path / "v3/a.png")]
+
+
+def test_links_between_the_folders_that_a_pattern_fits_bring_nothing_twice(tmp_path, fill):
+    fill("a/1.png", "b/2.png", "b/deep/3.png")
+    os.symlink("../b", tmp_path / "a/link")
+    os.symlink("../b/2.png", tmp_path / "a/4.png")
+    found = locate(str(tmp_path / "*" / "**" / "*.png"), PNG, "pool.path")
+    assert found.names == ("a/1.png", "b/2.png", "b/deep/3.png")

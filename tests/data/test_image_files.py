@@ -224,3 +224,11 @@ def test_deep_colors_of_every_format_are_counted():
     out, kinds = read(b"P6 8 8 65535\n" + bytes(384), RGB8)
     assert out.shape == (8, 8, 3)
     assert "16 bits to 8" in kinds
+
+
+def test_an_animation_that_is_cut_in_its_second_frame_is_refused():
+    data = encoded(photo(8, 8), "GIF", save_all=True, append_images=[photo(8, 8).rotate(180)], duration=100)
+    cut = data[: data.rindex(b"!\xf9\x04") + 1]
+    for see in (RGB8.look, RGB8.decode):
+        with pytest.raises(Rejected, match="cannot be decoded"):
+            see(cut)

@@ -137,6 +137,8 @@ def test_image_size(rgb):
     assert image_size(np.zeros((5, 6, 3), np.uint8), 3) == (5, 6)
     with pytest.raises(Rejected):
         image_size(b"x", 3)
+    with pytest.raises(Rejected, match="not its path"):
+        image_size("cat/1.jpg", 3)
 
 
 def test_the_presets_crop_the_centre_of_a_larger_scaling(rgb):

@@ -13,3 +13,10 @@ def test_reasons_are_counted_and_their_first_names_kept():
     assert told(both) == "6 extension .txt (0.txt, 1.txt, 2.txt, ...); 1 no extension (a)"
     assert gathered([]).total == 0
     assert gathered([]).parts == []
+
+
+def test_of_many_reasons_the_most_frequent_are_told():
+    """Names of scans end in numbers, each an extension of its own."""
+    found = gathered(LeftOut(f"scan.{n}", f"extension .{n}") for n in range(1_000))
+    assert told(found).endswith("; 988 for 988 other reasons")
+    assert len(told(found)) < 1_000

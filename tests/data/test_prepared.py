@@ -24,7 +24,7 @@ from prunefuse_ray.data.pool import Prepared, Source
 from prunefuse_ray.data.prepared import decoded, evict, form_digest, open_prepared, room
 from prunefuse_ray.data.reading import FileRows
 from prunefuse_ray.data.stream import spans
-from prunefuse_ray.data.texts import TextForm
+from prunefuse_ray.data.texts import NgramForm, TextForm
 from prunefuse_ray.storage import Place
 from tests.support.pools import random_images
 
@@ -506,3 +506,48 @@ def test_what_a_plugin_can_read_is_not_taken_from_before_it_was_installed(monkey
         digests.append(form_digest(form))
     prepared._decoders.cache_clear()
     assert digests[0] != digests[1]
+
+
+def test_large_files_are_opened_a_few_at_a_time(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reading, "_load", lambda rows, _: seen.append(rows.num_rows) or [b""] * rows.num_rows)
+    monkeypatch.setattr(reading, "LOADED_BYTES", 100)
+    rows = pa.table(
+        {
+            "id": list("abcdef"),
+            "root": pa.array([0] * 6, pa.int32()),
+            "file": list("abcdef"),
+            "offset": pa.nulls(6, pa.int64()),
+            "bytes": [60, 30, 20, 500, 10, 10],
+        }
+    )
+    source = Source(fs=pafs.LocalFileSystem(), files=(), sizes=(), roots=(Place.at(str(tmp_path)),))
+    assert pa.concat_tables(reading.opened(rows, source))["id"].to_pylist() == list("abcdef")
+    assert seen == [2, 1, 1, 2]
+
+
+def test_copies_of_the_same_samples_share_their_chunks(tmp_path):
+    """As the indexes of texts that every run has in its own directory."""
+    rows = pa.table({"id": [f"t{i}" for i in range(40)], "sample": [f"word {i}" for i in range(40)]})
+    for run in "ab":
+        file = Place.at(str(tmp_path / run / "index-00000-00000.parquet"))
+        file.write_table(rows)
+        one = Source(fs=file.fs, files=(file.path,), sizes=(1,), sample_column="sample", label_column=None, copied=True)
+        assert len(read(kept(one, tmp_path), NgramForm(length=8))) == 40
+    assert len(chunk_files(tmp_path)) == 2  # of 32 rows and 8
+
+
+def test_what_a_pool_was_before_it_changed_makes_room(tmp_path):
+    form, told, place = ImageForm(height=224, width=224, channels=3), [], Place.at(str(tmp_path))
+    for _ in range(2):
+        found = open_prepared(cfg.Prepared(max_gb=0.2), place, form, 1_000, told.extend, name="a" * 12)
+        keep(found, form, 301_056_000)  # twice the pool
+    open_prepared(cfg.Prepared(max_gb=0.2), place, form, 1_000, told.extend, name="a" * 12)
+    assert not list(tmp_path.rglob("*.chunk"))
+    assert "removed to make room" in told[-1]
+
+
+def test_the_largest_rows_say_how_many_are_read_at_once(tmp_path):
+    texts = ["x"] * 100 + [f"{i:06d}" * 20_000 for i in range(100)]
+    pq.write_table(pa.table({"t": texts}), tmp_path / "a.parquet", row_group_size=100, use_dictionary=False)
+    assert reading._batch_rows(pq.ParquetFile(tmp_path / "a.parquet"), ["t"]) < 100

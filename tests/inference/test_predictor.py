@@ -232,3 +232,11 @@ def test_vectors_may_be_tensors_and_none(tmp_path):
     assert found == [p.probability for p in model.predict(x.tolist())]
     assert found == [p.probability for p in model.predict(x.detach().bfloat16())]
     assert next(model.predict(x[0])).probability == pytest.approx(found[0])
+
+
+def test_a_pillow_image_that_is_cut_is_named_like_others(saved, photo):
+    """Its pixels are read when they are asked for."""
+    cut = Image.open(io.BytesIO(encode_png(photo)[:-200]))
+    found = list(prunefuse_ray.load(saved[0]).predict([photo, cut, photo]))
+    assert [isinstance(one, Rejected) for one in found] == [False, True, False]
+    assert "sample 1: cannot be decoded" in str(found[1])

@@ -698,3 +698,8 @@ def test_the_box_behind_a_label_has_the_color_of_the_page() -> None:
     drawn = plots.lines("k", "d", [line], size=(300, 200), x_label="labels")
     assert "#ffffff" not in drawn
     assert "var(--bg)" in drawn
+
+
+def test_the_name_of_a_target_may_hold_backslashes() -> None:
+    drawn = plots.beside_truth("p", r"\Delta_T as \1 predicted", [[0.0, 1.0], [1.0, 2.0]], "fused", size=(300, 200))
+    assert r'aria-label="\Delta_T as \1 predicted"' in drawn

@@ -14,6 +14,7 @@ from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.report.page import render
+from prunefuse_ray.run import view
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.view import SHEET, view_run
 from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
@@ -136,3 +137,11 @@ def test_doubtful_known_labels_come_with_their_samples(tmp_path):
     table = pa.Table.from_pylist([row], doubts_schema("string"))
     ledger.commit(Step(0, "train"), {"doubts.parquet": table}, {"test_accuracy": 0.5})
     assert view_run(ledger).rounds[0].doubts[0].image == image
+
+
+def test_samples_are_read_a_few_at_a_time(ledger, monkeypatch):
+    seen, real = [], view.sample_values
+    monkeypatch.setattr(view, "AT_ONCE", 16)
+    monkeypatch.setattr(view, "sample_values", lambda c: seen.append(len(c)) or real(c))
+    view_run(ledger)
+    assert 0 < max(seen) <= 16

@@ -357,3 +357,18 @@ def test_a_column_that_stands_there_twice_is_refused(made, tmp_path, which):
     pq.write_table(table.append_column("label", table["label"]), file)
     with pytest.raises(PoolError, match=r"column 'label' (is there )?twice|'label' is there twice"):
         survey(made[0])
+
+
+def test_vectors_in_lists_of_every_kind_are_of_one_type(tmp_path, local_ray):
+    """As pandas, Polars and Delta's rewrites leave them: what is copied of a pool goes into one file."""
+    kinds = (pa.list_(pa.float32()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 2))
+    for part, first in (("pool", 0), ("test", 100)):
+        (tmp_path / part).mkdir()
+        for n, kind in enumerate(kinds):
+            given = {"id": [f"s{first + n}"], "v": pa.array([[float(n), 1.0]], kind), "label": [n % 2]}
+            pq.write_table(pa.table(given), tmp_path / part / f"{n}.parquet")
+    pool = parquet_pool(tmp_path, vector_column="v")
+    survey(pool)
+    found = list(canonical(sources(pool, Place.at("unused"))[0]))
+    assert all(table["sample"].type == pa.list_(pa.float32()) for table in found)  # but for the name of elements
+    assert sorted(table["sample"][0].as_py() for table in found) == [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]
