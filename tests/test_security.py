@@ -137,6 +137,30 @@ def test_what_a_sweep_directory_names_is_not_imported_to_read_it(mark, tmp_path,
         assert "--trusted evil:name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("part", "draw"),
+    [
+        (
+            {"search": "optuna", "space": {"selection.strategy": {"choice": ["margin", "entropy"]}}},
+            {"selection.strategy": "evil:name"},
+        ),
+        ({"arms": {"a": {"network": {"architecture": "evil:name"}}}}, None),
+    ],
+    ids=["draws", "network"],
+)
+def test_what_a_sweep_directory_names_is_not_imported_to_resume_it(mark, tmp_path, monkeypatch, capsys, part, draw):
+    (tmp_path / "evil.py").write_text(EVIL.format(str(mark)))
+    monkeypatch.syspath_prepend(tmp_path)
+    root = Place.at(str(tmp_path / "sweep"))
+    tree = {"base": to_tree(config_from_tree({})), **part}
+    (root / "sweep.yaml").write_bytes(yaml.safe_dump(tree).encode())
+    if draw:
+        (root / "draws/000.json").write_json(draw)
+    assert main(["sweep", "--resume", root.path]) == 2
+    assert "evil" not in sys.modules
+    assert "--trusted evil:name" in capsys.readouterr().err
+
+
 # --- pools ----------------------------------------------------------------------------------------------------------
 
 

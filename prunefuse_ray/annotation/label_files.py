@@ -7,6 +7,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -41,10 +42,11 @@ SURE = NO_LABEL | {"0", "0.0", "false", "no", "n"}
 """What stands in such a column where that is not so, in lower case: tables have zeros and False in all other rows."""
 LABELS = re.compile(r"labels(?:[-_. ]+(.+?))?\.(csv|tsv|txt|parquet|pq)", re.IGNORECASE)
 """Names of the files that are read, and in them the annotator."""
+WORDS = "copy|copie|copia|cópia|kopie|kopia|kopi"
 COPY = re.compile(
     r"^\d+$|[-_. ]*\(\d+\)$"
-    r"|[-_. ]*\([^()]*conflicted copy[^()]*\)$|(?:^|[-_. ]+)sync-conflict-.*$"
-    r"|(?:^|[-–—_. ]+)\(?(?:copy|copie|copia|cópia|kopie|kopia|kopi)\b.*$",
+    rf"|[-_. ]*\([^()]*\b(?:{WORDS})\b[^()]*\)$|(?:^|[-_. ]+)sync-conflict-.*$"
+    rf"|(?:^|[-–—_. ]+)\(?(?:{WORDS})\b.*$",
     re.IGNORECASE,
 )
 """What systems, and programs that synchronize folders, add to the name of a copy: it is no part of the annotator's
@@ -129,9 +131,11 @@ def changed_files(place: Place, taken: Mapping[str, str]) -> list[str]:
     said = []
     there = {posixpath.basename(info.path) for info in place.files()}
     for name in sorted(there):
-        if name in taken and (place / name).digest() != taken[name]:
-            said.append(f"{place.uri}/{name} has changed since its labels were taken")
-        elif name not in taken and LABELS.fullmatch(name):
+        if name in taken:
+            with suppress(FileNotFoundError):  # removed since it was listed
+                if (place / name).digest() != taken[name]:
+                    said.append(f"{place.uri}/{name} has changed since its labels were taken")
+        elif LABELS.fullmatch(name):
             said.append(f"{place.uri}/{name} has come since the labels of its round were taken")
     return said
 

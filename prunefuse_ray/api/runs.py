@@ -13,7 +13,7 @@ import pyarrow as pa
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import config_from_tree, load_config, overlay
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import BASELINE, SELECT, steps
+from prunefuse_ray.method.steps import BASELINE, LABEL, SELECT, Step, steps
 from prunefuse_ray.registry import trust
 from prunefuse_ray.report import html
 from prunefuse_ray.run.ledger import Ledger
@@ -109,16 +109,16 @@ class Run:
 
     def __repr__(self) -> str:
         done = "finished" if self.finished else "not finished"
-        return f"Run({self.directory!r}): {done}; " + "; ".join(self._lines())
+        return f"Run({self.directory!r}): " + "; ".join([done, *self._lines()])
 
-    def _begun(self) -> list[dict[str, Any]]:
-        """The rounds that have begun: the labels of those to come are planned."""
-        return [one for one in self.result["rounds"] if any(one["seconds"].values())]
+    def _labeled(self) -> list[dict[str, Any]]:
+        """The rounds that have their labels: those of the others are planned."""
+        return [one for one in self.result["rounds"] if self._ledger.committed(Step(one["round"], LABEL))]
 
     def _lines(self) -> list[str]:
         metric = TASKS[self.config.task].metric
         lines = []
-        for one in self._begun():
+        for one in self._labeled():
             parts = [f"{one['labels']} labels"]
             parts += [
                 f"{n} {metric.text(v)}" for n in ("proxy", "fused") if (v := one[f"{n}_{metric.name}"]) is not None
@@ -131,7 +131,7 @@ class Run:
         rows = [
             [one["labels"], *(_shown(metric, one[f"{n}_{metric.name}"]) for n in ("proxy", "fused")),
              html.quantity(one["selection_macs"]), html.duration(sum(one["seconds"].values()))]
-            for one in self._begun()
+            for one in self._labeled()
         ]  # fmt: skip
         state = "finished" if self.finished else "not finished"
         head = html.tag("p", html.tag("b", self.config.run.name), f" {state}, ", html.tag("code", self.directory))

@@ -59,7 +59,7 @@ def run(directory: Path, sizes: Sizes, images: list[bytes], dense_rows: int) -> 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark.py wide", description=__doc__)
     parser.add_argument("--rows", type=int, default=40_000, help="scored with the proxy")
-    parser.add_argument("--dense-rows", type=int, default=5_000, help="scored with the dense network")
+    parser.add_argument("--dense-rows", type=int, default=20_000, help="scored with the dense network")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--directory", help="parent of the temporary files")
     given = parser.parse_args(argv)

@@ -47,7 +47,7 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
     parser.add_argument("--seeds", metavar="N,...", help="instead of the file's seeds")
     parser.add_argument("--loggers", metavar="NAME,...", help="trackers that log all trials; empty for none")
     parser.add_argument(
-        "--trusted", metavar="NAME,...", help="with --resume: code of your own (module:name) that may be imported"
+        "--trusted", metavar="NAME,...", help="code of your own (module:name) that the sweep's directory may name"
     )
     resume = "go on with the sweep in this directory (a path or URI), by what it has recorded of itself"
     path, overrides, arguments = _parse(parser, argv, "a YAML file with base, arms, space, seeds, ...", resume)
@@ -58,11 +58,9 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
         settings["seeds"] = arguments.seeds.split(",")
     if arguments.loggers is not None:
         settings["loggers"] = [name for name in arguments.loggers.split(",") if name]
+    trust((arguments.trusted or "").split(","))
     if arguments.resume is not None:
-        trust((arguments.trusted or "").split(","))
         return recorded_sweep(Place.at(arguments.resume), arguments.resume, overrides, settings)
-    if arguments.trusted is not None:
-        raise ConfigError("--trusted: only with --resume; a file of your own may name any code")
     return load_sweep(path, overrides, settings)
 
 

@@ -10,12 +10,12 @@ import os
 import posixpath
 import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow.fs as pafs
 
-from prunefuse_ray.data.patterns import ANY_DEPTH, is_pattern, is_wild, matches, matches_any_depth, split
+from prunefuse_ray.data.patterns import ANY_DEPTH, is_pattern, is_wild, matches, matches_any_depth, may_hold, split
 from prunefuse_ray.storage import Place
 
 
@@ -64,15 +64,25 @@ class Walk:
         if deep == len(segments):
             yield from self._below(root, steps)
             return
+
         # In one walk: what a link in one folder leads to may lie in the next one.
-        for lying in self._below(root, steps):
-            if matches_any_depth(lying.name.rstrip("/").split("/")[deep:] or [""], segments[deep:]):
+        def inside(name: str) -> list[str]:
+            return [part for part in name.split("/") if part][deep:]
+
+        for lying in self._below(root, steps, lambda name: may_hold(inside(name), segments[deep:])):
+            if matches_any_depth(inside(lying.name) or [""], segments[deep:]):
                 yield lying
 
-    def _below(self, root: Place, steps: Sequence[_Step]) -> Iterator[Lying]:
-        """The files that steps are, and all that lies below the folders among them."""
+    def _below(
+        self, root: Place, steps: Sequence[_Step], wanted: Callable[[str], bool] = lambda _: True
+    ) -> Iterator[Lying]:
+        """The files that steps are, and all that lies below the folders among them.
+
+        Args:
+            wanted: whether what lies in the folder of this name is; to one that is not, links lead all the same.
+        """
         if root.local:
-            yield from self._below_local(os.path.realpath(root.path), steps)
+            yield from self._below_local(os.path.realpath(root.path), steps, wanted)
             return
         for step in steps:
             info = root.fs.get_file_info(step.path)
@@ -82,7 +92,7 @@ class Walk:
             for file in (f for f in here if f.type == pafs.FileType.File):
                 yield Lying(_below(file.path, root.path), file.size, file.path)
 
-    def _below_local(self, root: str, steps: Sequence[_Step]) -> Iterator[Lying]:
+    def _below_local(self, root: str, steps: Sequence[_Step], wanted: Callable[[str], bool]) -> Iterator[Lying]:
         ahead, links = deque([iter(steps)]), deque[_Step]()
         while ahead or links:
             step = next(ahead[0], None) if ahead else links.popleft()
@@ -102,7 +112,7 @@ class Walk:
                 else:
                     yield target
             elif stat.S_ISDIR(info.st_mode):
-                yield from self._folder(step, ahead)
+                yield from self._folder(step, ahead, wanted)
             else:
                 real = step.path if step.linked else os.path.join(root, step.name)
                 yield _file(step, info, real)
@@ -124,13 +134,13 @@ class Walk:
                 return problem("link to a folder that is there already")
         return _Step(target, link.name, linked=True)
 
-    def _folder(self, step: _Step, ahead: deque[Iterator[_Step]]) -> Iterator[Lying]:
+    def _folder(self, step: _Step, ahead: deque[Iterator[_Step]], wanted: Callable[[str], bool]) -> Iterator[Lying]:
         """Look into a folder: what lies in it is ahead then."""
         real = os.path.realpath(step.path)
         if step.linked and real in self.folders:  # within a folder that a link led to
             yield Lying(f"{step.name}/", 0, real, True, "a folder that is there already, behind a link")
             return
-        if not hidden(step.name):
+        if not hidden(step.name) and (step.linked or wanted(step.name)):
             self.folders.add(real)
         try:
             with os.scandir(step.path) as entries:

@@ -79,8 +79,6 @@ def read_known(path: str, info: PoolInfo, task: Task) -> Known:
         outside = outside and not (task.numbers or task.pixels)
         named = f"; the classes are {_some(info.classes, ', ')}" if outside else ""
         raise PoolError(f"pool.known_labels: {_some(faults)}{named}; fix '{path}'")
-    if not labels.num_rows:
-        raise PoolError(f"pool.known_labels: '{path}' holds no label; fill it in, or leave pool.known_labels out")
     left = [f"{without:,} rows without a label are left out"] if without else []
     trimmed = [f"blanks around {len(blanks):,} ids are left out"] if blanks else []
     return Known(
@@ -145,6 +143,8 @@ def check_known_labels(pool: cfg.Pool, task: str, info: PoolInfo, index: Index |
     known = read_known(path, info, TASKS[task])
     if index is None:
         return known
+    if not known.table.num_rows:  # an earlier version took it: what began so goes on
+        raise PoolError(f"pool.known_labels: '{path}' holds no label; fill it in, or leave pool.known_labels out")
     wanted = known.table["id"].combine_chunks()
     there = normal_ids(present(index, wanted))
     absent = wanted.filter(pc.invert(pc.is_in(normal_ids(wanted), value_set=there))).to_pylist()

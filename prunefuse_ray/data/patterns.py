@@ -43,6 +43,11 @@ def matches_any_depth(parts: Sequence[str], segments: Sequence[str]) -> bool:
     return any(_fits(parts[:n], segments) for n in range(1, len(parts) + 1))
 
 
+def may_hold(parts: Sequence[str], segments: Sequence[str]) -> bool:
+    """Whether what lies in a folder may fit a pattern that may hold `**`."""
+    return _fits(parts, segments[:-1]) or matches_any_depth(parts, segments)
+
+
 def _fits(parts: Sequence[str], segments: Sequence[str]) -> bool:
     if not segments:
         return not parts

@@ -400,6 +400,8 @@ JPEG_SHARE = 0.2
 WORTH = 32 * 2**20
 """Fewer bytes of decoded samples than this are decoded in seconds."""
 DEFAULT_GB = 100.0
+SLACK = 1.25
+"""Times its limit that the pool of today may take: which chunks are kept is drawn, and JPEG_SHARE is a guess."""
 
 
 def room(
@@ -477,9 +479,10 @@ def open_prepared(
         with suppress(OSError):  # it is not there, or not alone
             os.rename(before.path, mine.path)
     removed = evict(place, [one.path for one in spared], found.limit - min(found.bytes, found.limit))
-    if there > found.limit and sum(file.size for one in spared for file in _files(one)) > found.limit:
+    most = SLACK * found.limit / (JPEG_SHARE if found.format == "jpeg" else 1)
+    if there > most and sum(file.size for one in spared for file in _files(one)) > most:
         # They hold what the pool was before it changed, too; which chunks those are nobody knows.
-        for one in spared:
+        for one in filter(_files, spared):
             with suppress(OSError):
                 one.delete()
                 removed.append(one.path)

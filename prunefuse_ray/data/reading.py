@@ -74,7 +74,7 @@ def tables(
                     first = sum(parquet.metadata.row_group(i).num_rows for i in range(row_group))
                     only = [row_group]
                 for batch in parquet.iter_batches(
-                    batch_size=rows or _batch_rows(parquet, wanted), row_groups=only, columns=wanted
+                    batch_size=rows or _batch_rows(parquet, wanted, only), row_groups=only, columns=wanted
                 ):
                     table = pa.Table.from_batches([batch])
                     if derived:
@@ -280,11 +280,11 @@ def _bytes_of(group: Any, columns: Sequence[str]) -> int:
 GROUPS_LOOKED_AT = 64
 
 
-def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
+def _batch_rows(parquet: pq.ParquetFile, columns: Sequence[str], only: Sequence[int] | None = None) -> int:
     """How many rows of these columns make about BATCH_BYTES where they are largest, by the sizes of row groups all over
     the file: rows may be sorted by their length."""
     count = parquet.metadata.num_row_groups
-    numbers = np.linspace(0, count - 1, min(count, GROUPS_LOOKED_AT)).astype(int).tolist()
+    numbers = only or np.linspace(0, count - 1, min(count, GROUPS_LOOKED_AT)).astype(int).tolist()
     looked = [group for group in map(parquet.metadata.row_group, numbers) if group.num_rows]
     largest = max((_bytes_of(group, columns) / group.num_rows for group in looked), default=0)
     return int(np.clip(BATCH_BYTES // max(largest, 1), 1, BATCH_ROWS))

@@ -24,8 +24,8 @@ from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
 
 BATCH = 256
-PIXELS_OUTPUTS = 2**25
-"""Where every pixel has its probabilities, so many at a time."""
+PIXELS_BATCH, PIXELS_OUTPUTS = 16, 2**25
+"""Where every pixel has its probabilities, so many samples at a time, and of many classes so many probabilities."""
 
 
 def predict(
@@ -132,7 +132,7 @@ def _predicted(
     if task.pixels:
         members = len(saved.members) if isinstance(saved, networks.Committee) else 1
         each = members * saved.spec.classes * math.prod(form.network_shape[1:])
-        size = max(1, min(BATCH, PIXELS_OUTPUTS // each))
+        size = max(1, min(PIXELS_BATCH, PIXELS_OUTPUTS // each))
     for chunk in decoded(source, form, only=known):
         chunk = chunk.filter(np.array([why is None for why in chunk.samples.rejected], bool))
         # What comes from the prepared pool is read-only, which torch's tensors cannot be.

@@ -301,7 +301,8 @@ def _front(view: _View, cost: str, description: str, axis: Callable[[float], tup
     )
     names = ", ".join(view.label(p) for p in front)
     where = view.where[0].upper() + view.where[1:]
-    among = " of the combinations with the most seeds" if len({p.seeds for p in shown}) > 1 else ""
+    counts = {p.seeds for p in view.points if p.final(view.network)}
+    among = " of the combinations with the most seeds" if len(counts) > 1 else ""
     caption = f"{where}; bars of one standard deviation. The line is the Pareto front{among}: {names}."
     return html.figure(drawn, caption, title=description)
 

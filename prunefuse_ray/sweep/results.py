@@ -15,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from prunefuse_ray.config.files import merge, overlay, to_tree
+from prunefuse_ray.config.files import flatten, merge, overlay, to_tree
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.method.steps import BASELINE, FINETUNE, PRETRAIN, REPORT, Step, is_sync, pretrained_target, steps
-from prunefuse_ray.registry import reading_files
+from prunefuse_ray.registry import check_trusted, reading_files
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place, parted
@@ -240,12 +240,20 @@ def recorded_sweep(root: Place, path: str, overrides: Mapping[str, Any], setting
         raise LedgerError(
             f"--resume {path}: there is no sweep to go on with (no sweep.yaml); begin one with --config or --preset"
         )
+    from prunefuse_ray.method.selector import trusted  # which imports torch
+    from prunefuse_ray.networks.architectures import is_custom
+
     tree = to_tree(read_recorded(root / "sweep.yaml", Sweep))
     parent, name = parted(root.path if root.local else path)
     tree["base"] = overlay(merge(tree["base"], {"run": {"directory": parent, "name": name}}), overrides)
     sweep = sweep_from_tree({**tree, **settings})
-    with reading_files():  # nor is other code imported that arms and space name
-        trials(sweep, ends(sweep) if sweep.search != "random" else None)
+    with reading_files():  # nor is other code imported that arms, space and draws name
+        found = trials_of(sweep, root)
+        found += trials(sweep, ends(sweep)) if sweep.search != "random" else []
+    given = {str(value) for value in flatten(overrides).values()}
+    for name in sorted({name for trial in found for name in filter(is_custom, trusted(trial.config))}):
+        if not given & {name, f"svp:{name}"}:  # networks are imported only when they are built
+            check_trusted(name, "network")
     return sweep
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import pyarrow.fs as pafs
 import ray
 import yaml
 from ray import tune
@@ -192,8 +193,13 @@ def _draws_lost(old: Sweep, changed: Sequence[str]) -> list[str]:
 def _trials_lost(old: Sweep, sweep: Sweep, root: Place) -> list[str]:
     """A line for every trial of the sweep `old`, as it was recorded, that `sweep` has no more or has otherwise."""
     now = {trial.name: trial for trial in trials_of(sweep, root)}
-    lines = []
-    for was in recorded_trials(old, root):
+    recorded, lines = recorded_trials(old, root), list[str]()
+    if old.draws and old.search == "random":  # which are drawn anew each time
+        there = root.fs.get_file_info(pafs.FileSelector((root / "trials").path, allow_not_found=True))
+        for name in sorted({info.base_name for info in there} - {trial.name for trial in recorded}):
+            if Ledger(root / "trials" / name).exists:  # an earlier version rounded some otherwise
+                lines.append(f"trial '{name}' was drawn by another version and is none of today's: go on with that one")
+    for was in recorded:
         if was.name not in now:
             lines.append(f"trial '{was.name}' would be gone; a sweep may gain arms, values and seeds, but not lose any")
             continue

@@ -68,7 +68,7 @@ class State:
         reach the same accuracy, the first of them at a high learning rate: the loss tells them apart."""
         before = self.best
         merit, loss = (-math.inf if math.isnan(merit) else merit), (math.inf if math.isnan(loss) else loss)
-        if before is None or merit > before["merit"]:
+        if before is None or math.isnan(before["merit"]) or merit > before["merit"]:
             self.best = {"epoch": self.epoch, "merit": merit, "loss": loss, "since": self.epoch}
         elif merit == before["merit"] and loss < before.get("loss", math.inf):
             self.best = {**before, "epoch": self.epoch, "loss": loss, "since": before.get("since", before["epoch"])}

@@ -36,6 +36,7 @@ def test_a_copy_that_says_otherwise_is_refused(request_):
                                   "labels-anna - Kopie.csv", "labels-anna - Copie.csv", "labels-anna - copia.csv",
                                   "labels-anna – kopia.csv",
                                   "labels-anna (Anna's conflicted copy 2026-01-31).csv",
+                                  "labels-anna (In Konflikt stehende Kopie von Anna 2026-01-31).csv",
                                   "labels-anna.sync-conflict-20260131-120000-ABCDEFG.csv"])  # fmt: skip
 def test_a_copy_of_somebodys_labels_is_no_second_person(request_, name):
     """It would outvote the others, or be the second label that a sample waits for."""

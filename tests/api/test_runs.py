@@ -139,8 +139,8 @@ def test_the_settings_of_other_streams_stay_as_they_were(tmp_path, monkeypatch):
 def test_rounds_to_come_are_not_told_as_done(tmp_path):
     ledger = Ledger(Place.at(str(tmp_path)))
     ledger.create(to_tree(config_from_tree({"selection": {"budgets": [10, 20]}})), {})
-    for phase in ("select", "label"):
-        ledger.commit(Step(0, phase), {}, {"seconds": 1.0, "labels": 10})
+    for round_, phase in ((0, "select"), (0, "label"), (1, "select")):
+        ledger.commit(Step(round_, phase), {}, {"seconds": 1.0, "labels": 10})
     run = prunefuse_ray.Run(tmp_path)
     assert repr(run).endswith("not finished; 10 labels")
     assert run._repr_html_().count("<tr>") == 2

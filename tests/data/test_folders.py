@@ -156,3 +156,9 @@ def test_links_between_the_folders_that_a_pattern_fits_bring_nothing_twice(tmp_p
     os.symlink("../b/2.png", tmp_path / "a/4.png")
     found = locate(str(tmp_path / "*" / "**" / "*.png"), PNG, "pool.path")
     assert found.names == ("a/1.png", "b/2.png", "b/deep/3.png")
+
+
+def test_a_link_to_a_folder_that_the_pattern_does_not_fit_is_followed(tmp_path, fill):
+    fill("part1/other.png", "part2/images/1.png")
+    os.symlink("../part2/images", tmp_path / "part1/train")
+    assert locate(str(tmp_path / "part*/**/train/*.png"), PNG, "pool.path").names == ("part1/train/1.png",)

@@ -1,9 +1,12 @@
 """Labels that exist already: read, checked all at once, part of the labeled set from round 0, counted by budgets."""
 
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from prunefuse_ray import config as cfg
 from prunefuse_ray.data.known_labels import check_known_labels, known_count, read_known
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.survey import survey
@@ -182,7 +185,10 @@ def test_labels_of_a_drawn_test_set_are_told_apart_in_either_unicode_form(tmp_pa
     assert known_count(known, pa.array(["Mu\u0308ll.png"])) == known_count(known, pa.array(["M\u00fcll.png"])) == 1
 
 
-def test_a_table_without_labels_is_refused(tmp_path):
-    for text in ("id,label\n", "id,label\na,\nb,NA\n"):
-        with pytest.raises(PoolError, match="holds no label"):
-            read_known(write(tmp_path, text), INFO, CLASSIFICATION)
+@pytest.mark.parametrize("text", ["id,label\n", "id,label\na,\nb,NA\n"])
+def test_a_table_without_labels_is_refused_of_a_new_pool(tmp_path, text):
+    path = write(tmp_path, text)
+    pool = cfg.Pool(source="parquet", path="a", test_path="b", classes=2, known_labels=path)
+    with pytest.raises(PoolError, match="holds no label"):
+        check_known_labels(pool, "classification", INFO, SimpleNamespace())
+    assert read_known(path, INFO, CLASSIFICATION).table.num_rows == 0, "a run that began so goes on"

@@ -551,3 +551,12 @@ def test_the_largest_rows_say_how_many_are_read_at_once(tmp_path):
     texts = ["x"] * 100 + [f"{i:06d}" * 20_000 for i in range(100)]
     pq.write_table(pa.table({"t": texts}), tmp_path / "a.parquet", row_group_size=100, use_dictionary=False)
     assert reading._batch_rows(pq.ParquetFile(tmp_path / "a.parquet"), ["t"]) < 100
+
+
+@pytest.mark.parametrize(("format_", "gb", "bytes_"), [("raw", 0.1, 108_500_000), ("jpeg", 0.03, 60_000_000)])
+def test_a_pool_that_takes_a_little_more_than_its_room_is_kept(tmp_path, format_, gb, bytes_):
+    form, place = ImageForm(height=224, width=224, channels=3), Place.at(str(tmp_path))
+    settings = cfg.Prepared(format=format_, max_gb=gb)
+    keep(open_prepared(settings, place, form, 1_000, name="a" * 12), form, bytes_)
+    open_prepared(settings, place, form, 1_000, name="a" * 12)
+    assert list(tmp_path.rglob("*.chunk"))

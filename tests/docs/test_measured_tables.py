@@ -146,6 +146,7 @@ def test_the_text_of_the_readme():
     for said in (
         f"reaches {of_seeds('kmeans_cifar10', 1_000, 'baseline')} at 1,000 labels and "
         f"{of_seeds('kmeans_cifar10', 5_000, 'baseline')} at 5,000",
+        f"PruneFuse reaches {of_seeds('learned_from_pool', 1_000, 'fused')} at 1,000",
         f"1,000 randomly chosen samples, the fused network reaches {of_seeds('texts_imdb', 1_000, 'fused')} and TF-IDF "
         f"with logistic regression {of_seeds('texts_imdb', 1_000, 'baseline')}",
         f"PruneFuse reaches {of_seeds('texts_selected', 400, 'fused', 'margin')} with `margin` and "
@@ -167,6 +168,10 @@ def test_the_text_of_the_readme():
         ("training", "group_over_bare_p5"),
         ("photographs", "again_over_dense"),
         ("photographs", "first_over_dense"),
+        ("scaling", "efficiency_16"),
+        ("scaling", "efficiency_32"),
+        ("wide", "p875_over_dense"),
+        ("wide", "of_the_bare_ratio"),
         ("scoring", "p5_over_dense"),
         ("scoring", "p8_over_dense"),
         ("scoring", "pipeline_over_bare"),

@@ -120,6 +120,8 @@ def results(name: str) -> str:
 
 RESULT_ROWS: dict[str, Callable[[Any], float]] = {
     "simplest model, same labels": lambda r: r["baseline"],
+    "proxy, from labels alone": lambda r: r["proxy_alone"],
+    "fused network, from labels alone": lambda r: r["fused_alone"],
     "proxy": lambda r: r["proxy"],
     "fused network": lambda r: r["fused"],
     "fused network minus simplest model": lambda r: r["fused"] - r["baseline"],

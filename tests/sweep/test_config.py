@@ -399,8 +399,6 @@ def test_a_sweep_with_code_of_ones_own_is_resumed_where_that_is_trusted(tmp_path
         parse_sweep(["--resume", str(tmp_path / "s")])
     found = parse_sweep(["--resume", str(tmp_path / "s"), "--trusted", "mine_own:MINE"])
     assert found.base.selection.strategy == "mine_own:MINE"
-    with pytest.raises(ConfigError, match="only with --resume"):
-        parse_sweep(["--trusted", "mine_own:MINE"])
 
 
 def test_a_coarse_grid_of_large_numbers_is_kept():

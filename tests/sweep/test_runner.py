@@ -963,3 +963,21 @@ def test_networks_are_looked_at_once_for_each_value(tmp_path, monkeypatch):
     axes = {field: {"choice": ten} for field in ("training.lr", "training.weight_decay", "finetuning.lr")}
     run_sweep(searching(tmp_path, axes))
     assert seen[0] <= 60
+
+
+def test_draws_that_an_earlier_version_rounded_otherwise_are_not_drawn_anew(tmp_path):
+    sweep = sweep_from_tree(
+        {
+            "base": {"run": {"directory": str(tmp_path), "name": "s"}},
+            "space": {"pruning.ratio": {"quniform": [0.5, 0.75, 0.03125]}},
+            "samples": 1,
+            "seeds": [0],
+        }
+    )
+    root, (trial,) = Place.at(str(tmp_path / "s")), trials(sweep)
+    sweeping._record(root, sweep, [], {}, lambda _: None)
+    Ledger(root / "trials" / trial.name).create(to_tree(trial.config), {})
+    sweeping._check_unchanged_sweep(root, sweep)
+    Ledger(root / "trials/000_ratio-0.5312_seed-0").create(to_tree(trial.config), {})
+    with pytest.raises(LedgerError, match=r"'000_ratio-0\.5312_seed-0' was drawn by another version"):
+        sweeping._check_unchanged_sweep(root, sweep)

@@ -96,3 +96,8 @@ def test_an_epoch_without_a_figure_is_the_worst():
     state.epoch = 2
     assert state.improves(-5.0, 1.0)
     assert state.best["epoch"] == 2
+
+
+def test_a_figure_that_is_none_of_an_earlier_version_is_passed():
+    best = {"epoch": 1, "merit": math.nan, "loss": math.nan, "since": 1}
+    assert checkpoints.State(epoch=3, best=best).improves(-5.0, 1.0)

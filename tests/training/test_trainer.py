@@ -669,7 +669,7 @@ def test_of_many_classes_for_every_pixel_fewer_images_are_evaluated_together():
 
 
 @pytest.mark.slow
-def test_workers_wait_for_an_evaluation_before_the_first_step(data, tmp_path, local_ray):
+def test_workers_begin_with_an_evaluation(data, tmp_path, local_ray):
     plan = TrainingPlan(workers=(2, 2), cpus=1, gpu=False, max_failures=0)
     recipe = {"epochs": 2, "evaluate_every": 1}
     found = train(job(data, recalibrate=True, recipe=recipe), plan, Place.at(str(tmp_path / "t"))).metrics
