@@ -27,6 +27,7 @@ from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import TrainingPlan, training_threads
+from prunefuse_ray.networks.architectures import isolated_seed
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training.augmentation import draw, held_form, network_inputs, weak_view
 from prunefuse_ray.training.checkpoints import State, registered, restore, save, under
@@ -98,8 +99,7 @@ class WithHeads(nn.Module):
         super().__init__()
         found = networks.WithFeatures(copy.deepcopy(network).eval(), example)
         self.bodies = found.bodies
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+        with isolated_seed(seed):
             widths = [classifier.in_features for classifier in found.classifiers]
             self.heads = nn.ModuleList(pretext.head(int(width)) for width in widths)  # type: ignore[arg-type]
 
@@ -190,13 +190,10 @@ def _steps(
         values_N, targets = pretext.views(weak, uniform_KB[:, own].to(device))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(schedule, step, steps / STRETCHES)
-        with (
-            arithmetic(job.settings.precision, device),
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-        ):
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)) + rank)
-            with networks.lone_samples(network) if len(values_N) < 2 else contextlib.nullcontext():
-                outputs = network(network_inputs(job.form, values_N))
+        noise = int(torch.randint(2**62, (1,), generator=generator)) + rank
+        lone = networks.lone_samples(network) if len(values_N) < 2 else contextlib.nullcontext()
+        with arithmetic(job.settings.precision, device), isolated_seed(noise, device), lone:
+            outputs = network(network_inputs(job.form, values_N))
         found = [pretext.loss(each.float(), targets, world) for each in outputs]
         loss = torch.stack([one for one, _ in found]).sum()  # each member's counts whole, as if it were alone
         loss.backward()

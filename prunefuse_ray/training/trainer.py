@@ -39,6 +39,7 @@ from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.data.unlabeled import PoolBatches, Unlabeled
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import TrainingPlan, training_threads
+from prunefuse_ray.networks.architectures import isolated_seed
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Evaluation, Task
 from prunefuse_ray.training.augmentation import center, draw, held_form, masked_view, network_inputs, weak_view
@@ -364,10 +365,9 @@ def _steps(
             group["lr"] = learning_rate(recipe, step, steps)
         weight = distillation_weight(distillation, step / (recipe.epochs * steps)) if distillation else 0.0
         with arithmetic(recipe.precision, device):
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                torch.manual_seed(seeds[i] + rank)
-                with networks.lone_samples(network) if len(x) < 2 else contextlib.nullcontext():
-                    outputs = network(x)
+            lone = networks.lone_samples(network) if len(x) < 2 else contextlib.nullcontext()
+            with isolated_seed(seeds[i] + rank, device), lone:
+                outputs = network(x)
             with torch.no_grad():
                 taught = task.consensus(teacher(x[: len(y)])) if teacher is not None and weight > 0 else None
         outputs = outputs.float()

@@ -23,6 +23,7 @@ from prunefuse_ray.networks import (
     prune,
     to_files,
 )
+from prunefuse_ray.networks.architectures import isolated_seed
 from prunefuse_ray.networks.indices import grid
 from prunefuse_ray.networks.measure import macs
 
@@ -385,3 +386,13 @@ def test_timm_without_the_extra_is_refused(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(NetworkError, match="timm extra"):
         build(NetworkSpec(architecture="timm:resnet18", classes=10, input_shape=(3, 32, 32)), seed=0)
+
+
+def test_a_seed_apart_draws_what_torchs_own_does_and_leaves_its_state():
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    with isolated_seed(2**61 + 5, torch.device("cpu")):
+        drawn = torch.rand(4)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2**61 + 5)
+    assert torch.equal(torch.rand(4), drawn)
