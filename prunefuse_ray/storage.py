@@ -337,6 +337,7 @@ def _from_uri(where: str) -> tuple[pafs.FileSystem, str]:
     if at and not is_container(scheme, before):
         raise ConfigError(f"{scheme}://...: holds credentials; give them by the environment or the machine's role")
     path, mark, query = rest.partition("?")
+    path = re.sub("(?<=[^/])/{2,}", "/", path)  # of "$BUCKET/runs" where BUCKET ends in one; Arrow has no such names
     if scheme in ("gs", "gcs") and "retry_limit_seconds" not in query:  # else Arrow tries for a quarter of an hour
         mark, query = "?", "&".join(filter(None, (query, f"retry_limit_seconds={_Patience.seconds:g}")))
     uri = f"{scheme}://{quote(path, safe=':/%*@')}{mark}{query}"

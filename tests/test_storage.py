@@ -268,3 +268,9 @@ def test_patience_is_that_of_every_store(scheme, monkeypatch):
 
 def test_two_slashes_at_the_beginning_are_one():
     assert Place.at("//tmp/runs").path == "/tmp/runs"
+
+
+def test_a_slash_too_many_is_none(tmp_path):
+    """As of "$BUCKET/runs" where BUCKET ends in one."""
+    assert Place.at("s3://bucket//runs///a?region=here").path == "bucket/runs/a"
+    assert Place.at(f"file://{tmp_path}//a").path == f"{tmp_path}/a"

@@ -105,7 +105,7 @@ class Run:
         from prunefuse_ray.run.view import view_run
 
         page = render(view_run(self._ledger))
-        return Report(page, self._ledger.write_text("report.html", page).path)
+        return Report(page, self._ledger.write_text("report.html", page).uri)
 
     def __repr__(self) -> str:
         done = "finished" if self.finished else "not finished"

@@ -90,7 +90,7 @@ class SweepResults:
 
         page = render_sweep(self._result)
         (self._root / "report.html").write_bytes(page.encode())
-        return Report(page, (self._root / "report.html").path)
+        return Report(page, (self._root / "report.html").uri)
 
     def __repr__(self) -> str:
         states = [r.outcome.status for r in self._result.trials]

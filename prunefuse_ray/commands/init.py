@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(list(argv))
     if "://" in arguments.out:
         raise ConfigError(f"--out {arguments.out}: a configuration is read from a local file; name one")
+    if not os.path.lexists(arguments.out):  # else something is called so
+        arguments.out = os.path.expanduser(arguments.out)  # the shell leaves it in --out=~/my.yaml
     if os.path.exists(arguments.out) and not arguments.force:
         raise ConfigError(f"--out {arguments.out}: is there already; name another file, or overwrite it with --force")
     if arguments.labels is not None and arguments.labels < 2:
@@ -65,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     if not facts.classes:
         found.fields["classes"] = None
         found.why["classes"] = "MISSING: the names that people choose from, such as [cat, dog]"
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.path.abspath(arguments.pool))).strip("-._") or "run"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Place.at(arguments.pool).name).strip("-._") or "run"
     plan, command = (
         shlex.join(["prunefuse", verb, "--config", arguments.out])
         for verb in ("plan", "run" if found.labeled else "label")

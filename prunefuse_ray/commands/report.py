@@ -44,14 +44,14 @@ def main(argv: Sequence[str]) -> int:
         from prunefuse_ray.sweep.page import render_sweep
 
         write_results(place, render_sweep)
-        console.print((place / "report.html").path, markup=False)
+        console.print((place / "report.html").uri, markup=False)
         return 0
     from prunefuse_ray.report.page import render
     from prunefuse_ray.run.ledger import Ledger
     from prunefuse_ray.run.view import view_run
 
     ledger = Ledger(place)
-    console.print(ledger.write_text("report.html", render(view_run(ledger))).path, markup=False)
+    console.print(ledger.write_text("report.html", render(view_run(ledger))).uri, markup=False)
     return 0
 
 
@@ -63,7 +63,7 @@ def _serve(place: Place, sweep: bool, port: int, opened: bool) -> int:
 
     if not sweep and not Ledger(place).exists:
         raise ConfigError(
-            f"{place.path}: is no directory of a run or a sweep (it has neither config.yaml nor sweep.yaml); "
+            f"{place.uri}: is no directory of a run or a sweep (it has neither config.yaml nor sweep.yaml); "
             "`prunefuse run` begins one"
         )
     watched: Watched = WatchedSweep(place) if sweep else WatchedRun(place)

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.run.result import forecast_of, result_of
 
     place = run_place(config)
-    console.print(f"run {config.run.name} in {place.path}", markup=False)
+    console.print(f"run {config.run.name} in {place.uri}", markup=False)
     lines = RoundLines(config, place, console.print)
     with _display(place):
         ledger = run(config, lines, tell=account)

@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.run.rank import Ranking, Strategy, rank
 
     arguments, given = given_options(parser, argv, Ranking)
+    if not arguments.out:
+        raise ConfigError("--out: is empty; name a directory")
     if arguments.top < 1:
         raise ConfigError(f"--top {arguments.top}: give at least 1")
     # Of a run's file: what says how its pool is read and kept, and by what is ranked.

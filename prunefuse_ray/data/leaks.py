@@ -15,7 +15,7 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray.config.sources import PATHS
 from prunefuse_ray.data.index import Index, all_ids, present
 from prunefuse_ray.data.paths import Listing, as_list
-from prunefuse_ray.data.patterns import is_pattern
+from prunefuse_ray.data.patterns import may_reach, split
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.errors import ConfigError, PoolError
 from prunefuse_ray.storage import Place
@@ -74,11 +74,14 @@ def check_outside(pool: cfg.Pool, directory: Place, field: str) -> None:
     """ConfigError where what is written to a directory would lie in the pool, and become samples."""
     for path in (p for setting in PATHS for p in as_list(getattr(pool, setting))):
         place = Place.at(path)
-        inside = f"{_real(directory)}/".startswith(f"{_real(place)}/") and place.fs.equals(directory.fs)
-        if inside and not is_pattern(place):
+        before, segments = split(place)
+        inside = f"{_real(directory)}/".startswith(f"{_real(before)}/") and place.fs.equals(directory.fs)
+        below = [part for part in _real(directory).removeprefix(_real(before)).split("/") if part]
+        if inside and may_reach(below, segments):
+            what = "reach of the pool's pattern" if segments else "pool's folder"
             raise ConfigError(
-                f"{field}: '{directory.path}' lies in the pool's folder '{place.path}': what is written there would "
-                "become samples; name another directory"
+                f"{field}: '{directory.path}' lies in the {what} '{place.path}': what is written there would become "
+                "samples; name another directory"
             )
 
 

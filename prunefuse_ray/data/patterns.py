@@ -48,6 +48,13 @@ def may_hold(parts: Sequence[str], segments: Sequence[str]) -> bool:
     return _fits(parts, segments[:-1]) or matches_any_depth(parts, segments)
 
 
+def may_reach(parts: Sequence[str], segments: Sequence[str]) -> bool:
+    """Whether something below a folder of this path, at any depth, may fit a pattern."""
+    if not segments or not parts or segments[0] == ANY_DEPTH:  # of a folder that fits all that lies in it counts
+        return True
+    return matches(parts[0], segments[0]) and may_reach(parts[1:], segments[1:])
+
+
 def _fits(parts: Sequence[str], segments: Sequence[str]) -> bool:
     if not segments:
         return not parts

@@ -488,7 +488,7 @@ def open_prepared(
                 removed.append(one.path)
     with suppress(OSError):  # what cannot be written there is said of every chunk
         (mine / USED).write_bytes(b"", durable=False)
-    told = [f"prepared pool: {found.format}, {found.bytes / 2**30:.1f} GiB in {place.path}"]
+    told = [f"prepared pool: {found.format}, {found.bytes / 2**30:.1f} GiB in {place.uri}"]
     if found.share < 1:
         told.append(
             f"  there is room for {found.share:.0%} of it; the rest is decoded in every pass (prepared.max_gb, "

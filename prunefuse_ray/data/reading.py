@@ -5,8 +5,10 @@ from __future__ import annotations
 import bisect
 import errno
 import itertools
+import os
 import posixpath
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -471,12 +473,14 @@ def _load(rows: pa.Table, roots: tuple[Place, ...]) -> list[bytes | None]:
     places = rows.select(PLACES).to_pylist()
     paths = [posixpath.join(roots[p["root"]].path, p["file"]) for p in places]
     fs = roots[0].fs
+    within = [roots[n] for n in sorted({p["root"] for p in places})]
 
     def read(path: str) -> bytes | None:
         try:
             return Place(fs, path).read_bytes()
         except OSError as error:
             _raise_trouble(error)
+            _check_there(within)
             return None
 
     def read_range(file: pa.NativeFile | None, at: dict[str, int]) -> bytes | None:
@@ -490,7 +494,7 @@ def _load(rows: pa.Table, roots: tuple[Place, ...]) -> list[bytes | None]:
     with ThreadPoolExecutor(LOADER_THREADS if local else STORE_THREADS) as threads:
         if all(p["offset"] is None for p in places):
             return list(threads.map(read, paths))
-        files = {path: _open(fs, path) for path in dict.fromkeys(paths)}
+        files = {path: _open(fs, path, within) for path in dict.fromkeys(paths)}
         try:
             return list(threads.map(read_range, [files[path] for path in paths], places))
         finally:
@@ -499,12 +503,22 @@ def _load(rows: pa.Table, roots: tuple[Place, ...]) -> list[bytes | None]:
                     file.close()
 
 
-def _open(fs: pafs.FileSystem, path: str) -> pa.NativeFile | None:
+def _open(fs: pafs.FileSystem, path: str, within: Sequence[Place]) -> pa.NativeFile | None:
     try:
         return fs.open_input_file(path)
     except OSError as error:
         _raise_trouble(error)
+        _check_there(within)
         return None
+
+
+def _check_there(roots: Sequence[Place]) -> None:
+    """PoolError where a folder of the pool is not on this machine: that says nothing of the samples in it."""
+    if gone := [root.path for root in roots if root.local and not os.path.isdir(root.path or "/")]:
+        raise PoolError(
+            f"'{gone[0]}' is not there on {socket.gethostname()}: mount it on every node, or give storage that all of "
+            "them reach (s3://, gs://); nothing is recorded of its samples"
+        )
 
 
 OF_A_FILE = (

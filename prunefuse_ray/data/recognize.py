@@ -35,7 +35,7 @@ from prunefuse_ray.data.sources.tables import CSV, JSONL, vector_of, whole
 from prunefuse_ray.data.sources.webdataset import Sample, scan_tar
 from prunefuse_ray.errors import PoolError, few
 from prunefuse_ray.schemas import is_list
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, below
 from prunefuse_ray.tasks.multi_label import is_set
 from prunefuse_ray.tasks.regression import REGRESSION
 
@@ -144,7 +144,6 @@ def _part_of(name: str, folders: bool) -> str | None:
 
 def _parts(path: str, files: Sequence[Lying], folders: bool) -> tuple[dict[str, Any], dict[str, list[Lying]]]:
     """(`path`, `test_path`, `validation_path` as far as they are there; the files of each)"""
-    root = path.rstrip("/")
     by_part: dict[str, list[Lying]] = defaultdict(list)
     for one in files:
         by_part[_part_of(one.name, folders) or "rest"].append(one)
@@ -163,25 +162,25 @@ def _parts(path: str, files: Sequence[Lying], folders: bool) -> tuple[dict[str, 
     elif "validation" in by_part:
         settings["test_path"] = by_part["validation"]
     every = [f.name for f in files]
-    written = {setting: _written(root, [f.name for f in some], folders, every) for setting, some in settings.items()}
+    written = {setting: _written(path, [f.name for f in some], folders, every) for setting, some in settings.items()}
     return written, settings
 
 
-def _written(root: str, names: list[str], folders: bool, every: Sequence[str]) -> Any:
+def _written(path: str, names: list[str], folders: bool, every: Sequence[str]) -> Any:
     """Files as people name them: their folders, or a pattern, or a list."""
     tops = sorted({name.partition("/")[0] for name in names})
     if folders or (all("/" in name for name in names) and len(tops) == 1):
-        return f"{root}/{tops[0]}" if len(tops) == 1 else [f"{root}/{top}" for top in tops]
+        return below(path, tops[0]) if len(tops) == 1 else [below(path, top) for top in tops]
     if len(names) == 1:
-        return f"{root}/{names[0]}"
+        return below(path, names[0])
     above = {posixpath.dirname(name) for name in names}
     words = {re.split(r"[-_.\d]", posixpath.basename(name))[0] for name in names}
     if len(above) == len(words) == 1 and "" not in words:
         begin, ending = posixpath.join(*above, *words), posixpath.splitext(names[0])[1]
         alike = [n for n in every if n.startswith(begin) and n.endswith(ending) and posixpath.dirname(n) in above]
         if sorted(alike) == sorted(names):
-            return f"{root}/{begin}*{ending}"
-    return [f"{root}/{name}" for name in names]
+            return below(path, f"{begin}*{ending}")
+    return [below(path, name) for name in names]
 
 
 # --- what the files of each source say -------------------------------------------------------------------------------

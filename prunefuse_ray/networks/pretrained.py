@@ -38,7 +38,8 @@ class Named:
 
 
 def is_name(weights: str) -> bool:
-    return weights.partition(":")[0] in LIBRARIES and "://" not in weights
+    library, colon, _ = weights.partition(":")
+    return bool(colon) and library in LIBRARIES and "://" not in weights
 
 
 def named_weights(weights: str, architecture: str) -> Named:

@@ -201,6 +201,7 @@ class RunContext:
 
             def copy(numbered: tuple[int, Source]) -> None:
                 number, part = numbered
+                self.scoring.check()
                 _write(rows(part, only=wanted, label=label), out / f"part-{number:03d}.parquet")
 
             self.here(copy, enumerate(groups(source, self.scoring.threads)))
@@ -270,14 +271,17 @@ class RunContext:
             return list(threads.map(function, work))
 
     def note_rejected(self, found: pa.Table) -> None:
-        """Record samples that cannot be used; too many of them stop the run (ScoreError)."""
-        self.ledger.record_rejected(found)
+        """Record samples that cannot be used. Too many of them stop the run (ScoreError), and none of them is recorded:
+        on a disk that was not mounted they may be there when the same command is given again."""
+        known = self.ledger.rejected()
+        new = found.filter(pc.invert(pc.is_in(found["id"], value_set=known["id"].combine_chunks()))).cast(REJECTED)
         check_rejected(
-            self.ledger.rejected(),
+            pa.concat_tables([new, known]),
             self.info.rows,
             self.config.pool.max_rejected,
-            "See rejected.parquet; fix the pool or raise pool.max_rejected",
+            "Fix the pool and give the same command again, or raise pool.max_rejected",
         )
+        self.ledger.record_rejected(new)
 
 
 def _write(tables: Iterable[pa.Table], to: Place) -> None:

@@ -85,6 +85,8 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         scoring, training = check(config, info, has, runs, known=taken_in, macs=macs)
         ledger.take_budgets(config)
     else:
+        if (ledger.root / "sweep.yaml").exists():
+            raise LedgerError(f"{ledger.root.path}: is the directory of a sweep; give the run another --run.name")
         if (ledger.root / "commits").written():
             raise LedgerError(
                 f"{ledger.root.path}: holds the phases of a run, but its config.yaml is gone: restore it from a copy, "
@@ -106,7 +108,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
             )
         remove_leftovers(config, ledger)  # of one that was killed before there was a run
         ledger.clear(Step(-1, INIT), *OF_THE_POOL)
-        tell(lines(taken.inventory.to_json(), ledger.root.path))
+        tell(lines(taken.inventory.to_json(), ledger.root.uri))
         materialize(found, ledger.root)
         inventory.write(taken, ledger.root)
         growth.record(config.pool, info, ledger.root)
@@ -328,7 +330,12 @@ def check_inputs(config: Config, ledger: Ledger) -> None:
         by_name = field_ == "network.weights" and path is not None and networks.is_name(path)
         if begun is None or path is None or by_name or not Place.at(path).exists():
             continue
-        digest = weights_digest(path) if field_ == "network.weights" else sha256(read_input(field_, path)).hexdigest()
+        try:
+            digest = (
+                weights_digest(path) if field_ == "network.weights" else sha256(read_input(field_, path)).hexdigest()
+            )
+        except ConfigError:  # of a folder, or of an index, what it held is gone
+            continue
         if digest != begun.metrics["inputs"][field_]["sha256"]:
             raise LedgerError(
                 f"{field_}: '{path}' is not the file that the run began with (its digest differs): restore it, or "

@@ -7,7 +7,6 @@ network, pool or configuration is refused.
 from __future__ import annotations
 
 import hashlib
-import posixpath
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -330,14 +329,18 @@ def _open(
                 f"{ledger.root.path}: another command began to score here meanwhile; run the same command again, or "
                 "another --out"
             )
-        tell(lines(taken.inventory.to_json(), ledger.root.path))
+        tell(lines(taken.inventory.to_json(), ledger.root.uri))
         materialize(found, ledger.root)
         inventory.write(taken, ledger.root)
         ledger.create(tree, info.to_json())
     form = tokens or form_of(config.pool, info)
-    beside = Place(ledger.root.fs, posixpath.dirname(ledger.root.path))
-    prepared = open_prepared(config.prepared, beside, form, info.rows, tell, name=pool_name(config.pool))
+    prepared = open_prepared(config.prepared, _beside(ledger.root), form, info.rows, tell, name=pool_name(config.pool))
     return info, form, replace(source_of(config.pool, ledger.root, "path", labeled=False), prepared=prepared)
+
+
+def _beside(root: Place) -> Place:
+    """Where passes of several directories share what is decoded; not in the root of a disk, nor outside of a bucket."""
+    return root.parent if root.parent.path.strip("/") else root
 
 
 def _score(

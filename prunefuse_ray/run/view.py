@@ -49,7 +49,7 @@ def view_run(ledger: Ledger, result: Mapping[str, Any] | None = None) -> RunView
     first = ledger.committed(Step(-1, SCORE))
     return RunView(
         name=config.run.name,
-        directory=ledger.root.path,
+        directory=ledger.root.uri,
         complete=result is not None,
         metric=TASKS[config.task].metric,
         numbers=TASKS[config.task].numbers,

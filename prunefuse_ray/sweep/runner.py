@@ -221,7 +221,7 @@ def _record(
         if new is not None:
             for name in OF_THE_POOL:  # of a start that was killed, or found the pool changing, before it was recorded
                 (root / "pools" / key / name).delete()
-            tell(lines(new.taken.inventory.to_json(), (root / "pools" / key).path))
+            tell(lines(new.taken.inventory.to_json(), (root / "pools" / key).uri))
             materialize(new.found, root / "pools" / key)
             inventory.write(new.taken, root / "pools" / key)
             growth.record(pools[key], info, root / "pools" / key)

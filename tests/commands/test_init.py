@@ -12,8 +12,9 @@ from PIL import Image
 
 from prunefuse_ray.cli import main
 from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.data.folders import Lying
 from prunefuse_ray.data.images import encode_png
-from prunefuse_ray.data.recognize import recognize
+from prunefuse_ray.data.recognize import _parts, recognize
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.networks import NetworkSpec, build
 from prunefuse_ray.run.proposal import MOST_LINES, Facts, budgets, propose, write
@@ -503,3 +504,18 @@ def test_blanks_make_no_class_and_words_for_nothing_are_gaps(here, third, labele
     (here / "t.csv").write_text(f"text,label\na,cat\nb,dog\nc,{third}\n")
     found = recognize("t.csv")
     assert (found.labeled, found.fields["classes"]) == (labeled, ["cat", "dog"])
+
+
+def test_parts_of_a_store_keep_its_options_at_their_end():
+    files = [Lying("train/cat/0.png", 1, ""), Lying("test/cat/0.png", 1, "")]
+    assert _parts("s3://b/data?region=eu", files, folders=True)[0] == {
+        "path": "s3://b/data/train?region=eu",
+        "test_path": "s3://b/data/test?region=eu",
+    }
+
+
+def test_a_home_folder_that_the_shell_leaves_is_found(here, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(here))
+    (here / "mine.yaml").write_text("mine")
+    assert main(["init", "birds", "--out=~/mine.yaml"]) == 2
+    assert (here / "mine.yaml").read_text() == "mine"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import nullcontext
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -122,3 +123,14 @@ def test_a_directory_in_the_pool_is_found_behind_links(tmp_path):
     with pytest.raises(ConfigError, match=r"--out: .* lies in the pool's folder"):
         check_outside(pool, Place.at(str(tmp_path / "real" / "out")), "--out")
     check_outside(pool, Place.at(str(tmp_path / "other")), "--out")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reached"),
+    [("**/*.png", True), ("*/**/*.png", True), ("*", True), ("*.png", False), ("train-*/*.png", False)],
+)
+def test_a_directory_that_a_pattern_reaches_is_refused(tmp_path, pattern, reached):
+    pool = cfg.Pool(source="images", path=str(tmp_path / "photos" / pattern), test_samples=5, classes=2)
+    directory = Place.at(str(tmp_path / "photos/runs/one"))
+    with pytest.raises(ConfigError, match="reach of the pool's pattern") if reached else nullcontext():
+        check_outside(pool, directory, "run.directory")

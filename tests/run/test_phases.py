@@ -432,3 +432,34 @@ def test_what_a_pass_of_no_round_was_begun_by_stands_in_the_run_directory(tmp_pa
     context = SimpleNamespace(ledger=ledger, config=config_from_tree({"selection": {"initial": "typiclust"}}))
     score_phase._begun_alike(context, step, SimpleNamespace(out=ledger.place(step, "scores")), "typiclust")
     assert (tmp_path / "scores-by/typiclust").exists()
+
+
+def test_samples_that_were_away_are_there_again(local_ray, tmp_path):
+    """A disk that was not mounted: nothing is recorded of its samples, and the same command goes on."""
+    for part, first in (("photos", 0), ("test", 500)):
+        for number, image in enumerate(random_images(40, seed=first)):
+            file = tmp_path / part / f"{number % 2}" / f"{first + number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encode_png(image))
+    given = {"source": "images", "path": str(tmp_path / "photos"), "test_path": str(tmp_path / "test"), "classes": None}
+    config = tiny(tmp_path, tmp_path / "runs", pool=given, selection={"budgets": [10, 14]})
+    away = tmp_path / "away"
+
+    def unmounted(event, step, _):
+        if (event, step) == ("start", Step(0, "score")):
+            (tmp_path / "photos/1").rename(away)
+
+    with pytest.raises(ScoreError, match=r"pool\.max_rejected"):
+        loop.run(config, unmounted)
+    assert not (tmp_path / "runs/tiny/rejected.parquet").exists()
+    away.rename(tmp_path / "photos/1")
+    loop.run(config)
+    assert not (tmp_path / "runs/tiny/rejected.parquet").exists()
+
+
+def test_a_run_does_not_begin_in_the_directory_of_a_sweep(local_ray, tiny_pool, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/sweep.yaml").write_text("")
+    with pytest.raises(LedgerError, match="directory of a sweep"):
+        loop.run(tiny(tiny_pool, tmp_path))
+    assert not (tmp_path / "tiny/config.yaml").exists()

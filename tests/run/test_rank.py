@@ -302,3 +302,14 @@ def test_the_help_names_every_strategy_that_ranks():
     said = ranking.Strategy.model_fields["strategy"].description
     able = [n for n, s in STRATEGIES.items() if s.score and not s.select and not s.wanted]
     assert [name for name in able if name not in said] == []
+
+
+def test_what_is_decoded_is_shared_beside_the_directory_where_there_is_a_place():
+    assert ranking._beside(Place.at("/scores")).path == "/scores"
+    assert ranking._beside(Place.at("/a/b")).path == "/a"
+    assert ranking._beside(Place.at("s3://bucket?region=here")).path == "bucket"
+
+
+def test_an_empty_directory_is_refused(capsys):
+    assert main(["score", "x", "--out", ""]) == 2
+    assert "--out: is empty" in capsys.readouterr().err

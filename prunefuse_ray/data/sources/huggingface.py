@@ -106,7 +106,7 @@ def arrow_files(place: Place, field: str) -> list[str]:
     """The Arrow files of a dataset that `save_to_disk` wrote at `place`, as its state.json lists them."""
     if (place / "dataset_dict.json").exists():
         splits = (place / "dataset_dict.json").read_json().get("splits", [])
-        raise PoolError(f"{field}: '{place.path}' holds the splits {', '.join(splits)}; give one, as {place.path}/NAME")
+        raise PoolError(f"{field}: '{place.path}' holds the splits {', '.join(splits)}; give one, as {place.uri}/NAME")
     if not (place / "state.json").exists():
         raise PoolError(f"{field}: '{place.path}' has no state.json; give a directory that save_to_disk wrote")
     return [(place / str(f["filename"])).path for f in (place / "state.json").read_json().get("_data_files", [])]

@@ -47,7 +47,7 @@ class ImageFolders(SourceReader):
         if SPLITS.issuperset(name.lower() for name in names):
             raise PoolError(
                 f"{samples.field}: the class folders are called {', '.join(names)}, as the parts of a data set are: "
-                f"give the folder that holds the classes, such as {listing.roots[0].path}/{names[0]}, or set "
+                f"give the folder that holds the classes, such as {listing.roots[0].uri}/{names[0]}, or set "
                 "pool.classes if these are their names"
             )
         if unlabeled := [name for name in names if name.lower() in UNLABELED]:

@@ -71,7 +71,7 @@ class LakeTable(ParquetFiles):
                 )
         if not found.files:
             raise PoolError(f"{samples.field}: the {self.name} table '{path}' has no rows at version {found.version}")
-        return listed(found, path.partition("?")[2])
+        return listed(found, _cut(path)[1])
 
 
 def one_table(samples: SampleSet) -> str:
@@ -232,7 +232,7 @@ class DeltaTable(LakeTable):
                 )
             return Snapshot(
                 version=str(table.version()),
-                location=path.partition("?")[0] if "://" in path else place.path,
+                location=place.path if place.local else _cut(path)[0],
                 columns=[f.name for f in table.schema().fields],
                 files=files,
                 deleted=gone,
@@ -245,7 +245,13 @@ def _absolute(name: str, path: str, place: Place) -> str:
     plain = unquote(name)
     if "://" in plain or plain.startswith(("/", "file:")):
         return _plain(plain)
-    return f"{path.partition('?')[0].rstrip('/') if '://' in path else place.path}/{plain}"
+    return f"{place.path if place.local else _cut(path)[0].rstrip('/')}/{plain}"
+
+
+def _cut(path: str) -> tuple[str, str]:
+    """A path or URI without its options, and these; a local path has none, whatever stands in its name."""
+    plain, _, query = path.partition("?") if "://" in path else (path, "", "")
+    return plain, query
 
 
 # --- Apache Iceberg -------------------------------------------------------------------------------------------------
@@ -302,7 +308,7 @@ def _iceberg(path: str) -> Any:
         **({"s3.endpoint": f"{options.get('scheme') or 'https'}://{endpoint}"} if endpoint else {}),
         **({"s3.region": options["region"]} if options.get("region") else {}),
     }
-    if not path.partition("?")[0].endswith(".metadata.json") and not (place / "metadata/version-hint.text").exists():
+    if not _cut(path)[0].endswith(".metadata.json") and not (place / "metadata/version-hint.text").exists():
         raise PoolError(
             f"'{path}' names no version of an Iceberg table (no metadata/version-hint.text): give its newest "
             "metadata/*.metadata.json, or catalog.namespace.table"
@@ -328,7 +334,7 @@ def _position_deletes(tasks: Iterable[Any], samples: SampleSet, path: str) -> di
                     "delete-file-threshold 1)"
                 )
             applying[delete.file_path].append(task.file.file_path)
-    query = path.partition("?")[2] if "/" in path else ""
+    query = _cut(path)[1]
     found: dict[str, list[np.ndarray]] = defaultdict(list)
     for delete_file, data_files in applying.items():
         name = _plain(delete_file)

@@ -25,7 +25,7 @@ from prunefuse_ray.data.prepared import usage
 from prunefuse_ray.data.reading import tables
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.resources import ScoringPlan
-from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.errors import LedgerError, ScoreError
 from prunefuse_ray.method.selector import proxies, trusted
 from prunefuse_ray.method.steps import INIT, SCORE, TRAIN, Step, round_seed, start
 from prunefuse_ray.run.class_counts import class_counts
@@ -112,7 +112,11 @@ def run(context: RunContext, step: Step) -> Done:
     scored = score(
         what, config.scoring, job, context.scoring, lambda: ledger.clear(step, "scores", "scores-checkpoint")
     )
-    context.note_rejected(scored.rejected)
+    try:
+        context.note_rejected(scored.rejected)
+    except ScoreError:  # what could not be read may be there the next time
+        ledger.clear(step, "scores", "scores-checkpoint")
+        raise
     shared = {} if held_out is None else _overlaps(context, step.round, held_out, scored.held_out)
     reads_labeled = config.selection.reads_labeled(read)
     asked_again = len(labeled) if reads_labeled else 0

@@ -450,3 +450,16 @@ def test_a_table_below_the_folder_is_not_read_as_parquet_files(name, tmp_path):
     above = pool.model_copy(update={"source": "parquet", "path": str(tmp_path / "lake"), "id_column": None})
     with pytest.raises(PoolError, match=rf"pool\.path: 'eu' in it is a table of {name}"):
         survey(above)
+
+
+@pytest.mark.parametrize(
+    ("folder", "spelling"),
+    [("what?/in", "{}/what?/in"), ("with blank", "file://{}/with%20blank"), ("50 %", "file://{}/50%20%25")],
+)
+def test_delta_tables_lie_wherever_a_folder_may(tmp_path, folder, spelling):
+    write_deltalake(str(tmp_path / folder), table_of(random_images(8)))
+    given = {"source": "delta", "path": spelling.format(tmp_path), "test_samples": 2, "classes": 2}
+    pool = cfg.Pool.model_validate(given)
+    listing = reader_of(pool).listing(SampleSet(pool))
+    assert listing.paths
+    assert all(Place.at(path).exists() for path in listing.paths)
