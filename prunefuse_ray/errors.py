@@ -87,6 +87,11 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(?i)([?&][\w-]*(?:key|token|secret|signature|password|sig)[\w-]*=)[^&\s'\"]+", r"\1...", text)
 
 
+def excerpt(value: str, most: int = 200) -> str:
+    """A value that stands in a message, as much of it as a person reads."""
+    return value if len(value) <= most else f"{value[: most // 2]}... ({len(value):,} characters)"
+
+
 def near(value: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """' (did you mean X?)' where something known resembles `value`, else nothing."""
     close = difflib.get_close_matches(value, list(known), n=1, cutoff=likeness)

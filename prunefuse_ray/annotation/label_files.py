@@ -272,8 +272,10 @@ def check_labels(rows: Sequence[Row], request: Request) -> tuple[pa.Table, list[
             wrong.twice.append(
                 f"{row.where}: id '{row.id}' is labeled '{row.label}'{by}, but '{before[0].label}' at {before[0].where}"
             )
-    faults = [*shortened(wrong.unknown, "unknown ids"), *shortened(wrong.outside, "labels outside the classes")]
-    if wrong.outside and not given.task.numbers and not given.task.pixels:
+    of_classes = not given.task.numbers and not given.task.pixels
+    outside = "labels outside the classes" if of_classes else "labels that are none"
+    faults = [*shortened(wrong.unknown, "unknown ids"), *shortened(wrong.outside, outside)]
+    if wrong.outside and of_classes:
         faults.append(f"the classes are {', '.join(classes)}")
     columns: dict[str, list[Any]] = {
         "id": [i for i, _ in taken],

@@ -61,16 +61,17 @@ def main(argv: Sequence[str]) -> int:
     facts = _facts(found, arguments.labels)
     choices = proposal.propose(facts)
     if not found.labeled:
-        choices.insert(
-            0, proposal.Choice(field="annotation.kind", value="files", why="people label: `prunefuse label`")
-        )
+        how = "people label: `prunefuse label`"
+        if facts.numbers:  # the page asks for classes
+            how = "people write labels.csv: `prunefuse run` says where"
+        choices.insert(0, proposal.Choice(field="annotation.kind", value="files", why=how))
     if not facts.classes:
         found.fields["classes"] = None
         found.why["classes"] = "MISSING: the names that people choose from, such as [cat, dog]"
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Place.at(arguments.pool).name).strip("-._") or "run"
     plan, command = (
         shlex.join(["prunefuse", verb, "--config", arguments.out])
-        for verb in ("plan", "run" if found.labeled else "label")
+        for verb in ("plan", "run" if found.labeled or facts.numbers else "label")
     )
     what = "labels are numbers" if facts.numbers else f"{facts.classes or 'unnamed'} classes"
     head = [

@@ -160,11 +160,12 @@ def _costs(config: Config, info: PoolInfo, column: ChunkedArray, mine: argparse.
     from prunefuse_ray import networks
     from prunefuse_ray.data.images import sample_values
     from prunefuse_ray.data.sample_format import form_of
-    from prunefuse_ray.method.selector import make_selector, network_spec
+    from prunefuse_ray.method.selector import check_outputs, make_selector, network_spec
     from prunefuse_ray.run.estimate import measured_costs
 
     spec = network_spec(config, info)
     dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
+    check_outputs(config, dense, "network.architecture")
     selector = make_selector(config, dense)
     samples = [v for v in sample_values(column.slice(0, SAMPLES)) if isinstance(v, bytes | str)]
     costs = measured_costs(config, dense, selector, form_of(config.pool, info), samples, info.rows)

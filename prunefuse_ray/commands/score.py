@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
     secure()
     quiet()
-    from prunefuse_ray.acquisition import AUTO
-    from prunefuse_ray.run.rank import Ranking, Strategy, rank
+    from prunefuse_ray.acquisition import AUTO, STRATEGIES
+    from prunefuse_ray.run.rank import Ranking, Strategy, of_rounds, rank
 
     arguments, given = given_options(parser, argv, Ranking)
     if not arguments.out:
@@ -43,16 +43,21 @@ def main(argv: Sequence[str]) -> int:
     kept = {} if arguments.config is None else read_sections(arguments.config, Ranking.model_fields)
     if isinstance(selection := kept.get("selection"), dict):
         kept["selection"] = {name: selection[name] for name in Strategy.model_fields if name in selection}
-        if kept["selection"].get("strategy") == AUTO:
+        strategy = kept["selection"].get("strategy")
+        if strategy in (AUTO, *STRATEGIES) and of_rounds(strategy):
             del kept["selection"]["strategy"]
             if "strategy" not in given.get("selection", {}):
-                told = f"selection.strategy '{AUTO}' decides in the rounds of a run, and not here; the default is used"
+                told = (
+                    f"selection.strategy '{strategy}' decides in the rounds of a run, and not here; the default is used"
+                )
                 console.print(f"{told}; --selection.strategy names another one", markup=False)
     config = validated(Ranking, kept, given)
     result = rank(
         config, arguments.network, arguments.out, arguments.top, arguments.trusted, account, arguments.predictions
     )
     console.print(f"{result.scored:,} scored, {result.rejected:,} could not be used, {result.ranked:,} ranked")
+    if result.scored and not result.ranked:
+        console.print("nothing is ranked: one network alone is not unsure of a number, a committee is", markup=False)
     if result.seconds:
         console.print(f"finished in {result.seconds:.0f} s: {result.root.uri}/ranked.parquet", markup=False)
     else:

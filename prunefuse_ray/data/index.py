@@ -25,7 +25,7 @@ from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import canonical, canonical_rows, in_tasks, opened, tables
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed.remote import plain_errors
-from prunefuse_ray.errors import PoolError
+from prunefuse_ray.errors import PoolError, excerpt
 from prunefuse_ray.schemas import INDEX
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import Task
@@ -218,7 +218,8 @@ def _scan_files(
                     }
                 )
             )
-    rows = pa.concat_tables(found_tables) if found_tables else INDEX.empty_table()
+    labeled = INDEX.set(INDEX.get_field_index("label"), pa.field("label", task.label_type))
+    rows = pa.concat_tables(found_tables) if found_tables else labeled.empty_table()
     digest = id_digest(rows["id"]) if rows.num_rows else 0
     omitted = gathered(left_out)
     found_here = _Scanned(
@@ -244,7 +245,7 @@ def _unambiguous(task: Task, given: Any, classes: Sequence[str]) -> Any:
 
 def _told(task: Task, given: Any, classes: Sequence[str]) -> str:
     may_be = ", which may be the number of a class or the name of another (strings are names)"
-    return f"{given!r}{may_be if task.label(given, classes) is not None else ''}"
+    return f"{excerpt(repr(given))}{may_be if task.label(given, classes) is not None else ''}"
 
 
 _TYPES = {"offset": pa.int64(), "bytes": pa.int64()}

@@ -37,7 +37,7 @@ from prunefuse_ray.data.reading import (
 )
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed import remote
-from prunefuse_ray.errors import PoolError, few
+from prunefuse_ray.errors import PoolError, excerpt, few
 from prunefuse_ray.schemas import is_list
 from prunefuse_ray.storage import Place, pointed
 from prunefuse_ray.tasks import TASKS
@@ -309,7 +309,7 @@ def _scan_ids(source: Source, classes: int, buckets: int) -> tuple[Any, ...]:
         gaps += sum(table[column].null_count for column in named)
         for row in wrong.slice(0, 5).to_pylist():
             label = row[named[0]] if len(named) == 1 else [row[column] for column in named]
-            bad.append(f"{label} (id {row[source.id_column]!r})")
+            bad.append(f"{excerpt(str(label))} (id {row[source.id_column]!r})")
     all_hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
     scan = _Scan(rows=rows, digest=digest, labels=labels_seen, wrong=bad_rows, bad_labels=bad, empty=gaps)
     return scan, *in_buckets(all_hashes, buckets)

@@ -68,7 +68,7 @@ def dense_network(
     Raises NetworkError, and ConfigError where the file of the weights cannot be read.
     """
     dense = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
-    _check_outputs(config, dense, "network.architecture")
+    check_outputs(config, dense, "network.architecture")
     if statistics is not None:
         networks.take(dense.network, statistics)
     path = config.network.weights
@@ -95,7 +95,7 @@ def _normalized(config: Config, named: networks.Named | None) -> list[str]:
     ]
 
 
-def _check_outputs(config: Config, network: networks.Dense, field: str) -> None:
+def check_outputs(config: Config, network: networks.Dense, field: str) -> None:
     """ConfigError where a network says a class for every pixel and the task wants one for the whole, or otherwise."""
     if (wanted := TASKS[config.task].pixels) != networks.says_pixels(network.network, network.spec):
         found, remedy = (
@@ -165,7 +165,7 @@ def make_selector(config: Config, dense: networks.Dense) -> networks.Selector:
         spec = dataclasses.replace(dense.spec, architecture=architecture)
         try:
             other = networks.Dense(network=networks.build(spec, seed=config.run.seed), spec=spec)
-            _check_outputs(config, other, "selection.selector")
+            check_outputs(config, other, "selection.selector")
             return other
         except networks.NetworkError as error:
             reason = str(error).removeprefix("network.architecture: ")

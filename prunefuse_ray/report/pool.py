@@ -9,7 +9,7 @@ from prunefuse_ray.report import html
 from prunefuse_ray.report.html import Child, Html, count, counted, join, tag
 from prunefuse_ray.report.view import RunView
 
-SETS = {"path": "Pool", "test_path": "Test set", "validation_path": "Validation set"}
+SETS = {"path": "Pool", "test_path": "Test set", "test_samples": "Test set", "validation_path": "Validation set"}
 CLASSES = 100  # named with their counts
 REASONS = 30
 
@@ -81,8 +81,8 @@ def _drawn(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Chil
 def _of_both(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Child]]:
     """What the sets have in common, and what the pass over the pool found."""
     scored = [view.metrics.get("phases", {}).get("score", {}) for view in run.rounds]
-    for setting, before in account["overlaps"].items():
-        name = SETS.get(setting, setting).lower()
+    for setting in dict.fromkeys([*account["overlaps"], *(name for s in scored for name in s.get("overlaps", {}))]):
+        name, before = SETS.get(setting, setting).lower(), account["overlaps"].get(setting)
         found = next((s["overlaps"][setting] for s in scored if setting in s.get("overlaps", {})), before)
         compared = account["sets"]["path"]["samples"] if found is not before else account["compared"]
         pairs = ", ".join(f"{mine} = {theirs}" for mine, theirs in found["examples"])

@@ -57,6 +57,7 @@ from prunefuse_ray.run.environment import changes, environment
 from prunefuse_ray.run.ledger import HASHED_HERE, Ledger
 from prunefuse_ray.run.leftovers import remove_leftovers
 from prunefuse_ray.storage import Place, read_input
+from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.training.augmentation import held_form
 
 logger = logging.getLogger(__name__)
@@ -196,6 +197,9 @@ def not_read(config: Config) -> list[str]:
         others = [field for field in type(section).model_fields if field != switch]
         if not section.used and (told := _not_default(name, section, others)):
             notes.append(f"{told}: not read while {name}.{switch} is none")
+    temperature = _not_default("distillation", config.distillation, ("temperature",))
+    if weight and temperature and TASKS[config.task].numbers:
+        notes.append(f"{temperature}: not read for task '{config.task}', whose outputs are numbers")
     if not weight and (told := _not_default("distillation", config.distillation, ("temperature", "decay"))):
         notes.append(f"{told}: not read while distillation.weight is 0")
     return notes

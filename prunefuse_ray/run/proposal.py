@@ -76,7 +76,8 @@ def propose(facts: Facts) -> list[Choice]:
 def _test_set(facts: Facts) -> list[Choice]:
     if not (drawn := test_samples(facts)):
         return []
-    why = f"drawn from the pool, never selected; an accuracy of 80 % is then known to ± {points(drawn):.0f} points"
+    known = "" if facts.numbers else f"; an accuracy of 80 % is then known to ± {points(drawn):.0f} points"
+    why = f"drawn from the pool, never selected{known}"
     return [Choice(field="pool.test_samples", value=drawn, why=why)]
 
 

@@ -71,11 +71,16 @@ class Strategy(cfg.Section):
     @field_validator("strategy")
     @classmethod
     def _scores(cls, value: str) -> str:
-        strategy = None if value == AUTO else STRATEGIES[STRATEGIES.check(value)]
-        if strategy is None or strategy.score is None or strategy.select is not None or strategy.wanted:
+        if of_rounds(value if value == AUTO else STRATEGIES.check(value)):
             able = [n for n, s in STRATEGIES.loadable().items() if s.score and s.select is None and not s.wanted]
             raise ValueError(f"'{value}' gives no scores by which samples are ranked; use one of {', '.join(able)}")
         return value
+
+
+def of_rounds(name: str) -> bool:
+    """Whether it is a strategy that chooses in the rounds of a run, and gives no scores by which samples are ranked."""
+    strategy = None if name == AUTO else STRATEGIES[name]
+    return strategy is None or strategy.score is None or strategy.select is not None or strategy.wanted
 
 
 class Ranking(cfg.Section):
@@ -142,7 +147,7 @@ def rank(
     if predictions and told is None:
         raise ConfigError(f"--predictions: the network has no {PREPROCESSING_FILE}, which says what its outputs mean")
     config = _with_strategy(config, task, saved)
-    _check_strategy(config.selection.strategy, task, saved)
+    by = _scored_by(config.selection.strategy, task, saved, predictions)
     if config.selection.pixel_share < 1 and not TASKS[task].pixels:
         raise ConfigError(
             f"selection.pixel_share: {config.selection.pixel_share:g} is of the pixels of an image, and the network's "
@@ -167,10 +172,10 @@ def rank(
     try:
         info, form, source = _open(config, ledger, tree, tell, tokens)
         if ledger.committed(SCORE) is None:
-            _score(config, ledger, place, saved, task, info, form, source)
+            _score(config, ledger, place, saved, task, info, form, source, by)
         ledger.clear(SCORE, "scores-checkpoint")  # here, since a kill may come right after the commit
         if ledger.committed(RANK) is None:
-            _rank(ledger, info, top)
+            _rank(ledger, info, top if by == config.selection.strategy else 0)
         if predictions and ledger.committed(PREDICT) is None:
             assert told is not None
             _predict(ledger, source, files, form, told, saved, info.bytes)
@@ -182,6 +187,18 @@ def rank(
 def _weights(files: Mapping[str, bytes]) -> bytes:
     """All weights, a committee's members in their order."""
     return b"".join(content for name, content in files.items() if name.endswith(networks.WEIGHTS_FILE))
+
+
+def _scored_by(strategy: str, task: str, saved: networks.Selector, predictions: bool) -> str:
+    """The strategy whose scores are written: the one that is asked for. Where none of the task ranks by one network
+    alone (numbers), predictions can be had all the same: beside scores of 0, and nothing is ranked."""
+    known = TASKS[task].strategies
+    alone = [n for n, s in known.items() if s.score is not None and not (s.members or s.wanted)]
+    ranks = any(known[n].select is None for n in alone)
+    if predictions and alone and not ranks and not isinstance(saved, networks.Committee):
+        return alone[0]
+    _check_strategy(strategy, task, saved)
+    return strategy
 
 
 def _check_strategy(strategy: str, task: str, saved: networks.Selector) -> None:
@@ -352,6 +369,7 @@ def _score(
     info: PoolInfo,
     form: Form,
     source: Source,
+    by: str,
 ) -> None:
     if form.network_shape != saved.spec.input_shape:
         raise ConfigError(f"pool: its samples are {form.network_shape}, but the network takes {saved.spec.input_shape}")
@@ -372,7 +390,7 @@ def _score(
         checkpoint=ledger.place(SCORE, "scores-checkpoint"),
     )
     job = ScoringJob(
-        strategy=config.selection.strategy,
+        strategy=by,
         task=task,
         form=form,
         batch_size=SMALL_BATCH,
@@ -436,5 +454,6 @@ def _rank(ledger: Ledger, info: PoolInfo, top: int) -> None:
     commit = ledger.committed(SCORE)
     assert commit is not None
     k = min(top, commit.metrics["samples"])
-    chosen = top_k(ledger.files(SCORE, "scores")[0], ledger.root, k)
-    ledger.commit(RANK, {"ranked.parquet": chosen.cast(selected_schema(info.id_type))}, {"ranked": k})
+    schema = selected_schema(info.id_type)
+    chosen = top_k(ledger.files(SCORE, "scores")[0], ledger.root, k).cast(schema) if k else schema.empty_table()
+    ledger.commit(RANK, {"ranked.parquet": chosen}, {"ranked": k})

@@ -114,6 +114,8 @@ class Regression(Task):
         return "no finite number" if classes == 1 else f"not {classes} finite numbers"
 
     def joined(self, columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+        for column in columns:
+            _check_numbers(column.type)
         x_NT = np.stack([_floats(c) for c in columns], axis=1)
         return pa.chunked_array([_lists(x_NT)])
 
@@ -137,8 +139,7 @@ class Regression(Task):
 
     def invalid_labels(self, labels: pa.ChunkedArray, classes: int) -> pa.ChunkedArray:
         kind = labels.type.value_type if is_list(labels.type) else labels.type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
-            raise TypeError("numbers, or lists of numbers")
+        _check_numbers(kind)
         if not is_list(labels.type):
             wrong_N = ~np.isfinite(_floats(labels)) if classes == 1 else np.ones(len(labels), bool)
             return pa.chunked_array([pa.array(wrong_N)])
@@ -317,6 +318,12 @@ def _number(cell: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _check_numbers(kind: pa.DataType) -> None:
+    """TypeError where a column of this type holds none."""
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+        raise TypeError("numbers, or lists of numbers")
 
 
 def _floats(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float64]:

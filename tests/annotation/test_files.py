@@ -16,6 +16,7 @@ from prunefuse_ray.annotation import Files, Request, request_schema
 from prunefuse_ray.annotation.files import _run
 from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
 from tests.support.pools import random_images
 
 STRING = pa.string()
@@ -36,12 +37,12 @@ def request_at(root, samples, *, guesses=None, id_type=STRING, **more):
         "id": ids, "rank": range(len(ids)), "score": [0.5] * len(ids),
         "guess": guesses or [None] * len(ids), "probability": [0.75 if guesses else None] * len(ids),
     }  # fmt: skip
-    values = list(samples.values())
+    label_type, values = TASKS[more.get("task", "classification")].label_type, list(samples.values())
     file = root / "samples" / "0.parquet"
     file.write_table(pa.table({"id": pa.array(ids, id_type), "sample": values}))
     defaults = {
         "run": "r", "marker": "m", "round": 1, "classes": CLASSES, "place": root / "to_label", "samples": (file,),
-        "texts": False, "rows": pa.table(rows, schema=request_schema(id_type)),
+        "texts": False, "rows": pa.table(rows, schema=request_schema(id_type, label_type)),
     }  # fmt: skip
     return Request(**defaults | more)
 

@@ -295,3 +295,9 @@ def test_escape_keeps_the_name(opened):
     window.until(lambda: not window.driver.execute_script("return document.getElementById('hello').open"))
     window.keys("1")
     window.until(lambda: given(request) == {("0.png", "anna"): "cat"})
+
+
+def test_keys_switch_the_classes_of_a_guess(opened):
+    window, _, _ = opened(images(1), classes=["cat", "dog", "cow"], task="multi_label", guesses=[[0, 1]])
+    window.keys("2", "3")
+    window.until(lambda: "cat, cow" in "".join(window.texts("#samples li.here .guess")))

@@ -481,13 +481,20 @@ def test_what_lies_beside_the_part_that_is_taken_is_told(here):
         ([0.5, None, 1.5] * 10, "files", None),
     ],
 )
-def test_columns_that_are_hardly_labels_of_all_samples_leave_labeling_to_people(here, local_ray, labels, kind, classes):
+def test_columns_that_are_hardly_labels_of_all_samples_leave_labeling_to_people(
+    here, local_ray, capsys, labels, kind, classes
+):
     count = len(labels)
     ids, texts_ = [f"s{n}" for n in range(count)], [f"text {n}" for n in range(count)]
     pq.write_table(pa.table({"id": ids, "text": texts_, "label": labels}), "t.parquet")
     assert main(["init", "t.parquet"]) == 0
-    tree = yaml.safe_load((here / "prunefuse.yaml").read_text())
+    written = (here / "prunefuse.yaml").read_text()
+    tree = yaml.safe_load(written)
     assert tree["annotation"]["kind"] == kind
+    told, numbers = " ".join(capsys.readouterr().out.split()), tree.get("task") == "regression"
+    verb = "label" if kind == "files" and not numbers else "run"
+    assert f"Then: prunefuse {verb} --config prunefuse.yaml" in told
+    assert numbers != ("accuracy of 80 %" in written)
     assert tree["pool"].get("classes") == classes
 
 

@@ -10,6 +10,7 @@ from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.run.opening import OF_RULES, _selector_macs, not_read
 
 DENSE = {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}
+NUMBERS = {"source": "csv", "path": "a", "test_path": "b", "text_column": "text", "label_column": "y"}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,10 @@ DENSE = {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}
             ["distillation.temperature 2.0: not read while distillation.weight is 0"],
         ),
         ({"coreset": {"by": "random", "share": 0.3}}, []),
+        (
+            {"task": "regression", "pool": NUMBERS, "distillation": {"weight": 0.5, "temperature": 8.0}},
+            ["distillation.temperature 8.0: not read for task 'regression', whose outputs are numbers"],
+        ),
         (
             {"selection": {"budgets": [10, 20, 30]}, "fusion": {"sync_every": 3}},
             ["fusion.sync_every 3: the run has 3 rounds, and no proxy follows the last one"],

@@ -91,6 +91,14 @@ def test_its_proxies_rank_another_pool(finished, where, tmp_path):
     assert float(written[0]["words"]) == written[0]["prediction"][0]
     with pytest.raises(ConfigError, match=r"'variance' asks the members of a committee.* the directory of a committee"):
         rank(Ranking.model_validate({"pool": pool}), f"{proxies}/0", str(tmp_path / "no"), 5, NETWORK)
+    fused = f"{finished.root.path}/fused"
+    for _ in range(2):  # again: what is recorded is taken
+        found = rank(
+            Ranking.model_validate({"pool": pool}), fused, str(tmp_path / "told"), 5, NETWORK, predictions=True
+        )
+        assert (found.scored, found.ranked) == (40, 0)
+    assert pq.read_table(tmp_path / "told" / "predictions").num_rows == 40
+    assert pq.read_table(tmp_path / "told" / "ranked.parquet").num_rows == 0
 
 
 @pytest.mark.slow

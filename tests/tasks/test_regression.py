@@ -232,3 +232,9 @@ def test_a_number_far_from_zero_is_not_rounded_to_its_first_digits():
 
 def test_large_integers_in_lists_are_numbers_too():
     assert TASK.values(column([2**60 + 1, 1], kind=pa.list_(pa.int64()))).to_pylist() == [[2.0**60, 1.0]]
+
+
+@pytest.mark.parametrize("wrong", [["12 EUR", "a"], ["1.5", "2"], [True, False], [[1.0], [2.0]]])
+def test_columns_that_hold_no_numbers_are_none_of_several(wrong):
+    with pytest.raises(TypeError, match="numbers, or lists of numbers"):
+        TASK.joined([pa.chunked_array([[1, 2]]), pa.chunked_array([wrong])])

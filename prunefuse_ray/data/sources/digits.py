@@ -39,6 +39,11 @@ class Digits(SourceReader):
         return [str(n) for n in range(10)]
 
     def index(self, samples: SampleSet, listing: Listing, classes: Sequence[str], new: Listing | None = None) -> Index:
+        if samples.task.label(0, classes) is None or samples.task.numbers:
+            raise PoolError(
+                f"task '{samples.task_name}': the labels of the embedded example are classes, one for a digit; name a "
+                "pool of your own (pool.source, pool.path)"
+            )
         if len(classes) != 10:
             raise PoolError(f"pool.classes: {len(classes)} names, but there are 10 digits; leave it out")
         pool, test = digits_tables()

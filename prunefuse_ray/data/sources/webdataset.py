@@ -26,6 +26,7 @@ from prunefuse_ray.errors import PoolError
 from prunefuse_ray.storage import Place, pointed
 
 READ_AHEAD = 1 << 20
+PNG = b"\x89PNG"
 ANY_IMAGE = cfg.Pool.model_fields["image_column"].default
 
 
@@ -102,10 +103,10 @@ def scan_tar(
         seen.add(normal(key))
         images, value = [], None
         for member in members:
-            if member.kind == image or (image == ANY_IMAGE and f".{member.kind}".endswith(extensions())):
-                images.append(member)
-            elif label is not None and member.kind == extension:
+            if label is not None and member.kind == extension:  # a mask is an image, too
                 value = _label(member.read(), field)
+            elif member.kind == image or (image == ANY_IMAGE and f".{member.kind}".endswith(extensions())):
+                images.append(member)
         plain = [member for member in images if "." not in member.kind]  # a.png beside a.mask.png
         one = images if len(images) == 1 else plain
         if not images:
@@ -201,7 +202,7 @@ def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, key_ends: str, where: s
 
 def _label(content: bytes, field: str) -> Any:
     if not field:
-        return content.decode(errors="replace").strip()
+        return content if content.startswith(PNG) else content.decode(errors="replace").strip()
     try:
         return json.loads(content).get(field)
     except (ValueError, AttributeError, RecursionError):

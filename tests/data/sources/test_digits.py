@@ -32,3 +32,9 @@ def test_their_classes_are_ten_digits_whatever_they_are_called(local_ray):
     for classes in (5, ["even", "odd"]):
         with pytest.raises(PoolError, match=r"pool\.classes: "):
             survey(cfg.Pool.model_validate({"classes": classes}))
+
+
+@pytest.mark.parametrize("task", ["regression", "segmentation"])
+def test_they_are_neither_numbers_nor_masks(local_ray, task):
+    with pytest.raises(PoolError, match=f"task '{task}': the labels of the embedded example are classes"):
+        survey(cfg.Pool(), task=task)

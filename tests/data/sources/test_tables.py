@@ -191,3 +191,21 @@ def test_excels_word_on_the_delimiter_is_no_header(tmp_path, local_ray):
     written(tmp_path, "a.csv", "sep=;\r\ntext;label\r\nfine;good\r\n")
     _, seen = found(tmp_path, "csv")
     assert list(seen) == ["a.csv:0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "empty", "content"),
+    [
+        ("a.jsonl", "", '{"text": "x", "label": ["bad", "good"]}\n'),
+        ("a.csv", "text,label\n", "text,label\nx,bad;good\n"),
+    ],
+)
+def test_a_file_without_rows_is_none_of_any_task(tmp_path, local_ray, name, empty, content):
+    written(tmp_path, name, content)
+    (tmp_path / "pool" / f"b{name[1:]}").write_text(empty)
+    tree = {"source": name.removeprefix("a."), "path": str(tmp_path / "pool"), "text_column": "text", "classes": NAMES}
+    pool = cfg.UntestedPool.model_validate(tree)
+    assert survey(pool, task="multi_label").info.rows == 1
+    (tmp_path / "pool" / name).write_text(empty)
+    with pytest.raises(PoolError, match="holds no samples"):
+        survey(pool, task="multi_label")

@@ -202,3 +202,9 @@ def test_samples_whose_members_are_apart_are_refused(tmp_path):
     write_tar(tmp_path / "s.tar", sorted(members, key=lambda member: member[0].rpartition(".")[2]))
     with pytest.raises(PoolError, match="the key 'a' comes twice; keep the members of a sample together"):
         list(scan_tar(here(tmp_path / "s.tar"), "cls"))
+
+
+def test_a_mask_is_no_other_image_of_its_sample(tmp_path):
+    write_tar(tmp_path / "s.tar", [("0.png", PNGS[0]), ("0.seg.png", PNGS[1])])
+    (found,) = scan_tar(here(tmp_path / "s.tar"), "seg.png")
+    assert (found.key, found.label) == ("0", PNGS[1])

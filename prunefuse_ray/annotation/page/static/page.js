@@ -78,7 +78,7 @@ function choose(number) {
   const one = samples[here];
   if (!state.several) { give(number); return; }
   if (!one || one.label !== undefined || undoing) return;
-  one.chosen = new Set(one.chosen);
+  one.chosen = new Set(one.chosen ?? (one.guess === null ? [] : guessOf(one))); // what is highlighted is switched
   if (!one.chosen.delete(number)) one.chosen.add(number);
   mark(here);
   offer();
@@ -86,7 +86,7 @@ function choose(number) {
 
 function accept() {
   const one = samples[here];
-  if (one?.chosen?.size) give([...one.chosen].sort((a, b) => a - b));
+  if (one?.chosen) give([...one.chosen].sort((a, b) => a - b));
   else if (one?.guess != null) give("guess");
 }
 
@@ -163,7 +163,7 @@ const guessOf = (one) => {
 };
 // Only what is seen: not the others of a batch that is shown one at a time, nor images that are not there (yet).
 const guessed = () => [...samples.keys()]
-  .filter((n) => (view === "grid" || n === here) && (state.texts || samples[n].seen) && samples[n].label === undefined && samples[n].guess !== null && !samples[n].chosen?.size);
+  .filter((n) => (view === "grid" || n === here) && (state.texts || samples[n].seen) && samples[n].label === undefined && samples[n].guess !== null && !samples[n].chosen);
 const named = (label) => {
   if (label === null) return "not sure";
   if (!state.several) return state.classes[label];
@@ -271,7 +271,7 @@ function mark(n) {
   item.classList.toggle("given", one.label !== undefined);
   const guess = state.several && one.guess !== null && !one.names.length ? "none of them" : one.guess;
   const said = one.label !== undefined ? [make("b", "", named(one.label))]
-    : one.chosen?.size ? [make("span", "guess", named([...one.chosen].sort((a, b) => a - b)))]
+    : one.chosen ? [make("span", "guess", named([...one.chosen].sort((a, b) => a - b)))]
       : one.guess === null ? [] : [make("span", "guess", `${guess}? ${Math.round(100 * one.probability)} %`)];
   const id = make("bdi", "id", one.id);
   id.title = one.id;
@@ -284,13 +284,13 @@ function offer() {
   at("all").hidden = !guesses || view === "one";
   at("accept").hidden = !guesses && !state?.several;
   at("none").hidden = !state?.several;
-  at("acceptname").textContent = one?.chosen?.size ? "these are right" : "the guess is right";
+  at("acceptname").textContent = one?.chosen ? "these are right" : "the guess is right";
   at("keys").textContent = state?.several ? "add or remove a class" : "give the class";
-  at("accept").disabled = !one || (one.guess === null && !one.chosen?.size);
+  at("accept").disabled = !one || (one.guess === null && !one.chosen);
   at("all").disabled = guessed().length === 0;
   for (const button of at("classes").querySelectorAll("button")) {
     const number = Number(button.dataset.number);
-    const shown = one?.chosen?.size ? one.chosen.has(number) : Boolean(one?.names?.includes(state.classes[number]));
+    const shown = one?.chosen ? one.chosen.has(number) : Boolean(one?.names?.includes(state.classes[number]));
     button.classList.toggle("guessed", shown);
   }
 }
