@@ -44,7 +44,7 @@ def test_names_that_several_classes_have_get_their_numbers_and_are_said(tmp_path
 @pytest.mark.parametrize("names", [["cat", "cat "], ["é", "e\u0301"], ["a", "a"], []])
 def test_names_that_are_the_same_to_a_label_are_refused(names):
     """A label 'cat' would mean the last of them."""
-    with pytest.raises(ValueError, match="names one twice, or none: give different names"):
+    with pytest.raises(ValueError, match="names one twice, none, or one by an empty name"):
         cfg.Pool(source="parquet", path="p", test_path="t", classes=names)
 
 

@@ -73,14 +73,14 @@ def test_labels_that_bring_nothing_are_said_to_be_hardly_worth_it():
     points = list(zip([500, 1000, 1500, 2000, 2500], [0.90, 0.930, 0.931, 0.930, 0.9305], strict=True))
     found = outlook(points, CLASSIFICATION.metric)
     assert found == forecast(*zip(*points, strict=True), 500)
-    assert "hardly worth it: the gain is expected to stay below 0.5 points" in words(found, CLASSIFICATION.metric)
+    assert "hardly worth it: the gain is expected to stay below 0.5 points" in words(found, CLASSIFICATION.metric, "proxy")
     assert outlook(points, Metric(name="error", title="Error", share=False)) is None
 
 
 def test_small_rounds_do_not_make_labels_worthless():
     found = outlook([(1000 + 10 * r, 0.50 + 0.002 * r) for r in range(6)], CLASSIFICATION.metric)
     assert found.more == 210
-    assert "hardly worth" not in words(found, CLASSIFICATION.metric)
+    assert "hardly worth" not in words(found, CLASSIFICATION.metric, "proxy")
 
 
 def test_equal_figures_of_twenty_test_samples_say_nothing():
@@ -94,7 +94,7 @@ def test_a_short_last_round_does_not_say_what_a_whole_one_would_bring():
     labels, accuracies = [100, 200, 300, 400, 403], [0.5, 0.62, 0.68, 0.72, 0.721]
     found = outlook(list(zip(labels, accuracies, strict=True)), CLASSIFICATION.metric)
     assert found == forecast(labels, accuracies, 100)
-    assert "hardly worth" not in words(found, CLASSIFICATION.metric)
+    assert "hardly worth" not in words(found, CLASSIFICATION.metric, "proxy")
 
 
 def test_a_round_under_way_leaves_the_band_as_wide_as_the_test_set_makes_it(monkeypatch):
