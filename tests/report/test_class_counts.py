@@ -73,7 +73,9 @@ def test_labels_that_bring_nothing_are_said_to_be_hardly_worth_it():
     points = list(zip([500, 1000, 1500, 2000, 2500], [0.90, 0.930, 0.931, 0.930, 0.9305], strict=True))
     found = outlook(points, CLASSIFICATION.metric)
     assert found == forecast(*zip(*points, strict=True), 500)
-    assert "hardly worth it: the gain is expected to stay below 0.5 points" in words(found, CLASSIFICATION.metric, "proxy")
+    assert "hardly worth it: the gain is expected to stay below 0.5 points" in words(
+        found, CLASSIFICATION.metric, "proxy"
+    )
     assert outlook(points, Metric(name="error", title="Error", share=False)) is None
 
 
