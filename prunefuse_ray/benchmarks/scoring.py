@@ -112,6 +112,13 @@ def read_images(path: str, column: str) -> list[bytes]:
     return values
 
 
+def check_rows(given: Mapping[str, int], parts: int) -> None:
+    """ConfigError unless so many rows are whole files in each of so many parts."""
+    for option, rows in given.items():
+        if rows <= 0 or rows % (parts * ROWS_PER_FILE):
+            raise ConfigError(f"{option} {rows}: give a multiple of {parts * ROWS_PER_FILE:,}")
+
+
 class Bench:
     """Networks of one architecture on disk, and a pool to score with them."""
 
@@ -270,9 +277,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--architecture", default="resnet56")
     parser.add_argument("--directory", help="parent of the temporary files")
     given = parser.parse_args(argv)
-    for name, value in (("--rows", given.rows), ("--compared-rows", given.compared_rows)):
-        if value <= 0 or value % (4 * ROWS_PER_FILE):
-            raise ConfigError(f"{name} {value}: give a multiple of {4 * ROWS_PER_FILE:,}")
+    check_rows({"--rows": given.rows, "--compared-rows": given.compared_rows}, parts=4)
     start_ray()
     sizes = Sizes(
         rows=given.rows,

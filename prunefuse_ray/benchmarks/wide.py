@@ -13,9 +13,8 @@ from typing import Any
 import ray
 
 from prunefuse_ray.benchmarks import measure
-from prunefuse_ray.benchmarks.scoring import ROWS_PER_FILE, Bench, Sizes, generated
+from prunefuse_ray.benchmarks.scoring import ROWS_PER_FILE, Bench, Sizes, check_rows, generated
 from prunefuse_ray.distributed.resources import start_ray
-from prunefuse_ray.errors import ConfigError
 
 RATIOS = {"p875": 0.875}
 BARS = {"p875_over_dense": 12.0, "of_the_bare_ratio": 0.8}
@@ -63,9 +62,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--directory", help="parent of the temporary files")
     given = parser.parse_args(argv)
-    for option, rows in (("--rows", given.rows), ("--dense-rows", given.dense_rows)):
-        if rows <= 0 or rows % (2 * ROWS_PER_FILE):
-            raise ConfigError(f"{option} {rows}: give a multiple of {2 * ROWS_PER_FILE:,}")
+    check_rows({"--rows": given.rows, "--dense-rows": given.dense_rows}, parts=2)
     start_ray()
     sizes = Sizes(rows=given.rows, compared=given.rows, repeats=given.repeats, architecture="cifar_resnet18")
     images, started = generated(ROWS_PER_FILE, sizes.size), time.perf_counter()

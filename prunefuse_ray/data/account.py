@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from prunefuse_ray.data.left_out import in_words
+
 LEFT_OUT_FILE = "left_out.parquet"
 NAMES = {"path": "pool", "test_path": "test set", "validation_path": "validation set"}
 MANY = 12
@@ -56,26 +58,16 @@ def _set_lines(name: str, one: Mapping[str, Any], where: str | None) -> list[str
     of = f" (of {one['looked']:,} looked at)" if one["looked"] < one["samples"] else ""
     if one["left_out"]:
         full = f"; all of them: {where}/{LEFT_OUT_FILE}" if where else ""
-        told.append(f"  left out: {_counted(one['left_out'], one['examples'])}{full}")
+        told.append(f"  left out: {in_words(one['left_out'], one['examples'])}{full}")
     if one["conversions"]:
-        told.append(f"  converted{of}: {_counted(one['conversions'], one['examples'])}")
+        told.append(f"  converted{of}: {in_words(one['conversions'], one['examples'])}")
     if one["unreadable"]:
-        told.append(f"  unreadable{of}: {_counted(one['unreadable'], one['examples'])}")
+        told.append(f"  unreadable{of}: {in_words(one['unreadable'], one['examples'])}")
     if one["repeated"]:
         told.append(f"  {one['repeated']:,} have the content of another one ({', '.join(one['examples']['repeated'])})")
     if one["labels"]:
         told.append(f"  by class: {_classes(one['labels'])}")
     return told
-
-
-def _counted(counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> str:
-    words = []
-    for reason, count in list(counts.items())[:MANY]:
-        names = examples.get(reason, [])
-        words.append(f"{count:,} {reason} ({', '.join(names)}{', ...' if count > len(names) else ''})")
-    if rest := list(counts.values())[MANY:]:
-        words.append(f"{sum(rest):,} for {len(rest):,} other reasons")
-    return "; ".join(words)
 
 
 def _classes(counts: Mapping[str, int]) -> str:

@@ -70,12 +70,16 @@ def joined(several: Iterable[LeftOuts]) -> LeftOuts:
 
 
 def told(found: LeftOuts) -> str:
-    """In words: the reasons with their counts and first names."""
+    return in_words(found.counts, found.examples)
+
+
+def in_words(counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> str:
+    """The most frequent reasons with their counts and first names."""
     words = []
-    for reason, count in list(found.counts.items())[:REASONS]:
-        names = ", ".join(found.examples[reason])
-        words.append(f"{count:,} {reason} ({names}{', ...' if count > len(found.examples[reason]) else ''})")
-    if rest := list(found.counts.values())[REASONS:]:
+    for reason, count in list(counts.items())[:REASONS]:
+        names = examples.get(reason, ())
+        words.append(f"{count:,} {reason} ({', '.join(names)}{', ...' if count > len(names) else ''})")
+    if rest := list(counts.values())[REASONS:]:
         words.append(f"{sum(rest):,} for {len(rest):,} other reasons")
     return "; ".join(words)
 

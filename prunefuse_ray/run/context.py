@@ -273,15 +273,13 @@ class RunContext:
     def note_rejected(self, found: pa.Table) -> None:
         """Record samples that cannot be used. Too many of them stop the run (ScoreError), and none of them is recorded:
         on a disk that was not mounted they may be there when the same command is given again."""
-        known = self.ledger.rejected()
-        new = found.filter(pc.invert(pc.is_in(found["id"], value_set=known["id"].combine_chunks()))).cast(REJECTED)
         check_rejected(
-            pa.concat_tables([new, known]),
+            self.ledger.rejected_with(found),
             self.info.rows,
             self.config.pool.max_rejected,
             "Fix the pool and give the same command again, or raise pool.max_rejected",
         )
-        self.ledger.record_rejected(new)
+        self.ledger.record_rejected(found)
 
 
 def _write(tables: Iterable[pa.Table], to: Place) -> None:

@@ -437,15 +437,19 @@ class Ledger:
         place = self.root / "rejected.parquet"
         return place.read_table(REJECTED) if place.exists() else REJECTED.empty_table()
 
-    def record_rejected(self, found: pa.Table) -> int:
-        """Add rejected samples (known ids stay as they are); returns how many there are now."""
-        self.check_lease()
+    def rejected_with(self, found: pa.Table) -> pa.Table:
+        """Those and the ones that were found (known ids stay as they are), by id."""
         known = self.rejected()
         new = found.filter(pc.invert(pc.is_in(found["id"], value_set=known["id"].combine_chunks())))
-        if new.num_rows:
-            known = pa.concat_tables([known, new.cast(REJECTED)]).sort_by("id")
-            self._put(self.root / "rejected.parquet", table_bytes(known))
-        return known.num_rows
+        return pa.concat_tables([known, new.cast(REJECTED)]).sort_by("id") if new.num_rows else known
+
+    def record_rejected(self, found: pa.Table) -> int:
+        """Add rejected samples; returns how many there are now."""
+        self.check_lease()
+        known, both = self.rejected(), self.rejected_with(found)
+        if both.num_rows > known.num_rows:
+            self._put(self.root / "rejected.parquet", table_bytes(both))
+        return both.num_rows
 
     # --- plain files of the run ---
 

@@ -335,9 +335,8 @@ def check_inputs(config: Config, ledger: Ledger) -> None:
         if begun is None or path is None or by_name or not Place.at(path).exists():
             continue
         try:
-            digest = (
-                weights_digest(path) if field_ == "network.weights" else sha256(read_input(field_, path)).hexdigest()
-            )
+            of_weights = field_ == "network.weights"
+            digest = weights_digest(path) if of_weights else sha256(read_input(field_, path)).hexdigest()
         except ConfigError:  # of a folder, or of an index, what it held is gone
             continue
         if digest != begun.metrics["inputs"][field_]["sha256"]:

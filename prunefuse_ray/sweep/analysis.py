@@ -283,6 +283,5 @@ def best_config(result: SweepResult) -> str | None:
     tree = merge(to_tree(config), {"run": {"directory": base.directory, "name": f"{base.name}-best"}})
     reached = result.metric.spread(final.mean, final.std, 2)
     words = f"# {winner.name}: {column(network, result.metric)} {reached} over {counted(final.n, 'seed')}"
-    return f"{words}, the best of {len(found)}, {compared_at(result)}, chosen by this very figure.\n" + yaml.safe_dump(
-        tree, sort_keys=False
-    )
+    words += f", the best of {len(found)}, {compared_at(result)}, chosen by this very figure.\n"
+    return words + yaml.safe_dump(tree, sort_keys=False)

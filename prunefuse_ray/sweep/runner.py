@@ -51,6 +51,7 @@ from prunefuse_ray.sweep.results import (
     COMPLETE,
     FAILED,
     STOPPED,
+    expected,
     outcome,
     outcome_place,
     pool_key,
@@ -125,7 +126,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
     progress.tell(doing="while looking through the pools")
     has = observe()
     todo = [t for t in found if outcome(root, t.name).status not in (COMPLETE, STOPPED)]
-    count = wanted(sweep, len(todo), len(read_draws(root))) if searches else len(todo)
+    count = expected(sweep, root, len(todo))
     if count:
         _check_unchanged_inputs(root, found)
     # Whether fields go together needs no network; each value does.
