@@ -1,5 +1,6 @@
 """Tables that are written by hand say what the files of their sweeps say."""
 
+import itertools
 import json
 import re
 import statistics
@@ -41,7 +42,9 @@ AMONG_COMMITTEES = {
 def rows_of(document, title):
     """The cells of the table rows of this title."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    return [line.strip("|\n").split("|")[1:] for line in text.splitlines() if line.startswith(f"| {title} |")]
+    return [
+        line.strip().strip("|").split("|")[1:] for line in text.splitlines() if line.strip().startswith(f"| {title} |")
+    ]
 
 
 def measured(sweep, arm, labels, column="fused_accuracy"):
@@ -66,6 +69,36 @@ def test_the_whole_loop(title):
     found = cells(row)
     assert found[:3] == [measured(LOOP, WHOLE_LOOP[title], n) for n in BUDGETS]
     assert found[5] == tera(LOOP, WHOLE_LOOP[title])
+
+
+def macs_until(arm, accuracy):
+    """(points of one seed: labels, accuracy, MACs) -> MACs at which it is so accurate; None where it never is."""
+    for (_, low, before), (_, high, after) in itertools.pairwise(arm):
+        if low < accuracy <= high:
+            return before + (after - before) * (accuracy - low) / (high - low)
+    return None
+
+
+@pytest.mark.parametrize("title", ["PruneFuse, p = .5", "PruneFuse, p = .8", "random selection"])
+def test_macs_for_the_same_accuracy(title):
+    table = pd.read_csv(FIGURES / f"{LOOP}.csv").sort_values("labels")
+
+    def points(arm, seed):
+        of = table[(table["arm"] == arm) & (table["seed"] == seed)]
+        return list(of[["labels", "fused_accuracy", "total_macs"]].itertuples(index=False, name=None))
+
+    (row,) = rows_of(RESULTS, f"{title}, of its MACs")
+    for told, budget in zip(cells(row), BUDGETS[1:], strict=True):
+        shares = []
+        for seed in range(3):
+            ((_, accuracy, macs),) = [p for p in points("dense", seed) if p[0] == budget]
+            needed = macs_until(points(WHOLE_LOOP[title], seed), accuracy)
+            shares.append(needed and 100 * needed / macs)
+        if None in shares:
+            found = [f"{share:.0f}%" for share in shares if share is not None]
+            assert told == f"{', '.join(found)}; one of three seeds never is"
+        else:
+            assert told == f"{statistics.mean(shares):.0f} ± {statistics.stdev(shares):.0f}%"
 
 
 @pytest.mark.parametrize("title", ["PruneFuse, p = .5", "PruneFuse, p = .8", "random selection"])

@@ -181,7 +181,8 @@ def _csv_rows(place: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]]
 
 
 def _json_rows(place: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    line, first = 0, True
+    line, rows = 0, 0
+    there: dict[str, None] = {}  # fields of any row so far: exporters leave out those without a value
     with _opened(place) as (_, lines):
         try:
             for line, text in enumerate(lines, 1):
@@ -190,10 +191,14 @@ def _json_rows(place: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]
                 row = json.loads(text)
                 if not isinstance(row, dict):
                     raise _fault(place, line, f"a {type(row).__name__}, expected an object of columns")
-                if first and (lost := [column for column in columns if column not in row]):
-                    raise _lacks(place, lost[0], list(row))
-                first = False
+                rows += 1
+                if rows <= ROWS:
+                    there.update(dict.fromkeys(row))
+                if rows == ROWS:
+                    _check_header(list(there), columns, place)
                 yield line, row
+            if 0 < rows < ROWS:
+                _check_header(list(there), columns, place)
         except UnicodeError as error:
             raise _encoding(place, line + 1, error) from error
         except (ValueError, RecursionError) as error:

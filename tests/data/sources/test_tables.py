@@ -109,6 +109,14 @@ def test_damage_is_named_with_its_line(tmp_path, local_ray, source, name, conten
         found(tmp_path, source)
 
 
+def test_a_field_that_first_rows_lack_is_a_column(tmp_path, local_ray):
+    """Exporters write no field that has no value; a field of no row is refused."""
+    lines = [{"id": "a1", "label": "bad"}, {"id": "a2", "text": "fine", "label": "good"}]
+    written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, lines)))
+    _, seen = found(tmp_path, "jsonl", id_column="id")
+    assert {i: r["sample"] for i, r in seen.items()} == {"a1": None, "a2": "fine"}
+
+
 def test_bytes_that_are_not_utf_8_are_refused_and_so_are_ids_that_come_twice(tmp_path, local_ray):
     written(tmp_path, "a.csv", "id,text,label\na1,fine,good\na1,fine,good\n")
     with pytest.raises(PoolError, match=r"column 'id' has duplicate ids, e\.g\. 'a1'"):
