@@ -150,7 +150,7 @@ def score(
     actors: tuple[int, int] | None = None,
     task: str = CLASSIFICATION.name,
 ) -> Scores:
-    """What a strategy makes of each sample: its score (higher = more wanted), and the features that it reads.
+    """Score each sample by a strategy (higher = more wanted), with the features that the strategy reads.
 
     Args:
         network: a proxy, or any module that gives logits (N, C), or what else the task reads. It is copied, and put

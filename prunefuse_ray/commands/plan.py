@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--scoring-rate", type=float, metavar="R", help="samples a second of one actor (else measured)")
     parser.add_argument("--training-rate", type=float, metavar="R", help="training MACs a second (else measured here)")
     parser.add_argument("--against", metavar="RUN_DIR", help="compare the estimate of a run with what it took")
-    trusted_help = f"of --against: {TRUSTED_CODE_HELP}"
+    trusted_help = f"with --against: {TRUSTED_CODE_HELP}"
     parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=trusted_help)
     parser.add_argument("--json", action="store_true", help="the estimate as one JSON object")
     mine, rest = parser.parse_known_args(list(argv))

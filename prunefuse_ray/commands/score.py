@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--top", type=int, default=1000, metavar="K", help="length of the ranked list (default: 1000)")
     parser.add_argument("--config", metavar="FILE", help="a YAML file with a section `pool`; a run's own will do")
     parser.add_argument(
-        "--predictions", action="store_true", help="also write what the network says of every sample: predictions/"
+        "--predictions", action="store_true", help="also write the network's prediction for every sample: predictions/"
     )
     parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
     secure()

@@ -48,8 +48,8 @@ class Selection(Section):
     """Choose the same number of samples from each class that the network predicts (predicted), or from each value of
     pool.group_column (group), as far as each has enough. Only with strategies that score each sample by itself."""
     class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Prefer classes with few labels: scores are multiplied by the inverse frequency of the predicted class, raised to
-    this power; 0: no preference. Only with strategies that go by scores."""
+    """Prefer classes with few labels so far: a score is multiplied by the inverse label count (smoothed) of the classes
+    that the network predicts, raised to this power; 0: no preference. Only with strategies that go by scores."""
     wanted_classes: list[str] = []
     """Classes, by name, of which more samples are wanted: the scores of other classes are divided by eight; the
     strategy rare_classes sets them to zero. Only with strategies that go by scores."""

@@ -83,7 +83,7 @@ KEEP = FusionRule(
 
 FUNCTION_PRESERVING = FusionRule(
     name="function_preserving",
-    about="are zero where they lead into the proxy's outputs: it starts as the proxy",
+    about="are zero where they lead into the proxy's outputs: the fused network starts as the proxy",
     paper="after Net2Net: Chen, Goodfellow and Shlens 2016 (arXiv 1511.05641)",
     apply=_function_preserving,
     committees=True,
@@ -102,7 +102,7 @@ SCALED = FusionRule(
 
 SHRINK_PERTURB = FusionRule(
     name="shrink_perturb",
-    about="stay as initialized, and the proxy's go back towards their initialization: fusion.shrink of them is kept",
+    about="stay as initialized; the proxy's are shrunk towards their own initial values (a share of fusion.shrink stays)",
     paper="Ash and Adams 2020 (arXiv 1910.08475), whose noise is here the dense network's initialization",
     apply=_shrink_perturb,
     committees=True,
@@ -119,8 +119,8 @@ VARIANCE_TRANSFER = FusionRule(
 
 NET2WIDER = FusionRule(
     name="net2wider",
-    about="make their channels copies of the proxy's; what reads a channel and its copies shares the proxy's weight "
-    "among them unequally, by the dense network's initialization: it starts as the proxy",
+    about="make their channels copies of the proxy's; the layer that reads them splits the proxy's weight unevenly "
+    "between a channel and its copies, so that the fused network starts as the proxy",
     paper="after Chen, Goodfellow and Shlens 2016 (arXiv 1511.05641); unequal shares: Wang et al. 2024 (LEMON, arXiv "
     "2310.07999)",
     apply=_net2wider,
