@@ -53,7 +53,7 @@ def contrast(points: Points, labeled: Iterable[Points], unit: float) -> npt.NDAr
     features = Points.of([np.concatenate([batch.factors[1] for batch in known])])
     own_L = (p_LC * np.log(p_LC)).sum(axis=1)
     neighbors = min(NEIGHBORS, len(p_LC))
-    step = max(1, min(ROWS_AT_ONCE, DISTANCES_AT_ONCE // len(p_LC)))
+    step = max(1, min(ROWS_AT_ONCE, DISTANCES_AT_ONCE // max(len(p_LC), neighbors * p_LC.shape[1])))
     for start in range(0, len(points), step):
         block = points.take(slice(start, start + step))
         d_NL = features.distances(Points.of([block.factors[1]]))

@@ -19,7 +19,9 @@ from covering to asking what is uncertain. The paper takes the smallest distance
 pair of near-duplicates makes zero. The k are drawn among what is selected from: in the second of two rounds (below)
 among what the parts have selected.
 
-Where nothing more is to be gained (all balls cover, all that is left are duplicates), chance decides.
+Where nothing more is to be gained (all balls cover, all that is left are duplicates), chance decides; under
+`uncertainty_herding` the most uncertain come next, since beside an uncertain sample the others weigh nothing. Of equal
+gains, of which balls have many, chance takes one, not the id, which may begin with a class.
 
 In a large pool every random part selects for itself, and then one round among what the parts have selected (GreeDi:
 Mirzasoleiman, B., et al., "Distributed Submodular Maximization", NeurIPS 2013), with f estimated on a random sample.
@@ -35,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prunefuse_ray.acquisition.draws import FILLING
+from prunefuse_ray.acquisition.draws import FILLING, TIES
 from prunefuse_ray.acquisition.fixed_point import Points, nearest
 from prunefuse_ray.acquisition.k_means import k_means
 from prunefuse_ray.acquisition.max_coverage import Coverage, Ints, Kernel
@@ -57,9 +59,10 @@ def _select(kernel: Callable[[Candidates, Part, Points, int, Chance], Kernel], b
         part = candidates.whole()
         points, scores = references_of(part, k, chance)
         weights_R = weights_of(scores) if by_uncertainty else np.ones(len(scores))
-        coverage = Coverage(kernel(candidates, part, points, k, chance), part.points, points, weights_R)
+        order = np.argsort(part.drawn(chance, TIES), kind="stable")
+        coverage = Coverage(kernel(candidates, part, points, k, chance), part.points.take(order), points, weights_R)
         coverage.cover(part.labeled())
-        rows = _filled(coverage.greedy(k), part, k, chance)
+        rows = _filled(order[coverage.greedy(k)], part, k, chance, by_uncertainty)
         return ranked(pa.table({"id": part.ids, "score": part.scores}).take(pa.array(rows)))
 
     return select
@@ -88,12 +91,12 @@ def _random_rows(part: Part, count: int, chance: Chance) -> Ints:
     return np.sort(np.argsort(part.drawn(chance, FILLING), kind="stable")[:count])
 
 
-def _filled(rows: Ints, part: Part, k: int, chance: Chance) -> Ints:
+def _filled(rows: Ints, part: Part, k: int, chance: Chance, by_uncertainty: bool) -> Ints:
     if len(rows) == k:
         return rows
     left = np.setdiff1d(np.arange(len(part.ids)), rows)
-    by_chance = left[np.argsort(part.drawn(chance, FILLING)[left], kind="stable")]
-    return np.concatenate([rows, by_chance[: k - len(rows)]])
+    wanted = -part.scores[left] if by_uncertainty else np.zeros(len(left))
+    return np.concatenate([rows, left[np.lexsort([part.drawn(chance, FILLING)[left], wanted])][: k - len(rows)]])
 
 
 # --- how far a sample's similarity reaches ---
@@ -109,10 +112,16 @@ def gaussian(candidates: Candidates, part: Part, references: Points, k: int, cha
     return Kernel.gaussian(width=float(np.sqrt(np.median(apart))) if len(apart) else 1.0)
 
 
+SMALL = 5
+"""A cluster of fewer samples is of some that are far off, and tells nothing of how far a class reaches."""
+
+
 def ball(candidates: Candidates, part: Part, references: Points, k: int, chance: Chance) -> Kernel:
     """As large as PURE of all balls may be before a sample of another cluster comes in."""
-    centers = k_means(candidates, chance.classes, chance)
-    clusters_R = nearest(references, centers)[0]
+    clusters_R = _clusters(candidates, references, chance)
+    kept = np.bincount(clusters_R)[clusters_R] >= SMALL
+    if kept.any():
+        references, clusters_R = references.take(np.flatnonzero(kept)), clusters_R[kept]
     others_R = np.full(len(references), np.inf)
     for cluster in np.unique(clusters_R):
         own, rest = np.flatnonzero(clusters_R == cluster), np.flatnonzero(clusters_R != cluster)
@@ -120,6 +129,18 @@ def ball(candidates: Candidates, part: Part, references: Points, k: int, chance:
     first_impure = float(np.sort(others_R)[int(len(others_R) * (1 - PURE))])
     largest = float(np.finfo(np.float64).max)
     return Kernel(reach=min(largest, max(0.0, first_impure - 1)), squarings=None)  # squares are whole numbers
+
+
+def _clusters(candidates: Candidates, references: Points, chance: Chance) -> Ints:
+    """Number of each reference's cluster (R,): as many clusters as classes, as long as they have samples enough; more
+    where fewer than two have, since k-means gives samples far off clusters of their own."""
+    most = max(2, len(references) // (2 * SMALL))
+    count = min(chance.classes, most)
+    while True:
+        clusters_R = nearest(references, k_means(candidates, count, chance))[0]
+        if (np.bincount(clusters_R) >= SMALL).sum() > 1 or count >= most:
+            return clusters_R
+        count = min(most, 2 * count)
 
 
 FAR = 32.0

@@ -16,6 +16,8 @@ RACES = 2_000_000
 """By round: the clocks of k-means++ and BADGE (`greedy.Rule`)."""
 FILLING = 3_000_000
 """By round: the references of coverage, and what chance adds where coverage gains nothing."""
+TIES = 8_000_000
+"""By round: which of equal gains coverage takes."""
 TYPICAL = 4_000_000
 """By round: the members of a large cluster that typiclust looks at."""
 SHOWN = 5_000_000

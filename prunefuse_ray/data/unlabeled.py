@@ -99,7 +99,6 @@ class PoolBatches:
             raise PoolError("pool.path: holds no sample to learn from without labels")
         self._window = max(1, memory // (size * int(np.prod(form.shape))))
         self._held: OrderedDict[int, Tensor] = OrderedDict()
-        self._usable_N: dict[int, Numbers] = {}
         self._passes: OrderedDict[int, _Pass] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int], tuple[Numbers, Numbers]] = OrderedDict()
 
@@ -134,19 +133,17 @@ class PoolBatches:
     def values(self, places: Sequence[tuple[int, int]]) -> Tensor:
         """uint8 (N, *form.shape) of the samples at these places.
 
-        A sample that may not be learned from gives its place to another one of its chunk; a chunk that has none, to
-        another chunk."""
+        The samples of a chunk that may be learned from share the places of all its rows evenly: rows may lie in the
+        order of classes, and some classes must not come more often than others. A chunk that has none gives its places
+        to another one."""
         return torch.stack([self._value(chunk, row) for chunk, row in places])
 
     def _value(self, chunk: int, row: int) -> Tensor:
         for step in range(len(self._chunks)):
             number = (chunk + step) % len(self._chunks)
             values_N = self._values(number)
-            usable_N = self._usable_N[number]
-            if len(usable_N):
-                at = np.searchsorted(usable_N, row)
-                mine = at < len(usable_N) and usable_N[at] == row
-                return values_N[at if mine else row % len(usable_N)]
+            if len(values_N):
+                return values_N[row * len(values_N) // self._chunks[chunk].rows]
         raise PoolError(
             "pool.path: none of its samples may be learned from without labels: all are left out or rejected"
         )
@@ -161,21 +158,18 @@ class PoolBatches:
         # Whole, as the prepared pool keeps it: what may not be learned from is left out here.
         found = next(decoded(one, self.form), None)
         if found is None:  # all of it is set aside
-            self._usable_N[number] = np.zeros(0, np.int64)
             return self._keep(number, torch.zeros((0, *self.form.shape), dtype=torch.uint8))
         samples = found.samples
         usable_N = np.array([why is None for why in samples.rejected])
         usable_N &= ~self._exclude.holds(found.rows["id"])
         if self._held_out is not None:
             usable_N &= self._held_out.column(samples.digests).is_null().to_numpy(zero_copy_only=False)
-        self._usable_N[number] = np.flatnonzero(usable_N)
         return self._keep(number, torch.from_numpy(samples.values_N[usable_N]))
 
     def _keep(self, number: int, values_N: Tensor) -> Tensor:
         self._held[number] = values_N
         while len(self._held) > self._window:
-            gone, _ = self._held.popitem(last=False)
-            del self._usable_N[gone]  # of all chunks they would be as many numbers as the pool has samples
+            self._held.popitem(last=False)
         return self._held[number]
 
 

@@ -56,6 +56,7 @@ from prunefuse_ray.run.context import RunContext, kept_samples
 from prunefuse_ray.run.environment import changes, environment
 from prunefuse_ray.run.ledger import HASHED_HERE, Ledger
 from prunefuse_ray.run.leftovers import remove_leftovers
+from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.storage import Place, read_input
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.training.augmentation import held_form
@@ -307,7 +308,8 @@ def _selector_macs(config: Config, info: PoolInfo) -> int:
     if config.fusion.target == "fused":
         fused_network(config, dense.network, later)
     selector = made.network
-    if config.pretraining.method in ("auto", "rotation") and len(set(spec.input_shape[1:])) > 1:
+    turned = decide(config, len(info.classes)).method == "rotation"
+    if turned and len(set(spec.input_shape[1:])) > 1:
         raise ConfigError(
             f"pretraining.method: '{config.pretraining.method}' turns square images, and these are "
             f"{spec.input_shape[1]} x {spec.input_shape[2]}: use vicreg, or set pool.image_size"

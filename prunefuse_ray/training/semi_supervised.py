@@ -75,7 +75,8 @@ class Guesser:
 
         Args:
             network: as the workers share it; it is left in training mode.
-            mean_C: the mean guess of the steps before; empty before the first.
+            mean_C: the mean guess of the steps before; empty before the first, when it is the prior: the first guesses
+                are those of batch norms and a classifier that know nothing yet (as in ReMixMatch, arXiv 1911.09785).
             arithmetic: context of the forward pass.
         """
         generator = step_generator(self.seed, SALT, step)
@@ -85,7 +86,7 @@ class Guesser:
         values_N = self.pool.values(self.pool.places(step)[own]).to(next(network.parameters()).device)
         p_NC = self._probabilities(network, task, weak_view(values_N, weak[own], self.recipe, self.form), arithmetic)
         batch_C = over_workers(p_NC.sum(0), self.world) / self.pool.batch
-        mean = MOMENTUM * np.array(mean_C) + (1 - MOMENTUM) * batch_C if mean_C else batch_C
+        mean = MOMENTUM * np.array(mean_C or self.prior_C) + (1 - MOMENTUM) * batch_C
         guess_N, sure_N = task.guesses(aligned(p_NC, mean, self.prior_C) if self.recipe.unlabeled.alignment else p_NC)
         sure = torch.from_numpy(sure_N >= self.recipe.unlabeled.threshold).nonzero().flatten()
         views_N = weak_view(values_N[sure], again[own][sure], self.recipe, self.form)

@@ -79,7 +79,7 @@ def strong_view(pixels_NHWC: Tensor, uniform_KN: Tensor) -> Tensor:
         operation_N = (uniform_KN[2 * slot] * len(OPERATIONS)).long()
         strength_N = 2 * uniform_KN[2 * slot + 1] - 1
         x = _recolored(x, operation_N, strength_N)
-        affine_N23 = _compose(affine_N23, operation_N, strength_N)
+        affine_N23 = _compose(affine_N23, operation_N, strength_N, x.shape[3] / x.shape[2])
     grid_NHW2 = functional.affine_grid(affine_N23, list(x.shape), align_corners=False)
     x = functional.grid_sample(x.sub_(GRAY), grid_NHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
     x = x.add_(GRAY).masked_fill_(cutout_mask(uniform_KN[-2], uniform_KN[-1], x.shape[2:])[:, None], GRAY)
@@ -99,13 +99,14 @@ def _recolored(x: Tensor, operation_N: Tensor, strength_N: Tensor) -> Tensor:
     return x
 
 
-def _compose(affine_N23: Tensor, operation_N: Tensor, strength_N: Tensor) -> Tensor:
-    """Each sample's map, and then the one of its operation."""
+def _compose(affine_N23: Tensor, operation_N: Tensor, strength_N: Tensor, aspect: float) -> Tensor:
+    """Each sample's map, and then the one of its operation. A map's coordinates have their unit in half of each side,
+    so turns and shears know the aspect (width over height)."""
     amount = {n: torch.where(_is(operation_N, n), LARGEST[n] * strength_N, 0.0) for n in LARGEST}
     cos_N, sin_N = amount["rotate"].cos(), amount["rotate"].sin()
     rows = (
-        (cos_N, amount["shear_x"] - sin_N, amount["shift_x"]),
-        (amount["shear_y"] + sin_N, cos_N, amount["shift_y"]),
+        (cos_N, (amount["shear_x"] - sin_N) / aspect, amount["shift_x"]),
+        ((amount["shear_y"] + sin_N) * aspect, cos_N, amount["shift_y"]),
     )
     step_N23 = torch.stack([torch.stack(row, 1) for row in rows], 1)
     moved_N23 = affine_N23[:, :, :2] @ step_N23

@@ -115,7 +115,7 @@ def test_no_two_purposes_have_the_numbers_of_a_draw_in_common(seed):
     assert meet == (KEPT if seed == 0 else set())
 
 
-BY_ROUND = ("RACES", "FILLING", "TYPICAL", "SHOWN")
+BY_ROUND = ("RACES", "FILLING", "TIES", "TYPICAL", "SHOWN")
 KEPT = {frozenset({"STATISTICS", "RACES"}), frozenset({"TEST_SET", "TYPICAL"})}
 """What recorded runs depend on (`acquisition/draws.py`)."""
 

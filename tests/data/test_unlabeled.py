@@ -55,7 +55,23 @@ def test_every_pass_shows_every_usable_sample_and_no_other(numbered, memory):
         assert sum(Counter(pass_).values()) == ROWS  # those that may not be seen gave their places to others
     assert seen[:ROWS] != seen[ROWS:]
     assert len(found._held) <= max(1, memory // 512)
-    assert found._usable_N.keys() == found._held.keys(), "numbers of all samples of the pool"
+
+
+@pytest.mark.parametrize("aside", ["without", "exclude"])
+def test_what_is_left_of_a_chunk_comes_equally_often(numbered, monkeypatch, aside):
+    """A drawn test set lacks in the files' rows, which often lie in the order of classes."""
+    monkeypatch.setattr(unlabeled, "chunk_rows", lambda form: 32)
+    monkeypatch.setattr(prepared, "chunk_rows", lambda form: 32)
+    gone = pa.array([f"s{i:04d}" for i in range(0, ROWS, 4)])
+    if aside == "without":
+        pool = dataclasses.replace(numbered, source=dataclasses.replace(numbered.source, without=IdSet.of(gone)))
+    else:
+        pool = dataclasses.replace(numbered, exclude=gone)
+    found = batches(dataclasses.replace(pool, held_out=None))
+    seen = Counter(n for step in range(ROWS // 10) for n in numbers(found, step))
+    first = sorted(n for n in seen if n < 25)  # of the first file: number 7 and a quarter are gone
+    half = len(first) // 2
+    assert abs(sum(seen[n] for n in first[:half]) - sum(seen[n] for n in first[-half:])) <= 1
 
 
 def test_a_batch_depends_on_seed_and_step_alone(numbered):

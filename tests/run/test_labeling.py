@@ -110,6 +110,22 @@ def test_samples_left_without_a_label_are_no_centers(local_ray, unlabeled, tmp_p
     assert len(pq.read_table(root / "rounds/000/scores")) == 60 - len(ids)
 
 
+def test_what_nobody_could_tell_is_covered(local_ray, unlabeled, tmp_path):
+    """Else k-centers asks about its like in every round."""
+    config, root = config_for(unlabeled, tmp_path), tmp_path / "tiny"
+    config = config.model_copy(update={"selection": config.selection.model_copy(update={"strategy": "k_centers"})})
+    with pytest.raises(LabelsWaiting):
+        loop.run(config)
+    first = root / "rounds/000/to_label"
+    everything = {row["id"] for row in asked(first)}
+    (unknown,) = everything - set(answer(first, leave=1))
+    (first / "labels-eve.csv").write_text(f"id,label,unsure\n{unknown},,yes\n")
+    with pytest.raises(LabelsWaiting, match="of round 1"):
+        loop.run(config)
+    centers = pq.read_table(root / "rounds/000/labeled")["id"].to_pylist()
+    assert sorted(centers) == sorted(everything)
+
+
 @pytest.mark.parametrize("strategy", ["margin", "random"])
 def test_a_sample_that_nobody_could_tell_is_not_asked_about_again(local_ray, unlabeled, tmp_path, caplog, strategy):
     """Else the next round has it again, as it has all that is left here."""

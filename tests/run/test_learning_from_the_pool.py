@@ -1,5 +1,6 @@
 """A whole run that learns from its pool: pre-training, semi-supervised training, their place in the ledger."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from prunefuse_ray.method.steps import Step, start, steps
 from prunefuse_ray.run import loop, unlabeled
 from prunefuse_ray.run.estimate import pretraining, trained
 from prunefuse_ray.run.ledger import Ledger
-from prunefuse_ray.run.opening import other_memory
+from prunefuse_ray.run.opening import _selector_macs, other_memory
 from prunefuse_ray.run.phases import pretrain, train
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.run.rounds import pretraining_line
@@ -262,6 +263,16 @@ def test_a_network_that_is_sure_of_nothing_is_told_of():
     assert said is not None
     assert "sure of 0.2%" in said
     assert "lower finetuning.unlabeled.threshold (0.6)" in said
+
+
+def test_images_that_are_not_square_are_refused_only_where_they_would_be_turned():
+    wide = dataclasses.replace(INFO, sample_size=(32, 64), classes=("a", "b", "c"))
+    network = {"architecture": "resnet8"}
+    assert _selector_macs(config(pretraining={"method": "auto"}, network=network), wide) > 0
+    for method in ("auto", "rotation"):
+        few = config_from_tree({"pretraining": {"method": method}, "network": network, "selection": {"budgets": [600]}})
+        with pytest.raises(ConfigError, match=r"turns square images, and these are 32 x 64"):
+            _selector_macs(few, wide)
 
 
 def test_where_a_rounds_proxy_starts_from():

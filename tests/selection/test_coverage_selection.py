@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunefuse_ray.acquisition import STRATEGIES, Chance, coverage, typiclust
+from prunefuse_ray.acquisition.draws import TIES
 from prunefuse_ray.acquisition.fixed_point import Points, nearest
 from prunefuse_ray.acquisition.max_coverage import STEPS, Coverage, Kernel
 from prunefuse_ray.acquisition.probabilities import gradient_factor, softmax
@@ -71,6 +72,7 @@ def test_coverage_is_maximized_greedily(tmp_path, sharded, change, name):
     with Shards(read(made.files).sorted(), 0, made.known) as held:
         part = held.whole()
         kernel = COVERAGE[name](held, part, part.points, 40, chance)
+        order = np.argsort(part.drawn(chance, TIES))  # by which equal gains are told apart
         known = np.concatenate([p.factors[0] for p in part.labeled()])
     x = part.points.factors[0]
 
@@ -80,12 +82,57 @@ def test_coverage_is_maximized_greedily(tmp_path, sharded, change, name):
         return np.rint(np.maximum(1 - d / kernel.reach, 0) ** 2**kernel.squarings * STEPS)
 
     weights = np.rint(made.scores.astype(float) * 1024) if name == "uncertainty_herding" else np.ones(N)
-    expected = greedy(similar(squares(x, x)), similar(squares(x, known)).max(1), weights, 40)
+    expected = greedy(similar(squares(x, x))[:, order], similar(squares(x, known)).max(1), weights, 40)
+    expected = order[expected].tolist()
     table = set_selection.select_set(STRATEGIES[name], made.files, made.known, 40, chance, sharded)
     found = made.rows(table)
     assert found[: len(expected)] == expected
     assert len(set(found)) == 40
     assert len(expected) == 40 or name == "prob_cover"
+
+
+def test_where_few_samples_are_uncertain_the_next_most_uncertain_follow():
+    """A network that is sure of nearly all: beside the few, the others weigh nothing."""
+    rng = np.random.default_rng(0)
+    scores = np.full(400, 1e-7, np.float32)
+    scores[:10], scores[10:200] = 0.9, rng.uniform(1e-4, 3e-4, 190)
+    vectors = [rng.normal(size=(400, 8)).astype(np.float32)]
+    rows = Rows(ids=pa.array(rng.permutation(400)), scores=scores, vectors=vectors).sorted()
+    with Shards(rows, 0, None) as held:
+        table = STRATEGIES["uncertainty_herding"].select(held, 60, Chance(seed=0, round=0, classes=2))
+    assert table["score"].to_numpy()[-30:].min() > 1e-5
+
+
+def test_balls_of_many_classes_do_not_take_the_smallest_ids():
+    """Ids may begin with the class, as the paths of images do."""
+    x = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+    rows = Rows(ids=pa.array(np.arange(400)), scores=np.ones(400, np.float32), vectors=[x])
+    with Shards(rows, 0, None) as held:
+        found = STRATEGIES["prob_cover"].select(held, 40, Chance(seed=0, round=0, classes=400))["id"].to_numpy()
+    assert 100 < np.median(found) < 300
+
+
+def test_as_many_classes_as_samples_leave_balls_that_hold_more_than_one():
+    """Clusters of one or two samples would tell how near the nearest sample is, and nothing of classes."""
+    rng = np.random.default_rng(0)
+    x = (0.1 * rng.normal(size=(400, 8)) + np.repeat(rng.normal(size=(20, 8)), 20, axis=0)).astype(np.float32)
+    rows = Rows(ids=pa.array(np.arange(400)), scores=np.ones(400, np.float32), vectors=[x])
+    with Shards(rows, 0, None) as held:
+        part = held.whole()
+        reach = coverage.ball(held, part, part.points, 20, Chance(seed=0, round=0, classes=400)).reach
+    inside = squares(part.points.factors[0], part.points.factors[0]) <= reach
+    assert np.mean(inside.sum(1) > 1) > 0.5
+
+
+def test_one_sample_far_off_does_not_make_one_ball_of_the_pool():
+    x = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    x[:200, 0] += 8
+    x[7] = 500
+    rows = Rows(ids=pa.array(np.arange(400)), scores=np.ones(400, np.float32), vectors=[x])
+    with Shards(rows, 0, None) as held:
+        part = held.whole()
+        reach = coverage.ball(held, part, part.points, 20, Chance(seed=0, round=0, classes=2)).reach
+    assert np.sqrt(reach) / part.units[0] < 20, "the distance of the two classes is 8"
 
 
 @pytest.mark.parametrize("far", [1e4, 1e6])

@@ -243,6 +243,17 @@ def test_samples_kept_apart_keep_the_distance_and_then_fills_up(tmp_path, sharde
     assert close == max(0, k - kept)
 
 
+def test_scores_of_any_size_keep_their_distance(tmp_path):
+    """A strategy of one's own may score by 1 / (p1 - p2)."""
+    made = Made(tmp_path, duplicates=100)
+    made.scores = (made.scores - np.float32(0.5)) * np.float32(1e12)
+    files = made.write("large", np.arange(N), made.x, 2)
+    table, close = set_selection.select_apart(files, None, 390, 3.5, 0)
+    expected = apart(made.x.astype(float), made.scores, [], 390, 3.5)
+    assert made.rows(table) == expected
+    assert 0 < close < 390
+
+
 @pytest.mark.slow
 def test_in_two_rounds_the_choice_covers_almost_as_well_whatever_the_files(tmp_path, local_ray, monkeypatch):
     made = Made(tmp_path)

@@ -110,6 +110,13 @@ def test_one_that_was_stopped_ends_with_the_same_weights(pool, tmp_path, monkeyp
     assert resumed.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-6)
 
 
+def test_float32_has_all_its_bits(pool, tmp_path, monkeypatch):
+    """On a GPU convolutions would take TF32, unless told."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    pretrain(job(pool, precision="fp32", epochs=1), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_the_budget_is_passes_or_macs():
     macs = 1000
     assert steps_of(Pretraining(method="rotation", epochs=2.5, batch_size=20), 60, macs) == 8

@@ -48,6 +48,16 @@ def test_colors_and_places_change_as_they_should(x):
     assert (moved[:, :, 14:] == 128).all()
 
 
+def test_a_turned_image_keeps_its_angles_whatever_its_sides():
+    """An image twice as wide as high, turned by 30 degrees: a vertical line leans as far as a horizontal one."""
+    operation = torch.tensor([sv.OPERATIONS.index("rotate")])
+    found = sv._compose(torch.eye(2, 3)[None], operation, torch.ones(1), 2.0)[0, :, :2]
+    pixels = torch.diag(torch.tensor([2.0, 1.0]))  # a unit of each side, in pixels
+    turned = pixels @ found @ pixels.inverse()
+    assert torch.allclose(turned @ turned.T, torch.eye(2), atol=1e-6)
+    assert turned[0, 0].item() == pytest.approx(3**0.5 / 2)
+
+
 def test_shapes_are_kept_and_a_view_does_not_depend_on_the_batch():
     for shape in ((5, 8, 8, 1), (5, 12, 20, 3)):
         x = torch.randint(256, shape, dtype=torch.uint8)

@@ -102,7 +102,7 @@ SCALED = FusionRule(
 
 SHRINK_PERTURB = FusionRule(
     name="shrink_perturb",
-    about="stay as initialized; the proxy's are shrunk towards their own initial values (a share of fusion.shrink stays)",
+    about="stay as initialized; the proxy's are shrunk towards their own initial values (fusion.shrink of them stays)",
     paper="Ash and Adams 2020 (arXiv 1910.08475), whose noise is here the dense network's initialization",
     apply=_shrink_perturb,
     committees=True,

@@ -86,7 +86,7 @@ def run(context: RunContext, step: Step) -> Done:
     config, ledger = context.config, context.ledger
     macs = ledger.require(Step(-1, INIT)).metrics["macs_per_sample"]
     _check_choice(context, step)
-    labeled = context.labels(step.round)["id"].combine_chunks()
+    labeled, unknown = context.labels(step.round)["id"].combine_chunks(), context.unknown(step.round)
     by = strategy_of(context, step)
     read = TASKS[config.task].strategies[by.strategy]
     passes = max(1, config.selection.masks_of(read))
@@ -95,7 +95,7 @@ def run(context: RunContext, step: Step) -> Done:
         record=ledger.write_file,
         source=with_groups(context.pool, config.pool),
         rows=context.info.rows,
-        exclude=pa.concat_arrays([labeled, context.unknown(step.round)]),
+        exclude=pa.concat_arrays([labeled, unknown]),
         network=_network(context, step),
         macs=macs["proxy"] * passes,
         classes=len(context.info.classes),
@@ -118,9 +118,12 @@ def run(context: RunContext, step: Step) -> Done:
         ledger.clear(step, "scores", "scores-checkpoint")
         raise
     shared = {} if held_out is None else _overlaps(context, step.round, held_out, scored.held_out)
-    reads_labeled = config.selection.reads_labeled(read)
-    asked_again = len(labeled) if reads_labeled else 0
-    known = _score_labeled(context, step, what, scored.job, labeled) if asked_again else []
+    # What is like a sample that nobody could tell is not asked about either. But labels alone tell what is usual, and
+    # which predictions neighbors should share.
+    labels_alone = read.gradients or config.selection.hold_back is not None
+    covered = labeled if labels_alone else pa.concat_arrays([labeled, unknown])
+    asked_again = len(covered) if config.selection.reads_labeled(read) else 0
+    known = _score_labeled(context, step, what, scored.job, covered) if asked_again else []
     return Done(
         outputs={},
         written=[*scored.written, *known],
@@ -230,7 +233,7 @@ def _check_choice(context: RunContext, step: Step) -> None:
 def _score_labeled(
     context: RunContext, step: Step, what: ScorePass, job: ScoringJob, labeled: pa.Array
 ) -> list[pafs.FileInfo]:
-    """The labeled samples through the same network."""
+    """The samples that cover others, the labeled ones above all, through the same network."""
     return write_scores(
         ScorePass(
             **{
