@@ -19,8 +19,8 @@ from covering to asking what is uncertain. The paper takes the smallest distance
 pair of near-duplicates makes zero. The k are drawn among what is selected from: in the second of two rounds (below)
 among what the parts have selected.
 
-Where nothing more is to be gained (all balls cover, all that is left are duplicates), chance decides; under
-`uncertainty_herding` the most uncertain come next, since beside an uncertain sample the others weigh nothing. Of equal
+Where nothing more is to be gained (all balls cover, all that is left are duplicates), chance decides. Under
+`uncertainty_herding`, samples that weighed nothing beside others that are far more uncertain are covered next. Of equal
 gains, of which balls have many, chance takes one, not the id, which may begin with a class.
 
 In a large pool every random part selects for itself, and then one round among what the parts have selected (GreeDi:
@@ -62,7 +62,12 @@ def _select(kernel: Callable[[Candidates, Part, Points, int, Chance], Kernel], b
         order = np.argsort(part.drawn(chance, TIES), kind="stable")
         coverage = Coverage(kernel(candidates, part, points, k, chance), part.points.take(order), points, weights_R)
         coverage.cover(part.labeled())
-        rows = _filled(order[coverage.greedy(k)], part, k, chance, by_uncertainty)
+        found, weighed_R = coverage.greedy(k), weights_R > 0
+        while by_uncertainty and len(found) < k and scores[~weighed_R].any():
+            coverage.weights_R = weights_of(np.where(weighed_R, 0, scores))
+            weighed_R |= coverage.weights_R > 0
+            found = np.concatenate([found, coverage.greedy(k - len(found))])
+        rows = _filled(order[found], part, k, chance)
         return ranked(pa.table({"id": part.ids, "score": part.scores}).take(pa.array(rows)))
 
     return select
@@ -91,12 +96,12 @@ def _random_rows(part: Part, count: int, chance: Chance) -> Ints:
     return np.sort(np.argsort(part.drawn(chance, FILLING), kind="stable")[:count])
 
 
-def _filled(rows: Ints, part: Part, k: int, chance: Chance, by_uncertainty: bool) -> Ints:
+def _filled(rows: Ints, part: Part, k: int, chance: Chance) -> Ints:
     if len(rows) == k:
         return rows
     left = np.setdiff1d(np.arange(len(part.ids)), rows)
-    wanted = -part.scores[left] if by_uncertainty else np.zeros(len(left))
-    return np.concatenate([rows, left[np.lexsort([part.drawn(chance, FILLING)[left], wanted])][: k - len(rows)]])
+    by_chance = left[np.argsort(part.drawn(chance, FILLING)[left], kind="stable")]
+    return np.concatenate([rows, by_chance[: k - len(rows)]])
 
 
 # --- how far a sample's similarity reaches ---
@@ -120,7 +125,7 @@ def ball(candidates: Candidates, part: Part, references: Points, k: int, chance:
     """As large as PURE of all balls may be before a sample of another cluster comes in."""
     clusters_R = _clusters(candidates, references, chance)
     kept = np.bincount(clusters_R)[clusters_R] >= SMALL
-    if kept.any():
+    if len(np.unique(clusters_R[kept])) > 1:  # of one alone no ball would ever be impure
         references, clusters_R = references.take(np.flatnonzero(kept)), clusters_R[kept]
     others_R = np.full(len(references), np.inf)
     for cluster in np.unique(clusters_R):

@@ -18,13 +18,14 @@ import numpy.typing as npt
 from prunefuse_ray.acquisition.draws import RACES
 from prunefuse_ray.acquisition.fixed_point import CENTERS_AT_ONCE, ROWS_AT_ONCE, Float64s, Points
 from prunefuse_ray.acquisition.hashing import hash_ids, mix
+from prunefuse_ray.acquisition.ranking import sort_keys
 
 Ints = npt.NDArray[np.int64]
 TAKEN = np.inf
 LAST = float(np.finfo(np.float64).max)
 """Key of a point that is wanted only when nothing else is left."""
-TOO_CLOSE = 2.0**10
-"""Added to the key of a point of the rule `apart` that is too close to a center; the others' are below 90."""
+TOO_CLOSE = 2.0**34
+"""Added to the key of a point of the rule `apart` that is too close to a center; keys are whole numbers above -2^32."""
 OPEN = 2.0**120
 """Squared distance to the nearest center while there is none: beyond any real one, and a power of two."""
 
@@ -38,7 +39,7 @@ class Rule:
         center. The next to ring is a draw with probability proportional to that speed (exponential clocks have no
         memory): k-means++ with one random number per point, which depends on its id alone.
         The first is the point of largest norm.
-    apart: key = -arcsinh(score), raised by TOO_CLOSE once a center is nearer than `within`.
+    apart: key = -(the score's `sort_keys`), raised by TOO_CLOSE once a center is nearer than `within`.
     """
 
     kind: Literal["farthest", "race", "apart"]
@@ -64,7 +65,7 @@ def first_keys(rule: Rule, ids_N: npt.NDArray, scores_N: npt.NDArray[np.float32]
         case "race":
             return clocks(ids_N, seed, round_) / OPEN
         case "apart":
-            return -np.arcsinh(scores_N.astype(np.float64))  # in the same order, and none is as large as TOO_CLOSE
+            return -sort_keys(scores_N).astype(np.float64)  # exact when raised, whatever the size of scores
 
 
 class Front:

@@ -6,7 +6,7 @@ it covers better than those before, and these become few (a reference is covered
 about (1 + log k) evaluations of the similarity per pair, at most, and no lazy bounds.
 
 Similarities are whole numbers (of STEPS), as are weights, and squared distances are exact (`fixed_point`), so gains do
-not depend on the order of sums, nor on the machine; the first of equals has the smallest id.
+not depend on the order of sums, nor on the machine; of equals the first one is taken.
 """
 
 from __future__ import annotations

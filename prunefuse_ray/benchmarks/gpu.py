@@ -49,7 +49,7 @@ class Sizes:
 class Bench:
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
         self.sizes, self.device = sizes, device
-        torch.backends.cudnn.allow_tf32 = False
+        networks.full_float32()
         self.form = ImageForm(height=sizes.side, width=sizes.side, channels=3)
         self.spec = networks.NetworkSpec(
             architecture=sizes.architecture, classes=10, input_shape=self.form.network_shape

@@ -19,7 +19,7 @@ from .inference import (
     with_features,
 )
 from .measure import Row, macs, parameters, pruning_table
-from .precision import fast_bf16
+from .precision import fast_bf16, full_float32
 from .pretrained import Named, is_name, named_weights
 from .probe import as_trained
 from .pruning import prune, split
@@ -65,6 +65,7 @@ __all__ = [
     "fast_bf16",
     "features_and_logits",
     "from_files",
+    "full_float32",
     "fuse",
     "gather",
     "inference_form",

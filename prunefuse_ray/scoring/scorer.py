@@ -96,7 +96,7 @@ class Scorer:
         self.meter = ScoringMeter()
         self.device = torch.device("cuda" if job.gpu else "cpu")
         if job.gpu:
-            torch.backends.cudnn.allow_tf32 = False  # else convolutions in float32 have ten bits
+            networks.full_float32()
         example = self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8))
         loaded: torch.nn.Module = networks.from_files(files, job.trusted).network
         if job.masks:

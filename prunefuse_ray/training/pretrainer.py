@@ -115,6 +115,8 @@ def _pretrain(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     world, rank = context.get_world_size(), context.get_world_rank()
     device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
+    if job.settings.precision == "fp32":
+        networks.full_float32()
     loaded = networks.from_files(job.network, job.trusted)
     example = networks.example_input(loaded.spec)
     pretext = PRETEXTS[job.settings.method]

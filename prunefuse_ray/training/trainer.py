@@ -170,6 +170,8 @@ def _train(config: dict[str, Any]) -> None:
     world, rank = context.get_world_size(), context.get_world_rank()
     device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
     recipe, task = job.recipe, job.fitted_task
+    if recipe.precision == "fp32":
+        networks.full_float32()
 
     saved = networks.from_files(job.network, job.trusted)
     network = networks.channels_last(saved.network.to(device))
@@ -403,8 +405,6 @@ def _steps(
 
 def arithmetic(precision: str, device: torch.device) -> torch.autocast:
     """The arithmetic of training and of the evaluations within it: of `precision`, as recipes have it."""
-    if precision == "fp32":
-        torch.backends.cudnn.allow_tf32 = False  # else convolutions in float32 have ten bits
     bf16 = precision == "bf16" or (precision == "auto" and networks.fast_bf16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 

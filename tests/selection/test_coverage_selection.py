@@ -96,11 +96,33 @@ def test_where_few_samples_are_uncertain_the_next_most_uncertain_follow():
     rng = np.random.default_rng(0)
     scores = np.full(400, 1e-7, np.float32)
     scores[:10], scores[10:200] = 0.9, rng.uniform(1e-4, 3e-4, 190)
-    vectors = [rng.normal(size=(400, 8)).astype(np.float32)]
-    rows = Rows(ids=pa.array(rng.permutation(400)), scores=scores, vectors=vectors).sorted()
+    x = rng.normal(size=(400, 8)).astype(np.float32)
+    x[10:200, 0] += 30  # far from the others, so that none of those covers them
+    rows = Rows(ids=pa.array(rng.permutation(400)), scores=scores, vectors=[x]).sorted()
     with Shards(rows, 0, None) as held:
         table = STRATEGIES["uncertainty_herding"].select(held, 60, Chance(seed=0, round=0, classes=2))
     assert table["score"].to_numpy()[-30:].min() > 1e-5
+
+
+def test_copies_of_what_is_covered_do_not_fill_a_round():
+    """Blank frames: the network is sure of none of them, and people have seen one."""
+    x = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
+    x[:60] = 5
+    scores = np.full(400, 1e-7, np.float32)
+    scores[:60] = 0.95
+    known = Rows(ids=pa.array([1000]), scores=np.ones(1, np.float32), vectors=[x[:1].copy()])
+    with Shards(Rows(ids=pa.array(np.arange(400)), scores=scores, vectors=[x]), 0, known) as held:
+        found = STRATEGIES["uncertainty_herding"].select(held, 50, Chance(seed=0, round=0, classes=2))["id"]
+    assert min(found.to_pylist()) >= 60
+
+
+def test_where_nearly_all_are_copies_balls_cover_the_others():
+    x = np.zeros((400, 16), np.float32)
+    x[390:] = 3 * np.eye(16, dtype=np.float32)[:10]
+    rows = Rows(ids=pa.array(np.arange(400)), scores=np.ones(400, np.float32), vectors=[x])
+    with Shards(rows, 0, None) as held:
+        found = STRATEGIES["prob_cover"].select(held, 11, Chance(seed=0, round=0, classes=2))["id"].to_pylist()
+    assert set(range(390, 400)) < set(found)
 
 
 def test_balls_of_many_classes_do_not_take_the_smallest_ids():

@@ -243,6 +243,14 @@ def test_samples_kept_apart_keep_the_distance_and_then_fills_up(tmp_path, sharde
     assert close == max(0, k - kept)
 
 
+def test_the_smallest_scores_fill_up_in_their_order(tmp_path):
+    made = Made(tmp_path)
+    made.scores = np.array([0.9, 1e-14, 2e-14, 3e-14], np.float32)
+    files = made.write("small", np.arange(4), np.zeros((4, D), np.float32), 1)
+    table, close = set_selection.select_apart(files, None, 4, 0.5, 0)
+    assert (made.rows(table), close) == ([0, 3, 2, 1], 3)
+
+
 def test_scores_of_any_size_keep_their_distance(tmp_path):
     """A strategy of one's own may score by 1 / (p1 - p2)."""
     made = Made(tmp_path, duplicates=100)

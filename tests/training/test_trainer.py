@@ -444,6 +444,20 @@ def test_float32_has_all_its_bits(data, tmp_path, monkeypatch):
     assert not torch.backends.cudnn.allow_tf32
 
 
+def test_batch_norms_are_recalibrated_with_all_bits_of_float32(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen, real = [], networks.recalibrate_batch_norm
+
+    def recalibrate(*given):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        real(*given)
+
+    monkeypatch.setattr(networks, "recalibrate_batch_norm", recalibrate)
+    recipe = {"precision": "fp32", "epochs": 1, "warmup_epochs": 0}
+    train(job(data, recalibrate=True, recipe=recipe), IN_PROCESS, Place.at(str(tmp_path)))
+    assert seen == [False]
+
+
 def test_a_dead_worker_is_told_of_once(tmp_path):
     """Ray Train finds it dead at each look while it waits for the deadline of a preemption."""
     losses = worker_group._Losses(str(tmp_path / "lost"))
