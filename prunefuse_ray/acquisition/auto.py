@@ -56,7 +56,8 @@ def decide(facts: Facts) -> Decision:
     """The strategy of the next selection."""
     per_class = sum(facts.counts) / max(1, len(facts.counts))
     rarest, commonest = min(filter(None, facts.counts), default=0), max(facts.counts, default=0)
-    labels = f"{per_class:,.0f} labels a class" if per_class >= 10 else f"{per_class:.2g} labels a class"
+    each = f"{per_class:,.1f}".removesuffix(".0") if per_class >= 10 else f"{per_class:.2g}"
+    labels = f"{each} labels a class"
     if per_class < FEW:
         return Decision(strategy="uncertainty_herding", reason=f"few labels ({labels}, below {FEW})")
     if (missing := sum(count == 0 for count in facts.counts)) and per_class < MANY:
@@ -66,7 +67,7 @@ def decide(facts: Facts) -> Decision:
         reason = f"imbalanced classes ({commonest:,} labels of one, {rarest:,} of another, above {IMBALANCED:g} to 1)"
         return Decision(strategy="margin", reason=reason)
     if facts.agreement is not None and facts.agreement < UNSURE:
-        reason = f"the network reaches {facts.agreement:.0%} on pool.validation_path, below {UNSURE:.0%}"
+        reason = f"the network reaches {100 * facts.agreement:.3g}% on pool.validation_path, below {UNSURE:.0%}"
         return Decision(strategy="uncertainty_herding", reason=reason)
     if per_class >= MANY:
         return Decision(strategy="margin", reason=f"many labels ({labels}, {MANY} or more)")

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from prunefuse_ray.commands.terminal import console, si
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.report.html import rate as in_words
 
 if TYPE_CHECKING:
     from prunefuse_ray.networks import NetworkSpec, Row, Selector
@@ -133,12 +134,12 @@ def _print(arguments: argparse.Namespace, rows: Sequence[Row], rates: Sequence[f
             f"{row.parameter_ratio:.1%}",
             si(row.macs),
             f"{row.mac_ratio:.1%}",
-            *([f"{rate:,.0f}", f"{rate / dense_rate:.1f}"] if measured else []),
+            *([in_words(rate), f"{rate / dense_rate:.1f}"] if measured else []),
             row.kept,
         )
     console.print(table)
     if measured:
-        console.print(f"dense: {dense_rate:,.0f} samples a second")
+        console.print(f"dense: {in_words(dense_rate)} samples a second")
 
 
 def _name(wanted: float, rows: Sequence[Row], rates: Sequence[float], dense_rate: float) -> None:

@@ -26,8 +26,8 @@ def lines(account: Mapping[str, Any], where: str | None = None) -> list[str]:
     if account["classes"]:
         numbers, names = account.get("numbers", False), account["classes"]
         told.append(f"targets: {', '.join(names)}" if numbers else f"classes: {_numbered(names)}")
-    if account["known_labels"]:
-        told.append(f"known labels: {sum(account['known_labels'].values()):,}: {_classes(account['known_labels'])}")
+    if known := account.get("known", sum(account["known_labels"].values())):
+        told.append(f"known labels: {known:,}: {_classes(account['known_labels'])}")
     told += [f"  {note}" for note in account.get("known_notes", [])]
     return told + _overlap_lines(account)
 

@@ -72,9 +72,11 @@ class Inventory:
     sets: dict[str, SetAccount]
     """By setting: path, test_path, validation_path."""
     known_labels: dict[str, int]
-    """Class -> labels that are known beforehand."""
+    """Class -> labels that are known beforehand; a sample may have several."""
     known_notes: list[str]
     """What of their table was left aside, or understood otherwise than written."""
+    known: int = 0
+    """Samples whose label is known beforehand."""
     drawn: int = 0
     """Samples of the pool that are the test set (`pool.test_samples`); they count in `path`."""
     twins: int = 0
@@ -144,6 +146,7 @@ def take(found: Survey, known: Known | None = None, *, thorough: bool = False, f
             numbers=samples.task.numbers,
             sets=accounts,
             known_labels=labels,
+            known=0 if known is None else known.table.num_rows,
             known_notes=[] if known is None else list(known.notes),
             drawn=0 if found.drawn is None else len(found.drawn),
             twins=0 if twins is None else len(twins),

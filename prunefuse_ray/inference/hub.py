@@ -156,7 +156,12 @@ def _figures(result: Mapping[str, Any], metric: Any) -> list[str]:
     lines = [f"## Figures\n\n{metric.title} on a held-out test set, one run, seed {result['seed']}.", "\n".join(rows)]
     notes = []
     if (simplest := result.get(f"baseline_{metric.name}")) is not None:
-        notes.append(f"The simplest model on the same labels: {metric.text(simplest)}.")
+        found, on = result.get("baseline") or {}, "the same labels"
+        if found.get("labels", 0) < found.get("of_labels", 0):
+            on = f"{found['labels']:,} of the same labels"
+        if found.get("tested", 0) < found.get("of_tested", 0):
+            on += f" and {found['tested']:,} of {found['of_tested']:,} test samples"
+        notes.append(f"The simplest model on {on}: {metric.text(simplest)}.")
     if dense := result.get("dense_selection_macs"):
         share = f"{result['selection_macs'] / dense:.1%}"
         notes.append(

@@ -22,8 +22,11 @@ def words(result: Mapping[str, Any], metric: Metric) -> list[str]:
         parts += f", {found['tested']:,} of {found['of_tested']:,} test samples"
     told = [f"baseline {metric.text(baseline)}: {found['about']}; {parts}"]
     fused = result.get(f"fused_{metric.name}")
-    if fused is not None and fused < baseline:
+    if fused is not None and fused < baseline and metric.text(fused) != metric.text(baseline):
         lost = metric.difference(fused - baseline)
         _, target = names(result.get("selector"), result.get("target"))
-        told.append(f"The {target} network LOSES to the baseline ({lost}): use that, or another network or recipe.")
+        verdict = f"The {target} network LOSES to the baseline ({lost}): use that, or another network or recipe."
+        if found["tested"] < found["of_tested"]:
+            verdict += " But the network was tested on all test samples: compare the two on the same ones first."
+        told.append(verdict)
     return told

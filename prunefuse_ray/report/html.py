@@ -10,7 +10,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -109,6 +109,12 @@ def count(value: Any) -> str:
     return DASH if known is None else f"{known:,.0f}"
 
 
+def rate(value: Any) -> str:
+    """Samples per second; none of a pass whose last start had nothing left to do."""
+    known = number(value)
+    return DASH if not known else f"{known:.2g}" if known < 10 else f"{known:,.0f}"
+
+
 def counted(value: int, noun: str) -> str:
     return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
 
@@ -153,12 +159,13 @@ def duration(seconds: Any) -> str:
     return f"{days} d {hours} h"
 
 
-def span(values: Iterable[Any]) -> str:
+def span(values: Iterable[Any], written: Callable[[Any], str] = count) -> str:
     """ "2", or "2–8" where the values differ."""
     known = sorted({v for v in map(number, values) if v is not None})
     if not known:
         return DASH
-    return count(known[0]) if len(known) == 1 else f"{count(known[0])}–{count(known[-1])}"
+    first, last = written(known[0]), written(known[-1])
+    return first if first == last else f"{first}–{last}"
 
 
 # Pieces of a page.

@@ -130,7 +130,10 @@ def _seconds(view: RoundView) -> float | None:
 
 def _run_seconds(run: RunView) -> float | None:
     total = number(_at(run.result, "seconds"))
-    return _total(_seconds(view) for view in run.rounds) if total is None else total
+    if total is not None:
+        return total
+    before = (number(_at(figures, "seconds")) for figures in (run.pretraining, run.initial))
+    return _total([*before, *(_seconds(view) for view in run.rounds)])
 
 
 # The head of the page.
@@ -363,7 +366,7 @@ def _rounds(run: RunView) -> Html | None:
                 html.decimal(_value(view, "train", "test_loss")),
                 _written_metric(run, _fused(run, view)),
                 count(_value(view, "score", "samples")),
-                count(_value(view, "score", "samples_per_second")),
+                html.rate(_value(view, "score", "samples_per_second")),
                 html.span(_at(view.metrics, "phases", "score", "actors") or []),
                 quantity(macs),
                 percent(_share(macs, _value(view, "score", "dense_macs"))),
@@ -475,14 +478,14 @@ def _cost_table(run: RunView, phases: list[str]) -> Html:
             quantity(macs[phase]),
             percent(_share(macs[phase], all_macs)),
             count(_total(_value(view, phase, "epochs") for view in run.rounds)),
-            html.span(_rounded(_value(view, phase, "samples_per_second")) for view in run.rounds),
+            html.span((_value(view, phase, "samples_per_second") or None for view in run.rounds), html.rate),
         )
         for phase in phases
     ]
     for title, figures in before:
         own, cost = number(figures.get("seconds")), number(figures.get("macs"))
         shares = percent(_share(own, all_seconds)), percent(_share(cost, all_macs))
-        told = count(figures.get("epochs")), _rounded(number(figures.get("samples_per_second")))
+        told = count(figures.get("epochs")), html.rate(figures.get("samples_per_second"))
         rows.insert(0, (title, "", duration(own), shares[0], quantity(cost), shares[1], *told))
     sum_of = tag("b", "all phases"), tag("b", duration(all_seconds)), tag("b", quantity(all_macs))
     rows.append((sum_of[0], "", sum_of[1], "", sum_of[2], "", "", ""))
@@ -491,10 +494,6 @@ def _cost_table(run: RunView, phases: list[str]) -> Html:
         rows.append(("before round 0", "", duration(wall - all_seconds), "", "", "", "", ""))
     head = ("Phase", "Rounds", "Time", "Share", "MACs", "Share", "Epochs", "Samples per second")
     return html.table(head, rows)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(round(value))
 
 
 def _scores(run: RunView) -> Html | None:

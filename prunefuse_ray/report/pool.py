@@ -83,8 +83,9 @@ def _of_both(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Ch
     scored = [view.metrics.get("phases", {}).get("score", {}) for view in run.rounds]
     for setting in dict.fromkeys([*account["overlaps"], *(name for s in scored for name in s.get("overlaps", {}))]):
         name, before = SETS.get(setting, setting).lower(), account["overlaps"].get(setting)
-        found = next((s["overlaps"][setting] for s in scored if setting in s.get("overlaps", {})), before)
-        compared = account["sets"]["path"]["samples"] if found is not before else account["compared"]
+        # The last pass that compared: where a pool grows, each compares all of it.
+        found = next((s["overlaps"][setting] for s in reversed(scored) if setting in s.get("overlaps", {})), before)
+        compared = run.pool.get("rows") if found is not before else account["compared"]
         pairs = ", ".join(f"{mine} = {theirs}" for mine, theirs in found["examples"])
         words = f"{count(found['samples'])} of {count(compared)} samples compared have the content of one of the {name}"
         yield "Overlap", (words, ": " if pairs else ".", tag("span", pairs, class_="id"))

@@ -37,6 +37,7 @@ from prunefuse_ray.selection.random import select_random
 from prunefuse_ray.selection.top_k import REMEDY
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
+from prunefuse_ray.training.augmentation import held_form
 
 _W = TypeVar("_W")
 _T = TypeVar("_T")
@@ -60,6 +61,13 @@ class Done:
     written: list[pafs.FileInfo] = field(default_factory=list)
     leftovers: tuple[str, ...] = ()
     """Names that are no longer needed once the phase is committed."""
+
+
+def unlabeled_forms(config: Config, form: Form) -> set[Form]:
+    """Forms in which trainings read the whole pool, where they are not the one in which it is scored."""
+    recipes = [recipe for recipe in (config.training, config.finetuning) if recipe.unlabeled.used]
+    recipes += [config.training] if config.pretraining.used else []
+    return {held_form(form, recipe) for recipe in recipes} - {form}
 
 
 def kept_samples(config: Config, rows: int) -> int:

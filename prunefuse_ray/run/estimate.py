@@ -28,7 +28,7 @@ from prunefuse_ray.distributed.autoscaler import units_of
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import STREAM_CPUS, training_threads
 from prunefuse_ray.method.steps import PRETRAIN, SCORE, steps
-from prunefuse_ray.run.context import kept_samples
+from prunefuse_ray.run.context import kept_samples, unlabeled_forms
 from prunefuse_ray.run.phases.pretrain import decide
 from prunefuse_ray.scoring.backend_choice import rate_here
 from prunefuse_ray.scoring.scorer import ScoringJob
@@ -348,7 +348,8 @@ def measured_costs(
         dense_trained = _training_rate(TASKS[config.task], dense, config.finetuning, form, seconds, device)
     finally:
         torch.set_num_threads(threads)
-    kept = room(config.prepared, form, samples=kept_samples(config, rows), free_bytes=None)
+    also = unlabeled_forms(config, form)
+    kept = room(config.prepared, form, samples=kept_samples(config, rows), free_bytes=None, also=also)
     return Costs(
         proxy_macs=proxy_macs,
         dense_macs=dense_macs,

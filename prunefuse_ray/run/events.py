@@ -62,7 +62,7 @@ class Telemetry:
     def done(self, commit: Commit) -> None:
         """A phase's end, with those of its metrics that are single figures."""
         figures = {k: v for k, v in commit.metrics.items() if isinstance(v, int | float | str)}
-        self._set("labels_bought", figures.get("labels"))
+        self._set("labels_bought", figures.get("labels") if commit.step.phase == "label" else None)
         self._set(
             f"proxy_{self._metric.name}", figures.get(self._metric.measured) if commit.step.phase == "train" else None
         )

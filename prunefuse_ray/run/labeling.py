@@ -212,6 +212,7 @@ def labeled(take: annotation.Take, id_type: str, kind: str, task: Task) -> Label
         .append_column("source", pa.array([kind] * votes.num_rows, pa.string()))
         .cast(labels_schema(id_type, task.label_type))
     )
+    several = votes.filter(pc.greater(votes["annotators"], 1))  # one person agrees with nobody
     return Labeled(
         labels=labels,
         unknown=pa.table([pa.array(take.unknown, arrow_type(id_type))], unknown_schema(id_type)),
@@ -220,7 +221,7 @@ def labeled(take: annotation.Take, id_type: str, kind: str, task: Task) -> Label
             "missing": take.missing,
             "annotations": take.annotations.num_rows,
             "annotators": len(set(take.annotations["annotator"].to_pylist())),
-            "agreement": pc.mean(votes["agreement"]).as_py(),
+            "agreement": pc.mean(several["agreement"]).as_py() if several.num_rows else None,
             "ties": len(tied),
             "notes": list(take.notes),
             "files": dict(take.files),

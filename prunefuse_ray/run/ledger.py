@@ -31,7 +31,7 @@ from prunefuse_ray.conditional import network_file_system
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import BASELINE, INIT, LABEL, PRETRAIN, REPORT, Step
+from prunefuse_ray.method.steps import BASELINE, FINETUNE, FUSE, GROW, INIT, LABEL, PRETRAIN, REPORT, SCORE, Step, steps
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import CLASS, REJECTED, labels_schema
@@ -523,6 +523,13 @@ def to_bytes(output: Output) -> bytes:
             return table_bytes(output)
         case _:
             return json_bytes(output)
+
+
+def phases_of(config: Config, ledger: Ledger, round_: int) -> list[Step]:
+    """The phases of a round: those that are planned, and those that it has done under other label budgets."""
+    planned = [step for step in steps(config) if step.round == round_]
+    others = (Step(round_, phase) for phase in (GROW, SCORE, FUSE, FINETUNE))
+    return planned + [step for step in others if step not in planned and ledger.committed(step)]
 
 
 def label_count(config: Config, ledger: Ledger, round_: int) -> int:

@@ -24,7 +24,7 @@ from prunefuse_ray.method.steps import GROW, LABEL, Step, steps
 from prunefuse_ray.run.context import RunContext
 from prunefuse_ray.run.events import Telemetry
 from prunefuse_ray.run.labeling import annotator_of, changed_answers
-from prunefuse_ray.run.ledger import Commit, Ledger, labels_so_far
+from prunefuse_ray.run.ledger import Commit, Ledger, labels_so_far, phases_of
 from prunefuse_ray.run.opening import open_run, still_complete
 from prunefuse_ray.run.phases import PHASES
 from prunefuse_ray.run.phases.report import LABELS_FILE, all_labels
@@ -142,9 +142,8 @@ def _note(context: RunContext, last: Step) -> None:
     phases, round_ = {}, last.round
     if round_ < 0:
         return
-    for step in steps(context.config):
-        commit = context.ledger.committed(step) if step.round == round_ else None
-        if commit is not None:
+    for step in phases_of(context.config, context.ledger, round_):
+        if (commit := context.ledger.committed(step)) is not None:
             phases[step.phase] = commit.metrics
     context.ledger.write_json(
         f"rounds/{round_:03d}/metrics.json",

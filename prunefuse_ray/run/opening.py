@@ -52,7 +52,7 @@ from prunefuse_ray.method.steps import (
     steps,
 )
 from prunefuse_ray.run import growth
-from prunefuse_ray.run.context import RunContext, kept_samples
+from prunefuse_ray.run.context import RunContext, kept_samples, unlabeled_forms
 from prunefuse_ray.run.environment import changes, environment
 from prunefuse_ray.run.ledger import HASHED_HERE, Ledger
 from prunefuse_ray.run.leftovers import remove_leftovers
@@ -132,7 +132,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
         tell,
         name=pool_name(config.pool),
         own=run_name(ledger.root),
-        also=_unlabeled_forms(config, form),
+        also=unlabeled_forms(config, form),
     )
     pool = source_of(config.pool, ledger.root, "path", task=config.task)
     drawn = bool(config.pool.test_samples)
@@ -159,13 +159,6 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
 
 OF_RULES = ("epsilon", "shrink")
 """Fields of `fusion` that some of the rules here read. Rules of other packages are not loaded to ask them."""
-
-
-def _unlabeled_forms(config: Config, form: Form) -> set[Form]:
-    """Forms in which trainings read the whole pool, where they are not the one in which it is scored."""
-    recipes = [recipe for recipe in (config.training, config.finetuning) if recipe.unlabeled.used]
-    recipes += [config.training] if config.pretraining.used else []
-    return {held_form(form, recipe) for recipe in recipes} - {form}
 
 
 def not_read(config: Config) -> list[str]:

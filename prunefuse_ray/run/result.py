@@ -8,9 +8,9 @@ from typing import Any
 
 from prunefuse_ray.acquisition.learning_curve import Forecast
 from prunefuse_ray.config import Config
-from prunefuse_ray.method.steps import BASELINE, FINETUNE, INIT, LABEL, LEARN, PRETRAIN, SCORE, TRAIN, Step, steps
+from prunefuse_ray.method.steps import BASELINE, FINETUNE, INIT, LABEL, LEARN, PRETRAIN, SCORE, TRAIN, Step
 from prunefuse_ray.report.outlook import outlook
-from prunefuse_ray.run.ledger import Ledger, label_count
+from prunefuse_ray.run.ledger import Ledger, label_count, phases_of
 from prunefuse_ray.tasks import TASKS, Metric
 
 
@@ -31,7 +31,7 @@ def result_of(config: Config, ledger: Ledger) -> dict[str, Any]:
     compared = metrics(Step(-1, BASELINE))
     rounds = []
     for r in range(len(config.selection.budgets)):
-        phases = [s for s in steps(config) if s.round == r]
+        phases = phases_of(config, ledger, r)
         rounds.append(
             {
                 "round": r,

@@ -25,7 +25,7 @@ from prunefuse_ray import progress
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import PruneFuseError
 from prunefuse_ray.method.steps import BASELINE, FINETUNE, GROW, INIT, PRETRAIN, REPORT, SCORE, TRAIN, Step, steps
-from prunefuse_ray.report.html import duration, quantity
+from prunefuse_ray.report.html import duration, quantity, rate
 from prunefuse_ray.run.estimate import Costs, PhaseEstimate, estimate
 from prunefuse_ray.run.events import EVENTS
 from prunefuse_ray.run.growth import seen_info
@@ -118,7 +118,7 @@ def words(now: UnderWay) -> str:
             done = f"epoch {now.work.share * now.work.epochs:.3g} of {now.work.epochs}"
         parts.insert(0, done)
         if (speed := pace(now.work, now.seconds)) is not None:
-            figures.append(f"{speed * now.work.samples:,.0f} samples/s")
+            figures.append(f"{rate(speed * now.work.samples)} samples/s")
         if now.work.share:
             figures.append(f"{quantity(now.work.share * now.work.macs)} MACs")
         remaining = left(now.work, now.seconds)

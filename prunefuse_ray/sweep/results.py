@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -306,8 +306,14 @@ def table(result: SweepResult) -> pa.Table:
     ]
     columns = {n: pa.array([row.get(n) for row in rows], kind) for n, kind in names.items()}
     columns |= {f: _column([row[f] for row in rows]) for f in fields}
-    columns |= {column(n, result.metric): pa.array([row.get(n) for row in rows], kind) for n, kind in ROW.items()}
+    columns |= {column(n, result.metric): _figures([row.get(n) for row in rows], kind) for n, kind in ROW.items()}
     return pa.table(columns)
+
+
+def _figures(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Of the kind; MACs beyond its range, as of a large network on ImageNet, as floats."""
+    large = kind == pa.int64() and any(value is not None and value >= 2**63 for value in values)
+    return pa.array([v if v is None else float(v) for v in values]) if large else pa.array(values, kind)
 
 
 def column(name: str, metric: Metric) -> str:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from prunefuse_ray.tasks.baseline import Answer, Compared
 
 Probabilities = npt.NDArray[np.float64]
+SMALL = 0.01
+"""Figures below it are told by their digits: errors have the units of the labels, whatever these are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +53,22 @@ class Metric:
         return self.title.lower() if self.title[1:].islower() else self.title
 
     def text(self, value: float) -> str:
-        return f"{value:.1%}" if self.share else f"{value:.3f}"
+        if self.share:
+            return f"{value:.1%}"
+        return f"{value:.3g}" if 0 < abs(value) < SMALL else f"{value:.3f}"  # an error has the units of the labels
 
     def spread(self, mean: float, std: float, places: int = 1) -> str:
         """Mean and standard deviation; the latter is NaN where there is but one value."""
+        if not self.share and 0 < abs(mean) < SMALL:
+            return f"{mean:.3g}" if math.isnan(std) else f"{mean:.3g} ± {std:.2g}"
         factor, places, unit = (100, places, "%") if self.share else (1, places + 2, "")
         around = "" if math.isnan(std) else f" ± {factor * std:.{places}f}"
         return f"{factor * mean:.{places}f}{around}{unit}"
 
     def difference(self, value: float) -> str:
         """In percentage points where it is a share."""
-        return (f"{100 * value:+.1f} points" if self.share else f"{value:+.3f}").replace("-", "−")
+        places = "+.3g" if 0 < abs(value) < SMALL else "+.3f"
+        return (f"{100 * value:+.1f} points" if self.share else f"{value:{places}}").replace("-", "−", 1)
 
 
 class Evaluation(Protocol):

@@ -10,6 +10,7 @@ from prunefuse_ray.acquisition.auto import Facts, decide
     ("counts", "agreement", "strategy", "said"),
     [
         ([3] * 10, None, "uncertainty_herding", "few labels (3 labels a class, below 25)"),
+        ([24] * 4 + [25] * 6, None, "uncertainty_herding", "few labels (24.6 labels a class, below 25)"),
         ([200, 0], 0.9, "uncertainty_herding", "no label yet of 1 of 2 classes"),  # what margin does not look for
         ([900, 90, 0], None, "uncertainty_herding", "no label yet of 1 of 3 classes"),
         ([900, 900, 0], None, "margin", "many labels (600 labels a class, 500 or more)"),  # it may not be there at all

@@ -1,5 +1,6 @@
 """The account of a pool: whatever lies there is a sample or left out with a reason, and what sets share is said."""
 
+import dataclasses
 import os
 
 import pyarrow as pa
@@ -163,6 +164,19 @@ def test_known_labels_are_counted_by_class(tmp_path, local_ray):
     account = take(found, known).inventory
     assert account.known_labels == {"0": 1, "1": 2}
     assert "known labels: 3: 0 1, 1 2" in lines(account.to_json())
+    of_several = {**account.to_json(), "known": 2}  # one of the samples has two labels
+    assert "known labels: 2: 0 1, 1 2" in lines(of_several)
+
+
+def test_samples_with_known_labels_are_counted_and_not_their_classes(tmp_path, local_ray):
+    share(tmp_path, shared=0)
+    (tmp_path / "known.csv").write_text("id,label\ns0003,0;1\ns0004,1\n")
+    pool = parquet_pool(tmp_path, known_labels=str(tmp_path / "known.csv"))
+    found = survey(pool)
+    known = check_known_labels(pool, "multi_label", found.info, found.indexes["path"])
+    samples = {**found.sets, "path": dataclasses.replace(found.sets["path"], task_name="multi_label")}
+    account = take(dataclasses.replace(found, sets=samples), known).inventory
+    assert (account.known, account.known_labels) == (2, {"0": 1, "1": 2})
 
 
 def test_texts_that_are_cut_or_missing_are_counted(tmp_path, local_ray):

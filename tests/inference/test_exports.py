@@ -18,6 +18,7 @@ from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.data.sample_format import PREPROCESSING_FILE
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.data.vectors import VectorForm
+from prunefuse_ray.inference import hub
 from prunefuse_ray.inference.predictor import Predictor
 from prunefuse_ray.inference.program import to_program
 from prunefuse_ray.networks.committee import Members
@@ -183,3 +184,12 @@ def test_the_network_of_an_earlier_end_is_exported_with_a_word(run, tmp_path, ca
     ledger.create(to_tree(config_from_tree({})), {})
     assert main(["export", str(where), "--format", "torch"]) == 0
     assert "had come to before" in capsys.readouterr().out
+
+
+def test_the_card_says_what_the_simplest_model_was_tried_on():
+    result = {
+        "rounds": [], "seed": 0, "baseline_accuracy": 0.5,
+        "baseline": {"labels": 300, "of_labels": 1_000, "tested": 26, "of_tested": 100},
+    }  # fmt: skip
+    notes = hub._figures(result, TASKS["classification"].metric)[-1]
+    assert "The simplest model on 300 of the same labels and 26 of 100 test samples: 50.0%." in notes

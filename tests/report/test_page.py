@@ -406,6 +406,8 @@ def test_a_run_in_progress_says_how_far_it_is() -> None:
     assert "Proxy accuracy 80.0% after one round" in words
     assert "Selection MACs 12.5%" in words  # from the rounds: there is no result
     assert "Time so far 25.5 s" in words
+    learned = unfinished({"train", "fuse", "finetune"}, pretraining={"method": "rotation", "seconds": 100.0})
+    assert "Time so far 2 min 06 s" in Page(render(learned)).words()
     assert page.row("1", "margin")[4:] == ["–"] * 9 + ["750 ms"]
     assert "fused" not in page.words("metric")
 
@@ -703,3 +705,8 @@ def test_the_box_behind_a_label_has_the_color_of_the_page() -> None:
 def test_the_name_of_a_target_may_hold_backslashes() -> None:
     drawn = plots.beside_truth("p", r"\Delta_T as \1 predicted", [[0.0, 1.0], [1.0, 2.0]], "fused", size=(300, 200))
     assert r'aria-label="\Delta_T as \1 predicted"' in drawn
+
+
+def test_rates_are_told_below_one_too() -> None:
+    assert [html.rate(v) for v in (0.4, 0.0, None, 1500.0)] == ["0.4", "–", "–", "1,500"]
+    assert html.span([0.42, None, 0.84], html.rate) == "0.42–0.84"

@@ -159,7 +159,13 @@ def test_costs_have_the_features_and_the_prepared_pool():
     form = ImageForm(height=16, width=16, channels=3)
     costs = measured_costs(config, dense, dense, form, [], rows=100_000, seconds=0.0)
     assert (costs.features, costs.gradients) == (64, 10)
-    assert costs.prepared_bytes == (100_000 + config.selection.budgets[-1]) * 16 * 16 * 3
+    samples = 100_000 + config.selection.budgets[-1]
+    assert costs.prepared_bytes == samples * 16 * 16 * 3
+    tree = {"training": {"augment": ["resized_crop"]}, "pretraining": {"method": "vicreg"}}
+    learned = config_from_tree({**tree, "scoring": {"backend": "torch"}})
+    cut = ImageForm(height=16, width=16, channels=3, crop_ratio=0.5)
+    costs = measured_costs(learned, dense, dense, cut, [], rows=100_000, seconds=0.0)
+    assert costs.prepared_bytes == samples * 3 * (16 * 16 + 32 * 32), "uncut for learning from the pool, too"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import hardness_schema
+from prunefuse_ray.storage import Place
 from tests.support.driver import arm
 from tests.support.nets import OWN
 from tests.support.pools import random_images
@@ -246,7 +247,12 @@ def test_a_finished_run_goes_on_with_a_larger_budget(local_ray, tiny_pool, tmp_p
     assert done[0] == Step(1, "score"), "what was done stays done"
     loop.run(in_the_driver(tiny_pool, tmp_path / "whole", **whole))
     assert outcome(root) == outcome(tmp_path / "whole" / "tiny")
-    assert len(json.loads((root / "result.json").read_text())["rounds"]) == 3
+    rounds = json.loads((root / "result.json").read_text())["rounds"]
+    assert len(rounds) == 3
+    spent = Ledger(Place.at(str(root))).require(Step(1, "finetune")).metrics  # under the budgets before
+    assert rounds[1]["seconds"]["finetune"] == spent["seconds"] > 0
+    noted = json.loads((root / "rounds/001/metrics.json").read_text())["phases"]
+    assert noted["finetune"]["macs"] == spent["macs"]
     with pytest.raises(LedgerError, match=r"with the labels of this one: --pool\.known_labels .*labels\.csv") as caught:
         loop.run(in_the_driver(tiny_pool, tmp_path, run={"seed": 5}, **whole))
     file = str(caught.value).rpartition(" ")[2]

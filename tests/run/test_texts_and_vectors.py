@@ -113,4 +113,7 @@ def test_it_is_said_plainly_where_the_fused_network_loses_to_the_baseline(fused,
     )
     assert told[0] == "baseline 85.0%: a model; 10 labels (drawn from 20), 5 of 9 test samples"
     assert [line.partition(":")[0] for line in told[1:]] == said
+    assert all(line.endswith("compare the two on the same ones first.") for line in told[1:])
+    same = {"baseline": found, "baseline_accuracy": fused + 1e-5, "fused_accuracy": fused}
+    assert len(baseline.words(same, TASKS["classification"].metric)) == 1, "both are written alike"
     assert baseline.words({}, TASKS["classification"].metric) == []

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -22,6 +23,7 @@ from prunefuse_ray.sweep.results import (
     SweepResult,
     TrialResult,
     Tuning,
+    _figures,
     round_row,
     table,
 )
@@ -391,3 +393,9 @@ def test_the_page_of_a_search_counts_what_is_still_to_be_drawn(tmp_path):
 def test_a_page_without_the_pages_of_its_trials_has_no_links_to_them():
     assert 'href="trials/' in render_sweep(result())
     assert 'href="trials/' not in render_sweep(result(), linked=False)
+
+
+def test_macs_beyond_64_bits_stay_figures():
+    """A large network on ImageNet, in the paper's protocol."""
+    assert _figures([2 * 10**19, None], pa.int64()).to_pylist() == [2e19, None]
+    assert _figures([2, None], pa.int64()).type == pa.int64()

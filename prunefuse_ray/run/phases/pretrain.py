@@ -48,7 +48,8 @@ def decide(config: Config, classes: int) -> Plan:
         return Plan(method=method, reason="pretraining.method")
     labels = config.selection.budgets[0] / classes
     few, each = labels <= ENOUGH_LABELS, "target" if TASKS[config.task].numbers else "class"
-    return Plan(method="rotation" if few else "none", reason=f"auto: {labels:.0f} labels a {each} in the initial set")
+    told = f"{labels:,.1f}".removesuffix(".0")
+    return Plan(method="rotation" if few else "none", reason=f"auto: {told} labels a {each} in the initial set")
 
 
 def hardly_learned(metrics: Mapping[str, Any]) -> str | None:
