@@ -30,9 +30,14 @@ _trusted: set[str] = set()
 _reading: ContextVar[bool] = ContextVar("reading", default=False)
 
 
-def trust(names: Collection[str]) -> None:
+def named(trusted: str | Collection[str] | None) -> tuple[str, ...]:
+    """One name, several or none, as callers may give them."""
+    return () if trusted is None else (trusted,) if isinstance(trusted, str) else tuple(trusted)
+
+
+def trust(names: str | Collection[str]) -> None:
     """Let files name these `module:name` from now on."""
-    _trusted.update(names)
+    _trusted.update(named(names))
 
 
 def check_trusted(name: str, what: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class Report:
 class Run:
     """A run directory: finished, or as far as it has come."""
 
-    def __init__(self, directory: str | os.PathLike[str], *, trusted: tuple[str, ...] = ()) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, trusted: str | Collection[str] = ()) -> None:
         """
         Args:
             directory: of the run, a path or URI.
@@ -93,7 +93,7 @@ class Run:
         schema = selected_schema(id_type).append(pa.field("round", pa.int64()))
         return pa.concat_tables([schema.empty_table(), *tables])
 
-    def network(self, *, trusted: str | None = None) -> Predictor:
+    def network(self, *, trusted: str | Collection[str] | None = None) -> Predictor:
         """The fused network, ready to predict; see `prunefuse_ray.load`."""
         from prunefuse_ray.inference.predictor import load
 

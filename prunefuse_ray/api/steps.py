@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from prunefuse_ray import networks
 from prunefuse_ray.acquisition import STRATEGIES, Chance, Strategy
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import ray.data
 
 BATCH = 64
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def prune(
@@ -55,7 +56,8 @@ def prune(
 
     Args:
         network: gives logits (N, C), or (N, C, H, W) for every pixel, of inputs (N, ...). At initialization (the
-            method), or trained. One of `torch.compile` is taken as it was written: compile the proxy again.
+            method), or trained. A network wrapped by `torch.compile` or for several GPUs is unwrapped: wrap the proxy
+            again.
         example: one input or more, (N, ...), with the batch axis: shows the shape that structures are followed by.
         ratio: share of the channels of every layer that goes; about (1 - ratio)² of the work remains.
         importance: what a channel is judged by; `prunefuse run --help` lists them.
@@ -80,7 +82,8 @@ def prune(
         values=min([VALUES, *(m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding))]),
     )
     pruning = PruningSpec(ratio=ratio, importance=importance, steps=steps, round_to=round_to, seed=seed)
-    proxy = networks.prune(network, spec, pruning)
+    with torch.device("cpu"):  # whatever the default device of the caller is
+        proxy = networks.prune(network, spec, pruning)
     proxy.origin = _digest(network)
     return proxy
 
@@ -102,7 +105,8 @@ def fuse(network: nn.Module, proxy: Proxy, rule: str = "keep", **parameters: flo
             f"proxy: a {type(proxy).__name__}; give the Proxy that `prune` gave, whose `network` you have trained"
         )
     network = _as_written(_module(network, "network"))
-    fused = networks.fuse(network, proxy, rule, **parameters)
+    with torch.device("cpu"):
+        fused = networks.fuse(network, replace(proxy, network=_as_written(proxy.network)), rule, **parameters)
     if proxy.origin and proxy.origin != _digest(network):
         raise networks.NetworkError(
             "network: has other weights than the one that the proxy was pruned from; give that one, as it was then "
@@ -132,6 +136,9 @@ class Scores:
         batches = [b for b in _tables(self.dataset) if b.num_rows]
         return pa.concat_tables([_plain(b) for b in batches]) if batches else pa.table({"id": [], "score": []})
 
+    def __bool__(self) -> bool:
+        return True  # else `if scores` would count, and so score, a whole stream
+
     def __len__(self) -> int:
         return self.table.num_rows if self.table is not None else self.dataset.count()  # type: ignore[union-attr]
 
@@ -147,7 +154,7 @@ def score(
     input_column: str = "image",
     batch_size: int = BATCH,
     device: str | torch.device | None = None,
-    actors: tuple[int, int] | None = None,
+    actors: int | tuple[int, int] | None = None,
     task: str = CLASSIFICATION.name,
 ) -> Scores:
     """Score each sample by a strategy (higher = more wanted), with the features that the strategy reads.
@@ -166,13 +173,13 @@ def score(
             depend on the batch that a sample is in.
         device: default: a GPU where there is one; of a Ray dataset, a GPU of the cluster for each actor where it has
             any.
-        actors: smallest and largest number of scoring actors of a Ray dataset. Default: one, and what the cluster has
-            room for.
+        actors: number of scoring actors of a Ray dataset, or the smallest and the largest. Default: one, and what the
+            cluster has room for.
         task: what the network's outputs mean; `prunefuse list tasks` shows all.
 
     Raises:
-        ConfigError: no such strategy for the task, one that needs a committee, data that are shuffled, leave samples
-            out unnamed, or have no such column.
+        ConfigError: no such strategy for the task, one that needs a committee, shuffled data, data that drop samples
+            without ids, or a missing column.
         NetworkError: features are wanted, and the network does not end in an `nn.Linear`.
     """
     found = _strategy(strategy, task)
@@ -184,7 +191,7 @@ def score(
         if ids is not None:
             raise ConfigError("ids: a Ray dataset has them in a column of its own; name it by id_column")
         columns = (id_column, input_column)
-        return _score_stream(module, data, strategy, task, prepare, columns, batch_size, device, actors)
+        return _score_stream(_as_written(module), data, strategy, task, prepare, columns, batch_size, device, actors)
     scorer = _Scorer(module, strategy, task, device)
     parts = [scorer(_inputs(batch, prepare)) for batch in _batches(data, batch_size, prepared=prepare is not None)]
     count = sum(part.num_rows for part in parts)
@@ -193,8 +200,11 @@ def score(
     given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
     try:
         names = pa.array(range(count) if given is None else list(given))
-    except pa.ArrowException as error:
-        raise ConfigError(f"ids: are not all of one type ({error})") from error
+    except (pa.ArrowException, OverflowError) as error:
+        raise ConfigError(f"ids: are not all of one type, numbers or strings ({error})") from error
+    if names.null_count or pa.types.is_nested(names.type) or isinstance(names.type, pa.BaseExtensionType):
+        kind = "None" if names.null_count else f"values of type {names.type}"
+        raise ConfigError(f"ids: hold {kind}; give a number or a string for each sample")
     if ids is None and (said := _length(data)) not in (None, count):
         raise ConfigError(
             f"data: hold {said} samples, but {count} came out (drop_last, or a collate_fn or `prepare` that leaves "
@@ -240,6 +250,8 @@ def select(
         raise ConfigError(f"scores: a {type(scores).__name__}; give what `score` gave")
     strategy = STRATEGIES[scores.strategy]
     _check_labeled(strategy, labeled, initial)
+    if labeled is not None and labeled.table is None:
+        labeled = replace(labeled, table=labeled.to_table(), dataset=None)  # a stream is scored once
     found = _selected(scores, strategy, k, labeled, seed, round)
     if labeled is not None and not scores.numbered and not labeled.numbered:
         candidates = found["id"] if scores.table is None else scores.table["id"]
@@ -288,7 +300,14 @@ def _selected(scores: Scores, strategy: Strategy, k: int, labeled: Scores | None
     if strategy.select is None:
         return ranked(best(table.select(["id", "score"]), k))
     columns = ("gradient", "feature") if strategy.gradients else ("feature",)
-    chance = Chance(seed=seed, round=round, classes=scores.classes)
+    if labeled is not None and strategy.labeled:
+        for name in columns:
+            mine, theirs = (t.schema.field(name).type.list_size for t in (table, labeled.to_table()))
+            if mine != theirs:
+                raise ConfigError(
+                    f"labeled: {theirs} numbers in a {name}, and the scores have {mine}; score both by the same network"
+                )
+    chance = Chance(seed=int(seed), round=int(round), classes=scores.classes)
     return _select_set(strategy, table, None if labeled is None else labeled.to_table(), columns, k, chance)
 
 
@@ -305,13 +324,17 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], *,
     module = _in_evaluation(_as_written(_module(network, "network"))).cpu()
     _check_example(example)
     x = example.cpu()
+    names = [str(name) for name in classes]
     with _named("example", x[:1]), torch.inference_mode():
-        outputs = module(x[:1])
-    if classes and isinstance(outputs, Tensor) and len(classes) != outputs.shape[1]:
+        outputs = module(x[:1].clone())
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2:
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise networks.NetworkError(f"network: gives {shape} for 1 input; logits (N, C) are needed: wrap it")
+    if names and len(names) != outputs.shape[1]:
         raise ConfigError(
-            f"classes: {len(classes)} names, but the network gives {outputs.shape[1]} logits; give one name for each"
+            f"classes: {len(names)} names, but the network gives {outputs.shape[1]} logits; give one name for each"
         )
-    content = checked_onnx(module, x, {"classes": list(classes)} if classes else {})
+    content = checked_onnx(module, x, {"classes": names} if names else {})
     Place.at(os.fspath(path)).write_bytes(content)
 
 
@@ -331,7 +354,7 @@ class _Scorer:
 
     @torch.inference_mode()
     def __call__(self, inputs: Tensor) -> pa.Table:
-        x = inputs.to(self.device)
+        x = inputs.to(self.device, copy=True)  # a network may work in place, and the data are the caller's
         with _named("data", x):
             if self.form is None:
                 self.form = networks.with_features(self.network, x[:1])
@@ -339,6 +362,8 @@ class _Scorer:
         # A tuple of the network's own is none of logits and features, whatever it holds.
         logits, features = (outputs, None) if self.form is self.network else outputs
         _check_logits(logits, x, self.task.output_axes)
+        if self.task is CLASSIFICATION and networks.are_probabilities(logits):
+            raise networks.NetworkError("network: gives probabilities; logits are needed: leave its softmax out")
         if (self.task is CLASSIFICATION or self.task is SEGMENTATION) and logits.shape[1] < 2:
             raise networks.NetworkError(
                 f"network: gives one logit; {self.task.name} needs one for each class, so two for yes and no: "
@@ -367,6 +392,9 @@ class _StreamScorer:
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
         ids = pa.array(batch[self.id])
+        # Of whole numbers with a gap among them Ray makes floats, and of the gap NaN.
+        if ids.null_count or (pa.types.is_floating(ids.type) and not pc.all(pc.is_finite(ids)).as_py()):
+            raise ConfigError(f"data: column '{self.id}' leaves samples without an id; fill it in, or drop these rows")
         x = _inputs(batch if self.prepare else batch[self.input], self.prepare)
         if len(x) != len(ids):
             raise ConfigError(f"prepare: gives {len(x)} inputs for a batch of {len(ids)} samples; give one for each")
@@ -377,7 +405,7 @@ class _StreamScorer:
 
 def _score_stream(
     network: nn.Module, data: Any, strategy: str, task: str, prepare: Any, columns: tuple[str, str],
-    batch_size: int, device: Any, actors: tuple[int, int] | None,
+    batch_size: int, device: Any, actors: int | tuple[int, int] | None,
 ) -> Scores:  # fmt: skip
     import ray
     from ray.data import ActorPoolStrategy
@@ -398,7 +426,7 @@ def _score_stream(
     gpu = torch.device(device).type == "cuda" if device else total.get("GPU", 0) >= 1
     where = "cuda" if gpu else device or "cpu"
     free = total.get("GPU", 0) if gpu else total.get("CPU", 0) - STREAM_CPUS
-    least, most = actors or (1, max(1, int(free)))
+    least, most = (actors, actors) if isinstance(actors, int) else actors or (1, max(1, int(free)))
     dataset = data.map_batches(
         _StreamScorer,
         fn_constructor_args=(module, strategy, task, prepare, columns, batch_size, where),
@@ -411,11 +439,21 @@ def _score_stream(
 
 
 def _is_ray(data: Any) -> bool:
-    """Whether this is a dataset of Ray's, without importing Ray."""
-    return any(t.__module__.startswith("ray.data") for t in type(data).__mro__)
+    """Whether this is a dataset of Ray's, without importing Ray. ConfigError for what iterates over one."""
+    modules = [t.__module__ for t in type(data).__mro__]
+    if "ray.data.dataset" not in modules and any(module.startswith("ray.data") for module in modules):
+        raise ConfigError(
+            f"data: a {type(data).__name__} of Ray's, whose order may differ each time; give the ray.data.Dataset "
+            "itself"
+        )
+    return "ray.data.dataset" in modules
 
 
 def _batches(data: Any, size: int, *, prepared: bool) -> Iterator[Any]:
+    if hasattr(data, "iloc"):  # of pandas, whose [] looks for labels
+        data = data.to_numpy()
+    if isinstance(data, Mapping):
+        raise ConfigError(f"data: a {type(data).__name__}; give the samples alone: a Dataset, a DataLoader, a tensor")
     if isinstance(data, Tensor):
         yield from data.split(size)
     elif isinstance(data, DataLoader):
@@ -431,7 +469,9 @@ def _batches(data: Any, size: int, *, prepared: bool) -> Iterator[Any]:
     elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
         # Whoever goes through a loader draws from its generator, and the user's is the user's.
         collate = partial(_collate, prepared=prepared)
-        yield from DataLoader(data, batch_size=size, collate_fn=collate, generator=torch.Generator())
+        with torch.device("cpu"):  # where the generator is, wherever the caller's tensors are made
+            batches = iter(DataLoader(data, batch_size=size, collate_fn=collate, generator=torch.Generator()))
+        yield from batches
     elif isinstance(data, Iterable):
         yield from data
     else:
@@ -446,9 +486,10 @@ def _in_order(loader: DataLoader[Any]) -> bool:
         return False
     if isinstance(loader.dataset, IterableDataset):
         return loader.num_workers < 2
-    # Where a batch sampler is given, the loader's own sampler is not used.
-    sampler = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
-    return isinstance(sampler, SequentialSampler)
+    if loader.batch_sampler is None:
+        return type(loader.sampler) is SequentialSampler
+    # A class of the caller's may give batches in any order, whatever it is made of.
+    return type(loader.batch_sampler) is BatchSampler and type(loader.batch_sampler.sampler) is SequentialSampler
 
 
 def _length(data: Any) -> int | None:
@@ -476,11 +517,18 @@ def _collate(samples: list[Any], *, prepared: bool) -> Any:
 
 def _inputs(batch: Any, prepare: Callable[[Any], Tensor] | None) -> Tensor:
     if prepare is not None:
-        return prepare(batch)
+        found = prepare(batch)
+        if not isinstance(found, Tensor):
+            raise ConfigError(f"prepare: gives a {type(found).__name__}; give the inputs as a tensor (N, ...)")
+        return found
     first = batch[0] if isinstance(batch, tuple | list) else batch
     if isinstance(first, np.ndarray):
-        # Ray gives rows of unequal shape, and some tensors, as objects.
-        first = torch.from_numpy(np.stack(list(first)) if first.dtype == object else np.array(first))
+        try:  # Ray gives rows of unequal shape, and some tensors, as objects
+            first = torch.from_numpy(np.stack(list(first)) if first.dtype == object else np.array(first))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"data: these samples make no batch ({first_line(error)}); give `prepare`, which makes a tensor of one"
+            ) from error
     if not isinstance(first, Tensor):
         raise ConfigError(f"data: batches of {type(first).__name__}; give `prepare`, which makes a tensor of one")
     return first.float() if first.is_floating_point() else first
@@ -505,9 +553,11 @@ def _module(network: Any, name: str) -> nn.Module:
 
 
 def _as_written(network: nn.Module) -> nn.Module:
-    """What `torch.compile` has made a network of, which it would compile again at every step of ours."""
-    found: nn.Module = getattr(network, "_orig_mod", network)
-    return found
+    """The network that `torch.compile` or torch's wrappers for several GPUs are around: it would be compiled again at
+    every step of ours, and its weights have other names in there."""
+    while isinstance(network, WRAPPERS) or getattr(network, "_orig_mod", None) is not None:
+        network = network.module if isinstance(network, WRAPPERS) else network._orig_mod  # type: ignore[assignment]
+    return network
 
 
 def _check_example(example: Any) -> None:
@@ -541,7 +591,7 @@ def _in_evaluation(network: nn.Module) -> nn.Module:
 def _logits(network: nn.Module, x: Tensor) -> Tensor:
     with torch.inference_mode():
         device = next(network.parameters()).device
-        logits = network(x.to(device))
+        logits = network(x.to(device, copy=True))
     _check_logits(logits, x, 4 if isinstance(logits, Tensor) and logits.ndim == 4 else 2)
     return logits
 
@@ -577,7 +627,16 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def _tables(dataset: Any) -> Iterator[pa.Table]:
-    return dataset.iter_batches(batch_format="pyarrow", batch_size=None)
+    """What fails in an actor is raised as it was there."""
+    from prunefuse_ray.distributed.remote import plain_errors
+
+    context = dataset.context  # of the caller's dataset, too
+    before, context.raise_original_map_exception = context.raise_original_map_exception, True
+    try:
+        with plain_errors():
+            yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)
+    finally:
+        context.raise_original_map_exception = before
 
 
 def _best_of(dataset: ray.data.Dataset, k: int) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from prunefuse_ray.api.runs import Report, Run
@@ -63,6 +63,8 @@ class SweepResults:
             raise ValueError(f"cost: '{cost}' is none of {', '.join(COSTS)}")
         found = points(self._result)
         names = [p.name for p in pareto(found, cost, measured_network(found, self._result.sweep))]
+        if not names:  # nothing is drawn yet
+            return self.combinations.head(0)
         return self.combinations.set_index("point", drop=False).loc[names].reset_index(drop=True)
 
     @property
@@ -98,7 +100,7 @@ class SweepResults:
         return f"SweepResults({self.directory!r}): {len(states)} trials: {told}"
 
 
-def load_sweep(directory: str | os.PathLike[str], *, trusted: tuple[str, ...] = ()) -> SweepResults:
+def load_sweep(directory: str | os.PathLike[str], *, trusted: str | Collection[str] = ()) -> SweepResults:
     """The results of a sweep as pandas DataFrames.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, preproces
 from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import LedgerError, Rejected
 from prunefuse_ray.inference.saved_networks import network_files, network_place
+from prunefuse_ray.registry import named
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS, Task
 
@@ -102,6 +103,8 @@ class Predictor(nn.Module):
     def _each(self, samples: Any) -> Iterable[Any]:
         if self._is_one(samples):
             return [samples]
+        if getattr(samples, "ndim", 1) == 2 and hasattr(samples, "iloc"):  # of pandas, which goes through its columns
+            samples = samples.to_numpy()
         if isinstance(samples, Mapping) or not isinstance(samples, Iterable):
             raise Rejected(f"a {type(samples).__name__}, expected a sample or several of them")
         if isinstance(samples, np.ndarray | Tensor) and isinstance(self.form, ImageForm):
@@ -163,13 +166,13 @@ def _encoded(sample: Any) -> Any:
         ) from error
 
 
-def load(path: str | os.PathLike[str], *, trusted: str | None = None) -> Predictor:
+def load(path: str | os.PathLike[str], *, trusted: str | Collection[str] | None = None) -> Predictor:
     """The network in a directory (a run's, its `fused/`, a proxy's, a committee's; a local path or URI), ready to
     predict.
 
     Args:
-        trusted: the network's architecture where that is code of your own (`package.module:function`). A directory
-            that names such code is refused unless you name the same.
+        trusted: the network's architecture where that is code of your own (`package.module:function`), and the task
+            likewise. A directory that names such code is refused unless you name the same.
 
     Raises:
         LedgerError: no network there, or damaged files.
@@ -181,15 +184,15 @@ def load(path: str | os.PathLike[str], *, trusted: str | None = None) -> Predict
             f"{place.path}: has no {PREPROCESSING_FILE}, which says how samples become inputs; give a trained network"
         )
     told = preprocessing_from_bytes(files[PREPROCESSING_FILE])
-    if ":" in told.task and told.task != trusted:
+    if ":" in told.task and told.task not in named(trusted):
         raise LedgerError(f"{place.path}: names a task of its own, '{told.task}'; give it as `trusted` if you trust it")
     network = read_network(files, place, trusted).network
     return Predictor(network, TASKS[told.task].with_units(told.units), told.form, told.classes)
 
 
-def read_network(files: dict[str, bytes], place: Place, trusted: str | None) -> networks.Selector:
+def read_network(files: dict[str, bytes], place: Place, trusted: str | Collection[str] | None) -> networks.Selector:
     """The network that the files hold; LedgerError where they do not, or name code that is not `trusted`."""
     try:
-        return networks.from_files(files, () if trusted is None else (trusted,))
+        return networks.from_files(files, named(trusted))
     except networks.NetworkError as error:
         raise LedgerError(f"{place.path}: {error}") from error

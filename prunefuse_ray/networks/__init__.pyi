@@ -1,4 +1,4 @@
-from .architectures import ARCHITECTURES, build, example_input, says_pixels
+from .architectures import ARCHITECTURES, are_probabilities, build, example_input, says_pixels
 from .backends import AUTO, BACKENDS, Backend, Runner
 from .committee import Committee, Ensemble, Members, check_partition
 from .dropout import under_masks
@@ -54,6 +54,7 @@ __all__ = [
     "Runner",
     "Selector",
     "WithFeatures",
+    "are_probabilities",
     "as_trained",
     "build",
     "channels_last",

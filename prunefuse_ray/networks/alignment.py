@@ -138,7 +138,7 @@ def _run(network: nn.Module, inputs: Tensor) -> _Ran:
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
-        return _Ran(network(inputs), outputs)
+        return _Ran(network(inputs.clone()), outputs)  # it may work in place
     except Exception as error:
         raise _CannotRun(inside[-1] if inside else "", error) from error
     finally:

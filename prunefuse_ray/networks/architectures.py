@@ -98,7 +98,7 @@ def example_input(spec: NetworkSpec, *, samples: int = 1, seed: int = 0) -> Tens
         return torch.randint(spec.values, shape, generator=generator)
     if len(spec.input_shape) == 2 and not spec.real:
         return torch.stack([torch.randint(top, shape[:2], generator=generator) for top in (2**24, 4)], -1)
-    return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 
 def is_custom(architecture: str) -> bool:
@@ -181,11 +181,22 @@ def _check(network: nn.Module, spec: NetworkSpec) -> None:
             f"logits (1, {spec.classes}), or (1, {spec.classes}, height, width) for every pixel; only classifiers can "
             "be used"
         )
+    if is_custom(spec.architecture) and are_probabilities(_outputs(copied, example_input(spec), "cpu")):
+        raise NetworkError(
+            f"network.architecture: {spec.architecture} returns probabilities; logits are needed: leave its softmax out"
+        )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise NetworkError(
             f"network.architecture: {spec.architecture} has no weights to train: none has requires_grad set; free "
             "those that are to learn"
         )
+
+
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether outputs (N, C) of a classifier have been through a softmax: logits hardly ever sum to 1 everywhere."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2 or not len(outputs):
+        return False
+    return bool((outputs >= 0).all()) and bool(((outputs.float().sum(1) - 1).abs() < 1e-3).all())
 
 
 def says_pixels(network: nn.Module, spec: NetworkSpec) -> bool:

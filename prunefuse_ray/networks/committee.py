@@ -3,7 +3,7 @@ one. How it is fused is in fusion/."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,11 @@ from torch import Tensor, nn
 
 from prunefuse_ray.networks.indices import Proxy
 from prunefuse_ray.networks.specs import NetworkError, NetworkSpec
+
+
+def _each(members: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """The outputs of each; a network may work in place, and the others read the same inputs."""
+    return [member(x.clone()) for member in members]
 
 
 class Ensemble(nn.Module):
@@ -21,7 +26,7 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([member(x) for member in self.members]).mean(0)
+        return torch.stack(_each(self.members, x)).mean(0)
 
 
 class Members(nn.Module):
@@ -37,11 +42,11 @@ class Members(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return torch.stack([member(x) for member in self.members])
+            return torch.stack(_each(self.members, x))
         logits = []
         for member in self.members:
             with torch.random.fork_rng([x.device] if x.is_cuda else []):
-                logits.append(member(x))
+                logits += _each([member], x)
         return torch.stack(logits)
 
 

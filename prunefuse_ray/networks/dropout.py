@@ -72,7 +72,7 @@ def _shapes(network: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
     """Dropout layer by name -> the shape of its mask, (1, ...)."""
     layers = {n: m for n, m in network.named_modules() if isinstance(m, (nn.Dropout, *_OF_CHANNELS)) and 0 < m.p < 1}
     with torch.inference_mode(), _seen(layers) as one:
-        network(example)
+        network(example.clone())  # it may work in place
     with torch.inference_mode(), _seen(layers) as two:
         network(torch.cat([example, example]))
     shapes = {}

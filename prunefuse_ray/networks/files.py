@@ -86,7 +86,7 @@ def from_files(files: dict[str, bytes], trusted: Collection[str] = ()) -> Select
     if is_custom(spec.architecture) and spec.architecture not in trusted:
         raise NetworkError(
             f"{NETWORK_FILE}: names code of its own, {spec.architecture!r}, which the configuration does not name: "
-            "set network.architecture to it if you trust the file"
+            "set network.architecture to it if you trust the file (from Python: give it as `trusted`)"
         )
     state = _weights(files[WEIGHTS_FILE])
     network = construct(spec, seed=0)

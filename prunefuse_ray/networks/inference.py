@@ -87,13 +87,13 @@ class WithFeatures(nn.Module):
         """
         super().__init__()
         with torch.inference_mode():
-            expected = network(example)
+            expected = network(example.clone())  # it may work in place
         self.committee = isinstance(network, Members)
         self.bodies = network.members if isinstance(network, Members) else nn.ModuleList([network])
         self.classifiers = nn.ModuleList([_classifier_out_of(body) for body in self.bodies])
         with torch.inference_mode():
             try:
-                logits, features = self(example)
+                logits, features = self(example.clone())
                 last = features.ndim == 2 and torch.allclose(logits, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
             except (RuntimeError, AttributeError, TypeError):  # it does more with its classifier than to call it
                 last = False
@@ -104,7 +104,7 @@ class WithFeatures(nn.Module):
             )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = [body(x) for body in self.bodies]
+        features = [body(x.clone() if self.committee else x) for body in self.bodies]  # one may work in place
         # In the precision of the classifier, which may be a higher one than the body's (`_Bfloat16`).
         logits = [read(own.to(read.weight.dtype)) for read, own in zip(self.classifiers, features, strict=True)]
         return torch.stack(logits) if self.committee else logits[0], torch.cat(features, 1)

@@ -276,7 +276,8 @@ def _read_trial(root: Place, trial: Trial) -> TrialResult:
             if commit is not None and (origin := commit.metrics.get("shared_from")):
                 shared[origin] = shared.get(origin, 0) + 1
         last = len(config.selection.budgets) - 1
-        if tuned := ledger.committed(Step(last, "finetune")):
+        # It may have been committed since the rows were read.
+        if rows and rows[-1]["round"] == last and (tuned := ledger.committed(Step(last, "finetune"))):
             tuning = Tuning(
                 labels_key=inputs_keys(config, ledger.read_pool())[Step(last, "label")],
                 epochs=tuned.metrics["epochs"],

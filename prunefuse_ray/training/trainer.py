@@ -367,7 +367,7 @@ def _steps(
         with arithmetic(recipe.precision, device):
             lone = networks.lone_samples(network) if len(x) < 2 else contextlib.nullcontext()
             with isolated_seed(seeds[i] + rank, device), lone:
-                outputs = network(x)
+                outputs = network(x if teacher is None else x.clone())  # it may work in place
             with torch.no_grad():
                 taught = task.consensus(teacher(x[: len(y)])) if teacher is not None and weight > 0 else None
         outputs = outputs.float()

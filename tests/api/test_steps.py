@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
@@ -22,7 +25,7 @@ from torch.utils.data import (
 
 import prunefuse_ray
 from prunefuse_ray.acquisition import STRATEGIES, Chance
-from prunefuse_ray.api.steps import Scores
+from prunefuse_ray.api.steps import Scores, _StreamScorer
 from prunefuse_ray.errors import ConfigError, PruneFuseError, ScoreError
 from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.selection import set_selection
@@ -107,6 +110,55 @@ def test_scores_are_those_of_the_network_however_the_data_come(mine, images):
         assert scores.table["id"].to_pylist() == list(range(70))
         assert (len(scores), scores.classes) == (70, 3)
     assert mine.training, "the network is left as it was"
+
+
+def test_a_series_of_pandas_is_read_by_place(mine, images):
+    series = pd.Series([image.numpy() for image in images], index=[*range(1, 70), 0])
+    found = prunefuse_ray.score(mine, series, prepare=lambda batch: torch.as_tensor(np.stack(list(batch))))
+    np.testing.assert_allclose(found.table["score"].to_numpy(), expected_margin(mine, images), atol=1e-5)
+
+
+class InPlace(Mine):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5).div_(0.25))
+
+
+@pytest.mark.parametrize("strategy", ["margin", "badge"])
+def test_data_stay_as_they_were(strategy, images):
+    network, before = InPlace(), images.clone()
+    prunefuse_ray.prune(network, images)
+    prunefuse_ray.score(network, images, strategy)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, partial(torch.compile, backend="eager")], ids=["spread", "compiled"])
+def test_a_proxy_wrapped_for_its_training_is_fused(wrap, mine, images):
+    proxy = prunefuse_ray.prune(wrap(mine), images[:2])
+    expected = prunefuse_ray.fuse(mine, proxy).state_dict()
+    proxy.network = wrap(proxy.network)
+    found = prunefuse_ray.fuse(wrap(mine), proxy).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(t, found[n]) for n, t in expected.items())
+
+
+def test_a_default_device_of_the_callers_is_no_obstacle(mine, images):
+    with torch.device("meta"):  # stands for a GPU
+        assert len(prunefuse_ray.score(mine, TensorDataset(images))) == 70
+        proxy = prunefuse_ray.prune(mine, images)
+        prunefuse_ray.fuse(mine, proxy, "function_preserving")
+
+
+def test_samples_of_a_ray_dataset_without_an_id_are_refused(mine):
+    scorer = _StreamScorer(mine, "margin", "classification", None, ("id", "image"), 1, "cpu")
+    with pytest.raises(ConfigError, match="column 'id' leaves samples without an id"):
+        scorer({"id": np.array([1.0, np.nan]), "image": np.zeros((2, 1, 8, 8), np.float32)})
+
+
+def test_numbers_of_numpy_and_unread_streams_do_no_harm(mine, images):
+    scores = prunefuse_ray.score(mine, images, "badge")
+    found = prunefuse_ray.select(scores, 5, seed=np.int64(3), round=np.int64(1))
+    assert found.equals(prunefuse_ray.select(scores, 5, seed=3, round=1))
+    assert Scores(strategy="margin", classes=2, dataset=object()), "asked without being counted"
 
 
 def test_inputs_may_be_prepared_and_samples_named(mine, images):
@@ -301,6 +353,17 @@ class OfRay:
     __module__ = "ray.data.dataset"
 
 
+class Batches:
+    """What is taken for an iterator over a dataset of Ray's."""
+
+    __module__ = "ray.data.iterator"
+
+
+class Backwards(BatchSampler):
+    def __iter__(self):
+        return reversed(list(super().__iter__()))
+
+
 def drawn(x, **more):
     return DataLoader(TensorDataset(x), **more)
 
@@ -340,6 +403,31 @@ def without_the_third(samples):
             lambda m, x: prunefuse_ray.score(m, drawn(x, num_workers=2, in_order=False)),
             "with in_order=False, so nobody would know which sample has which score",
         ),
+        (
+            lambda m, x: prunefuse_ray.score(m, drawn(x, batch_sampler=Backwards(SequentialSampler(x), 4, False))),
+            "which sample has which score",
+        ),
+        (lambda m, x: prunefuse_ray.score(m, Batches()), "give the ray.data.Dataset itself"),
+        (lambda m, x: prunefuse_ray.score(m, {"image": x}), "give the samples alone"),
+        (lambda m, x: prunefuse_ray.score(nn.Sequential(m, nn.Softmax(1)), x), "leave its softmax out"),
+        (lambda m, x: prunefuse_ray.score(m, x, ids=torch.arange(70)[:, None]), "give a number or a string"),
+        (lambda m, x: prunefuse_ray.score(m, x, ids=[None, *range(69)]), "ids: hold None"),
+        (lambda m, x: prunefuse_ray.score(m, x, ids=[2**128, *range(69)]), "ids: are not all of one type"),
+        (lambda m, x: prunefuse_ray.score(m, iter([np.array([b"a", b"bc"], object)])), "make no batch"),
+        (lambda m, x: prunefuse_ray.score(m, x, prepare=lambda batch: batch.numpy()), "prepare: gives a ndarray"),
+        (
+            lambda m, x: prunefuse_ray.select(
+                prunefuse_ray.score(prunefuse_ray.prune(m, x), x, "k_centers"),
+                3,
+                labeled=prunefuse_ray.score(m, x[:5], "k_centers", ids=range(100, 105)),
+            ),
+            "score both by the same network",
+        ),
+        (
+            lambda m, x: prunefuse_ray.export(m, x, "never", classes=np.array(["a", "b"])),
+            "2 names, but the network gives 3 logits",
+        ),
+        (lambda m, x: prunefuse_ray.export(Several(m, lambda y: (y, y)), x, "never"), "gives tuple for 1 input"),
         (lambda m, x: prunefuse_ray.score(m, OfRay(), ids=range(70)), "name it by id_column"),
         (
             lambda m, x: prunefuse_ray.score(m, drawn(x, batch_size=8, drop_last=True)),

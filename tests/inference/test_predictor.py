@@ -4,6 +4,7 @@ import io
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -232,6 +233,16 @@ def test_vectors_may_be_tensors_and_none(tmp_path):
     assert found == [p.probability for p in model.predict(x.tolist())]
     assert found == [p.probability for p in model.predict(x.detach().bfloat16())]
     assert next(model.predict(x[0])).probability == pytest.approx(found[0])
+    assert found == [p.probability for p in model.predict(pd.DataFrame(x.detach().numpy()))], "a sample a row"
+
+
+def test_a_task_and_a_network_of_ones_own_are_both_trusted(tmp_path):
+    names = ("tests.support.nets:tiny", "prunefuse_ray.tasks.classification:CLASSIFICATION")
+    save(tmp_path / "n", FORM, *names)
+    for one in names:
+        with pytest.raises(LedgerError, match="trusted"):
+            prunefuse_ray.load(tmp_path / "n", trusted=one)
+    assert prunefuse_ray.load(tmp_path / "n", trusted=names).classes == CLASSES
 
 
 def test_a_pillow_image_that_is_cut_is_named_like_others(saved, photo):

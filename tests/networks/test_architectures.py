@@ -1,5 +1,6 @@
 """Every architecture through every stage: build, prune, save, load, fuse, train, fuse again."""
 
+import math
 import random
 from fractions import Fraction
 
@@ -316,6 +317,11 @@ class TwoInputs(Lazy):
         return super().forward(x * mask)
 
 
+class Softened(nn.Sequential):
+    def __init__(self, num_classes, input_shape):
+        super().__init__(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes), nn.Softmax(1))
+
+
 class Named(Lazy):
     def forward(self, x):
         return {"logits": super().forward(x)}
@@ -354,6 +360,7 @@ class Computed(nn.Sequential):
         (f"{__name__}:TwoInputs", (3, 8, 8), r"network\.architecture: \S+ takes 2 inputs \(x, mask\)"),
         (f"{__name__}:Named", (3, 8, 8), "returns a dict; make it return the logits alone"),
         (f"{__name__}:Auxiliary", (3, 8, 8), "returns a tuple in training; make it return the logits alone"),
+        (f"{__name__}:Softened", (3, 8, 8), "returns probabilities; logits are needed: leave its softmax out"),
         (f"{__name__}:Frozen", (3, 8, 8), r"Frozen has no weights to train: none has requires_grad set"),
         (
             f"{__name__}:Doubled",

@@ -21,7 +21,7 @@ def verify(fused: nn.Module, parts: Parts) -> None:
     def outputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         inputs = probe_inputs(spec, dtype)
         expected, found = (
-            copied(each).cpu().to(dtype).eval()(inputs)
+            copied(each).cpu().to(dtype).eval()(inputs.clone())  # it may work in place
             for each in (members[0] if len(members) == 1 else Ensemble(members), fused)
         )
         return expected, found
