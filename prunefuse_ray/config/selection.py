@@ -131,8 +131,15 @@ class Selection(Section):
     @property
     def later(self) -> list[Strategy]:
         """The strategies by which the rounds after the initial set may select."""
-        names = auto.STRATEGIES if self.strategy == AUTO_STRATEGY else (self.strategy,)
-        return [STRATEGIES[name] for name in names]
+        if self.strategy != AUTO_STRATEGY:
+            return [STRATEGIES[self.strategy]]
+        all_ = [STRATEGIES[name] for name in auto.STRATEGIES]
+        return [s for s in all_ if s.by_score or not s.select] if self.weighs else all_
+
+    @property
+    def weighs(self) -> bool:
+        """Whether scores are weighed by class."""
+        return bool(self.class_balance or self.wanted_classes)
 
     @property
     def needs_features(self) -> bool:

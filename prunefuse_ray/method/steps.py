@@ -5,9 +5,11 @@ Kousar, Bhatti, Moon, "PruneFuse", 2026 (arXiv 2603.26138), algorithm 1.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prunefuse_ray.acquisition.auto import AUTO, LEAP
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.networks.from_pool import STATISTICS
@@ -157,6 +159,14 @@ def budget_notes(config: Config, classes: int) -> list[str]:
         notes.append(f"selection.budgets: the first {first} labels cannot be of all {classes} classes")
     if first == 1:
         notes.append("selection.budgets: of one label a network learns one class, and its batch norms no statistics")
+    if config.selection.strategy != AUTO and not all(s.needs_no_training for s in config.selection.later):
+        leaps = [(a, b) for a, b in itertools.pairwise(config.selection.budgets) if b > LEAP * a]
+        notes += [
+            f"selection.budgets: from {a:,} labels to {b:,} at once is a leap: what a network of {a:,} labels is "
+            "unsure of is no guide to so many (on IMDb, 2 points below random selection); put budgets between, or set "
+            f"selection.strategy to {AUTO} or max_herding"
+            for a, b in leaps
+        ]
     return notes
 
 

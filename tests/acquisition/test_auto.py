@@ -32,10 +32,19 @@ def test_facts_decide_and_the_reason_names_them(counts, agreement, strategy, sai
     assert said in decision.reason
 
 
+def test_a_leap_is_covered_and_not_asked_what_is_uncertain():
+    for counts in ([3] * 10, [100] * 10, [200, 2], [200, 0], [5000] * 10):
+        leap = decide(Facts(counts=counts, agreement=None, growth=5.0))
+        assert leap.strategy == "max_herding"
+        assert leap.reason.startswith("5 times as many labels at once, above 3")
+        assert decide(Facts(counts=counts, agreement=None, growth=3.0)) == decide(Facts(counts=counts, agreement=None))
+
+
 def test_what_it_may_answer_is_known_before():
     assert {
-        decide(Facts(counts=[n, n // spread], agreement=share)).strategy
+        decide(Facts(counts=[n, n // spread], agreement=share, growth=growth)).strategy
         for n in (1, 30, 100, 1000)
+        for growth in (2.0, 4.0)
         for spread in (1, 20)
         for share in (None, 0.1, 0.9)
     } == set(auto.STRATEGIES)

@@ -15,7 +15,7 @@ from prunefuse_ray.acquisition.quotas import round_robin
 from prunefuse_ray.acquisition.typiclust import TYPICLUST
 from prunefuse_ray.config.files import config_from_tree, merge
 from prunefuse_ray.errors import ConfigError, ScoreError
-from prunefuse_ray.method.steps import Step
+from prunefuse_ray.method.steps import Step, budget_notes
 from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.report.page import render
 from prunefuse_ray.run import loop
@@ -283,6 +283,23 @@ def test_auto_decides_in_each_round_and_records_why(local_ray, tiny_pool, tmp_pa
     assert "few labels (5 labels a class, below 8)" in page
 
 
+def test_a_leap_in_the_budgets_is_told_and_covered(local_ray, tiny_pool, tmp_path):
+    def notes(**selection):
+        return budget_notes(config_from_tree({"selection": {"budgets": [10, 18, 60], **selection}}), 2)
+
+    said = "selection.budgets: from 18 labels to 60 at once is a leap"
+    assert [note.startswith(said) for note in notes(strategy="margin")] == [True]
+    assert notes(strategy="random") == notes(strategy="auto") == notes(strategy="k_centers") == []
+    assert notes(strategy="margin", budgets=[10, 30, 90]) == []
+    ledger = loop.run(tiny(tiny_pool, tmp_path, selection={"strategy": "auto", "budgets": [10, 31]}))
+    scored = ledger.committed(Step(0, "score")).metrics
+    assert scored["strategy"] == "max_herding"
+    assert scored["reason"].startswith("3.1 times as many labels at once, above 3")
+    weighed = {"strategy": "auto", "budgets": [10, 31], "class_balance": 1.0}
+    ledger = loop.run(tiny(tiny_pool, tmp_path / "weighed", selection=weighed))
+    assert ledger.committed(Step(0, "score")).metrics["strategy"] == "uncertainty_herding", "which goes by scores"
+
+
 @pytest.mark.parametrize(
     "selection", [{"class_balance": 1.0}, {"strategy": "rare_classes", "wanted_classes": ["1"]}], ids=str
 )
@@ -336,7 +353,7 @@ def test_what_is_like_no_labeled_sample_is_held_back_and_named(local_ray, tiny_p
 def test_auto_goes_by_a_validation_set_of_its_own_alone(pool, trained, strategy):
     """Neither by the test set, nor by labels that the strategy itself has selected."""
     config = config_from_tree({"pool": {"source": "parquet", "path": "a", "test_path": "b", **pool}})
-    assert auto.decide(facts(config, [600, 600], trained)).strategy == strategy
+    assert auto.decide(facts(config, [600, 600], trained, 2.0)).strategy == strategy
 
 
 def test_a_class_that_there_is_not_cannot_be_wanted(local_ray, tiny_pool, tmp_path):

@@ -169,11 +169,14 @@ def strategy_of(context: RunContext, step: Step) -> Decision:
     if selection.strategy != AUTO:
         return Decision(strategy=selection.strategy, reason="selection.strategy")
     trained = context.ledger.require(Step(step.round, TRAIN)).metrics
-    counts = class_counts(context.config.task, context.labels(step.round), len(context.info.classes))
-    return auto.decide(facts(context.config, counts, trained))
+    labels = context.labels(step.round)
+    counts = class_counts(context.config.task, labels, len(context.info.classes))
+    # What covers a leap goes by no scores, which weights need.
+    growth = 1.0 if selection.weighs else selection.budgets[step.round + 1] / labels.num_rows
+    return auto.decide(facts(context.config, counts, trained, growth))
 
 
-def facts(config: Config, counts: Sequence[int], trained: Mapping[str, Any]) -> Facts:
+def facts(config: Config, counts: Sequence[int], trained: Mapping[str, Any], growth: float) -> Facts:
     """What `auto` decides by.
 
     A share of the labels (`pool.validation_share`) is no fair sample of the pool: after round 0 most of them were
@@ -182,9 +185,11 @@ def facts(config: Config, counts: Sequence[int], trained: Mapping[str, Any]) -> 
     Args:
         counts: labels so far, by class.
         trained: metrics of the round's training.
+        growth: labels after the round for each so far.
     """
     measured = trained.get(f"validation_{TASKS[config.task].metric.name}") or []
-    return Facts(counts=counts, agreement=max(measured, default=None) if config.pool.validation_path else None)
+    agreement = max(measured, default=None) if config.pool.validation_path else None
+    return Facts(counts=counts, agreement=agreement, growth=growth)
 
 
 def _network(context: RunContext, step: Step) -> Place:
@@ -198,7 +203,7 @@ def _network(context: RunContext, step: Step) -> Place:
 def weights_of(context: RunContext, step: Step, strategy: str) -> list[float]:
     """What a score is worth by class; none where all are alike, or no network is trained yet."""
     selection, classes = context.config.selection, context.info.classes
-    if step.round < 0 or not (selection.class_balance or selection.wanted_classes):
+    if step.round < 0 or not selection.weighs:
         return []
     return class_weights(
         class_counts(context.config.task, context.labels(step.round), len(classes)),
