@@ -56,8 +56,18 @@ def main() -> None:
     parser.add_argument("--command", required=True)
     parser.add_argument("--rare", type=int, nargs="*", default=[], help="numbers of rare classes")
     parser.add_argument("--title", nargs=2, action="append", default=[], help="an arm, and how the table calls it")
+    parser.add_argument(
+        "--also", nargs=2, action="append", default=[], help="another sweep, and an arm to take from it"
+    )
+    parser.add_argument("--reference", help="the arm that the others are compared with, if not the sweep's")
     given = parser.parse_args()
     found = figures_of(given.sweep, given.rare, dict(given.title))
+    for sweep, arm in given.also:
+        other = figures_of(Path(sweep), given.rare, dict(given.title))
+        found["arms"][arm] = other["arms"][arm]
+        found["rows"] = [row for row in found["rows"] if row["arm"] != arm]
+        found["rows"] += [row for row in other["rows"] if row["arm"] == arm]
+    found["reference"] = given.reference or found["reference"]
     head = {"command": given.command, "cpu": given.cpu, "date": date.today().isoformat()}
     (FIGURES / f"{given.name}.json").write_text(json.dumps({**head, **found}, indent=1) + "\n")
 

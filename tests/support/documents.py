@@ -53,12 +53,14 @@ def with_tables(text: str) -> str:
 def comparison(name: str) -> str:
     """Mean ± standard deviation over seeds of the target network: a row for each arm of a sweep, a column for each
     number of labels; where the sweep has a reference, how far an arm is ahead of it, with the 95 % interval of
-    Student's t (paired by seed, the mean over the numbers of labels that follow the initial set), and likewise for rare
+    Student's t (paired by seed, the mean over the numbers of labels of the arm that follow the initial set), and likewise for rare
     classes; and the simplest model on the labels of each arm's end."""
     tree = json.loads((FIGURES / f"{name}.json").read_text(encoding="utf-8"))
     metric = Metric(name="m", title=tree["metric"], share=tree["share"])
 
     def cell(values: list[float]) -> str:
+        if not values:
+            return ""
         return metric.spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
 
     budgets = sorted({row["labels"] for row in tree["rows"]})
@@ -79,7 +81,8 @@ def comparison(name: str) -> str:
             by_seed = [] if arm == reference else _ahead(tree["rows"], arm, reference, value)
             told = metric.spread(statistics.mean(by_seed), interval(by_seed)) if by_seed else ""
             ahead.append("+" * (bool(by_seed) and statistics.mean(by_seed) >= 0) + told)
-        simplest = cell([row["baseline"] for row in rows if row["labels"] == budgets[-1]])
+        last = max(row["labels"] for row in rows)
+        simplest = cell([row["baseline"] for row in rows if row["labels"] == last])
         lines.append([title, *cells, *ahead, simplest])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
