@@ -28,6 +28,8 @@ from dataclasses import dataclass
 AUTO = "auto"
 STRATEGIES = ("uncertainty_herding", "margin", "max_herding")
 """All that `decide` may answer."""
+NEEDED = STRATEGIES[:2]
+"""What a task must have; one without `max_herding` has no answer of its own for a leap."""
 
 LEAP = 3.0
 """Labels after a round for each before it."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
@@ -133,7 +134,8 @@ class Scores:
         if self.table is not None:
             return self.table
         assert self.dataset is not None
-        batches = [b for b in _tables(self.dataset) if b.num_rows]
+        with closing(_tables(self.dataset)) as found:
+            batches = [b for b in found if b.num_rows]
         return pa.concat_tables([_plain(b) for b in batches]) if batches else pa.table({"id": [], "score": []})
 
     def __bool__(self) -> bool:
@@ -426,7 +428,8 @@ def _score_stream(
     gpu = torch.device(device).type == "cuda" if device else total.get("GPU", 0) >= 1
     where = "cuda" if gpu else device or "cpu"
     free = total.get("GPU", 0) if gpu else total.get("CPU", 0) - STREAM_CPUS
-    least, most = (actors, actors) if isinstance(actors, int) else actors or (1, max(1, int(free)))
+    span = (int(actors), int(actors)) if isinstance(actors, int | Integral) else actors
+    least, most = span or (1, max(1, int(free)))
     dataset = data.map_batches(
         _StreamScorer,
         fn_constructor_args=(module, strategy, task, prepare, columns, batch_size, where),
@@ -626,26 +629,31 @@ def _plain(table: pa.Table) -> pa.Table:
     return table
 
 
-def _tables(dataset: Any) -> Iterator[pa.Table]:
-    """What fails in an actor is raised as it was there."""
+def _tables(dataset: Any) -> Generator[pa.Table]:
+    """What fails in an actor is raised as it was there. Close it, so that the context is as before."""
     from prunefuse_ray.distributed.remote import plain_errors
 
     context = dataset.context  # of the caller's dataset, too
     before, context.raise_original_map_exception = context.raise_original_map_exception, True
+    logger = logging.getLogger("ray.data.exceptions")  # it would call a mistake in `prepare` one of Ray's
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         with plain_errors():
             yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)
     finally:
         context.raise_original_map_exception = before
+        logger.setLevel(level)
 
 
 def _best_of(dataset: ray.data.Dataset, k: int) -> pa.Table:
     """The k rows of highest score of a stream; a batch and k rows are in memory at a time."""
     top: pa.Table | None = None
-    for batch in _tables(dataset):
-        rows = batch.select(["id", "score"])
-        _check_finite(rows)
-        top = best(rows if top is None else pa.concat_tables([top, rows]), k)
+    with closing(_tables(dataset)) as batches:
+        for batch in batches:
+            rows = batch.select(["id", "score"])
+            _check_finite(rows)
+            top = best(rows if top is None else pa.concat_tables([top, rows]), k)
     if top is None or top.num_rows < k:
         raise ScoreError(f"k: {k} samples are wanted, but there are {0 if top is None else top.num_rows}")
     return top

@@ -151,7 +151,7 @@ class Config(Section):
         for field in ("strategy", "initial"):
             name = getattr(self.selection, field)
             try:
-                [known[n] for n in (auto.STRATEGIES if name == AUTO_STRATEGY else (name,))]
+                [known[n] for n in (auto.NEEDED if name == AUTO_STRATEGY else (name,))]
             except (KeyError, ConfigError):
                 raise ValueError(
                     f"selection.{field} '{name}' makes no sense for task '{self.task}'; use one of {', '.join(known)}"

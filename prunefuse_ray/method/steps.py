@@ -159,13 +159,16 @@ def budget_notes(config: Config, classes: int) -> list[str]:
         notes.append(f"selection.budgets: the first {first} labels cannot be of all {classes} classes")
     if first == 1:
         notes.append("selection.budgets: of one label a network learns one class, and its batch norms no statistics")
-    if config.selection.strategy != AUTO and not all(s.needs_no_training for s in config.selection.later):
-        leaps = [(a, b) for a, b in itertools.pairwise(config.selection.budgets) if b > LEAP * a]
+    by = config.selection
+    if (by.strategy != AUTO or by.weighs) and not all(s.needs_no_training for s in by.later):
+        free = not (by.weighs or by.per_group or by.min_distance is not None or by.dropout_masks)
+        able = free and "max_herding" in TASKS[config.task].strategies
+        instead = ", or set selection.strategy to max_herding" if able else ""
         notes += [
             f"selection.budgets: from {a:,} labels to {b:,} at once is a leap: what a network of {a:,} labels is "
-            "unsure of is no guide to so many (on IMDb, 2 points below random selection); put budgets between, or set "
-            f"selection.strategy to {AUTO} or max_herding"
-            for a, b in leaps
+            "unsure of is no guide to so many (on IMDb, 2 points below random selection); put budgets between" + instead
+            for a, b in itertools.pairwise(by.budgets)
+            if b > LEAP * a
         ]
     return notes
 

@@ -380,6 +380,8 @@ def _training_rate(
     task: Task, network: networks.Selector, recipe: Recipe, form: Form, seconds: float, device: torch.device
 ) -> float:
     """In the trainer's format and arithmetic: what it avoids is avoided here, too (`networks.channels_last`)."""
+    if recipe.precision == "fp32":
+        networks.full_float32()
     module = networks.channels_last(copy.deepcopy(network.network).to(device)).train()
     x = network_inputs(form, torch.zeros((recipe.batch_size, *form.shape), dtype=torch.uint8, device=device))
     y = torch.from_numpy(task.blank_targets(recipe.batch_size, network.spec.classes, form)).to(device)

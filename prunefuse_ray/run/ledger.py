@@ -27,11 +27,25 @@ import pyarrow.parquet as pq
 import yaml
 
 from prunefuse_ray import progress
+from prunefuse_ray.acquisition import AUTO
 from prunefuse_ray.conditional import network_file_system
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import differences, to_tree
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import BASELINE, FINETUNE, FUSE, GROW, INIT, LABEL, PRETRAIN, REPORT, SCORE, Step, steps
+from prunefuse_ray.method.steps import (
+    BASELINE,
+    FINETUNE,
+    FUSE,
+    GROW,
+    INIT,
+    LABEL,
+    PRETRAIN,
+    REPORT,
+    SCORE,
+    SYNC,
+    Step,
+    steps,
+)
 from prunefuse_ray.run.lease import Lease
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import CLASS, REJECTED, labels_schema
@@ -133,6 +147,12 @@ class Ledger:
             for end in (Step(-1, REPORT), Step(-1, BASELINE)):
                 self._commit_place(end).delete()
                 self._commits.pop(end, None)
+            if old.selection.strategy == AUTO and not old.selection.weighs:  # it asks how many labels come next
+                for r in range(len(budgets) - 1):
+                    asked = old.selection.budgets[r + 1 : r + 2] != budgets[r + 1 : r + 2]
+                    if asked and self.committed(Step(r, SCORE)) and not self.committed(Step(r + 1, "select")):
+                        self._commit_place(Step(r, SCORE)).delete()
+                        self._commits.pop(Step(r, SCORE), None)
             selection = old.selection.model_copy(update={"budgets": budgets})
             tree = to_tree(old.model_copy(update={"selection": selection}))
             self._put(self.root / "config.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
@@ -528,7 +548,7 @@ def to_bytes(output: Output) -> bytes:
 def phases_of(config: Config, ledger: Ledger, round_: int) -> list[Step]:
     """The phases of a round: those that are planned, and those that it has done under other label budgets."""
     planned = [step for step in steps(config) if step.round == round_]
-    others = (Step(round_, phase) for phase in (GROW, SCORE, FUSE, FINETUNE))
+    others = (Step(round_, phase) for phase in (GROW, SCORE, FUSE, FINETUNE, SYNC))
     return planned + [step for step in others if step not in planned and ledger.committed(step)]
 
 

@@ -21,6 +21,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from prunefuse_ray.acquisition.auto import AUTO, LEAP
 from prunefuse_ray.config.files import flatten, to_tree
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.method.steps import REPORT, Step, base, learns, pretrained_target, start, steps, to_select
@@ -73,6 +74,9 @@ def inputs_keys(config: Config, pool: Mapping[str, Any]) -> dict[Step, str]:
         if step.phase == "pretrain":
             inputs["views"] = [config.training.augment, config.training.smallest_crop]
             inputs["labels"] = config.selection.budgets[0] if config.pretraining.method == "auto" else None
+        if step.phase == "score" and step.round >= 0 and config.selection.strategy == AUTO:
+            now, then = config.selection.budgets[step.round : step.round + 2]
+            inputs["growth"] = max(LEAP, then / now)  # below a leap `auto` does not ask
         if step.phase == "train":
             inputs |= {"hardness": True} if config.coreset.by_hardness else {}
         if step.phase == "select":

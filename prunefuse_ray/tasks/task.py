@@ -68,7 +68,8 @@ class Metric:
     def difference(self, value: float) -> str:
         """In percentage points where it is a share."""
         places = "+.3g" if 0 < abs(value) < SMALL else "+.3f"
-        return (f"{100 * value:+.1f} points" if self.share else f"{value:{places}}").replace("-", "−", 1)
+        text = f"{100 * value:+.1f} points" if self.share else f"{value:{places}}"
+        return f"−{text[1:]}" if text.startswith("-") else text
 
 
 class Evaluation(Protocol):

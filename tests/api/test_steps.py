@@ -141,6 +141,19 @@ def test_a_proxy_wrapped_for_its_training_is_fused(wrap, mine, images):
     assert all(torch.equal(t, found[n]) for n, t in expected.items())
 
 
+def test_a_row_that_sums_to_one_is_no_softmax(images):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    nn.init.zeros_(network[1].weight)
+    network[1].bias.data = torch.tensor([0.25, 0.75])
+    assert len(prunefuse_ray.score(network, iter(images[:3].split(1)))) == 3
+    assert len(prunefuse_ray.score(network, images)) == 70
+
+
+def test_a_network_that_works_in_place_is_exported(images, tmp_path):
+    prunefuse_ray.export(InPlace(), images, tmp_path / "n.onnx")
+    assert (tmp_path / "n.onnx").exists()
+
+
 def test_a_default_device_of_the_callers_is_no_obstacle(mine, images):
     with torch.device("meta"):  # stands for a GPU
         assert len(prunefuse_ray.score(mine, TensorDataset(images))) == 70

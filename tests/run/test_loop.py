@@ -263,6 +263,18 @@ def test_a_finished_run_goes_on_with_a_larger_budget(local_ray, tiny_pool, tmp_p
     assert known.equals(pa.concat_tables(theirs).sort_by("id"))
 
 
+def test_auto_decides_anew_where_a_round_gets_another_budget(local_ray, tiny_pool, tmp_path):
+    def stop(event, step, _):
+        if event == "done" and step == Step(0, "score"):
+            raise KeyboardInterrupt
+
+    config = in_the_driver(tiny_pool, tmp_path, selection={"strategy": "auto", "budgets": [10, 18]})
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(config, stop)
+    ledger = loop.run(in_the_driver(tiny_pool, tmp_path, selection={"strategy": "auto", "budgets": [10, 40]}))
+    assert ledger.require(Step(0, "score")).metrics["strategy"] == "max_herding", "as if it had been so from the start"
+
+
 @pytest.mark.parametrize("after", [Step(1, "train"), Step(1, "score")], ids=str)
 def test_a_run_ends_early_with_fewer_rounds(local_ray, tiny_pool, tmp_path, after):
     """As if it had been given so from the beginning; and what it gave up, it can take up again."""

@@ -291,6 +291,10 @@ def test_a_leap_in_the_budgets_is_told_and_covered(local_ray, tiny_pool, tmp_pat
     assert [note.startswith(said) for note in notes(strategy="margin")] == [True]
     assert notes(strategy="random") == notes(strategy="auto") == notes(strategy="k_centers") == []
     assert notes(strategy="margin", budgets=[10, 30, 90]) == []
+    assert notes(strategy="margin")[0].endswith("put budgets between, or set selection.strategy to max_herding")
+    for strategy in ("margin", "auto"):  # what covers goes by no scores, which weights need
+        (note,) = notes(strategy=strategy, class_balance=1.0)
+        assert note.endswith("put budgets between")
     ledger = loop.run(tiny(tiny_pool, tmp_path, selection={"strategy": "auto", "budgets": [10, 31]}))
     scored = ledger.committed(Step(0, "score")).metrics
     assert scored["strategy"] == "max_herding"

@@ -53,8 +53,8 @@ def with_tables(text: str) -> str:
 def comparison(name: str) -> str:
     """Mean ± standard deviation over seeds of the target network: a row for each arm of a sweep, a column for each
     number of labels; where the sweep has a reference, how far an arm is ahead of it, with the 95 % interval of
-    Student's t (paired by seed, the mean over the numbers of labels of the arm that follow the initial set), and likewise for rare
-    classes; and the simplest model on the labels of each arm's end."""
+    Student's t (paired by seed, the mean over the numbers of labels of the arm that follow the initial set), and
+    likewise for rare classes; and the simplest model on the labels of each arm's end."""
     tree = json.loads((FIGURES / f"{name}.json").read_text(encoding="utf-8"))
     metric = Metric(name="m", title=tree["metric"], share=tree["share"])
 

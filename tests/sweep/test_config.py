@@ -321,7 +321,7 @@ def test_presets_are_valid(preset):
             "selection_long_tail": 24,
             "selection_many_labels": 24,
             "selection_redundant": 24,
-            "selection_texts": 18,
+            "selection_texts": 21,
             "angles_comparison": 18,
             "digit_masks_comparison": 15,
             "scenes_comparison": 21,

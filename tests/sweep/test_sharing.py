@@ -33,6 +33,7 @@ SCRATCH = {"fusion": {"target": "scratch"}}
 LEARNED = {"pretraining": {"method": "rotation"}}
 MARGIN = {"selection": {"strategy": "margin"}}
 TYPICAL = {"selection": {"initial": "typiclust"}}
+AUTO = {"selection": {"strategy": "auto"}}
 PREFIX = {"-1:init", "0:select", "0:label", "0:train"}
 FUSED = {f"{r}:fuse" for r in range(3)}
 CHOSEN = {f"{r}:{p}" for r in range(3) for p in ("select", "label", "train")} | {"-1:init", "0:score", "1:score"}
@@ -76,6 +77,9 @@ BALD = {"selection": {"strategy": "bald", "dropout_masks": 10}}
          {s for s in CHOSEN if s[0] != "2"} | {"0:fuse", "0:finetune", "1:fuse", "1:finetune"}),
         ([], [{"selection": {"class_balance": 1.0}}], PREFIX | {"0:fuse", "0:finetune"}),
         ([], [{"selection": {"strategy": "auto"}}], PREFIX | {"0:fuse", "0:finetune"}),
+        ([AUTO], [AUTO, {"selection": {"budgets": [10, 40, 80]}}], PREFIX | {"0:fuse", "0:finetune"}),
+        ([AUTO], [AUTO, {"selection": {"budgets": [10, 20, 40]}}],
+         {s for s in CHOSEN if s[0] != "2"} | {"0:fuse", "0:finetune", "1:fuse", "1:finetune"}),
         ([], [TYPICAL], {"-1:init"}),
         ([BALD], [BALD, {"selection": {"dropout_masks": 20}}], PREFIX | {"0:fuse", "0:finetune"}),
         ([TYPICAL], [TYPICAL, MARGIN], PREFIX | {"-1:score", "0:fuse", "0:finetune"}),

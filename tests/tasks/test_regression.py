@@ -245,4 +245,5 @@ def test_errors_are_told_by_their_digits_however_small_the_units():
     assert [mae.text(v) for v in (2.5e-6, 0.0, 0.9, 12.0)] == ["2.5e-06", "0.000", "0.900", "12.000"]
     assert mae.spread(2.5e-6, 1.25e-7) == "2.5e-06 ± 1.2e-07"
     assert mae.difference(-2.5e-6) == "−2.5e-06"
+    assert mae.difference(2.5e-6) == "+2.5e-06"
     assert TASK.metric.difference(-0.25) == "−0.250"

@@ -172,7 +172,8 @@ def strategy_of(context: RunContext, step: Step) -> Decision:
     labels = context.labels(step.round)
     counts = class_counts(context.config.task, labels, len(context.info.classes))
     # What covers a leap goes by no scores, which weights need.
-    growth = 1.0 if selection.weighs else selection.budgets[step.round + 1] / labels.num_rows
+    able = "max_herding" in TASKS[context.config.task].strategies and not selection.weighs
+    growth = selection.budgets[step.round + 1] / labels.num_rows if able else 1.0
     return auto.decide(facts(context.config, counts, trained, growth))
 
 
