@@ -240,8 +240,8 @@ def test_auto_goes_by_labels_per_class():
     few, many = config(pretraining={"method": "auto"}), config(pretraining={"method": "auto"})
     assert decide(few, 10).method == "rotation"
     assert decide(many, 3).method == "none"
-    assert "333 labels a class" in decide(many, 3).reason
-    assert "333 labels a target" in decide(config(pretraining={"method": "auto"}, task="regression"), 3).reason
+    assert "333.3 labels a class" in decide(many, 3).reason
+    assert "333.3 labels a target" in decide(config(pretraining={"method": "auto"}, task="regression"), 3).reason
 
 
 def test_a_run_whose_pretraining_learned_nothing_says_so(undisturbed, monkeypatch, caplog, tiny_pool, tmp_path):
