@@ -61,12 +61,16 @@ class Decision:
     reason: str
 
 
+def in_words(each: float) -> str:
+    """Labels of one class on average: 24.6, of which a limit of 25 is told apart."""
+    return f"{each:,.1f}".removesuffix(".0") if each >= 10 else f"{each:.2g}"
+
+
 def decide(facts: Facts) -> Decision:
     """The strategy of the next selection."""
     per_class = sum(facts.counts) / max(1, len(facts.counts))
     rarest, commonest = min(filter(None, facts.counts), default=0), max(facts.counts, default=0)
-    each = f"{per_class:,.1f}".removesuffix(".0") if per_class >= 10 else f"{per_class:.2g}"
-    labels = f"{each} labels a class"
+    labels = f"{in_words(per_class)} labels a class"
     if facts.growth > LEAP:
         reason = f"{facts.growth:.3g} times as many labels at once, above {LEAP:g}: too many for what is uncertain now"
         return Decision(strategy="max_herding", reason=reason)

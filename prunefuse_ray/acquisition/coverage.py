@@ -62,10 +62,10 @@ def _select(kernel: Callable[[Candidates, Part, Points, int, Chance], Kernel], b
         order = np.argsort(part.drawn(chance, TIES), kind="stable")
         coverage = Coverage(kernel(candidates, part, points, k, chance), part.points.take(order), points, weights_R)
         coverage.cover(part.labeled())
-        found, weighed_R = coverage.greedy(k), weights_R > 0
-        while by_uncertainty and len(found) < k and scores[~weighed_R].any():
-            coverage.weights_R = weights_of(np.where(weighed_R, 0, scores))
-            weighed_R |= coverage.weights_R > 0
+        found, light_R = coverage.greedy(k), np.where(weights_R > 0, 0, scores)
+        while by_uncertainty and len(found) < k and light_R.any():
+            coverage.weights_R = weights_of(light_R)
+            light_R = np.where(coverage.weights_R > 0, 0, light_R)
             found = np.concatenate([found, coverage.greedy(k - len(found))])
         rows = _filled(order[found], part, k, chance)
         return ranked(pa.table({"id": part.ids, "score": part.scores}).take(pa.array(rows)))

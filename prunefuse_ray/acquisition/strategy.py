@@ -138,6 +138,11 @@ class Strategy:
             )
 
     @property
+    def goes_by_scores(self) -> bool:
+        """Whether what weighs its scores has a say in what it selects."""
+        return self.score is not None and (self.by_score or self.select is None)
+
+    @property
     def needs_no_training(self) -> bool:
         """Whether it makes sense of the pool before any label: by chance, or by features alone."""
         return self.score is None or bool(self.select and not self.by_score and not self.gradients)

@@ -93,8 +93,8 @@ class Selection(Section):
     @model_validator(mode="after")
     def _weighable(self) -> Selection:
         for field in ("class_balance", "wanted_classes"):
-            if getattr(self, field) and any(s.score is None or (s.select and not s.by_score) for s in self.later):
-                able = [n for n, s in STRATEGIES.loadable().items() if s.score and (s.by_score or not s.select)]
+            if getattr(self, field) and not all(s.goes_by_scores for s in self.later):
+                able = [name for name, strategy in STRATEGIES.loadable().items() if strategy.goes_by_scores]
                 raise ValueError(
                     f"{field} weighs scores, and strategy '{self.strategy}' does not go by them: leave it out, or set "
                     f"strategy to one of {', '.join(able)}"
@@ -133,8 +133,8 @@ class Selection(Section):
         """The strategies by which the rounds after the initial set may select."""
         if self.strategy != AUTO_STRATEGY:
             return [STRATEGIES[self.strategy]]
-        all_ = [STRATEGIES[name] for name in auto.STRATEGIES]
-        return [s for s in all_ if s.by_score or not s.select] if self.weighs else all_
+        answers = [STRATEGIES[name] for name in auto.STRATEGIES]
+        return [s for s in answers if s.goes_by_scores or not self.weighs]
 
     @property
     def weighs(self) -> bool:

@@ -142,17 +142,14 @@ class Ledger:
         """Record the label budgets of a configuration that `check_config` let pass. What the run came to with fewer is
         not its end any more."""
         if self.budgets_change(config):
-            self.check_lease()
             old, budgets = self.read_config(), config.selection.budgets
             for end in (Step(-1, REPORT), Step(-1, BASELINE)):
-                self._commit_place(end).delete()
-                self._commits.pop(end, None)
+                self.uncommit(end)
             if old.selection.strategy == AUTO and not old.selection.weighs:  # it asks how many labels come next
                 for r in range(len(budgets) - 1):
                     asked = old.selection.budgets[r + 1 : r + 2] != budgets[r + 1 : r + 2]
                     if asked and self.committed(Step(r, SCORE)) and not self.committed(Step(r + 1, "select")):
-                        self._commit_place(Step(r, SCORE)).delete()
-                        self._commits.pop(Step(r, SCORE), None)
+                        self.uncommit(Step(r, SCORE))
             selection = old.selection.model_copy(update={"budgets": budgets})
             tree = to_tree(old.model_copy(update={"selection": selection}))
             self._put(self.root / "config.yaml", yaml.safe_dump(tree, sort_keys=False).encode())

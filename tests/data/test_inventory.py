@@ -155,13 +155,18 @@ def test_of_a_large_pool_a_part_is_looked_at_and_the_rest_is_left_to_scoring(tmp
     assert (whole.inventory.compared, whole.held_out) == (20, None)
 
 
-def test_known_labels_are_counted_by_class(tmp_path, local_ray):
-    share(tmp_path, shared=0)
-    (tmp_path / "known.csv").write_text("id,label\ns0003,1\ns0004,1\ns0005,0\n")
-    pool = parquet_pool(tmp_path, known_labels=str(tmp_path / "known.csv"))
+def with_known_labels(where, rows, task="classification"):
+    share(where, shared=0)
+    (where / "known.csv").write_text(f"id,label\n{rows}")
+    pool = parquet_pool(where, known_labels=str(where / "known.csv"))
     found = survey(pool)
-    known = check_known_labels(pool, "classification", found.info, found.indexes["path"])
-    account = take(found, known).inventory
+    known = check_known_labels(pool, task, found.info, found.indexes["path"])
+    samples = {**found.sets, "path": dataclasses.replace(found.sets["path"], task_name=task)}
+    return take(dataclasses.replace(found, sets=samples), known).inventory
+
+
+def test_known_labels_are_counted_by_class(tmp_path, local_ray):
+    account = with_known_labels(tmp_path, "s0003,1\ns0004,1\ns0005,0\n")
     assert account.known_labels == {"0": 1, "1": 2}
     assert "known labels: 3: 0 1, 1 2" in lines(account.to_json())
     of_several = {**account.to_json(), "known": 2}  # one of the samples has two labels
@@ -169,13 +174,7 @@ def test_known_labels_are_counted_by_class(tmp_path, local_ray):
 
 
 def test_samples_with_known_labels_are_counted_and_not_their_classes(tmp_path, local_ray):
-    share(tmp_path, shared=0)
-    (tmp_path / "known.csv").write_text("id,label\ns0003,0;1\ns0004,1\n")
-    pool = parquet_pool(tmp_path, known_labels=str(tmp_path / "known.csv"))
-    found = survey(pool)
-    known = check_known_labels(pool, "multi_label", found.info, found.indexes["path"])
-    samples = {**found.sets, "path": dataclasses.replace(found.sets["path"], task_name="multi_label")}
-    account = take(dataclasses.replace(found, sets=samples), known).inventory
+    account = with_known_labels(tmp_path, "s0003,0;1\ns0004,1\n", "multi_label")
     assert (account.known, account.known_labels) == (2, {"0": 1, "1": 2})
 
 

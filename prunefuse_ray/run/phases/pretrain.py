@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from prunefuse_ray.acquisition.auto import in_words
 from prunefuse_ray.config import Config
 from prunefuse_ray.errors import TrainingError
 from prunefuse_ray.method.selector import proxies, trusted
@@ -48,8 +49,8 @@ def decide(config: Config, classes: int) -> Plan:
         return Plan(method=method, reason="pretraining.method")
     labels = config.selection.budgets[0] / classes
     few, each = labels <= ENOUGH_LABELS, "target" if TASKS[config.task].numbers else "class"
-    told = f"{labels:,.1f}".removesuffix(".0")
-    return Plan(method="rotation" if few else "none", reason=f"auto: {told} labels a {each} in the initial set")
+    reason = f"auto: {in_words(labels)} labels a {each} in the initial set"
+    return Plan(method="rotation" if few else "none", reason=reason)
 
 
 def hardly_learned(metrics: Mapping[str, Any]) -> str | None:
