@@ -13,4 +13,4 @@ ARG EXTRAS="openvino"
 COPY --chown=ray pyproject.toml constraints.txt README.md LICENSE /home/ray/prunefuse/
 COPY --chown=ray prunefuse_ray /home/ray/prunefuse/prunefuse_ray
 # The Ray that is there fulfills its pin, and stays.
-RUN pip install --no-cache-dir --constraint /home/ray/prunefuse/constraints.txt "/home/ray/prunefuse[${EXTRAS}]"
+RUN pip install --no-cache-dir --constraint /home/ray/prunefuse/constraints.txt "/home/ray/prunefuse${EXTRAS:+[$EXTRAS]}"

@@ -17,7 +17,7 @@ from contextlib import suppress
 import prunefuse_ray
 from prunefuse_ray import interrupts, progress
 from prunefuse_ray.commands import COMMANDS, EXIT_CODES, GROUPS
-from prunefuse_ray.errors import PruneFuseError, causes, disk_trouble, near, store_trouble
+from prunefuse_ray.errors import PruneFuseError, disk_trouble, lost_by_ray, near, store_trouble
 from prunefuse_ray.run import supervisor
 from prunefuse_ray.run.processes import end_with_parent
 
@@ -98,16 +98,6 @@ def _reader_gone() -> bool:
     if gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return gone
-
-
-def lost_by_ray(error: BaseException) -> BaseException | None:
-    """What in an error says that Ray lost a process, a node or itself; None where our own code raised it."""
-    ray = sys.modules.get("ray")
-    if ray is None:
-        return None
-    lost = (e for e in causes(error) if isinstance(e, ray.exceptions.RayError))
-    ours = ray.exceptions.RayTaskError, ray.exceptions.UserCodeException  # what Ray Data wraps a function's error in
-    return next((e for e in lost if not isinstance(e, ours)), None)
 
 
 def overview() -> str:

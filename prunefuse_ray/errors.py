@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -113,6 +114,8 @@ DISK_REMEDIES = {
     errno.EPERM: "give yourself the right to read and write there, or name another directory",
     errno.EISDIR: "it is a directory: name a file in it",
     errno.ENOTDIR: "a part of its path is a file: name another directory",
+    errno.EIO: "the disk, or the machine that it belongs to, fails: see the system's log (dmesg)",
+    errno.ESTALE: "the server of this file was restarted, or the file was replaced: mount the directory again",
 }
 """Errors of disks that a user can put right."""
 
@@ -156,8 +159,13 @@ def store_trouble(error: BaseException) -> str | None:
     return None
 
 
+INSIDE = ("cause", "health_check_failure", "controller_failure")
+"""Where Ray keeps what an error of another process came from; Ray Train that of a worker, and of its controller."""
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from; Ray keeps those of other processes in `cause`, Ray Train in `worker_failures`."""
+    """An error and what it came from; Ray keeps that in INSIDE, and Ray Train of several workers in
+    `worker_failures`."""
     seen: list[BaseException] = []
     todo: list[object] = [error]
     while todo:
@@ -165,8 +173,18 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         if isinstance(one, BaseException) and one not in seen:
             seen.append(one)
             yield one
-            todo += [getattr(one, "cause", None), one.__cause__, one.__context__]
+            todo += [*(getattr(one, name, None) for name in INSIDE), one.__cause__, one.__context__]
             todo += getattr(one, "worker_failures", {}).values()
+
+
+def lost_by_ray(error: BaseException) -> BaseException | None:
+    """What in an error says that Ray lost a process, a node or itself; None where our own code raised it."""
+    ray = sys.modules.get("ray")
+    if ray is None:
+        return None
+    lost = (e for e in causes(error) if isinstance(e, ray.exceptions.RayError))
+    ours = ray.exceptions.RayTaskError, ray.exceptions.UserCodeException  # what Ray Data wraps a function's error in
+    return next((e for e in lost if not isinstance(e, ours)), None)
 
 
 def _code_in(text: str) -> int | None:

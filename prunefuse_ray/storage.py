@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from prunefuse_ray.errors import BROKEN_OFF, ConfigError, LedgerError, is_container
+from prunefuse_ray.errors import BROKEN_OFF, STORE, ConfigError, LedgerError, is_container
 
 PATIENCE = 60.0
 """Seconds for which a request to an object store is tried again, with growing pauses: one that throttles or is away for
@@ -346,6 +346,13 @@ def _from_uri(where: str) -> tuple[pafs.FileSystem, str]:
     except pa.ArrowInvalid as error:
         raise ConfigError(
             f"'{where}' is no place that can be used ({error}); give a path, s3://, gs://, file://"
+        ) from error
+    except OSError as error:  # Amazon is asked here where a bucket lies; for Hadoop a library is loaded
+        if STORE.search(str(error)):  # it does not answer, or refuses
+            raise
+        raise ConfigError(
+            f"'{where}' is not there ({error}); name a bucket that exists, and a store that this machine can use: "
+            "s3://, gs://, abfs://, file://"
         ) from error
 
 

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from prunefuse_ray import cli
-from prunefuse_ray.cli import lost_by_ray, main
+from prunefuse_ray.cli import main
 from prunefuse_ray.commands import COMMANDS, EXIT_CODES
 from prunefuse_ray.commands.networks import _rate
 from prunefuse_ray.commands.run import closing_table, phase_line
 from prunefuse_ray.commands.terminal import account, si
 from prunefuse_ray.config.files import PRESETS, config_from_tree, to_tree
-from prunefuse_ray.errors import LabelsWaiting, PoolError
+from prunefuse_ray.errors import LabelsWaiting, PoolError, lost_by_ray, store_trouble
 from prunefuse_ray.method.steps import steps
 from prunefuse_ray.networks import Dense, NetworkSpec, build
 from prunefuse_ray.run.ledger import Ledger
@@ -311,3 +311,16 @@ def test_a_supervised_driver_leaves_without_rays_shutdown_and_without_what_was_s
     monkeypatch.setattr(cli, "atexit", SimpleNamespace(register=last.append, unregister=no_more.append))
     assert cli.entry(["run"]) == 3
     assert (removed, last, no_more) == (["spilled"], [cli._leave], [ray.shutdown])
+
+
+def test_what_ray_train_wraps_is_found():
+    """It keeps what it heard of a worker, and what failed in its controller, in attributes of its own errors."""
+    import ray.train
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    died = ray.exceptions.ActorDiedError()
+    lost = WorkerHealthCheckFailedError("no answer", failure=died)
+    assert lost_by_ray(ray.train.WorkerGroupError("worker 0", {0: lost})) is died
+    assert lost_by_ray(ray.train.ControllerError(died)) is died
+    away = OSError("When writing: AWS Error SLOW_DOWN during PutObject operation")
+    assert store_trouble(ray.train.ControllerError(away)).startswith("object store: ")

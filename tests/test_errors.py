@@ -118,3 +118,10 @@ def test_a_directory_in_the_place_of_a_file_is_told(tmp_path):
     with pytest.raises(OSError, match="Is a directory") as caught:
         Place.at(str(tmp_path)).write_bytes(b"")
     assert disk_trouble(caught.value).startswith(f"{tmp_path}: Is a directory: it is a directory: name a file in it")
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_fails_is_told(code):
+    said = disk_trouble(OSError(code, os.strerror(code), "/data/a.png"))
+    assert said.startswith(f"/data/a.png: {os.strerror(code)}: ")
+    assert said.endswith("the same command resumes from what is recorded")

@@ -21,6 +21,7 @@ from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import load_samples
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import refuse_pickles, tables
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
 from prunefuse_ray.data.sources.huggingface import scan_arrow
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.method.selector import trusted
@@ -306,3 +307,15 @@ def test_what_ray_recovers_from_does_not_stand_among_the_results():
     said = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True).stdout
     assert said.count("(raylet)") == len(told)
     assert all(line in said for line in told)
+
+
+def test_a_network_cannot_have_its_task_imported_to_score_with_it(mark, tmp_path, monkeypatch, capsys):
+    (tmp_path / "evil.py").write_text(EVIL.format(str(mark)))
+    monkeypatch.syspath_prepend(tmp_path)
+    told = Preprocessing(task="evil:name", form=ImageForm(height=8, width=8, channels=1), classes=["a", "b"])
+    (tmp_path / "n").mkdir()
+    for name, content in (saved() | {PREPROCESSING_FILE: preprocessing_to_bytes(told)}).items():
+        (tmp_path / "n" / name).write_bytes(content)
+    assert main(["score", str(tmp_path / "n"), "--out", str(tmp_path / "out")]) == 2
+    assert "names a task of its own, 'evil:name'" in capsys.readouterr().err
+    assert not mark.exists()

@@ -274,3 +274,20 @@ def test_a_slash_too_many_is_none(tmp_path):
     """As of "$BUCKET/runs" where BUCKET ends in one."""
     assert Place.at("s3://bucket//runs///a?region=here").path == "bucket/runs/a"
     assert Place.at(f"file://{tmp_path}//a").path == f"{tmp_path}/a"
+
+
+@pytest.mark.parametrize("uri", ["s3://bukcet/runs", "hdfs://node/runs"])
+def test_a_store_that_is_not_there_is_said_and_one_that_fails_is_not_taken_for_it(monkeypatch, uri):
+    """Without a region Arrow asks Amazon where the bucket lies."""
+    said = ["Bucket 'bukcet' not found"]
+
+    def asked(*_, **__):
+        raise OSError(said[0])
+
+    monkeypatch.setattr(storage, "_s3", asked)
+    monkeypatch.setattr(storage.pafs, "FileSystem", SimpleNamespace(from_uri=asked))
+    with pytest.raises(ConfigError, match=r"is not there \(Bucket 'bukcet' not found\); name a bucket that exists"):
+        Place.at(uri)
+    said[0] = "When resolving region for bucket 'b': AWS Error NETWORK_CONNECTION during HeadBucket operation: away"
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        Place.at(uri)

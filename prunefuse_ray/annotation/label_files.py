@@ -255,13 +255,14 @@ def check_labels(rows: Sequence[Row], request: Request) -> tuple[pa.Table, list[
     given = Labels(task=TASKS[request.task], classes=classes, beside=request.place, seen=seen)
     taken: dict[tuple[Id, str], tuple[Row, int]] = {}
     for row in rows:
-        if given.missing(row.label):
-            continue
-        seen["labels of rows that are marked as unsure, too, are taken"] += row.unsure
-        id_, (label, reason) = known.find(row.id), given.read(row.label)
-        if id_ is None:
+        empty, id_ = given.missing(row.label), known.find(row.id)
+        if id_ is None and (row.unsure or not empty):
             meant = near(str(row.id), known.names) if len(wrong.unknown) < SHOWN else ""
             wrong.unknown.append(f"{row.where}: id '{'' if row.id is None else row.id}' was not asked for{meant}")
+        if empty:
+            continue
+        seen["labels of rows that are marked as unsure, too, are taken"] += row.unsure
+        label, reason = given.read(row.label)
         if reason is not None:
             wrong.outside.append(f"{row.where}: {reason}")
         if id_ is None or label is None:

@@ -76,7 +76,7 @@ class Client:
         page, seen = 1, 0
         while True:
             listing = self.call("GET", path, params=params | {"page": page, "page_size": PAGE})
-            items = listing[key]
+            items = self._field(listing, key, path, list)
             yield from items
             seen += len(items)
             if not items or seen >= listing.get("total", listing.get("count", 0)):
@@ -91,7 +91,18 @@ class Client:
                 f"annotation.url: {self.url} does not accept the personal access token of {TOKEN} (HTTP "
                 f"{answer.status_code}); make a new one in the account's settings"
             )
-        self._session.headers["Authorization"] = f"Bearer {_json(answer)['access']}"
+        access = self._field(_json(answer), "access", "/token/refresh", str)
+        self._session.headers["Authorization"] = f"Bearer {access}"
+
+    def _field(self, answer: Any, key: str, path: str, kind: type) -> Any:
+        """One field of an answer; LabelError where it is not there: another service, or another version."""
+        found = answer.get(key) if isinstance(answer, dict) else None
+        if not isinstance(found, kind):
+            raise LabelError(
+                f"annotation.url: {self.url}/api{path} does not answer as Label Studio does (no '{key}'); fix the "
+                "address, or update the server"
+            )
+        return found
 
     def _send(self, method: str, path: str, **more: Any) -> requests.Response:
         try:

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         metavar="PATH",
         help="where to write it (default: that name; of onnx and torch in the network's directory, else in the run)",
     )
-    parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
+    parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=TRUSTED_HELP)
     arguments = parser.parse_args(list(argv))
     from prunefuse_ray.storage import Place
 
@@ -62,14 +62,14 @@ def _tell_of_earlier_end(directory: str) -> None:
         console.print("the run goes on with more labels: this is the network that it had come to before")
 
 
-def _onnx(directory: str, out: Place | None, trusted: str | None) -> str:
+def _onnx(directory: str, out: Place | None, trusted: Sequence[str]) -> str:
     from prunefuse_ray.inference.onnx import to_onnx
     from prunefuse_ray.inference.predictor import load
 
     return _graph(directory, out, "model.onnx", to_onnx(load(directory, trusted=trusted)))
 
 
-def _program(directory: str, out: Place | None, trusted: str | None) -> str:
+def _program(directory: str, out: Place | None, trusted: Sequence[str]) -> str:
     from prunefuse_ray.inference.predictor import load
     from prunefuse_ray.inference.program import to_program
 
@@ -84,7 +84,7 @@ def _graph(directory: str, out: Place | None, name: str, content: bytes) -> str:
     return f"{out.uri}: {len(content):,} bytes, logits as the network's own"
 
 
-def _hub(directory: str, out: Place | None, trusted: str | None) -> str:
+def _hub(directory: str, out: Place | None, trusted: Sequence[str]) -> str:
     from prunefuse_ray.inference.hub import hub_folder
     from prunefuse_ray.inference.predictor import load
     from prunefuse_ray.inference.saved_networks import network_files, network_place
@@ -105,13 +105,13 @@ def _hub(directory: str, out: Place | None, trusted: str | None) -> str:
     return f"{out.uri}: {', '.join(files)}; card {card}. Add a license, then: {upload}"
 
 
-def _selected(format_: str, directory: str, out: Place | None, trusted: str | None) -> str:
+def _selected(format_: str, directory: str, out: Place | None, trusted: Sequence[str]) -> str:
     from prunefuse_ray.registry import trust
     from prunefuse_ray.run.ledger import Ledger
     from prunefuse_ray.run.selections import WRITERS
     from prunefuse_ray.storage import Place
 
-    trust([] if trusted is None else [trusted])
+    trust(trusted)
     ledger = Ledger(Place.at(directory))
     config = ledger.read_config()
     out = out or ledger.root / format_

@@ -107,6 +107,7 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
     """What a survey of the pool says, told as `inspect` tells it, and the machine."""
     from prunefuse_ray import config as cfg
     from prunefuse_ray.config.files import validated
+    from prunefuse_ray.config.following import with_following
     from prunefuse_ray.data import inventory
     from prunefuse_ray.data.account import lines
     from prunefuse_ray.data.survey import survey
@@ -116,7 +117,7 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
     from prunefuse_ray.tasks import TASKS
     from prunefuse_ray.tasks.regression import CLUSTERS
 
-    pool: Any = validated(cfg.UntestedPool, found.fields)
+    pool: Any = validated(cfg.UntestedPool, with_following({"pool": found.fields}, ["pool"])["pool"])
     start_ray()
     try:
         seen = survey(pool, labeled=found.labeled, task=found.task)

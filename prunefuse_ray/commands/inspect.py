@@ -10,7 +10,8 @@ from typing import Any
 from prunefuse_ray import config as cfg
 from prunefuse_ray.commands.options import given_options
 from prunefuse_ray.commands.terminal import account, console, quiet
-from prunefuse_ray.config.files import preset_path, read_sections, validated
+from prunefuse_ray.config.files import merge, preset_path, read_sections, validated
+from prunefuse_ray.config.following import with_following
 from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.tasks.classification import CLASSIFICATION
@@ -41,14 +42,16 @@ def main(argv: Sequence[str]) -> int:
     secure()
     arguments, given = given_options(parser, argv, Inspection)
     file = arguments.config if arguments.preset is None else preset_path(arguments.preset)
-    tree = {} if file is None else read_sections(file, Inspection.model_fields)
+    tree = {} if file is None else read_sections(file, cfg.Config.model_fields)
     if arguments.path is not None:
         if "path" in given.get("pool", {}):
             raise ConfigError("--pool.path: POOL names the pool already; give one of them")
         given["pool"] = {"path": arguments.path, **given.get("pool", {})}
         if file is None and "source" not in given["pool"]:
             given = _guessed(arguments.path, given, tell=not arguments.json)
-    config = validated(Inspection, tree, given)
+    # What follows from the other sections of a run says how it reads its samples, and who labels them.
+    whole = with_following(merge(tree, given), Inspection.model_fields)
+    config = validated(Inspection, {name: whole[name] for name in Inspection.model_fields if name in whole})
     quiet()
     from prunefuse_ray.data import inventory
     from prunefuse_ray.data.account import lines

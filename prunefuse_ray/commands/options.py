@@ -44,6 +44,7 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
         "sweep's base; --run.directory and --run.name are the sweep's own.",
     )
     parser.add_argument("--concurrency", type=int, metavar="N", help="trials at a time; bounded by the cluster")
+    parser.add_argument("--arms", metavar="NAME,...", help="only these of the file's arms")
     parser.add_argument("--seeds", metavar="N,...", help="instead of the file's seeds")
     parser.add_argument("--loggers", metavar="NAME,...", help="trackers that log all trials; empty for none")
     parser.add_argument(
@@ -60,8 +61,10 @@ def parse_sweep(argv: Sequence[str]) -> Sweep:
         settings["loggers"] = [name for name in arguments.loggers.split(",") if name]
     trust((arguments.trusted or "").split(","))
     if arguments.resume is not None:
+        if arguments.arms is not None:
+            raise ConfigError("--arms: a sweep that goes on has the arms it has recorded: leave the option out")
         return recorded_sweep(Place.at(arguments.resume), arguments.resume, overrides, settings)
-    return load_sweep(path, overrides, settings)
+    return load_sweep(path, overrides, settings, None if arguments.arms is None else arguments.arms.split(","))
 
 
 def _parse(

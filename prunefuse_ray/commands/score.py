@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--predictions", action="store_true", help="also write the network's prediction for every sample: predictions/"
     )
-    parser.add_argument("--trusted", metavar="NAME", help=TRUSTED_HELP)
+    parser.add_argument("--trusted", metavar="NAME", action="append", default=[], help=TRUSTED_HELP)
     secure()
     quiet()
     from prunefuse_ray.acquisition import AUTO, STRATEGIES

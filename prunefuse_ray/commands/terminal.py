@@ -12,7 +12,7 @@ from rich.console import Console
 
 from prunefuse_ray.errors import CONTROL
 
-TRUSTED_HELP = "the network's architecture, if it is code of your own (package.module:function) to be imported"
+TRUSTED_HELP = "the network's architecture, or task, if it is code of your own (module:name); may be repeated"
 
 TRUSTED_CODE_HELP = "code of your own (module:name) that the directory names and that may be imported; may be repeated"
 

@@ -6,7 +6,7 @@ Only what was not given follows, and it is told once. What was given stays, and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -204,8 +204,9 @@ def _of_numbers(given: Given) -> bool:
 RULES = (_task, _target, _committee, _groups, _annotation, _validation, _warmup, _kind_of_pool)
 
 
-def with_following(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree of a configuration (not yet validated) with the defaults that follow, each told once."""
+def with_following(tree: Mapping[str, Any], only: Collection[str] | None = None) -> dict[str, Any]:
+    """The tree of a configuration (not yet validated) with the defaults that follow, each told once; of `only` these
+    sections where a command has no others."""
     whole = dict(tree)
 
     def given(name: str) -> Any:
@@ -219,7 +220,8 @@ def with_following(tree: Mapping[str, Any]) -> dict[str, Any]:
 
     for rule in RULES:
         for followed in list(rule(given)):
-            _lay(whole, followed)
+            if only is None or followed.section in only:
+                _lay(whole, followed)
     return whole
 
 

@@ -76,7 +76,8 @@ class Annotation(Section):
     labels_per_sample: Positive = 1
     """Labels by different annotators that a sample needs; the majority counts. Not for oracle."""
     accept_partial: bool = False
-    """Go on with the labels that are there (`--accept-partial`): samples that nobody answered return to the pool."""
+    """Go on with the labels that are there at the end of `wait` (`--accept-partial`): samples that nobody answered
+    return to the pool."""
     wait: Annotated[float, Field(ge=0)] = 0.0
     """Seconds to wait for labels, looking again and again, before the command ends with exit code 3."""
     url: PathOrUri | None = Field(None, pattern=r"^https?://")

@@ -168,9 +168,9 @@ class _Step(NamedTuple):
 
 
 SYSTEM_FOLDERS = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found",
-                           "system volume information"})  # fmt: skip
-"""Folders in which network disks and operating systems keep thumbnails, versions and what was thrown away, in lower
-case."""
+                           "system volume information", "_temporary"})  # fmt: skip
+"""Folders in which network disks and operating systems keep thumbnails, versions and what was thrown away, and Spark
+and Hadoop what was never finished; in lower case."""
 
 
 def of_system(name: str) -> bool:

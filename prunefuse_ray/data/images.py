@@ -272,7 +272,14 @@ def _arrays(chunk: pa.Array) -> list[object]:
         return [next(known) if one else None for one in there.to_pylist()]
     if isinstance(kind, pa.BaseExtensionType):
         to_tensor = getattr(chunk, "to_numpy_ndarray", None)  # pyarrow's fixed-shape tensors
-        return list(to_tensor() if to_tensor else chunk.to_numpy(zero_copy_only=False))
+        if to_tensor is None:
+            return list(chunk.to_numpy(zero_copy_only=False))
+        tensors, numbers = list(to_tensor()), chunk.storage.flatten()
+        if not numbers.null_count:
+            return tensors
+        # Under a null lies any number; in a list it would be NaN.
+        whole_N = numbers.is_valid().to_numpy(zero_copy_only=False).reshape(len(chunk), -1).all(axis=1)
+        return [tensor if whole else None for tensor, whole in zip(tensors, whole_N, strict=True)]
     if is_list(kind) and pa.types.is_floating(kind.value_type):  # vectors, without an object for each number
         if pa.types.is_fixed_size_list(kind):
             return list(chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size))

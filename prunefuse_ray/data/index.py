@@ -33,6 +33,7 @@ from prunefuse_ray.tasks import Task
 INDEX_ROWS = 2_000  # rows of one index file: small enough that a few thousand images already feed several readers
 INDEX_FILE = re.compile(r"index-\d+-\d+\.parquet")
 HEAD_ROWS = 256  # rows that are looked at for what the configuration left open
+HEAD_BYTES = 2**20  # of them, from one task: the driver gets those of each
 SCANS = 256  # tasks that scan a pool's files, at most
 
 HASHES_PER_BUCKET = 20_000_000  # ids whose hashes one task compares for duplicates (160 MB)
@@ -225,13 +226,19 @@ def _scan_files(
     found_here = _Scanned(
         rows=rows.num_rows,
         id_digest=digest,
-        head=rows.slice(0, HEAD_ROWS),
+        head=_head(rows),
         labels=label_counts(rows["label"], task, len(classes)),
         wrong=bad_rows,
         bad_labels=bad[:5],
         left_out=replace(omitted, parts=()),
     )
     return found_here, _of_files(rows, new), pa.concat_tables([NAMES.empty_table(), *omitted.parts])
+
+
+def _head(rows: pa.Table) -> pa.Table:
+    """The first rows; of large samples fewer, and at least one."""
+    fit = HEAD_BYTES * rows.num_rows // max(rows.nbytes, 1)
+    return rows.slice(0, min(HEAD_ROWS, max(fit, 1)))
 
 
 def _unambiguous(task: Task, given: Any, classes: Sequence[str]) -> Any:
@@ -351,7 +358,7 @@ def check_unique(index: Index, samples: SampleSet, column: str | None) -> None:
     if not len(twice):
         return
     found = ray.remote(num_cpus=0.5)(_ids_of)
-    ids = Counter(i for some in _results([found.remote(part, twice) for part in parts]) for i in some)
+    ids = sum(_results([found.remote(part, twice) for part in parts]), Counter[str]())
     if names := sorted(i for i, count in ids.items() if count > 1):  # two ids may have the same hash
         where, remedy = (
             ("two files have", "rename or move one of them")
@@ -383,9 +390,9 @@ def duplicate_hashes(*parts: np.ndarray) -> np.ndarray:
     return values[counts > 1][:1000]
 
 
-def _ids_of(rows: pa.Table, hashes: np.ndarray) -> list[str]:
+def _ids_of(rows: pa.Table, hashes: np.ndarray) -> Counter[str]:
     ids = normal_ids(rows["id"])
-    return ids.filter(pa.array(np.isin(id_hashes(ids), hashes))).to_pylist()
+    return Counter(ids.filter(pa.array(np.isin(id_hashes(ids), hashes))).to_pylist())
 
 
 def all_ids(index: Index) -> pa.ChunkedArray:

@@ -41,6 +41,7 @@ from prunefuse_ray.errors import PoolError, excerpt, few
 from prunefuse_ray.schemas import is_list
 from prunefuse_ray.storage import Place, pointed
 from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +113,10 @@ def inspect_parquet(
             f"{'; '.join(bad[:5])}; fix them or pool.classes{gaps}"
         )
     if len(twice):
-        ids = [i for found in in_tasks(_ids_of_hashes, source, twice) for i in found]
-        counts = Counter(normal(i) if isinstance(i, str) else i for i in ids)
-        repeated = sorted({i for i in ids if counts[normal(i) if isinstance(i, str) else i] > 1})
+        ids, counts = sum(in_tasks(_ids_of_hashes, source, twice), Counter[Any]()), Counter[Any]()
+        for i, times in ids.items():
+            counts[normal(i) if isinstance(i, str) else i] += times
+        repeated = sorted(i for i in ids if counts[normal(i) if isinstance(i, str) else i] > 1)
         if repeated:
             raise PoolError(
                 f"{field}: column '{source.id_column}' has duplicate ids, e.g. "
@@ -238,7 +240,21 @@ def _look(
         faults += [f"'{file}': column '{c}' is {found[c]}, before {k}" for c, k in kinds.items() if found[c] != k]
         if labels is not None and (why := contradiction(samples, classes, features_names(schema, labels))):
             faults.append(f"'{file}': {why}")
+        if labels is not None and schema.names.count(labels) == 1 and _may_be_names(schema, labels, source.class_names):
+            faults.append(
+                f"'{file}': column '{labels}' holds integers, which may be the numbers of classes or the names of "
+                "others: write them as strings, or give the classes other names ('1 star')"
+            )
     return rows, faults
+
+
+def _may_be_names(schema: pa.Schema, column: str, classes: Sequence[str]) -> bool:
+    """Whether a column holds whole numbers, or lists of them, and some class is called by the number of another."""
+    kind = plain_type(schema.field(column).type)
+    if not pa.types.is_integer(kind.value_type if is_list(kind) else kind) or features_names(schema, column):
+        return False
+    number = CLASSIFICATION.label
+    return any(number(str(n), classes) not in (None, n) for n in range(len(classes)))
 
 
 def _same_field(field: pa.Field, number: int | None) -> bool:
@@ -321,11 +337,10 @@ def _column(source: Source) -> str:
     return f"column{'s' * (len(named) > 1)} '{', '.join(named)}'"
 
 
-def _ids_of_hashes(source: Source, hashes: np.ndarray) -> list[str | int]:
-    return [
-        i
-        for table in tables(source, [source.id_column])
-        for i in table[source.id_column]
-        .filter(pa.array(np.isin(id_hashes(normal_ids(table[source.id_column])), hashes)))
-        .to_pylist()
-    ]
+def _ids_of_hashes(source: Source, hashes: np.ndarray) -> Counter[Any]:
+    """How often each id is there that has one of these hashes: one may be that of every row."""
+    found = Counter[Any]()
+    for table in tables(source, [source.id_column]):
+        ids = table[source.id_column]
+        found.update(ids.filter(pa.array(np.isin(id_hashes(normal_ids(ids)), hashes))).to_pylist())
+    return found

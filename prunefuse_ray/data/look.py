@@ -151,6 +151,8 @@ def _look(
 def _rows(piece: pa.Table | Source, source: Source, some: int | None) -> Iterator[pa.Table]:
     """Rows (id, sample): all, or some from all over the piece."""
     if isinstance(piece, pa.Table):
+        if not piece.num_rows:  # of a file without rows, whose table lacks the columns of others
+            return
         chosen = piece if some is None or some >= piece.num_rows else _spread(piece, some)
         yield from opened(canonical_rows(chosen, source), source)
     elif some is None:

@@ -142,6 +142,11 @@ class ScoringPlan:
     """Asked before the driver writes, where it scores itself: raises where another one has taken its run over."""
 
     @property
+    def gpu_share(self) -> float:
+        """Of a GPU, what one actor may take of its memory; 1 without GPUs."""
+        return min(1.0, self.gpus or 1.0)
+
+    @property
     def at_once(self) -> tuple[int, int]:
         """How many score at the same time, at least and at most: actors, or threads of the driver."""
         return (self.threads, self.threads) if self.here else (self.min_actors, self.max_actors)
@@ -202,12 +207,8 @@ def start_ray() -> None:
         if address := os.environ.get("RAY_ADDRESS"):
             try:
                 ray.init(**quiet)
-            except ConnectionError as error:
-                said = str(error).partition("\n")[0]
-                raise PlanError(
-                    f"RAY_ADDRESS: no Ray cluster answers at '{address}' ({said}): start it, or unset this variable to "
-                    "start Ray on this machine"
-                ) from error
+            except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
+                raise PlanError(f"RAY_ADDRESS: {_not_joined(address, error)}") from error
         else:
             if not os.environ.get("RAY_TMPDIR"):  # the supervisor's, or the user's
                 quiet["_temp_dir"] = str(_sessions() / "ray")  # which Ray opens to all users
@@ -215,6 +216,16 @@ def start_ray() -> None:
         interrupts.reinstall()
         progress.tell(starting_ray=False)
     configure_data()
+
+
+def _not_joined(address: str, error: Exception) -> str:
+    """Why a cluster cannot be joined, and the remedy. What Ray found stands behind its own message."""
+    said = " ".join(str(error.__cause__ or error).split())
+    if isinstance(error, ray.exceptions.AuthenticationError):
+        return f"the cluster at '{address}' wants a token ({said}): set RAY_AUTH_MODE to token, and RAY_AUTH_TOKEN"
+    if said.startswith("Version mismatch"):
+        return f"the cluster at '{address}' has other versions ({said}): install those here, or submit a job to it"
+    return f"no Ray cluster answers at '{address}' ({said}): start it, or unset this variable to start Ray here"
 
 
 @cache

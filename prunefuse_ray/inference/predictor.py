@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prunefuse_ray import networks
 from prunefuse_ray.data.images import ImageForm
-from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, preprocessing_from_bytes
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Form, Preprocessing, preprocessing_from_bytes
 from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import LedgerError, Rejected
 from prunefuse_ray.inference.saved_networks import network_files, network_place
@@ -184,10 +184,15 @@ def load(path: str | os.PathLike[str], *, trusted: str | Collection[str] | None 
             f"{place.path}: has no {PREPROCESSING_FILE}, which says how samples become inputs; give a trained network"
         )
     told = preprocessing_from_bytes(files[PREPROCESSING_FILE])
-    if ":" in told.task and told.task not in named(trusted):
-        raise LedgerError(f"{place.path}: names a task of its own, '{told.task}'; give it as `trusted` if you trust it")
+    check_task(told, place, trusted)
     network = read_network(files, place, trusted).network
     return Predictor(network, TASKS[told.task].with_units(told.units), told.form, told.classes)
+
+
+def check_task(told: Preprocessing, place: Place, trusted: str | Collection[str] | None) -> None:
+    """LedgerError where files name a task of somebody's own, which to use is to import, that is not `trusted`."""
+    if ":" in told.task and told.task not in named(trusted):
+        raise LedgerError(f"{place.path}: names a task of its own, '{told.task}'; give it as `trusted` if you trust it")
 
 
 def read_network(files: dict[str, bytes], place: Place, trusted: str | Collection[str] | None) -> networks.Selector:

@@ -23,7 +23,7 @@ import yaml
 from prunefuse_ray import annotation, interrupts
 from prunefuse_ray.annotation.page import Desk, PageServer, Status
 from prunefuse_ray.config import Config
-from prunefuse_ray.config.files import to_tree
+from prunefuse_ray.config.files import merge, to_tree
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import PruneFuseError
 from prunefuse_ray.method.steps import BASELINE, LABEL, REPORT, REQUEST, Step, steps
@@ -231,7 +231,9 @@ def starter(config: Config, folder: Path) -> Callable[[], subprocess.Popen]:
         folder: where the configuration is written down, for as long as there may be such a process.
     """
     file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(to_tree(config), sort_keys=False), encoding="utf-8")
+    # The page says when a round has its labels, and when second thoughts are over.
+    tree = merge(to_tree(config), {"annotation": {"accept_partial": False, "wait": 0.0}})
+    file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     environment = {**os.environ, annotation.ON_PAGE: "1"}
     return lambda: subprocess.Popen(
         [sys.executable, "-m", "prunefuse_ray", "run", "--config", str(file)], env=environment

@@ -129,11 +129,12 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
     answers, seen = annotator.collect(request), None  # who does not answer at all is said at once
     looks = _looks(annotator, request, answers)
     while True:
+        left = deadline - time.monotonic()
         decision = annotation.decide(
             request.ids,
             answers,
             labels_per_sample=config.labels_per_sample,
-            accept_partial=config.accept_partial,
+            accept_partial=config.accept_partial and left <= 0,  # until then the others may still come
         )
         if seen is not None and not isinstance(decision, annotation.Wait) and seen != (answers.files, answers.faults):
             seen = answers.files, answers.faults
@@ -153,7 +154,6 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
                     f"again:\n  {said}"
                 )
             case annotation.Wait(missing=missing, notes=notes):
-                left = deadline - time.monotonic()
                 if left <= 0:
                     said = "".join(f"\n  {note}" for note in notes)
                     raise LabelsWaiting(_waiting(annotator, request, missing) + said)

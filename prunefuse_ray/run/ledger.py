@@ -15,6 +15,7 @@ import shlex
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -83,6 +84,8 @@ def decides(field: str) -> bool:
 
 HASHED_HERE = 16 * 2**20
 """Bytes of files that the driver hashes itself."""
+LOOKED_AT_ONCE = 24
+"""Files that a store is asked for side by side: it answers late, and the scores of ten rounds are thousands."""
 
 Output: TypeAlias = bytes | pa.Table | Mapping[str, Any]
 
@@ -199,6 +202,7 @@ class Ledger:
             self._lease = lease
             files = [*(self.root / "commits").files(), *(self.root / "rounds").files(recursive=True)]
             self._found = frozenset(f.path for f in files)
+        self._commits.clear()  # who drove the run until now may have taken back what was looked at before
 
     def _flock(self) -> None:
         self.root.fs.create_dir(self.root.path, recursive=True)
@@ -397,9 +401,8 @@ class Ledger:
 
     def _check(self, step: Step, files: Mapping[str, Mapping[str, Any]]) -> None:
         """LedgerError where one of the files is no more what `step` recorded. Once a process: it wrote the others."""
-        for path, recorded in files.items():
-            if fault := _fault(self.root / path, {"size": recorded["size"]}):
-                raise self.damaged(step, path, fault)
+        for path, fault in _faults(self.root, {p: {"size": r["size"]} for p, r in files.items()}).items():
+            raise self.damaged(step, path, fault)
         known = {path: recorded for path, recorded in files.items() if "sha256" in recorded}  # 0.1 recorded none
         digests = self._digests([(self.root / p).path for p in known], sum(f["size"] for f in known.values()))
         for (path, recorded), digest in zip(known.items(), digests, strict=True):
@@ -428,12 +431,8 @@ class Ledger:
         Args:
             hashed: bytes of a file up to which its content is compared, not only its size.
         """
-        found = {}
-        for path, recorded in self.require(step).files.items():
-            wanted = recorded if recorded["size"] <= hashed else {"size": recorded["size"]}
-            if fault := _fault(self.root / path, wanted):
-                found[path] = fault
-        return found
+        recorded = self.require(step).files
+        return _faults(self.root, {p: r if r["size"] <= hashed else {"size": r["size"]} for p, r in recorded.items()})
 
     def uncommit(self, step: Step) -> None:
         """Take back a commit, so that its step is done again."""
@@ -526,6 +525,13 @@ def _fault(place: Place, recorded: Mapping[str, Any]) -> str:
     if "sha256" in recorded and place.digest() != recorded["sha256"]:
         return "its digest differs"
     return ""
+
+
+def _faults(root: Place, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Path below the root -> what is wrong with it, of those that are not as recorded."""
+    with ThreadPoolExecutor(LOOKED_AT_ONCE) as threads:
+        faults = threads.map(lambda path: _fault(root / path, files[path]), files)
+        return {path: fault for path, fault in zip(files, faults, strict=True) if fault}
 
 
 def _digests_of(paths: list[str], where: Place) -> list[str]:

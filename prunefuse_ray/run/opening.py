@@ -141,6 +141,8 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
     if config.pool.validation_path is not None:
         held = source_of(config.pool, ledger.root, "validation_path", task=config.task)
         validation = replace(held, prepared=prepared)
+    if info.version is not None:  # of a table: what was written meanwhile is read, by the numbers of the rows before
+        growth.check_unchanged(config, ledger)
     context = RunContext(
         config=config,
         ledger=ledger,
@@ -251,7 +253,11 @@ def still_complete(config: Config, ledger: Ledger) -> bool:
     *plan, report = steps(config)
     for step in plan:
         if ledger.committed(step) is None and step.phase == BASELINE:
-            continue  # it came later than the run, or was asked for later
+            # It came later than the run, or was asked for later.
+            logger.warning(
+                "%s: ended without a baseline (report.baseline); it has none until labels are added", ledger.root.path
+            )
+            continue
         if ledger.committed(step) is None:
             check_files(config, ledger)
         for path, fault in ledger.damages(step, hashed=HASHED_HERE).items():

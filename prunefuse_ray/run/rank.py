@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -39,7 +39,7 @@ from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError
-from prunefuse_ray.inference.predictor import read_network
+from prunefuse_ray.inference.predictor import check_task, read_network
 from prunefuse_ray.inference.saved_networks import network_files, network_place
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
@@ -120,7 +120,7 @@ def rank(
     network: str,
     out: str,
     top: int,
-    trusted: str | None = None,
+    trusted: str | Collection[str] | None = None,
     tell: inventory.Tell = lambda _: None,
     predictions: bool = False,
 ) -> Ranked:
@@ -143,6 +143,8 @@ def rank(
     saved = read_network(files, place, trusted)
     config = _as_trained(config, files, saved.spec)
     told = preprocessing_from_bytes(files[PREPROCESSING_FILE]) if PREPROCESSING_FILE in files else None
+    if told is not None:
+        check_task(told, place, trusted)
     task = cfg.Config().task if told is None else told.task
     if predictions and told is None:
         raise ConfigError(f"--predictions: the network has no {PREPROCESSING_FILE}, which says what its outputs mean")
@@ -352,7 +354,10 @@ def _open(
         ledger.create(tree, info.to_json())
     form = tokens or form_of(config.pool, info)
     prepared = open_prepared(config.prepared, _beside(ledger.root), form, info.rows, tell, name=pool_name(config.pool))
-    return info, form, replace(source_of(config.pool, ledger.root, "path", labeled=False), prepared=prepared)
+    source = source_of(config.pool, ledger.root, "path", labeled=False)
+    if info.version is not None:  # of a table: what was written meanwhile is read, by the numbers of the rows before
+        _check_unchanged(config, info)
+    return info, form, replace(source, prepared=prepared)
 
 
 def _beside(root: Place) -> Place:
@@ -398,6 +403,7 @@ def _score(
         pixel_share=config.selection.pixel_share,
         threads=plan.cpus,
         gpu=plan.gpus > 0,
+        gpu_share=plan.gpu_share,
         trusted=(saved.spec.architecture,),
     )
     started = time.perf_counter()

@@ -29,6 +29,7 @@ from prunefuse_ray.run.view import samples_as_seen
 from prunefuse_ray.schemas import labels_schema, selected_schema
 from prunefuse_ray.storage import Place, json_bytes
 from prunefuse_ray.tasks import TASKS, Task
+from prunefuse_ray.tasks.segmentation import decoded
 
 IMAGES = "data"
 """Folder of the images, beside the file that names them."""
@@ -211,8 +212,7 @@ def _places(task: Task, one: Selected, classes: list[str]) -> Iterator[dict[str,
         for name in task.names(one.label, classes):
             yield {"category_id": classes.index(name) + 1, "bbox": [0, 0, width, height], "area": width * height}
         return
-    with Image.open(io.BytesIO(one.label)) as opened:
-        mask_HW = np.asarray(opened if opened.mode != "1" else opened.convert("L").point(lambda v: v // 255), np.uint8)
+    mask_HW = decoded(one.label)
     for number in np.unique(mask_HW[mask_HW < len(classes)]).tolist():
         here_HW = mask_HW == number
         y, x = np.nonzero(here_HW)

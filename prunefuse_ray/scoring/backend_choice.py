@@ -281,6 +281,7 @@ def _memory_key(network: Place, job: ScoringJob, found: Sequence[Arithmetic]) ->
     where = [cpu()[0], sorted(cpu()[1]), torch.cuda.get_device_name() if job.gpu else None]
     libraries = [(name, version(name)) for name in ("torch", "openvino") if find_spec(name)]
     how = [job.task, asdict(job.form), job.features, job.masks, job.threads, [asdict(one) for one in found]]
+    how += [job.gpu_share] if job.gpu_share < 1 else []
     return hashlib.sha256(json.dumps([structure, where, libraries, how]).encode()).hexdigest()[:32]
 
 

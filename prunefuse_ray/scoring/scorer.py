@@ -57,6 +57,8 @@ class ScoringJob:
     features: bool
     threads: int
     gpu: bool
+    gpu_share: float = 1.0
+    """Of a GPU's memory, what this process may take: others score on the same one."""
     backend: str = "torch"
     """`networks.BACKENDS`"""
     precision: str = "fp32"
@@ -97,6 +99,8 @@ class Scorer:
         self.device = torch.device("cuda" if job.gpu else "cpu")
         if job.gpu:
             networks.full_float32()
+            if job.gpu_share < 1:  # else a batch would fit while it is measured alone, and not beside the others
+                torch.cuda.set_per_process_memory_fraction(0.9 * job.gpu_share)
         example = self.inputs(np.zeros((job.batch_size, *job.form.shape), np.uint8))
         loaded: torch.nn.Module = networks.from_files(files, job.trusted).network
         if job.masks:
@@ -211,6 +215,7 @@ def score_pool(
     written = out.written()
     if any(file.base_name.startswith(HERE) != plan.here for file in written):
         # Begun the other way, on another machine: rows that were scored are not known the same way.
+        plan.check()
         for place in (out, checkpoint):
             place.delete()
             place.fs.create_dir(place.path, recursive=True)

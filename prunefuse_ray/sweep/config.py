@@ -265,8 +265,14 @@ class Trial:
     config: Config
 
 
-def load_sweep(path: str | Path | None, overrides: Mapping[str, Any], settings: Mapping[str, Any]) -> Sweep:
-    """Read a sweep file, lay `overrides` over its base and `settings` over its own fields, and validate the whole.
+def load_sweep(
+    path: str | Path | None,
+    overrides: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    only: Sequence[str] | None = None,
+) -> Sweep:
+    """Read a sweep file, lay `overrides` over its base and `settings` over its own fields, keep of its arms `only`
+    those, and validate the whole.
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong type or impossible value; all of them in one message.
@@ -276,6 +282,10 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, Any], settings: 
         tree = read_tree(path, "fields such as 'base:' and 'space:'")
         if not tree.keys() & {"base", "space", "arms"} and tree.keys() & Config.model_fields.keys():
             raise ConfigError(f"--config {path}: is the configuration of a run; a sweep names it under `base:`")
+    if only is not None and isinstance(arms := tree.get("arms", {}), Mapping):
+        if unknown := [name for name in only if name not in arms]:
+            raise ConfigError(f"--arms: no arm '{unknown[0]}' in the sweep's file{near(unknown[0], arms)}")
+        tree = {**tree, "arms": {name: arm for name, arm in arms.items() if name in only}}
     if "seed" in overrides.get("run", {}):
         raise ConfigError("--run.seed: a sweep has several; set `seeds` in its file")
     base = _base(tree.get("base", {}))
@@ -285,7 +295,26 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, Any], settings: 
     sweep = sweep_from_tree({**tree, "base": overlay(base, overrides), **settings})
     if sweep.base.run.seed != Config().run.seed:  # the default stands in every configuration that was written out
         raise ConfigError(f"base.run.seed {sweep.base.run.seed}: a sweep has several; set `seeds`")
+    if where := _unfused(sweep):
+        raise ConfigError(
+            f"{where[0]}: a proxy selects, and nothing is fused, since the base's selector "
+            f"'{sweep.base.selection.selector}' has nothing to fuse: name fusion.target there, too "
+            "(fused, or scratch if that is meant)"
+        )
     return sweep
+
+
+def _unfused(sweep: Sweep) -> list[str]:
+    """Where a proxy selects though the base has none. What followed in the base counts as given in its arms, so that
+    they would fuse nothing without a word."""
+    if sweep.base.selection.selector == "proxy" or "fusion.target" in sweep.space:
+        return []
+    axis = sweep.space.get("selection.selector")
+    tried = [] if axis is None else axis.grid or axis.choice or []
+    arms = {f"arms.{name}": flatten(over) for name, over in sweep.arms.items()}
+    return ["space: selection.selector"] * ("proxy" in tried) + [
+        arm for arm, over in arms.items() if over.get("selection.selector") == "proxy" and "fusion.target" not in over
+    ]
 
 
 def _base(given: Any) -> dict[str, Any]:
@@ -342,8 +371,10 @@ def trials(sweep: Sweep, drawn: Sequence[Mapping[str, Any]] | None = None, since
         told = f"trial '{point if len(point) <= LONGEST_NAME else f'{point[:60]}…'}'"
         over = sweep.arms.get(arm, {})
         for field, value in values.items():
-            section, _, key = field.partition(".")
-            over = merge(over, {section: {key: value}})
+            nested: Any = value
+            for part in reversed(field.split(".")):  # training.unlabeled.threshold is two sections deep
+                nested = {part: nested}
+            over = merge(over, nested)
         tree = overlay(to_tree(sweep.base), over)
         for seed in sweep.seeds:
             name = f"{point}_seed-{seed}"

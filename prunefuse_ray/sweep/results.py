@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 
 from prunefuse_ray.config.files import flatten, merge, overlay, to_tree
 from prunefuse_ray.config.schema import Config

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
 
 from prunefuse_ray.config.files import config_from_tree, to_tree
-from prunefuse_ray.errors import LedgerError, PruneFuseError
+from prunefuse_ray.errors import LedgerError, PruneFuseError, lost_by_ray
 from prunefuse_ray.method.steps import Step, steps
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Commit, Ledger
@@ -88,7 +87,7 @@ def drive(name: str, job: TrialJob, desk: Any) -> dict[str, str] | None:
     except PruneFuseError as error:
         return {"message": str(error)}
     except Exception as error:
-        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        if lost_by_ray(error) is not None:
             raise
         return {"message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     finally:

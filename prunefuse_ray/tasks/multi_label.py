@@ -172,9 +172,10 @@ class MultiLabel(Task):
             )
         wrong = []
         for chunk in labels.chunks:
-            values, parents = pc.list_flatten(chunk), pc.list_parent_indices(chunk).to_numpy()
-            inside = pc.and_(pc.greater_equal(values, 0), pc.less(values, classes))
             bad_N = pc.is_null(chunk).to_numpy(zero_copy_only=False).copy()
+            known = chunk.drop_null()  # lists of one size have values under a null, too
+            values, parents = pc.list_flatten(known), np.flatnonzero(~bad_N)[pc.list_parent_indices(known).to_numpy()]
+            inside = pc.and_(pc.greater_equal(values, 0), pc.less(values, classes))
             bad_N[parents[~pc.fill_null(inside, False).to_numpy(zero_copy_only=False)]] = True
             numbers = values.cast(pa.int64(), safe=False).fill_null(-1).to_numpy()  # of whatever width, also unsigned
             pairs, times = np.unique(np.stack([parents, numbers]), axis=1, return_counts=True)

@@ -146,8 +146,10 @@ class Regression(Task):
         wrong = []
         for chunk in labels.chunks:
             bad_N = (pc.fill_null(pc.list_value_length(chunk), -1).to_numpy() != classes).copy()
-            finite = np.isfinite(_floats(pc.list_flatten(chunk)))
-            bad_N[pc.list_parent_indices(chunk).to_numpy()[~finite]] = True
+            known = chunk.drop_null()  # lists of one size have values under a null, too
+            place_N = np.flatnonzero(chunk.is_valid().to_numpy(zero_copy_only=False))
+            finite = np.isfinite(_floats(pc.list_flatten(known)))
+            bad_N[place_N[pc.list_parent_indices(known).to_numpy()[~finite]]] = True
             wrong.append(pa.array(bad_N))
         return pa.chunked_array(wrong, pa.bool_())
 

@@ -193,6 +193,8 @@ def _train(config: dict[str, Any]) -> None:
     optimizer = recipe_optimizer(recipe, network)
     restored = restore(network, optimizer, config["where"], job.name, rank)
     state, kept = restored or (State(), {})
+    if rank:  # the first one goes on with the sums of all (`_of_all`)
+        state.loss, state.seen = 0.0, 0
     best = under("best.", kept) or None
     tells = validation is None or task.tells(validation.labels_N)
     if state.best is not None:  # an earlier version kept the metric, also where it tells nothing
@@ -211,12 +213,12 @@ def _train(config: dict[str, Any]) -> None:
             ray.train.collective.barrier()
     parallel = on_workers(network, saved.spec.architecture) if world > 1 else network
 
-    def checkpoint(metrics: dict[str, Any]) -> None:
+    def checkpoint(metrics: dict[str, Any], now: State | None = None) -> None:
         config["check"]()
         found = {f"best.{k}": v for k, v in (best or {}).items()}
         if hardness is not None:
             found |= {f"hardness.{k}": v for k, v in hardness.tensors().items()}
-        save(rank, metrics, network, optimizer, state, storage, kept=found, training=job.name)
+        save(rank, metrics, network, optimizer, now or state, storage, kept=found, training=job.name)
 
     if not state.finished(recipe):
         state.go_on(world)
@@ -233,7 +235,8 @@ def _train(config: dict[str, Any]) -> None:
                 progress.trained(state.epoch + state.seen * world / samples_per_epoch(recipe, len(samples)))
                 if (arrived := notice.arrived(state.step)) or interrupts.requested():
                     state.seconds = before + time.perf_counter() - started
-                    checkpoint(_metrics(state, samples, job, config["macs"]) | {ANNOUNCED: arrived})
+                    metrics = _metrics(state, samples, job, config["macs"]) | {ANNOUNCED: arrived}
+                    checkpoint(metrics, _of_all(state, world))
                     interrupts.check()
         loss, seen = over_workers(np.array([state.loss, state.seen], np.float64), world)
         entry = {"epoch": state.epoch + 1, "train_loss": loss / max(1, seen)}
@@ -257,6 +260,12 @@ def _train(config: dict[str, Any]) -> None:
         if state.finished(recipe) and rank == 0:
             metrics |= _tested(network, best, job, device)
         checkpoint(metrics)
+
+
+def _of_all(state: State, world: int) -> State:
+    """As a checkpoint in mid-epoch holds it: with the sums of all workers. This one may train on until it is ended."""
+    loss, seen = over_workers(np.array([state.loss, state.seen], np.float64), world)
+    return replace(state, loss=float(loss), seen=int(seen))
 
 
 def _update(sha256: Any, column: pa.ChunkedArray) -> None:

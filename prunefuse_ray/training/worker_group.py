@@ -25,7 +25,7 @@ from ray.train.torch import TorchTrainer
 
 from prunefuse_ray import progress
 from prunefuse_ray.distributed.resources import TrainingPlan
-from prunefuse_ray.errors import PlanError, PruneFuseError, shortened
+from prunefuse_ray.errors import PlanError, PruneFuseError, TrainingError, shortened
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training.checkpoints import Weights, newest, tidy
 
@@ -93,7 +93,7 @@ def fit(
                 callbacks=callbacks,  # type: ignore[arg-type]
             ),
         )
-        result = _fitted(trainer)
+        result = _fitted(trainer, plan)
     if plan.in_process and plan.gpu:
         gc.collect()
         torch.cuda.empty_cache()  # what torch only keeps for itself is taken from the actors that score on this GPU
@@ -131,13 +131,21 @@ class _Trainer(TorchTrainer):
         return [one for one in found if type(one).__name__ not in unused]
 
 
-def _fitted(trainer: _Trainer) -> ray.train.Result:
+def _fitted(trainer: _Trainer, plan: TrainingPlan) -> ray.train.Result:
     try:
         return trainer.fit()
     except ray.train.TrainingFailedError as error:  # of a worker group; inside the driver errors come as they are
-        for failure in getattr(error, "worker_failures", {}).values():
+        failures = getattr(error, "worker_failures", {})
+        for failure in failures.values():
             if isinstance(failure, PruneFuseError | torch.OutOfMemoryError):
                 raise failure from None
+        lost = any(isinstance(_failure(one), ray.exceptions.RayError) for one in failures.values())
+        if lost and not progress.supervised():  # a supervisor starts the driver again
+            raise TrainingError(
+                f"workers.max_failures: a training lost workers more often than the {plan.max_failures} times that it "
+                f"may, at last {ends(failures)}; its checkpoint is kept: run the same command again, with a larger "
+                "number or -1 (any number)"
+            ) from error
         raise
     except KeyboardInterrupt:
         if trainer.controller is not None:  # else its workers would train on for as long as this process lives

@@ -166,3 +166,8 @@ def test_a_persons_spreadsheet_is_not_passed_over_for_another_file(request_):
     give(request_, GOOD)
     (fault,) = give(request_, "x", "labels.anna.xlsx").faults
     assert fault.endswith("save the table as 'CSV UTF-8', labels.anna.csv")
+
+
+def test_a_doubt_about_a_sample_that_was_not_asked_for_is_a_fault(request_):
+    (fault,) = give(request_, "id,label,unsure\na,cat,\nx,,yes\n").faults
+    assert fault.startswith("labels.csv line 3: id 'x' was not asked for")

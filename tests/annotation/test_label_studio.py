@@ -328,3 +328,11 @@ def test_a_wait_ends_as_a_wait_where_the_server_is_away(tmp_path):
 
     request = request_at(place(tmp_path, "local"), dict.fromkeys("ab", DOT))
     assert LabelStudio(client=Gone()).remedy(request).startswith("in http://studio. Label and submit")
+
+
+@pytest.mark.parametrize("answer", [[], {"items": []}, None])
+def test_a_server_that_lists_otherwise_is_one_clear_error(monkeypatch, answer):
+    client = Client("http://s", "token")
+    monkeypatch.setattr(client, "call", lambda *_, **__: answer)
+    with pytest.raises(LabelError, match=r"annotation\.url: http://s/api/tasks does not answer as Label Studio"):
+        list(client.pages("/tasks", "tasks"))

@@ -811,3 +811,10 @@ def test_the_readme_says_to_wait_for_the_hosts_that_no_autoscaler_tells_of():
     assert parse(prepared("onprem")) is None, "else a run could wait for them by itself"
     assert "ray exec cluster/onprem.yaml 'ray status'" in (CLUSTER / "README.md").read_text(encoding="utf-8")
     assert "hosts that have joined" in (CLUSTER / "onprem.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("extras", "wanted"), [("", "/home/ray/prunefuse"), ("timm", "/home/ray/prunefuse[timm]")])
+def test_anyscales_image_is_built_without_extras_too(extras, wanted):
+    (line,) = [x for x in (CLUSTER / "anyscale.Dockerfile").read_text().splitlines() if x.startswith("RUN pip")]
+    told = subprocess.run(["sh", "-c", f"printf %s {line.split()[-1]}"], env={"EXTRAS": extras}, capture_output=True)
+    assert told.stdout.decode() == wanted

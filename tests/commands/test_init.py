@@ -526,3 +526,10 @@ def test_a_home_folder_that_the_shell_leaves_is_found(here, monkeypatch, capsys)
     (here / "mine.yaml").write_text("mine")
     assert main(["init", "birds", "--out=~/mine.yaml"]) == 2
     assert (here / "mine.yaml").read_text() == "mine"
+
+
+def test_texts_without_a_word_count_as_the_run_counts_them(here, local_ray):
+    rows_ = [f"{'...' if n % 20 == 0 else f'text {n}'},{('good', 'bad')[n % 2]}\n" for n in range(100)]
+    (here / "t.csv").write_text("text,label\n" + "".join(rows_))
+    assert main(["init", "t.csv"]) == 0
+    assert yaml.safe_load((here / "prunefuse.yaml").read_text())["pool"]["max_rejected"] == 0.06

@@ -108,3 +108,17 @@ def test_a_guess_says_what_the_labels_are(tmp_path, capsys):
 def test_a_pool_is_named_once(capsys):
     assert main(["inspect", "a", "--pool.path", "b"]) == 2
     assert "--pool.path: POOL names the pool already" in capsys.readouterr().err
+
+
+def test_texts_are_looked_at_as_the_run_reads_them(tmp_path, local_ray, capsys):
+    (tmp_path / "a.csv").write_text("text,label\n...,0\n" + "".join(f"text {n},{n % 2}\n" for n in range(199)))
+    given = ["--pool.source", "csv", "--pool.text_column", "text", "--pool.classes", "2", "--json"]
+    assert main(["inspect", str(tmp_path / "a.csv"), *given]) == 0
+    assert json.loads(capsys.readouterr().out)["sets"]["path"]["unreadable"] == {"no words": 1}
+
+
+def test_a_server_alone_says_that_people_label(photos, local_ray):
+    (photos / "run.yaml").write_text(
+        f"pool: {{source: images, path: {photos}/photos}}\nannotation: {{url: 'http://localhost:8080'}}\n"
+    )
+    assert main(["inspect", "--config", str(photos / "run.yaml")]) == 0

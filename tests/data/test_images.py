@@ -232,3 +232,11 @@ def test_inputs_are_normalized_channel_by_channel(mean, std):
     assert torch.equal(found, (pixels.float() * scale - shift).permute(0, 3, 1, 2))
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found, ((pixels / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2))
+
+
+def test_a_tensor_with_a_gap_in_it_is_none():
+    kind = pa.fixed_shape_tensor(pa.float32(), [3])
+    storage = pa.array([[1.0, None, 2.0], [1.0, 2.0, 3.0], None], kind.storage_type)
+    gap, whole, null = sample_values(pa.chunked_array([pa.ExtensionArray.from_storage(kind, storage)]))
+    assert (gap, null) == (None, None)
+    assert whole.tolist() == [1.0, 2.0, 3.0]

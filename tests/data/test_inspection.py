@@ -1,11 +1,14 @@
 """Checks of a Parquet pool: ids, labels, columns, fingerprint."""
 
+import pyarrow as pa
 import pytest
 
+from prunefuse_ray.data import inspection
+from prunefuse_ray.data.ids import id_hashes
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import PoolError
-from tests.support.pools import parquet_pool, random_images, write_pool
+from tests.support.pools import parquet_pool, random_images, source, write_pool
 
 GRAY8 = ImageForm(height=8, width=8, channels=1)
 
@@ -65,3 +68,9 @@ def test_empty_ids_are_refused(tmp_path, local_ray):
     write_pool(tmp_path / "test", random_images(2))
     with pytest.raises(PoolError, match="'id' has 1 empty ids, which no table of labels can name"):
         survey(parquet_pool(tmp_path))
+
+
+def test_an_id_that_most_rows_have_is_counted_where_it_lies(tmp_path):
+    write_pool(tmp_path / "pool", random_images(6), files=3, id=["a", "a", "a", "a", "b", "a"])
+    found = inspection._ids_of_hashes(source(tmp_path / "pool"), id_hashes(pa.array(["a"])))
+    assert found == {"a": 5}

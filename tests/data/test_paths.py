@@ -51,3 +51,10 @@ def test_what_systems_keep_in_folders_of_their_own_is_no_image_of_the_pool(tmp_p
     assert (".ipynb_checkpoints/a-checkpoint.png", "hidden") in found.left_out
     itself = locate(str(tmp_path / "cat" / "@eaDir"), SUFFIXES, "pool.path")
     assert itself.names == ("a.png/SYNOPHOTO_THUMB_M.jpg",), "a path that is given is meant itself"
+
+
+def test_what_a_killed_job_of_spark_left_is_no_part_of_the_pool(tmp_path):
+    fill(tmp_path, "part-0.parquet", "_temporary/0/_temporary/attempt_1/part-0.parquet", "_kept/part-1.parquet")
+    found = locate(str(tmp_path), (".parquet",), "pool.path")
+    assert found.names == ("_kept/part-1.parquet", "part-0.parquet")
+    assert [out.name for out in found.left_out] == ["_temporary/0/_temporary/attempt_1/part-0.parquet"]

@@ -281,3 +281,28 @@ def test_a_cluster_that_is_gone_is_one_message(monkeypatch):
     monkeypatch.setattr("ray.init", gone)
     with pytest.raises(PlanError, match=r"RAY_ADDRESS: no Ray cluster answers at 'auto' \(Could not find .*unset"):
         start_ray()
+
+
+def mismatch(**_):
+    try:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.59.0")
+    except RuntimeError as error:
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379") from error
+
+
+def malformed(**_):
+    raise ValueError("Malformed address port x. Must be an integer.")
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [(mismatch, r"other versions \(.*Ray: 2\.59\.0\): install"), (malformed, "no Ray cluster answers.*Malformed")],
+)
+def test_a_cluster_that_cannot_be_joined_is_one_message(monkeypatch, init, said):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(PlanError, match=said):
+        start_ray()

@@ -17,7 +17,7 @@ from prunefuse_ray import interrupts, storage
 from prunefuse_ray.annotation.page import Desk, PageServer
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands import label
-from prunefuse_ray.config.files import config_from_tree, to_tree
+from prunefuse_ray.config.files import config_from_tree, load_config, to_tree
 from prunefuse_ray.errors import LabelsWaiting, LedgerError
 from prunefuse_ray.method.steps import steps
 from prunefuse_ray.run import browser, loop
@@ -285,3 +285,10 @@ def test_the_page_waits_for_a_store_as_long_as_the_run_does(tmp_path, monkeypatc
     ledger.create(to_tree(config), {})
     label._run(ledger.root.path, [])
     assert told == [600.0, 600.0]
+
+
+def test_the_run_takes_no_round_before_the_page_does(tmp_path):
+    tree = {"annotation": {"kind": "files", "accept_partial": True, "wait": 3600}}
+    browser.starter(config_from_tree(tree), tmp_path)
+    started = load_config(tmp_path / "config.yaml", {}).annotation
+    assert (started.kind, started.accept_partial, started.wait) == ("files", False, 0.0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -383,3 +384,12 @@ def test_votes_that_tie_are_told(caplog):
     found = labeling.labeled(Take(annotations=given, missing=0), "string", "files", TASKS["classification"])
     assert "1 of 1 samples have as many votes for another label (a)" in caplog.text
     assert found.metrics["ties"] == 1
+
+
+def test_partial_labels_are_taken_at_the_end_of_the_wait(monkeypatch):
+    """Else the first label that somebody gives would be the only one of the round."""
+    monkeypatch.setattr(labeling, "POLL", 0.01)
+    began, asks = time.monotonic(), SimpleNamespace(ids=("a", "b"), round=4)
+    taken = labeling.wait_for_labels(Slow(), asks, Annotation(kind="files", wait=0.5, accept_partial=True))
+    assert (taken.annotations["id"].to_pylist(), taken.missing) == (["a"], 1)
+    assert time.monotonic() - began >= 0.5

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -324,3 +325,20 @@ def test_a_store_that_is_away_at_the_end_hides_nothing(tmp_path):
     ledger._lease = SimpleNamespace(release=away)
     ledger.unlock()
     Ledger(ledger.root).lock()
+
+
+def test_what_was_taken_back_before_the_lock_is_not_committed(ledger):
+    ledger.commit(STEP, {}, {})
+    mine = Ledger(ledger.root)
+    assert mine.committed(STEP) is not None
+    ledger.uncommit(STEP)
+    mine.lock()
+    assert mine.committed(STEP) is None
+    mine.unlock()
+
+
+def test_files_are_looked_at_side_by_side(ledger, monkeypatch):
+    ledger.commit(STEP, {str(n): b"x" for n in range(8)}, {})
+    together = threading.Barrier(4)
+    monkeypatch.setattr(module, "_fault", lambda *_: "" if together.wait(10) >= 0 else "late")
+    assert ledger.damages(STEP) == {}

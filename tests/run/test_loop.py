@@ -483,3 +483,11 @@ def test_the_labels_of_a_run_that_has_not_ended_begin_another_one(local_ray, tin
         loop.run(in_the_driver(tiny_pool, tmp_path, pool={"classes": ["dark", "light", "new"]}))
     file = Path(str(caught.value).rpartition(" ")[2])
     assert len(file.read_text(encoding="utf-8-sig").splitlines()) == 1 + 10
+
+
+def test_a_baseline_that_is_asked_for_too_late_is_told(local_ray, tiny_pool, tmp_path, caplog):
+    given = {"selection": {"budgets": [10, 18]}}
+    loop.run(in_the_driver(tiny_pool, tmp_path, **given))
+    assert "ended without a baseline" not in caplog.text
+    loop.run(in_the_driver(tiny_pool, tmp_path, report={"baseline": True}, **given))
+    assert "ended without a baseline" in caplog.text

@@ -18,6 +18,7 @@ from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import config_from_tree, merge
 from prunefuse_ray.data import inventory
 from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError, ScoreError, TrainingError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
@@ -463,3 +464,25 @@ def test_a_run_does_not_begin_in_the_directory_of_a_sweep(local_ray, tiny_pool, 
     with pytest.raises(LedgerError, match="directory of a sweep"):
         loop.run(tiny(tiny_pool, tmp_path))
     assert not (tmp_path / "tiny/config.yaml").exists()
+
+
+def test_a_scoring_batch_that_does_not_fit_a_gpu_is_said_with_its_field(local_ray, tiny_pool, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(score_phase, "score", full)
+    with pytest.raises(ScoreError, match=r"round 0, score: .* fewer actors \(scoring\.actors\)"):
+        loop.run(tiny(tiny_pool, tmp_path))
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(0.0, 1.0), (0.5, 0.5), (2.0, 1.0)])
+def test_an_actor_takes_its_share_of_a_gpus_memory(gpus, share):
+    plan = ScoringPlan(min_actors=1, max_actors=2, cpus=1, gpus=gpus)
+    assert score_phase.decide(config_from_tree({}), None, plan, "margin").gpu_share == share
+
+
+def test_the_baseline_holds_no_more_samples_than_fit(local_ray, tiny_pool, tmp_path, monkeypatch):
+    monkeypatch.setattr("prunefuse_ray.run.phases.baseline.HELD", 11 * 8 * 8)
+    loop.run(tiny(tiny_pool, tmp_path, selection={"budgets": [10, 18]}, report={"baseline": True}))
+    found = json.loads((tmp_path / "tiny/result.json").read_text())["baseline"]
+    assert [found[n] for n in ("labels", "of_labels", "tested", "of_tested")] == [11, 18, 11, 40]

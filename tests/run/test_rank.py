@@ -27,6 +27,7 @@ from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
 from tests.support import ROOT
 from tests.support.pools import random_images, write_pool
+from tests.support.sources import pool_of
 
 SPEC = networks.NetworkSpec(architecture="tests.support.nets:tiny", classes=3, input_shape=(1, 8, 8))
 FORM = ImageForm(height=8, width=8, channels=1, mean=(0.4,), std=(0.3,))
@@ -313,3 +314,22 @@ def test_what_is_decoded_is_shared_beside_the_directory_where_there_is_a_place()
 def test_an_empty_directory_is_refused(capsys):
     assert main(["score", "x", "--out", ""]) == 2
     assert "--out: is empty" in capsys.readouterr().err
+
+
+def test_a_table_that_is_written_while_it_is_looked_through_is_refused(tmp_path, local_ray, monkeypatch, capsys):
+    """Its index has numbers of rows, and these moved: every score would be that of another sample."""
+    lance = pytest.importorskip("lance")
+    save(tmp_path / "proxy")
+    pool, really = pool_of("lance", tmp_path), ranking.materialize
+
+    def meanwhile(found, root):
+        really(found, root)
+        row = lance.dataset(pool.path).to_table(filter="id = 's0003'")
+        lance.dataset(pool.path).delete("id = 's0003'")
+        lance.write_dataset(row, pool.path, mode="append")  # as an upsert does: as many rows as before
+
+    monkeypatch.setattr(ranking, "materialize", meanwhile)
+    code = main(["score", str(tmp_path / "proxy"), "--out", str(tmp_path / "out"), "--top", "5", "--trusted",
+                 "tests.support.nets:tiny", "--pool.source", "lance", "--pool.path", pool.path])  # fmt: skip
+    assert code == 2
+    assert "has changed since" in capsys.readouterr().err

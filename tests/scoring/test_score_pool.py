@@ -299,3 +299,16 @@ def test_reading_tasks_do_not_carry_the_ids_of_the_test_set(source, local_ray, m
     assert sorted(row["id"] for row in found.select_columns(["id"]).take_all()) == [
         i for i in range(100) if i not in (3, 4)
     ]
+
+
+def test_a_pass_that_was_taken_over_removes_nothing_that_was_scored_the_other_way(source, network, tmp_path):
+    out = tmp_path / "out"
+    scores(source, network, out)
+    before = sorted(out.iterdir())
+
+    def lost():
+        raise LedgerError("another process is driving this run")
+
+    with pytest.raises(LedgerError, match="another process"):
+        scores(source, network, out, dataclasses.replace(HERE, here=False, check=lost))
+    assert sorted(out.iterdir()) == before

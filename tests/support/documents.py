@@ -158,6 +158,7 @@ def sweep_files() -> str:
         "# Sweep files\n",
         "[Sweep and compare](../how-to/sweeps.md) shows them at work. Without `run.name` in its base, a sweep is named "
         "after its file or preset. `--seeds`, `--loggers` and `--concurrency` are options of `prunefuse sweep`, too; "
+        "`--arms NAME,...` keeps only these of the file's arms; "
         "`--section.field value` changes the base.\n",
         f"**`base`**: {_plain(fields['base'].description)}\n",
         *_table("", {name: field for name, field in fields.items() if name != "base"}),

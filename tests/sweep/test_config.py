@@ -281,6 +281,19 @@ def test_seeds_of_the_command_line_replace_the_files():
         parse_sweep(["--preset", "digits_sweep", "--seeds", "0,b"])
 
 
+def test_arms_of_the_command_line_are_those_of_the_file_that_stay(tmp_path):
+    preset = ["--preset", "selection_redundant"]
+    whole, some = parse_sweep(preset), parse_sweep([*preset, "--arms", "margin,random"])
+    assert some.arms == {name: whole.arms[name] for name in ("random", "margin")}
+    assert {t.name for t in trials(some)} < {t.name for t in trials(whole)}
+    with pytest.raises(ConfigError, match=r"--arms: no arm 'margn' in the sweep's file \(did you mean 'margin'"):
+        parse_sweep([*preset, "--arms", "random,margn"])
+    with pytest.raises(ConfigError, match="reference: no arm 'random'"):
+        parse_sweep([*preset, "--arms", "margin"])
+    with pytest.raises(ConfigError, match="--arms: a sweep that goes on has the arms it has recorded"):
+        parse_sweep(["--resume", str(tmp_path), "--arms", "margin"])
+
+
 def test_what_is_no_sweep_is_said(tmp_path):
     with pytest.raises(ConfigError, match="is the configuration of a run; a sweep names it under `base:`"):
         load_sweep(PRESETS / "cifar10_small.yaml", {}, {})
@@ -404,3 +417,22 @@ def test_a_sweep_with_code_of_ones_own_is_resumed_where_that_is_trusted(tmp_path
 def test_a_coarse_grid_of_large_numbers_is_kept():
     axis, rng = Axis(quniform=(1_000, 20_000, 125)), np.random.default_rng(0)
     assert not any(axis.draw(rng) % 125 for _ in range(200))
+
+
+def test_a_proxy_over_a_base_that_fuses_nothing_says_what_it_fuses(tmp_path):
+    arms = {"classic": {}, "prunefuse": {"selection": {"selector": "proxy"}}}
+    tree = {"base": {"selection": {"selector": "dense"}}, "arms": arms, "seeds": [0]}
+    with pytest.raises(ConfigError, match=r"arms\.prunefuse: a proxy selects, and nothing is fused"):
+        load_sweep(written(tmp_path, tree), {}, {})
+    space = {"selection.selector": {"grid": ["dense", "proxy"]}}
+    with pytest.raises(ConfigError, match=r"space: selection\.selector: a proxy selects"):
+        load_sweep(written(tmp_path, {"base": tree["base"], "space": space}), {}, {})
+    arms["prunefuse"]["fusion"] = {"target": "fused"}
+    assert [t.config.fusion.target for t in trials(load_sweep(written(tmp_path, tree), {}, {}))] == ["scratch", "fused"]
+
+
+def test_a_field_of_a_section_in_a_section_is_tried_too():
+    field, base = "training.unlabeled.threshold", {"label_smoothing": 0.0, "unlabeled": {"method": "fixmatch"}}
+    sweep = sweep_from_tree({"base": {"training": base}, "space": {field: {"grid": [0.8, 0.9]}}, "seeds": [0]})
+    assert [t.config.training.unlabeled.threshold for t in trials(sweep)] == [0.8, 0.9]
+    assert trials(sweep)[0].values == {field: 0.8}

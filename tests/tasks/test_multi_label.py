@@ -241,3 +241,9 @@ def test_unsigned_numbers_are_sets_too(kind):
     column = pa.chunked_array([pa.array([[0, 2], [], [3, 3], [9], [1, None], None], pa.list_(kind))])
     assert TASK.invalid_labels(column, 5).to_pylist() == [False, False, True, True, True, True]
     assert as_sets(column.slice(0, 2)).to_pylist() == [[0, 2], []]
+
+
+def test_nulls_among_lists_of_one_size_are_found():
+    gaps = pa.chunked_array([pa.array([[0, 1], None, [1, 1]], pa.list_(pa.int8(), 2))])
+    for given in (gaps, gaps.cast(pa.list_(pa.int8()))):
+        assert TASK.invalid_labels(given, 4).to_pylist() == [False, True, True]

@@ -247,3 +247,9 @@ def test_errors_are_told_by_their_digits_however_small_the_units():
     assert mae.difference(-2.5e-6) == "−2.5e-06"
     assert mae.difference(2.5e-6) == "+2.5e-06"
     assert TASK.metric.difference(-0.25) == "−0.250"
+
+
+def test_nulls_among_lists_of_one_size_are_found():
+    fixed = column([1.0, 2.0], None, [1.0, None], kind=pa.list_(pa.float64(), 2))
+    for given in (fixed, fixed.cast(pa.list_(pa.float64()))):
+        assert TASK.invalid_labels(given, 2).to_pylist() == [False, True, True]

@@ -19,7 +19,7 @@ from prunefuse_ray.data import labeled_set
 from prunefuse_ray.data.images import ImageForm
 from prunefuse_ray.data.labeled_set import Samples
 from prunefuse_ray.distributed.resources import TrainingPlan
-from prunefuse_ray.errors import LedgerError, PlanError, PoolError
+from prunefuse_ray.errors import LedgerError, PlanError, PoolError, TrainingError
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import checkpoints, trainer, worker_group
 from prunefuse_ray.training.trainer import TrainingJob, train
@@ -688,3 +688,27 @@ def test_workers_begin_with_an_evaluation(data, tmp_path, local_ray):
     recipe = {"epochs": 2, "evaluate_every": 1}
     found = train(job(data, recalibrate=True, recipe=recipe), plan, Place.at(str(tmp_path / "t"))).metrics
     assert [e["epoch"] for e in found["evaluations"]] == [0, 1, 2]
+
+
+def test_workers_lost_too_often_are_one_message_where_nobody_starts_the_driver_again(data, tmp_path, monkeypatch):
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    def failing(_):
+        gone = WorkerHealthCheckFailedError("no answer", failure=died("its node has died"))
+        raise ray.train.WorkerGroupError("rank 0", {0: gone})
+
+    monkeypatch.setattr(worker_group.TorchTrainer, "fit", failing)
+    monkeypatch.setattr(progress._Pipe, "fd", None)
+    with pytest.raises(TrainingError, match=r"workers\.max_failures: .*worker 0 \(its machine is gone\)"):
+        train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+    monkeypatch.setattr(progress, "supervised", lambda: True)
+    with pytest.raises(ray.train.WorkerGroupError):
+        train(job(data), IN_PROCESS, Place.at(str(tmp_path / "t")))
+
+
+def test_a_checkpoint_in_mid_epoch_holds_the_sums_of_all_workers(monkeypatch):
+    monkeypatch.setattr(trainer, "over_workers", lambda values, world: values * world)
+    state = checkpoints.State(epoch=1, step=16, loss=3.0, seen=8)
+    kept = trainer._of_all(state, 2)
+    assert (kept.epoch, kept.step, kept.loss, kept.seen) == (1, 16, 6.0, 16)
+    assert (state.loss, state.seen) == (3.0, 8)

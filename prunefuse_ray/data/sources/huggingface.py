@@ -86,7 +86,8 @@ def _scan(
     first = 0
     for offsets, sizes, labels in scan_arrow(place, sample, label):
         rows = range(first, first + len(sizes))
-        yield Found(ids=[f"{name}:{n}" for n in rows], labels=labels, columns={"offset": offsets, "bytes": sizes})
+        columns = {"offset": offsets, "bytes": sizes}
+        yield Found(ids=[f"{name}:{n}" for n in rows], labels=labels, columns=columns, untyped=named is None)
         first = rows.stop
     if not ends(place):
         yield Found(ids=[], labels=[], columns={"offset": [], "bytes": []}, left_out=[LeftOut(name, CUT)])

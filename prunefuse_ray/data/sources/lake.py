@@ -222,8 +222,10 @@ class DeltaTable(LakeTable):
             files = {_absolute(name, path, place): size for name, size in pairs}
             # The library names these files below the table as it knows it: as a URI, links resolved.
             gone = {
-                _absolute(file.removeprefix(table.table_uri), path, place): np.flatnonzero(~np.asarray(keep, bool))
-                for file, keep in zip(*(vectors[c].to_pylist() for c in vectors.column_names), strict=True)
+                _absolute(file.as_py().removeprefix(table.table_uri), path, place): np.flatnonzero(
+                    ~keep.values.to_numpy(zero_copy_only=False)  # as long as the file: no object for each row
+                )
+                for file, keep in zip(*(vectors[c] for c in vectors.column_names), strict=True)
             }
             if strangers := sorted(gone.keys() - files.keys()):
                 raise PoolError(

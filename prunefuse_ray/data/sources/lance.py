@@ -150,6 +150,16 @@ def _size(fragment: Any) -> int:
     return sum(file.file_size_bytes or 0 for file in fragment.files) + deleted + others
 
 
+@lru_cache(maxsize=8)
+def _fragments(at: LanceRows) -> dict[str, tuple[Any, int]]:
+    """The fragments of a version by their names, each with the number of its first row."""
+    found, first = dict[str, tuple[Any, int]](), 0
+    for fragment in at.open().get_fragments():
+        found[_name(fragment.metadata)] = fragment, first
+        first += fragment.count_rows()
+    return found
+
+
 @dataclass(frozen=True)
 class _Scan:
     """What `index.scanned` calls of a fragment."""
@@ -159,12 +169,7 @@ class _Scan:
     def __call__(
         self, place: Place, name: str, id_: str | None, label: str | tuple[str, ...] | None
     ) -> Iterator[Found]:
-        table = self.at.open()
-        first = 0
-        for fragment in table.get_fragments():
-            if _name(fragment.metadata) == name:
-                break
-            first += fragment.count_rows()
+        fragment, first = _fragments(self.at)[name]
         labels = label if isinstance(label, tuple) else (label,)
         wanted = list(dict.fromkeys(column for column in (id_, *labels) if column is not None))
         size = _size(fragment.metadata)
@@ -181,7 +186,9 @@ class _Scan:
                 given = [list(values) for values in zip(*(cells[column] for column in label), strict=True)]
             elif label is not None:
                 given = cells[label]
-            yield Found(ids=ids, labels=given, columns={"offset": list(numbers), "bytes": [size] * len(rows)})
+            columns = {"offset": list(numbers), "bytes": [size] * len(rows)}
+            untyped = not isinstance(label, str) or features_names(self.at.open().schema, label) is None
+            yield Found(ids=ids, labels=given, columns=columns, untyped=untyped)
 
 
 def _id(cell: Any, column: str, uri: str) -> str:

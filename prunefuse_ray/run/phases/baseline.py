@@ -30,6 +30,8 @@ from prunefuse_ray.training import baseline
 
 TESTED = {True: 10_000, False: 50_000}
 """Of a larger test set so many samples are tested, of images and of others."""
+HELD = 2**31
+"""Bytes of decoded samples to fit to, and to test, at most; for a moment there are three copies."""
 NGRAMS = 1_024
 PIXEL_OUTPUTS = 2**27
 """What is said of the pixels that are tested, at most: half a GiB, of which figures hold two or three."""
@@ -41,13 +43,14 @@ def run(context: RunContext, step: Step) -> Done:
     if isinstance(form, TextForm | TokenForm):  # whatever the network reads
         form = NgramForm(length=NGRAMS)
     labels, most = context.labels(context.last), context.task.baseline_samples
-    labeled = _drawn(labels, baseline.LABELED if most is None else most)
+    fit = max(1, HELD // math.prod(form.shape))
+    labeled = _drawn(labels, min(fit, baseline.LABELED if most is None else most))
     task = context.task.fitted(labeled["label"])
     x, y_N = _samples(context.samples(context.last), form, labeled, task)
     own, tested = own_labels(context.test), TESTED[isinstance(form, ImageForm)] if most is None else most
     if task.pixels:  # 300 of 512 x 512 pixels and 19 classes would take 6 GB
         tested = max(1, min(tested, PIXEL_OUTPUTS // (len(context.info.classes) * math.prod(form.network_shape[1:]))))
-    test, truth_N = _samples(context.test, form, _drawn(own, tested), task)
+    test, truth_N = _samples(context.test, form, _drawn(own, min(fit, tested)), task)
 
     def features() -> Features:
         if isinstance(form, NgramForm):

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
+import torch
 
 from prunefuse_ray.acquisition import AUTO, auto
 from prunefuse_ray.acquisition.auto import Decision, Facts
@@ -25,7 +26,7 @@ from prunefuse_ray.data.prepared import usage
 from prunefuse_ray.data.reading import tables
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.resources import ScoringPlan
-from prunefuse_ray.errors import LedgerError, ScoreError
+from prunefuse_ray.errors import LedgerError, ScoreError, causes
 from prunefuse_ray.method.selector import proxies, trusted
 from prunefuse_ray.method.steps import INIT, SCORE, TRAIN, Step, round_seed, start
 from prunefuse_ray.run.class_counts import class_counts
@@ -69,6 +70,7 @@ def decide(
         masks_seed=seed,
         threads=plan.cpus,
         gpu=plan.gpus > 0,
+        gpu_share=plan.gpu_share,
         class_weights=tuple(weights),
         held_out=held_out,
         trusted=trusted(config),
@@ -109,9 +111,18 @@ def run(context: RunContext, step: Step) -> Done:
         config, context.form, context.scoring, by.strategy, weights_of(context, step, by.strategy), held_out,
         round_seed(config, step.round, step.phase) if step.round >= 0 else 0,
     )  # fmt: skip
-    scored = score(
-        what, config.scoring, job, context.scoring, lambda: ledger.clear(step, "scores", "scores-checkpoint")
-    )
+    try:
+        scored = score(
+            what, config.scoring, job, context.scoring, lambda: ledger.clear(step, "scores", "scores-checkpoint")
+        )
+    except Exception as error:  # of an actor it comes wrapped
+        if not any(isinstance(one, torch.OutOfMemoryError) for one in causes(error)):
+            raise
+        raise ScoreError(
+            f"{step}: a batch does not fit into the memory of the GPU beside what else computes there: run the same "
+            "command with fewer actors (scoring.actors) or on another GPU, or another run.name with a smaller "
+            "scoring.batch_size"
+        ) from error
     try:
         context.note_rejected(scored.rejected)
     except ScoreError:  # what could not be read may be there the next time

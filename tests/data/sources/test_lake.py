@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -463,3 +464,16 @@ def test_delta_tables_lie_wherever_a_folder_may(tmp_path, folder, spelling):
     listing = reader_of(pool).listing(SampleSet(pool))
     assert listing.paths
     assert all(Place.at(path).exists() for path in listing.paths)
+
+
+def test_a_long_deletion_vector_takes_no_object_for_each_row(tmp_path):
+    rows = 1_000_000
+    write_deltalake(tmp_path / "t", pa.table({"id": range(rows), "image": pa.nulls(rows, pa.binary())}))
+    add_deletion_vector(tmp_path / "t", [0, rows - 1])
+    pool = cfg.Pool(source="delta", path=str(tmp_path / "t"), test_path=str(tmp_path / "t"), classes=2)
+    tracemalloc.start()
+    listing = reader_of(pool).listing(SampleSet(pool, labeled=False))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [gone.tolist() for gone in listing.of_table.deleted.values()] == [[0, rows - 1]]
+    assert peak < 6 * 2**20, "a list of booleans takes 8 bytes for each"

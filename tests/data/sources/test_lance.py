@@ -157,3 +157,15 @@ def test_ids_that_are_missing_are_said(id_, tmp_path):
     lance.write_dataset(table, tmp_path / "gaps")
     with pytest.raises(PoolError, match=r"in column 'id' is no id; fill it in, or set pool\.id_column to null"):
         read(pool.model_copy(update={"path": str(tmp_path / "gaps")}))
+
+
+def test_fragments_are_counted_once_and_one_that_is_not_there_is_no_other(tmp_path):
+    pool = pool_of("lance", tmp_path)
+    samples = SampleSet(pool)
+    listing = reader_of(pool).listing(samples)
+    scan = _Scan(_at(samples, listing))
+    offsets = [n for name in listing.names for piece in scan(Place.at(pool.path), name, "id", "label")
+               for n in piece.columns["offset"]]  # fmt: skip
+    assert offsets == list(range(COUNT))
+    with pytest.raises(KeyError):
+        list(scan(Place.at(pool.path), "data/other.lance", "id", "label"))

@@ -372,3 +372,14 @@ def test_vectors_in_lists_of_every_kind_are_of_one_type(tmp_path, local_ray):
     found = list(canonical(sources(pool, Place.at("unused"))[0]))
     assert all(table["sample"].type == pa.list_(pa.float32()) for table in found)  # but for the name of elements
     assert sorted(table["sample"][0].as_py() for table in found) == [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]
+
+
+@pytest.mark.parametrize("values", [[1, 2, 1, 2], [0, 1, 0, 1]])
+def test_integers_that_may_be_the_names_of_other_classes_are_refused(tmp_path, local_ray, values):
+    """Of stars without a 5 every label would be the star above it."""
+    write_pool(tmp_path / "pool", random_images(4), label=values)
+    write_pool(tmp_path / "test", random_images(4, seed=1), first_id=900, label=values)
+    pool = parquet_pool(tmp_path).model_copy(update={"classes": ["1", "2", "3"]})
+    with pytest.raises(PoolError, match=r"'label' holds integers, which may be the numbers of classes or the names"):
+        survey(pool)
+    assert survey(pool.model_copy(update={"classes": ["0", "1", "2"]})).info.rows == 4

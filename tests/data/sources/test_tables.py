@@ -6,6 +6,7 @@ import pytest
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.cli import main
+from prunefuse_ray.data.inventory import take
 from prunefuse_ray.data.sources.tables import vector_of
 from prunefuse_ray.data.stream import stream
 from prunefuse_ray.data.survey import materialize, sources, survey
@@ -213,7 +214,9 @@ def test_a_file_without_rows_is_none_of_any_task(tmp_path, local_ray, name, empt
     (tmp_path / "pool" / f"b{name[1:]}").write_text(empty)
     tree = {"source": name.removeprefix("a."), "path": str(tmp_path / "pool"), "text_column": "text", "classes": NAMES}
     pool = cfg.UntestedPool.model_validate(tree)
-    assert survey(pool, task="multi_label").info.rows == 1
+    found = survey(pool, task="multi_label")
+    assert found.info.rows == 1
+    assert take(found).inventory.sets["path"].looked == 1
     (tmp_path / "pool" / name).write_text(empty)
     with pytest.raises(PoolError, match="holds no samples"):
         survey(pool, task="multi_label")
