@@ -182,7 +182,8 @@ def lost_by_ray(error: BaseException) -> BaseException | None:
     ray = sys.modules.get("ray")
     if ray is None:
         return None
-    lost = (e for e in causes(error) if isinstance(e, ray.exceptions.RayError))
+    plain = ray.exceptions.RayError  # itself it stands for an error of ours that could not be pickled
+    lost = (e for e in causes(error) if isinstance(e, plain) and type(e) is not plain)
     ours = ray.exceptions.RayTaskError, ray.exceptions.UserCodeException  # what Ray Data wraps a function's error in
     return next((e for e in lost if not isinstance(e, ours)), None)
 

@@ -324,3 +324,15 @@ def test_what_ray_train_wraps_is_found():
     assert lost_by_ray(ray.train.ControllerError(died)) is died
     away = OSError("When writing: AWS Error SLOW_DOWN during PutObject operation")
     assert store_trouble(ray.train.ControllerError(away)).startswith("object store: ")
+
+
+def test_an_error_that_cannot_be_pickled_is_no_death_of_ray():
+    import threading
+
+    import ray
+
+    held = ValueError("bad")
+    held.lock = threading.Lock()
+    ours = ray.exceptions.RayTaskError("f", "Traceback", held, proctitle="p", pid=1, ip="127.0.0.1")
+    assert type(ours.cause) is ray.exceptions.RayError
+    assert lost_by_ray(ours) is None

@@ -76,7 +76,7 @@ class Client:
         page, seen = 1, 0
         while True:
             listing = self.call("GET", path, params=params | {"page": page, "page_size": PAGE})
-            items = self._field(listing, key, path, list)
+            items = self.field(listing, key, path, list)
             yield from items
             seen += len(items)
             if not items or seen >= listing.get("total", listing.get("count", 0)):
@@ -91,10 +91,10 @@ class Client:
                 f"annotation.url: {self.url} does not accept the personal access token of {TOKEN} (HTTP "
                 f"{answer.status_code}); make a new one in the account's settings"
             )
-        access = self._field(_json(answer), "access", "/token/refresh", str)
+        access = self.field(_json(answer), "access", "/token/refresh", str)
         self._session.headers["Authorization"] = f"Bearer {access}"
 
-    def _field(self, answer: Any, key: str, path: str, kind: type) -> Any:
+    def field(self, answer: Any, key: str, path: str, kind: type) -> Any:
         """One field of an answer; LabelError where it is not there: another service, or another version."""
         found = answer.get(key) if isinstance(answer, dict) else None
         if not isinstance(found, kind):
@@ -225,7 +225,8 @@ class LabelStudio:
                 "model_version": MODEL,
             },
         )
-        return made["id"]
+        number: int = self.client.field(made, "id", "/projects", int)
+        return number
 
     def _tasks(self, project: int) -> Iterator[dict[str, Any]]:
         return self.client.pages("/tasks", "tasks", project=project, fields="all")
@@ -234,7 +235,9 @@ class LabelStudio:
         self.client.call("POST", f"/projects/{project}/import", json=tasks)
 
     def _people(self) -> dict[int, str]:
-        return {u["id"]: u.get("email") or u.get("username") or str(u["id"]) for u in self.client.call("GET", "/users")}
+        listed = self.client.field({"users": self.client.call("GET", "/users")}, "users", "/users", list)
+        numbers = [self.client.field(user, "id", "/users", int) for user in listed]
+        return {n: u.get("email") or u.get("username") or str(n) for n, u in zip(numbers, listed, strict=True)}
 
     # --- the tasks ---
 

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     if config.annotation.accept_partial:
         console.print(
             "annotation.accept_partial has no effect on the page, which waits for every sample of a round. To go on "
-            "without some, end this command and give `prunefuse run ... --accept-partial`"
+            "without some, end this command and give `prunefuse run ... --accept-partial --annotation.wait 0`"
         )
     if ledger.exists and ledger.complete(config):
         console.print(

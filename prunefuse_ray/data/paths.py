@@ -228,7 +228,7 @@ def _unfit(lying: Lying, suffixes: tuple[str, ...], empty: bool, hints: Mapping[
     if hidden(lying.name):
         return "hidden"
     if of_system(lying.name):
-        return "in a folder of the system (thumbnails, recycle bin)"
+        return "in a folder of the system (thumbnails, recycle bin, unfinished output)"
     if not lying.name.lower().endswith(suffixes):
         extension = posixpath.splitext(lying.name)[1].lower()
         hint = f": needs {hints[extension]}, which is not installed" if extension in hints else ""

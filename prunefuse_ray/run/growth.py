@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from prunefuse_ray import config as cfg
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.data import draw, leaks
+from prunefuse_ray.data.folders import of_system
 from prunefuse_ray.data.ids import IdSet
 from prunefuse_ray.data.index import Index, new_rows
 from prunefuse_ray.data.left_out import gathered
@@ -64,6 +65,11 @@ def check(change: Change, field: str, path: Any, *, growth: bool, version: str |
         version: of a table that has another one now, that which the run has read.
     """
     faults = []
+    if change.removed and all(map(of_system, change.removed)):
+        raise LedgerError(
+            f"{field}: '{path}': an earlier version took files for samples that are none of the pool "
+            f"({_named(change.removed)}): go on with that version, or start under another --run.name"
+        )
     if change.removed:
         faults.append(f"removed: {_named(change.removed)}")
     if change.changed:

@@ -156,7 +156,7 @@ def wait_for_labels(annotator: Annotator, request: Request, config: cfg.Annotati
             case annotation.Wait(missing=missing, notes=notes):
                 if left <= 0:
                     said = "".join(f"\n  {note}" for note in notes)
-                    raise LabelsWaiting(_waiting(annotator, request, missing) + said)
+                    raise LabelsWaiting(_waiting(annotator, request, missing, config.wait) + said)
                 with progress.waiting():
                     time.sleep(min(POLL, left))
                 seen, answers = (answers.files, answers.faults), next(looks)
@@ -175,13 +175,15 @@ def _looks(annotator: Annotator, request: Request, answers: Answers) -> Iterator
         yield answers
 
 
-def _waiting(annotator: Annotator, request: Request, missing: tuple[Any, ...]) -> str:
+def _waiting(annotator: Annotator, request: Request, missing: tuple[Any, ...], wait: float) -> str:
     total = len(request.ids)
     if len(missing) == total:
         return f"{total} samples of round {request.round} wait for labels {annotator.remedy(request)}"
+    at_once = " --annotation.wait 0" if wait else ""
     return (
         f"{len(missing)} of {total} samples of round {request.round} still wait for labels "
         f"{annotator.remedy(request)}. Missing: {annotation.named(missing)}. To go on without them: --accept-partial"
+        f"{at_once}"
     )
 
 

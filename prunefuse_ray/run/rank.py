@@ -47,7 +47,7 @@ from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.schemas import REJECTED, arrow_type, selected_schema
 from prunefuse_ray.scoring.backend_choice import SMALL_BATCH
 from prunefuse_ray.scoring.predictions import export
-from prunefuse_ray.scoring.score_pass import ScorePass, check_rejected, score
+from prunefuse_ray.scoring.score_pass import ScorePass, check_rejected, fitting, score
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.selection.top_k import top_k
 from prunefuse_ray.storage import Place
@@ -407,7 +407,8 @@ def _score(
         trusted=(saved.spec.architecture,),
     )
     started = time.perf_counter()
-    scored = score(what, config.scoring, job, plan, lambda: ledger.clear(SCORE, "scores", "scores-checkpoint"))
+    with fitting("scoring", config.scoring, "--out"):
+        scored = score(what, config.scoring, job, plan, lambda: ledger.clear(SCORE, "scores", "scores-checkpoint"))
     rejected = scored.rejected.sort_by("id").cast(REJECTED)
     check_rejected(
         rejected,

@@ -182,13 +182,15 @@ def choose(
     """
     place = root / FILE
     if place.exists():
-        return Arithmetic(**place.read_sealed()["chosen"]).of(job)
+        noted = place.read_sealed()
+        # An earlier version measured with the whole GPU: what it chose is scored as it was, without a limit.
+        return replace(Arithmetic(**noted["chosen"]).of(job), gpu_share=noted.get("gpu_share", 1.0))
     little = macs < MACS_WORTH_MEASURING
     asked = scoring, network, job, macs, rows / plan.max_actors
     found = fastest(*asked) if little else _there(fastest, plan, *asked)
     for name, why in found["left_out"].items():
         logger.warning("scoring goes without %s: %s", name, why)
-    record(FILE, sealed(found))
+    record(FILE, sealed({**found, "gpu_share": job.gpu_share}))
     return Arithmetic(**found["chosen"]).of(job)
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+import torch
 
 from prunefuse_ray import config as cfg
 from prunefuse_ray.data.inventory import check_share
@@ -23,7 +25,7 @@ from prunefuse_ray.data.prepared import chunk_rows, usage
 from prunefuse_ray.data.reading import head
 from prunefuse_ray.data.sample_format import read_column
 from prunefuse_ray.distributed.resources import ScoringPlan, beside_decoding
-from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.errors import ScoreError, causes
 from prunefuse_ray.scoring.backend_choice import check, choose, measured_rate, unlike
 from prunefuse_ray.scoring.scorer import ScoringJob, score_pool
 from prunefuse_ray.scoring.summary import summarize
@@ -36,6 +38,28 @@ DECODED = 64
 """Samples by which decoding is timed."""
 NEARLY = 0.9
 """Share of what there is room for with which a pool counts as prepared: that of single chunks is decided by chance."""
+
+
+@contextmanager
+def fitting(what: str, scoring: cfg.Scoring, other: str) -> Iterator[None]:
+    """Inside, a batch that does not fit into the memory of a GPU is said as such; of an actor the error comes wrapped.
+
+    Args:
+        what: what is under way.
+        other: the option under which other settings begin anew.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not any(isinstance(one, torch.OutOfMemoryError) for one in causes(error)):
+            raise
+        share = "the memory of the GPU" if scoring.gpus >= 1 else (
+            f"an actor's share of the GPU's memory (scoring.gpus {scoring.gpus:g})"
+        )  # fmt: skip
+        raise ScoreError(
+            f"{what}: a batch does not fit into {share}: run the same command where a GPU has more memory free, or "
+            f"under another {other} with a smaller scoring.batch_size or a larger scoring.gpus"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,14 +181,14 @@ class ActorScorer:
     creation of an actor Ray keeps a text alone, which passes for a process that was lost."""
 
     def __init__(self, make: Callable[[Place, ScoringJob], Scorer], network: Place, job: ScoringJob) -> None:
-        self.made: Scorer | PruneFuseError
+        self.made: Scorer | Exception
         try:
             self.made = make(network, job)
-        except PruneFuseError as error:
-            self.made = error
+        except (PruneFuseError, torch.OutOfMemoryError) as error:
+            self.made = error.with_traceback(None)  # its frames would keep the batch on the GPU
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        if isinstance(self.made, PruneFuseError):
+        if isinstance(self.made, Exception):
             raise self.made
         return self.made(rows)
 

@@ -36,6 +36,7 @@ from prunefuse_ray.config.section import RECORDED, Positive, Section
 from prunefuse_ray.errors import ConfigError, near
 from prunefuse_ray.run.ledger import decides
 from prunefuse_ray.storage import below
+from prunefuse_ray.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -285,6 +286,8 @@ def load_sweep(
     if only is not None and isinstance(arms := tree.get("arms", {}), Mapping):
         if unknown := [name for name in only if name not in arms]:
             raise ConfigError(f"--arms: no arm '{unknown[0]}' in the sweep's file{near(unknown[0], arms)}")
+        if isinstance(reference := tree.get("reference"), str) and reference in arms and reference not in only:
+            raise ConfigError(f"--arms: the file's reference is '{reference}': name it, too")
         tree = {**tree, "arms": {name: arm for name, arm in arms.items() if name in only}}
     if "seed" in overrides.get("run", {}):
         raise ConfigError("--run.seed: a sweep has several; set `seeds` in its file")
@@ -295,13 +298,33 @@ def load_sweep(
     sweep = sweep_from_tree({**tree, "base": overlay(base, overrides), **settings})
     if sweep.base.run.seed != Config().run.seed:  # the default stands in every configuration that was written out
         raise ConfigError(f"base.run.seed {sweep.base.run.seed}: a sweep has several; set `seeds`")
-    if where := _unfused(sweep):
+    given = [flatten(one) for one in (base, overrides)]
+    if not any("fusion.target" in one for one in given) and (where := _unfused(sweep)):
         raise ConfigError(
             f"{where[0]}: a proxy selects, and nothing is fused, since the base's selector "
-            f"'{sweep.base.selection.selector}' has nothing to fuse: name fusion.target there, too "
-            "(fused, or scratch if that is meant)"
+            f"'{sweep.base.selection.selector}' has nothing to fuse: make it an arm that names fusion.target fused, "
+            "too; or, if training from scratch is meant, set base.fusion.target to scratch"
         )
+    if not any("pruning.committee" in one for one in given):
+        for arm in _with_committee(sweep):
+            logger.warning(
+                "arms.%s: its strategy asks no committee, and it has that of the base (pruning.committee %d), which "
+                "followed from the base's strategy: name pruning.committee in the arm, 1 for a single proxy",
+                arm, sweep.base.pruning.committee,
+            )  # fmt: skip
     return sweep
+
+
+def _with_committee(sweep: Sweep) -> list[str]:
+    """Arms with a committee that their own strategy does not ask."""
+    known = TASKS[sweep.base.task].strategies
+    if sweep.base.pruning.committee == 1:
+        return []
+    arms = {name: flatten(over) for name, over in sweep.arms.items()}
+    return [
+        name for name, over in arms.items() if "pruning.committee" not in over
+        and over.get("selection.strategy") in known and not known[over["selection.strategy"]].members
+    ]  # fmt: skip
 
 
 def _unfused(sweep: Sweep) -> list[str]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray.train
 
 from prunefuse_ray.config.files import config_from_tree, to_tree
-from prunefuse_ray.errors import LedgerError, PruneFuseError, lost_by_ray
+from prunefuse_ray.errors import LedgerError, PruneFuseError, TrainingError, lost_by_ray
 from prunefuse_ray.method.steps import Step, steps
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Commit, Ledger
@@ -85,6 +86,8 @@ def drive(name: str, job: TrialJob, desk: Any) -> dict[str, str] | None:
     try:
         _run(name, job, desk)
     except PruneFuseError as error:
+        if isinstance(error, TrainingError) and isinstance(error.__cause__, ray.train.TrainingFailedError):
+            raise  # its workers were lost too often, and so it is: its training goes on from a checkpoint
         return {"message": str(error)}
     except Exception as error:
         if lost_by_ray(error) is not None:

@@ -154,6 +154,8 @@ def test_images_by_address_and_texts(tmp_path):
     sent: list = []
 
     class Server:
+
+    url, field = "http://server", Client.field
         url = "http://s"
 
         def pages(self, path, *_, **__):
@@ -336,3 +338,11 @@ def test_a_server_that_lists_otherwise_is_one_clear_error(monkeypatch, answer):
     monkeypatch.setattr(client, "call", lambda *_, **__: answer)
     with pytest.raises(LabelError, match=r"annotation\.url: http://s/api/tasks does not answer as Label Studio"):
         list(client.pages("/tasks", "tasks"))
+
+
+@pytest.mark.parametrize("answer", [{}, [], None])
+def test_a_project_without_a_number_is_one_clear_error(tmp_path, monkeypatch, answer):
+    client = Client("http://s", "token")
+    monkeypatch.setattr(client, "call", lambda *_, **__: answer)
+    with pytest.raises(LabelError, match="does not answer as Label Studio"):
+        LabelStudio(client=client)._create(request_at(place(tmp_path, "local"), dict.fromkeys("ab", DOT)))

@@ -267,3 +267,9 @@ def test_a_validation_set_may_not_change(made, tmp_path):
     write_pool(tmp_path / "val" / "more", pixels[:2], first_id=950)
     with pytest.raises(LedgerError, match=r"pool\.validation_path: .*new: more/part-0\.parquet"):
         check_now(config, ledger)
+
+
+def test_what_an_earlier_version_took_in_is_not_to_be_restored():
+    change = compare(listing(**{"a": 1, "_temporary/0/b": 1}), listing(a=1))
+    with pytest.raises(LedgerError, match="an earlier version took files"):
+        check(change, "pool.path", "x", growth=False)

@@ -393,3 +393,10 @@ def test_partial_labels_are_taken_at_the_end_of_the_wait(monkeypatch):
     taken = labeling.wait_for_labels(Slow(), asks, Annotation(kind="files", wait=0.5, accept_partial=True))
     assert (taken.annotations["id"].to_pylist(), taken.missing) == (["a"], 1)
     assert time.monotonic() - began >= 0.5
+
+
+def test_the_remedy_after_a_wait_does_not_wait_again(monkeypatch):
+    monkeypatch.setattr(labeling, "POLL", 0.01)
+    asks = SimpleNamespace(ids=("a", "b"), round=4)
+    with pytest.raises(LabelsWaiting, match=r"--accept-partial --annotation\.wait 0"):
+        labeling.wait_for_labels(Slow(), asks, Annotation(kind="files", wait=0.1))

@@ -7,7 +7,10 @@ from torch import nn
 from prunefuse_ray import networks
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.data.pool import PoolInfo
+from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.run import loop, opening
 from prunefuse_ray.run.opening import OF_RULES, _selector_macs, not_read
+from tests.support.sources import pool_of
 
 DENSE = {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}
 NUMBERS = {"source": "csv", "path": "a", "test_path": "b", "text_column": "text", "label_column": "y"}
@@ -126,3 +129,20 @@ class Normalized(nn.Module):
 def test_statistics_that_members_share_stay_shared():
     config = config_from_tree({"network": {"architecture": f"{__name__}:Normalized"}, "pruning": {"committee": 2}})
     assert _selector_macs(config, INFO) > 0
+
+
+def test_a_table_that_is_written_while_a_run_begins_is_refused(local_ray, tmp_path, monkeypatch):
+    lance = pytest.importorskip("lance")
+    pool, really = pool_of("lance", tmp_path), opening.open_prepared
+
+    def meanwhile(*given, **more):
+        row = lance.dataset(pool.path).to_table(filter="id = 's0003'")
+        lance.dataset(pool.path).delete("id = 's0003'")
+        lance.write_dataset(row, pool.path, mode="append")
+        return really(*given, **more)
+
+    monkeypatch.setattr(opening, "open_prepared", meanwhile)
+    tree = {"pool": pool.model_dump(exclude_unset=True), "run": {"directory": str(tmp_path / "runs"), "name": "r"},
+            "network": {"architecture": "resnet8"}, "selection": {"budgets": [2, 4]}}  # fmt: skip
+    with pytest.raises(LedgerError, match="has changed since the run began"):
+        loop.run(config_from_tree(tree))

@@ -22,7 +22,7 @@ from prunefuse_ray.distributed.resources import ScoringPlan
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError, ScoreError, TrainingError
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop
-from prunefuse_ray.run.context import Done
+from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.phases import finetune, init, train
 from prunefuse_ray.run.phases import score as score_phase
@@ -471,7 +471,7 @@ def test_a_scoring_batch_that_does_not_fit_a_gpu_is_said_with_its_field(local_ra
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation")
 
     monkeypatch.setattr(score_phase, "score", full)
-    with pytest.raises(ScoreError, match=r"round 0, score: .* fewer actors \(scoring\.actors\)"):
+    with pytest.raises(ScoreError, match=r"round 0, score: .* another run\.name with a smaller scoring\.batch"):
         loop.run(tiny(tiny_pool, tmp_path))
 
 
@@ -482,7 +482,10 @@ def test_an_actor_takes_its_share_of_a_gpus_memory(gpus, share):
 
 
 def test_the_baseline_holds_no_more_samples_than_fit(local_ray, tiny_pool, tmp_path, monkeypatch):
+    drawn, really = [], RunContext.drawn
+    monkeypatch.setattr(RunContext, "drawn", lambda self, n, *more: drawn.append(n) or really(self, n, *more))
     monkeypatch.setattr("prunefuse_ray.run.phases.baseline.HELD", 11 * 8 * 8)
     loop.run(tiny(tiny_pool, tmp_path, selection={"budgets": [10, 18]}, report={"baseline": True}))
     found = json.loads((tmp_path / "tiny/result.json").read_text())["baseline"]
     assert [found[n] for n in ("labels", "of_labels", "tested", "of_tested")] == [11, 18, 11, 40]
+    assert drawn == [11]

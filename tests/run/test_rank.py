@@ -333,3 +333,12 @@ def test_a_table_that_is_written_while_it_is_looked_through_is_refused(tmp_path,
                  "tests.support.nets:tiny", "--pool.source", "lance", "--pool.path", pool.path])  # fmt: skip
     assert code == 2
     assert "has changed since" in capsys.readouterr().err
+
+
+def test_a_batch_that_does_not_fit_is_one_message(given, local_ray, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ranking, "score", full)
+    assert main(["score", *arguments(given, tmp_path / "out")]) == 2
+    assert "another --out" in capsys.readouterr().err

@@ -31,7 +31,7 @@ from prunefuse_ray.scoring.backend_choice import (
     worth_trying,
 )
 from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
-from prunefuse_ray.storage import Place
+from prunefuse_ray.storage import Place, sealed
 from tests.support.nets import OWN
 from tests.support.pools import random_images
 
@@ -420,3 +420,11 @@ def test_where_no_usual_batch_fits_a_gpu_smaller_ones_are_tried(saved, measured,
     assert measured == [("torch", 64), ("torch", 32), ("torch", 8)]
     with pytest.raises(networks.NetworkError, match=r"lower scoring\.batch_size"):
         fastest(Scoring(backend="torch", batch_size=64), saved, JOB, LARGE)
+
+
+def test_what_an_earlier_version_chose_is_scored_with_the_whole_gpu(tmp_path):
+    chosen = {"backend": "torch", "precision": "fp32", "batch_size": 512, "call_rows": 2048}
+    root, job = Place.at(str(tmp_path)), dataclasses.replace(JOB, gpu=True, gpu_share=0.25)
+    for more, share in (({}, 1.0), ({"gpu_share": 0.25}, 0.25)):
+        (root / "scoring.json").write_bytes(sealed({"chosen": chosen, "measured": [], "left_out": {}, **more}))
+        assert choose(root, Scoring(), root, job, None, 1, LARGE, None).gpu_share == share

@@ -12,7 +12,7 @@ from prunefuse_ray.data.prepared import Chunk
 from prunefuse_ray.data.sample_format import read_column
 from prunefuse_ray.data.stream import decoded_rows
 from prunefuse_ray.errors import ScoreError
-from prunefuse_ray.scoring.scorer import Scorer, ScoringJob
+from prunefuse_ray.scoring.scorer import ActorScorer, Scorer, ScoringJob
 from prunefuse_ray.scoring.summary import summarize
 from prunefuse_ray.storage import Place
 from tests.support.pools import random_images
@@ -112,3 +112,21 @@ def test_the_summary_counts_rows_rejections_and_scores(tmp_path, local_ray):
 def test_scores_that_are_not_finite_are_named(tmp_path, local_ray, bad):
     with pytest.raises(ScoreError, match=r"not finite for 2 samples, e\.g\. ids 's1', 's2'"):
         summarize(*write(tmp_path, [0.5, bad, bad]), 1.0)
+
+
+def test_what_does_not_fit_in_the_making_of_an_actor_is_said_by_its_first_call(saved):
+    def make(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    actor = ActorScorer(make, saved[0], None)
+    with pytest.raises(torch.OutOfMemoryError):
+        actor(pa.table({}))
+
+
+def test_an_actor_is_limited_to_its_share(saved, monkeypatch):
+    def limit(share):
+        raise InterruptedError(str(share))  # before anything touches a GPU
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
+    with pytest.raises(InterruptedError, match=r"0\.45"):
+        scorer(saved, gpu=True, gpu_share=0.5)

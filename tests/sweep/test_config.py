@@ -288,7 +288,7 @@ def test_arms_of_the_command_line_are_those_of_the_file_that_stay(tmp_path):
     assert {t.name for t in trials(some)} < {t.name for t in trials(whole)}
     with pytest.raises(ConfigError, match=r"--arms: no arm 'margn' in the sweep's file \(did you mean 'margin'"):
         parse_sweep([*preset, "--arms", "random,margn"])
-    with pytest.raises(ConfigError, match="reference: no arm 'random'"):
+    with pytest.raises(ConfigError, match="--arms: the file's reference is 'random': name it, too"):
         parse_sweep([*preset, "--arms", "margin"])
     with pytest.raises(ConfigError, match="--arms: a sweep that goes on has the arms it has recorded"):
         parse_sweep(["--resume", str(tmp_path), "--arms", "margin"])
@@ -436,3 +436,21 @@ def test_a_field_of_a_section_in_a_section_is_tried_too():
     sweep = sweep_from_tree({"base": {"training": base}, "space": {field: {"grid": [0.8, 0.9]}}, "seeds": [0]})
     assert [t.config.training.unlabeled.threshold for t in trials(sweep)] == [0.8, 0.9]
     assert trials(sweep)[0].values == {field: 0.8}
+
+
+def test_from_scratch_may_be_meant_for_all(tmp_path):
+    space = {"selection.selector": {"grid": ["dense", "proxy"]}}
+    base = {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}
+    found = trials(load_sweep(written(tmp_path, {"base": base, "space": space, "seeds": [0]}), {}, {}))
+    assert [t.name for t in found] == ["selector-dense_seed-0", "selector-proxy_seed-0"]
+
+
+def test_a_committee_that_followed_in_the_base_is_told_in_its_arms(tmp_path, caplog):
+    arms = {"m": {"selection": {"strategy": "margin"}}}
+    tree = {"base": {"selection": {"strategy": "bald"}}, "arms": arms, "seeds": [0]}
+    load_sweep(written(tmp_path, tree), {}, {})
+    assert "arms.m: its strategy asks no committee" in caplog.text
+    caplog.clear()
+    arms["m"]["pruning"] = {"committee": 1, "ratio": 0.5}
+    load_sweep(written(tmp_path, tree), {}, {})
+    assert "asks no committee" not in caplog.text

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import ray.train
 import yaml
 from ray import tune
 from ray.tune.callback import CallbackList
@@ -28,7 +29,7 @@ from prunefuse_ray.config.files import config_from_tree, load_config, merge, to_
 from prunefuse_ray.data import draw
 from prunefuse_ray.distributed.autoscaler import Autoscaler, NodeType
 from prunefuse_ray.distributed.resources import Resources
-from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError
+from prunefuse_ray.errors import ConfigError, LedgerError, PlanError, PoolError, TrainingError
 from prunefuse_ray.method.steps import Step, steps
 from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.run.ledger import Ledger
@@ -981,3 +982,16 @@ def test_draws_that_an_earlier_version_rounded_otherwise_are_not_drawn_anew(tmp_
     Ledger(root / "trials/000_ratio-0.5312_seed-0").create(to_tree(trial.config), {})
     with pytest.raises(LedgerError, match=r"'000_ratio-0\.5312_seed-0' was drawn by another version"):
         sweeping._check_unchanged_sweep(root, sweep)
+
+
+def test_a_trial_whose_workers_were_lost_too_often_is_lost(monkeypatch, tmp_path):
+    gone = ray.train.WorkerGroupError("rank 0", {0: ray.exceptions.ActorDiedError()})
+
+    def lost(*_):
+        raise TrainingError("workers.max_failures: lost") from gone
+
+    monkeypatch.setattr("prunefuse_ray.sweep.trial._run", lost)
+    monkeypatch.setattr("prunefuse_ray.sweep.trial.ray.get", lambda _: None)
+    desk = SimpleNamespace(release=SimpleNamespace(remote=lambda _: None))
+    with pytest.raises(TrainingError):
+        drive("a", TrialJob(root=Place.at(str(tmp_path)), configs={}, runs=1, directory=""), desk)

@@ -712,3 +712,20 @@ def test_a_checkpoint_in_mid_epoch_holds_the_sums_of_all_workers(monkeypatch):
     kept = trainer._of_all(state, 2)
     assert (kept.epoch, kept.step, kept.loss, kept.seen) == (1, 16, 6.0, 16)
     assert (state.loss, state.seen) == (3.0, 8)
+
+
+def test_the_checkpoint_of_a_preemption_is_given_the_sums_of_all_workers(data, tmp_path, monkeypatch):
+    """50 samples in batches of 2."""
+    monkeypatch.setattr(trainer, "over_workers", lambda values, world: values * 2)
+    monkeypatch.setattr(trainer.Notice, "arrived", lambda self, step: step == trainer.PREEMPTION_STEPS)
+    kept, really = [], trainer.save
+
+    def save(rank, metrics, network, optimizer, state, *more, **named):
+        kept.append(dataclasses.replace(state))
+        really(rank, metrics, network, optimizer, state, *more, **named)
+
+    monkeypatch.setattr(trainer, "save", save)
+    train(
+        job(data, recipe={"batch_size": 2, "epochs": 1, "warmup_epochs": 0}), IN_PROCESS, Place.at(str(tmp_path / "t"))
+    )
+    assert [s.seen for s in kept if s.step] == [2 * trainer.PREEMPTION_STEPS * 2]

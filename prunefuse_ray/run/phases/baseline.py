@@ -31,7 +31,7 @@ from prunefuse_ray.training import baseline
 TESTED = {True: 10_000, False: 50_000}
 """Of a larger test set so many samples are tested, of images and of others."""
 HELD = 2**31
-"""Bytes of decoded samples to fit to, and to test, at most; for a moment there are three copies."""
+"""Bytes of decoded samples at most, to fit to, to test, and to learn features from; for a moment in three copies."""
 NGRAMS = 1_024
 PIXEL_OUTPUTS = 2**27
 """What is said of the pixels that are tested, at most: half a GiB, of which figures hold two or three."""
@@ -56,7 +56,7 @@ def run(context: RunContext, step: Step) -> Done:
         if isinstance(form, NgramForm):
             return baseline.of_texts(x, test)
         if isinstance(form, ImageForm):
-            return baseline.of_images(x, test, context.drawn(baseline.POOL, *BASELINE)[1])
+            return baseline.of_images(x, test, context.drawn(min(fit, baseline.POOL), *BASELINE)[1])
         return baseline.of_vectors(form.numbers(x), form.numbers(test))
 
     compared = Compared(labeled=x, targets_N=y_N, test=test, classes=context.info.classes, features=features)

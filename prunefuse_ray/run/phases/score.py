@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
-import torch
 
 from prunefuse_ray.acquisition import AUTO, auto
 from prunefuse_ray.acquisition.auto import Decision, Facts
@@ -26,13 +25,13 @@ from prunefuse_ray.data.prepared import usage
 from prunefuse_ray.data.reading import tables
 from prunefuse_ray.data.sample_format import Form
 from prunefuse_ray.distributed.resources import ScoringPlan
-from prunefuse_ray.errors import LedgerError, ScoreError, causes
+from prunefuse_ray.errors import LedgerError, ScoreError
 from prunefuse_ray.method.selector import proxies, trusted
 from prunefuse_ray.method.steps import INIT, SCORE, TRAIN, Step, round_seed, start
 from prunefuse_ray.run.class_counts import class_counts
 from prunefuse_ray.run.context import Done, RunContext
 from prunefuse_ray.scoring.backend_choice import FILE, SMALL_BATCH
-from prunefuse_ray.scoring.score_pass import ScorePass, score, write_scores
+from prunefuse_ray.scoring.score_pass import ScorePass, fitting, score, write_scores
 from prunefuse_ray.scoring.scorer import ScoringJob
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
@@ -111,18 +110,10 @@ def run(context: RunContext, step: Step) -> Done:
         config, context.form, context.scoring, by.strategy, weights_of(context, step, by.strategy), held_out,
         round_seed(config, step.round, step.phase) if step.round >= 0 else 0,
     )  # fmt: skip
-    try:
+    with fitting(str(step), config.scoring, "run.name"):
         scored = score(
             what, config.scoring, job, context.scoring, lambda: ledger.clear(step, "scores", "scores-checkpoint")
         )
-    except Exception as error:  # of an actor it comes wrapped
-        if not any(isinstance(one, torch.OutOfMemoryError) for one in causes(error)):
-            raise
-        raise ScoreError(
-            f"{step}: a batch does not fit into the memory of the GPU beside what else computes there: run the same "
-            "command with fewer actors (scoring.actors) or on another GPU, or another run.name with a smaller "
-            "scoring.batch_size"
-        ) from error
     try:
         context.note_rejected(scored.rejected)
     except ScoreError:  # what could not be read may be there the next time
@@ -134,7 +125,8 @@ def run(context: RunContext, step: Step) -> Done:
     labels_alone = read.gradients or config.selection.hold_back is not None
     covered = labeled if labels_alone else pa.concat_arrays([labeled, unknown])
     asked_again = len(covered) if config.selection.reads_labeled(read) else 0
-    known = _score_labeled(context, step, what, scored.job, covered) if asked_again else []
+    with fitting(str(step), config.scoring, "run.name"):
+        known = _score_labeled(context, step, what, scored.job, covered) if asked_again else []
     return Done(
         outputs={},
         written=[*scored.written, *known],
