@@ -72,11 +72,13 @@ def test_pickled_weights_are_refused_unread(mark, weights):
 
 
 def test_a_file_cannot_have_a_module_imported(tmp_path, monkeypatch, mark):
-    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\ndef network(**_): ...\n")
+    for file in ("evil.py", "timm:evil.py", "torchvision:evil.py"):
+        (tmp_path / file).write_text(f"import os\nos.mkdir({str(mark)!r})\ndef network(**_): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     files = saved()
     description = json.loads(files[NETWORK_FILE])
-    for name in ("evil:network", "os:system", "torchvision.models:resnet18", ":evil"):
+    names = ("evil:network", "os:system", "torchvision.models:resnet18", ":evil", "timm:evil:network")
+    for name in (*names, "torchvision:evil:network"):
         description["network"]["architecture"] = name
         with pytest.raises(NetworkError):
             networks.from_files(

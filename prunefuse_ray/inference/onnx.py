@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -75,17 +76,26 @@ def _checked(graph: nn.Module, inputs: Callable[[int], Tensor], name: str, prope
         raise PlanError(f"--format onnx needs the onnx extra ({error}); pip install 'prunefuse-ray[onnx]'") from error
     model = _exported(graph, inputs(2), name)
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in properties.items()})
-    content = model.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    for size in BATCHES:
-        x = inputs(size)
-        with torch.inference_mode():
-            expected = graph(x.clone()).numpy()  # it may work in place
-        found = session.run(["logits"], {name: x.numpy()})[0]
+    try:
+        content: bytes = model.SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        compared = [_both(graph, session, name, inputs(size)) for size in BATCHES]
+    except Exception as error:  # of protobuf above 2 GB, of a type that ONNX Runtime or numpy does not have
+        raise PlanError(
+            f"--format onnx: ONNX Runtime cannot run this network ({first_line(error)}); nothing was written"
+        ) from error
+    for expected, found in compared:
         off = float(np.abs(found - expected).max())
         if not off <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise PlanError(f"--format onnx: ONNX Runtime's logits are off by {off:.2g}; nothing was written")
     return content
+
+
+def _both(graph: nn.Module, session: Any, name: str, x: Tensor) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The logits of the network and of its graph."""
+    with torch.inference_mode():
+        expected = graph(x.clone()).numpy()  # it may work in place
+    return expected, session.run(["logits"], {name: x.numpy()})[0]
 
 
 def _exported(graph: nn.Module, example: Tensor, name: str) -> Any:

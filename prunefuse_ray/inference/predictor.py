@@ -185,8 +185,13 @@ def load(path: str | os.PathLike[str], *, trusted: str | Collection[str] | None 
         )
     told = preprocessing_from_bytes(files[PREPROCESSING_FILE])
     check_task(told, place, trusted)
-    network = read_network(files, place, trusted).network
-    return Predictor(network, TASKS[told.task].with_units(told.units), told.form, told.classes)
+    found = read_network(files, place, trusted)
+    if len(told.classes) != found.spec.classes:
+        raise LedgerError(
+            f"{place.path}: {PREPROCESSING_FILE} is another network's: it names {len(told.classes)} classes, and this "
+            f"network has {found.spec.classes}; take both from the same directory"
+        )
+    return Predictor(found.network, TASKS[told.task].with_units(told.units), told.form, told.classes)
 
 
 def check_task(told: Preprocessing, place: Place, trusted: str | Collection[str] | None) -> None:

@@ -152,9 +152,12 @@ def _check(network: nn.Module, spec: NetworkSpec) -> None:
             f"network.architecture: {spec.architecture} cannot be copied ({first_line(error)})"
         ) from error
     for name, tensor in network.state_dict().items():
-        if (
-            isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float32
-        ):  # which files of networks do not hold
+        if not isinstance(tensor, Tensor):
+            raise NetworkError(
+                f"network.architecture: {spec.architecture}: {name} is a {type(tensor).__name__}, and networks are "
+                "kept as tensors: leave get_extra_state out"
+            )
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:  # which files of networks do not hold
             raise NetworkError(
                 f"network.architecture: {spec.architecture}: {name} is {tensor.dtype}, and networks are kept in "
                 "float32: make it so where it is made (.float())"
@@ -245,8 +248,9 @@ def _lazy_modules(network: nn.Module) -> list[str]:
 def _constructed(spec: NetworkSpec) -> nn.Module:
     if spec.config is not None or spec.architecture.partition(":")[0] == encoders.LIBRARY:
         return encoders.construct(spec)
-    library, _, name = spec.architecture.rpartition(":")
-    if not library:
+    # Split as `is_custom` does: else a file could have code imported that this takes for a library's network.
+    library, mark, name = spec.architecture.partition(":")
+    if not mark or not library:
         return _construct_own(spec)
     if library == "torchvision":
         return _construct_torchvision(name, spec)
@@ -320,10 +324,15 @@ def _construct_timm(name: str, spec: NetworkSpec) -> nn.Module:
         raise NetworkError(f"input_shape: timm:{name} takes (channels, height, width), not {spec.input_shape}")
     options: dict[str, Any] = {"num_classes": spec.classes, "in_chans": spec.input_shape[0]}
     try:
-        # Transformers fix their input size at construction; convolutional networks do not know the argument.
-        return timm.create_model(name, pretrained=False, img_size=tuple(spec.input_shape[1:]), **options)
-    except TypeError:
-        return timm.create_model(name, pretrained=False, **options)
+        try:
+            # Transformers fix their input size at construction; convolutional networks do not know the argument.
+            return timm.create_model(name, pretrained=False, img_size=tuple(spec.input_shape[1:]), **options)
+        except TypeError:
+            return timm.create_model(name, pretrained=False, **options)
+    except Exception as error:  # a tag that there is not; of the networks' own code anything may come
+        raise NetworkError(
+            f"network.architecture: timm cannot build {name!r} for {spec.input_shape}: {first_line(error)}"
+        ) from error
 
 
 def _construct_custom(module_name: str, function_name: str, spec: NetworkSpec) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunefuse_ray.networks.committee import Members
 from prunefuse_ray.networks.inference import inference_form
 from prunefuse_ray.networks.specs import NetworkError
+from prunefuse_ray.networks.structure import replace_module
 
 _OF_CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -57,10 +58,7 @@ def under_masks(network: nn.Module, masks: int, seed: int, example: Tensor) -> M
             layer = form.get_submodule(name)
             kept = torch.rand(shape, generator=generator) >= layer.p  # type: ignore[operator]
             mask = Mask((kept / (1 - layer.p)).to(example.device))  # type: ignore[operator]
-            for place, module in form.named_modules(remove_duplicate=False):
-                if module is layer:  # it may stand in several places
-                    parent, _, child = place.rpartition(".")
-                    setattr(member.get_submodule(parent), child, mask)
+            replace_module(member, member.get_submodule(name), mask)
         for module in member.modules():
             if isinstance(module, nn.TransformerEncoderLayer):
                 module.activation_relu_or_gelu = 0  # torch's fused path would leave the masks out

@@ -111,6 +111,11 @@ def encoder_spec(folder: str, content: bytes, *, classes: int, length: int) -> N
     config = json.dumps({k: v for k, v in tree.items() if k not in UNREAD}, sort_keys=True)
     spec = NetworkSpec(architecture=f"{LIBRARY}:{kind}", classes=classes, input_shape=(length,), config=config)
     found = _config(spec)
+    if KINDS[kind].offset and found.pad_token_id is None:
+        raise NetworkError(
+            f"{field}: its config.json has no pad_token_id, from which a {kind} counts its positions; add that of its "
+            "tokenizer"
+        )
     most = found.max_position_embeddings - (found.pad_token_id + 1 if KINDS[kind].offset else 0)
     if length > most:
         raise NetworkError(f"pool.text_length: {length} tokens, but the encoder reads at most {most}; set it to that")

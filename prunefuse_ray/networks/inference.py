@@ -16,6 +16,7 @@ from prunefuse_ray.networks.committee import Members
 from prunefuse_ray.networks.encoders import Encoder
 from prunefuse_ray.networks.mlp import MLP
 from prunefuse_ray.networks.specs import NetworkError
+from prunefuse_ray.networks.structure import replace_module
 
 
 def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -117,9 +118,8 @@ def _classifier_out_of(network: nn.Module) -> nn.Linear:
         named = [(name, module) for name, module in named if not name.startswith(f"{network.base_model_prefix}.")]
     if not named or not named[-1][0]:
         raise NetworkError("network.architecture: features need a network that ends in an nn.Linear; this one has none")
-    name, classifier = named[-1]
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, nn.Identity())
+    _, classifier = named[-1]
+    replace_module(network, classifier, nn.Identity())
     return classifier
 
 
@@ -173,8 +173,7 @@ def inference_form(network: nn.Module) -> nn.Module:
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         conv.weight, conv.bias = weight.requires_grad_(False), bias.requires_grad_(False)
-        parent, _, child = norm_name.rpartition(".")
-        setattr(result.get_submodule(parent), child, nn.Identity())
+        replace_module(result, norm, nn.Identity())
     if any(isinstance(module, nn.Conv2d) for module in result.modules()):
         result = _formatted(result)
     return result
@@ -223,14 +222,22 @@ class _Bfloat16(nn.Module):
 
     def __init__(self, network: nn.Module, features: bool) -> None:
         super().__init__()
-        # Vectors are standardized in float32: rounded before that, 48.85 and 48.95 would be one number.
-        exact = [(module, module.mean, module.deviation) for module in network.modules() if isinstance(module, MLP)]
+        modules = list(network.modules())
+        vectors, encoder = (any(isinstance(module, kind) for module in modules) for kind in (MLP, Encoder))
+        # Vectors are standardized in float32: rounded before that, 48.85 and 48.95 would be one number. An encoder's
+        # positions are turned in it: by a rounded frequency every distance is another angle.
+        exact = [
+            (module, name, buffer)
+            for module in modules
+            for name, buffer in module.named_buffers(recurse=False)
+            if isinstance(module, MLP) or (encoder and name.endswith("inv_freq"))
+        ]
         # Not the classifiers: made float32 again, their weights would stay rounded.
         (network.bodies if isinstance(network, WithFeatures) else network).to(torch.bfloat16)
         self.network, self.features = network, features
-        for module, mean, deviation in exact:
-            module.mean, module.deviation = mean, deviation
-        self.rounds = not exact
+        for module, name, buffer in exact:
+            setattr(module, name, buffer)
+        self.rounds = not vectors
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         found = self.network(x.to(torch.bfloat16) if self.rounds and x.is_floating_point() else x)

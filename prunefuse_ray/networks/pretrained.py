@@ -84,7 +84,10 @@ def _of_timm(weights: str, name: str, model: str) -> Named:
             f"network.weights: '{weights}' needs the timm extra; pip install 'prunefuse-ray[timm]'"
         ) from error
     wanted = model if name == DEFAULT else name
-    config = timm.get_pretrained_cfg(wanted) if timm.is_model(wanted.partition(".")[0]) else None
+    try:
+        config = timm.get_pretrained_cfg(wanted) if timm.is_model(wanted.partition(".")[0]) else None
+    except RuntimeError:  # a network that it has, with a tag that it has not
+        config = None
     if config is None or wanted.partition(".")[0] != model.partition(".")[0]:
         given = ", ".join(f"timm:{one}" for one in timm.list_pretrained(f"{model.partition('.')[0]}.*")) or "none"
         raise NetworkError(f"network.weights: timm has no '{name}' for {model}; it has {given}")

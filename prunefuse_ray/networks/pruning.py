@@ -128,6 +128,9 @@ def _others(step: int, group: Group, *, member: int, members: int) -> list[int]:
 
 
 def _refuse_untraceable(network: nn.Module) -> None:
+    for name, tensor in network.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            raise NetworkError(f"network.architecture: {name} is a {type(tensor).__name__}, no tensor; leave it out")
     owners: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         # By address, not by storage: tensors read from one file may be different parts of one buffer.

@@ -93,6 +93,14 @@ def copied(network: nn.Module) -> nn.Module:
         ) from error
 
 
+def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts `new` in the place of `old`: in all of them, since a module may stand in several."""
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if module is old:
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, new)
+
+
 def filled(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """A copy with these tensors; see `refill`."""
     result = copied(network)

@@ -154,8 +154,6 @@ def test_images_by_address_and_texts(tmp_path):
     sent: list = []
 
     class Server:
-
-    url, field = "http://server", Client.field
         url = "http://s"
 
         def pages(self, path, *_, **__):
@@ -234,7 +232,7 @@ def test_a_run_with_labels_from_a_real_server(local_ray, server, tmp_path, monke
 class Server:
     """A client that gives what a server with these annotations gives."""
 
-    url = "http://studio"
+    url, field = "http://studio", Client.field
 
     def __init__(self, request, chosen):
         self.request, self.chosen = request, chosen

@@ -26,7 +26,7 @@ from torch.utils.data import (
 import prunefuse_ray
 from prunefuse_ray.acquisition import STRATEGIES, Chance
 from prunefuse_ray.api.steps import Scores, _StreamScorer
-from prunefuse_ray.errors import ConfigError, PruneFuseError, ScoreError
+from prunefuse_ray.errors import ConfigError, PlanError, PruneFuseError, ScoreError
 from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.selection import set_selection
 from prunefuse_ray.selection.rows import Files, vector_column
@@ -614,3 +614,11 @@ def test_a_network_that_cannot_be_copied_is_said(kind):
     for work in (lambda: prunefuse_ray.score(network, inputs), lambda: prunefuse_ray.prune(network, inputs, ratio=0.5)):
         with pytest.raises(NetworkError, match=r"cannot be copied|run lazy layers on one input first"):
             work()
+
+
+def test_a_precision_that_onnx_runtime_does_not_have_is_one_message(tmp_path):
+    pytest.importorskip("onnxruntime")
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).bfloat16()
+    with pytest.raises(PlanError, match="onnx"):
+        prunefuse_ray.export(network, torch.randn(2, 3, 2, 2).bfloat16(), tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()

@@ -251,3 +251,11 @@ def test_a_pillow_image_that_is_cut_is_named_like_others(saved, photo):
     found = list(prunefuse_ray.load(saved[0]).predict([photo, cut, photo]))
     assert [isinstance(one, Rejected) for one in found] == [False, True, False]
     assert "sample 1: cannot be decoded" in str(found[1])
+
+
+def test_what_another_network_expects_is_refused(tmp_path):
+    save(tmp_path / "n", FORM)
+    other = Preprocessing(task="classification", form=FORM, classes=["a", "b"])
+    (tmp_path / "n" / PREPROCESSING_FILE).write_bytes(preprocessing_to_bytes(other))
+    with pytest.raises(LedgerError, match="another network's: it names 2 classes, and this network has 3"):
+        prunefuse_ray.load(tmp_path / "n")

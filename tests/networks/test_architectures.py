@@ -403,3 +403,10 @@ def test_a_seed_apart_draws_what_torchs_own_does_and_leaves_its_state():
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2**61 + 5)
     assert torch.equal(torch.rand(4), drawn)
+
+
+def test_a_tag_that_timm_does_not_have_is_one_message():
+    pytest.importorskip("timm")
+    spec = NetworkSpec(architecture="timm:resnet18.a1_in2k", classes=10, input_shape=(3, 32, 32))
+    with pytest.raises(NetworkError, match=r"timm cannot build 'resnet18\.a1_in2k' .*Invalid pretrained tag"):
+        build(spec, seed=0)

@@ -8,6 +8,7 @@ import torch
 
 from prunefuse_ray import networks
 from prunefuse_ray.networks import encoders
+from prunefuse_ray.networks.inference import scoring_form
 from tests.support.encoders import KINDS, config
 
 transformers = pytest.importorskip("transformers")
@@ -140,6 +141,7 @@ def test_importances_that_heads_do_not_have_and_committees_are_refused_by_name()
         ({"model_type": "bert", "max_position_embeddings": 16}, "24 tokens, but the encoder reads at most 16"),
         ({"model_type": "roberta", "max_position_embeddings": 25, "pad_token_id": 1}, "at most 23"),
         ({"model_type": "bert", "hidden_size": 30, "num_attention_heads": 4}, "cannot be built from this config"),
+        ({"model_type": "roberta", "pad_token_id": None}, "has no pad_token_id, from which a roberta counts"),
         ([], "no configuration of an encoder"),
     ],
 )
@@ -190,3 +192,13 @@ def test_a_fused_encoder_is_read_by_transformers_itself(tmp_path):
     with torch.no_grad():
         theirs = read(input_ids=(x - 1).clamp(min=0), attention_mask=(x > 0).long()).logits
     assert torch.allclose(theirs, logits(fused, x), atol=1e-6)
+
+
+def test_in_bf16_tokens_are_turned_by_the_same_angles():
+    spec = spec_of("modernbert")
+    network = networks.build(spec, seed=0)
+    form = scoring_form(network, "bf16", networks.example_input(spec, samples=2), features=False)
+    exact = {n.rpartition(".")[2]: b for n, b in network.named_buffers() if n.endswith("inv_freq")}
+    found = {n.rpartition(".")[2]: b for n, b in form.named_buffers() if n.endswith("inv_freq")}
+    assert found.keys() == exact.keys() != set()
+    assert all(torch.equal(found[name], exact[name]) for name in exact)

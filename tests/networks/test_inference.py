@@ -253,3 +253,27 @@ def test_in_bf16_the_classifier_keeps_its_weights_and_little_is_tried():
     assert torch.equal(form.network.classifiers[0].weight, network[3].weight)
     assert form.network.bodies[0][1].weight.dtype == torch.bfloat16
     assert max(seen, default=0) <= 2
+
+
+class Composed(nn.Module):
+    """Layers that have names of their own and run as a sequence, as many people write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.classifier = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2)
+        self.layers = nn.Sequential(self.conv, self.norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_layers_with_two_names_are_replaced_under_both():
+    network, x = Composed(), torch.randn(2, 3, 4, 4)
+    randomize(network)
+    expected = network.eval()(x)
+    fast = inference_form(network)
+    assert not batch_norms(fast)
+    torch.testing.assert_close(fast(x), expected)
+    features, logits = features_and_logits(network, x)
+    assert features.shape == (2, 4)
+    torch.testing.assert_close(logits, expected)

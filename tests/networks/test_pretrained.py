@@ -103,6 +103,11 @@ def test_without_a_network_the_message_says_what_goes_where(tmp_path, monkeypatc
             "timm:resnet18",
             "timm has no 'resnet50.a1_in1k' for resnet18; it has timm:resnet18.",
         ),
+        (
+            "timm:resnet18.a9_in2k",
+            "timm:resnet18",
+            "timm has no 'resnet18.a9_in2k' for resnet18; it has timm:resnet18.",
+        ),
         ("huggingface:just-a-name", "timm:resnet18", "names no repository: write huggingface:OWNER/NAME"),
     ],
 )

@@ -776,3 +776,17 @@ def test_a_bag_that_stays_whole_is_named(caplog):
     proxy = prune(build(spec_of(Bag, (8,)), seed=0), spec_of(Bag, (8,)), PruningSpec(ratio=0.5))
     assert (proxy.network.bag.embedding_dim, proxy.network.hidden.out_features) == (16, 16)
     assert "module bag keeps all its channels" in caplog.text
+
+
+class WithState(Chain):
+    def get_extra_state(self):
+        return {"calls": 0}
+
+    def set_extra_state(self, state): ...
+
+
+def test_states_that_are_no_tensors_are_refused_by_name():
+    with pytest.raises(NetworkError, match="_extra_state is a dict, and networks are kept as tensors"):
+        build(spec_of(WithState), seed=0)
+    with pytest.raises(NetworkError, match="_extra_state is a dict, no tensor"):
+        prune(WithState(5, (3, 8, 8)), spec_of(WithState), PruningSpec(ratio=0.5))

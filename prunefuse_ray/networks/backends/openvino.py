@@ -29,9 +29,15 @@ def _build(
 ) -> Runner:
     import torch
 
-    openvino = _imported()
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    try:
+        openvino = _imported()
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    except (ImportError, OSError) as error:
+        raise NetworkError(
+            f"scoring.backend: OpenVINO is installed, but cannot be imported ({plain(error)}): pip install --upgrade "
+            "'prunefuse-ray[openvino]', or use torch"
+        ) from error
 
     from prunefuse_ray.networks.inference import scoring_form
 

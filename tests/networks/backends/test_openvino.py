@@ -1,5 +1,7 @@
 """The backend of OpenVINO: what it cannot do, and where its threads run."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -30,3 +32,10 @@ def test_without_it_the_extra_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     with pytest.raises(NetworkError, match=r"openvino is not installed: pip install 'prunefuse-ray\[openvino\]'"):
         runner(nn.Identity())
+
+
+def test_one_that_cannot_be_imported_is_a_refusal_that_auto_understands(monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(sys.modules, "openvino.frontend.pytorch.ts_decoder", None)
+    with pytest.raises(NetworkError, match=r"cannot be imported .*pip install --upgrade 'prunefuse-ray\[openvino\]'"):
+        runner(nn.Flatten())
