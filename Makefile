@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Workers of the tests read what another one has compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install run test fuzz test-networks test-wheel test-documents test-slow test-kills test-faults test-multinode test-browser test-labelstudio \
 	test-lowest gpu-check gpu-paper reference docs pictures \
 	constraints-lowest.txt lint types clean
@@ -20,7 +23,7 @@ run: install
 	$(BIN)/python jobs/run.py
 
 test: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Every architecture at every pruning ratio, in less than 5 minutes.
 test-networks: install

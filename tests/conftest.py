@@ -44,7 +44,10 @@ def seeded():
     """A test that draws without a seed of its own draws the same each time, alone or after others."""
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    # `torch.manual_seed` formats the stack for each kind of device that is not there: longer than many a test.
+    torch.random.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(params=["here", pytest.param("tasks", marks=pytest.mark.slow)])
@@ -54,6 +57,20 @@ def either_way(request, monkeypatch):
         monkeypatch.setattr(remote, "WORTH_A_TASK", -1)
 
 
+def _start(directory: str) -> None:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=5,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=300 * 2**20,
+        _temp_dir=directory,
+    )
+
+
 @pytest.fixture(scope="session")
 def local_ray():
     """Ray with four logical CPUs: two scoring actors and their stream, on any machine."""
@@ -61,15 +78,15 @@ def local_ray():
 
     # A short path, since Ray's sockets lie below it: pytest's own folders hold the name of the user.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        ray.init(
-            address="local",
-            num_cpus=5,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=300 * 2**20,
-            _temp_dir=directory,
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            # Each is a Python that has to start, before `init` returns or beside the tests; nothing here asks them.
+            for name in ("start_monitor", "start_api_server", "start_log_monitor"):
+                patch.setattr(f"ray._private.node.Node.{name}", lambda *_, **__: None)
+            try:
+                _start(directory)
+            except Exception:  # a Ray that takes longer than half a minute gives up; beside other work it may
+                ray.shutdown()
+                _start(directory)
         configure_data()
         yield
         ray.shutdown()
@@ -93,21 +110,37 @@ def tiny_pool(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that none of them runs alone at the end."""
+    """The longest files first, so that none of them runs alone at the end. pytest-xdist would begin with those of most
+    tests: hence `--no-loadscope-reorder` in the Makefile."""
     longest = [
-        "networks/test_architectures",
-        "run/test_loop",
-        "benchmarks/test_benchmarks",
         "sweep/test_runner",
-        "training/test_trainer",
+        "networks/test_architectures",  # the first three of these begin together, and one Ray starts faster than three
+        "config/test_fuzz",
+        "run/test_loop",
+        "data/sources/test_base",
         "run/test_phases",
+        "api/test_steps",
         "selection/test_set_selection",
+        "test_damage",
+        "run/test_select_phase",
+        "scoring/test_score_pool",
+        "run/test_labeling",
+        "run/test_learning_from_the_pool",
+        "data/sources/test_lake",
+        "training/test_trainer",
+        "run/test_segmentation",
+        "sweep/test_config",
+        "report/test_page",
+        "run/test_regression",
+        "fuzz/test_fuzz",
+        "distributed/test_resources",
+        "run/test_estimate",
+        "run/test_drawn_set",
         "run/test_committee",
-        "acquisition/test_strategies",
-        "test_cli",
-        "scoring/test_backend_choice",
-        "networks/test_pruning",
-        "selection/test_top_k",
+        "inference/test_exports",
+        "networks/fusion/test_every_rule",
+        "run/test_texts_and_vectors",
+        "networks/test_third_party",
     ]
 
     def place(item) -> int:

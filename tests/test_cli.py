@@ -124,6 +124,7 @@ def test_a_speedup_is_answered_by_the_largest_proxy_that_reaches_it(capsys, monk
 def test_the_speed_of_a_network_with_a_class_for_every_pixel_is_measured(monkeypatch):
     """Its outputs have two more axes than a classifier's."""
     monkeypatch.setattr(backend_choice, "MEASURED_SECONDS", 0.001)
+    monkeypatch.setattr(backend_choice, "BATCH_SIZES", {False: (8,), True: (8,)})
     monkeypatch.setattr(backend_choice, "MACS_WORTH_MEASURING", float("inf"))
     spec = NetworkSpec(architecture="fcn_resnet8", classes=4, input_shape=(3, 32, 32))
     assert _rate(Dense(network=build(spec, seed=0), spec=spec), spec) > 0
@@ -209,14 +210,16 @@ def test_the_job_runs_resumes_and_reports(tmp_path, capsys):
     assert (tmp_path / "cut" / "report.html").read_bytes() == page
 
 
-def test_code_of_ones_own_is_found_in_the_working_directory(tmp_path):
+def test_code_of_ones_own_is_found_in_the_working_directory(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text("from tests.support.nets import tiny\n")
-    # -P, as for an installed command: Python itself would not look there.
-    code = "from prunefuse_ray.cli import main; main(['networks', 'mine:tiny', '--input', '1,8,8', '--ratios', '.5'])"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-P", "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "mine:tiny, input 1,8,8" in done.stdout, done.stderr
+    monkeypatch.chdir(tmp_path)
+    # As for an installed command: Python itself would not look there.
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    try:
+        assert main(["networks", "mine:tiny", "--input", "1,8,8", "--ratios", ".5"]) == 0
+    finally:
+        sys.modules.pop("mine", None)
+    assert "mine:tiny, input 1,8,8" in capsys.readouterr().out
 
 
 def test_the_line_of_a_round_tells_of_what_an_earlier_command_did(tmp_path):

@@ -46,6 +46,7 @@ from prunefuse_ray.run.opening import OF_THE_POOL, check, check_inputs
 from prunefuse_ray.run.recorded import read_recorded
 from prunefuse_ray.storage import Place, be_patient
 from prunefuse_ray.sweep.config import GRACE, Sweep, Trial, ends, stops_early, sweep_path, trials
+from prunefuse_ray.sweep.desk import Desk
 from prunefuse_ray.sweep.loggers import loggers_of
 from prunefuse_ray.sweep.results import (
     COMPLETE,
@@ -63,7 +64,7 @@ from prunefuse_ray.sweep.results import (
 )
 from prunefuse_ray.sweep.search import Draws, check_search, optuna, point_of
 from prunefuse_ray.sweep.sharing import inputs_keys
-from prunefuse_ray.sweep.trial import POLL, Desk, TrialJob, drive
+from prunefuse_ray.sweep.trial import POLL, TrialJob, drive
 from prunefuse_ray.training.worker_group import OTHER_WORKERS
 
 logger = logging.getLogger(__name__)

@@ -224,6 +224,7 @@ def test_every_strategy_for_sets_selects_different_samples(strategy, mine, image
 def test_many_samples_go_to_tasks_through_rays_store(local_ray, monkeypatch, tmp_path):
     """Other nodes do not see the driver's disk."""
     monkeypatch.setattr(set_selection, "PAIRWISE_ROWS", 40)
+    monkeypatch.setattr(set_selection, "GROUPS", 3)  # so many tasks deal rows out, each in a process that has to start
     rng = np.random.default_rng(0)
 
     def table(ids):
@@ -278,8 +279,9 @@ def dataset(images, local_ray):
     import ray
 
     ids = pa.table({"id": [f"s{n:03d}" for n in range(len(images))]})
+    pixels = images.numpy()  # a tensor would have every task import torch
     return ray.data.from_arrow(ids).add_column(
-        "image", lambda batch: np.stack([images.numpy()[int(i[1:])] for i in batch["id"]]), batch_format="numpy"
+        "image", lambda batch: np.stack([pixels[int(i[1:])] for i in batch["id"]]), batch_format="numpy"
     )
 
 
@@ -291,10 +293,11 @@ def test_a_ray_dataset_is_scored_by_actors_and_selected_from(mine, images, datas
     there = prunefuse_ray.score(mine, dataset, "margin", batch_size=16, actors=(1, 1), device="cpu")
     chosen, expected = (prunefuse_ray.select(found, 6).select(["id", "rank"]) for found in (there, here))
     assert chosen.equals(expected)
+    some = ray.data.from_items([{"id": 1}])
     with pytest.raises(ConfigError, match="has no column 'image'"):
-        prunefuse_ray.score(mine, ray.data.from_items([{"id": 1}]))
+        prunefuse_ray.score(mine, some)
     with pytest.raises(ConfigError, match=r"prepare: gives 0 inputs for a batch of 1 samples"):
-        prunefuse_ray.score(mine, dataset, prepare=lambda batch: torch.zeros(0, 1, 8, 8), device="cpu")
+        prunefuse_ray.score(mine, some, prepare=lambda batch: torch.zeros(0, 1, 8, 8), device="cpu")
 
 
 def test_the_cluster_says_whether_there_are_gpus(mine, dataset, monkeypatch):

@@ -140,7 +140,8 @@ def test_a_mutated_preset_is_a_plan_or_one_message(preset, tmp_path):
             if "base" in tree:
                 sweep = load_sweep(file, {}, {})
                 if len(sweep.seeds) * (sweep.samples or 1) < 100:
-                    for trial in trials(sweep)[:3]:
+                    one = sweep.model_copy(update={"seeds": sweep.seeds[:1]})  # the others differ in that number alone
+                    for trial in trials(one)[:3]:
                         planned(trial.config)
             else:
                 planned(load_config(file))

@@ -2,7 +2,6 @@
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from tests.support import ROOT
 
@@ -19,6 +18,8 @@ def test_a_notebook_is_kept_without_outputs_and_is_short(notebook):
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook, tmp_path, monkeypatch):
+    from nbclient import NotebookClient
+
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path) if len(str(tmp_path)) < 30 else "/tmp")
     read = nbformat.read(notebook, 4)

@@ -60,7 +60,7 @@ def test_the_program_of_torch_export_computes_the_networks_logits_for_any_number
 
 
 def test_of_a_committee_the_program_has_the_logits_of_all_members_together():
-    spec = networks.NetworkSpec(architecture="resnet20", classes=3, input_shape=FORM.network_shape)
+    spec = networks.NetworkSpec(architecture="resnet8", classes=3, input_shape=FORM.network_shape)
     members = Members([networks.build(spec, seed=seed) for seed in (0, 1)])
     predictor = Predictor(members, TASKS["classification"], FORM, CLASSES)
     program = torch.export.load(io.BytesIO(to_program(predictor))).module()
@@ -81,7 +81,7 @@ def test_the_hubs_folder_is_loaded_as_it_is_and_its_card_has_the_figures(run, tm
     with safetensors.safe_open(tmp_path / "hub/model.safetensors", "pt") as file:
         assert set(file.keys()) == set(state)
     config = json.loads((tmp_path / "hub/config.json").read_text())
-    assert (config["architecture"], config["id2label"]) == ("resnet20", {"0": "cat", "1": "cow", "2": "dog"})
+    assert (config["architecture"], config["id2label"]) == ("resnet8", {"0": "cat", "1": "cow", "2": "dog"})
     text = (tmp_path / "hub/README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
     assert head["pipeline_tag"] == "image-classification"

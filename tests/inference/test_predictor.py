@@ -31,7 +31,7 @@ def told(form, task="classification"):
     return Preprocessing(task=task, form=form, classes=CLASSES)
 
 
-def save(where, form, architecture="resnet20", task="classification"):
+def save(where, form, architecture="resnet8", task="classification"):
     spec = networks.NetworkSpec(architecture=architecture, classes=3, input_shape=form.network_shape)
     network = networks.build(spec, seed=0)
     network.train()

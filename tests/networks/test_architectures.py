@@ -373,7 +373,7 @@ class Computed(nn.Sequential):
         ("torchvision:resnet18", (1, 32, 32), "takes \\(3, height, width\\)"),
         ("torchvision:vit_b_16", (3, 32, 48), "square"),
         ("torchvision:vit_b_16", (3, 20, 20), "vit_b_16"),
-        ("torchvision:vgg11", (3, 16, 16), "cannot take"),
+        ("torchvision:squeezenet1_1", (3, 16, 16), "cannot take"),
         ("no.such.module:function", (3, 32, 32), "cannot import"),
         (f"{__name__}:no_such_function", (3, 32, 32), "cannot import"),
         (f"{__name__}:returns_a_list", (3, 32, 32), "not an nn.Module"),

@@ -48,11 +48,11 @@ def test_a_text_network_costs_what_it_costs_by_hand():
 
 
 def test_attention_counts():
-    """ViT-B/16 on 32x32: 5 tokens of 768, 12 layers, 4 patches."""
-    spec = NetworkSpec(architecture="torchvision:vit_b_16", classes=10, input_shape=(3, 32, 32))
-    tokens, width = 5, 768
-    layer = tokens * (4 * width * width + 2 * width * 4 * width) + 2 * tokens * tokens * width
-    by_hand = 4 * 3 * 16 * 16 * width + 12 * layer + width * 10
+    """A vision transformer of torchvision on 16x16: 5 tokens of 48, 2 layers, 4 patches."""
+    spec = NetworkSpec(architecture="tests.networks.test_architectures:small_vit", classes=10, input_shape=(3, 16, 16))
+    tokens, width, hidden = 5, 48, 96
+    layer = tokens * (4 * width * width + 2 * width * hidden) + 2 * tokens * tokens * width
+    by_hand = 4 * 3 * 8 * 8 * width + 2 * layer + width * 10
     assert macs(build(spec, seed=0), spec.input_shape) == by_hand
 
 

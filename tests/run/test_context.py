@@ -1,8 +1,8 @@
 """What the phases of a run share."""
 
 from prunefuse_ray.data.prepared import pool_name
-from prunefuse_ray.run import loop
-from tests.support.runs import tiny
+from prunefuse_ray.method.steps import Step
+from tests.support.runs import carried_out, tiny
 
 
 def test_what_runs_label_is_kept_apart_from_their_pool(local_ray, tiny_pool, tmp_path):
@@ -12,7 +12,7 @@ def test_what_runs_label_is_kept_apart_from_their_pool(local_ray, tiny_pool, tmp
         config = tiny(
             tiny_pool, tmp_path, run={"name": name}, prepared={"format": "raw"}, selection={"budgets": [10, 18]}
         )
-        loop.run(config)
+        carried_out(config, Step(1, "finetune"))
         kept = list((tmp_path / ".prepared").rglob("*.chunk"))
         pools = [file for file in kept if pool_name(config.pool) in file.parent.name]
         counts.append((len(pools), len({file.parent.name for file in kept if file not in pools})))

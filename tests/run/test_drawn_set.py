@@ -26,7 +26,7 @@ from prunefuse_ray.storage import Place
 from tests.report.test_page import Page
 from tests.support.annotators import CLASSES, answer, asked, truth
 from tests.support.pools import random_images, write_pool
-from tests.support.runs import TINY
+from tests.support.runs import TINY, carried_out
 
 TESTED = 20
 
@@ -105,7 +105,7 @@ def test_what_has_its_content_in_a_large_pool_is_counted_and_refused(local_ray, 
     more = {"run": {"directory": str(tmp_path), "name": "large"}}
     with pytest.raises(PoolError, match=r"the very bytes of 2 of the 20 samples of pool\.test_samples \(s"):
         loop.run(config_of(pool, **more))
-    ledger = loop.run(config_of(pool, **merge(more, {"pool": {"max_overlap": 0.1}})))
+    ledger = carried_out(config_of(pool, **merge(more, {"pool": {"max_overlap": 0.1}})), Step(0, "score"))
     assert ledger.read_pool()["rows"] == 62
     told = ledger.require(Step(0, "score")).metrics["overlaps"]["test_samples"]
     assert (told["samples"], told["held_out"]) == (2, 2)
@@ -152,7 +152,7 @@ def test_its_labels_serve_the_next_run(finished, local_ray, pool, tmp_path):
         "selection": {"budgets": [30]},
     }
     config = config_of(pool, **more)
-    loop.run(config)  # nobody is asked anything
+    carried_out(config, Step(0, "label"))  # nobody is asked anything
     assert ids_of((tmp_path / "next/rounds/000/test").glob("*.parquet")) == set(drawn(pool).to_pylist())
 
 
@@ -168,7 +168,7 @@ def test_known_labels_that_fill_the_first_round_leave_the_test_set_to_it(finishe
     tested = set(drawn(pool).to_pylist())
     known = [row for row in rows(root / "labels.csv") if row["id"] not in tested]
     more = {"run": {"directory": str(tmp_path), "name": "filled"}, "selection": {"budgets": [30]}}
-    loop.run(config_of(pool, **merge(more, known_file(tmp_path / "known.csv", known))))
+    carried_out(config_of(pool, **merge(more, known_file(tmp_path / "known.csv", known))), Step(0, "label"))
     filled = tmp_path / "filled"
     assert ids_of([filled / "rounds/000/labels.parquet"]) == set()
     assert ids_of((filled / "rounds/000/test").glob("*.parquet")) == tested
@@ -181,7 +181,7 @@ def test_a_known_label_of_what_has_the_test_sets_content_is_left_out_with_it(
     tested, twins = set(drawn(pool).to_pylist()), ids_of([root / draw.TWINS_FILE])
     known = [row for row in rows(root / "labels.csv") if row["id"] not in tested][:5]
     more = {"run": {"directory": str(tmp_path), "name": "twins"}, "selection": {"budgets": [10]}}
-    loop.run(config_of(pool, **merge(more, known_file(tmp_path / "known.csv", known, twins))))
+    carried_out(config_of(pool, **merge(more, known_file(tmp_path / "known.csv", known, twins))), Step(0, "label"))
     assert "2 labels are left out, of samples that have the content of one of the test set" in caplog.text
     assert ids_of([tmp_path / "twins/known/labels.parquet"]) == {row["id"] for row in known}
 
@@ -215,7 +215,7 @@ def test_people_label_it_with_the_initial_set(local_ray, pool, tmp_path, caplog)
     page = render(view_run(Ledger(Place.at(str(root)))))
     assert "Labeled 19 of 20; 1 without a label" in Page(page).words("pool")
     answer(root / "rounds/001/to_label")
-    loop.run(config)
+    carried_out(config, Step(1, "label"))
     assert {row["id"] for row in rows(root / "labels.csv")} == set(given) - {left_out} | {
         row["id"] for row in asked(root / "rounds/001/to_label")
     }

@@ -18,7 +18,7 @@ from prunefuse_ray.run.rank import Ranking, rank
 from prunefuse_ray.sweep.config import sweep_from_tree
 from prunefuse_ray.sweep.runner import run_sweep
 from tests.support.encoders import folder
-from tests.support.runs import tiny
+from tests.support.runs import carried_out, tiny
 
 pytest.importorskip("transformers")
 
@@ -84,9 +84,11 @@ def test_a_run_begins_with_the_learned_weights_and_goes_on_after_an_end(done, te
     result = json.loads((texts / "runs/tiny/result.json").read_text())
     assert result["fused_accuracy"] > 0.9
     assert "TF-IDF" in result["baseline"]["about"]
-    again = loop.run(config(texts, texts / "again", report={"baseline": False}))
-    chosen = [pq.read_table(f"{one.root.path}/selected.parquet")["id"].to_pylist() for one in (ledger, again)]
+    again = carried_out(config(texts, texts / "again", report={"baseline": False}), Step(1, "select"))
+    chosen = [[i for r in (0, 1) for i in pq.read_table(f"{root}/rounds/{r:03d}/selected.parquet")["id"].to_pylist()]
+              for root in (ledger.root.path, again.root.path)]  # fmt: skip
     assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 40
     assert "pool7" not in chosen[0]
 
 

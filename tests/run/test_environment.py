@@ -6,10 +6,11 @@ import sys
 import pytest
 
 from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import environment as module
 from prunefuse_ray.run import loop, phases
 from prunefuse_ray.run.environment import changes, environment
-from tests.support.runs import tiny
+from tests.support.runs import carried_out, tiny
 
 NETWORK = """
 from torch import nn
@@ -74,7 +75,7 @@ def test_a_run_that_goes_on_with_other_code_says_so(local_ray, tiny_pool, tmp_pa
             loop.run(config)
     own.write_text(NETWORK.format(activation="SiLU"))
     with caplog.at_level(logging.WARNING):
-        loop.run(config)
+        carried_out(config, Step(0, "score"))
     told = [r.message for r in caplog.records if own.stem in r.message]
     assert len(told) == 1
     assert "your code has changed since the run began" in told[0]

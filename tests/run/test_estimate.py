@@ -16,6 +16,7 @@ from prunefuse_ray.networks import Dense, NetworkSpec, build
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.estimate import (
     Costs,
+    _seconds_of,
     _training_rate,
     caveats,
     estimate,
@@ -43,6 +44,13 @@ CONFIG = config_from_tree(
         "finetuning": {"epochs": 3, "batch_size": 50, "min_steps": 0, "warmup_epochs": 0},
     }
 )
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Rates are measured as ever, but for moments: here they are given, or of no account."""
+    monkeypatch.setattr("prunefuse_ray.run.estimate._seconds_of", lambda work, _: _seconds_of(work, 0.0))
+    monkeypatch.setattr("prunefuse_ray.scoring.backend_choice.MEASURED_SECONDS", 0.0)
 
 
 def test_an_estimate_by_hand():
@@ -152,7 +160,7 @@ def test_what_was_not_measured_is_said():
     assert caveats(config, gpu=False, scoring=False, training=False) == caveats(CONFIG, gpu=False) == []
 
 
-def test_costs_have_the_features_and_the_prepared_pool():
+def test_costs_have_the_features_and_the_prepared_pool(brief):
     spec = NetworkSpec(architecture="resnet8", classes=10, input_shape=(3, 16, 16))
     dense = Dense(network=build(spec, seed=0), spec=spec)
     config = config_from_tree({"selection": {"strategy": "badge"}, "scoring": {"backend": "torch"}})
@@ -212,7 +220,7 @@ def test_random_selection_scores_nothing():
     assert found.actors_within(1e9) == 1
 
 
-def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_path, capsys, monkeypatch):
+def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_path, capsys, monkeypatch, brief):
     """Budgets that fill whole batches: then every MAC that a run counts is foreseen."""
     from prunefuse_ray.commands import plan
 
@@ -238,7 +246,7 @@ def test_the_command_agrees_with_a_run_about_its_work(local_ray, tiny_pool, tmp_
             assert sum(row["seconds"] for row in found) > 1.01 * sum(row["macs"] for row in found) / 1e9
 
 
-def test_what_the_driver_scores_by_itself_needs_no_actors(local_ray, capsys, monkeypatch):
+def test_what_the_driver_scores_by_itself_needs_no_actors(local_ray, capsys, monkeypatch, brief):
     from prunefuse_ray.commands import plan
 
     monkeypatch.setattr(plan.console, "_width", 200)
@@ -323,7 +331,7 @@ def test_a_pool_that_is_prepared_is_decoded_once():
 
 
 @pytest.mark.parametrize(("more", "actors"), [(["--scoring.gpus", "64"], 1), (["--scoring.actors", "[400,500]"], 400)])
-def test_what_only_machines_of_another_place_hold_is_estimated_all_the_same(local_ray, capsys, more, actors):
+def test_what_only_machines_of_another_place_hold_is_estimated_all_the_same(local_ray, brief, capsys, more, actors):
     rates = ["--preset", "digits", "--training-rate", "1e9", "--scoring-rate", "10", "--json"]
     assert main(["plan", *rates, *more]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -20,7 +20,7 @@ from prunefuse_ray.schemas import POOL_FILES
 from prunefuse_ray.storage import Place
 from tests.support.annotators import CLASSES, answer, asked
 from tests.support.pools import image_folder, parquet_pool, random_images, write_pool
-from tests.support.runs import tiny
+from tests.support.runs import carried_out, tiny
 
 
 def listing(**files: int) -> pa.Table:
@@ -180,7 +180,7 @@ def test_a_run_takes_in_what_came_while_it_waited(local_ray, tmp_path):
         loop.run(config)
     (pool / "s9999.png").write_bytes(encode_png(random_images(1)[0]))  # too late for any round
     answer(root / "rounds/001/to_label")
-    ledger = loop.run(config)
+    ledger = carried_out(config, Step(1, "label"))
     chosen = [i for r in (0, 1) for i in pq.read_table(root / f"rounds/{r:03d}/labels.parquet")["id"].to_pylist()]
     assert len(set(chosen)) == 45
     assert set(chosen) <= {f"s{i:04d}.png" for i in range(46)}
@@ -201,7 +201,7 @@ def test_a_pool_with_nothing_left_is_said_while_it_may_still_grow(local_ray, tmp
         loop.run(config)
     write_pool(tmp_path / "more", random_images(4, seed=2), first_id=12)
     (tmp_path / "more" / "part-0.parquet").rename(tmp_path / "pool" / "part-1.parquet")
-    loop.run(config)
+    carried_out(config, Step(1, "label"))
     assert pq.read_table(tmp_path / "runs/tiny/rounds/001/labels.parquet").num_rows == 3
 
 

@@ -30,7 +30,7 @@ from tests.support.annotators import CLASSES, answer, asked, truth
 from tests.support.driver import arm
 from tests.support.nets import OWN
 from tests.support.pools import random_images, write_pool
-from tests.support.runs import driven, tiny
+from tests.support.runs import carried_out, driven, tiny
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_a_sample_that_nobody_could_tell_is_not_asked_about_again(local_ray, unl
     if strategy == "margin":
         assert unknown not in pq.read_table(root / "rounds/000/scores")["id"].to_pylist()
     answer(root / "rounds/001/to_label")
-    loop.run(config)
+    carried_out(config, Step(1, "label"))
     assert len(labels_of(root, 0)) + len(labels_of(root, 1)) == 59
     assert not (root / "rounds/001/unknown.parquet").exists()
 
@@ -183,7 +183,7 @@ def test_several_annotators_and_wrong_labels(local_ray, unlabeled, tmp_path):
     with pytest.raises(LabelsWaiting, match="12 samples of round 0 wait"):
         loop.run(config)
     (folder / "labels-cyd.csv").write_text("id,label\n" + "".join(f"{i},dark\n" for i in ids))
-    loop.run(config)
+    carried_out(config, Step(0, "label"))
     votes = {r["id"]: r for r in pq.read_table(root / "rounds/000/agreement.parquet").to_pylist()}
     kept = pq.read_table(root / "rounds/000/annotations.parquet")
     assert kept.num_rows == 36

@@ -31,7 +31,7 @@ from prunefuse_ray.training import checkpoints
 from tests.run.test_estimate import INFO
 from tests.run.test_phases import spoiled, spoiled_config
 from tests.support.nets import OWN
-from tests.support.runs import tiny
+from tests.support.runs import carried_out, tiny
 
 assert spoiled  # the fixture
 
@@ -80,7 +80,8 @@ def test_a_run_pretrains_once_and_every_round_begins_with_that(undisturbed):
 def test_the_target_of_classic_active_learning_begins_with_what_was_pre_trained(local_ray, tiny_pool, tmp_path):
     """As PruneFuse's does through fusion: else a comparison of the two would be one of pre-training."""
     change = {"pretraining": {"method": "rotation", "epochs": 1, "batch_size": 16}, "fusion": {"target": "scratch"}}
-    loop.run(tiny(tiny_pool, tmp_path, **change, selection={"budgets": [10, 18], "selector": "dense"}))
+    classic = tiny(tiny_pool, tmp_path, **change, selection={"budgets": [10, 18], "selector": "dense"})
+    carried_out(classic, Step(1, "finetune"))
     root = tmp_path / "tiny"
     learned, target, first = (load(root / name) for name in ("pretrained/0", "rounds/001/fused-initial", "dense"))
     for name, tensor in learned.network.state_dict().items():
@@ -190,7 +191,7 @@ def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, t
         (tmp_path / "known.csv").write_text("id,label\n" + "".join(f"s{i:04d},{i % 2}\n" for i in range(6)))
         file = str(tmp_path / "known.csv")
         change = merge(change, {"selection": {"initial": "typiclust"}, "pool": {"known_labels": file}})
-    loop.run(tiny(tiny_pool, tmp_path, **change))
+    carried_out(tiny(tiny_pool, tmp_path, **change), Step(1, "finetune"))
     files = [tmp_path / f"tiny/rounds/{r:03d}/held_back.parquet" for r in (0, 1)]
     held_back = [set(pq.read_table(f)["id"].to_pylist()) if f.exists() else set() for f in files]
     assert held_back[1]
@@ -205,7 +206,7 @@ def test_what_is_held_out_rejected_or_held_back_is_not_learned_from(local_ray, t
 def test_what_cannot_be_decoded_is_found_before_anything_is_learned(local_ray, spoiled, tmp_path, actors):
     """By the driver, and by tasks."""
     change = {"selection": {"budgets": [40]}, "scoring": {"actors": actors}}
-    loop.run(spoiled_config(spoiled, tmp_path, **merge(LEARNING, change)))
+    carried_out(spoiled_config(spoiled, tmp_path, **merge(LEARNING, change)), Step(-1, "pretrain"))
     rejected = pq.read_table(tmp_path / "tiny/rejected.parquet")["id"].to_pylist()
     assert rejected == ["s0000", "s0001", "s0002"]
 

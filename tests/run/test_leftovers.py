@@ -9,13 +9,12 @@ import pytest
 from prunefuse_ray.data import draw
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import Step
-from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import Commit, Ledger
 from prunefuse_ray.run.leftovers import leftovers, remove_leftovers
 from prunefuse_ray.run.opening import open_run
 from prunefuse_ray.storage import Place
 from tests.support.pools import random_images
-from tests.support.runs import tiny
+from tests.support.runs import carried_out, tiny
 from tests.support.sources import write_images
 
 
@@ -78,16 +77,18 @@ def test_they_are_removed_and_named(tmp_path, caplog):
 def test_what_a_driver_left_that_was_killed_before_there_was_a_run_is_not_read(local_ray, tiny_images, tmp_path):
     """A half-written part of the index, and parts of a pool that had more files then."""
     config = config_of(tiny_images, tmp_path)
-    undisturbed = loop.run(config_of(tiny_images, tmp_path / "undisturbed"))
+    undisturbed = carried_out(config_of(tiny_images, tmp_path / "undisturbed"), Step(1, "select"))
     index = Place.at(str(tmp_path)) / "tiny" / "pool" / "index"
     stale = (undisturbed.root / "pool" / "index").files()[0]
     (index / ".index-00000-00000.parquet.4711.tmp").write_bytes(b"")
     (index / "index-00009-00000.parquet").write_bytes(Place(undisturbed.root.fs, stale.path).read_bytes())
-    ledger = loop.run(config)
+    ledger = carried_out(config, Step(1, "select"))
     assert ledger.read_pool()["rows"] == 60
     assert [f.base_name for f in index.files()] == [f.base_name for f in (undisturbed.root / "pool" / "index").files()]
-    chosen = [pq.read_table(f"{root.path}/selected.parquet") for root in (ledger.root, undisturbed.root)]
-    assert chosen[0].equals(chosen[1])
+    for r in (0, 1):
+        roots = (ledger.root.path, undisturbed.root.path)
+        chosen = [pq.read_table(f"{root}/rounds/{r:03d}/selected.parquet") for root in roots]
+        assert chosen[0].equals(chosen[1])
 
 
 def test_a_test_set_that_an_attempt_before_the_run_had_drawn_is_not_its_own(local_ray, tiny_pool, tmp_path):

@@ -1,6 +1,8 @@
 """The loop: what it decides, what it records, and that a kill at any moment changes nothing of the outcome."""
 
+import functools
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from prunefuse_ray.storage import Place
 from tests.support.driver import arm
 from tests.support.nets import OWN
 from tests.support.pools import random_images
-from tests.support.runs import driven
+from tests.support.runs import carried_out, driven
 from tests.support.runs import tiny as in_the_driver
 
 
@@ -53,6 +55,19 @@ def undisturbed(local_ray, tiny_pool, tmp_path_factory):
     directory = tmp_path_factory.mktemp("undisturbed")
     loop.run(in_the_driver(tiny_pool, directory))
     return directory / "tiny"
+
+
+@pytest.fixture(scope="module")
+def undisturbed_with(local_ray, tiny_pool, tmp_path_factory):
+    """The directory of a run with these label budgets, made once; tests only read it, or go on with a copy."""
+
+    @functools.cache
+    def made(*budgets: int) -> Path:
+        directory = tmp_path_factory.mktemp("budgets")
+        loop.run(in_the_driver(tiny_pool, directory, selection={"budgets": list(budgets)}))
+        return directory / "tiny"
+
+    return made
 
 
 # --- an undisturbed run ---
@@ -236,17 +251,15 @@ def test_a_driver_killed_around_every_phase_ends_with_the_same_outcome(undisturb
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
 
 
-def test_a_finished_run_goes_on_with_a_larger_budget(local_ray, tiny_pool, tmp_path):
+def test_a_finished_run_goes_on_with_a_larger_budget(undisturbed_with, tiny_pool, tmp_path):
     """As if it had been given from the beginning; and its labels begin another run."""
-    first, whole = {"selection": {"budgets": [10, 18]}}, {"selection": {"budgets": [10, 18, 24]}}
-    loop.run(in_the_driver(tiny_pool, tmp_path, **first))
-    root = tmp_path / "tiny"
+    whole = {"selection": {"budgets": [10, 18, 24]}}
+    root = Path(shutil.copytree(undisturbed_with(10, 18), tmp_path / "tiny"))
     config = in_the_driver(tiny_pool, tmp_path, **whole)
     done = []
     loop.run(config, lambda event, step, _: done.append(step) if event == "done" else None)
     assert done[0] == Step(1, "score"), "what was done stays done"
-    loop.run(in_the_driver(tiny_pool, tmp_path / "whole", **whole))
-    assert outcome(root) == outcome(tmp_path / "whole" / "tiny")
+    assert outcome(root) == outcome(undisturbed_with(10, 18, 24))
     rounds = json.loads((root / "result.json").read_text())["rounds"]
     assert len(rounds) == 3
     spent = Ledger(Place.at(str(root))).require(Step(1, "finetune")).metrics  # under the budgets before
@@ -271,12 +284,13 @@ def test_auto_decides_anew_where_a_round_gets_another_budget(local_ray, tiny_poo
     config = in_the_driver(tiny_pool, tmp_path, selection={"strategy": "auto", "budgets": [10, 18]})
     with pytest.raises(KeyboardInterrupt):
         loop.run(config, stop)
-    ledger = loop.run(in_the_driver(tiny_pool, tmp_path, selection={"strategy": "auto", "budgets": [10, 40]}))
+    config = in_the_driver(tiny_pool, tmp_path, selection={"strategy": "auto", "budgets": [10, 40]})
+    ledger = carried_out(config, Step(0, "score"))
     assert ledger.require(Step(0, "score")).metrics["strategy"] == "max_herding", "as if it had been so from the start"
 
 
 @pytest.mark.parametrize("after", [Step(1, "train"), Step(1, "score")], ids=str)
-def test_a_run_ends_early_with_fewer_rounds(local_ray, tiny_pool, tmp_path, after):
+def test_a_run_ends_early_with_fewer_rounds(undisturbed_with, tiny_pool, tmp_path, after):
     """As if it had been given so from the beginning; and what it gave up, it can take up again."""
     whole, fewer = {"selection": {"budgets": [10, 18, 24]}}, {"selection": {"budgets": [10, 18]}}
 
@@ -291,14 +305,12 @@ def test_a_run_ends_early_with_fewer_rounds(local_ray, tiny_pool, tmp_path, afte
     half.write_bytes(b"of a pass that was not finished")
     loop.run(in_the_driver(tiny_pool, tmp_path, **fewer))
     assert not half.exists()
-    loop.run(in_the_driver(tiny_pool, tmp_path / "fewer", **fewer))
-    found, expected = outcome(tmp_path / "tiny"), outcome(tmp_path / "fewer" / "tiny")
+    found, expected = outcome(tmp_path / "tiny"), outcome(undisturbed_with(10, 18))
     if after.phase == "score":  # nothing reads these scores now, and the third round will
         assert (found.pop((1, "scores")), expected.pop((1, "scores")))[1] == []
     assert found == expected
     loop.run(in_the_driver(tiny_pool, tmp_path, **whole))
-    loop.run(in_the_driver(tiny_pool, tmp_path / "whole", **whole))
-    assert outcome(tmp_path / "tiny") == outcome(tmp_path / "whole" / "tiny")
+    assert outcome(tmp_path / "tiny") == outcome(undisturbed_with(10, 18, 24))
 
 
 def test_fewer_labels_than_are_known_are_refused_when_a_run_goes_on_too(local_ray, tiny_pool, tmp_path):
@@ -384,7 +396,7 @@ def test_a_driver_killed_before_it_noted_a_commit_notes_it_when_it_goes_on(local
     with pytest.raises(KeyboardInterrupt):
         loop.run(config)
     monkeypatch.undo()
-    ledger = loop.run(config)
+    ledger = carried_out(config, Step(1, "select"))
     noted = json.loads((tmp_path / "tiny/rounds/000/metrics.json").read_text())["phases"]
     assert noted["finetune"]["test_accuracy"] == ledger.require(Step(0, "finetune")).metrics["test_accuracy"]
     assert set(noted) == {s.phase for s in steps.steps(config) if s.round == 0}
@@ -468,7 +480,7 @@ def test_a_fused_network_keeps_what_its_proxy_took_of_all_labels(
     seen = []
     monkeypatch.setattr(networks, "meet", lambda _, labeled: seen.append(sum(len(x) for x, _ in labeled())))
     given = {"selection": {"budgets": [10, 18]}, "coreset": {"by": "random", "share": 0.5}}
-    loop.run(in_the_driver(tiny_pool, tmp_path, fusion={"target": target}, **given))
+    carried_out(in_the_driver(tiny_pool, tmp_path, fusion={"target": target}, **given), Step(1, "finetune"))
     assert seen == taken
 
 
@@ -485,8 +497,9 @@ def test_the_labels_of_a_run_that_has_not_ended_begin_another_one(local_ray, tin
     assert len(file.read_text(encoding="utf-8-sig").splitlines()) == 1 + 10
 
 
-def test_a_baseline_that_is_asked_for_too_late_is_told(local_ray, tiny_pool, tmp_path, caplog):
+def test_a_baseline_that_is_asked_for_too_late_is_told(undisturbed_with, tiny_pool, tmp_path, caplog):
     given = {"selection": {"budgets": [10, 18]}}
+    shutil.copytree(undisturbed_with(10, 18), tmp_path / "tiny")
     loop.run(in_the_driver(tiny_pool, tmp_path, **given))
     assert "ended without a baseline" not in caplog.text
     loop.run(in_the_driver(tiny_pool, tmp_path, report={"baseline": True}, **given))

@@ -32,7 +32,7 @@ from tests.report.test_page import Page
 from tests.support.nets import OWN
 from tests.support.nets import tiny as tiny_network
 from tests.support.pools import random_images, write_pool
-from tests.support.runs import tiny
+from tests.support.runs import carried_out, tiny
 
 # --- bad samples ---
 
@@ -79,7 +79,7 @@ def test_bad_samples_are_recorded_and_never_selected(local_ray, spoiled, tmp_pat
 
 def test_images_of_another_size_are_rejected_on_request(local_ray, spoiled, tmp_path):
     change = {"pool": {"other_sizes": "reject"}, "selection": {"budgets": [40, 56]}}
-    loop.run(spoiled_config(spoiled, tmp_path, **change))
+    carried_out(spoiled_config(spoiled, tmp_path, **change), Step(0, "score"))
     rejected = {r["id"]: r["reason"] for r in pq.read_table(tmp_path / "tiny/rejected.parquet").to_pylist()}
     assert rejected["s0005"] == "20 x 20 pixels, expected 8 x 8"
 
@@ -87,8 +87,7 @@ def test_images_of_another_size_are_rejected_on_request(local_ray, spoiled, tmp_
 def test_too_many_bad_samples_stop_the_run(local_ray, spoiled, tmp_path):
     with pytest.raises(ScoreError, match=r"pool\.max_rejected: [123] of 60 samples"):
         loop.run(spoiled_config(spoiled, tmp_path, pool={"max_rejected": 0.01}))
-    loop.run(spoiled_config(spoiled, tmp_path))  # the remedy that the message names
-    assert (tmp_path / "tiny" / "result.json").exists()
+    carried_out(spoiled_config(spoiled, tmp_path), Step(1, "select"))  # the remedy that the message names
 
 
 def test_a_budget_that_only_bad_samples_could_fill_is_refused(local_ray, spoiled, tmp_path):
@@ -96,9 +95,10 @@ def test_a_budget_that_only_bad_samples_could_fill_is_refused(local_ray, spoiled
         loop.run(spoiled_config(spoiled, tmp_path, selection={"budgets": [40, 58]}))
 
 
-@pytest.mark.parametrize(("section", "step"), [("training", Step(0, "train")), ("finetuning", Step(2, "finetune"))])
+@pytest.mark.parametrize(("section", "step"), [("training", Step(0, "train")), ("finetuning", Step(0, "finetune"))])
 def test_a_training_that_diverges_is_no_result(local_ray, tiny_pool, tmp_path, section, step):
-    config = tiny(tiny_pool, tmp_path, **{section: {"lr": 1e30, "warmup_epochs": 0}})
+    change = {"selection": {"budgets": [10]}, section: {"lr": 1e30, "warmup_epochs": 0}}
+    config = tiny(tiny_pool, tmp_path, **change)
     with pytest.raises(TrainingError, match=rf"round {step.round}, {step.phase}.* lower {section}\.lr \(1e\+30\)"):
         loop.run(config)
     assert Ledger(Place.at(str(tmp_path / "tiny"))).committed(step) is None
@@ -183,8 +183,7 @@ def test_too_much_of_the_test_set_in_a_large_pool_stops_the_run_and_a_larger_sha
 ):
     with pytest.raises(PoolError, match=r"the very bytes of 2 of the 20 samples of pool\.test_path \(s0010 = s0903"):
         loop.run(large_config(large, tmp_path, pool={"max_overlap": 0.05}))
-    loop.run(large_config(large, tmp_path, pool={"max_overlap": 0.1}))
-    assert (tmp_path / "tiny" / "result.json").exists()
+    carried_out(large_config(large, tmp_path, pool={"max_overlap": 0.1}), Step(0, "score"))
 
 
 # --- texts ---
@@ -284,9 +283,9 @@ def test_a_run_starts_from_a_trained_network(local_ray, tiny_pool, trained_file,
 def test_an_exactly_fused_network_begins_as_its_proxy(local_ray, tiny_pool, tmp_path):
     """Its batch norms are not re-estimated: the proxy's statistics, of augmented samples in training, are right."""
     change = {"fusion": {"rule": "function_preserving"}, "finetuning": {"evaluate_every": 1, "precision": "fp32"}}
-    loop.run(tiny(tiny_pool, tmp_path, **merge(change, {"training": {"precision": "fp32"}})))
-    ledger = Ledger(Place.at(str(tmp_path / "tiny")))
-    proxy, fused = (ledger.committed(Step(2, phase)).metrics for phase in ("train", "finetune"))
+    change |= {"training": {"precision": "fp32"}, "selection": {"budgets": [30]}}
+    ledger = carried_out(tiny(tiny_pool, tmp_path, **change), Step(0, "finetune"))
+    proxy, fused = (ledger.committed(Step(0, phase)).metrics for phase in ("train", "finetune"))
     assert fused["evaluations"][0]["epoch"] == 0
     assert fused["evaluations"][0]["loss"] == pytest.approx(proxy["test_loss"], rel=1e-3)
 
@@ -317,7 +316,7 @@ def test_a_validation_set_chooses_the_weights(local_ray, tiny_pool, tmp_path, ki
     write_pool(tmp_path / "validation", random_images(30, seed=2), first_id=500)
     given = {"validation_path": str(tmp_path / "validation")} if kind == "path" else {"validation_share": 0.3}
     config = tiny(tiny_pool, tmp_path / "runs", pool=given, selection={"budgets": [20, 40]}, training={"patience": 2})
-    loop.run(config)
+    carried_out(config, Step(1, "finetune"))
     for phase in (Step(0, "train"), Step(1, "train"), Step(1, "finetune")):
         metrics = Ledger(Place.at(str(tmp_path / "runs" / "tiny"))).committed(phase).metrics
         accuracies = metrics["validation_accuracy"]
@@ -339,7 +338,7 @@ def test_a_training_on_another_number_of_workers_than_the_one_before_is_told(
         return dataclasses.replace(result, metrics={**result.metrics, "workers": [next(numbers)]})
 
     monkeypatch.setattr(train, "train", on_others)
-    loop.run(tiny(tiny_pool, tmp_path, selection={"budgets": [10, 18]}))
+    carried_out(tiny(tiny_pool, tmp_path, selection={"budgets": [10, 18]}), Step(1, "finetune"))
     (said,) = [m for m in caplog.messages if "the training before it" in m]
     assert said.startswith("round 1, train: on 2 workers, and the training before it on 1: another number of workers")
 
@@ -411,7 +410,7 @@ def test_scores_that_were_begun_by_another_strategy_are_not_gone_on_with(
     assert (tmp_path / "tiny/rounds/000/scores-by/margin").exists()
     if not noted:
         shutil.rmtree(tmp_path / "tiny/rounds/000/scores-by")
-    ledger = loop.run(config)
+    ledger = carried_out(config, Step(0, "score"))
     assert ledger.require(Step(0, "score")).metrics["strategy"] == "uncertainty_herding"
     for file in (tmp_path / "tiny/rounds/000/scores").glob("*.parquet"):
         assert "feature" in pq.read_schema(file).names
@@ -454,7 +453,7 @@ def test_samples_that_were_away_are_there_again(local_ray, tmp_path):
         loop.run(config, unmounted)
     assert not (tmp_path / "runs/tiny/rejected.parquet").exists()
     away.rename(tmp_path / "photos/1")
-    loop.run(config)
+    carried_out(config, Step(0, "score"))
     assert not (tmp_path / "runs/tiny/rejected.parquet").exists()
 
 

@@ -17,7 +17,7 @@ from prunefuse_ray.networks import ngrams
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.rank import Ranking, rank
 from tests.support.angles import turned, write_angles
-from tests.support.runs import RECIPE, tiny
+from tests.support.runs import RECIPE, carried_out, tiny
 
 NETWORK = "tests.support.nets:tiny"
 PLAIN = {"training": {"augment": []}, "finetuning": {"augment": []}}
@@ -201,6 +201,6 @@ def test_a_column_of_numbers_is_recognized(where, tmp_path):
 
 def test_a_test_set_may_be_drawn_from_the_pool(local_ray, where, tmp_path):
     more = {"pool": ANGLES["pool"] | {"test_path": None, "test_samples": 20}, "selection": {"budgets": [10, 14]}}
-    ledger = loop.run(tiny(where, tmp_path / "runs", **(ANGLES | more)))
+    ledger = carried_out(tiny(where, tmp_path / "runs", **(ANGLES | more)), Step(1, TRAIN))
     assert ledger.require(Step(0, LABEL)).metrics["test_samples"] == 20
     assert "test_r2" in ledger.require(Step(1, TRAIN)).metrics

@@ -1,6 +1,8 @@
 """Whole runs with a class for every pixel: from Parquet, from folders, with masks from people, ranking and export."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +16,12 @@ from prunefuse_ray.data.images import encode_png
 from prunefuse_ray.data.survey import survey
 from prunefuse_ray.errors import ConfigError, LabelError, LabelsWaiting, PoolError
 from prunefuse_ray.inference.onnx import to_onnx
-from prunefuse_ray.method.steps import LABEL, SCORE, TRAIN, Step
+from prunefuse_ray.method.steps import BASELINE, LABEL, SCORE, TRAIN, Step
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.rank import Ranking, rank
 from prunefuse_ray.tasks.segmentation import decoded, encoded
 from tests.support.masks import CLASSES, scenes_with_masks, write_masks
-from tests.support.runs import tiny
+from tests.support.runs import carried_out, tiny
 
 PIXELS = {
     "task": "segmentation",
@@ -105,7 +107,7 @@ def test_people_give_masks_as_files(finished, where, tmp_path):
     with pytest.raises(LabelError, match=r"'1\.png': no masks: PNG, gray or palette, of the numbers 0 to 10"):
         loop.run(config)
     (folder / "1.png").write_bytes(encoded(np.full((32, 32), 255, np.uint8)))
-    ledger = loop.run(config)
+    ledger = carried_out(config, Step(1, LABEL))
     assert ledger.require(Step(1, LABEL)).metrics["labels"] == 14
 
 
@@ -177,10 +179,13 @@ def test_detectors_are_refused_by_name():
         networks.build(spec, seed=0)
 
 
-def test_the_baseline_says_no_more_of_pixels_than_fits(local_ray, where, tmp_path, monkeypatch):
+def test_the_baseline_says_no_more_of_pixels_than_fits(finished, where, tmp_path, monkeypatch):
+    root = Path(shutil.copytree(finished.root.path, tmp_path / "runs/tiny"))
+    for name in ("baseline", "report"):  # as if it had been killed before
+        (root / f"commits/{name}.json").unlink()
     monkeypatch.setattr("prunefuse_ray.run.phases.baseline.PIXEL_OUTPUTS", 5 * 11 * 16 * 16)
-    loop.run(tiny(where, tmp_path / "runs", **PIXELS, report={"baseline": True}))
-    found = json.loads((tmp_path / "runs/tiny/result.json").read_text())["baseline"]
+    config = tiny(where, tmp_path / "runs", **PIXELS, report={"baseline": True})
+    found = carried_out(config, Step(-1, BASELINE)).require(Step(-1, BASELINE)).metrics
     assert (found["tested"], found["of_tested"]) == (5, 16)
 
 
@@ -189,7 +194,7 @@ def test_a_test_set_may_be_drawn_from_the_pool(local_ray, where, tmp_path):
         "pool": PIXELS["pool"] | {"test_path": None, "test_samples": 10},
         "selection": {"budgets": [8], "strategy": "margin"},
     }
-    ledger = loop.run(tiny(where, tmp_path / "runs", **(PIXELS | more)))
+    ledger = carried_out(tiny(where, tmp_path / "runs", **(PIXELS | more)), Step(0, TRAIN))
     told = ledger.require(Step(0, LABEL)).metrics
     assert (told["test_samples"], len(told["test_counts"])) == (10, len(CLASSES))
     assert "test_miou" in ledger.require(Step(0, TRAIN)).metrics

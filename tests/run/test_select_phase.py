@@ -32,7 +32,7 @@ from tests.selection.test_coverage_selection import squares
 from tests.selection.test_set_selection import apart, badge, k_centers
 from tests.support.nets import OWN
 from tests.support.pools import random_images, write_pool
-from tests.support.runs import tiny
+from tests.support.runs import carried_out, tiny
 
 
 class ChosenAlreadyError(Exception):
@@ -266,7 +266,7 @@ def test_auto_decides_in_each_round_and_records_why(local_ray, tiny_pool, tmp_pa
     monkeypatch.setattr(auto, "MANY", 8)
     monkeypatch.setattr(auto, "IMBALANCED", 100.0)
     config = tiny(tiny_pool, tmp_path, selection={"strategy": "auto"})
-    ledger = loop.run(config)
+    ledger = carried_out(config, Step(2, "finetune"))
     scored = [ledger.committed(Step(r, "score")).metrics for r in (0, 1)]
     assert [m["strategy"] for m in scored] == ["uncertainty_herding", "margin"]
     assert [m["reason"] for m in scored] == [
@@ -295,12 +295,13 @@ def test_a_leap_in_the_budgets_is_told_and_covered(local_ray, tiny_pool, tmp_pat
     for strategy in ("margin", "auto"):  # what covers goes by no scores, which weights need
         (note,) = notes(strategy=strategy, class_balance=1.0)
         assert note.endswith("put budgets between")
-    ledger = loop.run(tiny(tiny_pool, tmp_path, selection={"strategy": "auto", "budgets": [10, 31]}))
+    leap = tiny(tiny_pool, tmp_path, selection={"strategy": "auto", "budgets": [10, 31]})
+    ledger = carried_out(leap, Step(0, "score"))
     scored = ledger.committed(Step(0, "score")).metrics
     assert scored["strategy"] == "max_herding"
     assert scored["reason"].startswith("3.1 times as many labels at once, above 3")
     weighed = {"strategy": "auto", "budgets": [10, 31], "class_balance": 1.0}
-    ledger = loop.run(tiny(tiny_pool, tmp_path / "weighed", selection=weighed))
+    ledger = carried_out(tiny(tiny_pool, tmp_path / "weighed", selection=weighed), Step(0, "score"))
     assert ledger.committed(Step(0, "score")).metrics["strategy"] == "uncertainty_herding", "which goes by scores"
 
 
@@ -331,7 +332,7 @@ def test_scores_count_by_class(local_ray, tiny_pool, tmp_path, selection):
 @pytest.mark.parametrize("strategy", ["least_confidence", pytest.param("uncertainty_herding", marks=pytest.mark.slow)])
 def test_what_is_like_no_labeled_sample_is_held_back_and_named(local_ray, tiny_pool, tmp_path, strategy):
     config = tiny(tiny_pool, tmp_path, selection={"strategy": strategy, "hold_back": 1.0, "budgets": [10, 18]})
-    ledger = loop.run(config)
+    ledger = carried_out(config, Step(1, "select"))
     root = ledger.root.path
     held = pq.read_table(f"{root}/rounds/001/held_back.parquet")
     told = ledger.committed(Step(1, "select")).metrics

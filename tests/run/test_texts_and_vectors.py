@@ -14,7 +14,7 @@ from prunefuse_ray.report import baseline
 from prunefuse_ray.run import loop
 from prunefuse_ray.run.rank import Ranking, rank
 from prunefuse_ray.tasks import TASKS
-from tests.support.runs import tiny
+from tests.support.runs import carried_out, tiny
 
 RECIPE = {"epochs": 4, "augment": []}
 TEXTS = {
@@ -69,10 +69,11 @@ def test_a_run_on_texts_learns_from_the_pool_once_and_is_compared_with_the_basel
     assert "59 of its samples" in page
     predictor = prunefuse_ray.load(str(texts / "runs/tiny"))
     assert [p.label for p in predictor.predict(["a fine and nice one", "poor, dull, bad"])] == ["good", "bad"]
-    undisturbed = loop.run(tiny(texts, texts / "again", **TEXTS))
-    chosen = [pq.read_table(f"{root}/selected.parquet")["id"].to_pylist()
+    undisturbed = carried_out(tiny(texts, texts / "again", **TEXTS), Step(1, "select"))
+    chosen = [[i for r in (0, 1) for i in pq.read_table(f"{root}/rounds/{r:03d}/selected.parquet")["id"].to_pylist()]
               for root in (ledger.root.path, undisturbed.root.path)]  # fmt: skip
     assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 40
     assert "pool7" not in chosen[0]
     pool = {"source": "csv", "path": str(texts / "pool"), "text_column": "text", "id_column": "id", "max_rejected": 0.1}
     ranked = rank(Ranking.model_validate({"pool": pool}), str(texts / "runs/tiny"), str(texts / "ranked"), 5)

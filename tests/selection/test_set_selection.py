@@ -376,7 +376,7 @@ def test_rows_without_a_score_are_never_chosen(tmp_path, sharded):
 def test_references_are_drawn_among_what_can_be_chosen(tmp_path, local_ray):
     """What is rejected or held back stands in the score files without a score, and may be most of them."""
     made = Made(tmp_path)
-    alone = made.files
+    alone = made.write("alone", None, made.x, 1)  # a task for each file, and one for each part
     rows = pa.concat_tables([pq.read_table(path) for path in alone.paths])
     far = rows.set_column(0, "id", pa.array(made.ids + N))
     far = far.set_column(1, "score", pa.nulls(N, pa.float32()))
@@ -384,7 +384,7 @@ def test_references_are_drawn_among_what_can_be_chosen(tmp_path, local_ray):
     pq.write_table(pa.concat_tables([rows, *[far] * 20]), among)
     mixed = replace(alone, paths=(str(among),), sizes=(among.stat().st_size,))
     assert mixed.shape() == alone.shape()
-    cut = set_selection.Rounds(parts=4, share=20, references=30)
+    cut = set_selection.Rounds(parts=2, share=20, references=30)
     chance = Chance(seed=0, round=0)
     found = [
         set_selection.in_two_rounds(STRATEGIES["max_herding"], files, None, 10, chance, cut) for files in (alone, mixed)

@@ -1,5 +1,6 @@
 """A whole run that takes seconds."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -30,6 +31,25 @@ def tiny(where: Path, directory: Path, **more):
     if {"text_column", "vector_column"} & tree["pool"].keys():
         del tree["pool"]["channels"]
     return config_from_tree(tree)
+
+
+class Enough(Exception):
+    """Ends a run that has come as far as a test looks."""
+
+
+def carried_out(config, last, **more):
+    """The ledger of a run up to the end of a step: what comes after it says nothing to the test."""
+    from prunefuse_ray.run import loop
+    from prunefuse_ray.run.ledger import Ledger
+
+    def listen(event, step, _):
+        if (event, step) == ("done", last):
+            raise Enough
+
+    with contextlib.suppress(Enough):
+        loop.run(config, listen, **more)
+        raise AssertionError(f"{last} was not carried out: it is none of the run's steps, or was done before")
+    return Ledger(loop.run_place(config))
 
 
 def driven(config, directory: Path, *kill) -> subprocess.CompletedProcess:

@@ -114,8 +114,8 @@ def test_draws_are_the_same_every_time_and_inside_their_bounds():
         "training.batch_size": {"choice": [16, 32]},
     }
     sweep = sweep_from_tree({"space": space, "seeds": [0], "samples": 200})
-    first, again = trials(sweep), trials(sweep)
-    assert first == again
+    first = trials(sweep)
+    assert first[:20] == trials(sweep.model_copy(update={"samples": 20}))
     rates = [t.config.training.lr for t in first]
     assert len(set(rates)) > 190
     assert all(0.001 <= r <= 0.1 for r in rates)

@@ -8,10 +8,9 @@ from prunefuse_ray.config.files import config_from_tree, flatten, merge, to_tree
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.method.steps import Step, steps
-from prunefuse_ray.run import loop
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
 from prunefuse_ray.sweep.sharing import inputs_keys
-from tests.support.runs import tiny
+from tests.support.runs import carried_out, tiny
 
 POOL = {"rows": 100, "id_digest": "a", "listing_digest": "b", "classes": ["0", "1"], "path": "/here"}
 BASE = {"selection": {"budgets": [10, 20, 30]}, "fusion": {"evaluate": "every"}}
@@ -143,7 +142,7 @@ def ran(local_ray, tiny_pool, tmp_path_factory):
     where = tmp_path_factory.mktemp("ran")
     every = {"selection": {"budgets": [10, 18]}, "fusion": {"evaluate": "every"}, "scoring": {"actors": None}}
     configs = {n: tiny(tiny_pool, where, **merge(merge(every, v), {"run": {"name": n}})) for n, v in VARIANTS.items()}
-    return {name: (config, loop.run(config)) for name, config in configs.items()}
+    return {name: (config, carried_out(config, steps(config)[-2])) for name, config in configs.items()}
 
 
 def digests(ledger, step):
@@ -178,7 +177,7 @@ def test_a_run_that_takes_over_phases_ends_like_one_that_did_them(ran, tiny_pool
         return ledger.adopt(step, other, "plain")
 
     moved = config.model_copy(update={"run": config.run.model_copy(update={"directory": str(tmp_path)})})
-    ledger = loop.run(moved, adopt=adopt)
+    ledger = carried_out(moved, steps(config)[-2], adopt=adopt)
     assert [s.phase for s in taken] == ["init", "select", "label", "train", "fuse", "finetune"]
     for step in steps(config)[:-1]:
         assert digests(ledger, step) == digests(whole, step), step

@@ -26,6 +26,12 @@ from tests.support.sources import COUNT, FORMS, OF_IMAGES, WITH_FILES, in_run, p
 GRAY8 = ImageForm(height=8, width=8, channels=1)
 
 
+@pytest.fixture(autouse=True)
+def two_read(monkeypatch):
+    """So many tasks at once: more are more processes that have to start."""
+    monkeypatch.setattr("prunefuse_ray.data.stream.READING_CPUS", 2)
+
+
 @pytest.mark.parametrize("name", OF_IMAGES)
 def test_the_rows_that_are_streamed_are_those_that_were_indexed(name, tmp_path, local_ray):
     pool = pool_of(name, tmp_path)

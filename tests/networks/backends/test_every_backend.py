@@ -23,7 +23,7 @@ from prunefuse_ray.networks.backends.backend import DEVICES
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.05}
 """Largest difference of a logit, relative to the largest logit."""
 BATCH = 8
-IMAGES = NetworkSpec(architecture="resnet20", classes=10, input_shape=(3, 8, 8))
+IMAGES = NetworkSpec(architecture="resnet8", classes=10, input_shape=(3, 8, 8))
 TEXTS = NetworkSpec(architecture="textcnn", classes=4, input_shape=(48,))
 SPECS = {"images": IMAGES, "texts": TEXTS, "committee": IMAGES}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name == "compile" else []) for name in BACKENDS]

@@ -1,5 +1,7 @@
 """What every registered fusion rule promises: shapes, exactness, committees."""
 
+import functools
+
 import pytest
 import torch
 
@@ -33,7 +35,9 @@ REFUSED = {(rule, "tests.support.nets:grouped") for rule in ("function_preservin
 """Networks to which a rule does not apply, as its `holds_for` says; to all others it does."""
 
 
+@functools.cache
 def trained(name, members):
+    """Once for all rules, none of which changes what it is given (`check`)."""
     spec = NetworkSpec(architecture=name, classes=5, input_shape=NETWORKS[name])
     dense = build(spec, seed=0)
     if members == 1:
