@@ -209,8 +209,9 @@ class LabelStudio:
     def _project(self, request: Request) -> int | None:
         """The run's project, known by the marker in its description; of several the oldest."""
         listing = self.client.pages("/projects", "results", include="id,description")
-        found = [p["id"] for p in listing if _marker(request) in (p.get("description") or "")]
-        return min(found, default=None)
+        mine = [p for p in listing if isinstance(p, dict) and _marker(request) in (p.get("description") or "")]
+        numbers: list[int] = [self.client.field(p, "id", "/projects", int) for p in mine]
+        return min(numbers, default=None)
 
     def _create(self, request: Request) -> int:
         made = self.client.call(
@@ -235,7 +236,8 @@ class LabelStudio:
         self.client.call("POST", f"/projects/{project}/import", json=tasks)
 
     def _people(self) -> dict[int, str]:
-        listed = self.client.field({"users": self.client.call("GET", "/users")}, "users", "/users", list)
+        listed = self.client.call("GET", "/users")
+        listed = self.client.field({"list of users": listed}, "list of users", "/users", list)
         numbers = [self.client.field(user, "id", "/users", int) for user in listed]
         return {n: u.get("email") or u.get("username") or str(n) for n, u in zip(numbers, listed, strict=True)}
 

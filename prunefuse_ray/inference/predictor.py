@@ -186,11 +186,7 @@ def load(path: str | os.PathLike[str], *, trusted: str | Collection[str] | None 
     told = preprocessing_from_bytes(files[PREPROCESSING_FILE])
     check_task(told, place, trusted)
     found = read_network(files, place, trusted)
-    if len(told.classes) != found.spec.classes:
-        raise LedgerError(
-            f"{place.path}: {PREPROCESSING_FILE} is another network's: it names {len(told.classes)} classes, and this "
-            f"network has {found.spec.classes}; take both from the same directory"
-        )
+    check_classes(told, place, found.spec)
     return Predictor(found.network, TASKS[told.task].with_units(told.units), told.form, told.classes)
 
 
@@ -198,6 +194,15 @@ def check_task(told: Preprocessing, place: Place, trusted: str | Collection[str]
     """LedgerError where files name a task of somebody's own, which to use is to import, that is not `trusted`."""
     if ":" in told.task and told.task not in named(trusted):
         raise LedgerError(f"{place.path}: names a task of its own, '{told.task}'; give it as `trusted` if you trust it")
+
+
+def check_classes(told: Preprocessing, place: Place, spec: networks.NetworkSpec) -> None:
+    """LedgerError where what lies beside a network says how another one's outputs are read."""
+    if len(told.classes) != spec.classes:
+        raise LedgerError(
+            f"{place.path}: {PREPROCESSING_FILE} is another network's: it names {len(told.classes)} classes, and this "
+            f"network has {spec.classes}; take both from the same directory"
+        )
 
 
 def read_network(files: dict[str, bytes], place: Place, trusted: str | Collection[str] | None) -> networks.Selector:

@@ -39,7 +39,7 @@ from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.distributed.resources import observe, plan_scoring, start_ray
 from prunefuse_ray.distributed.shared_directory import SharedDirectory
 from prunefuse_ray.errors import ConfigError, LedgerError, PoolError
-from prunefuse_ray.inference.predictor import check_task, read_network
+from prunefuse_ray.inference.predictor import check_classes, check_task, read_network
 from prunefuse_ray.inference.saved_networks import network_files, network_place
 from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run.ledger import EXECUTION_FIELDS, Ledger
@@ -145,6 +145,7 @@ def rank(
     told = preprocessing_from_bytes(files[PREPROCESSING_FILE]) if PREPROCESSING_FILE in files else None
     if told is not None:
         check_task(told, place, trusted)
+        check_classes(told, place, saved.spec)
     task = cfg.Config().task if told is None else told.task
     if predictions and told is None:
         raise ConfigError(f"--predictions: the network has no {PREPROCESSING_FILE}, which says what its outputs mean")

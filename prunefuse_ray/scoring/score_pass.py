@@ -53,12 +53,14 @@ def fitting(what: str, scoring: cfg.Scoring, other: str) -> Iterator[None]:
     except Exception as error:
         if not any(isinstance(one, torch.OutOfMemoryError) for one in causes(error)):
             raise
-        share = "the memory of the GPU" if scoring.gpus >= 1 else (
-            f"an actor's share of the GPU's memory (scoring.gpus {scoring.gpus:g})"
+        shared = 0 < scoring.gpus < 1
+        where = f"an actor's share of the GPU's memory (scoring.gpus {scoring.gpus:g})" if shared else (
+            "the memory of the GPU"
         )  # fmt: skip
+        fewer, larger = (", or with fewer actors (scoring.actors)", " or a larger scoring.gpus") if shared else ("", "")
         raise ScoreError(
-            f"{what}: a batch does not fit into {share}: run the same command where a GPU has more memory free, or "
-            f"under another {other} with a smaller scoring.batch_size or a larger scoring.gpus"
+            f"{what}: a batch does not fit into {where}: run the same command where a GPU has more memory free{fewer}; "
+            f"or under another {other} with a smaller scoring.batch_size{larger}"
         ) from error
 
 

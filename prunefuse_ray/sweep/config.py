@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from prunefuse_ray.acquisition import AUTO
 from prunefuse_ray.config.files import (
     config_from_tree,
     explain,
@@ -300,30 +301,37 @@ def load_sweep(
         raise ConfigError(f"base.run.seed {sweep.base.run.seed}: a sweep has several; set `seeds`")
     given = [flatten(one) for one in (base, overrides)]
     if not any("fusion.target" in one for one in given) and (where := _unfused(sweep)):
+        remedy = "make it an arm that names" if where[0].startswith("space") else "name there, too,"
         raise ConfigError(
             f"{where[0]}: a proxy selects, and nothing is fused, since the base's selector "
-            f"'{sweep.base.selection.selector}' has nothing to fuse: make it an arm that names fusion.target fused, "
-            "too; or, if training from scratch is meant, set base.fusion.target to scratch"
+            f"'{sweep.base.selection.selector}' has nothing to fuse: {remedy} fusion.target fused; or, if training "
+            "from scratch is meant, set base.fusion.target to scratch"
         )
     if not any("pruning.committee" in one for one in given):
-        for arm in _with_committee(sweep):
+        for place in _with_committee(sweep):
             logger.warning(
-                "arms.%s: its strategy asks no committee, and it has that of the base (pruning.committee %d), which "
-                "followed from the base's strategy: name pruning.committee in the arm, 1 for a single proxy",
-                arm, sweep.base.pruning.committee,
+                "%s: a strategy that asks no committee has that of the base (pruning.committee %d), which followed "
+                "from the base's strategy: make it an arm that names pruning.committee, 1 for a single proxy",
+                place, sweep.base.pruning.committee,
             )  # fmt: skip
     return sweep
 
 
 def _with_committee(sweep: Sweep) -> list[str]:
-    """Arms with a committee that their own strategy does not ask."""
+    """Where a strategy has a committee that it does not ask."""
     known = TASKS[sweep.base.task].strategies
-    if sweep.base.pruning.committee == 1:
+    if sweep.base.pruning.committee == 1 or "pruning.committee" in sweep.space:
         return []
-    arms = {name: flatten(over) for name, over in sweep.arms.items()}
-    return [
-        name for name, over in arms.items() if "pruning.committee" not in over
-        and over.get("selection.strategy") in known and not known[over["selection.strategy"]].members
+
+    def asks_none(name: Any) -> bool:
+        return name == AUTO or (name in known and not known[name].members)
+
+    axis = sweep.space.get("selection.strategy")
+    tried = [] if axis is None else axis.grid or axis.choice or []
+    arms = {f"arms.{name}": flatten(over) for name, over in sweep.arms.items()}
+    return ["space: selection.strategy"] * any(map(asks_none, tried)) + [
+        arm for arm, over in arms.items()
+        if "pruning.committee" not in over and asks_none(over.get("selection.strategy"))
     ]  # fmt: skip
 
 

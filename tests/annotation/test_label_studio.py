@@ -154,7 +154,7 @@ def test_images_by_address_and_texts(tmp_path):
     sent: list = []
 
     class Server:
-        url = "http://s"
+        url, field = "http://s", Client.field
 
         def pages(self, path, *_, **__):
             return iter([{"id": 4, "description": "[prunefuse:m]"}] if path == "/projects" else [])
@@ -287,7 +287,7 @@ def test_samples_of_many_requests_are_each_imported_once_into_the_oldest_project
     sent, into = [], set()
 
     class Server:
-        url = "http://s"
+        url, field = "http://s", Client.field
 
         def pages(self, path, *_, **__):
             mine = [{"id": n, "description": "[prunefuse:m]"} for n in (9, 4)]

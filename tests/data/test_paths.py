@@ -46,7 +46,8 @@ def test_what_systems_keep_in_folders_of_their_own_is_no_image_of_the_pool(tmp_p
     fill(tmp_path, ".ipynb_checkpoints/a-checkpoint.png", "train station/B.PNG")
     found = locate(str(tmp_path), SUFFIXES, "pool.path")
     assert found.names == ("cat/a.png", "train station/B.PNG")
-    kept = [out.name for out in found.left_out if out.reason == "in a folder of the system (thumbnails, recycle bin, unfinished output)"]
+    reason = "in a folder of the system (thumbnails, recycle bin, unfinished output)"
+    kept = [out.name for out in found.left_out if out.reason == reason]
     assert sorted(kept) == ["#recycle/old.png", "__MACOSX/cat/b.png", "cat/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg"]
     assert (".ipynb_checkpoints/a-checkpoint.png", "hidden") in found.left_out
     itself = locate(str(tmp_path / "cat" / "@eaDir"), SUFFIXES, "pool.path")

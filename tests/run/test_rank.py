@@ -1,5 +1,6 @@
 """Scoring without a loop: the network's own scores, exactly once, and never those of something else."""
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -342,3 +343,12 @@ def test_a_batch_that_does_not_fit_is_one_message(given, local_ray, tmp_path, mo
     monkeypatch.setattr(ranking, "score", full)
     assert main(["score", *arguments(given, tmp_path / "out")]) == 2
     assert "another --out" in capsys.readouterr().err
+
+
+def test_what_another_network_expects_is_refused_before_anything_is_scored(given, tmp_path, capsys):
+    shutil.copytree(given[0] / "proxy", tmp_path / "n")
+    other = dataclasses.replace(TOLD, classes=["a", "b"])
+    (tmp_path / "n" / PREPROCESSING_FILE).write_bytes(preprocessing_to_bytes(other))
+    assert main(["score", str(tmp_path / "n"), *arguments(given, tmp_path / "out")[1:]]) == 2
+    assert "is another network's" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

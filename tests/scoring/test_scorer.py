@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from prunefuse_ray import networks
+from prunefuse_ray.config.scoring import Scoring
 from prunefuse_ray.data.images import ImageForm, encode_png
 from prunefuse_ray.data.prepared import Chunk
 from prunefuse_ray.data.sample_format import read_column
 from prunefuse_ray.data.stream import decoded_rows
 from prunefuse_ray.errors import ScoreError
+from prunefuse_ray.scoring.score_pass import fitting
 from prunefuse_ray.scoring.scorer import ActorScorer, Scorer, ScoringJob
 from prunefuse_ray.scoring.summary import summarize
 from prunefuse_ray.storage import Place
@@ -130,3 +132,10 @@ def test_an_actor_is_limited_to_its_share(saved, monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
     with pytest.raises(InterruptedError, match=r"0\.45"):
         scorer(saved, gpu=True, gpu_share=0.5)
+
+
+@pytest.mark.parametrize(("gpus", "helps"), [(0.25, True), (1.0, False)])
+def test_what_is_told_of_a_full_gpu_helps(gpus, helps):
+    with pytest.raises(ScoreError) as told, fitting("x", Scoring(gpus=gpus), "run.name"):
+        raise torch.OutOfMemoryError("full")
+    assert ("scoring.actors" in str(told.value)) is ("larger scoring.gpus" in str(told.value)) is helps

@@ -422,7 +422,10 @@ def test_a_coarse_grid_of_large_numbers_is_kept():
 def test_a_proxy_over_a_base_that_fuses_nothing_says_what_it_fuses(tmp_path):
     arms = {"classic": {}, "prunefuse": {"selection": {"selector": "proxy"}}}
     tree = {"base": {"selection": {"selector": "dense"}}, "arms": arms, "seeds": [0]}
-    with pytest.raises(ConfigError, match=r"arms\.prunefuse: a proxy selects, and nothing is fused"):
+    with pytest.raises(
+        ConfigError,
+        match=r"arms\.prunefuse: a proxy selects.* name there, too, fusion\.target fused",
+    ):
         load_sweep(written(tmp_path, tree), {}, {})
     space = {"selection.selector": {"grid": ["dense", "proxy"]}}
     with pytest.raises(ConfigError, match=r"space: selection\.selector: a proxy selects"):
@@ -445,12 +448,21 @@ def test_from_scratch_may_be_meant_for_all(tmp_path):
     assert [t.name for t in found] == ["selector-dense_seed-0", "selector-proxy_seed-0"]
 
 
-def test_a_committee_that_followed_in_the_base_is_told_in_its_arms(tmp_path, caplog):
-    arms = {"m": {"selection": {"strategy": "margin"}}}
-    tree = {"base": {"selection": {"strategy": "bald"}}, "arms": arms, "seeds": [0]}
-    load_sweep(written(tmp_path, tree), {}, {})
-    assert "arms.m: its strategy asks no committee" in caplog.text
+def test_a_committee_that_followed_in_the_base_is_told(tmp_path, caplog):
+    base, margin = {"selection": {"strategy": "bald"}}, {"selection": {"strategy": "margin"}}
+    said = "a strategy that asks no committee has that of the base (pruning.committee 2)"
+    load_sweep(written(tmp_path, {"base": base, "arms": {"m": margin}, "seeds": [0]}), {}, {})
+    assert f"arms.m: {said}" in caplog.text
+    auto = {"selection": {"strategy": "auto"}}
+    load_sweep(written(tmp_path, {"base": base, "arms": {"a": auto}, "seeds": [0]}), {}, {})
+    assert f"arms.a: {said}" in caplog.text
+    space = {"selection.strategy": {"grid": ["bald", "margin"]}}
+    load_sweep(written(tmp_path, {"base": base, "space": space, "seeds": [0]}), {}, {})
+    assert f"space: selection.strategy: {said}" in caplog.text
     caplog.clear()
-    arms["m"]["pruning"] = {"committee": 1, "ratio": 0.5}
-    load_sweep(written(tmp_path, tree), {}, {})
+    single = margin | {"pruning": {"committee": 1, "ratio": 0.5}}
+    load_sweep(written(tmp_path, {"base": base, "arms": {"m": single}, "seeds": [0]}), {}, {})
+    sizes = {"pruning.committee": {"grid": [2, 4]}}
+    random = {"selection": {"strategy": "random"}}
+    load_sweep(written(tmp_path, {"base": base, "arms": {"b": {}, "r": random}, "space": sizes, "seeds": [0]}), {}, {})
     assert "asks no committee" not in caplog.text
