@@ -27,6 +27,7 @@ def figures_of(sweep: Path, rare: list[int], titles: dict[str, str]) -> dict:
     for trial in trials(given):
         where = sweep / "trials" / trial.name
         result = json.loads((where / "result.json").read_text())
+        simplest = result[f"baseline_{metric.name}"]
         for row in result["rounds"]:
             if row[f"fused_{metric.name}"] is None:
                 continue
@@ -37,7 +38,7 @@ def figures_of(sweep: Path, rare: list[int], titles: dict[str, str]) -> dict:
                 "labels": row["labels"],
                 "fused": round(row[f"fused_{metric.name}"], 5),
                 "proxy": round(row[f"proxy_{metric.name}"], 5),
-                "baseline": round(result[f"baseline_{metric.name}"], 5) if last else None,
+                "baseline": round(simplest, 5) if last and simplest is not None else None,
                 "selection_macs": row["selection_macs"],
             }
             if rare:

@@ -71,7 +71,8 @@ def comparison(name: str) -> str:
         if reference
         else {}
     )
-    head = [tree["metric"], *(f"{labels:,} labels" for labels in budgets), *columns, "simplest model, same labels"]
+    simplest = ["simplest model, same labels"] if any(row["baseline"] is not None for row in tree["rows"]) else []
+    head = [tree["metric"], *(f"{labels:,} labels" for labels in budgets), *columns, *simplest]
     lines = [head, ["---"] * len(head)]
     for arm, title in tree["arms"].items():
         rows = [row for row in tree["rows"] if row["arm"] == arm]
@@ -82,8 +83,8 @@ def comparison(name: str) -> str:
             told = metric.spread(statistics.mean(by_seed), interval(by_seed)) if by_seed else ""
             ahead.append("+" * (bool(by_seed) and statistics.mean(by_seed) >= 0) + told)
         last = max(row["labels"] for row in rows)
-        simplest = cell([row["baseline"] for row in rows if row["labels"] == last])
-        lines.append([title, *cells, *ahead, simplest])
+        baseline = [cell([row["baseline"] for row in rows if row["labels"] == last]) for _ in simplest]
+        lines.append([title, *cells, *ahead, *baseline])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
