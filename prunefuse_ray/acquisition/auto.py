@@ -16,8 +16,8 @@ The rule, the first that applies:
 6. MANY labels a class or more: `margin`. No strategy of a single network decisively beats it there ("Deep Active
    Learning: A Reality Check", arXiv 2403.14800), and it costs nothing beside the scores (CIFAR-10, from 5,000 to 10,000
    labels: ahead of random in each of three seeds, by 2.2 points).
-7. Else `uncertainty_herding` (CIFAR-10 with ten near copies of each image, 500 to 2,500 labels: 0.6 points above random,
-   `margin` 2.3 below).
+7. Else `uncertainty_herding` (CIFAR-10 with ten near copies of each image, 500 to 2,500 labels: 0.6 points above
+   random, `margin` 2.3 below).
 
 Evidence is to move the numbers; they stand here alone.
 """
