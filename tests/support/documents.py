@@ -83,7 +83,8 @@ def comparison(name: str) -> str:
             told = metric.spread(statistics.mean(by_seed), interval(by_seed)) if by_seed else ""
             ahead.append("+" * (bool(by_seed) and statistics.mean(by_seed) >= 0) + told)
         last = max(row["labels"] for row in rows)
-        baseline = [cell([row["baseline"] for row in rows if row["labels"] == last]) for _ in simplest]
+        found = [row["baseline"] for row in rows if row["labels"] == last and row["baseline"] is not None]
+        baseline = [cell(found) for _ in simplest]
         lines.append([title, *cells, *ahead, *baseline])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
