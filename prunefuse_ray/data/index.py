@@ -390,9 +390,13 @@ def duplicate_hashes(*parts: np.ndarray) -> np.ndarray:
     return values[counts > 1][:1000]
 
 
-def _ids_of(rows: pa.Table, hashes: np.ndarray) -> Counter[str]:
-    ids = normal_ids(rows["id"])
-    return Counter(ids.filter(pa.array(np.isin(id_hashes(ids), hashes))).to_pylist())
+def _ids_of(rows: pa.Table, hashes: np.ndarray) -> Counter[Any]:
+    return ids_of(normal_ids(rows["id"]), hashes)
+
+
+def ids_of(ids: pa.ChunkedArray, hashes: np.ndarray) -> Counter[Any]:
+    """How often each id is there that has one of these hashes: one may be that of every row."""
+    return Counter(ids.filter(pa.array(np.isin(id_hashes(normal_ids(ids)), hashes))).to_pylist())
 
 
 def all_ids(index: Index) -> pa.ChunkedArray:

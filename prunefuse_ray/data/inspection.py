@@ -20,6 +20,7 @@ from prunefuse_ray.data.index import (
     HASHES_PER_BUCKET,
     duplicate_hashes,
     duplicates,
+    ids_of,
     in_buckets,
     label_counts,
     normal_ids,
@@ -338,9 +339,7 @@ def _column(source: Source) -> str:
 
 
 def _ids_of_hashes(source: Source, hashes: np.ndarray) -> Counter[Any]:
-    """How often each id is there that has one of these hashes: one may be that of every row."""
     found = Counter[Any]()
     for table in tables(source, [source.id_column]):
-        ids = table[source.id_column]
-        found.update(ids.filter(pa.array(np.isin(id_hashes(normal_ids(ids)), hashes))).to_pylist())
+        found.update(ids_of(table[source.id_column], hashes))
     return found

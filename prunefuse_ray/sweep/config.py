@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -320,31 +320,32 @@ def load_sweep(
 def _with_committee(sweep: Sweep) -> list[str]:
     """Where a strategy has a committee that it does not ask."""
     known = TASKS[sweep.base.task].strategies
-    if sweep.base.pruning.committee == 1 or "pruning.committee" in sweep.space:
+    if sweep.base.pruning.committee == 1:
         return []
 
     def asks_none(name: Any) -> bool:
         return name == AUTO or (name in known and not known[name].members)
 
-    axis = sweep.space.get("selection.strategy")
-    tried = [] if axis is None else axis.grid or axis.choice or []
-    arms = {f"arms.{name}": flatten(over) for name, over in sweep.arms.items()}
-    return ["space: selection.strategy"] * any(map(asks_none, tried)) + [
-        arm for arm, over in arms.items()
-        if "pruning.committee" not in over and asks_none(over.get("selection.strategy"))
-    ]  # fmt: skip
+    return _where(sweep, "selection.strategy", asks_none, unless="pruning.committee")
 
 
 def _unfused(sweep: Sweep) -> list[str]:
     """Where a proxy selects though the base has none. What followed in the base counts as given in its arms, so that
     they would fuse nothing without a word."""
-    if sweep.base.selection.selector == "proxy" or "fusion.target" in sweep.space:
+    if sweep.base.selection.selector == "proxy":
         return []
-    axis = sweep.space.get("selection.selector")
+    return _where(sweep, "selection.selector", lambda name: name == "proxy", unless="fusion.target")
+
+
+def _where(sweep: Sweep, field: str, meant: Callable[[Any], bool], *, unless: str) -> list[str]:
+    """The space, and the arms, that give `field` a value that is meant and leave `unless` as the base has it."""
+    if unless in sweep.space:
+        return []
+    axis = sweep.space.get(field)
     tried = [] if axis is None else axis.grid or axis.choice or []
     arms = {f"arms.{name}": flatten(over) for name, over in sweep.arms.items()}
-    return ["space: selection.selector"] * ("proxy" in tried) + [
-        arm for arm, over in arms.items() if over.get("selection.selector") == "proxy" and "fusion.target" not in over
+    return [f"space: {field}"] * any(map(meant, tried)) + [
+        arm for arm, over in arms.items() if unless not in over and meant(over.get(field))
     ]
 
 

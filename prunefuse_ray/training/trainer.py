@@ -238,8 +238,8 @@ def _train(config: dict[str, Any]) -> None:
                     metrics = _metrics(state, samples, job, config["macs"]) | {ANNOUNCED: arrived}
                     checkpoint(metrics, _of_all(state, world))
                     interrupts.check()
-        loss, seen = over_workers(np.array([state.loss, state.seen], np.float64), world)
-        entry = {"epoch": state.epoch + 1, "train_loss": loss / max(1, seen)}
+        whole = _of_all(state, world)
+        entry = {"epoch": state.epoch + 1, "train_loss": whole.loss / max(1, whole.seen)}
         if guesser is not None:
             entry |= {"guessed": state.guessed, "sure": state.sure}
         state.epoch, state.step, state.loss, state.seen, state.guessed, state.sure = state.epoch + 1, 0, 0.0, 0, 0, 0
@@ -263,7 +263,8 @@ def _train(config: dict[str, Any]) -> None:
 
 
 def _of_all(state: State, world: int) -> State:
-    """As a checkpoint in mid-epoch holds it: with the sums of all workers. This one may train on until it is ended."""
+    """The state with the sums of all workers, as a checkpoint in mid-epoch holds it; this one may train on with its own
+    until it is ended."""
     loss, seen = over_workers(np.array([state.loss, state.seen], np.float64), world)
     return replace(state, loss=float(loss), seen=int(seen))
 

@@ -173,6 +173,7 @@ class _Scan:
         labels = label if isinstance(label, tuple) else (label,)
         wanted = list(dict.fromkeys(column for column in (id_, *labels) if column is not None))
         size = _size(fragment.metadata)
+        untyped = not isinstance(label, str) or features_names(self.at.open().schema, label) is None
         for batch in fragment.to_batches(columns=wanted, with_row_address=True, batch_size=ROWS):
             rows = (batch["_rowaddr"].to_numpy() & np.uint64(2**32 - 1)).tolist()
             numbers = range(first, first + len(rows))
@@ -187,7 +188,6 @@ class _Scan:
             elif label is not None:
                 given = cells[label]
             columns = {"offset": list(numbers), "bytes": [size] * len(rows)}
-            untyped = not isinstance(label, str) or features_names(self.at.open().schema, label) is None
             yield Found(ids=ids, labels=given, columns=columns, untyped=untyped)
 
 
