@@ -24,6 +24,7 @@ Evidence is to move the numbers; they stand here alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,8 +65,13 @@ class Decision:
 
 
 def in_words(each: float) -> str:
-    """Labels of one class on average: 24.6, of which a limit of 25 is told apart."""
-    return f"{each:,.1f}".removesuffix(".0") if each >= 10 else f"{each:.2g}"
+    """Labels of one class on average, rounded down: 24.9, of which a limit of 25 is told apart."""
+    return f"{_down(each):,.1f}".removesuffix(".0") if each >= 10 else f"{each:.2g}"
+
+
+def _down(value: float, parts: int = 10) -> float:
+    """The largest multiple of 1 / parts that is not above it, but for rounding."""
+    return math.floor(round(parts * value, 6)) / parts
 
 
 def decide(facts: Facts) -> Decision:
@@ -74,7 +80,8 @@ def decide(facts: Facts) -> Decision:
     rarest, commonest = min(filter(None, facts.counts), default=0), max(facts.counts, default=0)
     labels = f"{in_words(per_class)} labels a class"
     if facts.growth > LEAP:
-        reason = f"{facts.growth:.3g} times as many labels at once, above {LEAP:g}: too many for what is uncertain now"
+        times = -_down(-facts.growth, 100)  # rounded up
+        reason = f"{times:g} times as many labels at once, above {LEAP:g}: too many for what is uncertain now"
         return Decision(strategy="max_herding", reason=reason)
     if per_class < FEW:
         return Decision(strategy="uncertainty_herding", reason=f"few labels ({labels}, below {FEW})")
@@ -85,7 +92,7 @@ def decide(facts: Facts) -> Decision:
         reason = f"imbalanced classes ({commonest:,} labels of one, {rarest:,} of another, above {IMBALANCED:g} to 1)"
         return Decision(strategy="margin", reason=reason)
     if facts.agreement is not None and facts.agreement < UNSURE:
-        reason = f"the network reaches {100 * facts.agreement:.3g}% on pool.validation_path, below {UNSURE:.0%}"
+        reason = f"the network reaches {_down(100 * facts.agreement):g}% on pool.validation_path, below {UNSURE:.0%}"
         return Decision(strategy="uncertainty_herding", reason=reason)
     if per_class >= MANY:
         return Decision(strategy="margin", reason=f"many labels ({labels}, {MANY} or more)")

@@ -8,9 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from prunefuse_ray.acquisition.strategy import Probabilities, Scores
+from prunefuse_ray.errors import ScoreError
 
 SMOOTHING = 0.1
 """Labels that every class is taken to have besides: this share of the mean of all classes, and one."""
+ROUNDING = 1e-5
+"""How far below 0 a score may come by rounding."""
 OTHERS = 0.125
 """What a score is worth where other classes are wanted."""
 
@@ -29,5 +32,11 @@ def class_weights(
 
 
 def weighted(scores_N: Scores, p_NC: Probabilities, weights_C: Sequence[float]) -> Scores:
-    """Scores (N,) times the expected weight of each sample's class."""
+    """Scores (N,) times the expected weight of each sample's class. ScoreError where one is below 0: the smallest
+    weight would make it the most wanted."""
+    if (least := scores_N.min(initial=0.0)) < -ROUNDING:
+        raise ScoreError(
+            f"selection.strategy: it gives scores below 0 ({least:.3g}), which selection.class_balance and "
+            "selection.wanted_classes cannot multiply; let it give 0 or more, or leave these out"
+        )
     return (scores_N * (p_NC * np.asarray(weights_C)).sum(axis=1)).astype(np.float32)

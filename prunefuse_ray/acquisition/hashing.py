@@ -14,7 +14,12 @@ def hash_ids(ids_N: npt.NDArray) -> npt.NDArray[np.uint64]:
 
 def random_scores(ids_N: npt.NDArray, seed: int, round_: int) -> npt.NDArray[np.float32]:
     """Uniform scores in [0, 1) that depend on (id, seed, round) alone, so neither order nor sharding matters."""
-    return (mix(hash_ids(ids_N), seed, round_) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    return scores_of(mix(hash_ids(ids_N), seed, round_))
+
+
+def scores_of(bits_N: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
+    """Scores in [0, 1) in the order of random bits, of which float32 tells the upper 24."""
+    return (bits_N >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def mix(hashes_N: npt.NDArray[np.uint64], seed: int, round_: int) -> npt.NDArray[np.uint64]:

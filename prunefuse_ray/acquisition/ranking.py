@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 Keys = npt.NDArray[np.uint32]
 
 
-def best(rows: pa.Table, k: int) -> pa.Table:
+def best(rows: pa.Table, k: int, by: str = "score") -> pa.Table:
     """The k rows of highest score, ties by smaller id, in that order."""
     rows = rows.combine_chunks()  # else every chunk is sorted by itself, and these are merged
-    return rows.take(pc.sort_indices(rows, sort_keys=[("score", "descending"), ("id", "ascending")])[:k])
+    return rows.take(pc.sort_indices(rows, sort_keys=[(by, "descending"), ("id", "ascending")])[:k])
 
 
 def ranked(rows: pa.Table) -> pa.Table:

@@ -42,7 +42,8 @@ def select(candidates: Candidates, k: int, chance: Chance) -> pa.Table:
     order = turns(sizes, candidates.labeled_clusters(centers))
     large = np.where(sizes >= SMALLEST, sizes, 0)
     quotas = round_robin(large if large.sum() >= k else sizes, k, order)
-    members = np.maximum(quotas, min(MEMBERS, MEMBER_BYTES // (4 * centers.factors[0].shape[1] * len(centers))))
+    member_bytes = 4 * centers.factors[0].shape[1] * np.count_nonzero(quotas)
+    members = np.maximum(quotas, min(MEMBERS, MEMBER_BYTES // member_bytes))
     members[quotas == 0] = 0
     found: pa.Table | None = None
     for rows in candidates.each(_drawn, members, chance):

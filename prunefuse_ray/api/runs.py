@@ -152,7 +152,7 @@ def execute(
 
     Args:
         config: a YAML file, sections as nested mappings, or a Config; default: the digits example.
-        tell: is given the account of the pool and a line for every round; None: nothing is told. A notebook also shows
+        tell: called with the inventory of the pool and a line for every round; None: silent. A notebook also shows
             the phase that is under way, how far it has come, and what is left.
         sections: laid over it, e.g. `selection={"budgets": [50, 100]}`.
 

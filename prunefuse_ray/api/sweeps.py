@@ -50,8 +50,8 @@ class SweepResults:
         return pd.DataFrame(rows)
 
     def front(self, cost: str = "selection_macs") -> pd.DataFrame:
-        """The Pareto front: the rows of `combinations`, among those with the most seeds, that no other one beats in
-        both, by rising cost.
+        """The Pareto front, by rising cost: the rows of `combinations` (of those with the most seeds) for which no
+        other row is both cheaper and better.
 
         Args:
             cost: selection_macs, selection_training_macs, dense_selection_macs, total_macs, selection_seconds, seconds.

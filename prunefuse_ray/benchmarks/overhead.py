@@ -115,11 +115,12 @@ def run(directory: Path, arguments: Sequence[str], repeats: int) -> dict[str, An
         walls.append(time.perf_counter() - started)
         again = Bare(directory / name)
         plan = steps(again.config)
-        for phase in dict.fromkeys(s.phase for s in plan):
+        phases = dict.fromkeys(s.phase for s in plan)
+        for phase in phases:
             mine = [s for s in plan if s.phase == phase]
             note("run", phase, sum(again.ledger.require(s).metrics["seconds"] for s in mine))
             note("bare", phase, sum(again.seconds(s) for s in mine))
-        note("run", "start and end", walls[-1] - sum(seconds[-1] for seconds in taken["run"].values()))
+        note("run", "start and end", walls[-1] - sum(taken["run"][phase][-1] for phase in phases))
         note("bare", "start and end", 0.0)
     medians = {kind: {p: statistics.median(s) for p, s in phases.items()} for kind, phases in taken.items()}
     wall = statistics.median(walls)

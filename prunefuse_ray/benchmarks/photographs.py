@@ -52,6 +52,11 @@ class Sizes:
     ratio: float = 0.75
     architecture: str = "torchvision:resnet50"
 
+    @property
+    def loaded(self) -> int:
+        """Rows that the DataLoader reads: whole files, of those that there are."""
+        return min(self.rows, -(-self.loader_rows // ROWS_PER_FILE) * ROWS_PER_FILE)
+
 
 def photograph(rng: np.random.Generator, originals: Sequence[Image.Image], width: int, height: int) -> bytes:
     """A JPEG of quality 88: a crop of one of scikit-learn's photographs, brighter or darker, with grain."""
@@ -176,12 +181,12 @@ def run(directory: Path, sizes: Sizes, repeats: int) -> dict[str, Any]:
             "again": bench.score("proxy", prepared, sizes.rows),
             "dense": bench.score("dense", prepared, sizes.rows),
             "dense_decoding": bench.score("dense", bench.pool, sizes.rows),
-            "dataloader": bench.dataloader(sizes.loader_rows),
+            "dataloader": bench.dataloader(sizes.loaded),
         },
         repeats,
     )
     rates = {
-        name: (sizes.loader_rows if name == "dataloader" else sizes.rows) / statistics.median(taken)
+        name: (sizes.loaded if name == "dataloader" else sizes.rows) / statistics.median(taken)
         for name, taken in seconds.items()
     }
     bench.apart.shutdown()
@@ -197,7 +202,7 @@ def run(directory: Path, sizes: Sizes, repeats: int) -> dict[str, Any]:
         "first_over_dense": rates["first"] / rates["dense_decoding"],
         "again_over_dense_prepared": rates["again"] / rates["dense"],
         "again_over_dataloader": rates["again"] / rates["dataloader"],
-        "milliseconds": decoding(bench, sizes.loader_rows),
+        "milliseconds": decoding(bench, sizes.loaded),
         "prepared_bytes_per_sample": kept["bytes"] / sizes.rows,
         "original_bytes_per_sample": sum(bench.pool.sizes) / sizes.rows,
     }

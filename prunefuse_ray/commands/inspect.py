@@ -37,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
     where.add_argument("--config", metavar="FILE", help="a YAML file with a section `pool`; a run's own will do")
     where.add_argument("--preset", metavar="NAME", help="a configuration that comes with the package, by name")
     parser.add_argument("--thorough", action="store_true", help="look at every sample, and decode it")
-    parser.add_argument("--json", action="store_true", help="the account as one JSON object, as inventory.json has it")
+    parser.add_argument(
+        "--json", action="store_true", help="print the inventory as one JSON object, as in inventory.json"
+    )
     parser.add_argument("--out", metavar="DIRECTORY", help="write inventory.json and left_out.parquet there")
     secure()
     arguments, given = given_options(parser, argv, Inspection)

@@ -83,9 +83,9 @@ class Pool(Section):
     """For text_form tokens: a tokenizer.json, or the folder that has one. Default: the encoder's folder, which
     network.architecture names. The run keeps a copy beside its networks."""
     label_column: str | Annotated[list[str], Field(min_length=2)] = "label"
-    """Column of labels (integers 0 .. classes-1, names in `classes`, or what the task says), asked only for selected
-    samples. Or several columns that are one label together: a number each for task regression, 0 and 1 for each class
-    of multi_label. Where people give the labels (annotation.kind), only the test set needs it."""
+    """Column of labels (integers 0 .. classes-1, names in `classes`, or what the task takes); read only for selected
+    samples. Or several columns that together form one label: the targets of task regression, or a column of 0 and 1
+    for each class of multi_label. If people give the labels (annotation.kind), only the test set needs it."""
     mask_folder: str | None = None
     """Of image folders, for task segmentation: the folder beside `path` (`test_path`, ...) that holds a PNG of the same
     name for every image, its mask: with path data/images and mask_folder masks, data/masks/a/1.png is the mask of
@@ -94,8 +94,8 @@ class Pool(Section):
     """Column of strings or integers (site, patient, camera, ...) by which `selection.per_group: group` shares out the
     selection; samples without a value are a group of their own."""
     sample_key: Literal["first_dot", "last_dot"] = "first_dot"
-    """Where the key of a WebDataset sample ends in the names of its members: at the first dot, which is WebDataset's
-    own rule, or at the last one, for names that hold dots themselves (cat.v2.0001.jpg)."""
+    """How the key of a WebDataset sample is cut from a member's name: at the first dot (WebDataset's own rule) or at
+    the last one, for names that contain dots (cat.v2.0001.jpg)."""
     classes: Annotated[int, Field(ge=1)] | list[str] | None = None
     """Number of classes, or their names in the order of the labels. Default: what the files name. For task regression
     those of the targets; default: label_column's."""

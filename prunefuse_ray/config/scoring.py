@@ -28,8 +28,8 @@ class Scoring(Section):
     """How the pool is scored."""
 
     actors: tuple[Positive, Positive] | None = None
-    """Smallest and largest number of scoring actors. Default: from one to what the cluster's CPUs (GPUs) can hold,
-    those that its autoscaler could add included."""
+    """Smallest and largest number of scoring actors. Default: one, and as many as the cluster's CPUs (GPUs) can hold,
+    including those that its autoscaler could add."""
     cpus: Positive = 1
     """CPUs, and threads, of one scoring actor. It fixes the arithmetic: change it and last bits of scores change."""
     gpus: Annotated[float, Field(ge=0)] = 0.0

@@ -29,8 +29,8 @@ class Unlabeled(Section):
     """Smallest number of optimizer steps, instead of `min_steps`: the labeled batches of `epochs` alone are too few to
     learn from a pool."""
     macs: Annotated[float, Field(gt=0)] | None = None
-    """The same as multiply-accumulates, instead of `steps`, counted as if the network were sure of every sample.
-    `epochs` passes over the labels are made in any case."""
+    """Compute budget in multiply-accumulates, instead of `steps`, counted as if the network were sure of every sample.
+    Training makes at least `epochs` passes over the labels, whatever the budget."""
     ratio: Positive = 4
     """Unlabeled samples per labeled sample in a batch."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.95
@@ -53,8 +53,8 @@ class Recipe(Section):
     epochs: Positive = 30
     """Passes over the labeled set."""
     min_steps: Annotated[int, Field(ge=0)] = 300
-    """Fewest optimizer steps of a whole training. Where so few samples are labeled that `epochs` passes take fewer,
-    each epoch passes over the labeled set several times; 0: never."""
+    """Smallest number of optimizer steps of a whole training. If `epochs` passes over the labeled set would take fewer,
+    each epoch passes over it several times; 0: never."""
     batch_size: Positive = 32
     """Samples per optimizer step, over all workers together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -80,7 +80,7 @@ class Recipe(Section):
     """Share of the target probability that is spread over all classes."""
     augment: list[Augmentation] = ["crop"]
     """Augmentations, on the device: crop (pad by an eighth and crop), resized_crop (a random part of the image,
-    scaled), flip (left-right), cutout (a quarter square)."""
+    scaled), flip (left-right), cutout (blanks a rectangle of half the height and width)."""
     smallest_crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.08
     """Smallest share of the image's area that resized_crop takes."""
     patience: Annotated[int, Field(ge=0)] = 0

@@ -66,8 +66,8 @@ class Predictor(nn.Module):
 
     def predict(self, samples: Any) -> Iterator[Any]:
         """A prediction for every sample, in their order (`Prediction` in the task's file below `tasks`); see `prepare`
-        for what samples may be. In place of one among many that cannot be read stands a `Rejected` that names it, and
-        the log has it too.
+        for what samples may be. If one of several samples cannot be read, a `Rejected` that names it takes its place,
+        and it is logged.
 
         Raises:
             Rejected: the only sample, given by itself, cannot be read.

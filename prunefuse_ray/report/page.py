@@ -485,7 +485,7 @@ def _cost_table(run: RunView, phases: list[str]) -> Html:
     for title, figures in before:
         own, cost = number(figures.get("seconds")), number(figures.get("macs"))
         shares = percent(_share(own, all_seconds)), percent(_share(cost, all_macs))
-        told = count(figures.get("epochs")), html.rate(figures.get("samples_per_second"))
+        told = html.rate(figures.get("epochs")), html.rate(figures.get("samples_per_second"))
         rows.insert(0, (title, "", duration(own), shares[0], quantity(cost), shares[1], *told))
     sum_of = tag("b", "all phases"), tag("b", duration(all_seconds)), tag("b", quantity(all_macs))
     rows.append((sum_of[0], "", sum_of[1], "", sum_of[2], "", "", ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prunefuse_ray.report import html
@@ -20,7 +20,7 @@ def section(run: RunView) -> Html | None:
     if account is None:
         return None
     blocks = [
-        tag("div", tag("h3", SETS.get(setting, setting)), html.facts(_facts(one)))
+        tag("div", tag("h3", SETS.get(setting, setting)), html.facts(_facts(one, account["classes"])))
         for setting, one in account["sets"].items()
     ]
     if account.get("drawn"):
@@ -28,11 +28,12 @@ def section(run: RunView) -> Html | None:
     more = list(_of_both(account, run))
     known = account["known_labels"]
     if known:
-        more.append(("Known labels", (_classes(known), "; ".join(account.get("known_notes", [])))))
+        told = count(account.get("known", sum(known.values()))) if run.numbers else _classes(known, account["classes"])
+        more.append(("Known labels", (told, "; ".join(account.get("known_notes", [])))))
     return html.section("pool", "The pool", *blocks, html.facts(more) if more else None)
 
 
-def _facts(one: Mapping[str, Any]) -> Iterator[tuple[str, Child]]:
+def _facts(one: Mapping[str, Any], classes: Sequence[str]) -> Iterator[tuple[str, Child]]:
     looked = f" of {count(one['looked'])} looked at" if one["looked"] < one["samples"] else ""
     yield "Samples", f"{count(one['samples'])} in {counted(one['files'], 'file')}, {html.quantity(one['bytes'], 'B')}"
     if one["sizes"]:
@@ -51,7 +52,7 @@ def _facts(one: Mapping[str, Any]) -> Iterator[tuple[str, Child]]:
             (f"{counted(one['repeated'], 'sample')} as another one: ", tag("span", shown, class_="id")),
         )
     if one["labels"]:
-        yield "By class", _classes(one["labels"])
+        yield "By class", _classes(one["labels"], classes)
 
 
 def _drawn(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Child]]:
@@ -75,7 +76,7 @@ def _drawn(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Chil
         "; ".join([f"{count(usable)} of {count(drawn)}", *(f"{count(n)} {why}" for n, why in lacking if n)]),
     )
     if (counts := labeled.get("test_counts")) and not run.numbers:
-        yield "By class", _classes(dict(zip(account["classes"], counts, strict=True)))
+        yield "By class", _classes(dict(zip(account["classes"], counts, strict=True)), account["classes"])
 
 
 def _of_both(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Child]]:
@@ -97,19 +98,21 @@ def _of_both(account: Mapping[str, Any], run: RunView) -> Iterator[tuple[str, Ch
 
 def _counted(counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> Html:
     rows = []
-    for reason, number in list(counts.items())[:REASONS]:
+    ordered = sorted(counts.items(), key=lambda one: -one[1])  # a JSON file keeps no order
+    for reason, number in ordered[:REASONS]:
         names = examples.get(reason, [])
         more = ", …" if number > len(names) else ""
         rows.append(tag("div", f"{count(number)} {reason}: ", tag("span", ", ".join(names), class_="id"), more))
-    if rest := list(counts.values())[REASONS:]:
+    if rest := [number for _, number in ordered[REASONS:]]:
         rows.append(tag("div", f"{count(sum(rest))} for {count(len(rest))} other reasons"))
     return join(rows)
 
 
-def _classes(counts: Mapping[str, int]) -> str:
-    """Every class with its count, in the order of their numbers."""
+def _classes(counts: Mapping[str, int], classes: Sequence[str]) -> str:
+    """Every class with its count, in the order of their numbers, which a JSON file does not keep."""
     shown = [
-        (name if name == str(n) else f"{n} {name}") + f": {count(known)}"
-        for n, (name, known) in enumerate(counts.items())
+        (name if name == str(n) else f"{n} {name}") + f": {count(counts[name])}"
+        for n, name in enumerate(classes)
+        if name in counts
     ]
     return ", ".join(shown[:CLASSES]) + (", …" if len(shown) > CLASSES else "")

@@ -31,5 +31,5 @@ def warn_of_missing(counts: Sequence[int], classes: Sequence[str], round_: int) 
     if missing := without_labels(counts, classes):
         logger.warning(
             f"round {round_}: {len(missing)} of {len(classes)} classes have no label yet ({few(missing, NAMED)}): "
-            "the network cannot learn these; give some by pool.known_labels, or select more"
+            "the network cannot learn these; select more, or begin another run with some in pool.known_labels"
         )

@@ -183,6 +183,9 @@ def not_read(config: Config) -> list[str]:
             f"fusion.sync_every {fusion.sync_every}: the run has {rounds} round{'s' * (rounds > 1)}, and no proxy "
             "follows the last one"
         )
+    later = ("per_group", "min_distance", "class_balance", "wanted_classes", "dropout_masks")
+    if rounds == 1 and (told := _not_default("selection", config.selection, later)):
+        notes.append(f"{told}: read by the rounds after the initial set, and selection.budgets has none")
     switched: list[tuple[str, cfg.Coreset | cfg.Pretraining | cfg.Unlabeled, str]] = [
         ("coreset", config.coreset, "by"),
         ("pretraining", config.pretraining, "method"),

@@ -34,12 +34,12 @@ def check_trackers(config: Config) -> None:
 
 
 def figures_of(config: Config, ledger: Ledger) -> dict[int, Figures]:
-    """Round -> its figures, of every round whose last step is done."""
+    """Round -> its figures, of every round whose steps are done."""
     result, metric = result_of(config, ledger), TASKS[config.task].metric
-    ends = {step.round: step for step in steps(config)}
+    plan = steps(config)
     found = {}
     for row in result["rounds"]:
-        if ledger.committed(ends[row["round"]]) is None:
+        if not all(ledger.committed(step) for step in plan if step.round == row["round"]):
             continue
         values = {name: row[name] for name in (f"proxy_{metric.name}", f"fused_{metric.name}", "labels",
                                                "selection_macs", "dense_selection_macs", "training_macs")}  # fmt: skip
@@ -74,7 +74,6 @@ class Tracking:
         """ConfigError where a tracker cannot begin: the next phase has not begun then."""
         self._config, self._ledger = config, ledger
         self._sessions: dict[str, Session] = {}
-        self._ends = {step.round: step for step in steps(config)}
         before = list(figures_of(config, ledger).values()) if config.run.trackers else []
         for name in config.run.trackers:
             told = TrackedRun(
@@ -94,8 +93,10 @@ class Tracking:
                 ) from error
 
     def done(self, step: Step) -> None:
-        """After a step: the figures of the round, or of the run, that it was the last of."""
-        if not self._sessions or step != self._ends[step.round]:
+        """After a step: the figures of the round, or of the run, that it completes. Where label budgets were added, it
+        need not be the last one in the plan."""
+        mine = (one for one in steps(self._config) if one.round == step.round)
+        if not self._sessions or not all(map(self._ledger.committed, mine)):
             return
         if step.round < 0:
             figures = closing_figures(self._config, self._ledger)

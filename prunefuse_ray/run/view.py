@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from prunefuse_ray.run.growth import seen_info
 from prunefuse_ray.run.ledger import KNOWN_SAMPLES, Commit, Ledger, labels_so_far
 from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
 from prunefuse_ray.storage import Place
-from prunefuse_ray.tasks import TASKS
+from prunefuse_ray.tasks import TASKS, Task
 
 AT_ONCE = 64
 SHEET = 24
@@ -44,7 +45,13 @@ def view_run(ledger: Ledger, result: Mapping[str, Any] | None = None) -> RunView
     if result is None and ledger.committed(Step(-1, REPORT)) and recorded.exists():
         result = recorded.read_json()
     rejected = ledger.rejected()
-    rounds = range(len(config.selection.budgets))
+    chosen = [r for r in range(len(config.selection.budgets)) if ledger.committed(Step(r, "select"))]
+    rounds = [view_round(ledger, config, info, r) for r in chosen]
+    # The last doubts are shown, and only they are worth reading the samples of all rounds for.
+    for n in reversed(range(len(rounds))):
+        if doubts := _doubts(ledger, config, info, rounds[n].round):
+            rounds[n] = replace(rounds[n], doubts=doubts)
+            break
     learned = ledger.committed(Step(-1, PRETRAIN))
     first = ledger.committed(Step(-1, SCORE))
     return RunView(
@@ -57,7 +64,7 @@ def view_run(ledger: Ledger, result: Mapping[str, Any] | None = None) -> RunView
         beside=TASKS[config.task].beside,
         config=to_tree(config),
         pool={"rows": info.rows, "files": info.files, "bytes": info.bytes, "classes": info.classes, "path": info.path},
-        rounds=[view_round(ledger, config, info, r) for r in rounds if ledger.committed(Step(r, "select"))],
+        rounds=rounds,
         result=None if result is None else dict(result),
         rejected=[(r["id"], r["reason"]) for r in rejected.slice(0, 20).to_pylist()],
         rejected_count=rejected.num_rows,
@@ -85,7 +92,6 @@ def view_round(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> R
         scores=None if scored is None else _histogram(scored.metrics["histogram"], selected),
         first=_chosen(ledger, config, info, round_, first),
         last=_chosen(ledger, config, info, round_, last),
-        doubts=_doubts(ledger, config, info, round_),
     )
 
 
@@ -107,6 +113,8 @@ def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list
         other = [a != b for a, b in zip(rows["label"].to_pylist(), rows["guess"].to_pylist(), strict=True)]
         rows = rows.filter(pa.array(other, pa.bool_()))
     rows = rows.slice(0, SHEET)
+    if not rows.num_rows:
+        return []
     wanted = rows["id"].combine_chunks()
     samples: dict[Any, bytes | str | None] = {}
     held = [(Step(r, "label"), "samples") for r in range(round_ + 1)]
@@ -119,7 +127,7 @@ def _doubts(ledger: Ledger, config: Config, info: PoolInfo, round_: int) -> list
         sample = samples.get(row["id"])
         text, image = (sample, None) if isinstance(sample, str) else (None, sample)
         named = {"id": str(row["id"]), **{name: task.caption(row[name], info.classes) for name in ("label", "guess")}}
-        image = image if image is None else task.drawn(image, row["label"])
+        image = image if image is None else _drawn(task, image, row["label"])
         doubts.append(Doubt(**row | named, image=image, text=text))
     return doubts
 
@@ -148,9 +156,17 @@ def _chosen(ledger: Ledger, config: Config, info: PoolInfo, round_: int, rows: p
         text, image = (sample, None) if isinstance(sample, str) else (None, sample)
         label = labels.get(id_)
         caption = "" if label is None else task.caption(label, info.classes)
-        image = image if image is None or label is None else task.drawn(image, label)
+        image = image if image is None or label is None else _drawn(task, image, label)
         chosen.append(Chosen(id=str(id_), score=row["score"], rank=row["rank"], label=caption, image=image, text=text))
     return chosen
+
+
+def _drawn(task: Task, image: bytes, label: Any) -> bytes:
+    """The image with its label; without where no decoder takes it: a JPEG without its end mark is a sample, too."""
+    try:
+        return task.drawn(image, label)
+    except Exception:  # whatever a codec raises: no page may end a run
+        return image
 
 
 def samples_as_seen(file: Place, wanted: pa.Array, value_range: Range | None) -> dict[Any, bytes | str | None]:

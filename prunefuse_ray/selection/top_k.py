@@ -33,7 +33,7 @@ from prunefuse_ray.storage import Place
 BATCH_ROWS = 1 << 20
 ENOUGH = 2
 """Times k rows, which are gathered without a second count: it would cost more than it saves."""
-REMEDY = "lower the last budget or enlarge the pool (between rounds: pool.allow_growth)"
+REMEDY = "lower the budgets from this round on, or enlarge the pool (between rounds: pool.allow_growth)"
 """Of too few samples."""
 
 

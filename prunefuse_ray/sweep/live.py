@@ -43,8 +43,8 @@ class WatchedSweep:
         names = [t.name for t in recorded_trials(sweep, self.root)]
         whole = expected(sweep, self.root, len(names))
         found = {name: self._ended.get(name) or outcome(self.root, name) for name in names}
-        # Failed ones are tried again by the next command.
-        self._ended = {n: o for n, o in found.items() if o.status in (COMPLETE, STOPPED)}
+        # Failed ones are tried again by the next command, and a person may go on with one that was stopped.
+        self._ended = {n: o for n, o in found.items() if o.status == COMPLETE}
         open_ = [n for n in names if found[n].status == UNFINISHED and Ledger(self.root / "trials" / n).exists]
         self._lookers = {n: self._lookers.get(n) or Looker(self.root / "trials" / n) for n in open_}
         now = {name: looker.look() for name, looker in self._lookers.items()}

@@ -46,28 +46,27 @@ class _Run:
         parameters = [Param(n, str(short(v))[:LONGEST]) for n, v in run.parameters.items() if n not in known_parameters]
         for start in range(0, len(parameters), MOST_PARAMETERS):
             self._client.log_batch(self._id, params=parameters[start : start + MOST_PARAMETERS])
+        self._begun_before = bool(found)
         for figures in run.before:
-            self._add(figures, missing_only=True)
+            self.log(figures)
 
     def log(self, figures: Figures) -> None:
-        self._add(figures)
-
-    def close(self, status: Status) -> None:
-        if status in ENDED:
-            self._client.set_terminated(self._id, ENDED[status])
-
-    def _add(self, figures: Figures, missing_only: bool = False) -> None:
+        """Of what an earlier driver has told, only what has changed: with other label budgets, a round ends again."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         points = [(name, value, figures.round) for name, value in figures.values.items()]
         points += [(name, value, figures.labels) for name, value in figures.learning_curve(self._metric).items()]
-        if missing_only:
-            points = [p for p in points if p[2] not in self._steps(p[0])]
+        if self._begun_before:
+            points = [p for p in points if p[1:] not in self._told(p[0])]
         self._client.log_batch(self._id, metrics=[Metric(name, value, now, step) for name, value, step in points])
 
-    def _steps(self, name: str) -> set[Any]:
-        return {point.step for point in self._client.get_metric_history(self._id, name)}
+    def close(self, status: Status) -> None:
+        if status in ENDED:
+            self._client.set_terminated(self._id, ENDED[status])
+
+    def _told(self, name: str) -> set[tuple[float, int]]:
+        return {(point.value, point.step) for point in self._client.get_metric_history(self._id, name)}
 
 
 def _be_brief() -> None:

@@ -13,7 +13,7 @@ PROJECT = "prunefuse_ray"
 
 
 class _Run:
-    """Steps are rounds. Those that the run has already are not logged again."""
+    """Steps are rounds. What a round came to after its step was taken stands in the summary."""
 
     def __init__(self, run: TrackedRun) -> None:
         import wandb
@@ -32,7 +32,11 @@ class _Run:
                 self.log(figures)
 
     def log(self, figures: Figures) -> None:
-        self._run.log({**figures.values, **figures.learning_curve(self._metric)}, step=figures.round)
+        values = {**figures.values, **figures.learning_curve(self._metric)}
+        if figures.round < self._run.step:  # no step is taken again: what a round, or the run, came to after it
+            self._run.summary.update(values)
+        else:
+            self._run.log(values, step=figures.round)
 
     def close(self, status: Status) -> None:
         self._run.finish(exit_code=int(status == "failed"))

@@ -49,3 +49,15 @@ def test_what_it_may_answer_is_known_before():
         for share in (None, 0.1, 0.9)
     } == set(auto.STRATEGIES)
     assert set(auto.STRATEGIES) <= set(STRATEGIES)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"counts": [25] * 96 + [24] * 4, "agreement": None}, "24.9 labels a class, below 25"),
+        ({"counts": [100] * 10, "agreement": 0.4996}, "reaches 49.9% on"),
+        ({"counts": [100] * 10, "agreement": None, "growth": 3.004}, "3.01 times as many labels"),
+    ],
+)
+def test_a_reason_stands_on_its_own_side_of_a_limit(given, said):
+    assert said in decide(Facts(**given)).reason

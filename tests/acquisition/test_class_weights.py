@@ -5,6 +5,7 @@ import pytest
 
 from prunefuse_ray.acquisition import STRATEGIES
 from prunefuse_ray.acquisition.class_weights import class_weights, weighted
+from prunefuse_ray.errors import ScoreError
 
 
 def test_weights_are_the_inverse_frequency_smoothed():
@@ -40,3 +41,11 @@ def test_the_strategy_for_rare_classes_is_their_probability():
     p = np.random.default_rng(0).dirichlet(np.ones(4), 50)
     scores = weighted(STRATEGIES["rare_classes"].score(p), p, class_weights([1, 2, 3, 4], wanted=[1, 3], others=0.0))
     np.testing.assert_allclose(scores, p[:, 1] + p[:, 3], rtol=1e-6)
+
+
+def test_scores_below_zero_are_not_weighed():
+    """The smallest weight would make them the most wanted; what rounding leaves below 0 is as good as 0."""
+    p = np.array([[0.9, 0.1], [0.1, 0.9]])
+    with pytest.raises(ScoreError, match="scores below 0"):
+        weighted(np.array([-0.9, -0.9], np.float32), p, (0.2, 1.0))
+    assert weighted(np.array([-1e-8, 0.5], np.float32), p, (0.2, 1.0)).argmax() == 1

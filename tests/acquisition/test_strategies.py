@@ -147,3 +147,9 @@ def test_a_run_selects_by_a_strategy_from_outside(outside, tiny_pool, tmp_path):
 def test_a_set_strategy_without_a_score_is_refused():
     with pytest.raises(ConfigError, match="'mine': selects a set but has no score"):
         Strategy(name="mine", wants="x", select=lambda candidates, k, chance: None)
+
+
+def test_the_guide_names_what_reads_gradients():
+    guide = (ROOT / "docs/how-to/strategies.md").read_text(encoding="utf-8")
+    told = next(line for line in guide.splitlines() if "also `gradient`" in line)
+    assert all(name.upper() in told for name, s in STRATEGIES.items() if s.gradients)

@@ -1,8 +1,11 @@
 """The benchmarks in small: that what they compare is right, not how long it takes."""
 
 import json
+import statistics
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -314,3 +317,35 @@ def test_the_papers_table_is_filled_call_by_call_without_ray(tmp_path):
         assert call("pieces.json", "--seconds", "0")[0] == rounds
     _, pieces = call("pieces.json")
     assert pieces == whole
+
+
+def test_start_and_end_of_a_run_are_its_own(tmp_path, monkeypatch):
+    ledger = SimpleNamespace(require=lambda _: SimpleNamespace(metrics={"seconds": 0.0}))
+    fake = SimpleNamespace(config=None, ledger=ledger, seconds=lambda _: 0.0)
+    monkeypatch.setattr(overhead, "Bare", lambda _: fake)
+    monkeypatch.setattr(overhead, "steps", lambda _: [Step(0, "train")])
+    monkeypatch.setattr(overhead.subprocess, "run", lambda *_, **__: time.sleep(0.05))
+    figures = overhead.run(tmp_path, [], 2)
+    assert figures["phases"]["start and end"]["run"] == pytest.approx(statistics.median(figures["wall_seconds"]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "loaded"), [(2_000, 300, 300), (200, 300, 200), (2_000, 250, 300), (150, 300, 150)]
+)
+def test_the_loaders_rate_is_of_the_rows_that_it_reads(rows, asked, loaded):
+    assert photographs.Sizes(rows=rows, loader_rows=asked).loaded == loaded
+
+
+def test_what_a_benchmark_refuses_is_one_message():
+    command = [sys.executable, "jobs/benchmark.py", "scoring", "--rows", "7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: --rows 7: give a multiple of 10,000" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_core_decodes_as_much_as_the_gpu_does():
+    """What scales and crops is the form."""
+    bench = gpu.Bench(gpu.Sizes(architecture="resnet8", side=16, batch=2, seconds=0.0), torch.device("cpu"))
+    bench.form = None
+    assert bench.decoding() > 0

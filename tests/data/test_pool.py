@@ -147,3 +147,14 @@ def test_a_file_is_not_gone_through_whole_to_be_opened(tmp_path, monkeypatch):
     with pafs.LocalFileSystem().open_input_file(file) as stream:
         reading.parquet_file(stream, ["image"])
     assert len(seen) < 150
+
+
+def test_equal_random_scores_do_not_go_by_id(tmp_path):
+    """Scores have 24 bits: of a billion samples sixty have each, and their ids may begin with the class."""
+    pq.write_table(pa.table({"id": pa.array(range(60_000), pa.int64())}), tmp_path / "0.parquet")
+    source = Source(fs=pafs.LocalFileSystem(), files=(str(tmp_path / "0.parquet"),), sizes=(1,))
+    chosen = select_random(source, 60_000, 0, 0, pa.array([], pa.int64()))
+    ids, scores = chosen["id"].to_numpy(), chosen["score"].to_numpy()
+    equal = np.flatnonzero(scores[1:] == scores[:-1])
+    assert len(equal) > 50  # about n² / 2²⁵
+    assert 0 < np.mean(ids[equal] < ids[equal + 1]) < 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from prunefuse_ray.report import html, plots
 from prunefuse_ray.report.contact_sheets import SHOWN, TEXTS_SHOWN
 from prunefuse_ray.report.page import render, wilson
 from prunefuse_ray.report.view import Chosen, Doubt, RoundView, RunView, ScoreHistogram
+from prunefuse_ray.storage import json_bytes
 from prunefuse_ray.tasks import Metric
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 from tests.support import ROOT
@@ -710,3 +712,35 @@ def test_the_name_of_a_target_may_hold_backslashes() -> None:
 def test_rates_are_told_below_one_too() -> None:
     assert [html.rate(v) for v in (0.4, 0.0, None, 1500.0)] == ["0.4", "–", "–", "1,500"]
     assert html.span([0.42, None, 0.84], html.rate) == "0.42–0.84"
+
+
+def pool_words(one: dict[str, Any], **more: Any) -> str:
+    """Of an account as a run's directory gives it back."""
+    bare: dict[str, Any] = {
+        "samples": 9, "files": 1, "bytes": 9, "left_out": {}, "labels": {}, "looked": 9, "decoded": False,
+        "conversions": {}, "unreadable": {}, "sizes": {}, "repeated": None, "examples": {},
+    }  # fmt: skip
+    account: dict[str, Any] = {
+        "classes": ["World", "Business"], "sets": {"path": bare | one}, "known_labels": {}, "known_notes": [],
+        "known": 0, "drawn": 0, "twins": 0, "compared": 9, "overlaps": {}, "numbers": False,
+    }  # fmt: skip
+    return Page(render(run_view(inventory=json.loads(json_bytes(account | more))))).words("pool")
+
+
+def test_classes_stand_with_their_own_numbers() -> None:
+    counts = {"World": 4, "Business": 5}
+    words = pool_words({"labels": counts}, known_labels=counts, known=9)
+    assert "By class 0 World: 4, 1 Business: 5" in words
+    assert "Known labels 0 World: 4, 1 Business: 5" in words
+
+
+def test_the_commonest_reasons_are_named_first() -> None:
+    reasons = {f"{side} x 9000 pixels": 1 for side in range(9000, 9040)} | {"not an image in a known format": 500}
+    words = pool_words({"left_out": reasons})
+    assert "Left out 500 not an image in a known format" in words
+    assert "11 for 11 other reasons" in words
+
+
+def test_a_part_of_a_pass_over_the_pool_is_told() -> None:
+    learned = {"method": "rotation", "seconds": 1.0, "macs": 10, "epochs": 0.42}
+    assert Page(render(run_view(pretraining=learned))).row("pretrain (rotation)")[6] == "0.42"

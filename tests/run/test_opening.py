@@ -146,3 +146,11 @@ def test_a_table_that_is_written_while_a_run_begins_is_refused(local_ray, tmp_pa
             "network": {"architecture": "resnet8"}, "selection": {"budgets": [2, 4]}}  # fmt: skip
     with pytest.raises(LedgerError, match="has changed since the run began"):
         loop.run(config_from_tree(tree))
+
+
+def test_what_the_initial_set_does_not_read_is_told_where_it_is_all():
+    given = {"per_group": "predicted"}
+    assert not_read(config_from_tree({"selection": {"budgets": [50, 100], **given}})) == []
+    assert not_read(config_from_tree({"selection": {"budgets": [50], **given}})) == [
+        "selection.per_group predicted: read by the rounds after the initial set, and selection.budgets has none"
+    ]

@@ -91,7 +91,7 @@ def test_too_many_bad_samples_stop_the_run(local_ray, spoiled, tmp_path):
 
 
 def test_a_budget_that_only_bad_samples_could_fill_is_refused(local_ray, spoiled, tmp_path):
-    with pytest.raises(ScoreError, match="only 17 of the pool have a score; lower the last budget"):
+    with pytest.raises(ScoreError, match="only 17 of the pool have a score; lower the budgets from this round on"):
         loop.run(spoiled_config(spoiled, tmp_path, selection={"budgets": [40, 58]}))
 
 

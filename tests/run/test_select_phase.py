@@ -422,3 +422,33 @@ def test_one_labeled_sample_says_nothing_of_what_is_usual(monkeypatch):
     plan = select.Plan(kind="top_k", k=3)
     _, told, _ = select._from_scores(context, Step(1, "select"), Step(0, "score"), plan, "margin")
     assert told["held_back_beyond"] is None, "infinity is no JSON"
+
+
+def held_back_from(labels: list[int], **more):
+    """The context of a run that holds back, as far as `_from_scores` asks it."""
+    ledger = SimpleNamespace(
+        root=None, files=lambda *_: (["a"], [1]), clear=lambda *_: None, place=lambda *_: None,
+        require=lambda _: SimpleNamespace(metrics={"samples": 3, "class_counts": np.bincount(labels, minlength=2).tolist()}),
+    )  # fmt: skip
+    return SimpleNamespace(
+        config=config_from_tree({"selection": {"hold_back": 2.0}}), ledger=ledger,
+        info=SimpleNamespace(classes=["cat", "dog"]), labels=lambda _: pa.table({"label": pa.array(labels)}),
+    )  # fmt: skip
+
+
+def test_nothing_is_held_back_while_a_class_has_no_label(monkeypatch, caplog):
+    """Its samples are as far away as foreign ones, and what is held back is never labeled."""
+    monkeypatch.setattr(select, "hold_back", lambda *_: pytest.fail("held back"))
+    monkeypatch.setattr(select, "_select", lambda *_: ("the selected", {}))
+    for round_ in (0, 1):
+        plan, of = select.Plan(kind="top_k", k=3), (Step(round_, "select"), Step(round_ - 1, "score"))
+        assert select._from_scores(held_back_from([0, 0]), *of, plan, "margin") == ("the selected", {}, None)
+    assert caplog.text.count("dog have none") == 2
+
+
+def test_where_too_much_is_held_back_a_remedy_of_the_same_run_is_named(monkeypatch):
+    held = pa.table({"id": pa.array(["a"]), "distance": pa.array([9.0])})
+    monkeypatch.setattr(select, "hold_back", lambda *_: SimpleNamespace(files=None, held=held, limit=1.0))
+    plan = select.Plan(kind="top_k", k=3)
+    with pytest.raises(ScoreError, match="lower the budgets from this round on"):
+        select._from_scores(held_back_from([0, 1]), Step(1, "select"), Step(0, "score"), plan, "margin")

@@ -19,6 +19,7 @@ from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.view import SHEET, view_run
 from prunefuse_ray.schemas import doubts_schema, labels_schema, selected_schema
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks.classification import Classification
 from tests.support import ROOT
 from tests.support.pools import random_images
 
@@ -145,3 +146,27 @@ def test_samples_are_read_a_few_at_a_time(ledger, monkeypatch):
     monkeypatch.setattr(view, "sample_values", lambda c: seen.append(len(c)) or real(c))
     view_run(ledger)
     assert 0 < max(seen) <= 16
+
+
+def test_an_image_that_its_label_cannot_be_drawn_on_ends_no_run(ledger, monkeypatch):
+    def cut(self, image, label):
+        raise OSError("image file is truncated (2 bytes not processed)")
+
+    monkeypatch.setattr(Classification, "drawn", cut)
+    first, _ = view_run(ledger).rounds
+    assert first.first[0].image == encode_png(random_images(10)[0])
+
+
+def test_doubts_are_looked_up_for_the_round_that_shows_them(ledger, monkeypatch):
+    """For each, the samples of all rounds before it are read."""
+    row = dict(zip(doubts_schema("string").names, ("a01", 1, 0.1, 0, 0.9), strict=True))
+    for r in (0, 1):
+        table = pa.Table.from_pylist([row], doubts_schema("string"))
+        ledger.commit(Step(r, "train"), {"doubts.parquet": table}, {"test_accuracy": 0.5})
+    asked, real = [], view.samples_as_seen
+    monkeypatch.setattr(
+        view, "samples_as_seen", lambda file, ids, *more: asked.append(ids.to_pylist()) or real(file, ids, *more)
+    )
+    first, second = view_run(ledger).rounds
+    assert ([d.id for d in first.doubts], [d.id for d in second.doubts]) == ([], ["a01"])
+    assert asked.count(["a01"]) == 2, "one file of each round"

@@ -401,3 +401,12 @@ def test_typicality_takes_no_room_for_all_pairs_and_bears_duplicates():
     assert np.isinf(found[:30]).all()
     assert np.isfinite(found[30:]).all()
     assert peak < 64 * 2**20
+
+
+def test_only_clusters_that_take_share_the_room_for_typiclusts_members(tmp_path, monkeypatch):
+    made, seen, drawn = Made(tmp_path), [], typiclust._drawn
+    monkeypatch.setattr(typiclust, "MEMBER_BYTES", 4 * made.x.shape[1] * 3 * 40)  # 40 members in each of three
+    monkeypatch.setattr(typiclust, "_drawn", lambda part, m, chance: seen.append(m) or drawn(part, m, chance))
+    with Shards(read(made.files), 0, made.known) as held:  # 3 and 7 labeled: ten clusters
+        typiclust.select(held, 3, Chance(seed=0, round=0))
+    assert sorted(seen[0].tolist())[-4:] == [0, 40, 40, 40]

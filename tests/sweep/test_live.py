@@ -88,3 +88,11 @@ def test_what_takes_long_to_look_at_is_looked_at_less_often(sweep, monkeypatch):
         assert len(looks) == 1
     finally:
         page.close()
+
+
+def test_a_stopped_trial_that_somebody_goes_on_with_is_complete(sweep):
+    root, names = sweep
+    watched = WatchedSweep(root)
+    assert watched.look().counts == "0 of 6 trials complete, 1 stopped, 1 failed"
+    Ledger(root / "trials" / names[1]).commit(Step(-1, "report"), {}, {})
+    assert watched.look().counts == "1 of 6 trials complete, 1 failed"

@@ -1,16 +1,20 @@
 """Trackers are told each round once, whatever kills the run; what fails in one is told, and the run goes on."""
 
 import json
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from prunefuse_ray.cli import main
-from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.errors import ConfigError, PlanError
-from prunefuse_ray.method.steps import TRAIN
+from prunefuse_ray.method.steps import TRAIN, Step, steps
 from prunefuse_ray.run import loop, phases, tracking
+from prunefuse_ray.run.ledger import Ledger
+from prunefuse_ray.storage import Place
 from prunefuse_ray.sweep.config import sweep_from_tree
 from prunefuse_ray.tracking import TRACKERS, Figures, TrackedRun, Tracker
 from tests.support.runs import tiny
@@ -233,3 +237,75 @@ def test_tensorboards_folder_goes_with_the_command_that_was_killed(tmp_path, mon
     opened = TRACKERS["tensorboard"].open(run)
     assert len(list(tmp_path.glob("prunefuse-tensorboard-*"))) == 1
     opened.close("done")
+
+
+def test_what_ends_after_its_step_stands_in_the_summary_of_weights_and_biases(monkeypatch):
+    """It takes no figures of a step below the last one; a run that was ended early has its target only then."""
+    logged, summary = [], {}
+    run = SimpleNamespace(
+        step=2, summary=summary, define_metric=lambda *_, **__: None, log=lambda values, step: logged.append(step)
+    )
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
+    session = TRACKERS["wandb"].open(a_run(figures(0), figures(1), parameters=3))
+    session.log(figures(1, fused_accuracy=0.9))
+    assert (logged, summary.get("fused_accuracy")) == ([], 0.9)
+    session.log(figures(2))
+    assert logged == [2]
+
+
+class Server:
+    """Of MLflow's client what a session asks; one run."""
+
+    def __init__(self):
+        self.points, self.runs = [], []
+
+    def get_experiment_by_name(self, _):
+        return SimpleNamespace(experiment_id="0")
+
+    def search_runs(self, *_):
+        return self.runs
+
+    def create_run(self, *_, **__):
+        self.runs.append(SimpleNamespace(info=SimpleNamespace(run_id="r"), data=SimpleNamespace(params={})))
+        return self.runs[0]
+
+    def update_run(self, *_, **__):
+        pass
+
+    def log_batch(self, _, metrics=(), params=()):
+        self.points += metrics
+
+    def get_metric_history(self, _, name):
+        return [point for point in self.points if point.name == name]
+
+
+def test_a_round_that_ends_again_is_no_second_point_of_mlflow(monkeypatch):
+    server = Server()
+    entities = SimpleNamespace(
+        Metric=lambda name, value, now, step: SimpleNamespace(name=name, value=value, step=step),
+        Param=lambda *_: None,
+        ViewType=SimpleNamespace(ACTIVE_ONLY=1),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=lambda: server))
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    for macs in (0.0, 7.0):
+        TRACKERS["mlflow"].open(a_run(parameters=3)).log(figures(1, selection_macs=macs))
+    told = {
+        name: [(p.step, p.value) for p in server.get_metric_history("r", name)]
+        for name in ("proxy_accuracy", "selection_macs")
+    }
+    assert told == {"proxy_accuracy": [(1, 0.6)], "selection_macs": [(1, 0.0), (1, 7.0)]}
+
+
+def test_a_round_to_which_label_budgets_were_added_is_told_when_it_is_scored(tmp_path):
+    def config(*budgets):
+        return config_from_tree({"selection": {"budgets": list(budgets)}, "fusion": {"evaluate": "every"}})
+
+    ledger, more = Ledger(Place.at(str(tmp_path))), config(10, 20, 30)
+    ledger.create(to_tree(config(10, 20)), {})
+    for step in steps(config(10, 20)):
+        ledger.commit(step, {}, {"seconds": 1.0})
+    ledger.take_budgets(more)
+    assert list(tracking.figures_of(more, ledger)) == [0]
+    ledger.commit(Step(1, "score"), {}, {"seconds": 1.0, "macs": 7})
+    assert tracking.figures_of(more, ledger)[1].values["selection_macs"] == 7

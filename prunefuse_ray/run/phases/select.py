@@ -13,8 +13,9 @@ import pyarrow as pa
 from prunefuse_ray.acquisition import Chance, Strategy
 from prunefuse_ray.config import Config
 from prunefuse_ray.distributed.resources import cpus_now
-from prunefuse_ray.errors import ScoreError
-from prunefuse_ray.method.steps import SCORE, SELECT, Step, to_select
+from prunefuse_ray.errors import ScoreError, few
+from prunefuse_ray.method.steps import LABEL, SCORE, SELECT, Step, to_select
+from prunefuse_ray.run.class_counts import class_counts, without_labels
 from prunefuse_ray.run.context import TEST_IDS, Done, RunContext, too_few, without
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.schemas import arrow_type, held_back_schema, selected_schema
@@ -117,20 +118,36 @@ def _from_scores(
     labeled = files("labeled", *columns) if selection.reads_labeled(strategy) else None
     labeled = labeled if labeled and labeled.paths else None  # none before the initial set
     scores = files("scores", *columns)
-    if selection.hold_back is None or labeled is None:
+    if selection.hold_back is None or labeled is None or _waits(context, step.round):
         return *_select(context, scored, plan, strategy, scores, labeled), None
     context.ledger.clear(step, KEPT)
     kept = hold_back(scores, labeled, selection.hold_back, context.ledger.place(step, KEPT))
     if (left := context.ledger.require(scored).metrics["samples"] - kept.held.num_rows) < plan.k:
         raise ScoreError(
             f"selection.hold_back {selection.hold_back:g} leaves {left} samples; round {step.round} wants {plan.k}: "
-            "raise it, or leave it out, in a run of another run.name"
+            "raise it, or leave it out, in a run of another run.name; or lower the budgets from this round on"
         )
     selected, more = _select(context, scored, plan, strategy, kept.files, labeled)
     farthest = [str(i) for i in kept.held["id"][:NAMED].to_pylist()]
     beyond = kept.limit if math.isfinite(kept.limit) else None  # one labeled sample does not say what is usual
     told = {"held_back": kept.held.num_rows, "held_back_beyond": beyond, "held_back_farthest": farthest}
     return selected, {**more, **told}, kept.held
+
+
+def _waits(context: RunContext, round_: int) -> bool:
+    """Whether nothing is held back yet, since a class has no label: its samples are as far from all labeled ones as
+    foreign ones are, and what is held back never gets a label."""
+    if round_:
+        counts = context.ledger.require(Step(round_ - 1, LABEL)).metrics.get("class_counts", [])
+    else:
+        counts = class_counts(context.config.task, context.labels(-1), len(context.info.classes))
+    missing = without_labels(counts, context.info.classes) if counts else []
+    if missing:
+        logger.warning(
+            "round %d: selection.hold_back waits until every class has a label, and %s have none",
+            round_, few(missing, NAMED),
+        )  # fmt: skip
+    return bool(missing)
 
 
 def _select(
