@@ -424,11 +424,12 @@ def test_one_labeled_sample_says_nothing_of_what_is_usual(monkeypatch):
     assert told["held_back_beyond"] is None, "infinity is no JSON"
 
 
-def held_back_from(labels: list[int], **more):
+def held_back_from(labels: list[int]):
     """The context of a run that holds back, as far as `_from_scores` asks it."""
+    metrics = {"samples": 3, "class_counts": [labels.count(0), labels.count(1)]}
     ledger = SimpleNamespace(
         root=None, files=lambda *_: (["a"], [1]), clear=lambda *_: None, place=lambda *_: None,
-        require=lambda _: SimpleNamespace(metrics={"samples": 3, "class_counts": np.bincount(labels, minlength=2).tolist()}),
+        require=lambda _: SimpleNamespace(metrics=metrics),
     )  # fmt: skip
     return SimpleNamespace(
         config=config_from_tree({"selection": {"hold_back": 2.0}}), ledger=ledger,
