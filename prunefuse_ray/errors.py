@@ -31,6 +31,10 @@ class PoolError(PruneFuseError):
     """A pool or test set that is not what the configuration says it is."""
 
 
+class IdsError(PoolError):
+    """Ids that do not tell samples apart."""
+
+
 class PlanError(PruneFuseError):
     """A plan that cannot run on the resources at hand."""
 
@@ -77,6 +81,16 @@ def is_container(scheme: str, before: str) -> bool:
     return scheme in ("abfs", "abfss") and ":" not in before
 
 
+def has_credentials(scheme: str, rest: str) -> bool:
+    """Whether what follows `scheme://` names a user or a password before its host; a password may hold slashes."""
+    host = rest.partition("/")[0]
+    before, at, _ = host.rpartition("@")
+    if at:
+        return not is_container(scheme, before)
+    _, colon, port = host.rpartition(":")
+    return bool(colon) and "@" in rest and not (port.isdecimal() or port.endswith("]"))
+
+
 def without_secrets(text: str) -> str:
     """A message with the credentials taken out of its URIs: it goes into logs and reports, and values that people put
     into the wrong field are in it, too."""
@@ -84,7 +98,7 @@ def without_secrets(text: str) -> str:
     def masked(found: re.Match[str]) -> str:
         return found[0] if is_container(found[1], found[2]) else f"{found[1]}://...@"
 
-    text = re.sub(r"(\w+)://([^/@\s'\"]*)@", masked, text)
+    text = re.sub(r"(\w+)://([^/@\s'\"]*|[^/@\s'\":]+:(?!\d+[/\s'\"])[^@\s'\"]*)@", masked, text)
     return re.sub(r"(?i)([?&][\w-]*(?:key|token|secret|signature|password|sig)[\w-]*=)[^&\s'\"]+", r"\1...", text)
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from prunefuse_ray.errors import BROKEN_OFF, STORE, ConfigError, LedgerError, is_container
+from prunefuse_ray.errors import BROKEN_OFF, STORE, ConfigError, LedgerError, has_credentials
 
 PATIENCE = 60.0
 """Seconds for which a request to an object store is tried again, with growing pauses: one that throttles or is away for
@@ -333,8 +333,7 @@ def _rebuild_s3(patience: float, options: dict[str, Any]) -> _PatientS3:
 def _from_uri(where: str) -> tuple[pafs.FileSystem, str]:
     """The store and the path of a URI. What may not stand in a URI as it is (blanks, umlauts, brackets) is encoded."""
     scheme, _, rest = where.partition("://")
-    before, at, _ = rest.partition("/")[0].rpartition("@")
-    if at and not is_container(scheme, before):
+    if has_credentials(scheme, rest):
         raise ConfigError(f"{scheme}://...: holds credentials; give them by the environment or the machine's role")
     path, mark, query = rest.partition("?")
     path = re.sub("(?<=[^/])/{2,}", "/", path)  # of "$BUCKET/runs" where BUCKET ends in one; Arrow has no such names

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from prunefuse_ray import cli
-from prunefuse_ray.errors import ConfigError, disk_trouble, few
+from prunefuse_ray.errors import ConfigError, disk_trouble, few, without_secrets
 from prunefuse_ray.storage import Place
 from tests.support import ROOT
 
@@ -125,3 +125,8 @@ def test_a_disk_that_fails_is_told(code):
     said = disk_trouble(OSError(code, os.strerror(code), "/data/a.png"))
     assert said.startswith(f"/data/a.png: {os.strerror(code)}: ")
     assert said.endswith("the same command resumes from what is recorded")
+
+
+def test_a_password_with_slashes_is_masked_and_a_port_is_none():
+    assert "cdEF" not in without_secrets("'s3://AKIAX:ab/cdEF@bucket/x' is no place")
+    assert without_secrets("http://h:8080/a@b") == "http://h:8080/a@b"

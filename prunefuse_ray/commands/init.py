@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunefuse_ray.commands.terminal import account, console, quiet
 from prunefuse_ray.distributed.security import secure
-from prunefuse_ray.errors import ConfigError, PoolError, few
+from prunefuse_ray.errors import ConfigError, IdsError, PoolError, few
 
 if TYPE_CHECKING:
     from prunefuse_ray.data.recognize import Recognized
@@ -48,10 +48,7 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.run import proposal
     from prunefuse_ray.storage import Place
 
-    found = recognize(arguments.pool)
-    if arguments.test is not None:
-        found.fields["test_path"] = arguments.test
-        found.why["test_path"] = "--test"
+    found = recognize(arguments.pool, arguments.test)
     if arguments.classes is not None:
         found.fields["classes"] = [name.strip() for name in arguments.classes.split(",")]
         found.why["classes"] = "--classes"
@@ -59,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
             found.labeled = False
             found.why["labeled"] = f"its sub-folders ({few(sorted(found.folders), 3)}) are none of --classes"
     facts = _facts(found, arguments.labels)
-    choices = proposal.propose(facts)
+    choices = [*proposal.propose(facts), *_directory(found, arguments.pool)]
     if not found.labeled:
         how = "people label: `prunefuse label`"
         if facts.numbers:  # the page asks for classes
@@ -103,11 +100,29 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _directory(found: Recognized, pool: str) -> list[Any]:
+    """Where runs are kept, if the usual place is in the pool itself: a run refuses that."""
+    from prunefuse_ray import config as cfg
+    from prunefuse_ray.data.folders import root_of
+    from prunefuse_ray.data.leaks import check_outside
+    from prunefuse_ray.run.proposal import Choice
+    from prunefuse_ray.storage import Place
+
+    usual = Place.at(cfg.Run().directory)
+    try:
+        check_outside(cfg.UntestedPool.model_construct(**found.fields), usual, "run.directory")
+    except ConfigError:
+        beside = root_of(Place.at(pool)).parent / usual.name
+        return [Choice(field="run.directory", value=beside.path, why="beside the pool's folder")]
+    return []
+
+
 def _facts(found: Recognized, budget: int | None) -> Facts:
     """What a survey of the pool says, told as `inspect` tells it, and the machine."""
     from prunefuse_ray import config as cfg
     from prunefuse_ray.config.files import validated
     from prunefuse_ray.config.following import with_following
+    from prunefuse_ray.config.sources import POOL_SOURCES
     from prunefuse_ray.data import inventory
     from prunefuse_ray.data.account import lines
     from prunefuse_ray.data.survey import survey
@@ -121,6 +136,12 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
     start_ray()
     try:
         seen = survey(pool, labeled=found.labeled, task=found.task)
+    except IdsError:
+        if pool.id_column is None or "id_column" not in POOL_SOURCES[pool.source].fields:
+            raise
+        found.fields["id_column"] = None
+        found.why["id_column"] = f"several samples have one '{pool.id_column}': file name and row are the ids"
+        return _facts(found, budget)
     except PoolError as error:
         raise PoolError(
             f"{error}\n(this was guessed: {', '.join(f'{k} {v}' for k, v in found.fields.items())})"

@@ -88,7 +88,10 @@ def _guessed(path: str, given: dict[str, Any], tell: bool) -> dict[str, Any]:
 
     found = recognize(path)
     fields = {name: value for name, value in found.fields.items() if name not in given["pool"] or name == "path"}
-    kind = {} if found.labeled else {"kind": "files"}
+    told_where = given["pool"].keys() & {"label_column", "mask_folder"}
+    if told_where:  # the guess is of other labels
+        fields.pop("classes", None)
+    kind = {} if found.labeled or told_where else {"kind": "files"}
     task = {} if "task" in given or found.task == CLASSIFICATION.name else {"task": found.task}
     if tell:
         told = [f"pool.{name} {value}" for name, value in fields.items()]

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 WARMUP = 3.0
 """`Recipe.warmup_epochs`, where a training is long enough for it."""
 VALIDATION_SHARE = 0.1
+ADAMW_RATE = 1e-3
+"""Learning rate of AdamW, whose steps are as long as the rate: with the default of SGD, 0.1, it learns nothing."""
 _told: set[str] = set()
 
 
@@ -155,11 +157,21 @@ def _validation(given: Given) -> Iterator[Followed]:
 
 
 def _warmup(given: Given) -> Iterator[Followed]:
+    if encoder_folder(given("network.architecture")) is not None:
+        return  # warms up for less than an epoch
     for section in RECIPES:
         with suppress(TypeError, ValueError, OverflowError):
             if 1 <= (epochs := int(given(f"{section}.epochs"))) <= WARMUP:
                 value = round(epochs / 3, 2)
                 yield Followed(section=section, values={"warmup_epochs": value}, why=f"a third of {epochs} epochs")
+
+
+def _optimizer(given: Given) -> Iterator[Followed]:
+    if encoder_folder(given("network.architecture")) is not None:
+        return  # has a recipe of its own
+    for section in RECIPES:
+        if given(f"{section}.optimizer") == "adamw":
+            yield Followed(section=section, values={"lr": ADAMW_RATE}, why=f"{section}.optimizer is adamw")
 
 
 def _kind_of_pool(given: Given) -> Iterator[Followed]:
@@ -201,7 +213,7 @@ def _of_numbers(given: Given) -> bool:
     return False
 
 
-RULES = (_task, _target, _committee, _groups, _annotation, _validation, _warmup, _kind_of_pool)
+RULES = (_task, _target, _committee, _groups, _annotation, _validation, _warmup, _optimizer, _kind_of_pool)
 
 
 def with_following(tree: Mapping[str, Any], only: Collection[str] | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from prunefuse_ray.config.names import Named
-from prunefuse_ray.config.section import PathOrUri, Paths, Positive, Section, Share, as_int, unread
+from prunefuse_ray.config.section import RECORDED, PathOrUri, Paths, Positive, Section, Share, as_int, unread
 from prunefuse_ray.config.sources import (
     EXAMPLE,
     POOL_SOURCES,
@@ -25,7 +25,14 @@ from prunefuse_ray.config.sources import (
     taking,
 )
 
-Version = Annotated[int | str | None, BeforeValidator(as_int)]
+
+def _version(value: Any) -> Any:
+    if isinstance(value, float):
+        raise ValueError(f"{value} is a number with a point, which no version is: write the name of a tag in quotes")
+    return as_int(value)
+
+
+Version = Annotated[int | str | None, BeforeValidator(_version)]
 
 SourceName = Annotated[str, Named(registry=POOL_SOURCES, describe=lambda source: source.help)]
 
@@ -180,7 +187,7 @@ class Pool(Section):
         return self
 
     @model_validator(mode="after")
-    def _complete(self) -> Pool:
+    def _complete(self, info: ValidationInfo) -> Pool:
         if self.validation_path is not None and self.validation_share:
             raise ValueError("validation_path and validation_share are both set: give one validation set")
         if self.text_column is not None and self.vector_column is not None:
@@ -192,6 +199,11 @@ class Pool(Section):
                 raise ValueError(
                     f"{field} has {len(getattr(self, field))} values: give one for all channels, or {self.channels}"
                 )
+        if info.context != RECORDED and max(*self.mean, *self.std) > 1:
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} are of pixels from 0 to 255, and here these are scaled to 0..1: "
+                "divide both by 255"
+            )
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
             raise ValueError(f"value_range {list(self.value_range)}: give [black, white], the smaller value first")
         if isinstance(self.classes, list):

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from prunefuse_ray.errors import is_container, without_secrets
+from prunefuse_ray.errors import has_credentials, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ def no_credentials(value: str) -> str:
     """Paths are written to config.yaml, logs and reports; a secret in one would travel with them."""
     scheme, _, rest = value.partition("://")
     options = {part.partition("=")[0] for part in rest.partition("?")[2].split("&")} if "?" in rest else set()
-    before, at, _ = rest.partition("/")[0].rpartition("@")
-    if (at and not is_container(scheme, before)) or (scheme != "file" and rest and options - STORE_OPTIONS):
+    if has_credentials(scheme, rest) or (scheme != "file" and rest and options - STORE_OPTIONS):
         raise ValueError(
             "holds credentials, or an option that may be one; give credentials by the environment or the machine's "
             f"role, not in the path. Allowed after a question mark: {', '.join(sorted(STORE_OPTIONS))}; as a "
@@ -85,6 +84,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     renamed: ClassVar[Mapping[str, str]] = {}
     """Fields under the names that they had in earlier versions -> their names now."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words_are_no_numbers(cls, tree: Any) -> Any:
+        """YAML reads yes, no, on and off as true and false, which would count as 1 and 0."""
+        for name, value in tree.items() if isinstance(tree, Mapping) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(f"{name} is {str(value).lower()}, as yes, no, on and off are read, too: give a value")
+        return tree
 
     @model_validator(mode="before")
     @classmethod

@@ -59,7 +59,7 @@ class Recipe(Section):
     """Samples per optimizer step, over all workers together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd, or adamw (Loshchilov and Hutter, arXiv 1711.05101), which is usual for transformers; it needs a learning
-    rate of 1e-3 or less."""
+    rate of 1e-3 or less, and has 1e-3 by default."""
     lr: Annotated[float, Field(gt=0)] = 0.1
     """Peak learning rate at this batch size."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -25,7 +25,7 @@ from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import canonical, canonical_rows, in_tasks, opened, tables
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed.remote import plain_errors
-from prunefuse_ray.errors import PoolError, excerpt
+from prunefuse_ray.errors import IdsError, PoolError, excerpt
 from prunefuse_ray.schemas import INDEX
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import Task
@@ -365,7 +365,7 @@ def check_unique(index: Index, samples: SampleSet, column: str | None) -> None:
             if column is None
             else (f"column '{column}' has", "make ids unique, or set pool.id_column to null")
         )
-        raise PoolError(f"{samples.field}: {where} duplicate ids, e.g. {', '.join(map(repr, names[:5]))}; {remedy}")
+        raise IdsError(f"{samples.field}: {where} duplicate ids, e.g. {', '.join(map(repr, names[:5]))}; {remedy}")
 
 
 def _id_hashes(rows: pa.Table, buckets: int) -> tuple[Any, ...]:

@@ -38,7 +38,7 @@ from prunefuse_ray.data.reading import (
 )
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.distributed import remote
-from prunefuse_ray.errors import PoolError, excerpt, few
+from prunefuse_ray.errors import IdsError, PoolError, excerpt, few
 from prunefuse_ray.schemas import is_list
 from prunefuse_ray.storage import Place, pointed
 from prunefuse_ray.tasks import TASKS
@@ -119,7 +119,7 @@ def inspect_parquet(
             counts[normal(i) if isinstance(i, str) else i] += times
         repeated = sorted(i for i in ids if counts[normal(i) if isinstance(i, str) else i] > 1)
         if repeated:
-            raise PoolError(
+            raise IdsError(
                 f"{field}: column '{source.id_column}' has duplicate ids, e.g. "
                 f"{', '.join(map(repr, repeated[:5]))}; make ids unique (two Unicode forms of a name, NFC and NFD, are "
                 "one id)"

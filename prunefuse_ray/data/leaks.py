@@ -17,7 +17,7 @@ from prunefuse_ray.data.index import Index, all_ids, present
 from prunefuse_ray.data.paths import Listing, as_list
 from prunefuse_ray.data.patterns import may_reach, split
 from prunefuse_ray.data.sample_set import SampleSet
-from prunefuse_ray.errors import ConfigError, PoolError
+from prunefuse_ray.errors import ConfigError, IdsError, PoolError
 from prunefuse_ray.storage import Place
 
 SHOWN = 5
@@ -59,7 +59,7 @@ def check_absent(shared: pa.Array, one: str, other: str) -> None:
     """PoolError where there are any of these ids, which two sets share."""
     if len(shared):
         shown = ", ".join(map(repr, sorted(shared.to_pylist())[:SHOWN]))
-        raise PoolError(
+        raise IdsError(
             f"pool.{one} and pool.{other} share {len(shared)} ids, e.g. {shown}: where they are the same samples, take "
             "them out of one set; else make ids unique over all sets (pool.id_column null makes them of file names and "
             "row numbers)"

@@ -80,19 +80,20 @@ class Recognized:
     """Sub-folders that are taken for classes."""
 
 
-def recognize(path: str) -> Recognized:
+def recognize(path: str, test: str | None = None) -> Recognized:
     """Look at a folder, one file, or the files of a pattern.
+
+    Args:
+        test: the test set, where it lies elsewhere.
 
     Raises:
         PoolError: nothing there that a source takes.
     """
     place = Place.at(path)
-    files = [f for f in Walk().at(place) if f.problem is None and not _hidden(f.name)]
+    files = _files(place)
     by_source: dict[str, list[Lying]] = defaultdict(list)
     for one in files:
-        ending = posixpath.splitext(one.name)[1].lower()
-        source = "images" if one.name.lower().endswith(extensions()) else ENDINGS.get(ending)
-        if source is not None:
+        if (source := _source_of(one.name)) is not None:
             by_source[source].append(one)
     if not by_source:
         seen = Counter(posixpath.splitext(f.name)[1].lower() or "no ending" for f in files)
@@ -109,6 +110,9 @@ def recognize(path: str) -> Recognized:
         parts: dict[str, Any] = {"path": path}
         of_part = {"path": taken}
     else:
+        tops = {one.name.partition("/")[0] for one in taken}
+        if source == "images" and len(tops) == 1 and all("/" in one.name for one in taken):
+            return recognize(below(path, *tops), test)  # one folder around all the others says nothing
         parts, of_part = _parts(path, taken, folders=source in ("images", "huggingface"))
     found = Recognized(fields={"source": source, **parts}, labeled=False)
     found.why["source"] = f"{len(taken):,} of {len(files):,} files" + (
@@ -121,12 +125,35 @@ def recognize(path: str) -> Recognized:
             found.why[setting] = f"by its name ({', '.join(PART[words][:3])}, ...)"
     if left := len(taken) - sum(map(len, of_part.values())):
         found.why["path"] = f"by its name; LEFT ASIDE: {left:,} others beside it. If they belong to the pool: {path}"
-    _READERS[source](found, root_of(place), {s: [f.name for f in fs] for s, fs in of_part.items()})
+    root = root_of(place)
+    paths = {setting: [posixpath.join(root.path, f.name) for f in fs] for setting, fs in of_part.items()}
+    if test is not None:
+        found.fields["test_path"], found.why["test_path"] = test, "--test"
+        held = Place.at(test)
+        if held.fs.equals(place.fs):
+            names = [f.name for f in _files(held) if _source_of(f.name) == source]
+            paths["test_path"] = [posixpath.join(root_of(held).path, name) for name in names]
+    _READERS[source](found, root, paths)
     return found
 
 
+def _files(place: Place) -> list[Lying]:
+    return [f for f in Walk().at(place) if f.problem is None and not _hidden(f.name)]
+
+
+def _source_of(name: str) -> str | None:
+    return "images" if _is_image(name) else ENDINGS.get(posixpath.splitext(name)[1].lower())
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(extensions())
+
+
 def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in name.split("/"))
+    *above, last = name.split("/")
+    if any(part.startswith((".", "_")) for part in above) or last.startswith("."):
+        return True
+    return last.startswith("_") and not _is_image(last)  # as cameras begin names
 
 
 def _part_of(name: str, folders: bool) -> str | None:
@@ -203,12 +230,11 @@ def _images(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
         found.why["labeled"] = f"{len(pool)} sub-folders, taken for classes"
 
 
-def _classes_below(setting: Any, root: Place, names: Iterable[str]) -> Counter[str]:
+def _classes_below(setting: Any, root: Place, paths: Iterable[str]) -> Counter[str]:
     """Sub-folder of a set -> its images; '' for those that lie in none."""
     tops = [Place.at(p).path for p in ([setting] if isinstance(setting, str) else setting or ())]
     found: Counter[str] = Counter()
-    for name in names:
-        full = posixpath.join(root.path, name)
+    for full in paths:
         top = next((t for t in tops if full.startswith(t + "/")), root.path)
         found[posixpath.dirname(full[len(top) + 1 :]).partition("/")[0]] += 1
     return found
@@ -334,7 +360,7 @@ def _is_id(kind: pa.DataType) -> bool:
 
 def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
     def schema_of(name: str) -> pa.Schema:
-        return read_schema(root.fs, posixpath.join(root.path, name), "pool.path")
+        return read_schema(root.fs, name, "pool.path")
 
     schema = schema_of(files["path"][0])
     _columns(found, schema)
@@ -342,8 +368,7 @@ def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> Non
     if labels not in schema.names:
         return
     kind = plain_type(schema.field(labels).type)
-    labeled = [n for n in names[:FILES_READ] if labels in schema_of(n).names]  # a test set may have none
-    paths = tuple(posixpath.join(root.path, n) for n in labeled)
+    paths = tuple(n for n in names[:FILES_READ] if labels in schema_of(n).names)  # a test set may have none
     read = tables(Source(fs=root.fs, files=paths, sizes=(0,) * len(paths)), [labels])
     columns = (table[labels] for table in read)
     if _numbers(found, schema, labels):
@@ -351,7 +376,7 @@ def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> Non
             _with_gaps(found, labels)
         return
     several = _are_several(kind)
-    if (pa.types.is_nested(kind) and not several) or features_names(schema, labels) is not None:
+    if pa.types.is_nested(kind) and not several:
         return
     words = pa.types.is_string(plain_type(kind.value_type) if several else kind)
     values: set[Any] = set()
@@ -359,8 +384,11 @@ def _parquet(found: Recognized, root: Place, files: dict[str, list[str]]) -> Non
         values |= {*pc.unique(pc.list_flatten(column) if several else column).to_pylist()}
         if words and len(values) > MOST_CLASSES + 2:
             break
-    if found.labeled and any(map(_is_gap, values)):
+    named = features_names(schema, labels) is not None
+    if found.labeled and any(_is_gap(value) or (named and value == -1) for value in values):  # as `datasets` writes it
         _with_gaps(found, labels)
+    if named:
+        return
     if words:
         _name_classes(found, {value for value in values if not _is_gap(value)}, labels)
     else:
@@ -371,7 +399,7 @@ def _tables(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
     rows_of = TABLES[found.fields["source"]].rows_of
 
     def rows(name: str) -> Iterator[Mapping[str, Any]]:
-        return (row for _, row in rows_of(Place(root.fs, posixpath.join(root.path, name)), ()))
+        return (row for _, row in rows_of(Place(root.fs, name), ()))
 
     def schema_of(name: str) -> pa.Schema:
         head = list(islice(rows(name), ROWS_READ))
@@ -448,7 +476,7 @@ def _is_whole(cell: Any) -> bool:
 
 
 def _webdataset(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
-    first = Place(root.fs, posixpath.join(root.path, files["path"][0]))
+    first = Place(root.fs, files["path"][0])
     kinds: Counter[str] = Counter()
     field_: str | None = None
     try:
@@ -469,7 +497,7 @@ def _webdataset(found: Recognized, root: Place, files: dict[str, list[str]]) -> 
         found.why["labeled"] = "samples have neither a member .cls nor an integer label in .json"
     names = [*(files["path"] if found.labeled else ()), *files.get("test_path", ())]
     label = found.fields.get("label_column", "cls")
-    shards = (Place(root.fs, posixpath.join(root.path, name)) for name in names[:FILES_READ])
+    shards = (Place(root.fs, name) for name in names[:FILES_READ])
     values = (s.label for shard in shards for s in scan_tar(shard, label) if isinstance(s, Sample))
     _count_classes(found, values, len(names))
 
@@ -483,7 +511,7 @@ def _label_field(content: bytes) -> str | None:
 
 
 def _huggingface(found: Recognized, root: Place, files: dict[str, list[str]]) -> None:
-    schema = arrow_schema(Place(root.fs, posixpath.join(root.path, files["path"][0])))
+    schema = arrow_schema(Place(root.fs, files["path"][0]))
     _columns(found, schema)
     if found.labeled and features_names(schema, found.fields.get("label_column", "label")) is None:
         found.why["classes"] = "the files do not name them: set pool.classes"
@@ -495,7 +523,13 @@ def _count_classes(found: Recognized, labels: Iterable[Any], files: int) -> None
     for label in labels:
         with suppress(TypeError, ValueError):  # what is no number names no class by its number
             values.add(int(label))
-    if values and min(values) >= 0 and max(values) < 100_000:
+    if values and (min(values) < 0 or max(values) > MOST_CLASSES):
+        found.labeled = False
+        found.why["labeled"] = (
+            f"labels from {min(values)} to {max(values)} hardly number classes, from 0 on: people label; to predict "
+            "these numbers, set task to regression"
+        )
+    elif values:
         found.fields["classes"] = max(2, max(values) + 1)
         where = f" of {FILES_READ} of {files} files" if files > FILES_READ else ""
         found.why["classes"] = f"the largest label{where} is {max(values)}; better give their names"

@@ -24,6 +24,7 @@ from prunefuse_ray.config.training import Recipe
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.data.prepared import room
 from prunefuse_ray.data.sample_format import Form, decode_column
+from prunefuse_ray.data.sources.base import reader_of
 from prunefuse_ray.distributed.autoscaler import units_of
 from prunefuse_ray.distributed.machine import cores
 from prunefuse_ray.distributed.resources import STREAM_CPUS, training_threads
@@ -258,13 +259,14 @@ def estimate(
         phases.append(PhaseEstimate(round=step.round, phase=step.phase, samples=samples, macs=macs, seconds=seconds))
     drawn = config.pool.test_samples  # `info` counts the samples without them, but their bytes
     share = (config.selection.budgets[-1] + drawn) / (info.rows + drawn)
+    copied = info.bytes if reader_of(config.pool).copies else 0
     return Estimate(
         phases=tuple(phases),
         labels=asked,
         actors=actors,
         actor_bytes=costs.actor_bytes,
         bytes_read=passes * info.bytes,
-        bytes_stored=stored + int(share * info.bytes),
+        bytes_stored=stored + copied + int(share * info.bytes),
         prepared_bytes=costs.prepared_bytes,
     )
 

@@ -201,6 +201,15 @@ def not_read(config: Config) -> list[str]:
         notes.append(f"{temperature}: not read for task '{config.task}', whose outputs are numbers")
     if not weight and (told := _not_default("distillation", config.distillation, ("temperature", "decay"))):
         notes.append(f"{told}: not read while distillation.weight is 0")
+    for name, recipe in (("training", config.training), ("finetuning", config.finetuning)):
+        if "resized_crop" not in recipe.augment and (told := _not_default(name, recipe, ("smallest_crop",))):
+            notes.append(f"{told}: not read while {name}.augment has no resized_crop")
+    waits = _not_default("annotation", config.annotation, ("wait", "accept_partial"))
+    if config.annotation.kind == "oracle" and waits:
+        notes.append(f"{waits}: nobody is asked while annotation.kind is oracle")
+    kept = _not_default("prepared", config.prepared, ("directory", "max_gb"))
+    if config.prepared.format == "none" and kept:
+        notes.append(f"{kept}: nothing is kept while prepared.format is none")
     return notes
 
 

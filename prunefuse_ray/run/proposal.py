@@ -105,12 +105,16 @@ def _input(facts: Facts) -> list[Choice]:
 
 def _size(facts: Facts, size: tuple[int, int]) -> list[Choice]:
     pixels, (height, width) = side(facts), size
-    if height == width == pixels and not facts.mixed_sizes:
+    long = max(size) >= 2 * min(size)  # of which a center square leaves half or less
+    scale = pixels / min(size)
+    shape = [round(height * scale), round(width * scale)] if long else [pixels, pixels]
+    if [height, width] == shape and not facts.mixed_sizes:
         return []
     why = f"the median image is {height} x {width}; "
-    why += f"{pixels} is what {_machine_name(facts)} can train in reasonable time" if pixels < min(size) else "square"
-    found = [Choice(field="pool.image_size", value=[pixels, pixels], why=why)]
-    if facts.mixed_sizes and pixels >= 64:
+    fits = f"{pixels} is what {_machine_name(facts)} can train in reasonable time"
+    why += fits if pixels < min(size) else "as they are" if long else "square"
+    found = [Choice(field="pool.image_size", value=shape, why=why)]
+    if facts.mixed_sizes and pixels >= 64 and not long:
         found.append(Choice(field="pool.crop_ratio", value=0.875, why="photographs: the center, as torchvision has it"))
     return found
 

@@ -1,6 +1,7 @@
 """`prunefuse init`: a configuration from a look at a folder, which `plan` and `run` take as it is."""
 
 import io
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +12,15 @@ import yaml
 from PIL import Image
 
 from prunefuse_ray.cli import main
-from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.config.files import config_from_tree, load_config
 from prunefuse_ray.data.folders import Lying
 from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.data.leaks import check_outside
 from prunefuse_ray.data.recognize import _parts, recognize
 from prunefuse_ray.errors import PoolError
 from prunefuse_ray.networks import NetworkSpec, build
 from prunefuse_ray.run.proposal import MOST_LINES, Facts, budgets, propose, write
+from prunefuse_ray.storage import Place
 from tests.support.pools import huggingface, image_folder, random_images, webdataset, write_pool, write_tar
 
 
@@ -321,6 +324,7 @@ FACTS = {
             {"pool.image_size": [224, 224], "network.architecture": "torchvision:resnet50", "workers.gpu": True},
         ),
         ({"size": (32, 32), "mixed_sizes": False, "gpus": 1}, {"network.architecture": "resnet56"}),
+        ({"size": (128, 640), "mixed_sizes": False}, {"pool.image_size": [64, 320]}),
         ({"samples": 300_000}, {"pruning.ratio": 0.7, "selection.strategy": "auto"}),
         ({"samples": 2_000_000}, {"selection.strategy": "margin"}),
         ({"holds": "texts", "size": None}, {"network.architecture": "textngrams"}),
@@ -533,3 +537,66 @@ def test_texts_without_a_word_count_as_the_run_counts_them(here, local_ray):
     (here / "t.csv").write_text("text,label\n" + "".join(rows_))
     assert main(["init", "t.csv"]) == 0
     assert yaml.safe_load((here / "prunefuse.yaml").read_text())["pool"]["max_rejected"] == 0.06
+
+
+def test_masks_beside_images_are_no_class(here, local_ray, capsys):
+    image_folder(here / "street", classes=("images", "masks"), each=8)
+    assert main(["init", "street"]) == 2
+    assert "set task to segmentation and pool.mask_folder to masks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("folder", "path"), [("d/train", "d/train"), ("d/archive/train", "d/archive/train")])
+def test_a_folder_around_all_others_is_no_class(here, folder, path):
+    image_folder(here / folder, each=8)
+    found = recognize("d")
+    assert (found.labeled, found.fields["path"]) == (True, path)
+
+
+def test_a_pool_that_is_the_working_directory_has_its_runs_elsewhere(here, monkeypatch, local_ray):
+    image_folder(here / "birds", each=8)
+    monkeypatch.chdir(here / "birds")
+    assert main(["init", "."]) == 0
+    config = load_config("prunefuse.yaml")
+    assert config.run.directory == str(here / "runs")
+    check_outside(config.pool, Place.at(config.run.directory), "run.directory")
+
+
+def test_photographs_may_begin_with_an_underscore(here):
+    (here / "p").mkdir()
+    for n, pixels in enumerate(random_images(4)):
+        (here / "p" / f"_DSC000{n}.png").write_bytes(encode_png(pixels))
+    assert recognize("p").fields == {"source": "images", "path": "p"}
+
+
+def test_ids_that_begin_anew_in_the_test_set_are_not_taken(here, local_ray):
+    (here / "d").mkdir()
+    for part, count in (("train", 40), ("test", 10)):
+        rows = "".join(f"{n},{part} text {n},{('good', 'bad')[n % 2]}\n" for n in range(count))
+        (here / "d" / f"{part}.csv").write_text("id,text,label\n" + rows)
+    assert main(["init", "d"]) == 0
+    pool = yaml.safe_load((here / "prunefuse.yaml").read_text())["pool"]
+    assert pool.get("id_column", "none is named") is None
+
+
+@pytest.mark.parametrize("numbers", [(-1, 1), (250_000, 310_000), (0, 9_999)])
+def test_whole_numbers_that_number_no_classes_are_said(here, local_ray, numbers):
+    (here / "t.csv").write_text("text,y\n" + "".join(f"text {n},{numbers[n % 2]}\n" for n in range(40)))
+    assert main(["init", "t.csv"]) == 0
+    text = (here / "prunefuse.yaml").read_text()
+    assert yaml.safe_load(text)["annotation"]["kind"] == "files"
+    assert "set task to regression" in text
+
+
+def test_a_class_label_of_minus_one_is_a_gap(here):
+    features = {"info": {"features": {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}}}
+    table = pa.table({"text": ["a", "b", "c"], "label": [0, 1, -1]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), "t.parquet")
+    assert not recognize("t.parquet").labeled
+
+
+def test_a_test_set_that_lies_elsewhere_says_what_the_labels_are(here, local_ray):
+    (here / "pool.csv").write_text("text\n" + "".join(f"pool {n}\n" for n in range(40)))
+    (here / "held.csv").write_text("text,category\n" + "".join(f"held {n},{n % 2}\n" for n in range(6)))
+    assert main(["init", "pool.csv", "--test", "held.csv"]) == 0
+    pool = yaml.safe_load((here / "prunefuse.yaml").read_text())["pool"]
+    assert pool.items() >= {"test_path": "held.csv", "label_column": "category", "classes": 2}.items()

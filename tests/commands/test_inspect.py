@@ -122,3 +122,11 @@ def test_a_server_alone_says_that_people_label(photos, local_ray):
         f"pool: {{source: images, path: {photos}/photos}}\nannotation: {{url: 'http://localhost:8080'}}\n"
     )
     assert main(["inspect", "--config", str(photos / "run.yaml")]) == 0
+
+
+def test_labels_in_a_column_that_was_named_are_counted(tmp_path, local_ray, capsys):
+    rows = "".join(f"text {n},{('good', 'bad')[n % 2]}\n" for n in range(40))
+    (tmp_path / "a.csv").write_text("text,mood\n" + rows)
+    named = ["--pool.label_column", "mood", "--pool.classes", "bad,good"]
+    assert main(["inspect", str(tmp_path / "a.csv"), *named]) == 0
+    assert "bad 20, good 20" in " ".join(capsys.readouterr().out.split())

@@ -75,6 +75,7 @@ def test_the_empty_configuration_is_the_digits_example():
         ({"annotation": {"image_url": "http://host/x"}}, ["image_url 'http://host/x'", "put {id}"]),
         ({"pool": {"allow_growth": True}}, ["pool", "allow_growth", "pool.source"]),
         ({"run": {"directory": "s3://key:secret@bucket/x"}}, ["run.directory", "credentials"]),
+        ({"run": {"directory": "s3://key:sec/ret@bucket/x"}}, ["run.directory", "credentials"]),
     ],
 )
 def test_each_fault_is_said_with_field_value_and_remedy(tree, said):
@@ -145,6 +146,8 @@ VECTORS = {"source": "csv", "path": "a", "test_path": "b", "classes": 2, "vector
             "is of the table of test_path",
         ),
         ({"pool": VECTORS | {"path": ["a", ""]}}, "is empty; name a file"),
+        ({"pool": {"mean": [123.7], "std": [58.4]}}, "divide both by 255"),
+        ({"pool": {"source": "lance", "path": "a", "test_path": "b", "classes": 2, "version": 1.0}}, "in quotes"),
     ],
 )
 def test_settings_that_contradict_each_other_are_said(tree, said):
@@ -304,3 +307,11 @@ def test_workers_need_samples_of_a_pre_training_where_there_is_one():
     assert config_from_tree(many).workers.count == (100, 160)
     with pytest.raises(ConfigError, match=r"pretraining\.batch_size 128"):
         config_from_tree(many | {"pretraining": {"method": "rotation"}})
+
+
+@pytest.mark.parametrize(
+    ("section", "field"), [("pruning", "committee"), ("pool", "test_samples"), ("training", "epochs")]
+)
+def test_a_word_that_yaml_reads_as_true_is_no_number(section, field):
+    with pytest.raises(ConfigError, match=f"{field} is true"):
+        config_from_tree({section: {field: True}})

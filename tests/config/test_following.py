@@ -32,6 +32,7 @@ def untold(monkeypatch):
         ({"training": {"patience": 3}}, "pool.validation_share", 0.1),
         ({"training": {"epochs": 3}}, "training.warmup_epochs", 1.0),
         ({"finetuning": {"epochs": 1}}, "finetuning.warmup_epochs", 0.33),
+        ({"training": {"optimizer": "adamw"}}, "training.lr", 1e-3),
     ],
 )
 def test_one_change_is_enough_and_what_follows_is_told_once(tree, field, value, caplog):
@@ -98,3 +99,8 @@ def test_a_network_of_ones_own_reads_bytes_by_the_common_recipe():
     config = config_from_tree({"pool": TEXTS, "network": {"architecture": "my_module:network"}})
     assert config.pool.text_form == "bytes"
     assert config.training == cfg.Config().training.model_copy(update={"augment": []})
+
+
+def test_a_short_fine_tuning_of_an_encoder_keeps_its_warm_up():
+    tree = {"pool": TEXTS, "network": {"architecture": "transformers:some/folder"}, "training": {"epochs": 3}}
+    assert config_from_tree(tree).training.warmup_epochs == 0.5

@@ -359,3 +359,9 @@ def test_budgets_beyond_a_pool_that_grows_take_no_work_back():
     found = estimate(config, INFO, COSTS, 1)
     assert [p.samples for p in found.phases if p.phase == "score"] == [900, 0]
     assert min(p.seconds for p in found.phases) >= 0
+
+
+def test_tables_are_copied_whole_into_the_run_directory():
+    texts = {"source": "csv", "path": "a", "test_path": "b", "text_column": "text", "classes": 2}
+    config = config_from_tree({**CONFIG.model_dump(exclude_unset=True), "pool": texts})
+    assert estimate(config, INFO, COSTS, actors=2).bytes_stored >= INFO.bytes

@@ -154,3 +154,16 @@ def test_what_the_initial_set_does_not_read_is_told_where_it_is_all():
     assert not_read(config_from_tree({"selection": {"budgets": [50], **given}})) == [
         "selection.per_group predicted: read by the rounds after the initial set, and selection.budgets has none"
     ]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"training": {"smallest_crop": 0.3}},
+        {"annotation": {"wait": 60}},
+        {"prepared": {"format": "none", "max_gb": 5}},
+    ],
+)
+def test_what_nothing_reads_is_said(tree):
+    (told,) = not_read(config_from_tree(tree))
+    assert told.startswith(next(iter(tree)))

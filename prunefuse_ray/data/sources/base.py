@@ -31,6 +31,8 @@ class SourceReader(ABC):
 
     in_place: ClassVar[bool] = False
     """Whether samples are read from the very files that are listed. Else the run directory gets the index's rows."""
+    copies: ClassVar[bool] = False
+    """Whether the rows of its index hold the samples themselves, and not where they lie."""
     directories: ClassVar[Mapping[str, str]] = {
         "path": "index",
         "test_path": "test-index",

@@ -21,7 +21,10 @@ from prunefuse_ray.storage import Place
 READERS = 16
 """Threads that read masks."""
 
-SPLITS = frozenset({"train", "test", "val", "valid", "validation", "images", "labels"})
+MASKS = frozenset({"mask", "masks", "annotations"})
+"""Folders of masks, beside those of the images that they belong to."""
+
+SPLITS = frozenset({"train", "test", "val", "valid", "validation", "images", "labels"}) | MASKS
 """Folders that data sets are divided into: where all classes are called so, the path is one folder too high."""
 
 UNLABELED = frozenset({"_unlabeled", "unlabeled", "_unlabelled", "unlabelled", "__unlabeled__"})
@@ -45,10 +48,12 @@ class ImageFolders(SourceReader):
                 "the folder that holds all of them"
             )
         if SPLITS.issuperset(name.lower() for name in names):
+            masks = next((name for name in names if name.lower() in MASKS), None)
+            pixels = f"; for a class of every pixel, set task to segmentation and pool.mask_folder to {masks}"
             raise PoolError(
                 f"{samples.field}: the class folders are called {', '.join(names)}, as the parts of a data set are: "
                 f"give the folder that holds the classes, such as {listing.roots[0].uri}/{names[0]}, or set "
-                "pool.classes if these are their names"
+                f"pool.classes if these are their names{pixels if masks else ''}"
             )
         if unlabeled := [name for name in names if name.lower() in UNLABELED]:
             raise PoolError(

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -48,6 +48,8 @@ Rows = Callable[[Place, Sequence[str]], Iterator[tuple[int, Row]]]
 @dataclass(frozen=True)
 class Tables(SourceReader):
     """An id is FILE:ROW, or stands in a column."""
+
+    copies: ClassVar[bool] = True
 
     rows_of: Rows
     suffixes: tuple[str, ...]
