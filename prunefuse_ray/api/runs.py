@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,8 +14,8 @@ import pyarrow as pa
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import config_from_tree, load_config, overlay
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import BASELINE, LABEL, SELECT, Step, steps
-from prunefuse_ray.registry import trust
+from prunefuse_ray.method.steps import BASELINE, LABEL, REPORT, SELECT, Step, steps
+from prunefuse_ray.registry import named, trust
 from prunefuse_ray.report import html
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.result import result_of
@@ -25,6 +26,8 @@ from prunefuse_ray.tasks import TASKS
 
 if TYPE_CHECKING:
     from prunefuse_ray.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 HEIGHT = 720
 """Pixels of a report inside a notebook."""
@@ -58,6 +61,7 @@ class Run:
             LedgerError: no run there.
         """
         trust(trusted)
+        self._trusted = named(trusted)
         given = os.fspath(directory)
         self._ledger = Ledger(Place.at(given))
         self._directory = self._ledger.root.path if self._ledger.root.local else given
@@ -94,10 +98,14 @@ class Run:
         return pa.concat_tables([schema.empty_table(), *tables])
 
     def network(self, *, trusted: str | Collection[str] | None = None) -> Predictor:
-        """The fused network, ready to predict; see `prunefuse_ray.load`."""
+        """The fused network, ready to predict; see `prunefuse_ray.load`. What the run was opened with is trusted."""
         from prunefuse_ray.inference.predictor import load
 
-        return load(self.directory, trusted=trusted)
+        if (self._ledger.root / "fused").exists() and not self._ledger.committed(Step(-1, REPORT)):
+            logger.warning(
+                "%s: goes on with more labels: this is the network that it had come to before", self.directory
+            )
+        return load(self.directory, trusted=(*self._trusted, *named(trusted)))
 
     def report(self) -> Report:
         """The report, made anew from the files; a notebook shows it."""
@@ -173,6 +181,7 @@ def execute(
 
     from prunefuse_ray.api.notebook import display
     from prunefuse_ray.distributed.resources import settings_kept
+    from prunefuse_ray.method.selector import trusted
     from prunefuse_ray.run import loop
 
     say = tell or (lambda _: None)
@@ -190,4 +199,5 @@ def execute(
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = tf32
-    return Run(ledger.root.path if ledger.root.local else below(found.run.directory, found.run.name))
+    where = ledger.root.path if ledger.root.local else below(found.run.directory, found.run.name)
+    return Run(where, trusted=[name for name in (*trusted(found), found.task) if ":" in name])

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,8 @@ from prunefuse_ray.tasks.segmentation import SEGMENTATION
 
 if TYPE_CHECKING:
     import ray.data
+
+logger = logging.getLogger(__name__)
 
 BATCH = 64
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -167,7 +168,8 @@ def score(
         data: a torch Dataset or DataLoader (of inputs, or of tuples that begin with them), a tensor (N, ...), any
             iterable of batches, or a `ray.data.Dataset`, which is scored by actors when its scores are read.
         strategy: a name; `prunefuse list strategies` shows them.
-        ids: of the samples, in their order; default: their numbers. Of a Ray dataset `id_column` names them.
+        ids: of the samples, in their order; default: their places in `data`, which of a Subset are not those in its
+            dataset: give its `indices`. Of a Ray dataset `id_column` names them.
         prepare: makes inputs of a batch (of a Ray dataset: a dict of arrays; of a Dataset whose samples make no batch,
             such as Pillow images: a list of them). Default: inputs as they are, as float32 unless they are integers.
         id_column, input_column: of a Ray dataset.
@@ -353,6 +355,7 @@ class _Scorer:
         self.clusters = 0
         """Of the last batch's logits: the number of classes, or `Task.clusters`."""
         self.form: nn.Module | None = None if self.strategy.select is not None else self.network
+        self.told = False
 
     @torch.inference_mode()
     def __call__(self, inputs: Tensor) -> pa.Table:
@@ -364,12 +367,19 @@ class _Scorer:
         # A tuple of the network's own is none of logits and features, whatever it holds.
         logits, features = (outputs, None) if self.form is self.network else outputs
         _check_logits(logits, x, self.task.output_axes)
-        if self.task is CLASSIFICATION and networks.are_probabilities(logits):
+        one_class = self.task is CLASSIFICATION or self.task is SEGMENTATION
+        if one_class and networks.are_probabilities(logits):
             raise networks.NetworkError("network: gives probabilities; logits are needed: leave its softmax out")
-        if (self.task is CLASSIFICATION or self.task is SEGMENTATION) and logits.shape[1] < 2:
+        if one_class and logits.shape[1] < 2:
             raise networks.NetworkError(
                 f"network: gives one logit; {self.task.name} needs one for each class, so two for yes and no: "
                 "torch.cat([torch.zeros_like(z), z], 1) makes them of one"
+            )
+        # Of an untrained network all logits may lie there, too: nothing is refused.
+        if self.task.several and not self.told and len(logits) >= 4 and bool(((logits >= 0) & (logits <= 1)).all()):
+            self.told = True
+            logger.warning(
+                "network: all outputs lie between 0 and 1; if it ends in a sigmoid, leave that out: logits are needed"
             )
         self.clusters = self.task.clusters(logits.shape[1])
         p_NC = self.task.probabilities(logits.float().cpu().numpy())
@@ -464,14 +474,14 @@ def _batches(data: Any, size: int, *, prepared: bool) -> Iterator[Any]:
             raise ConfigError(
                 "data: this DataLoader shuffles, or draws by a sampler of its own, or has several workers for an "
                 "IterableDataset or with in_order=False, so nobody would know which sample has which score; give one "
-                "without (of some samples: torch.utils.data.Subset)"
+                "without (of some samples: torch.utils.data.Subset, with its indices as ids)"
             )
         with torch.random.fork_rng(devices=[]):  # an iterator draws a seed for its workers
             batches = iter(data)
         yield from batches
     elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
         # Whoever goes through a loader draws from its generator, and the user's is the user's.
-        collate = partial(_collate, prepared=prepared)
+        collate = _Collate(prepared=prepared)
         with torch.device("cpu"):  # where the generator is, wherever the caller's tensors are made
             batches = iter(DataLoader(data, batch_size=size, collate_fn=collate, generator=torch.Generator()))
         yield from batches
@@ -496,7 +506,10 @@ def _in_order(loader: DataLoader[Any]) -> bool:
 
 
 def _length(data: Any) -> int | None:
-    """How many samples the data say that they hold. The length of any other iterable is that of its batches."""
+    """How many samples the data say that they hold. The length of any other iterable is that of its batches, as is that
+    of a dataset which gives whole ones (`batch_size=None`)."""
+    if isinstance(data, DataLoader) and data.batch_sampler is None:
+        return None
     held: Any = data.dataset if isinstance(data, DataLoader) else data
     try:
         return len(held) if isinstance(held, IterableDataset) or hasattr(held, "__getitem__") else None
@@ -504,18 +517,27 @@ def _length(data: Any) -> int | None:
         return None
 
 
-def _collate(samples: list[Any], *, prepared: bool) -> Any:
-    """Inputs alone: labels may be missing, or of any kind. What makes no batch is a list, for `prepare`."""
-    inputs = [s[0] if isinstance(s, tuple | list) else s for s in samples]
-    try:
-        return default_collate(inputs)
-    except (TypeError, RuntimeError) as error:  # of another type; of unequal shapes
-        if prepared:
+class _Collate:
+    """Inputs alone: labels may be missing, or of any kind. What makes no batch is a list, for `prepare`; so is all that
+    comes after it, since a single sample always makes a batch."""
+
+    def __init__(self, *, prepared: bool) -> None:
+        self.prepared, self.listed = prepared, False
+
+    def __call__(self, samples: list[Any]) -> Any:
+        inputs = [s[0] if isinstance(s, tuple | list) else s for s in samples]
+        if self.listed:
             return inputs
-        raise ConfigError(
-            f"data: samples of {type(inputs[0]).__name__} make no batch ({error}); give `prepare`, which makes a "
-            "tensor of a list of them"
-        ) from error
+        try:
+            return default_collate(inputs)
+        except (TypeError, RuntimeError) as error:  # of another type; of unequal shapes
+            if self.prepared:
+                self.listed = True
+                return inputs
+            raise ConfigError(
+                f"data: samples of {type(inputs[0]).__name__} make no batch ({error}); give `prepare`, which makes a "
+                "tensor of a list of them"
+            ) from error
 
 
 def _inputs(batch: Any, prepare: Callable[[Any], Tensor] | None) -> Tensor:

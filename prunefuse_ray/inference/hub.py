@@ -72,6 +72,7 @@ def _config(spec: NetworkSpec, told: Preprocessing, proxy: bool) -> dict[str, An
         "library": "prunefuse_ray",
         "task": told.task,
         "input_shape": list(spec.input_shape),
+        **({} if told.units is None else {"units": told.units}),
     }
     if isinstance(told.form, ImageForm) and not proxy:
         form = told.form
@@ -104,6 +105,11 @@ def card(spec: NetworkSpec, told: Preprocessing, proxy: bool, result: Mapping[st
             f"{_origin(result or {})}."]  # fmt: skip
     kind = "Targets" if TASKS[told.task].numbers else "Classes"
     body.append(f"{kind}: {', '.join(told.classes)}.")
+    if told.units is not None:
+        body.append(
+            "Its plain outputs are in standard deviations of the labels, from their mean (`units` in config.json); "
+            "`predict` gives the units of the labels."
+        )
     if result is not None:
         head["model-index"] = [_index(name, pipeline or told.task, metric.name, result)]
         body += _figures(result, metric)

@@ -36,7 +36,7 @@ CHANNELS = (1, 2, 3, 4)
 class Predictor(nn.Module):
     """A network in evaluation mode, with what it expects of its samples and what its outputs mean.
 
-    As a module it maps prepared inputs (`prepare`) to logits (N, C).
+    As a module it maps prepared inputs (`prepare`) to logits (N, C), or to numbers in the units of the labels.
     """
 
     def __init__(self, network: nn.Module, task: Task, form: Form, classes: list[str]) -> None:
@@ -48,6 +48,9 @@ class Predictor(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.task.exported(self._outputs(x))
+
+    def _outputs(self, x: Tensor) -> Tensor:
         return self.task.consensus(self.network(x))
 
     def prepare(self, samples: Any) -> Tensor:
@@ -93,7 +96,7 @@ class Predictor(nn.Module):
     def _predictions(self, decoded: list[npt.NDArray[np.uint8]]) -> Iterator[Any]:
         if not decoded:
             return iter(())
-        outputs = self(self._inputs(decoded)).float().cpu().numpy()
+        outputs = self._outputs(self._inputs(decoded)).float().cpu().numpy()
         return iter([self.task.prediction(p_C, self.classes) for p_C in self.task.probabilities(outputs)])
 
     def _inputs(self, decoded: list[npt.NDArray[np.uint8]]) -> Tensor:
@@ -123,12 +126,14 @@ class Predictor(nn.Module):
         """Whether this is one sample, and not several. An array of three axes is one image where the last one can be
         channels."""
         if isinstance(samples, np.ndarray | Tensor) and isinstance(self.form, ImageForm):
-            return samples.ndim < 3 or (samples.ndim == 3 and samples.shape[2] in CHANNELS)
+            return samples.ndim in (0, 2) or (samples.ndim == 3 and samples.shape[2] in CHANNELS)
         if isinstance(self.form, VectorForm):
-            if isinstance(samples, Sequence) and not len(samples):
+            column = str(getattr(samples, "dtype", None)) == "object" and samples.ndim == 1  # of pandas, say
+            listed = column or isinstance(samples, Sequence)
+            if listed and not len(samples):
                 return False
-            first: Any = next(iter(samples), None) if isinstance(samples, Sequence) else samples
-            return np.ndim(first) == (0 if isinstance(samples, Sequence) else 1)
+            first: Any = next(iter(samples), None) if listed else samples
+            return np.ndim(first) == (0 if listed else 1)
         return isinstance(samples, str | bytes | bytearray | memoryview | os.PathLike | Image.Image)
 
     def _decoded(self, number: int, sample: Any) -> npt.NDArray[np.uint8]:

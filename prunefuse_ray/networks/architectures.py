@@ -196,12 +196,12 @@ def _check(network: nn.Module, spec: NetworkSpec) -> None:
 
 
 def are_probabilities(outputs: Tensor) -> bool:
-    """Whether outputs (N, C) of a classifier have been through a softmax: logits of several samples hardly ever all
-    sum to 1. Of fewer than four different rows nothing is said."""
-    if outputs.ndim != 2 or outputs.shape[1] < 2 or len(outputs) < 4:
+    """Whether outputs (N, C), or (N, C, H, W), have been through a softmax: logits of several samples or pixels hardly
+    ever all sum to 1. Of fewer than four different ones nothing is said."""
+    if outputs.ndim not in (2, 4) or outputs.shape[1] < 2:
         return False
     whole = bool((outputs >= 0).all()) and bool(((outputs.float().sum(1) - 1).abs() < 1e-3).all())
-    return whole and len(outputs.unique(dim=0)) >= 4
+    return whole and len(outputs.movedim(1, -1).flatten(0, -2).unique(dim=0)) >= 4
 
 
 def says_pixels(network: nn.Module, spec: NetworkSpec) -> bool:

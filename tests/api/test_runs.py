@@ -23,6 +23,7 @@ from prunefuse_ray.method.steps import Step
 from prunefuse_ray.run import loop, under_way
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
+from tests.inference.test_predictor import CLASSES, FORM, save
 from tests.support.nets import OWN
 from tests.support.runs import tiny
 
@@ -70,6 +71,7 @@ def test_a_run_directory_is_opened_and_its_network_loaded(ran):
     run = prunefuse_ray.Run(ran[0].directory, trusted=OWN)
     assert run.result == ran[0].result
     assert run.network(trusted=OWN[0]).classes == ["0", "1"]
+    assert run.network().classes == ran[0].network().classes == ["0", "1"], "what was trusted stays trusted"
     again = prunefuse_ray.execute(run.config, tell=None)
     assert again.directory == run.directory
     with pytest.raises(LedgerError, match="is no run directory"):
@@ -144,3 +146,10 @@ def test_rounds_to_come_are_not_told_as_done(tmp_path):
     run = prunefuse_ray.Run(tmp_path)
     assert repr(run).endswith("not finished; 10 labels")
     assert run._repr_html_().count("<tr>") == 2
+
+
+def test_the_network_of_an_earlier_end_comes_with_a_word(tmp_path, caplog):
+    save(tmp_path / "run" / "fused", FORM)
+    Ledger(Place.at(str(tmp_path / "run"))).create(to_tree(config_from_tree({})), {})
+    assert prunefuse_ray.Run(tmp_path / "run").network().classes == CLASSES
+    assert "this is the network that it had come to before" in caplog.text

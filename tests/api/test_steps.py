@@ -100,7 +100,8 @@ def test_scores_are_those_of_the_network_however_the_data_come(mine, images):
     labels = torch.arange(70) % 3
     mine.train()
     for data in (images, TensorDataset(images), TensorDataset(images, labels), list(images),
-                 DataLoader(TensorDataset(images, labels), batch_size=9), [images[:30], images[30:]]):  # fmt: skip
+                 DataLoader(TensorDataset(images, labels), batch_size=9), [images[:30], images[30:]],
+                 DataLoader([images[:30], images[30:]], batch_size=None)):  # fmt: skip
         if isinstance(data, list) and len(data) == 70:
             data = TensorDataset(torch.stack(data))
         if isinstance(data, list):
@@ -473,6 +474,14 @@ def without_the_third(samples):
         ),
         (lambda m, x: prunefuse_ray.score(nn.Conv2d(1, 1, 1), x, task="segmentation"), "needs one for each class"),
         (
+            lambda m, x: prunefuse_ray.score(nn.Sequential(nn.Conv2d(1, 3, 1), nn.Softmax(1)), x, task="segmentation"),
+            "leave its softmax out",
+        ),
+        (
+            lambda m, x: prunefuse_ray.score(m, DataLoader(TensorDataset(x), shuffle=True)),
+            "Subset, with its indices as ids",
+        ),
+        (
             lambda m, x: prunefuse_ray.fuse(Mine(5), prunefuse_ray.prune(m, x)),
             "head.weight: the proxy's shape (3, 8) is not the kept shape (5, 8)",
         ),
@@ -625,3 +634,23 @@ def test_a_precision_that_onnx_runtime_does_not_have_is_one_message(tmp_path):
     with pytest.raises(PlanError, match="onnx"):
         prunefuse_ray.export(network, torch.randn(2, 3, 2, 2).bfloat16(), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_network_of_several_labels_that_ends_in_a_sigmoid_is_told_of(caplog):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) * 5
+    prunefuse_ray.score(network, x, task="multi_label")
+    assert "sigmoid" not in caplog.text
+    prunefuse_ray.score(nn.Sequential(network, nn.Sigmoid()), x, task="multi_label")
+    assert caplog.text.count("if it ends in a sigmoid, leave that out") == 1
+
+
+def test_what_makes_no_batch_comes_as_a_list_to_its_end(mine):
+    kinds = []
+
+    def prepare(batch):
+        kinds.append(type(batch))
+        return torch.stack([torch.as_tensor(one)[:, :8, :8] for one in batch])
+
+    prunefuse_ray.score(mine, [np.zeros((1, 8, 8 + n % 2), np.float32) for n in range(65)], prepare=prepare)
+    assert kinds == [list, list]

@@ -15,7 +15,7 @@ import prunefuse_ray
 from prunefuse_ray import networks
 from prunefuse_ray.cli import main
 from prunefuse_ray.config.files import config_from_tree, to_tree
-from prunefuse_ray.data.sample_format import PREPROCESSING_FILE
+from prunefuse_ray.data.sample_format import PREPROCESSING_FILE, Preprocessing, preprocessing_to_bytes
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.inference import hub
@@ -193,3 +193,13 @@ def test_the_card_says_what_the_simplest_model_was_tried_on():
     }  # fmt: skip
     notes = hub._figures(result, TASKS["classification"].metric)[-1]
     assert "The simplest model on 300 of the same labels and 26 of 100 test samples: 50.0%." in notes
+
+
+def test_a_card_says_in_what_units_a_network_of_numbers_answers(tmp_path):
+    save(tmp_path / "n", FORM, task="regression")
+    units = {"mean": [100.0] * 3, "std": [10.0] * 3, "edges": [1.0, 2.0, 3.0, 4.0]}
+    told = Preprocessing(task="regression", form=FORM, classes=CLASSES, units=units)
+    (tmp_path / "n" / PREPROCESSING_FILE).write_bytes(preprocessing_to_bytes(told))
+    text, config = exported(tmp_path / "n", tmp_path)
+    assert config["units"] == units
+    assert "in standard deviations of the labels, from their mean" in text

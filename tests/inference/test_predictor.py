@@ -22,6 +22,8 @@ from prunefuse_ray.data.sample_format import (
 from prunefuse_ray.data.texts import TextForm
 from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import LedgerError, Rejected
+from prunefuse_ray.inference.predictor import Predictor
+from prunefuse_ray.tasks import TASKS
 
 FORM = ImageForm(height=16, width=12, channels=3, crop_ratio=0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 CLASSES = ["cat", "cow", "dog"]
@@ -234,6 +236,9 @@ def test_vectors_may_be_tensors_and_none(tmp_path):
     assert found == [p.probability for p in model.predict(x.detach().bfloat16())]
     assert next(model.predict(x[0])).probability == pytest.approx(found[0])
     assert found == [p.probability for p in model.predict(pd.DataFrame(x.detach().numpy()))], "a sample a row"
+    series = pd.Series(x.tolist())
+    for column in (series, series.to_numpy()):
+        assert found == [p.probability for p in model.predict(column)]
 
 
 def test_a_task_and_a_network_of_ones_own_are_both_trusted(tmp_path):
@@ -259,3 +264,17 @@ def test_what_another_network_expects_is_refused(tmp_path):
     (tmp_path / "n" / PREPROCESSING_FILE).write_bytes(preprocessing_to_bytes(other))
     with pytest.raises(LedgerError, match="another network's: it names 2 classes, and this network has 3"):
         prunefuse_ray.load(tmp_path / "n")
+
+
+def test_as_a_module_it_speaks_in_the_units_of_the_labels():
+    spec = networks.NetworkSpec(architecture="mlp", classes=1, input_shape=(4, 1, 1))
+    task = TASKS["regression"].with_units({"mean": [100.0], "std": [10.0], "edges": [1.0, 2.0, 3.0, 4.0]})
+    model = Predictor(networks.build(spec, seed=0), task, VectorForm(length=4), ["price"])
+    samples = [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]]
+    found = [p.values["price"] for p in model.predict(samples)]
+    assert model(model.prepare(samples))[:, 0].tolist() == pytest.approx(found, rel=1e-5)
+
+
+def test_paths_may_come_in_an_array(saved, photo, tmp_path):
+    (tmp_path / "a.png").write_bytes(encode_png(photo))
+    assert len(list(prunefuse_ray.load(saved[0]).predict(np.array([str(tmp_path / "a.png")] * 2)))) == 2

@@ -317,6 +317,11 @@ class TwoInputs(Lazy):
         return super().forward(x * mask)
 
 
+class SoftenedPixels(nn.Sequential):
+    def __init__(self, num_classes, input_shape):
+        super().__init__(nn.Conv2d(input_shape[0], num_classes, 1), nn.Softmax(1))
+
+
 class Softened(nn.Sequential):
     def __init__(self, num_classes, input_shape):
         super().__init__(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes), nn.Softmax(1))
@@ -361,6 +366,7 @@ class Computed(nn.Sequential):
         (f"{__name__}:Named", (3, 8, 8), "returns a dict; make it return the logits alone"),
         (f"{__name__}:Auxiliary", (3, 8, 8), "returns a tuple in training; make it return the logits alone"),
         (f"{__name__}:Softened", (3, 8, 8), "returns probabilities; logits are needed: leave its softmax out"),
+        (f"{__name__}:SoftenedPixels", (3, 8, 8), "returns probabilities; logits are needed: leave its softmax out"),
         (f"{__name__}:Frozen", (3, 8, 8), r"Frozen has no weights to train: none has requires_grad set"),
         (
             f"{__name__}:Doubled",

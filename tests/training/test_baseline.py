@@ -8,7 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from prunefuse_ray.data.texts import NgramForm
 from prunefuse_ray.tasks import baseline as of_tasks
 from prunefuse_ray.tasks.baseline import Features, of_classes
+from prunefuse_ray.tasks.segmentation import SEGMENTATION
 from prunefuse_ray.training import baseline
+from tests.support import ROOT
 
 
 def accuracy(answer, truth):
@@ -96,3 +98,8 @@ def test_of_many_classes_the_common_ones_say_how_strong_a_penalty_is(monkeypatch
     features = Features(labeled=x, test=x[:5], strengths=(0.1, 1.0, 10.0, 100.0), about="numbers")
     assert of_tasks.of_classes(features, y_NC, 30).outputs_NC.shape == (5, 30)
     assert len(fits) == 10 * 4 + 30
+
+
+def test_the_document_says_of_how_many_labels_a_part_is_used():
+    told = (ROOT / "docs/how-to/texts-and-vectors.md").read_text(encoding="utf-8")
+    assert f"more than {baseline.LABELED:,} labels ({SEGMENTATION.baseline_samples} masks)" in told
