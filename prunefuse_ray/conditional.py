@@ -107,7 +107,8 @@ class Links:
         try:
             os.link(temporary.path, place.path)
         except FileExistsError as error:
-            raise Changed(place.path) from error
+            if os.stat(temporary.path).st_nlink == 1:  # else it was made, and NFS asked twice: open(2), O_EXCL
+                raise Changed(place.path) from error
         except OSError as error:
             raise Missing(f"no links: {error.strerror}") from error
         finally:

@@ -1,5 +1,6 @@
 """Conditional writes: links on a file system, requests with conditions on S3 (moto's server)."""
 
+import os
 import threading
 
 import pytest
@@ -219,3 +220,14 @@ def test_a_bucket_with_dots_is_asked_for_by_its_path(monkeypatch):
     for bucket, hosted in (("data.example.com", "false"), ("plain", "true")):
         store = conditional(Place.at(f"s3://{bucket}/runs?region=us-west-2"))._store
         assert str(store.config["virtual_hosted_style_request"]).lower() == hosted
+
+
+def test_a_link_whose_answer_was_lost_is_made(tmp_path, monkeypatch):
+    """NFS asks again, and is told that the file exists."""
+    link = os.link
+    monkeypatch.setattr(module.os, "link", lambda *paths: (link(*paths), link(*paths)))
+    place = Place.at(str(tmp_path)) / "file"
+    conditional(place).put(place, b"x", None)
+    assert place.read_bytes() == b"x"
+    with pytest.raises(Changed):
+        conditional(place).put(place, b"y", None)

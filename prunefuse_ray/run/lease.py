@@ -72,11 +72,17 @@ class Lease:
             self._write()
             time.sleep(SETTLES_IN)
         self.check()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self._thread.start()
         for number in self._numbers():  # those that are there, and not every number that ever was
             if number <= before:
                 self._place(number).delete()
+        # Last: of a lease that was not taken after all nobody could end the renewals.
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another driver has taken over, as far as the last renewal has seen."""
+        return self._lost
 
     def guarantee(self, why: str) -> str:
         """What is missing where the storage has no conditional writes."""

@@ -250,6 +250,11 @@ class Ledger:
         if lock is not None:
             lock.close()
 
+    @property
+    def taken_over(self) -> bool:
+        """Whether another driver has taken over, as far as is known here; the store is not asked."""
+        return self._lease is not None and self._lease.lost
+
     def check_lease(self) -> None:
         """LedgerError where this process was the driver and, suspended for long, is so no more: it must neither write
         nor remove anything."""

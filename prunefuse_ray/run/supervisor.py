@@ -192,6 +192,7 @@ class Watch:
         moved = (
             any(used - self._cpu.get(pid, 0.0) >= BUSY * self._window for pid, used in cpu.items())
             or any(count * 2 >= self._looks for count in self._wanting.values())
+            or told.waiting  # else its end would come after a long standstill
             or (told.doing, told.saved, told.waiting) != (self._told.doing, self._told.saved, self._told.waiting)
         )
         self._quiet = 0.0 if moved else self._quiet + self._window

@@ -221,6 +221,7 @@ def score_pool(
             place.fs.create_dir(place.path, recursive=True)
     if plan.here:
         return _score_here(source, network, job, plan, exclude, rows, out)
+    _settle(checkpoint, plan)
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
@@ -262,6 +263,21 @@ def score_pool(
     finally:
         context.checkpoint_config = None
         context.raise_original_map_exception = False
+
+
+PENDING = ".pending.parquet"
+"""What Ray's note ends with that rows are being written; the note that they are written is called so without
+`.pending`."""
+
+
+def _settle(checkpoint: Place, plan: ScoringPlan) -> None:
+    """Remove the notes of writes that are done. A store renames by copying, and a kill before the removal leaves both
+    notes: for the one Ray would remove the rows, and for the other not score them again."""
+    names = {file.base_name for file in checkpoint.written()}
+    for name in sorted(names):
+        if name.endswith(PENDING) and f"{name.removesuffix(PENDING)}.parquet" in names:
+            plan.check()
+            (checkpoint / name).delete()
 
 
 HERE = "part-"

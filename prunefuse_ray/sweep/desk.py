@@ -12,11 +12,14 @@ class Desk:
     def __init__(self, done: dict[str, str]) -> None:
         self.done, self.held = done, dict[str, str]()
         self.posted: dict[str, list[dict[str, Any]]] = {}
+        self.ended = set[str]()
 
     def claim(self, key: str, trial: str) -> tuple[str, str]:
         """("take", the trial that has done it), ("wait", the one at work on it) or ("work", the claimant)."""
         if key in self.done:
             return "take", self.done[key]
+        if trial in self.ended:  # its process takes a moment to die: nobody would release what it claims now
+            return "work", trial
         holder = self.held.setdefault(key, trial)
         return ("work" if holder == trial else "wait"), holder
 
@@ -25,8 +28,13 @@ class Desk:
         self.held.pop(key, None)
 
     def release(self, trial: str) -> None:
-        """A trial has ended, somehow: what it has not finished is free."""
+        """A try of a trial has ended, somehow: what it has not finished is free."""
         self.held = {key: holder for key, holder in self.held.items() if holder != trial}
+
+    def end(self, trial: str) -> None:
+        """A trial has ended for good."""
+        self.ended.add(trial)
+        self.release(trial)
 
     def post(self, trial: str, row: dict[str, Any]) -> None:
         self.posted.setdefault(trial, []).append(row)

@@ -144,7 +144,7 @@ def run_sweep(sweep: Sweep, notify: Notify = lambda *_: None, tell: inventory.Te
             progress.tell(doing="in its trials")
             keys = {t.name: inputs_keys(t.config, infos[pool_key(t.config)][0].to_json()) for t in todo}
             scheduler = _scheduler(sweep, root, found, len(probes[0].config.selection.budgets)) if stopping else None
-            _fit(sweep, root, in_order(todo, keys), scheduler, at_once, notify, loggers)
+            _fit(sweep, directory, in_order(todo, keys), scheduler, at_once, notify, loggers)
     finally:
         directory.unlock()
     return trials_of(sweep, root)
@@ -377,8 +377,13 @@ def _trial(config: dict[str, Any], *, job: TrialJob, desk: Any, placement: dict[
 class _Events(tune.Callback):
     """Tells the person, and the sweep's directory, what becomes of the trials."""
 
-    def __init__(self, root: Place, desk: Any, notify: Notify) -> None:
-        self.root, self.desk, self.notify = root, desk, notify
+    def __init__(self, directory: Ledger, desk: Any, notify: Notify) -> None:
+        self.directory, self.root, self.desk, self.notify = directory, directory.root, desk, notify
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        """A sweep that another driver has taken over starts no more trials; those under way end with it."""
+        if self.directory.taken_over:
+            self.directory.check_lease()
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.notify("start", trial.config["trial"]["name"], {})
@@ -391,7 +396,7 @@ class _Events(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Lost more often than `max_failures`."""
         name = trial.config["trial"]["name"]
-        self.desk.release.remote(name)
+        self.desk.end.remote(name)
         lost = str(trial.get_error() or "its process was lost").strip().splitlines()[-1]
         message = f"given up after {trial.num_failures} losses of its process or node ({lost})"
         outcome_place(self.root, name).write_json({"status": FAILED, "message": message})
@@ -399,7 +404,7 @@ class _Events(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         name = trial.config["trial"]["name"]
-        self.desk.release.remote(name)
+        self.desk.end.remote(name)
         found = outcome(self.root, name)
         if found.status not in (COMPLETE, FAILED):
             outcome_place(self.root, name).write_json({"status": STOPPED, "message": "behind others at equal labels"})
@@ -487,7 +492,7 @@ def _measured(root: Place, sweep: Sweep, trial: Trial) -> float | None:
 
 def _fit(
     sweep: Sweep,
-    root: Place,
+    directory: Ledger,
     ordered: Sequence[Trial],
     scheduler: TrialScheduler | None,
     at_once: int,
@@ -495,6 +500,7 @@ def _fit(
     loggers: Sequence[tune.Callback],
 ) -> None:
     """Hand the trials to Tune."""
+    root = directory.root
     resources, task = placement(ray.nodes())
     # With Tune's actors on the head: elsewhere it would go with a spot machine, and every trial lose a try by that.
     lasting = ray.remote(num_cpus=0, resources=resources, max_restarts=-1, max_task_retries=-1)(Desk)
@@ -535,7 +541,7 @@ def _fit(
             storage_path=root.path,
             storage_filesystem=root.fs,
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            callbacks=[_Events(root, desk, notify), *loggers],
+            callbacks=[_Events(directory, desk, notify), *loggers],
             verbose=0,
         ),
     )

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -159,7 +160,8 @@ def under(prefix: str, tensors: Weights) -> Weights:
 
 def _persist(local: Path, where: Place, name: str) -> None:
     """Twin, for local mode, of what `ray.train.report` does with a checkpoint: store it whole, drop the one before."""
-    (where / name / FILE).write_bytes((local / FILE).read_bytes())
+    with nullcontext() if where.local else progress.waiting():  # on a slow line minutes, in which nothing else moves
+        (where / name / FILE).write_bytes((local / FILE).read_bytes())
     progress.saved()
     for old in stored(where):
         if old != where / name / FILE:

@@ -818,3 +818,12 @@ def test_anyscales_image_is_built_without_extras_too(extras, wanted):
     (line,) = [x for x in (CLUSTER / "anyscale.Dockerfile").read_text().splitlines() if x.startswith("RUN pip")]
     told = subprocess.run(["sh", "-c", f"printf %s {line.split()[-1]}"], env={"EXTRAS": extras}, capture_output=True)
     assert told.stdout.decode() == wanted
+
+
+def test_onprem_hosts_are_told_of_a_store_with_several_options():
+    """The launcher joins the options into a command of a shell."""
+    where = "s3://bucket/runs?endpoint_override=store:9000&scheme=http"
+    text = (CLUSTER / "onprem.yaml").read_text(encoding="utf-8").replace("s3://CHANGE-ME/runs", where)
+    options = " ".join(yaml.safe_load(text)["docker"]["run_options"])
+    shown = subprocess.run(["bash", "-c", f"printf '%s\\n' {options}"], capture_output=True, text=True, check=True)
+    assert f"--env=PRUNEFUSE_RUNS={where}" in shown.stdout.splitlines()

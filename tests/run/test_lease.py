@@ -232,3 +232,15 @@ def test_a_claim_that_an_heir_has_removed_is_no_claim(root, monkeypatch):
     monkeypatch.setattr(lease, "conditional", lambda place: store)
     with pytest.raises(LedgerError, match="another process is driving this run"):
         Lease(root).acquire()
+
+
+def test_a_lease_that_was_not_taken_after_all_is_renewed_by_nobody(root, monkeypatch):
+    def away(_):
+        raise OSError("object store: away")
+
+    (root / ".drivers/000001.json").write_bytes(b'{"released": true}')
+    monkeypatch.setattr(Place, "delete", away)
+    mine = Lease(root)
+    with pytest.raises(OSError, match="away"):
+        mine.acquire()
+    assert mine._thread is None

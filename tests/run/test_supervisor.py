@@ -435,3 +435,10 @@ def test_a_run_survives_whatever_dies(undisturbed, in_worker_groups, tmp_path, r
     outcome = f"{counted(hit)}\n{ended} times ended because Ray did not start twice in a row"
     record_property("outcome", outcome)
     print(outcome)
+
+
+def test_who_has_waited_for_people_is_not_quiet_when_the_wait_ends():
+    """The driver looks for labels every ten seconds, and does not wait while it looks."""
+    watch = Watch(driver=DRIVER)
+    assert looks(watch, 1005, tree(), told(waiting=True))[0] is None
+    assert looks(watch, 60, tree(), told())[0] is None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 import threading
 import time
 
@@ -314,3 +315,13 @@ def test_a_pass_that_was_taken_over_removes_nothing_that_was_scored_the_other_wa
     with pytest.raises(LedgerError, match="another process"):
         scores(source, network, out, dataclasses.replace(HERE, here=False, check=lost))
     assert sorted(out.iterdir()) == before
+
+
+def test_a_note_that_a_store_had_copied_and_not_yet_removed_loses_no_row(source, network, tmp_path, local_ray):
+    """Stores rename by copying; the driver was killed in between."""
+    actors = dataclasses.replace(HERE, here=False, max_actors=1)
+    whole = scores(source, network, tmp_path / "out", actors)
+    committed = sorted((tmp_path / "out-checkpoint").glob("*.parquet"))[0]
+    shutil.copy(committed, committed.with_suffix(".pending.parquet"))
+    assert scores(source, network, tmp_path / "out", actors).equals(whole)
+    assert not list((tmp_path / "out-checkpoint").glob("*.pending.parquet"))

@@ -129,7 +129,7 @@ def test_the_desk_stands_where_no_machine_is_taken_away(monkeypatch, tmp_path):
     monkeypatch.setattr(sweeping.ray, "nodes", list)
     monkeypatch.setattr(sweeping.ray, "remote", asked)
     with pytest.raises(AskedError) as found:
-        sweeping._fit(sweep_from_tree({}), Place.at(str(tmp_path)), [], None, 1, lambda *_: None, [])
+        sweeping._fit(sweep_from_tree({}), Ledger(Place.at(str(tmp_path))), [], None, 1, lambda *_: None, [])
     (options,) = found.value.args
     assert options["resources"] == placement([])[0]
     assert (options["max_restarts"], options["max_task_retries"]) == (-1, -1)
@@ -997,3 +997,25 @@ def test_a_trial_whose_workers_were_lost_too_often_is_lost(monkeypatch, tmp_path
     desk = SimpleNamespace(release=SimpleNamespace(remote=lambda _: None))
     with pytest.raises(TrainingError):
         drive("a", TrialJob(root=Place.at(str(tmp_path)), configs={}, runs=1, directory=""), desk)
+
+
+def test_nobody_waits_for_what_a_stopped_trial_claims_while_it_dies():
+    """Tune tells of its end before it ends its process."""
+    desk = Desk({})
+    assert desk.claim("k", "a") == ("work", "a")
+    desk.end("a")
+    assert desk.claim("k", "b") == ("work", "b")
+    assert desk.claim("l", "a") == ("work", "a")
+    assert desk.claim("l", "b") == ("work", "b")
+
+
+def test_a_sweep_that_was_taken_over_starts_no_more_trials(tmp_path):
+    def refuse():
+        raise LedgerError("another process is driving this run")
+
+    directory = Ledger(Place.at(str(tmp_path)))
+    events = sweeping._Events(directory, None, lambda *_: None)
+    events.on_step_begin(0, [])
+    directory._lease = SimpleNamespace(lost=True, check=refuse)
+    with pytest.raises(LedgerError, match="another process"):
+        events.on_step_begin(1, [])

@@ -5,8 +5,10 @@ import math
 import pytest
 import ray.train
 import torch
+from pyarrow._fs import _MockFileSystem
 from torch import nn
 
+from prunefuse_ray import progress
 from prunefuse_ray.storage import Place
 from prunefuse_ray.training import checkpoints
 from prunefuse_ray.training.checkpoints import State, newest, registered, restore, save_state, stored, tidy
@@ -101,3 +103,12 @@ def test_an_epoch_without_a_figure_is_the_worst():
 def test_a_figure_that_is_none_of_an_earlier_version_is_passed():
     best = {"epoch": 1, "merit": math.nan, "loss": math.nan, "since": 1}
     assert checkpoints.State(epoch=3, best=best).improves(-5.0, 1.0)
+
+
+def test_the_upload_of_a_checkpoint_is_no_standstill(tmp_path, monkeypatch):
+    (tmp_path / checkpoints.FILE).write_bytes(b"x")
+    seen, upload = [], Place._upload
+    monkeypatch.setattr(Place, "_upload", lambda p, data: (seen.append(progress.now.waiting), upload(p, data)))
+    checkpoints._persist(tmp_path, Place(_MockFileSystem(), "bucket/training"), "epoch-0001-step-000000")
+    assert seen == [True]
+    assert not progress.now.waiting

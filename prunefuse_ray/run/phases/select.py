@@ -14,7 +14,7 @@ from prunefuse_ray.acquisition import Chance, Strategy
 from prunefuse_ray.config import Config
 from prunefuse_ray.distributed.resources import cpus_now
 from prunefuse_ray.errors import ScoreError, few
-from prunefuse_ray.method.steps import LABEL, SCORE, SELECT, Step, to_select
+from prunefuse_ray.method.steps import GROW, LABEL, SCORE, SELECT, Step, to_select
 from prunefuse_ray.run.class_counts import class_counts, without_labels
 from prunefuse_ray.run.context import TEST_IDS, Done, RunContext, too_few, without
 from prunefuse_ray.run.ledger import Ledger
@@ -75,7 +75,11 @@ def run(context: RunContext, step: Step) -> Done:
         selected = _random(context, step, k)
     else:
         assert strategy is not None
-        selected, more, held = _from_scores(context, step, scored, plan, strategy)
+        try:
+            selected, more, held = _from_scores(context, step, scored, plan, strategy)
+        except ScoreError:
+            _look_again(context, scored)
+            raise
         more = {"strategy": strategy, **more}
         if held is not None:
             outputs["held_back.parquet"] = held.cast(held_back_schema(context.info.id_type))
@@ -83,6 +87,14 @@ def run(context: RunContext, step: Step) -> Done:
     if step.round == 0 and len(context.drawn_test):
         outputs[TEST_IDS] = pa.table({"id": _usable_test(context)})
     return Done(outputs=outputs, metrics={"chosen": k, **more}, leftovers=(KEPT,))
+
+
+def _look_again(context: RunContext, scored: Step) -> None:
+    """Let the next start look for new files, and score the pool with them, as the message advises."""
+    if context.config.pool.allow_growth and scored.round >= 0:
+        for step in (scored, Step(scored.round, GROW)):
+            context.ledger.uncommit(step)
+        context.ledger.clear(scored, "scores", "labeled")
 
 
 def _usable_test(context: RunContext) -> pa.Array:
