@@ -328,6 +328,7 @@ def test_presets_are_valid(preset):
         == {
             "digits_sweep": 24,
             "digits_fusion": 30,
+            "fusion_half_epochs": 12,
             "fusion_rules": 51,
             "coreset": 15,
             "selection_few_labels": 18,
