@@ -102,9 +102,7 @@ class Run:
         from prunefuse_ray.inference.predictor import load
 
         if (self._ledger.root / "fused").exists() and not self._ledger.committed(Step(-1, REPORT)):
-            logger.warning(
-                "%s: goes on with more labels: this is the network that it had come to before", self.directory
-            )
+            logger.warning("%s: has not come to its end: this is the last network that it wrote", self.directory)
         return load(self.directory, trusted=(*self._trusted, *named(trusted)))
 
     def report(self) -> Report:

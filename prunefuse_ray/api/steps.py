@@ -25,7 +25,9 @@ from prunefuse_ray.acquisition import STRATEGIES, Chance, Strategy
 from prunefuse_ray.acquisition.ranking import best, ranked
 from prunefuse_ray.errors import ConfigError, ScoreError, few
 from prunefuse_ray.inference.onnx import checked_onnx
+from prunefuse_ray.inference.predictor import Predictor
 from prunefuse_ray.networks import NetworkSpec, Proxy, PruningSpec
+from prunefuse_ray.networks.committee import Members
 from prunefuse_ray.networks.specs import VALUES, first_line
 from prunefuse_ray.selection.rows import Rows, matrices, vector_column
 from prunefuse_ray.storage import Place
@@ -190,6 +192,8 @@ def score(
     if found.score is None or found.members or found.wanted:
         why = "asks no network" if found.score is None else "needs a committee, or wanted classes: use a run"
         raise ConfigError(f"strategy: '{strategy}' {why}; name another one")
+    if isinstance(network, Predictor) and not isinstance(network.network, Members):
+        network = network.network  # the units of the labels are added to what a network ends in
     module = network.network if isinstance(network, Proxy) else _module(network, "network")
     if _is_ray(data):
         if ids is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prunefuse_ray.api.runs import Report, Run
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import config_from_tree
-from prunefuse_ray.registry import trust
+from prunefuse_ray.registry import named, trust
 from prunefuse_ray.storage import Place, below
 from prunefuse_ray.sweep.analysis import COSTS, best_config, compared_at, measured_network, pareto, points
 from prunefuse_ray.sweep.results import column, read_sweep, table
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class SweepResults:
     """A sweep as it stands in its directory: finished, or as far as it has come."""
 
-    def __init__(self, directory: str, root: Place) -> None:
-        self.directory = directory
+    def __init__(self, directory: str, root: Place, trusted: tuple[str, ...] = ()) -> None:
+        self.directory, self._trusted = directory, trusted
         self._root, self._result = root, read_sweep(root)
 
     @property
@@ -84,7 +84,7 @@ class SweepResults:
     def run(self, trial: str) -> Run:
         """A trial's own run directory. One that was stopped early is a run like any other: `execute(run.config)` goes
         on with it, and no label is paid for twice."""
-        return Run(below(self.directory, f"trials/{trial}"))
+        return Run(below(self.directory, f"trials/{trial}"), trusted=self._trusted)
 
     def report(self) -> Report:
         """The sweep's page, made anew from the files; a notebook shows it."""
@@ -111,4 +111,4 @@ def load_sweep(directory: str | os.PathLike[str], *, trusted: str | Collection[s
         LedgerError: no sweep there, or a damaged one.
     """
     trust(trusted)
-    return SweepResults(os.fspath(directory), Place.at(os.fspath(directory)))
+    return SweepResults(os.fspath(directory), Place.at(os.fspath(directory)), named(trusted))

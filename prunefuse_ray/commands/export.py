@@ -59,7 +59,7 @@ def _tell_of_earlier_end(directory: str) -> None:
 
     ledger = Ledger(Place.at(directory))
     if ledger.exists and (ledger.root / "fused").exists() and not ledger.committed(Step(-1, REPORT)):
-        console.print("the run goes on with more labels: this is the network that it had come to before")
+        console.print("the run has not come to its end: this is the last network that it wrote")
 
 
 def _onnx(directory: str, out: Place | None, trusted: Sequence[str]) -> str:

@@ -12,8 +12,9 @@ from prunefuse_ray.commands.options import given_options
 from prunefuse_ray.commands.terminal import account, console, quiet
 from prunefuse_ray.config.files import merge, preset_path, read_sections, validated
 from prunefuse_ray.config.following import with_following
+from prunefuse_ray.config.sources import POOL_SOURCES, source_defaults
 from prunefuse_ray.distributed.security import secure
-from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.errors import ConfigError, IdsError
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 
@@ -45,12 +46,15 @@ def main(argv: Sequence[str]) -> int:
     arguments, given = given_options(parser, argv, Inspection)
     file = arguments.config if arguments.preset is None else preset_path(arguments.preset)
     tree = {} if file is None else read_sections(file, cfg.Config.model_fields)
+    id_guessed = False
     if arguments.path is not None:
         if "path" in given.get("pool", {}):
             raise ConfigError("--pool.path: POOL names the pool already; give one of them")
         given["pool"] = {"path": arguments.path, **given.get("pool", {})}
         if file is None and "source" not in given["pool"]:
+            known = given["pool"]
             given = _guessed(arguments.path, given, tell=not arguments.json)
+            id_guessed = "id_column" not in known and "id_column" in POOL_SOURCES[given["pool"]["source"]].fields
     # What follows from the other sections of a run says how it reads its samples, and who labels them.
     whole = with_following(merge(tree, given), Inspection.model_fields)
     config = validated(Inspection, {name: whole[name] for name in Inspection.model_fields if name in whole})
@@ -67,7 +71,14 @@ def main(argv: Sequence[str]) -> int:
     if out is not None:
         check_outside(config.pool, out, "--out")
     start_ray()
-    found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
+    labeled = config.annotation.kind == "oracle"
+    try:
+        found = survey(config.pool, labeled=labeled, task=config.task)
+    except IdsError:  # as `init` does
+        if not id_guessed or config.pool.id_column is None:
+            raise
+        config = config.model_copy(update={"pool": config.pool.model_copy(update={"id_column": None})})
+        found = survey(config.pool, labeled=labeled, task=config.task)
     known = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])
     taken = inventory.take(found, known, thorough=arguments.thorough)
     if arguments.json:  # also of a pool that is refused
@@ -88,11 +99,15 @@ def _guessed(path: str, given: dict[str, Any], tell: bool) -> dict[str, Any]:
 
     found = recognize(path)
     fields = {name: value for name, value in found.fields.items() if name not in given["pool"] or name == "path"}
-    told_where = given["pool"].keys() & {"label_column", "mask_folder"}
-    if told_where:  # the guess is of other labels
+    usual = source_defaults(found.fields["source"]).get("label_column", "label")
+    named = given["pool"].get("label_column")
+    named = named[0] if isinstance(named, list) and len(named) == 1 else named
+    other = "mask_folder" in given["pool"] or named not in (None, found.fields.get("label_column", usual))
+    if other:  # the guess is of other labels
         fields.pop("classes", None)
-    kind = {} if found.labeled or told_where else {"kind": "files"}
-    task = {} if "task" in given or found.task == CLASSIFICATION.name else {"task": found.task}
+    labeled = "classes" in given["pool"] if other else found.labeled
+    kind = {} if labeled else {"kind": "files"}
+    task = {} if other or "task" in given or found.task == CLASSIFICATION.name else {"task": found.task}
     if tell:
         told = [f"pool.{name} {value}" for name, value in fields.items()]
         told += [*(["annotation.kind files"] * bool(kind)), *(f"task {name}" for name in task.values())]

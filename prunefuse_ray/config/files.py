@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from prunefuse_ray.config.networks import committee_ratio, encoder_folder
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.config.section import RECORDED
+from prunefuse_ray.config.training import RATES
 from prunefuse_ray.errors import ConfigError, few, near
 
 Tree = TypeVar("Tree", bound=BaseModel)
@@ -142,13 +143,18 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on the tree of a configuration. The size of a committee settles its ratio, and an encoder of texts
-    brings its weights and its tokenizer, and a schedule without steps has no milestones: those below give way."""
+    """`over` laid on the tree of a configuration. The size of a committee settles its ratio, an encoder of texts brings
+    its weights and its tokenizer, a schedule without steps has no milestones, and an optimizer has its learning rate:
+    those below give way."""
     ratio = committee_ratio(_section(over, "pruning"))
     settled = merge(_of_encoder(base, over), {} if ratio is None else {"pruning": {"ratio": ratio}})
     for recipe in ("training", "finetuning"):
         if _section(over, recipe).get("schedule", "step") != "step" and "milestones" in _section(base, recipe):
             settled = merge(settled, {recipe: {"milestones": []}})
+        before, now = _section(base, recipe), _section(over, recipe)
+        new, old = now.get("optimizer"), before.get("optimizer", "sgd")
+        if new in RATES and new != old and before.get("lr") == RATES[old]:
+            settled = merge(settled, {recipe: {"lr": RATES[new]}})
     return merge(merge(base, settled), over)
 
 

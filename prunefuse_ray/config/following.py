@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from prunefuse_ray.config.networks import encoder_folder
 from prunefuse_ray.config.sources import EXAMPLE, source_defaults
+from prunefuse_ray.config.training import RATES
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.networks.fusion import FUSION_RULES
 from prunefuse_ray.tasks import TASKS
@@ -25,8 +26,6 @@ logger = logging.getLogger(__name__)
 WARMUP = 3.0
 """`Recipe.warmup_epochs`, where a training is long enough for it."""
 VALIDATION_SHARE = 0.1
-ADAMW_RATE = 1e-3
-"""Learning rate of AdamW, whose steps are as long as the rate: with the default of SGD, 0.1, it learns nothing."""
 _told: set[str] = set()
 
 
@@ -171,7 +170,7 @@ def _optimizer(given: Given) -> Iterator[Followed]:
         return  # has a recipe of its own
     for section in RECIPES:
         if given(f"{section}.optimizer") == "adamw":
-            yield Followed(section=section, values={"lr": ADAMW_RATE}, why=f"{section}.optimizer is adamw")
+            yield Followed(section=section, values={"lr": RATES["adamw"]}, why=f"{section}.optimizer is adamw")
 
 
 def _kind_of_pool(given: Given) -> Iterator[Followed]:

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from prunefuse_ray.config.names import Named
-from prunefuse_ray.config.section import RECORDED, PathOrUri, Paths, Positive, Section, Share, as_int, unread
+from prunefuse_ray.config.section import PathOrUri, Paths, Positive, Section, Share, as_int, unread
 from prunefuse_ray.config.sources import (
     EXAMPLE,
     POOL_SOURCES,
@@ -24,6 +24,7 @@ from prunefuse_ray.config.sources import (
     source_defaults,
     taking,
 )
+from prunefuse_ray.errors import ConfigError
 
 
 def _version(value: Any) -> Any:
@@ -187,7 +188,7 @@ class Pool(Section):
         return self
 
     @model_validator(mode="after")
-    def _complete(self, info: ValidationInfo) -> Pool:
+    def _complete(self) -> Pool:
         if self.validation_path is not None and self.validation_share:
             raise ValueError("validation_path and validation_share are both set: give one validation set")
         if self.text_column is not None and self.vector_column is not None:
@@ -199,11 +200,6 @@ class Pool(Section):
                 raise ValueError(
                     f"{field} has {len(getattr(self, field))} values: give one for all channels, or {self.channels}"
                 )
-        if info.context != RECORDED and max(*self.mean, *self.std) > 1:
-            raise ValueError(
-                f"mean {self.mean} and std {self.std} are of pixels from 0 to 255, and here these are scaled to 0..1: "
-                "divide both by 255"
-            )
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
             raise ValueError(f"value_range {list(self.value_range)}: give [black, white], the smaller value first")
         if isinstance(self.classes, list):
@@ -218,6 +214,16 @@ class Pool(Section):
         if isinstance(self.label_column, list) and self.classes is not None:
             _check_columns(self.label_column, self.classes)
         return self
+
+
+def check_scaled(pool: Pool) -> None:
+    """ConfigError where images would be normalized as if their pixels went to 255. Of what begins anew: a run that has
+    begun so cannot change it."""
+    if max(*pool.mean, *pool.std) > 1:
+        raise ConfigError(
+            f"pool.mean {pool.mean} and pool.std {pool.std} are of pixels from 0 to 255, and here these are scaled to "
+            "0..1: divide both by 255"
+        )
 
 
 def _check_columns(columns: list[str], classes: int | list[str]) -> None:

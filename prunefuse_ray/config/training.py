@@ -47,6 +47,10 @@ class Unlabeled(Section):
         return self.method != "none"
 
 
+RATES = {"sgd": 0.1, "adamw": 1e-3}
+"""Learning rates by default: AdamW's steps are as long as the rate, and with SGD's it learns nothing."""
+
+
 class Recipe(Section):
     """How one network is trained."""
 
@@ -60,7 +64,7 @@ class Recipe(Section):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd, or adamw (Loshchilov and Hutter, arXiv 1711.05101), which is usual for transformers; it needs a learning
     rate of 1e-3 or less, and has 1e-3 by default."""
-    lr: Annotated[float, Field(gt=0)] = 0.1
+    lr: Annotated[float, Field(gt=0)] = RATES["sgd"]
     """Peak learning rate at this batch size."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD; for AdamW, its first beta."""

@@ -31,6 +31,7 @@ from prunefuse_ray.data.patterns import is_pattern
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import plain_type, tables
 from prunefuse_ray.data.sources.huggingface import arrow_schema
+from prunefuse_ray.data.sources.images import MASKS
 from prunefuse_ray.data.sources.tables import CSV, JSONL, vector_of, whole
 from prunefuse_ray.data.sources.webdataset import Sample, scan_tar
 from prunefuse_ray.errors import PoolError, few
@@ -56,6 +57,8 @@ IDS = ("id", "sample_id", "image_id", "uuid", "key", "filename", "file_name", "p
 TEXTS = ("text", "content", "review", "sentence", "body", "document", "title")
 VECTORS = ("embedding", "embeddings", "vector", "vectors", "features", "feature", "emb")
 MOST_CLASSES = 1000
+MOST_NUMBERS = 100_000
+"""Classes that are numbered, where most of the numbers are seen."""
 FRACTION = re.compile(r"\s*[-+]?\d+,\d+\s*")
 """A number as most of Europe writes it, which as a vector would be two, and which a run does not read."""
 FILES_READ = 20
@@ -112,7 +115,11 @@ def recognize(path: str, test: str | None = None) -> Recognized:
     else:
         tops = {one.name.partition("/")[0] for one in taken}
         if source == "images" and len(tops) == 1 and all("/" in one.name for one in taken):
-            return recognize(below(path, *tops), test)  # one folder around all the others says nothing
+            inner = recognize(below(path, *tops), test)  # one folder around all the others says nothing
+            beside = {s: sum(f.name.partition("/")[0] not in tops for f in v) for s, v in by_source.items()}
+            if told := ", ".join(f"{n} of {s}" for s, n in beside.items() if n):
+                inner.why["source"] += f"; left aside beside it: {told}"
+            return inner
         parts, of_part = _parts(path, taken, folders=source in ("images", "huggingface"))
     found = Recognized(fields={"source": source, **parts}, labeled=False)
     found.why["source"] = f"{len(taken):,} of {len(files):,} files" + (
@@ -130,6 +137,7 @@ def recognize(path: str, test: str | None = None) -> Recognized:
     if test is not None:
         found.fields["test_path"], found.why["test_path"] = test, "--test"
         held = Place.at(test)
+        paths.pop("test_path", None)  # of the one that was guessed
         if held.fs.equals(place.fs):
             names = [f.name for f in _files(held) if _source_of(f.name) == source]
             paths["test_path"] = [posixpath.join(root_of(held).path, name) for name in names]
@@ -217,6 +225,11 @@ def _images(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
     """Sub-folders are classes, unless the test set has other ones or nearly every image has one of its own."""
     pool = _classes_below(found.fields["path"], root, files["path"])
     test = _classes_below(found.fields.get("test_path"), root, files.get("test_path", ()))
+    if masks := sorted(name for name in pool if name.lower() in MASKS and len(pool) > 1):
+        raise PoolError(
+            f"'{masks[0]}' beside the images seems to hold their masks: name the folder of the images; for a class of "
+            f"every pixel, set task to segmentation and pool.mask_folder to {masks[0]}"
+        )
     flat = "" in pool
     if flat:
         found.why["labeled"] = f"{pool['']:,} images lie in no sub-folder"
@@ -232,7 +245,7 @@ def _images(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
 
 def _classes_below(setting: Any, root: Place, paths: Iterable[str]) -> Counter[str]:
     """Sub-folder of a set -> its images; '' for those that lie in none."""
-    tops = [Place.at(p).path for p in ([setting] if isinstance(setting, str) else setting or ())]
+    tops = [root_of(Place.at(p)).path for p in ([setting] if isinstance(setting, str) else setting or ())]
     found: Counter[str] = Counter()
     for full in paths:
         top = next((t for t in tops if full.startswith(t + "/")), root.path)
@@ -523,7 +536,8 @@ def _count_classes(found: Recognized, labels: Iterable[Any], files: int) -> None
     for label in labels:
         with suppress(TypeError, ValueError):  # what is no number names no class by its number
             values.add(int(label))
-    if values and (min(values) < 0 or max(values) > MOST_CLASSES):
+    sparse = bool(values) and max(values) > MOST_CLASSES and 2 * len(values) <= max(values)
+    if values and (min(values) < 0 or max(values) >= MOST_NUMBERS or sparse):
         found.labeled = False
         found.why["labeled"] = (
             f"labels from {min(values)} to {max(values)} hardly number classes, from 0 on: people label; to predict "

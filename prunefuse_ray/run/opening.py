@@ -12,6 +12,7 @@ from prunefuse_ray import config as cfg
 from prunefuse_ray import networks
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import to_tree
+from prunefuse_ray.config.pool import check_scaled
 from prunefuse_ray.data import draw, inventory
 from prunefuse_ray.data.account import LEFT_OUT_FILE, lines
 from prunefuse_ray.data.known_labels import check_known_labels, known_count
@@ -95,6 +96,7 @@ def open_run(config: Config, ledger: Ledger, runs: int, tell: inventory.Tell = l
                 "or start under another --run.name"
             )
         plan_training(config.workers, has.part(runs))  # the quickest to refuse comes first
+        check_scaled(config.pool)
         check_outside(config.pool, ledger.root, "run.directory")
         found = survey(config.pool, labeled=config.annotation.kind == "oracle", task=config.task)
         info = found.info

@@ -24,6 +24,8 @@ MOST_TESTED = 10_000
 """Of a labeled pool: ± 0.8 points."""
 HUGE_POOL = 1_000_000
 """Samples from which a strategy that looks at sets takes long."""
+MOST_SQUARES = 8
+"""Long images are proposed with no more pixels than so many squares."""
 WIDTH = 140
 
 
@@ -106,7 +108,7 @@ def _input(facts: Facts) -> list[Choice]:
 def _size(facts: Facts, size: tuple[int, int]) -> list[Choice]:
     pixels, (height, width) = side(facts), size
     long = max(size) >= 2 * min(size)  # of which a center square leaves half or less
-    scale = pixels / min(size)
+    scale = min(pixels / min(size), pixels * math.sqrt(MOST_SQUARES / (height * width)))
     shape = [round(height * scale), round(width * scale)] if long else [pixels, pixels]
     if [height, width] == shape and not facts.mixed_sizes:
         return []

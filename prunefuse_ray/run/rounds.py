@@ -30,9 +30,8 @@ class RoundLines:
             self.say(pretraining_line(commit.metrics))
         if step.round < 0:
             return
-        mine = [s for s in steps(self.config) if s.round == step.round]
-        if mine[-1] == step:
-            ledger = Ledger(self.place)
+        mine, ledger = [s for s in steps(self.config) if s.round == step.round], Ledger(self.place)
+        if all(map(ledger.committed, mine)):  # with other label budgets, the last of them may be done before
             figures: dict[str, Any] = {s.phase: ledger.require(s).metrics for s in mine}
             figures["seconds"] = sum(metrics["seconds"] for metrics in figures.values())
             called = names(self.config.selection.selector, self.config.fusion.target)

@@ -28,6 +28,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 
 from prunefuse_ray import progress
 from prunefuse_ray.config.files import differences, to_tree
+from prunefuse_ray.config.pool import check_scaled
 from prunefuse_ray.config.schema import Config
 from prunefuse_ray.data import inventory
 from prunefuse_ray.data.account import lines
@@ -265,6 +266,7 @@ def _survey_pools(
                 drawn = growth.drawn_of(root / "pools" / key, infos[key][0])
             else:
                 _check_unchanged_pool(root, all_, config)
+                check_scaled(config.pool)
                 check_outside(config.pool, root, "run.directory")
                 found = survey(config.pool, task=config.task)
                 labels = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])

@@ -28,8 +28,7 @@ class _Run:
         )
         self._run.define_metric(f"{LEARNING_CURVE}*", step_metric="labels")
         for figures in run.before:
-            if figures.round >= self._run.step:
-                self.log(figures)
+            self.log(figures)
 
     def log(self, figures: Figures) -> None:
         values = {**figures.values, **figures.learning_curve(self._metric)}

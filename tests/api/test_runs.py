@@ -152,4 +152,4 @@ def test_the_network_of_an_earlier_end_comes_with_a_word(tmp_path, caplog):
     save(tmp_path / "run" / "fused", FORM)
     Ledger(Place.at(str(tmp_path / "run"))).create(to_tree(config_from_tree({})), {})
     assert prunefuse_ray.Run(tmp_path / "run").network().classes == CLASSES
-    assert "this is the network that it had come to before" in caplog.text
+    assert "this is the last network that it wrote" in caplog.text

@@ -24,13 +24,17 @@ from torch.utils.data import (
 )
 
 import prunefuse_ray
+from prunefuse_ray import networks
 from prunefuse_ray.acquisition import STRATEGIES, Chance
 from prunefuse_ray.api.steps import Scores, _StreamScorer
+from prunefuse_ray.data.vectors import VectorForm
 from prunefuse_ray.errors import ConfigError, PlanError, PruneFuseError, ScoreError
+from prunefuse_ray.inference.predictor import Predictor
 from prunefuse_ray.networks import NetworkError
 from prunefuse_ray.selection import set_selection
 from prunefuse_ray.selection.rows import Files, vector_column
 from prunefuse_ray.storage import Place
+from prunefuse_ray.tasks import TASKS
 
 
 class Mine(nn.Module):
@@ -654,3 +658,12 @@ def test_what_makes_no_batch_comes_as_a_list_to_its_end(mine):
 
     prunefuse_ray.score(mine, [np.zeros((1, 8, 8 + n % 2), np.float32) for n in range(65)], prepare=prepare)
     assert kinds == [list, list]
+
+
+def test_a_loaded_network_of_numbers_is_scored_by_what_it_ends_in():
+    spec = networks.NetworkSpec(architecture="mlp", classes=1, input_shape=(4, 1, 1))
+    task = TASKS["regression"].with_units({"mean": [100.0], "std": [10.0], "edges": [1.0, 2.0, 3.0, 4.0]})
+    network = networks.build(spec, seed=0)
+    model, x = Predictor(network, task, VectorForm(length=4), ["price"]), torch.randn(20, 4, 1, 1)
+    found = prunefuse_ray.score(model, x, "k_centers", task="regression").table
+    assert found.equals(prunefuse_ray.score(network, x, "k_centers", task="regression").table)

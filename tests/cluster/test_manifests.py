@@ -820,10 +820,12 @@ def test_anyscales_image_is_built_without_extras_too(extras, wanted):
     assert told.stdout.decode() == wanted
 
 
-def test_onprem_hosts_are_told_of_a_store_with_several_options():
+@pytest.mark.parametrize("name", ["aws", "azure", "gcp", "onprem"])
+def test_hosts_are_told_of_a_store_with_several_options(name):
     """The launcher joins the options into a command of a shell."""
     where = "s3://bucket/runs?endpoint_override=store:9000&scheme=http"
-    text = (CLUSTER / "onprem.yaml").read_text(encoding="utf-8").replace("s3://CHANGE-ME/runs", where)
+    text = (CLUSTER / f"{name}.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"(PRUNEFUSE_RUNS=)[^'\"\s]+", lambda found: found[1] + where, text)
     options = " ".join(yaml.safe_load(text)["docker"]["run_options"])
     shown = subprocess.run(["bash", "-c", f"printf '%s\\n' {options}"], capture_output=True, text=True, check=True)
     assert f"--env=PRUNEFUSE_RUNS={where}" in shown.stdout.splitlines()

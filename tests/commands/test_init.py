@@ -325,6 +325,7 @@ FACTS = {
         ),
         ({"size": (32, 32), "mixed_sizes": False, "gpus": 1}, {"network.architecture": "resnet56"}),
         ({"size": (128, 640), "mixed_sizes": False}, {"pool.image_size": [64, 320]}),
+        ({"size": (64, 6_000), "mixed_sizes": False}, {"pool.image_size": [19, 1_753]}),
         ({"samples": 300_000}, {"pruning.ratio": 0.7, "selection.strategy": "auto"}),
         ({"samples": 2_000_000}, {"selection.strategy": "margin"}),
         ({"holds": "texts", "size": None}, {"network.architecture": "textngrams"}),
@@ -600,3 +601,23 @@ def test_a_test_set_that_lies_elsewhere_says_what_the_labels_are(here, local_ray
     assert main(["init", "pool.csv", "--test", "held.csv"]) == 0
     pool = yaml.safe_load((here / "prunefuse.yaml").read_text())["pool"]
     assert pool.items() >= {"test_path": "held.csv", "label_column": "category", "classes": 2}.items()
+
+
+def test_a_test_set_may_be_a_pattern_and_what_lies_beside_is_told(here):
+    image_folder(here / "p/train", each=8)
+    image_folder(here / "p/test", each=4)
+    assert recognize("p/train", "p/test/*/*.png").labeled
+    image_folder(here / "d/images", each=8)
+    (here / "d/labels.csv").write_text("id,label\na,b\n")
+    assert "1 of csv" in recognize("d").why["source"]
+
+
+def test_many_classes_may_be_numbered_where_most_numbers_are_seen(here):
+    (here / "t.csv").write_text("text,y\n" + "".join(f"text {n},{n}\n" for n in range(2_000)))
+    assert recognize("t.csv").fields["classes"] == 2_000
+
+
+def test_masks_are_no_samples_where_people_label(here, capsys):
+    image_folder(here / "street", classes=("images", "masks"), each=8)
+    assert main(["init", "street", "--classes", "road,sky"]) == 2
+    assert "pool.mask_folder to masks" in capsys.readouterr().err

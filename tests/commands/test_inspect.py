@@ -7,7 +7,9 @@ from PIL import Image
 
 from prunefuse_ray.cli import main
 from prunefuse_ray.commands.inspect import _guessed
+from prunefuse_ray.data import recognize
 from prunefuse_ray.data.images import encode_png
+from prunefuse_ray.data.recognize import Recognized
 from prunefuse_ray.storage import Place
 from tests.support.pools import image_folder, random_images
 
@@ -124,9 +126,35 @@ def test_a_server_alone_says_that_people_label(photos, local_ray):
     assert main(["inspect", "--config", str(photos / "run.yaml")]) == 0
 
 
-def test_labels_in_a_column_that_was_named_are_counted(tmp_path, local_ray, capsys):
+@pytest.mark.parametrize(
+    ("columns", "given", "said"),
+    [
+        ("text,mood", ["--pool.label_column", "mood", "--pool.classes", "bad,good"], "bad 20, good 20"),
+        ("text,mood", ["--pool.label_column", "mood"], "40 samples"),
+        ("text,label", ["--pool.label_column", "label"], "bad 20, good 20"),
+    ],
+)
+def test_labels_in_a_column_that_was_named_are_counted(tmp_path, local_ray, capsys, columns, given, said):
     rows = "".join(f"text {n},{('good', 'bad')[n % 2]}\n" for n in range(40))
-    (tmp_path / "a.csv").write_text("text,mood\n" + rows)
-    named = ["--pool.label_column", "mood", "--pool.classes", "bad,good"]
-    assert main(["inspect", str(tmp_path / "a.csv"), *named]) == 0
-    assert "bad 20, good 20" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "a.csv").write_text(f"{columns}\n" + rows)
+    assert main(["inspect", str(tmp_path / "a.csv"), *given]) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_guess_of_the_task_is_of_the_labels_that_were_guessed():
+    """A column of numbers called y says nothing of the one that was named."""
+    found = Recognized(
+        fields={"source": "csv", "label_column": "y"}, labeled=True, task="regression", why={"labeled": ""}
+    )
+    given = {"pool": {"label_column": "mood", "classes": ["bad", "good"]}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recognize, "recognize", lambda path: found)
+        assert "task" not in _guessed("a.csv", given, tell=False)
+
+
+def test_ids_that_begin_anew_are_left_aside_as_init_does(tmp_path, local_ray):
+    for part, count in (("train", 40), ("test", 10)):
+        rows = "".join(f"{n},{part} text {n},{('good', 'bad')[n % 2]}\n" for n in range(count))
+        (tmp_path / f"{part}.csv").write_text("id,text,label\n" + rows)
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert main(["inspect", str(tmp_path), "--pool.id_column", "id"]) == 2

@@ -146,7 +146,6 @@ VECTORS = {"source": "csv", "path": "a", "test_path": "b", "classes": 2, "vector
             "is of the table of test_path",
         ),
         ({"pool": VECTORS | {"path": ["a", ""]}}, "is empty; name a file"),
-        ({"pool": {"mean": [123.7], "std": [58.4]}}, "divide both by 255"),
         ({"pool": {"source": "lance", "path": "a", "test_path": "b", "classes": 2, "version": 1.0}}, "in quotes"),
     ],
 )
@@ -310,8 +309,16 @@ def test_workers_need_samples_of_a_pre_training_where_there_is_one():
 
 
 @pytest.mark.parametrize(
-    ("section", "field"), [("pruning", "committee"), ("pool", "test_samples"), ("training", "epochs")]
+    ("section", "field", "value"),
+    [
+        ("pruning", "committee", True),
+        ("pool", "test_samples", True),
+        ("training", "epochs", True),
+        ("workers", "count", [True, 4]),
+        ("selection", "budgets", [True, 50]),
+        ("pool", "mean", [True]),
+    ],
 )
-def test_a_word_that_yaml_reads_as_true_is_no_number(section, field):
+def test_a_word_that_yaml_reads_as_true_is_no_number(section, field, value):
     with pytest.raises(ConfigError, match=f"{field} is true"):
-        config_from_tree({section: {field: True}})
+        config_from_tree({section: {field: value}})

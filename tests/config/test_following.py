@@ -7,6 +7,7 @@ from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.config import following
 from prunefuse_ray.config.files import config_from_tree, flatten, to_tree
 from prunefuse_ray.errors import ConfigError
+from prunefuse_ray.sweep.config import sweep_from_tree, trials
 
 TEXTS = {"source": "parquet", "path": "p", "test_path": "t", "text_column": "text"}
 GROUPS = {"source": "parquet", "path": "p", "test_path": "t", "group_column": "site"}
@@ -104,3 +105,13 @@ def test_a_network_of_ones_own_reads_bytes_by_the_common_recipe():
 def test_a_short_fine_tuning_of_an_encoder_keeps_its_warm_up():
     tree = {"pool": TEXTS, "network": {"architecture": "transformers:some/folder"}, "training": {"epochs": 3}}
     assert config_from_tree(tree).training.warmup_epochs == 0.5
+
+
+def test_an_optimizer_brings_its_rate_to_arms_and_spaces():
+    """Over a completed base, whose rate stands there."""
+    arms = {"sgd": {}, "adamw": {"training": {"optimizer": "adamw"}}}
+    assert [t.config.training.lr for t in trials(sweep_from_tree({"arms": arms, "seeds": [0]}))] == [0.1, 1e-3]
+    space = {"training.optimizer": {"grid": ["adamw", "sgd"]}}
+    base = {"training": {"optimizer": "adamw"}}
+    found = trials(sweep_from_tree({"base": base, "space": space, "seeds": [0]}))
+    assert [t.config.training.lr for t in found] == [1e-3, 0.1]

@@ -7,7 +7,7 @@ from torch import nn
 from prunefuse_ray import networks
 from prunefuse_ray.config.files import config_from_tree
 from prunefuse_ray.data.pool import PoolInfo
-from prunefuse_ray.errors import LedgerError
+from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.run import loop, opening
 from prunefuse_ray.run.opening import OF_RULES, _selector_macs, not_read
 from tests.support.sources import pool_of
@@ -167,3 +167,10 @@ def test_what_the_initial_set_does_not_read_is_told_where_it_is_all():
 def test_what_nothing_reads_is_said(tree):
     (told,) = not_read(config_from_tree(tree))
     assert told.startswith(next(iter(tree)))
+
+
+def test_a_new_run_is_refused_that_would_scale_pixels_twice(tmp_path):
+    """One that has begun so may go on: it could change nothing."""
+    given = {"pool": {"mean": [123.7], "std": [58.4]}, "run": {"directory": str(tmp_path), "name": "one"}}
+    with pytest.raises(ConfigError, match="divide both by 255"):
+        loop.run(config_from_tree(given))

@@ -251,6 +251,8 @@ def test_what_ends_after_its_step_stands_in_the_summary_of_weights_and_biases(mo
     assert (logged, summary.get("fused_accuracy")) == ([], 0.9)
     session.log(figures(2))
     assert logged == [2]
+    TRACKERS["wandb"].open(a_run(figures(1, fused_accuracy=0.8), parameters=3))
+    assert summary["fused_accuracy"] == 0.8, "told again, for a driver that was killed before it could"
 
 
 class Server:

@@ -49,10 +49,11 @@ class ImageFolders(SourceReader):
             )
         if SPLITS.issuperset(name.lower() for name in names):
             masks = next((name for name in names if name.lower() in MASKS), None)
+            such = next((name for name in names if name.lower() not in MASKS), names[0])
             pixels = f"; for a class of every pixel, set task to segmentation and pool.mask_folder to {masks}"
             raise PoolError(
                 f"{samples.field}: the class folders are called {', '.join(names)}, as the parts of a data set are: "
-                f"give the folder that holds the classes, such as {listing.roots[0].uri}/{names[0]}, or set "
+                f"give the folder that holds the classes, such as {listing.roots[0].uri}/{such}, or set "
                 f"pool.classes if these are their names{pixels if masks else ''}"
             )
         if unlabeled := [name for name in names if name.lower() in UNLABELED]:

@@ -71,16 +71,18 @@ def run(context: RunContext, step: Step) -> Done:
     outputs: dict[str, pa.Table] = {}
     if plan.kind == "nothing":
         selected = schema.empty_table()
-    elif plan.kind == "random":
-        selected = _random(context, step, k)
     else:
-        assert strategy is not None
+        held = None
         try:
-            selected, more, held = _from_scores(context, step, scored, plan, strategy)
+            if plan.kind == "random":
+                selected = _random(context, step, k)
+            else:
+                assert strategy is not None
+                selected, more, held = _from_scores(context, step, scored, plan, strategy)
+                more = {"strategy": strategy, **more}
         except ScoreError:
             _look_again(context, scored)
             raise
-        more = {"strategy": strategy, **more}
         if held is not None:
             outputs["held_back.parquet"] = held.cast(held_back_schema(context.info.id_type))
     outputs["selected.parquet"] = selected.cast(schema)
