@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _tell_of_earlier_end(directory: str) -> None:
-    """Where a run was given more label budgets, what lies there is what it had come to before."""
+    """Of a run that has been given more label budgets, or was ended early, what lies there is of before."""
     from prunefuse_ray.method.steps import REPORT, Step
     from prunefuse_ray.run.ledger import Ledger
     from prunefuse_ray.storage import Place

@@ -183,7 +183,7 @@ def test_the_network_of_an_earlier_end_is_exported_with_a_word(run, tmp_path, ca
     ledger = Ledger(Place.at(str(where)))
     ledger.create(to_tree(config_from_tree({})), {})
     assert main(["export", str(where), "--format", "torch"]) == 0
-    assert "had come to before" in capsys.readouterr().out
+    assert "the last network that it wrote" in capsys.readouterr().out
 
 
 def test_the_card_says_what_the_simplest_model_was_tried_on():
