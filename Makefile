@@ -22,8 +22,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 run: install
 	$(BIN)/python jobs/run.py
 
+# With WITH=kills also the kill tests for which .ci/run has the time: they wait where the others compute.
+KILLS_TOO = --timeout 900 -m 'not slow and not multinode and not labelstudio and not browser'
 test: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(if $(WITH),$(KILLS_TOO))
 
 # Every architecture at every pruning ratio, in less than 5 minutes.
 test-networks: install
@@ -46,7 +48,8 @@ fuzz: install
 
 # Of the kill tests those for which .ci/run has the time.
 test-kills: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m 'faults and not slow and not multinode' --timeout 900
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --timeout 900 \
+		-m 'faults and not slow and not multinode'
 
 # KILLS=200 tries so many moments of every kind of kill.
 test-faults: install

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -57,6 +59,15 @@ def reading_files() -> Iterator[None]:
         _reading.reset(token)
 
 
+def _path() -> list[tuple[str, int]]:
+    """The folders that Python imports from, and when each has changed."""
+    found = []
+    for folder in sys.path:
+        with suppress(OSError):
+            found.append((folder, os.stat(folder or ".").st_mtime_ns))
+    return found
+
+
 class Registry(Mapping[str, T], Generic[T]):
     """Name -> object of one kind."""
 
@@ -72,6 +83,8 @@ class Registry(Mapping[str, T], Generic[T]):
         self._type = type_
         self._own = dict(entries)
         self._loaded: dict[str, T] = {}
+        self._seen: list[tuple[str, int]] | None = None
+        self._others: dict[str, EntryPoint] = {}
 
     def __getitem__(self, name: str) -> T:
         """The entry. ConfigError, with the known names, where there is none or it is something else."""
@@ -122,7 +135,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return name
 
     def _installed(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.group)}
+        """Looked for anew where a folder of the path has changed: the metadata of all packages are read for it."""
+        if self._seen != (now := _path()):
+            self._others = {point.name: point for point in entry_points(group=self.group)}
+            self._seen = now
+        return self._others
 
     def _load(self, name: str) -> T:
         reference = self._own.get(name)

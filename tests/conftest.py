@@ -117,6 +117,11 @@ def pytest_collection_modifyitems(items):
         "networks/test_architectures",  # the first three of these begin together, and one Ray starts faster than three
         "config/test_fuzz",
         "run/test_loop",
+        "run/test_supervisor",  # these five take long by their kill tests alone
+        "test_killed_drivers",
+        "test_errors",
+        "test_object_stores",
+        "test_closed_doors",
         "data/sources/test_base",
         "run/test_phases",
         "api/test_steps",
@@ -148,3 +153,20 @@ def pytest_collection_modifyitems(items):
         return longest.index(name) if name in longest else len(longest)
 
     items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Late(LoadFileScheduling):
+        """A worker gets its next file with the last test of the one before: a test may take minutes, and meanwhile
+        another worker may have time for the file. (pytest-xdist needs to know one test ahead.)"""
+
+        def _reschedule(self, node):
+            if not self.workqueue or self._pending_of(self.assigned_work[node]) <= 1:
+                super()._reschedule(node)
+
+    return Late(config, log)

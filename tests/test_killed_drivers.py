@@ -21,6 +21,7 @@ from prunefuse_ray.run.leftovers import leftovers
 from prunefuse_ray.run.processes import descendants
 from prunefuse_ray.storage import Place
 from tests.support.disturbed import DIGITS, KILLS, at, counted, finish, start
+from tests.support.disturbed import undisturbed as of_nobody
 from tests.support.s3 import runs_in
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(24 * 3600)]
@@ -32,12 +33,14 @@ AROUND = re.compile(
 """What a run directory has beside the files of its commits."""
 
 
+MOMENTS = (0.5, 0.55)
+"""In the short version, of an undisturbed run's time: two moments in the work of one run."""
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    where = tmp_path_factory.mktemp("undisturbed")
-    done = finish(start(DIGITS, where), where, time.monotonic())
-    assert done.code == 0, done.errors
-    return Place.at(str(where)) / "digits", done.seconds
+    where, seconds = of_nobody(tmp_path_factory)
+    return Place.at(str(where)) / "digits", seconds
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
@@ -90,7 +93,7 @@ def test_a_driver_that_is_killed_again_and_again(undisturbed, runs, tmp_path, re
         check(Place.at(runs) / "n0", whole)
         seconds = own.seconds
     rng, hit, done = random.Random(0), Counter(), 0
-    kills = KILLS or 2
+    kills = KILLS or len(MOMENTS)
     run = 0
     while done < kills or run == 0:
         run += 1
@@ -98,7 +101,8 @@ def test_a_driver_that_is_killed_again_and_again(undisturbed, runs, tmp_path, re
         code, errors = None, ""
         while code != 0:
             process = start((*DIGITS, "--run.name", root.name, "--run.retries", "0"), tmp_path / "said", runs)
-            until = time.monotonic() + rng.uniform(0, seconds)
+            part = rng.random() if KILLS else MOMENTS[min(done, len(MOMENTS) - 1)]
+            until = time.monotonic() + part * seconds
             while process.poll() is None and (done >= kills or time.monotonic() < until):
                 time.sleep(0.02)
             driver = [p.pid for p in descendants(process.pid) if p.parent == process.pid]

@@ -22,7 +22,7 @@ from prunefuse_ray.config.files import to_tree
 from prunefuse_ray.errors import LedgerError
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.storage import Place
-from tests.support.runs import tiny
+from tests.support.runs import driven, tiny
 from tests.support.s3 import CREDENTIALS, s3_server
 
 pytestmark = [
@@ -110,12 +110,13 @@ def test_a_run_on_s3_survives_kills_and_a_store_that_is_away(store, bucket, tiny
     assert {c["released"] for c in claims(root)} == {True}
 
 
-def test_a_second_driver_on_s3_is_refused(bucket, tiny_pool, tmp_path):
+def test_a_second_driver_on_s3_is_refused(local_ray, bucket, tiny_pool, tmp_path):
     config = configured(tiny_pool, bucket, "twice")
     held = Ledger(Place.at(config.run.directory) / "twice")
     held.lock()
-    output = drive(config, tmp_path, expected=1)
-    assert "another process is driving this run" in output
+    done = driven(config, tmp_path)
+    assert done.returncode == 1
+    assert "another process is driving this run" in done.stderr
     with pytest.raises(LedgerError):
         Ledger(held.root).lock()
     held.unlock()

@@ -188,13 +188,19 @@ def drive(config, tmp_path, *kill) -> tuple[int, list[str]]:
     return done.returncode, [line.removeprefix("DONE ") for line in done.stdout.splitlines() if line.startswith("DONE")]
 
 
-def kill_at_each(moments, config, tmp_path):
-    """Kill one run at each moment in turn, then let it finish; returns all finished steps in order."""
+def killed_at(moments, config, tmp_path):
+    """Kill one run at each moment in turn; returns all finished steps in order."""
     steps = []
     for moment in moments:
         code, done = drive(config, tmp_path, *moment)
         assert code == -signal.SIGKILL, f"{moment} was never reached"
         steps += done
+    return steps
+
+
+def kill_at_each(moments, config, tmp_path):
+    """The same, and then let it finish."""
+    steps = killed_at(moments, config, tmp_path)
     code, done = drive(config, tmp_path)
     assert code == 0
     return steps + done
@@ -233,8 +239,13 @@ def test_a_run_ended_in_any_phase_ends_with_the_same_outcome(undisturbed, tiny_p
 
 @pytest.mark.faults
 def test_a_driver_killed_inside_every_phase_ends_with_the_same_outcome(undisturbed, tiny_pool, tmp_path):
-    config = tiny(tiny_pool, tmp_path)
-    steps = kill_at_each(INSIDE, config, tmp_path)
+    """And scoring goes on with the rows that are missing."""
+    config, scored = tiny(tiny_pool, tmp_path), INSIDE.index(("inside", 0, "score")) + 1
+    steps = killed_at(INSIDE[:scored], config, tmp_path)
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path / "tiny/rounds/000/scores").glob("*.parquet")}
+    steps += kill_at_each(INSIDE[scored:], config, tmp_path)
+    survived = [f for f, t in kept.items() if f.exists() and f.stat().st_mtime_ns == t]
+    assert survived, "rows that were finished before the kill were scored again"
     assert steps == expected_steps(config), "a step was done twice or left out"
     assert outcome(tmp_path / "tiny") == outcome(undisturbed)
 
@@ -400,18 +411,6 @@ def test_a_driver_killed_before_it_noted_a_commit_notes_it_when_it_goes_on(local
     noted = json.loads((tmp_path / "tiny/rounds/000/metrics.json").read_text())["phases"]
     assert noted["finetune"]["test_accuracy"] == ledger.require(Step(0, "finetune")).metrics["test_accuracy"]
     assert set(noted) == {s.phase for s in steps.steps(config) if s.round == 0}
-
-
-@pytest.mark.faults
-def test_scoring_goes_on_with_the_rows_that_are_missing(undisturbed, tiny_pool, tmp_path):
-    config = tiny(tiny_pool, tmp_path)
-    assert drive(config, tmp_path, "inside", 0, "score")[0] == -signal.SIGKILL
-    scores = tmp_path / "tiny/rounds/000/scores"
-    kept = {f: f.stat().st_mtime_ns for f in scores.glob("*.parquet")}
-    drive(config, tmp_path, "done", 0, "score")
-    survived = [f for f, t in kept.items() if f.exists() and f.stat().st_mtime_ns == t]
-    assert survived, "rows that were finished before the kill were scored again"
-    assert scores_of(tmp_path / "tiny", 0) == scores_of(undisturbed, 0)
 
 
 def test_a_second_driver_is_refused(undisturbed, tiny_pool, tmp_path):

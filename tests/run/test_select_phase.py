@@ -27,7 +27,7 @@ from prunefuse_ray.run.view import view_run
 from prunefuse_ray.selection.rows import Rows
 from prunefuse_ray.selection.shards import Shards
 from prunefuse_ray.storage import Place
-from tests.run.test_loop import kill_at_each
+from tests.run.test_loop import killed_at
 from tests.selection.test_coverage_selection import squares
 from tests.selection.test_set_selection import apart, badge, k_centers
 from tests.support.nets import OWN
@@ -232,9 +232,10 @@ MOMENTS = [
     ids=str,
 )
 def test_a_run_killed_in_any_phase_chooses_the_same(local_ray, tiny_pool, tmp_path, selection):
-    change = {"selection": merge({"budgets": [10, 18, 30]}, selection), "scoring": {"actors": (1, 1)}}
-    loop.run(tiny(tiny_pool, tmp_path / "whole", **change))
-    kill_at_each(MOMENTS, tiny(tiny_pool, tmp_path / "killed", **change), tmp_path)
+    change, last = {"selection": merge({"budgets": [10, 18, 30]}, selection)}, Step(2, "select")
+    carried_out(tiny(tiny_pool, tmp_path / "whole", **change), last)  # in the driver, which makes no difference
+    killed = tiny(tiny_pool, tmp_path / "killed", **change, scoring={"actors": (1, 1)})
+    killed_at([*MOMENTS, ("done", last.round, last.phase)], killed, tmp_path)
     for r in (0, 1, 2):
         whole, killed = (
             pq.read_table(tmp_path / run / f"tiny/rounds/{r:03d}/selected.parquet") for run in ("whole", "killed")

@@ -453,8 +453,8 @@ def test_a_selection_whose_shard_is_killed_comes_out_the_same(tmp_path, local_ra
 
     before = alive()  # of the test before, which may take a moment to end
     monkeypatch.setattr(shards, "_take", strike_and_take)
-    assert select("k_centers", made.files, made.known, 300, 3).equals(expected)
-    assert len(struck) == 3
+    assert select("k_centers", made.files, made.known, 300, 2).equals(expected)
+    assert len(struck) == 2
     assert caplog.text.count("selection lost an actor") == 1
 
 

@@ -1,5 +1,6 @@
 """A command line in a process of its own, and something done to one of its processes at a moment of choice."""
 
+import fcntl
 import json
 import os
 import random
@@ -17,8 +18,11 @@ from prunefuse_ray.run.processes import descendants
 from prunefuse_ray.storage import Place
 from tests.support import ROOT
 
+KILLS = int(os.environ.get("KILLS", "0"))
+"""How many moments of each kind are tried; 0: the few for which a run of the tests has the time."""
+
 DIGITS = (
-    "run", "--selection.budgets", "[50,100,150]",
+    "run", "--selection.budgets", "[50,100,150]", *(() if KILLS else ("--report.baseline", "false")),
     *(f"--{part}.{field}={value}" for part in ("training", "finetuning")
       for field, value in (("epochs", 4), ("min_steps", 0), ("warmup_epochs", 1))),
 )  # fmt: skip
@@ -78,7 +82,7 @@ def victim(process: subprocess.Popen, role: str, until: float) -> int | None:
         found = [p.pid for p in descendants(process.pid) if p.state not in "ZT" and ROLES[role] in command_line(p.pid)]
         if found:
             return random.choice(found)
-        time.sleep(0.02)
+        time.sleep(0.05)
     return None
 
 
@@ -93,6 +97,28 @@ def finish(process: subprocess.Popen, directory: Path, since: float, timeout: fl
 
 
 HUNG = 999
+RAYS_LIMIT = "Ray failed (Exception: The current node timed out"
+"""Ray gives a start up after 30 seconds, which beside other work it may need; a command tries again, and says so."""
+
+
+def messages(outcome: Outcome) -> list[str]:
+    """The lines of a command's messages but those of a machine that has too much to do."""
+    return [line for line in outcome.errors.splitlines() if RAYS_LIMIT not in line]
+
+
+def undisturbed(factory) -> tuple[Path, float]:
+    """(directory, seconds) of a run that nothing happens to; of all workers of pytest one carries it out."""
+    base = factory.getbasetemp()
+    where = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed-digits"
+    where.mkdir(exist_ok=True)
+    with open(where / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (where / "seconds").exists():
+            done = finish(start(DIGITS, where / "run"), where / "run", time.monotonic())
+            assert done.code == 0, done.errors
+            assert messages(done) == [], "a run that nothing happens to says nothing there"
+            (where / "seconds").write_text(str(done.seconds))
+    return where / "run", float((where / "seconds").read_text())
 
 
 def phase(directory: Path) -> str:
@@ -128,8 +154,5 @@ def selected(directory: Path) -> list[dict]:
 def counted(outcomes: Counter) -> str:
     return "\n".join(f"{count:5d}  {what}" for what, count in sorted(outcomes.items(), key=str))
 
-
-KILLS = int(os.environ.get("KILLS", "0"))
-"""How many moments of each kind are tried; 0: the few for which a run of the tests has the time."""
 
 INTERRUPTS = {signal.SIGINT: 130, signal.SIGTERM: 143}
