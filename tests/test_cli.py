@@ -18,7 +18,7 @@ from prunefuse_ray.commands.run import closing_table, phase_line
 from prunefuse_ray.commands.terminal import account, si
 from prunefuse_ray.config.files import PRESETS, config_from_tree, to_tree
 from prunefuse_ray.errors import LabelsWaiting, PoolError, lost_by_ray, store_trouble
-from prunefuse_ray.method.steps import steps
+from prunefuse_ray.method.steps import Step, steps
 from prunefuse_ray.networks import Dense, NetworkSpec, build
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.rounds import RoundLines, round_line
@@ -234,6 +234,21 @@ def test_the_line_of_a_round_tells_of_what_an_earlier_command_did(tmp_path):
     lines = RoundLines(config, ledger.root, said.append)
     lines("done", mine[-1], ledger.committed(mine[-1]))
     assert said == [f"round 0: 50 labels, proxy 91.2%, 1,387 scored, {2.0 * len(mine):.1f} s"]
+
+
+def test_a_round_to_which_budgets_were_added_has_its_line_when_it_is_scored(tmp_path):
+    """The last of its steps in the plan was done before."""
+    config = config_from_tree({"selection": {"budgets": [50, 100]}, "fusion": {"evaluate": "every"}})
+    ledger, said = Ledger(Place.at(str(tmp_path))), []
+    ledger.create(to_tree(config), {})
+    lines, mine = RoundLines(config, ledger.root, said.append), [s for s in steps(config) if s.round == 0]
+    scored = Step(0, "score")
+    for step in [*(s for s in mine if s != scored), scored]:
+        told = {"label": {"labels": 50}, "train": {"test_accuracy": 0.9}, "score": {"samples": 9}}.get(step.phase, {})
+        ledger.commit(step, {}, {"seconds": 1.0, "test_accuracy": 0.9, **told})
+        lines("done", step, ledger.committed(step))
+    assert len(said) == 1
+    assert "9 scored" in said[0]
 
 
 PRINTS = """

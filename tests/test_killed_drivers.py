@@ -102,7 +102,8 @@ def test_a_driver_that_is_killed_again_and_again(undisturbed, runs, tmp_path, re
         while code != 0:
             process = start((*DIGITS, "--run.name", root.name, "--run.retries", "0"), tmp_path / "said", runs)
             part = rng.random() if KILLS else MOMENTS[min(done, len(MOMENTS) - 1)]
-            until = time.monotonic() + part * seconds
+            sooner = 1 if KILLS else 0.7 ** (run - 1)  # a run may be over before it is hit
+            until = time.monotonic() + part * seconds * sooner
             while process.poll() is None and (done >= kills or time.monotonic() < until):
                 time.sleep(0.02)
             driver = [p.pid for p in descendants(process.pid) if p.parent == process.pid]

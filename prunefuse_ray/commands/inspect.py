@@ -15,6 +15,7 @@ from prunefuse_ray.config.following import with_following
 from prunefuse_ray.config.sources import POOL_SOURCES, source_defaults
 from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.errors import ConfigError, IdsError
+from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
 
@@ -75,8 +76,11 @@ def main(argv: Sequence[str]) -> int:
     try:
         found = survey(config.pool, labeled=labeled, task=config.task)
     except IdsError:  # as `init` does
-        if not id_guessed or config.pool.id_column is None:
+        if not id_guessed or config.pool.id_column is None or config.pool.known_labels is not None:
             raise
+        if not arguments.json:
+            why = f"several samples have one '{config.pool.id_column}': file name and row are the ids"
+            console.print(f"{why} (pool.id_column null)", markup=False)
         config = config.model_copy(update={"pool": config.pool.model_copy(update={"id_column": None})})
         found = survey(config.pool, labeled=labeled, task=config.task)
     known = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])
@@ -105,7 +109,9 @@ def _guessed(path: str, given: dict[str, Any], tell: bool) -> dict[str, Any]:
     other = "mask_folder" in given["pool"] or named not in (None, found.fields.get("label_column", usual))
     if other:  # the guess is of other labels
         fields.pop("classes", None)
-    labeled = "classes" in given["pool"] if other else found.labeled
+    name = str(given.get("task", CLASSIFICATION.name))
+    numbers = name in TASKS and TASKS[name].numbers  # which need no classes
+    labeled = "classes" in given["pool"] or numbers if other else found.labeled
     kind = {} if labeled else {"kind": "files"}
     task = {} if other or "task" in given or found.task == CLASSIFICATION.name else {"task": found.task}
     if tell:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.commands.terminal import TRUSTED_CODE_HELP, console, quiet, si
+from prunefuse_ray.config.pool import check_scaled
 from prunefuse_ray.distributed.security import secure
 from prunefuse_ray.errors import ConfigError, PlanError
 from prunefuse_ray.registry import check_trusted, trust
@@ -63,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
         return _against(mine)
     secure()
     config = parse_run(rest)
+    check_scaled(config.pool)
     if mine.node_gpus and not config.scoring.gpus:
         raise ConfigError("--node-gpus: scoring.gpus is 0, so that no actor takes one; leave it out")
     quiet()

@@ -152,9 +152,9 @@ def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         if _section(over, recipe).get("schedule", "step") != "step" and "milestones" in _section(base, recipe):
             settled = merge(settled, {recipe: {"milestones": []}})
         before, now = _section(base, recipe), _section(over, recipe)
-        new, old = now.get("optimizer"), before.get("optimizer", "sgd")
-        if new in RATES and new != old and before.get("lr") == RATES[old]:
-            settled = merge(settled, {recipe: {"lr": RATES[new]}})
+        old, new = (RATES.get(str(one.get("optimizer", "sgd"))) for one in (before, now))
+        if "optimizer" in now and None not in (old, new) and before.get("lr") == old:
+            settled = merge(settled, {recipe: {"lr": new}})
     return merge(merge(base, settled), over)
 
 

@@ -109,12 +109,13 @@ def _size(facts: Facts, size: tuple[int, int]) -> list[Choice]:
     pixels, (height, width) = side(facts), size
     long = max(size) >= 2 * min(size)  # of which a center square leaves half or less
     scale = min(pixels / min(size), pixels * math.sqrt(MOST_SQUARES / (height * width)))
-    shape = [round(height * scale), round(width * scale)] if long else [pixels, pixels]
+    shape = [max(1, round(height * scale)), max(1, round(width * scale))] if long else [pixels, pixels]
     if [height, width] == shape and not facts.mixed_sizes:
         return []
     why = f"the median image is {height} x {width}; "
     fits = f"{pixels} is what {_machine_name(facts)} can train in reasonable time"
-    why += fits if pixels < min(size) else "as they are" if long else "square"
+    whole = f"no more pixels than {MOST_SQUARES} squares of {pixels}" if scale < 1 else "as they are"
+    why += fits if pixels < min(size) else whole if long else "square"
     found = [Choice(field="pool.image_size", value=shape, why=why)]
     if facts.mixed_sizes and pixels >= 64 and not long:
         found.append(Choice(field="pool.crop_ratio", value=0.875, why="photographs: the center, as torchvision has it"))

@@ -621,3 +621,19 @@ def test_masks_are_no_samples_where_people_label(here, capsys):
     image_folder(here / "street", classes=("images", "masks"), each=8)
     assert main(["init", "street", "--classes", "road,sky"]) == 2
     assert "pool.mask_folder to masks" in capsys.readouterr().err
+
+
+def test_masks_may_be_a_class(here):
+    image_folder(here / "faces", classes=("Mask", "Non Mask"), each=8)
+    assert recognize("faces").labeled
+
+
+def test_a_line_of_pixels_keeps_a_pixel(here):
+    """A spectrum, say; and what is shrunk is not said to be as it is."""
+    facts = Facts(
+        samples=100, classes=2, numbers=False, labeled=True, holds="images", size=(1, 100), mixed_sizes=False,
+        channels=1, cores=2, gpus=0, budget=None, tested=True,
+    )  # fmt: skip
+    (size,) = [c for c in propose(facts) if c.field == "pool.image_size"]
+    assert min(size.value) == 1
+    assert "as they are" not in size.why

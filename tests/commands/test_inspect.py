@@ -152,9 +152,18 @@ def test_a_guess_of_the_task_is_of_the_labels_that_were_guessed():
         assert "task" not in _guessed("a.csv", given, tell=False)
 
 
-def test_ids_that_begin_anew_are_left_aside_as_init_does(tmp_path, local_ray):
+def test_numbers_in_a_column_that_was_named_are_labels():
+    found = Recognized(fields={"source": "csv"}, labeled=False, why={"labeled": ""})
+    given = {"task": "regression", "pool": {"label_column": "price"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recognize, "recognize", lambda path: found)
+        assert _guessed("a.csv", given, tell=False)["annotation"] == {}
+
+
+def test_ids_that_begin_anew_are_left_aside_as_init_does(tmp_path, local_ray, capsys):
     for part, count in (("train", 40), ("test", 10)):
         rows = "".join(f"{n},{part} text {n},{('good', 'bad')[n % 2]}\n" for n in range(count))
         (tmp_path / f"{part}.csv").write_text("id,text,label\n" + rows)
     assert main(["inspect", str(tmp_path)]) == 0
+    assert "file name and row are the ids" in " ".join(capsys.readouterr().out.split())
     assert main(["inspect", str(tmp_path), "--pool.id_column", "id"]) == 2

@@ -5,7 +5,7 @@ import pytest
 from prunefuse_ray import config as cfg
 from prunefuse_ray.commands.options import parse_run
 from prunefuse_ray.config import following
-from prunefuse_ray.config.files import config_from_tree, flatten, to_tree
+from prunefuse_ray.config.files import config_from_tree, flatten, overlay, to_tree
 from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.sweep.config import sweep_from_tree, trials
 
@@ -115,3 +115,11 @@ def test_an_optimizer_brings_its_rate_to_arms_and_spaces():
     base = {"training": {"optimizer": "adamw"}}
     found = trials(sweep_from_tree({"base": base, "space": space, "seeds": [0]}))
     assert [t.config.training.lr for t in found] == [1e-3, 0.1]
+
+
+def test_an_optimizer_that_is_none_is_one_message_in_arms_too():
+    with pytest.raises(ConfigError, match="optimizer"):
+        trials(sweep_from_tree({"arms": {"a": {"training": {"optimizer": ["sgd", "adamw"]}}}}))
+    assert overlay({"training": {"optimizer": "adam"}}, {"training": {"optimizer": "adamw"}})["training"] == {
+        "optimizer": "adamw"
+    }

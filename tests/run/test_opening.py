@@ -5,11 +5,14 @@ import torch
 from torch import nn
 
 from prunefuse_ray import networks
-from prunefuse_ray.config.files import config_from_tree
+from prunefuse_ray.cli import main
+from prunefuse_ray.config.files import config_from_tree, to_tree
 from prunefuse_ray.data.pool import PoolInfo
 from prunefuse_ray.errors import ConfigError, LedgerError
 from prunefuse_ray.run import loop, opening
+from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.opening import OF_RULES, _selector_macs, not_read
+from prunefuse_ray.storage import Place
 from tests.support.sources import pool_of
 
 DENSE = {"selection": {"selector": "dense"}, "fusion": {"target": "scratch"}}
@@ -169,8 +172,14 @@ def test_what_nothing_reads_is_said(tree):
     assert told.startswith(next(iter(tree)))
 
 
-def test_a_new_run_is_refused_that_would_scale_pixels_twice(tmp_path):
+def test_a_new_run_is_refused_that_would_scale_pixels_twice(local_ray, tmp_path):
     """One that has begun so may go on: it could change nothing."""
     given = {"pool": {"mean": [123.7], "std": [58.4]}, "run": {"directory": str(tmp_path), "name": "one"}}
+    config = config_from_tree(given)
     with pytest.raises(ConfigError, match="divide both by 255"):
-        loop.run(config_from_tree(given))
+        loop.run(config)
+    assert main(["plan", "--pool.mean", "[123.7]", "--pool.std", "[58.4]"]) == 2
+    begun = Ledger(Place.at(str(tmp_path / "begun")))
+    begun.create(to_tree(config), {})
+    begun.check_config(config)
+    assert begun.read_config().pool.mean == [123.7]

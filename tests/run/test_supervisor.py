@@ -379,7 +379,7 @@ def test_a_signal_ends_a_run_in_one_line_and_the_same_command_goes_on(undisturbe
             assert done.code == INTERRUPTS[number], done.errors
             assert done.seconds < 25, hit
             # The signal before may have come between a commit and the removal of what it left.
-            (line,) = [line for line in done.errors.splitlines() if LEFT not in line]
+            (line,) = [line for line in messages(done) if LEFT not in line]
             assert line.startswith("interrupted "), done.errors
             assert line.endswith("; the same command resumes"), done.errors
     assert finish(start(DIGITS, tmp_path), tmp_path, 0).code == 0
