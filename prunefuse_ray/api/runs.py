@@ -14,7 +14,7 @@ import pyarrow as pa
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import config_from_tree, load_config, overlay
 from prunefuse_ray.errors import LedgerError
-from prunefuse_ray.method.steps import BASELINE, LABEL, REPORT, SELECT, Step, steps
+from prunefuse_ray.method.steps import BASELINE, LABEL, SELECT, Step, steps
 from prunefuse_ray.registry import named, trust
 from prunefuse_ray.report import html
 from prunefuse_ray.run.ledger import Ledger
@@ -101,7 +101,7 @@ class Run:
         """The fused network, ready to predict; see `prunefuse_ray.load`. What the run was opened with is trusted."""
         from prunefuse_ray.inference.predictor import load
 
-        if (self._ledger.root / "fused").exists() and not self._ledger.committed(Step(-1, REPORT)):
+        if self._ledger.network_of_before:
             logger.warning("%s: has not come to its end: this is the last network that it wrote", self.directory)
         return load(self.directory, trusted=(*self._trusted, *named(trusted)))
 

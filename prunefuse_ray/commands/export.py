@@ -52,13 +52,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _tell_of_earlier_end(directory: str) -> None:
-    """Of a run that has been given more label budgets, or was ended early, what lies there is of before."""
-    from prunefuse_ray.method.steps import REPORT, Step
     from prunefuse_ray.run.ledger import Ledger
     from prunefuse_ray.storage import Place
 
-    ledger = Ledger(Place.at(directory))
-    if ledger.exists and (ledger.root / "fused").exists() and not ledger.committed(Step(-1, REPORT)):
+    if Ledger(Place.at(directory)).network_of_before:
         console.print("the run has not come to its end: this is the last network that it wrote")
 
 

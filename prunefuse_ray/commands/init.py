@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunefuse_ray.commands.terminal import account, console, quiet
 from prunefuse_ray.distributed.security import secure
-from prunefuse_ray.errors import ConfigError, IdsError, PoolError, few
+from prunefuse_ray.errors import ConfigError, PoolError, few
 
 if TYPE_CHECKING:
     from prunefuse_ray.data.recognize import Recognized
@@ -122,10 +122,9 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
     from prunefuse_ray import config as cfg
     from prunefuse_ray.config.files import validated
     from prunefuse_ray.config.following import with_following
-    from prunefuse_ray.config.sources import POOL_SOURCES
     from prunefuse_ray.data import inventory
     from prunefuse_ray.data.account import lines
-    from prunefuse_ray.data.survey import survey
+    from prunefuse_ray.data.survey import survey_guessed
     from prunefuse_ray.distributed.machine import cores
     from prunefuse_ray.distributed.resources import observe, start_ray
     from prunefuse_ray.run.proposal import Facts
@@ -135,17 +134,13 @@ def _facts(found: Recognized, budget: int | None) -> Facts:
     pool: Any = validated(cfg.UntestedPool, with_following({"pool": found.fields}, ["pool"])["pool"])
     start_ray()
     try:
-        seen = survey(pool, labeled=found.labeled, task=found.task)
-    except IdsError:
-        if pool.id_column is None or "id_column" not in POOL_SOURCES[pool.source].fields:
-            raise
-        found.fields["id_column"] = None
-        found.why["id_column"] = f"several samples have one '{pool.id_column}': file name and row are the ids"
-        return _facts(found, budget)
+        seen, why = survey_guessed(pool, labeled=found.labeled, task=found.task)
     except PoolError as error:
         raise PoolError(
             f"{error}\n(this was guessed: {', '.join(f'{k} {v}' for k, v in found.fields.items())})"
         ) from error
+    if why:
+        pool, found.fields["id_column"], found.why["id_column"] = seen.pool, None, why
     taken = inventory.take(seen)
     taken = inventory.checked(taken, _bearing(found, pool, taken.inventory.sets["path"]), account)
     account(lines(taken.inventory.to_json()))

@@ -12,9 +12,9 @@ from prunefuse_ray.commands.options import given_options
 from prunefuse_ray.commands.terminal import account, console, quiet
 from prunefuse_ray.config.files import merge, preset_path, read_sections, validated
 from prunefuse_ray.config.following import with_following
-from prunefuse_ray.config.sources import POOL_SOURCES, source_defaults
+from prunefuse_ray.config.sources import source_defaults
 from prunefuse_ray.distributed.security import secure
-from prunefuse_ray.errors import ConfigError, IdsError
+from prunefuse_ray.errors import ConfigError
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tasks.classification import CLASSIFICATION
 
@@ -53,9 +53,8 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError("--pool.path: POOL names the pool already; give one of them")
         given["pool"] = {"path": arguments.path, **given.get("pool", {})}
         if file is None and "source" not in given["pool"]:
-            known = given["pool"]
+            id_guessed = not {"id_column", "known_labels"} & given["pool"].keys()
             given = _guessed(arguments.path, given, tell=not arguments.json)
-            id_guessed = "id_column" not in known and "id_column" in POOL_SOURCES[given["pool"]["source"]].fields
     # What follows from the other sections of a run says how it reads its samples, and who labels them.
     whole = with_following(merge(tree, given), Inspection.model_fields)
     config = validated(Inspection, {name: whole[name] for name in Inspection.model_fields if name in whole})
@@ -64,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     from prunefuse_ray.data.account import lines
     from prunefuse_ray.data.known_labels import check_known_labels
     from prunefuse_ray.data.leaks import check_outside
-    from prunefuse_ray.data.survey import survey
+    from prunefuse_ray.data.survey import survey, survey_guessed
     from prunefuse_ray.distributed.resources import start_ray
     from prunefuse_ray.storage import Place
 
@@ -73,15 +72,12 @@ def main(argv: Sequence[str]) -> int:
         check_outside(config.pool, out, "--out")
     start_ray()
     labeled = config.annotation.kind == "oracle"
-    try:
-        found = survey(config.pool, labeled=labeled, task=config.task)
-    except IdsError:  # as `init` does
-        if not id_guessed or config.pool.id_column is None or config.pool.known_labels is not None:
-            raise
-        if not arguments.json:
-            why = f"several samples have one '{config.pool.id_column}': file name and row are the ids"
+    if id_guessed:
+        found, why = survey_guessed(config.pool, labeled=labeled, task=config.task)
+        config = config.model_copy(update={"pool": found.pool})
+        if why and not arguments.json:
             console.print(f"{why} (pool.id_column null)", markup=False)
-        config = config.model_copy(update={"pool": config.pool.model_copy(update={"id_column": None})})
+    else:
         found = survey(config.pool, labeled=labeled, task=config.task)
     known = check_known_labels(config.pool, config.task, found.info, found.indexes["path"])
     taken = inventory.take(found, known, thorough=arguments.thorough)

@@ -92,13 +92,11 @@ class Section(BaseModel):
         if not isinstance(tree, Mapping) or info.context == RECORDED:
             return tree
         for name, value in tree.items():
+            words = [one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, bool)]
             field = cls.model_fields.get(name)
-            if field is None or field.annotation is bool or "Any" in str(field.annotation):
-                continue
-            for one in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(one, bool):
-                    said = str(one).lower()
-                    raise ValueError(f"{name} is {said}, as yes, no, on and off are read, too: give a value")
+            if words and field is not None and field.annotation is not bool and "Any" not in str(field.annotation):
+                said = str(words[0]).lower()
+                raise ValueError(f"{name} is {said}, as yes, no, on and off are read, too: give a value")
         return tree
 
     @model_validator(mode="before")

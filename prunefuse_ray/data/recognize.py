@@ -31,7 +31,7 @@ from prunefuse_ray.data.patterns import is_pattern
 from prunefuse_ray.data.pool import Source
 from prunefuse_ray.data.reading import plain_type, tables
 from prunefuse_ray.data.sources.huggingface import arrow_schema
-from prunefuse_ray.data.sources.images import MASKS, SPLITS
+from prunefuse_ray.data.sources.images import masks_among
 from prunefuse_ray.data.sources.tables import CSV, JSONL, vector_of, whole
 from prunefuse_ray.data.sources.webdataset import Sample, scan_tar
 from prunefuse_ray.errors import PoolError, few
@@ -225,11 +225,10 @@ def _images(found: Recognized, root: Place, files: dict[str, list[str]]) -> None
     """Sub-folders are classes, unless the test set has other ones or nearly every image has one of its own."""
     pool = _classes_below(found.fields["path"], root, files["path"])
     test = _classes_below(found.fields.get("test_path"), root, files.get("test_path", ()))
-    parts = len(pool) > 1 and all(not name or name.lower() in SPLITS for name in pool)
-    if parts and (masks := sorted(name for name in pool if name.lower() in MASKS)):
+    if masks := masks_among([name or "images" for name in pool]):
         raise PoolError(
-            f"'{masks[0]}' beside the images seems to hold their masks: name the folder of the images; for a class of "
-            f"every pixel, set task to segmentation and pool.mask_folder to {masks[0]}"
+            f"'{masks}' beside the images seems to hold their masks: name the folder of the images; for a class of "
+            f"every pixel, set task to segmentation and pool.mask_folder to {masks}"
         )
     flat = "" in pool
     if flat:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from prunefuse_ray import config as cfg
+from prunefuse_ray.config.sources import POOL_SOURCES
 from prunefuse_ray.data import draw, leaks
 from prunefuse_ray.data.classes import classes_of
 from prunefuse_ray.data.images import image_size, sample_values
@@ -18,7 +19,7 @@ from prunefuse_ray.data.pool import PoolInfo, Source
 from prunefuse_ray.data.sample_set import SampleSet
 from prunefuse_ray.data.sources.base import SourceReader, reader_of
 from prunefuse_ray.data.vectors import vector
-from prunefuse_ray.errors import LedgerError, PoolError, Rejected
+from prunefuse_ray.errors import IdsError, LedgerError, PoolError, Rejected
 from prunefuse_ray.storage import Place
 from prunefuse_ray.tasks import TASKS
 from prunefuse_ray.tasks.classification import CLASSIFICATION
@@ -80,6 +81,18 @@ def survey(pool: cfg.Pool, *, labeled: bool = True, task: str = CLASSIFICATION.n
     )
     named = {samples.setting: samples for samples in sets}
     return Survey(pool=pool, info=info, sets=named, indexes=indexes, drawn=drawn)
+
+
+def survey_guessed(pool: cfg.Pool, *, labeled: bool, task: str) -> tuple[Survey, str]:
+    """`survey` of a pool whose column of ids was guessed: where ids do not tell samples apart, by file names and rows,
+    and why; '' where they do."""
+    try:
+        return survey(pool, labeled=labeled, task=task), ""
+    except IdsError:
+        if pool.id_column is None or "id_column" not in POOL_SOURCES[pool.source].fields:
+            raise
+    why = f"several samples have one '{pool.id_column}': file name and row are the ids"
+    return survey(pool.model_copy(update={"id_column": None}), labeled=labeled, task=task), why
 
 
 def materialize(found: Survey, root: Place) -> None:

@@ -288,6 +288,17 @@ class Ledger:
             self._commits[step] = _read_commit(step, place)
         return self._commits[step]
 
+    def round_done(self, config: Config, round_: int) -> bool:
+        """Whether all steps of a round are committed. Where label budgets were added, the one that comes last in the
+        plan may have been done before others."""
+        return all(self.committed(step) for step in steps(config) if step.round == round_)
+
+    @property
+    def network_of_before(self) -> bool:
+        """Whether the network that lies here is not the one that the run will come to: it has been given more label
+        budgets since, or was ended early."""
+        return self.exists and (self.root / "fused").exists() and not self.committed(Step(-1, REPORT))
+
     def place(self, step: Step, name: str) -> Place:
         """Where a phase may let others write (scores, samples, checkpoints)."""
         return self.root / step.directory / name

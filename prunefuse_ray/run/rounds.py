@@ -17,7 +17,8 @@ class RoundLines:
     """A listener of `loop.run` that says a line per round as it ends, whichever commands carried out its phases."""
 
     def __init__(self, config: Config, place: Place, say: Callable[[str], None]) -> None:
-        self.config, self.place, self.metric, self.say = config, place, TASKS[config.task].metric, say
+        self.config, self.metric, self.say = config, TASKS[config.task].metric, say
+        self.ledger = Ledger(place)  # one for all: each step asks for the commits of its round
         self.steps_done = 0
 
     def __call__(self, event: str, step: Any, commit: Any) -> None:
@@ -30,9 +31,9 @@ class RoundLines:
             self.say(pretraining_line(commit.metrics))
         if step.round < 0:
             return
-        mine, ledger = [s for s in steps(self.config) if s.round == step.round], Ledger(self.place)
-        if all(map(ledger.committed, mine)):  # with other label budgets, the last of them may be done before
-            figures: dict[str, Any] = {s.phase: ledger.require(s).metrics for s in mine}
+        if self.ledger.round_done(self.config, step.round):
+            mine = [s for s in steps(self.config) if s.round == step.round]
+            figures: dict[str, Any] = {s.phase: self.ledger.require(s).metrics for s in mine}
             figures["seconds"] = sum(metrics["seconds"] for metrics in figures.values())
             called = names(self.config.selection.selector, self.config.fusion.target)
             self.say(round_line(step.round, figures["label"]["labels"], figures, self.metric, called))

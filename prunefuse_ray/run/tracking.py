@@ -15,7 +15,7 @@ from typing import Any
 from prunefuse_ray.config import Config
 from prunefuse_ray.config.files import flatten, to_tree
 from prunefuse_ray.errors import ConfigError, PlanError, without_secrets
-from prunefuse_ray.method.steps import Step, steps
+from prunefuse_ray.method.steps import Step
 from prunefuse_ray.networks.specs import first_line
 from prunefuse_ray.run.ledger import Ledger
 from prunefuse_ray.run.result import result_of
@@ -36,10 +36,9 @@ def check_trackers(config: Config) -> None:
 def figures_of(config: Config, ledger: Ledger) -> dict[int, Figures]:
     """Round -> its figures, of every round whose steps are done."""
     result, metric = result_of(config, ledger), TASKS[config.task].metric
-    plan = steps(config)
     found = {}
     for row in result["rounds"]:
-        if not all(ledger.committed(step) for step in plan if step.round == row["round"]):
+        if not ledger.round_done(config, row["round"]):
             continue
         values = {name: row[name] for name in (f"proxy_{metric.name}", f"fused_{metric.name}", "labels",
                                                "selection_macs", "dense_selection_macs", "training_macs")}  # fmt: skip
@@ -93,10 +92,8 @@ class Tracking:
                 ) from error
 
     def done(self, step: Step) -> None:
-        """After a step: the figures of the round, or of the run, that it completes. Where label budgets were added, it
-        need not be the last one in the plan."""
-        mine = (one for one in steps(self._config) if one.round == step.round)
-        if not self._sessions or not all(map(self._ledger.committed, mine)):
+        """After a step: the figures of the round, or of the run, that it completes."""
+        if not self._sessions or not self._ledger.round_done(self._config, step.round):
             return
         if step.round < 0:
             figures = closing_figures(self._config, self._ledger)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,6 +31,13 @@ UNLABELED = frozenset({"_unlabeled", "unlabeled", "_unlabelled", "unlabelled", "
 """Folders in which other tools export samples without a label, in lower case."""
 
 
+def masks_among(folders: Collection[str]) -> str | None:
+    """The folder of masks among several that are called as the parts of a data set are; None where it has none, or the
+    folders may be classes."""
+    parts = len(folders) > 1 and SPLITS.issuperset(name.lower() for name in folders)
+    return next((name for name in sorted(folders) if name.lower() in MASKS), None) if parts else None
+
+
 class ImageFolders(SourceReader):
     """A file is a sample, and its path below the folder is its id."""
 
@@ -48,7 +55,7 @@ class ImageFolders(SourceReader):
                 "the folder that holds all of them"
             )
         if SPLITS.issuperset(name.lower() for name in names):
-            masks = next((name for name in names if name.lower() in MASKS), None)
+            masks = masks_among(names)
             such = next((name for name in names if name.lower() not in MASKS), names[0])
             pixels = f"; for a class of every pixel, set task to segmentation and pool.mask_folder to {masks}"
             raise PoolError(
